@@ -1,0 +1,54 @@
+# Every target is self-sufficient on a fresh machine: it first makes .venv and installs what it needs there.
+#   make demo                  install, then edit the pictures in figures/hand by text
+#   make test                  install with the test extras, then run the tests
+#   make PYTHON=python3.12 …   choose the interpreter that .venv is made from
+
+PYTHON ?= python3
+RUN := .venv/bin/python
+RECIPES := shapes_vae shapes_reader shapes shapes_ve
+
+.PHONY: demo test notebooks figures weights bench claims lint clean
+
+demo: .venv/plain
+	$(RUN) -m methods.demo
+
+test: .venv/full
+	$(RUN) -m pytest
+
+notebooks: .venv/full
+	$(RUN) -m notebooks.render
+
+figures: .venv/plain
+	$(RUN) -m figures.make
+
+weights: .venv/plain
+	for recipe in $(RECIPES); do $(RUN) -m training.$$recipe || exit $$?; done
+
+bench: .venv/plain
+	$(RUN) -m claims.bench
+
+claims: .venv/plain
+	$(RUN) -m claims all
+
+lint: .venv/full
+	$(RUN) -m ruff check .
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- the environment: one interpreter, two stamps ---------------------------------------------------------------------
+
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "palimpsest: $(PYTHON) not found; install Python 3.10 or later, or run make PYTHON=…" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "palimpsest: $$($(PYTHON) --version 2>&1) is too old; run make PYTHON=… with Python 3.10 or later" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "palimpsest: this Python cannot make virtual environments; install its venv module (on Debian: python3-venv)" >&2; exit 2; }
+	@rm -rf .venv && $(PYTHON) -m venv .venv || { rm -rf .venv; echo "palimpsest: could not make .venv here; is the folder writable?" >&2; exit 2; }
+
+.venv/plain: setup.cfg pyproject.toml | .venv/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+.venv/full: setup.cfg pyproject.toml | .venv/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@ .venv/plain
