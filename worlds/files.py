@@ -1,0 +1,283 @@
+"""Picture files in and out, and the round trip "any size in, the same size out".
+
+    original = open_picture("photo.jpg")          # the whole file, upright, with its alpha
+    x = original.view(64)                         # (1, 3, 64, 64) in [-1, 1]: what the model sees
+    write_picture(original.restore(edit(x), mask), "edited.png")
+
+The model's square shows the whole picture, stretched (or, with `original.square()`, its central square, unstretched);
+no bars are added, since a model would paint on them. On the way back the edit is stretched to the file's own size;
+where `mask` says keep, and outside the square, the pixels are those of the file, bit for bit.
+
+Transparent pixels look white to the model, and the result keeps the file's alpha: nothing can be painted where the
+file is transparent. Of an animation the first frame is read; 16 bits are rounded to 8; colour profiles are not applied.
+
+Pillow, which torchvision brings along, does all of it: torchvision's own decoders leave CMYK and the transparency of
+palettes to the caller, and it cannot write WebP.
+"""
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")                             # read; Pillow's other decoders stay closed
+JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
+SAVE = {".png": {"format": "PNG"}, ".jpg": JPEG, ".jpeg": JPEG, ".webp": {"format": "WEBP", "lossless": True}}
+MAX_PIXELS = 100_000_000
+
+
+class PictureError(ValueError):
+    """A file that cannot be read or written as a picture: one line that names the file and the mend."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """A picture file as it was: what `restore` needs to hand an edit back at the file's size, with the file's alpha."""
+    path: Path
+    rgb: np.ndarray                      # uint8 (y, x, 3), as stored: not composited
+    alpha: np.ndarray | None             # uint8 (y, x), None where the file is opaque
+    box: tuple[int, int, int, int]       # the part the model sees: top, left, height, width
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(rows, columns) of the file."""
+        return self.rgb.shape[0], self.rgb.shape[1]
+
+    def square(self) -> Original:
+        """The same file with only its central square shown: nothing is stretched, the rest stays as it is."""
+        side = min(self.size)
+        return replace(self, box=((self.size[0] - side) // 2, (self.size[1] - side) // 2, side, side))
+
+    def view(self, size: int | None = None) -> Tensor:
+        """What the model sees: (1, 3, size, size) in [-1, 1], antialiased, on white. `size` None: the box as it is."""
+        seen = _crop(self.rgb, self.box)
+        if self.alpha is not None:
+            seen = _on_white(seen, _crop(self.alpha, self.box))
+        if size is not None:
+            if size < 1:
+                raise ValueError(f"size={size}: must be 1 or more")
+            seen = np.array(Image.fromarray(seen).resize((size, size), Image.Resampling.BICUBIC))
+        return torch.from_numpy(seen.copy()).permute(2, 0, 1)[None] / 127.5 - 1
+
+    def restore(self, edited: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The file with the edit in it, at the file's size: uint8 (1, 3, y, x), or (1, 4, y, x) if the file has alpha.
+
+        `edited` is (1, 3, y, x) in [-1, 1], `mask` (1, 1, y, x), each at any size. Where `mask` is 0 (1 = edit), the
+        file's own pixels stay.
+        """
+        top, left, y, x = self.box
+        new = np.asarray(Image.fromarray(_bytes(edited)).resize((x, y), Image.Resampling.BICUBIC))
+        if self.alpha is not None:                                          # so that on white it looks like `new`
+            a = np.maximum(_crop(self.alpha, self.box), 1)[..., None] / np.float32(255)
+            new = (255 - (255 - new) / a).clip(0, 255).round().astype(np.uint8)
+        if mask is not None:
+            edit = F.interpolate(mask.float().cpu(), (y, x), mode="bilinear", antialias=True)[0, 0].numpy() > .5
+            new = np.where(edit[..., None], new, _crop(self.rgb, self.box))
+        out = self.rgb.copy()
+        out[top:top + y, left:left + x] = new
+        if self.alpha is not None:
+            out = np.concatenate((out, self.alpha[..., None]), axis=2)
+        return torch.from_numpy(out).permute(2, 0, 1)[None]
+
+
+def open_picture(path: str | Path) -> Original:
+    """Read a picture file (PNG, JPEG, WebP, GIF, BMP; any size to 100 megapixels). Raises PictureError."""
+    path = Path(path)
+    picture = _open(path)
+    if picture.mode.startswith("I") or picture.mode == "F":                 # 16-bit grey, which convert() would clip
+        grey = (np.asarray(picture, dtype=np.float32) / 257).clip(0, 255).round().astype(np.uint8)
+        picture = Image.fromarray(grey)
+    alpha = None
+    if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        alpha = np.array(picture.getchannel("A"))
+        alpha = None if (alpha == 255).all() else alpha
+    return Original(path, np.array(picture.convert("RGB")), alpha, (0, 0, picture.height, picture.width))
+
+
+def read_picture(path: str | Path, size: int | None = None) -> Tensor:
+    """A picture file as (1, 3, y, x) in [-1, 1]: `size` × `size`, stretched, or as it is. Raises PictureError."""
+    return open_picture(path).view(size)
+
+
+def read_mask(path: str | Path, size: int | None = None, of: Original | None = None) -> Tensor:
+    """A mask file as (1, 1, y, x) of 0 and 1: white = 1 = edit here, black = 0 = keep, grey is cut at one half.
+
+    Transparent counts as white. `of` is the picture it belongs to: the mask must have its size, and is seen through the
+    same box. Raises PictureError, also where the mask marks nothing or everything.
+    """
+    mask = open_picture(path)
+    if of is not None:
+        if mask.size != of.size:
+            raise PictureError(f"mask {path} is {_by(mask.size)} pixels but {of.path} is {_by(of.size)}: "
+                               "draw the mask on the picture itself")
+        mask = replace(mask, box=of.box)
+    edit = (mask.view(size).mean(1, keepdim=True) > 0).float()
+    if not edit.any():
+        raise PictureError(f"mask {path} marks nothing: paint white where the picture may change, black elsewhere")
+    if edit.all():
+        raise PictureError(f"mask {path} marks everything: paint black where the picture must stay, or give no mask")
+    return edit
+
+
+def write_picture(picture: Tensor, path: str | Path) -> None:
+    """Write (1, 3, y, x) in [-1, 1], or uint8 (1, 3 or 4, y, x), in the format that the suffix names.
+
+    .png and .webp are exact, .jpg and .jpeg have quality 95 and, for want of alpha, a white ground. The file appears
+    whole or not at all. Raises PictureError.
+    """
+    path = check_output(path)
+    pixels = _bytes(picture)
+    if pixels.shape[2] == 4 and SAVE[path.suffix.lower()]["format"] == "JPEG":
+        pixels = _on_white(pixels[..., :3], pixels[..., 3])
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        Image.fromarray(pixels).save(part, **SAVE[path.suffix.lower()])
+        os.replace(part, path)
+    except OSError as error:
+        raise PictureError(f"cannot write {path}: {error.strerror or error}; choose another place") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def check_output(path: str | Path) -> Path:
+    """The path, if a picture can be written there: ask before long work, not after it. Raises PictureError."""
+    path = Path(path)
+    if path.suffix.lower() not in SAVE:
+        raise PictureError(f"cannot write {path}: the name must end in {', '.join(SAVE)}")
+    if path.is_dir():
+        raise PictureError(f"cannot write {path}: it is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise PictureError(f"cannot write {path}: there is no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise PictureError(f"cannot write {path}: {path.parent.resolve()} may not be written to; choose another place")
+    return path
+
+
+def contact_sheet(rows: Sequence[Sequence[Tensor | None]], row_labels: Sequence[str] = (),
+                  column_labels: Sequence[str] = (), *, scale: int = 3, title: str = "") -> Tensor:
+    """Pictures (1, 3, y, x) in [-1, 1] on one labelled white sheet: uint8 (1, 3, y, x), for `write_picture`.
+
+    Every pixel becomes a block of scale × scale, so nothing is blurred; None leaves a cell empty; labels are wrapped to
+    their cells. Raises ValueError.
+    """
+    if not rows or not any(t is not None for row in rows for t in row):
+        raise ValueError("rows: at least one picture is needed")
+    if row_labels and len(row_labels) != len(rows):
+        raise ValueError(f"row_labels: {len(row_labels)} labels for {len(rows)} rows")
+    columns = max(len(row) for row in rows)
+    if column_labels and len(column_labels) != columns:
+        raise ValueError(f"column_labels: {len(column_labels)} labels for {columns} columns")
+    tiles = [[t if t is None else Image.fromarray(_bytes(t).repeat(scale, 0).repeat(scale, 1))
+              for t in (*row, *[None] * (columns - len(row)))] for row in rows]
+    some = next(t for row in tiles for t in row if t)
+    width = [max((t.width for t in column if t), default=some.width) for column in zip(*tiles)]
+    height = [max((t.height for t in row if t), default=some.height) for row in tiles]
+
+    em = max(12, round(min(width) / 13))                                    # type size, and the measure of every space
+    gap, margin, leading = round(em * .6), round(em * 1.2), round(em * 1.35)
+    font, bold = _font(em), _font(round(em * 1.25), "-Bold")
+    across = [_wrap(text, font, w) for text, w in zip(column_labels, width)]
+    down = [_wrap(text, font, em * 11) for text in row_labels]
+    gutter = max((font.getlength(line) for lines in down for line in lines), default=0)
+    x0 = margin + round(gutter + em if gutter else 0)
+    y_head = margin + (round(em * 2.2) if title else 0)
+    y0 = y_head + (leading * max(len(lines) for lines in across) + round(em * .4) if across else 0)
+    left = [x0 + sum(width[:n]) + gap * n for n in range(columns)]
+    top = [y0 + sum(height[:m]) + gap * m for m in range(len(rows))]
+    sheet = Image.new("RGB", (left[-1] + width[-1] + margin, top[-1] + height[-1] + margin), "white")
+    draw = ImageDraw.Draw(sheet)
+    ink = (51, 51, 51)
+
+    if title:
+        draw.text((x0, margin), title, ink, bold)
+    for n, lines in enumerate(across):                                      # headings stand on their pictures
+        for k, line in enumerate(reversed(lines)):
+            draw.text((left[n] + width[n] / 2, y0 - em * .4 - leading * k), line, ink, font, anchor="md")
+    for m, row in enumerate(tiles):
+        for k, line in enumerate(down[m] if down else []):
+            y = top[m] + height[m] / 2 + leading * (k - (len(down[m]) - 1) / 2)
+            draw.text((x0 - em, y), line, ink, font, anchor="rm")
+        for n, tile in enumerate(row):
+            if tile is not None:
+                sheet.paste(tile, (left[n] + (width[n] - tile.width) // 2, top[m] + (height[m] - tile.height) // 2))
+    return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)[None]
+
+
+def _open(path: Path) -> Image.Image:
+    """The first frame, decoded and upright; every way a file can fail ends in a PictureError."""
+    if path.is_dir():
+        raise PictureError(f"{path} is a folder: name a picture file")
+    try:
+        with warnings.catch_warnings(), open(path, "rb") as file:
+            warnings.simplefilter("ignore")                                 # large or odd, but readable
+            with Image.open(file, formats=FORMATS) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                picture.load()
+                return ImageOps.exif_transpose(picture)
+    except FileNotFoundError:
+        raise PictureError(f"{path} does not exist: check the name") from None
+    except PermissionError:
+        raise PictureError(f"{path} may not be read: check its permissions") from None
+    except Image.DecompressionBombError:
+        raise PictureError(f"{path} has too many pixels: scale it below {MAX_PIXELS // 10**6} megapixels") from None
+    except Image.UnidentifiedImageError:
+        what = "not a picture" if path.stat().st_size else "empty"
+        raise PictureError(f"{path} is {what}: give a {', '.join(FORMATS)} file") from None
+    except Exception as error:                                              # decoders raise anything on damaged files
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise PictureError(f"{path} is damaged ({why}): save it again from its source") from None
+
+
+def _crop(pixels: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    top, left, y, x = box
+    return pixels[top:top + y, left:left + x]
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[1]}×{size[0]}"
+
+
+def _on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """rgb over white, uint8 (y, x, 3)."""
+    a = alpha[..., None].astype(np.uint16)
+    return ((rgb * a + 255 * (255 - a) + 127) // 255).astype(np.uint8)      # rounds; stays within 16 bits
+
+
+def _bytes(picture: Tensor) -> np.ndarray:
+    """(1, c, y, x), float in [-1, 1] or uint8 -> uint8 (y, x, c)."""
+    if picture.ndim != 4 or picture.shape[0] != 1 or picture.shape[1] not in (3, 4) or 0 in picture.shape:
+        raise ValueError(f"picture has shape {tuple(picture.shape)}: (1, 3, y, x) is wanted, one picture at a time")
+    picture = picture.detach()[0].permute(1, 2, 0).cpu()
+    if picture.dtype != torch.uint8:
+        if not picture.isfinite().all():
+            raise ValueError("picture holds values that are not finite: look at the step that made it")
+        picture = ((picture.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return picture.contiguous().numpy()
+
+
+def _font(size: int, weight: str = "") -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib ships: it has the ε, σ, ₀ and → that captions of figures need."""
+    import matplotlib
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{weight}.ttf"), size)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """Break at spaces into lines no wider than `width`; a single longer word keeps its line."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
