@@ -1,0 +1,82 @@
+"""One prediction, many names: x̂_0, ε̂, v̂ and the score say the same thing about x_t. Exact conversions.
+
+    x_t = √ᾱ x_0 + √(1−ᾱ) ε          v = √ᾱ ε − √(1−ᾱ) x_0          score = ∇ log p_t(x_t) = −ε̂/√(1−ᾱ)
+
+(x_t, v) is (x_0, ε) turned by the angle φ with cos φ = √ᾱ (arXiv:2202.00512v2, App. D), so v-conversions never divide
+and stay exact at both ends; ε → x_0 divides by √ᾱ (poor near t = T), x_0 → ε by √(1−ᾱ) (undefined at t = 0).
+
+Everywhere: pictures (b c y x); t a number in [0, T], or in training an integer tensor (b,), one time per picture.
+"""
+from __future__ import annotations
+
+from torch import Tensor
+
+from samplers.schedule import Schedule
+
+
+def q_sample(sched: Schedule, x_0: Tensor, t: float | Tensor, eps: Tensor) -> Tensor:
+    """x_t ~ q(x_t | x_0): √ᾱ x_0 + √(1−ᾱ) ε for given ε ~ N(0, I) (DDPM, arXiv:2006.11239v2, Eq. 4)."""
+    signal, noise = sched.signal_noise(t, x_0)
+    return signal * x_0 + noise * eps
+
+
+def x0_from_eps(sched: Schedule, x_t: Tensor, t: float | Tensor, eps: Tensor) -> Tensor:
+    """x̂_0 = (x_t − √(1−ᾱ) ε)/√ᾱ, the predicted x_0 of DDIM (arXiv:2010.02502v4, Eq. 9)."""
+    signal, noise = sched.signal_noise(t, x_t)
+    return (x_t - noise * eps) / signal
+
+
+def eps_from_x0(sched: Schedule, x_t: Tensor, t: float | Tensor, x_0: Tensor) -> Tensor:
+    """ε = (x_t − √ᾱ x_0)/√(1−ᾱ). A number t = 0 raises ValueError: a clean picture holds no noise to read."""
+    if not isinstance(t, Tensor) and t == 0:
+        raise ValueError("eps cannot be read off a clean picture: eps_from_x0 needs t > 0")
+    signal, noise = sched.signal_noise(t, x_t)
+    return (x_t - signal * x_0) / noise
+
+
+def eps_from_v(sched: Schedule, x_t: Tensor, t: float | Tensor, v: Tensor) -> Tensor:
+    """ε = √ᾱ v + √(1−ᾱ) x_t."""
+    signal, noise = sched.signal_noise(t, x_t)
+    return signal * v + noise * x_t
+
+
+def x0_from_v(sched: Schedule, x_t: Tensor, t: float | Tensor, v: Tensor) -> Tensor:
+    """x_0 = √ᾱ x_t − √(1−ᾱ) v."""
+    signal, noise = sched.signal_noise(t, x_t)
+    return signal * x_t - noise * v
+
+
+def v_from_eps_x0(sched: Schedule, x_0: Tensor, t: float | Tensor, eps: Tensor) -> Tensor:
+    """v = √ᾱ ε − √(1−ᾱ) x_0, the training target of a v-network."""
+    signal, noise = sched.signal_noise(t, x_0)
+    return signal * eps - noise * x_0
+
+
+def score_from_eps(sched: Schedule, t: float | Tensor, eps: Tensor) -> Tensor:
+    """∇ log p_t(x_t) = −ε/√(1−ᾱ), for the VP state x_t, t > 0. (ve_sde.ve_score has the VE state's.)"""
+    _, noise = sched.signal_noise(t, eps)
+    return -eps / noise
+
+
+def eps_from_score(sched: Schedule, t: float | Tensor, score: Tensor) -> Tensor:
+    """ε = −√(1−ᾱ) ∇ log p_t(x_t)."""
+    _, noise = sched.signal_noise(t, score)
+    return -noise * score
+
+
+def clip_eps(sched: Schedule, x_t: Tensor, t: float | Tensor, eps: Tensor, low: float = -1, high: float = 1) -> Tensor:
+    """The ε that belongs to x̂_0 clamped to [low, high]; t > 0. For pixel-space models: latents have no bounds.
+
+    ε is read again from the clamped x̂_0, so the pair stays consistent. official code: diffusers' clip_sample keeps the
+    old ε, and then a DDIM step is no longer undone by its inverse.
+    """
+    return eps_from_x0(sched, x_t, t, x0_from_eps(sched, x_t, t, eps).clamp(low, high))
+
+
+def eps_from_output(sched: Schedule, x_t: Tensor, t: float | Tensor, out: Tensor, prediction: str) -> Tensor:
+    """What a network says, as ε: `prediction` is what it was trained to predict, "eps" or "v"; else ValueError."""
+    if prediction == "eps":
+        return out
+    if prediction == "v":
+        return eps_from_v(sched, x_t, t, out)
+    raise ValueError(f'prediction must be "eps" or "v", got {prediction!r}')

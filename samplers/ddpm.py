@@ -1,0 +1,76 @@
+"""DDPM: posterior, ancestral step, training loss. Denoising Diffusion Probabilistic Models, arXiv:2006.11239v2.
+
+A step goes from time t to any earlier time s; with s = t−1 it is the paper's. ᾱ_t/ᾱ_s plays α_t, 1 − ᾱ_t/ᾱ_s plays β_t:
+dropping levels from a Markov chain leaves a Markov chain (arXiv:2102.09672v1, Eq. 19).
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from samplers.convert import q_sample, v_from_eps_x0
+from samplers.schedule import Schedule
+
+
+def beta_tilde(sched: Schedule, t: float, s: float) -> float:
+    """β̃ = (1−ᾱ_s)/(1−ᾱ_t) (1 − ᾱ_t/ᾱ_s): the true posterior variance, x_0 known. # DDPM Eq. (7), "fixedsmall"
+
+    0 at s = 0. Right for data that is one point; a lower bound on the reverse variance otherwise (DDPM, Sec. 3.2).
+    """
+    a_t, a_s = sched.at(t), sched.at(s)
+    return (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)
+
+
+def beta_stride(sched: Schedule, t: float, s: float) -> float:
+    """1 − ᾱ_t/ᾱ_s, which is β_t at s = t−1: right for data N(0, I), an upper bound otherwise. # "fixedlarge" """
+    return 1 - sched.at(t) / sched.at(s)
+
+
+def posterior(sched: Schedule, x_0: Tensor, x_t: Tensor, t: float, s: float) -> tuple[Tensor, float]:
+    """Mean (b c y x) and variance of q(x_s | x_t, x_0), s < t. # DDPM Eqs. (6)–(7), any stride"""
+    _check_down(t, s)
+    a_t, a_s = sched.at(t), sched.at(s)
+    mean = (a_s ** 0.5 * (1 - a_t / a_s) / (1 - a_t)) * x_0 + ((a_t / a_s) ** 0.5 * (1 - a_s) / (1 - a_t)) * x_t
+    return mean, beta_tilde(sched, t, s)
+
+
+def ddpm_step(sched: Schedule, x_t: Tensor, eps: Tensor, t: float, s: float, noise: Tensor | None = None,
+              variance: Callable[[Schedule, float, float], float] = beta_tilde) -> Tensor:
+    """One ancestral step x_t → x_s, s < t. # DDPM Alg. 2 l. 4
+
+        x_s = (x_t − β/√(1−ᾱ_t) ε)/√(1−β) + √variance · noise,          β = 1 − ᾱ_t/ᾱ_s
+
+    eps: the network's ε_θ(x_t, t). noise ~ N(0, I), shaped as x_t; needed unless s = 0, where the mean is returned
+    (Alg. 2 l. 3). variance: `beta_tilde` or `beta_stride`. Raises ValueError for s ≥ t or missing noise.
+    """
+    _check_down(t, s)
+    a_t, beta = sched.at(t), beta_stride(sched, t, s)
+    mean = (1 - beta) ** -0.5 * x_t - beta / ((1 - a_t) * (1 - beta)) ** 0.5 * eps               # DDPM Eq. (11)
+    if s == 0:
+        return mean
+    if noise is None:
+        raise ValueError("noise is missing: an ancestral step to s > 0 is random; give N(0, I) shaped as x_t")
+    return mean + variance(sched, t, s) ** 0.5 * noise
+
+
+def l_simple(model: Callable[[Tensor, Tensor], Tensor], sched: Schedule, x_0: Tensor, t: Tensor, eps: Tensor,
+             prediction: str = "eps") -> Tensor:
+    """L_simple = E‖ε − ε_θ(x_t, t)‖², the mean over pictures and pixels: a scalar to minimise. # Eq. (5)
+
+    model(x_t, t): a network (its context already bound) that predicts ε, or v where prediction="v". x_0 and
+    eps ~ N(0, I): (b c y x); t: (b,), whole, drawn from 1 … T.
+
+    A v-network is judged on v: since ε − ε̂ = √ᾱ (v − v̂), that is Eq. (5) weighted by 1/ᾱ_t at time t, or the error of
+    x̂_0 weighted by 1/(1−ᾱ_t) = 1 + SNR (ε: by SNR). Where ᾱ_t → 0 Eq. (5) asks nothing of x̂_0; v still asks for it.
+    """
+    if prediction not in ("eps", "v"):
+        raise ValueError(f'prediction must be "eps" or "v", got {prediction!r}')
+    target = eps if prediction == "eps" else v_from_eps_x0(sched, x_0, t, eps)
+    return F.mse_loss(model(q_sample(sched, x_0, t, eps), t), target)
+
+
+def _check_down(t: float, s: float) -> None:
+    if not s < t:
+        raise ValueError(f"a DDPM step goes down in time, s < t; got t={t}, s={s} (to invert, take ddim_step)")

@@ -1,0 +1,67 @@
+"""Randomness that belongs to the picture: one generator each, so its batch mates and the device do not matter."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from numbers import Integral
+
+import torch
+from torch import Generator, Tensor
+
+
+class Rng:
+    """One CPU torch.Generator per picture: picture i is drawn as if it were alone, whatever the batch or device.
+
+        rng = Rng([7, 8, 9])                    # or Rng.of(7, 3)
+        z = rng.randn((3, 4, 16, 16))           # z[1] == Rng([8]).randn((1, 4, 16, 16))[0]
+
+    Raises ValueError for no seeds, or seeds that are not whole numbers.
+    """
+
+    def __init__(self, seeds: Iterable[int]):
+        self.seeds = list(seeds)
+        if not self.seeds or not all(isinstance(s, Integral) and not isinstance(s, bool) for s in self.seeds):
+            raise ValueError(f"seeds must be whole numbers, one per picture, got {self.seeds!r}")
+        self.generators = [Generator("cpu").manual_seed(int(s)) for s in self.seeds]
+
+    @classmethod
+    def of(cls, seed: int, n: int = 1) -> Rng:
+        """n pictures with seeds seed, seed + 1, …, seed + n − 1."""
+        return cls(range(seed, seed + n))
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def randn(self, shape: Iterable[int], like: Tensor | None = None) -> Tensor:
+        """N(0, 1) of `shape`, shape[0] pictures, in the dtype and on the device of `like` (float32 on the CPU without).
+
+        Drawn in float64 on the CPU and then rounded and moved: every dtype and device sees the same noise.
+        """
+        return self._draw(lambda size, g: torch.randn(size, generator=g, dtype=torch.float64), shape, like)
+
+    def uniform(self, shape: Iterable[int], like: Tensor | None = None) -> Tensor:
+        """U[0, 1) of `shape`, as `randn`."""
+        return self._draw(lambda size, g: torch.rand(size, generator=g, dtype=torch.float64), shape, like)
+
+    def randint(self, low: int, high: int) -> Tensor:
+        """One whole number per picture, low ≤ n < high: (b,) int64, CPU. Times for training: randint(1, T + 1)."""
+        return torch.cat([torch.randint(low, high, (1,), generator=g) for g in self.generators])
+
+    @property
+    def state(self) -> list[Tensor]:
+        """Where the streams stand, one generator state per picture, to be given to `restore`."""
+        return [g.get_state() for g in self.generators]
+
+    def restore(self, state: list[Tensor]) -> None:
+        """Go back to a `state` taken from an Rng with as many pictures."""
+        if len(state) != len(self):
+            raise ValueError(f"state holds {len(state)} pictures, this Rng {len(self)}")
+        for g, its_state in zip(self.generators, state):
+            g.set_state(its_state)
+
+    def _draw(self, draw: Callable[[tuple[int, ...], Generator], Tensor], shape: Iterable[int],
+              like: Tensor | None) -> Tensor:
+        b, *size = shape
+        if b != len(self):
+            raise ValueError(f"shape asks for {b} pictures, this Rng has {len(self)} seeds: make Rng.of(seed, {b})")
+        z = torch.stack([draw(tuple(size), g) for g in self.generators])
+        return z.float() if like is None else z.to(like)
