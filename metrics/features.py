@@ -1,0 +1,165 @@
+"""Sets of pictures compared with sets of pictures, under any feature extractor.
+
+Everything here takes features (n, d), computes in float64 and gives plain floats. Which extractor made the features
+is part of the figure: published KID and FID use the 2048 pool features of one particular Inception network, and no
+figure from another extractor can be compared with them. It can be compared with another figure of its own kind.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+
+
+@torch.no_grad()
+def features(pictures: Tensor, extractor: Callable[[Tensor], Tensor], batch: int = 64) -> Tensor:
+    """The extractor's output for (n, 3, y, x) pictures, `batch` at a time, on the CPU, float64: (n, d).
+
+    The extractor maps (b, 3, y, x) to (b, d) or (b, d, y', x'); maps are averaged over their pixels. Resizing,
+    normalising and `.eval()` are its own business.
+    """
+    if batch < 1:
+        raise ValueError(f"batch: {batch} pictures at a time; give 1 or more")
+    rows = []
+    for chunk in pictures.split(batch):
+        out = extractor(chunk)
+        out = reduce(out, "b d y x -> b d", "mean") if out.ndim == 4 else out
+        rows.append(_matrix(out, "extractor output", 1).cpu())
+    return torch.cat(rows)
+
+
+def _matrix(x: Tensor, name: str, least: int = 2) -> Tensor:
+    """`x` in float64. Raises ValueError unless it is a finite (n, d) with n >= least."""
+    if x.ndim != 2 or len(x) < least:
+        raise ValueError(f"{name}: shape {tuple(x.shape)}; give features (n, d) with n >= {least}")
+    if not x.isfinite().all():
+        raise ValueError(f"{name}: NaN or infinity inside; mend what made the features before measuring")
+    return x.double()
+
+
+def _pair(x: Tensor, y: Tensor, least: int = 2) -> tuple[Tensor, Tensor]:
+    x, y = _matrix(x, "x", least), _matrix(y, "y", least)
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"x and y: widths {x.shape[1]} and {y.shape[1]}; take both from the same extractor")
+    return x, y
+
+
+def kid(x: Tensor, y: Tensor) -> float:
+    """Kernel Inception Distance (Bińkowski et al., arXiv:1801.01401v5, Sec. 4): the unbiased MMD² of (n, d) and (m, d).
+
+        KID = mean over i ≠ j of k(xᵢ, xⱼ) + mean over i ≠ j of k(yᵢ, yⱼ) - 2 mean over i, j of k(xᵢ, yⱼ),
+        k(a, b) = (a·b / d + 1)³
+
+    Leaving out i = j makes it unbiased at any n, which FID is not, and lets it fall below 0 for sets that are alike.
+    (SDEdit's text calls it Kernel Inception *Score*; it is a distance, and less is better.)
+
+    >>> kid(torch.tensor([[0.], [1.]]), torch.tensor([[0.], [1.]]))
+    -3.5
+    """
+    x, y = _pair(x, y)
+
+    def k(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    def within(a: Tensor) -> Tensor:
+        gram = k(a, a)
+        return (gram.sum() - gram.trace()) / (len(a) * (len(a) - 1))
+
+    return float(within(x) + within(y) - 2 * k(x, y).mean())
+
+
+class Spread(NamedTuple):
+    """A mean over subsets, and the standard deviation *between* them (not the error of the mean)."""
+    mean: float
+    std: float
+
+
+def kid_subsets(x: Tensor, y: Tensor, generator: torch.Generator, subsets: int = 100, size: int = 1000) -> Spread:
+    """KID of `subsets` random pairs of subsets of `size`, drawn without replacement: the form papers report.
+
+    The std says how far one such subset strays. Raises ValueError where `size` exceeds a set.
+    """
+    x, y = _pair(x, y)
+    if not 2 <= size <= min(len(x), len(y)):
+        raise ValueError(f"size: {size} does not fit sets of {len(x)} and {len(y)}; give 2 to {min(len(x), len(y))}")
+    if subsets < 2:
+        raise ValueError(f"subsets: {subsets} has no spread; give 2 or more, or call kid")
+
+    def draw(a: Tensor) -> Tensor:
+        return a[torch.randperm(len(a), generator=generator)[:size].to(a.device)]
+
+    values = torch.tensor([kid(draw(x), draw(y)) for _ in range(subsets)], dtype=torch.float64)
+    return Spread(float(values.mean()), float(values.std(correction=0)))
+
+
+def fid(x: Tensor, y: Tensor) -> float:
+    """Fréchet Inception Distance (Heusel et al., arXiv:1706.08500v6, Eq. (6)) of (n, d) and (m, d) features.
+
+    Covariances divide by n - 1. Biased upward at small n: compare only figures of equal n. With n <= d the
+    covariance is singular, which this form does not mind.
+
+    >>> round(fid(torch.tensor([[0.], [2.]]), torch.tensor([[3.], [7.]])), 9)
+    18.0
+    """
+    x, y = _pair(x, y)
+    return fid_from_moments(*moments(x), *moments(y))
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (d,) and covariance (d, d), divided by n - 1, of (n, d) features, float64."""
+    x = _matrix(x, "x")
+    mu = x.mean(0)
+    return mu, (x - mu).T @ (x - mu) / (len(x) - 1)
+
+
+def fid_from_moments(mu_x: Tensor, cov_x: Tensor, mu_y: Tensor, cov_y: Tensor) -> float:
+    """The Fréchet distance of two Gaussians, ‖μx - μy‖² + Tr(Σx + Σy - 2 (Σx Σy)^½).
+
+    Σx Σy is not symmetric, but S = Σx^½ Σy Σx^½ is, and has the same eigenvalues λ: Tr (Σx Σy)^½ = Σ √λ(S).
+    So two symmetric eigenvalue problems suffice, and no root of a non-symmetric matrix is taken. Eigenvalues that
+    rounding pushed below 0 count as 0. means (d,), covariances (d, d) symmetric; float64.
+    """
+    mu_x, cov_x, mu_y, cov_y = (a.double() for a in (mu_x, cov_x, mu_y, cov_y))
+    d = mu_x.numel()
+    shapes = [tuple(a.shape) for a in (mu_x, cov_x, mu_y, cov_y)]
+    if shapes != [(d,), (d, d)] * 2:
+        raise ValueError(f"moments: shapes {shapes}; give means (d,) and covariances (d, d) of one width d")
+    lam, q = torch.linalg.eigh(cov_x)
+    root = (q * lam.clamp(min=0).sqrt()) @ q.T                                    # Σx^½
+    lam = torch.linalg.eigvalsh(root @ cov_y @ root).clamp(min=0)
+    return float(((mu_x - mu_y) ** 2).sum() + cov_x.trace() + cov_y.trace() - 2 * lam.sqrt().sum())
+
+
+class PrecisionRecall(NamedTuple):
+    precision: float
+    recall: float
+
+
+def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
+    """Improved precision and recall (Kynkäänniemi et al., arXiv:1904.06991v3, Eq. (1)-(2)) of (n, d) and (m, d).
+
+    A set covers a point that lies in the ball around any member, out to that member's k-th nearest *other* member.
+    precision: the share of fakes that the reals cover (fidelity). recall: the share of reals that the fakes cover
+    (diversity). Swapping the sets swaps the two. Raises ValueError unless 1 <= k < n, m.
+    """
+    real, fake = _pair(real, fake)
+    most = min(len(real), len(fake)) - 1
+    if not 1 <= k <= most:
+        raise ValueError(f"k: {k} neighbours in sets of {len(real)} and {len(fake)}; give 1 to {most}")
+    return PrecisionRecall(_covered(real, fake, k), _covered(fake, real, k))
+
+
+def _covered(members: Tensor, points: Tensor, k: int) -> float:
+    """The share of `points` (m, d) inside the k-NN balls of `members` (n, d)."""
+    own = _distances(members, members).fill_diagonal_(torch.inf)                   # a member is not its own neighbour
+    radius = own.kthvalue(k, dim=1).values                                         # (n,)
+    inside = _distances(points, members) <= rearrange(radius, "n -> 1 n")          # (m n)
+    return float(inside.any(1).double().mean())
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances (n, m), without the shortcut through a·b, which would leave equal points apart."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
