@@ -1,0 +1,264 @@
+"""training/fit: the loop learns, resumes bit for bit from a kill at any moment, and is the same on two processes."""
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from training import fit as module
+from training.fit import ema_decay, fit, learning_rate, rank_and_world, step_generator
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = dict(steps=40, lr=1e-2, warmup=4, save_every=7, progress=False)
+
+
+def net():
+    """A small convolutional net with a buffer, the same at every call."""
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.SiLU(), nn.Conv2d(6, 3, 1))
+    for n, p in enumerate(model.parameters()):
+        p.data = torch.randn(p.shape, generator=torch.Generator().manual_seed(n)) * .3
+    return model.to(memory_format=torch.channels_last)
+
+
+def batch(step, generator):
+    return torch.randn(4, 3, 6, 6, generator=generator)
+
+
+def loss(model, x, generator):
+    """Denoise: randomness in the loss as well as in the data."""
+    noisy = x + .5 * torch.randn(x.shape, generator=generator)
+    return (model(noisy) - x[..., 1:-1, 1:-1]).square().mean()
+
+
+class Stop(Exception):
+    """What a kill looks like from inside: the loop ends in the middle of a step, with nothing saved."""
+
+
+def stop_at(step, error=Stop):
+    def stopping(n, generator):
+        if n == step:
+            raise error
+        return batch(n, generator)
+    return stopping
+
+
+def assert_same_run(a, b):
+    """Equal to the last bit: losses, weights, averages."""
+    assert a.losses == b.losses
+    assert_close(dict(a.net.state_dict()), dict(b.net.state_dict()), atol=0, rtol=0)
+    assert_close(dict(a.ema.state_dict()), dict(b.ema.state_dict()), atol=0, rtol=0)
+
+
+def test_the_loss_falls_and_the_average_is_a_copy():
+    fitted = fit(loss, net(), batch, **{**SETTINGS, "steps": 120})
+    assert len(fitted.losses) == 120 and sum(fitted.losses[-20:]) < .5 * sum(fitted.losses[:20])
+    assert not torch.equal(fitted.net[0].weight, fitted.ema[0].weight)
+    assert not fitted.ema.training and not any(p.requires_grad for p in fitted.ema.parameters())
+    assert torch.equal(fitted.net[1].running_mean, fitted.ema[1].running_mean)
+
+
+def test_the_updates_are_those_of_a_plain_loop():
+    model, average = net(), net()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1., betas=(.9, .99), weight_decay=.1)
+    for n in range(15):
+        g = step_generator(3, n)
+        optimiser.zero_grad()
+        loss(model, batch(n, g), g).backward()
+        norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+        for p in model.parameters():
+            p.grad *= min(1., .2 / float(norm))
+        optimiser.param_groups[0]["lr"] = 1e-2 * min(1, (n + 1) / 4) * (1 + math.cos(math.pi * max(0, n - 4) / 11)) / 2
+        optimiser.step()
+        for a, p in zip(average.parameters(), model.parameters()):
+            decay = min(.7, (1 + n) / (10 + n))
+            a.data = decay * a.data + (1 - decay) * p.data
+    fitted = fit(loss, net(), batch, steps=15, lr=1e-2, warmup=4, ema=.7, clip=.2, weight_decay=.1, seed=3,
+                 progress=False)
+    for mine, theirs in ((fitted.net, model), (fitted.ema, average)):
+        for a, b in zip(mine.parameters(), theirs.parameters()):
+            assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_the_learning_rate_rises_to_lr_and_ends_at_nought():
+    rates = [learning_rate(n, steps=100, lr=2., warmup=10) for n in range(100)]
+    assert rates[9] == rates[10] == 2. and rates[4] == 1. and 0 < rates[-1] < 1e-3
+    assert all(a < b for a, b in zip(rates[:9], rates[1:])) and all(a > b for a, b in zip(rates[10:], rates[11:]))
+    assert [ema_decay(0, .999), ema_decay(10**6, .999)] == [.1, .999]
+
+
+def test_data_of_a_step_depends_on_seed_step_and_rank_alone():
+    draws = [torch.randn(4, generator=step_generator(*key)) for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    assert_close(draws[0], torch.randn(4, generator=step_generator(0, 0, 0)), atol=0, rtol=0)
+    assert all(not torch.equal(a, b) for n, a in enumerate(draws) for b in draws[:n])
+
+
+def test_frozen_weights_stay_and_the_memory_format_is_kept():
+    model = net()
+    model[0].weight.requires_grad_(False)
+    fitted = fit(loss, model, batch, **SETTINGS)
+    assert torch.equal(fitted.net[0].weight, net()[0].weight) and torch.equal(fitted.ema[0].weight, net()[0].weight)
+    for weight in (fitted.net[0].weight, fitted.ema[0].weight):
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("killed", [0, 1, 7, 20, 39])
+def test_a_killed_run_resumes_to_the_bits_of_an_unbroken_one(tmp_path, killed):
+    whole = fit(loss, net(), batch, log=tmp_path / "whole.csv", **SETTINGS)
+    files = dict(checkpoint=tmp_path / "new" / "c.pt", log=tmp_path / "log.csv")
+    with pytest.raises(Stop):
+        fit(loss, net(), stop_at(killed), **files, **SETTINGS)
+    assert (tmp_path / "new" / "c.pt").exists() == (killed >= 7)
+    assert_same_run(fit(loss, net(), batch, **files, **SETTINGS), whole)
+    assert (tmp_path / "log.csv").read_text() == (tmp_path / "whole.csv").read_text()
+    assert (tmp_path / "log.csv").read_text().count("\n") == 41
+    assert_same_run(fit(loss, net(), stop_at(0), **files, **SETTINGS), whole)      # a finished run has no step left
+
+
+def test_a_kill_in_the_middle_of_saving_leaves_the_last_whole_checkpoint(tmp_path, monkeypatch):
+    path, whole, real = tmp_path / "c.pt", fit(loss, net(), batch, **SETTINGS), torch.save
+
+    def half(state, file):
+        if state["done"] > 14:
+            file.write(b"half a checkpoint")
+            raise Stop
+        real(state, file)
+    monkeypatch.setattr(module.torch, "save", half)
+    with pytest.raises(Stop):
+        fit(loss, net(), batch, checkpoint=path, **SETTINGS)
+    monkeypatch.undo()
+    assert torch.load(path, weights_only=True)["done"] == 14
+    assert_same_run(fit(loss, net(), batch, checkpoint=path, **SETTINGS), whole)
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_ctrl_c_saves_the_very_step_and_is_raised_again(tmp_path):
+    path, whole = tmp_path / "c.pt", fit(loss, net(), batch, **SETTINGS)
+    with pytest.raises(KeyboardInterrupt):
+        fit(loss, net(), stop_at(12, KeyboardInterrupt), checkpoint=path, **SETTINGS)
+    assert torch.load(path, weights_only=True)["done"] == 12
+    assert_same_run(fit(loss, net(), batch, checkpoint=path, **SETTINGS), whole)
+
+
+def test_ctrl_c_in_the_middle_of_an_update_waits_for_its_end(tmp_path, monkeypatch):
+    path, whole = tmp_path / "c.pt", fit(loss, net(), batch, **SETTINGS)
+    real, calls = torch._foreach_lerp_, []
+
+    def pressed(*args):                                                            # weights are new, the average is not
+        calls.append(None)
+        if len(calls) == 13:
+            os.kill(os.getpid(), signal.SIGINT)
+        real(*args)
+    monkeypatch.setattr(module.torch, "_foreach_lerp_", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(loss, net(), batch, checkpoint=path, **SETTINGS)
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert torch.load(path, weights_only=True)["done"] == 13
+    assert_same_run(fit(loss, net(), batch, checkpoint=path, **SETTINGS), whole)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, bad):
+    def poisoned(n, generator):
+        return batch(n, generator) * (bad if n == 16 else 1)
+    path = tmp_path / "c.pt"
+    with pytest.raises(FloatingPointError, match=r"^step 16: loss (nan|inf).*lower lr.*c\.pt holds the last") as caught:
+        fit(loss, net(), poisoned, checkpoint=path, **SETTINGS)
+    state = torch.load(path, weights_only=True)
+    assert "\n" not in str(caught.value) and state["done"] == 14
+    assert all(value.isfinite().all() for value in state["net"].values())
+
+
+def test_a_gradient_that_is_not_finite_is_found_though_the_loss_is(tmp_path):
+    def root(model, x, generator):
+        return loss(model, x, generator) + ((model[0].weight * 0).sum()).sqrt()    # 0; its gradient is 0 * inf
+    with pytest.raises(FloatingPointError, match="step 0: loss .*gradient norm nan"):
+        fit(root, net(), batch, checkpoint=tmp_path / "c.pt", **SETTINGS)
+    assert not (tmp_path / "c.pt").exists()
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(lr=2e-2), r"belongs to a run with lr=0.01 \(now 0.02\)"), (dict(seed=1), "seed=0"),
+    (dict(steps=50), "steps=40")])
+def test_the_checkpoint_of_another_run_is_refused(tmp_path, change, message):
+    path = tmp_path / "c.pt"
+    fit(loss, net(), batch, checkpoint=path, **SETTINGS)
+    with pytest.raises(ValueError, match=message):
+        fit(loss, net(), batch, checkpoint=path, **{**SETTINGS, **change})
+    changed = {**SETTINGS, **change}
+    anew = fit(loss, net(), batch, checkpoint=path, resume=False, **changed)
+    assert_same_run(anew, fit(loss, net(), batch, **changed))
+
+
+def test_a_damaged_checkpoint_and_one_of_another_net_are_refused(tmp_path):
+    path = tmp_path / "c.pt"
+    fit(loss, net(), batch, checkpoint=path, **SETTINGS)
+    with pytest.raises(ValueError, match="of another net: delete it, or pass resume=False"):
+        fit(loss, nn.Conv2d(3, 3, 3), batch, checkpoint=path, **SETTINGS)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"c\.pt is damaged .*: delete it, or pass resume=False"):
+        fit(loss, net(), batch, checkpoint=path, **SETTINGS)
+
+
+@pytest.mark.parametrize("change", [dict(steps=0), dict(lr=0.), dict(lr=math.nan), dict(warmup=-1), dict(ema=1.),
+                                    dict(clip=0.), dict(seed=-1), dict(save_every=0)])
+def test_a_bad_setting_is_named(change):
+    with pytest.raises(ValueError, match=f"^{next(iter(change))}="):
+        fit(loss, net(), batch, **{**SETTINGS, **change})
+
+
+def plain(seed):
+    """A net without buffers (batch statistics would differ between one batch of 8 and two of 4)."""
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.SiLU(), nn.Conv2d(6, 3, 1))
+    for n, p in enumerate(model.parameters()):
+        p.data = torch.randn(p.shape, generator=torch.Generator().manual_seed(seed + n)) * .3
+    return model
+
+
+def share(step, generator):
+    """This rank's share of a batch of 8."""
+    rank, world = rank_and_world()
+    return torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(step)).chunk(world)[rank]
+
+
+def reconstruct(model, x, generator):
+    return (model(x) - x[..., 1:-1, 1:-1]).square().mean()
+
+
+def on_one_rank(folder, port, rank):
+    """What each of two processes runs. They start apart: DDP must make them one."""
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    fitted = fit(reconstruct, plain(rank), share, checkpoint=folder / "c.pt", **SETTINGS)
+    assert not torch.distributed.is_initialized()
+    torch.save((fitted.net.state_dict(), fitted.ema.state_dict()), folder / f"{rank}.pt")
+
+
+def test_two_processes_of_batch_4_agree_with_one_of_batch_8(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = "from pathlib import Path; from tests.test_fit import on_one_rank; on_one_rank(Path({!r}), {}, {})"
+    ranks = [subprocess.Popen([sys.executable, "-c", code.format(str(tmp_path), port, rank)], cwd=ROOT, text=True,
+                              stderr=subprocess.PIPE) for rank in range(2)]
+    try:
+        one = fit(reconstruct, plain(0), share, **SETTINGS)
+        for rank in ranks:
+            errors = rank.communicate(timeout=300)[1]
+            assert rank.returncode == 0, errors
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
+    left, right = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for mine, a, b in zip((one.net, one.ema), left, right):
+        assert_close(dict(a), dict(b), atol=0, rtol=0)
+        assert_close(dict(a), dict(mine.state_dict()), atol=1e-5, rtol=1e-5)
+    assert torch.load(tmp_path / "c.pt", weights_only=True)["done"] == SETTINGS["steps"]

@@ -1,0 +1,1 @@
+"""How the shipped weights were made: one loop (`fit`) and one flat recipe per weight file."""

@@ -1,0 +1,253 @@
+"""The training loop that every recipe uses: AdamW, warm-up and cosine decay, clipping, a moving average, resume.
+
+    for step in range(steps):
+        data ~ batch(step, generator(seed, step, rank))        # a pure function of its arguments
+        θ ← AdamW(θ, clip(∇ loss(θ, data)), lr(step))
+        m ← m + (1 − decay(step)) (θ − m)                      # what samples best is the average, not the last step
+
+Nothing random outlives a step, so the state of a run is (θ, m, AdamW's moments, step), and a run resumed from it is
+bit for bit the run that was never stopped. Under `python` it is one process; under `torchrun` as many as asked for:
+each rank sees its own data and DDP averages the gradients.
+
+AdamW: Loshchilov & Hutter, arXiv:1711.05101v3. Cosine decay: the same authors, arXiv:1608.03983v5.
+"""
+from __future__ import annotations
+
+import copy
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Generator, Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+LOOK = 10    # steps between two looks at the loss: reading a number from the GPU halts it
+
+
+class Fitted(NamedTuple):
+    net: nn.Module          # the net that was given, trained in place
+    ema: nn.Module          # a copy of it that holds the moving average: the one to ship
+    losses: list[float]     # one per step (under torchrun: rank 0's share)
+
+
+LossFn = Callable[[nn.Module, Any, Generator], Tensor]
+
+
+def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any], *, steps: int, lr: float,
+        warmup: int = 200, ema: float = .999, clip: float = 1., weight_decay: float = 0.,
+        betas: tuple[float, float] = (.9, .99), seed: int = 0, checkpoint: str | Path | None = None,
+        save_every: int = 200, log: str | Path | None = None, progress: bool = True, resume: bool = True) -> Fitted:
+    """Train `net` for `steps` steps of `loss_fn(net, batch(step, generator), generator)`, a scalar.
+
+    The CPU generator is seeded anew from (seed, step, rank): draw all randomness from it. `lr` rises linearly for
+    `warmup` steps, then falls to 0 along a cosine; `clip` bounds the gradient's norm (`math.inf`: never); `ema` in
+    [0, 1) is the decay of the average. `checkpoint` is rewritten every `save_every` steps, never half-written; with
+    `resume` a run goes on from it. `log` is a CSV file of step, lr, loss. `net` stays on its device and in its memory
+    format; under torchrun, put it on the rank's own device first and `checkpoint` where every rank can read it.
+    Only rank 0 writes.
+
+    Raises ValueError for bad settings or another run's checkpoint, FloatingPointError when the loss or its gradient is
+    not finite (the checkpoint stays at the last good step). Ctrl-C saves and raises KeyboardInterrupt; an update that
+    it falls into is finished first.
+    """
+    rank, world = rank_and_world()
+    run = dict(steps=steps, lr=lr, warmup=warmup, ema=ema, clip=clip, weight_decay=weight_decay, betas=list(betas),
+               seed=seed, world=world)
+    _check(run, save_every)
+
+    def rate(step: int) -> float:
+        return learning_rate(step, steps=steps, lr=lr, warmup=warmup)
+
+    def rows(first: int) -> str:
+        return "".join(f"{n},{rate(n):.6g},{losses[n]:.6g}\n" for n in range(first, len(losses)))
+
+    def look() -> None:
+        """Read the losses since the last look; stop at the first that is not finite."""
+        first = len(losses)
+        for loss, norm in torch.stack(pending).tolist() if pending else []:
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                kept = f"; {checkpoint} holds the last good state" if checkpoint and Path(checkpoint).exists() else ""
+                raise FloatingPointError(f"step {len(losses)}: loss {loss}, gradient norm {norm}: lower lr ({lr}), "
+                                         f"warm up longer, or look at the data of that step{kept}")
+            losses.append(loss)
+        pending.clear()
+        if log is not None and rank == 0:
+            with open(log, "a") as file:
+                file.write(rows(first))
+
+    def save() -> None:
+        for a, b in zip(average.buffers(), net.buffers()):
+            a.copy_(b)
+        if checkpoint is not None and rank == 0:
+            _write(Path(checkpoint), dict(run=run, done=done, losses=losses, net=net.state_dict(),
+                                          ema=average.state_dict(), optimiser=optimiser.state_dict()))
+
+    with _process_group(net):
+        objective = _Objective(net, loss_fn)
+        objective = DistributedDataParallel(objective) if world > 1 else objective     # all ranks start as rank 0 does
+        params = [p for p in net.parameters() if p.requires_grad]
+        average = copy.deepcopy(net).eval().requires_grad_(False)
+        average_params = [a for a, p in zip(average.parameters(), net.parameters()) if p.requires_grad]
+        optimiser = _adamw(params, lr, betas, weight_decay)
+        done, losses, pending = 0, [], []
+
+        if checkpoint is not None and resume and Path(checkpoint).exists():
+            state = _read(Path(checkpoint), run)
+            try:
+                net.load_state_dict(state["net"])
+                average.load_state_dict(state["ema"])
+                optimiser.load_state_dict(state["optimiser"])
+            except (RuntimeError, ValueError):
+                raise ValueError(f"checkpoint {checkpoint} is of another net: "
+                                 "delete it, or pass resume=False") from None
+            done, losses = state["done"], state["losses"]
+        if log is not None and rank == 0:
+            Path(log).parent.mkdir(parents=True, exist_ok=True)
+            Path(log).write_text("step,lr,loss\n" + rows(0))
+
+        bar = tqdm(initial=done, total=steps, disable=not (progress and rank == 0), unit="step")
+        try:
+            for step in range(done, steps):
+                for group in optimiser.param_groups:
+                    group["lr"] = rate(step)
+                generator = step_generator(seed, step, rank)
+                loss = objective(batch(step, generator), generator)
+                optimiser.zero_grad()
+                loss.backward()
+                with _uninterrupted(), torch.no_grad():            # an update is done whole or not at all
+                    norm = nn.utils.clip_grad_norm_(params, clip)
+                    optimiser.step()
+                    torch._foreach_lerp_(average_params, params, 1 - ema_decay(step, ema))
+                    pending.append(torch.stack((loss.detach().float(), norm.float())))
+                    done = step + 1
+                    if done % LOOK == 0 or done % save_every == 0 or done == steps:
+                        look()
+                        bar.set_postfix(loss=f"{np.mean(losses[-100:]):.4f}", refresh=False)
+                    if done % save_every == 0 or done == steps:
+                        save()
+                bar.update()
+        except KeyboardInterrupt:
+            with _uninterrupted():
+                look()
+                save()
+            raise
+        finally:
+            bar.close()
+    return Fitted(net, average, losses)
+
+
+def learning_rate(step: int, *, steps: int, lr: float, warmup: int) -> float:
+    """lr · min(1, (step + 1)/warmup) · (1 + cos π u)/2, where u goes from 0 to 1 after the warm-up.
+
+    >>> [round(learning_rate(n, steps=12, lr=1., warmup=2), 3) for n in (0, 1, 2, 7, 12)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    u = max(0, step - warmup) / max(1, steps - warmup)
+    return lr * min(1., (step + 1) / max(1, warmup)) * (1 + math.cos(math.pi * u)) / 2
+
+
+def ema_decay(n: int, ema: float) -> float:
+    """min(ema, (1 + n)/(10 + n)): a young average must forget the initial weights quickly."""
+    return min(ema, (1 + n) / (10 + n))
+
+
+def step_generator(seed: int, step: int, rank: int = 0) -> Generator:
+    """A CPU generator that depends on nothing but its arguments, which SeedSequence mixes: neighbours are unrelated."""
+    return Generator().manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
+
+
+def rank_and_world() -> tuple[int, int]:
+    """(rank, number of processes) as torchrun tells them; (0, 1) without torchrun."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+class _Objective(nn.Module):
+    """The loss as a module: DDP then sees every gradient, whichever parts of the net the loss happens to call."""
+
+    def __init__(self, net: nn.Module, loss_fn: LossFn):
+        super().__init__()
+        self.net, self.loss_fn = net, loss_fn
+
+    def forward(self, data: Any, generator: Generator) -> Tensor:
+        return self.loss_fn(self.net, data, generator)
+
+
+def _adamw(params: list[Tensor], lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW in one fused kernel where the device has it."""
+    try:
+        return torch.optim.AdamW(params, lr, betas, weight_decay=weight_decay, fused=True)
+    except RuntimeError:
+        return torch.optim.AdamW(params, lr, betas, weight_decay=weight_decay)
+
+
+def _check(run: dict[str, Any], save_every: int) -> None:
+    wanted = (("steps", run["steps"], 1, math.inf), ("lr", run["lr"], 1e-12, 1e3), ("ema", run["ema"], 0, 1 - 1e-9),
+              ("warmup", run["warmup"], 0, math.inf), ("clip", run["clip"], 1e-12, math.inf),
+              ("seed", run["seed"], 0, 2**63), ("save_every", save_every, 1, math.inf))
+    for name, value, low, high in wanted:
+        if not low <= value <= high:
+            raise ValueError(f"{name}={value}: must lie in [{low}, {high}]")
+
+
+def _read(path: Path, run: dict[str, Any]) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        theirs = state["run"]
+    except Exception as error:
+        raise ValueError(f"checkpoint {path} is damaged or none of ours ({type(error).__name__}): "
+                         "delete it, or pass resume=False") from None
+    other = [f"{key}={theirs.get(key)} (now {value})" for key, value in run.items() if theirs.get(key) != value]
+    if other:
+        raise ValueError(f"checkpoint {path} belongs to a run with {', '.join(other)}: "
+                         "use its settings, delete it, or pass resume=False")
+    return state
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    """Write beside the old file, then take its place at a stroke: at any moment one whole file is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+@contextmanager
+def _process_group(net: nn.Module) -> Iterator[None]:
+    """Under torchrun: join the other processes, and leave them at the end. Alone, or in the caller's group: nothing."""
+    mine = rank_and_world()[1] > 1 and not dist.is_initialized()
+    if mine:
+        dist.init_process_group("nccl" if next(net.parameters()).is_cuda else "gloo")
+    try:
+        yield
+    finally:
+        if mine:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold a Ctrl-C back until the block is done (where Python's own handler is in charge of it)."""
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not ours or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed.is_set():
+        raise KeyboardInterrupt
