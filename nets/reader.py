@@ -1,0 +1,67 @@
+"""The reader: a small network that reads every named attribute of a shapes-world picture, and so judges edits.
+
+No paper: a convolutional stem, two attention layers over its 8×8 map, and one learned query per attribute that attends to the map
+(as in DETR, arXiv:2005.12872v3, Sec. 3.2, made small). One classifier per attribute reads what its query found.
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from nets.attention import Attention
+
+
+class Reader(nn.Module):
+    """`forward(pictures (b, 3, y, x) in [−1, 1]) -> {attribute: logits (b, values)}`.
+
+    attributes: name -> number of values; width: channels of the first level; size: side of the pictures, a multiple of 8.
+    """
+
+    def __init__(self, *, attributes: dict[str, int], width: int = 32, size: int = 64, heads: int = 4):
+        super().__init__()
+        self.attributes = dict(attributes)
+        self.size = size
+        widths = (width, 2 * width, 4 * width)
+        stem, c = [], 3
+        for w in widths:                                               # each level halves the map
+            stem += [nn.Conv2d(c, w, 3, stride=2, padding=1), nn.GroupNorm(8, w), nn.SiLU(), nn.Conv2d(w, w, 3, padding=1),
+                     nn.GroupNorm(8, w), nn.SiLU()]
+            c = w
+        self.stem = nn.Sequential(*stem)
+        self.place = nn.Parameter(.02 * torch.randn(1, (size // 8) ** 2, c))
+        self.layers = nn.ModuleList(Layer(c, heads) for _ in range(2))
+        self.queries = nn.Parameter(.02 * torch.randn(len(self.attributes), c))
+        self.look = Attention(c, c, heads)
+        self.norm = nn.LayerNorm(c)
+        self.heads = nn.ModuleList(nn.Linear(c, n) for n in self.attributes.values())
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        if pictures.ndim != 4 or tuple(pictures.shape[1:]) != (3, self.size, self.size):
+            raise ValueError(f"pictures must be (b, 3, {self.size}, {self.size}), not {tuple(pictures.shape)}")
+        h = rearrange(self.stem(pictures), "b c y x -> b (y x) c") + self.place
+        for layer in self.layers:
+            h = layer(h)
+        q = repeat(self.queries, "n c -> b n c", b=len(h))
+        found = self.norm(q + self.look(q, h))
+        return {name: head(found[:, k]) for k, (name, head) in enumerate(zip(self.attributes, self.heads))}
+
+
+class Layer(nn.Module):
+    """A pre-norm transformer layer over the map: h += attention(h); h += mlp(h). (b n c) -> (b n c)."""
+
+    def __init__(self, c: int, heads: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(c), nn.LayerNorm(c)
+        self.attention = Attention(c, heads=heads)
+        self.mlp = nn.Sequential(nn.Linear(c, 2 * c), nn.GELU(), nn.Linear(2 * c, c))
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = h + self.attention(self.norm1(h))
+        return h + self.mlp(self.norm2(h))
+
+
+def reader_loss(logits: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:
+    """Mean cross-entropy over the attributes; truth: {attribute: class (b,)}."""
+    return torch.stack([F.cross_entropy(logits[name], truth[name]) for name in logits]).mean()

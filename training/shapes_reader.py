@@ -1,0 +1,88 @@
+"""Recipe of shapes-reader: the network that reads every attribute of a shapes-world picture, raw or through the autoencoder.
+
+    python -m training.shapes_reader
+
+It judges every edit of this project, so it is trained on what it will see: half of the pictures are renders, half have gone through
+shapes-vae, with a little noise in the latent, as a sampler leaves it. All colour × shape pairs are shown, the held-out ones too: the reader is
+the judge of composition, not its subject.
+"""
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Generator, Tensor, nn
+
+from nets.reader import Reader, reader_loss
+from training.fit import fit, rank_and_world, step_generator
+from training.recipe import Stopwatch, command_line, publish
+from weights import Autoencoder, Oracle, load_autoencoder
+from worlds.scene import Scene
+from worlds.shapes import ATTRIBUTES, attributes, render, sample_scene
+
+CONFIG = dict(width=24, size=64, heads=4)
+
+
+def labels(scenes: list[Scene]) -> dict[str, Tensor]:
+    """The class of every attribute of every scene, {attribute: (b,)}."""
+    found = [attributes(s) for s in scenes]
+    return {name: torch.tensor([values.index(f[name]) for f in found]) for name, values in ATTRIBUTES.items()}
+
+
+def draw(n: int, generator: Generator) -> list[Scene]:
+    rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
+    return [sample_scene(rng, held_out=None) for _ in range(n)]
+
+
+@torch.no_grad()
+def measure(oracle: Oracle, vae: Autoencoder, n: int = 2048, seed: int = 10**6 + 1) -> dict[str, float]:
+    """All attributes right, and the worst single attribute, on new renders: raw and through the autoencoder."""
+    scenes = draw(n, Generator().manual_seed(seed))
+    raw, truth = render(scenes), [attributes(s) for s in scenes]
+    figures: dict[str, float] = dict(n=n)
+    for name, pictures in (("raw", raw), ("autoencoded", torch.cat([vae.decode(vae.encode(p)) for p in raw.split(64)]))):
+        read = oracle.read(pictures)
+        each = {k: sum(r[k] == t[k] for r, t in zip(read, truth)) / n for k in ATTRIBUTES}
+        figures[f"{name}_attribute_mean"] = sum(each.values()) / len(each)
+        figures[f"{name}_attribute_worst"] = min(each.values())
+        figures[f"{name}_all_right"] = sum(r == t for r, t in zip(read, truth)) / n
+    return figures
+
+
+def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructions: int = 16000, noise: float = .08, seed: int = 0,
+         state: str = "runs/shapes_reader", vae: str = "shapes-vae", out: str = "weights") -> None:
+    rank, world = rank_and_world()
+    arguments = dict(steps=steps, batch=batch, lr=lr, reconstructions=reconstructions, noise=noise, seed=seed)
+    autoencoder = load_autoencoder(vae)
+    generator = step_generator(seed, 2**31 - 1, rank)
+    known = draw(reconstructions // world, generator)
+    decoded = []
+    for i in range(0, len(known), 64):
+        z = autoencoder.encode(render(known[i:i + 64]))
+        decoded.append(autoencoder.decode(z + noise * torch.rand((len(z), 1, 1, 1), generator=generator) * torch.randn(z.shape, generator=generator)).half())
+    decoded, truth = torch.cat(decoded), labels(known)
+
+    def data(step: int, g: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        half = batch // world // 2
+        fresh, rows = draw(half, g), torch.randint(len(known), (half,), generator=g)
+        mine = labels(fresh)
+        return torch.cat([render(fresh), decoded[rows].float()]), {k: torch.cat([mine[k], truth[k][rows]]) for k in truth}
+
+    def loss(net: nn.Module, d: tuple[Tensor, dict[str, Tensor]], g: Generator) -> Tensor:
+        x = d[0] + .04 * torch.rand((len(d[0]), 1, 1, 1), generator=g) * torch.randn(d[0].shape, generator=g)
+        return reader_loss(net(x), d[1])
+
+    torch.manual_seed(seed)                                              # the initial weights, alike on every rank
+    net = Reader(attributes={name: len(v) for name, v in ATTRIBUTES.items()}, **CONFIG)
+    watch = Stopwatch(f"{state}/seconds")
+    fitted = fit(loss, net, data, steps=steps, lr=lr, seed=seed, weight_decay=.01, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv")
+    seconds = watch.stop()
+    if rank == 0:
+        figures = measure(Oracle(fitted.ema, ATTRIBUTES), autoencoder)
+        config = dict(kind="reader", reader=CONFIG, values=ATTRIBUTES)
+        print(publish("shapes-reader", {"reader": fitted.ema}, config, out=out, recipe="training.shapes_reader", arguments=arguments,
+                      seconds=seconds, figures=figures), figures)
+
+
+if __name__ == "__main__":
+    command_line(main)

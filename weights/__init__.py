@@ -1,0 +1,208 @@
+"""Trained weights, found by name or path, checked, and handed out as one object that a method can use.
+
+    b = load("shapes")                           # shipped: no download, no GPU
+    z = b.encode(pictures)                       # (b 3 y x) in [−1, 1] -> latents (b c y' x'), about unit variance
+    eps = b.denoiser("a red heart", w=3.)        # a function (z_t, t) -> eps, classifier-free guidance inside
+    pictures = b.decode(z)
+"""
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nets.attention import Tap
+from nets.reader import Reader
+from nets.text import TextTransformer
+from nets.tokenizer import Tokenizer, WordTokenizer
+from nets.unet import UNet
+from nets.vae import AutoencoderKL
+from samplers.convert import eps_from_output
+from samplers.guidance import Denoiser, cfg
+from samplers.schedule import Schedule
+from weights.files import FOLDER, WeightsError, fill, manifest, read_weights
+
+__all__ = ["Autoencoder", "Bundle", "Oracle", "WeightsError", "load", "load_autoencoder", "load_reader", "names"]
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "linear": Schedule.linear, "scaled_linear": Schedule.scaled_linear, "cosine": Schedule.cosine, "geometric": Schedule.geometric}
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """Pictures to latents of about unit variance, and back. `latent_scale` = 1 / std of the encoder's means (arXiv:2112.10752v2, App. G)."""
+    vae: AutoencoderKL | None                    # None: the model works on pixels, and its latents are the pictures
+    latent_scale: float = 1.
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor) -> Tensor:
+        """(b 3 y x) in [−1, 1] -> (b c y/f x/f): the mean of q(z|x), scaled. No noise is drawn, so encoding is repeatable."""
+        return pictures if self.vae is None else self.latent_scale * self.vae.encode(pictures)[0]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """(b c y/f x/f) -> (b 3 y x), clamped to [−1, 1]."""
+        return (latents if self.vae is None else self.vae.decode(latents / self.latent_scale)).clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Everything that was trained together travels together.
+
+    net: (z_t, t, ctx, tap) -> prediction; text and tokenizer: prompts -> ctx, None for a model without text; vae: None for a pixel
+    model; schedule: the ᾱ_t of training; prediction: "eps" or "v", what the net was trained to say; latent_scale: latents × this have
+    unit variance; size: side of the pictures it was trained on.
+    """
+    name: str
+    net: nn.Module
+    text: nn.Module | None
+    tokenizer: Tokenizer | None
+    vae: AutoencoderKL | None
+    schedule: Schedule
+    prediction: str
+    latent_scale: float
+    size: int
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.net.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.net.parameters()).dtype
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(c, y, x) of one latent at the training size."""
+        side = self.size // (self.vae.factor if self.vae is not None else 1)
+        return self.net.conv_out.out_channels, side, side
+
+    def embed(self, prompts: str | Sequence[str]) -> Tensor:
+        """Prompts -> (b l d). Raises ValueError for a word the tokenizer does not know, or a model without text."""
+        if self.text is None:
+            raise ValueError(f"prompt: the model {self.name} was trained without text; leave the prompt empty or choose another model")
+        tokens = self.tokenizer([prompts] if isinstance(prompts, str) else list(prompts))
+        return self.text(tokens.to(self.device))
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """(b 3 y x) in [−1, 1] -> latents; see Autoencoder."""
+        return Autoencoder(self.vae, self.latent_scale).encode(pictures.to(self.device, self.dtype))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents -> (b 3 y x) in [−1, 1]; see Autoencoder."""
+        return Autoencoder(self.vae, self.latent_scale).decode(latents.to(self.device, self.dtype))
+
+    def eps(self, z_t: Tensor, t: float, ctx: Tensor | None = None, tap: Tap | None = None) -> Tensor:
+        """ε_θ(z_t, t, ctx), whatever the net predicts: (b c y x) -> (b c y x). Gradients flow."""
+        out = self.net(z_t.to(self.dtype), t, ctx, tap)
+        return eps_from_output(self.schedule, z_t, t, out.to(z_t.dtype), self.prediction)
+
+    def denoiser(self, prompt: str | Sequence[str] | Tensor = "", w: float = 1., negative: str | Tensor = "") -> Denoiser:
+        """(z_t, t) -> ε̂ under a prompt (text, one text per picture, or an embedding (b l d)), by Eq. (7) with scale w.
+
+        `negative` takes the place of the empty prompt. No gradients. A model without text takes no prompt and ignores w.
+        """
+        if self.text is None and isinstance(prompt, str) and prompt == "":
+            return torch.no_grad()(lambda z_t, t: self.eps(z_t, t))
+        with torch.no_grad():
+            cond, null = (p if isinstance(p, Tensor) else self.embed(p) for p in (prompt, negative))
+        return torch.no_grad()(cfg(self.eps, cond, null, w))
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The reader of the shapes world as a judge."""
+    net: Reader
+    values: dict[str, tuple[str, ...]]           # attribute -> its values, in the order of the logits
+
+    @torch.no_grad()
+    def read(self, pictures: Tensor) -> list[dict[str, str]]:
+        """Every attribute of every picture (b 3 64 64)."""
+        parts = [self.net(part) for part in pictures.split(256)]
+        found = {name: torch.cat([p[name] for p in parts]).argmax(1).tolist() for name in self.values}
+        return [{name: self.values[name][found[name][i]] for name in self.values} for i in range(len(pictures))]
+
+    def right(self, pictures: Tensor, wanted: Sequence[dict[str, str]]) -> Tensor:
+        """Whether every wanted attribute is read off each picture: (b,) bool. An attribute that is not asked for does not count."""
+        return torch.tensor([all(r[k] == v for k, v in w.items()) for r, w in zip(self.read(pictures), wanted, strict=True)])
+
+
+# --------------------------------------------------------------------------- loading
+
+def names() -> list[str]:
+    """The shipped models, by the name that `load` takes."""
+    return [file.removesuffix(".safetensors") for file in manifest()]
+
+
+def _find(name_or_path: str | Path) -> Path:
+    text = str(name_or_path)
+    if text.endswith(".safetensors") or Path(text).exists():
+        return Path(text)
+    path = FOLDER / f"{text}.safetensors"
+    if not path.exists():
+        near = difflib.get_close_matches(text, names(), n=2, cutoff=.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"shipped models: {', '.join(names()) or 'none'}"
+        raise WeightsError(f"model: no model named {text!r} and no such file; {hint}")
+    return path
+
+
+def _read(name_or_path: str | Path, *kinds: str) -> tuple[Path, dict, dict[str, Tensor]]:
+    path = _find(name_or_path)
+    config, tensors = read_weights(path)
+    if config.get("kind") not in kinds:
+        raise WeightsError(f"model: {path.name} holds a {config.get('kind')} model, and a {' or '.join(kinds)} model is needed here")
+    return path, config, tensors
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {device!r} is not to be had here ({str(error).splitlines()[0][:80]}); use cpu") from None
+    return found
+
+
+def load_autoencoder(name_or_path: str | Path = "shapes-vae", device: str | torch.device = "cpu") -> Autoencoder:
+    """The autoencoder alone."""
+    path, config, tensors = _read(name_or_path, "vae")
+    return Autoencoder(fill(AutoencoderKL(**config["vae"]), tensors, "vae", path).to(_device(device)), config["latent_scale"])
+
+
+def load_reader(name_or_path: str | Path = "shapes-reader", device: str | torch.device = "cpu") -> Oracle:
+    """The oracle reader."""
+    path, config, tensors = _read(name_or_path, "reader")
+    values = {name: tuple(v) for name, v in config["values"].items()}
+    net = Reader(attributes={name: len(v) for name, v in values.items()}, **config["reader"])
+    return Oracle(fill(net, tensors, "reader", path).to(_device(device)), values)
+
+
+def load(name_or_path: str | Path = "shapes", device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> Bundle:
+    """A trained model as a Bundle, by shipped name or by path, offline.
+
+    The file is hash-checked if it is a shipped one, opened without running code, and loaded strictly. A latent model names its autoencoder,
+    which is taken from beside the file or from the shipped ones. `dtype`: of the nets, float32 unless said otherwise.
+    Raises WeightsError (a ValueError) for an unknown name, a damaged file, or a file that holds something else.
+    """
+    path, config, tensors = _read(name_or_path, "text2image")
+    device, dtype = _device(device), dtype or torch.float32
+    if device.type == "cpu" and dtype == torch.float16:
+        raise ValueError("dtype: float16 is neither fast nor exact on a CPU; use float32 (or bfloat16)")
+    net, text = UNet(**config["net"]), TextTransformer(**config["text"])
+    autoencoder = Autoencoder(None)
+    if config["vae"] is not None:
+        beside = path.with_name(f"{config['vae']}.safetensors")
+        autoencoder = load_autoencoder(beside if beside.exists() else config["vae"])
+    schedule = dict(config["schedule"])
+    return Bundle(
+        name=path.stem, net=fill(net, tensors, "net", path).to(device, dtype), text=fill(text, tensors, "text", path).to(device, dtype),
+        tokenizer=WordTokenizer(config["words"], config["text"]["length"]),
+        vae=autoencoder.vae.to(device, dtype) if autoencoder.vae is not None else None,
+        schedule=SCHEDULES[schedule.pop("name")](**schedule), prediction=config["prediction"], latent_scale=autoencoder.latent_scale,
+        size=config["size"])

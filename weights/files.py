@@ -1,0 +1,87 @@
+"""Weight files: safetensors that carry their own configuration, and a manifest that says where each came from.
+
+A file holds the tensors of several modules ("net.…", "text.…") and, in its header, the keyword arguments that rebuild them. Opening
+one never runs code. MANIFEST.json records for each shipped file its sha256, recipe, arguments, seed, steps, seconds, git revision and
+measured figures; a shipped file whose hash differs is refused.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+FOLDER = Path(__file__).parent
+MANIFEST = FOLDER / "MANIFEST.json"
+
+
+class WeightsError(ValueError):
+    """A weight file that is missing, damaged, or not the one that was asked for."""
+
+
+def sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
+
+
+def manifest() -> dict[str, dict[str, Any]]:
+    """The manifest: file name -> its record."""
+    return json.loads(MANIFEST.read_text()) if MANIFEST.exists() else {}
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """JSON, replaced in one step of the file system."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    os.replace(part, path)
+
+
+def write_weights(path: str | Path, modules: dict[str, nn.Module], config: dict[str, Any], dtype: torch.dtype = torch.float16) -> Path:
+    """Write modules and the configuration that rebuilds them. Floating-point tensors are stored as `dtype`."""
+    path = Path(path)
+    tensors = {f"{name}.{key}": (v.to(dtype) if v.is_floating_point() else v).contiguous().cpu()
+               for name, module in modules.items() for key, v in module.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, metadata={"palimpsest": json.dumps(config)})
+    os.replace(part, path)
+    return path
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read (configuration, tensors) of a file that `write_weights` wrote.
+
+    Raises WeightsError if the file is missing, damaged, of another origin, or a shipped file with another hash than the manifest's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"model: no weight file {path}; `make weights` trains the shipped ones anew")
+    record = manifest().get(path.name) if path.resolve().parent == FOLDER.resolve() else None
+    if record is not None and sha256(path) != record["sha256"]:
+        raise WeightsError(f"model: {path} is damaged (its sha256 is not the manifest's); restore it with `git checkout {path.name}` in weights/")
+    try:
+        with safe_open(path, "pt") as file:
+            header = (file.metadata() or {}).get("palimpsest")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"model: {path} is not a whole safetensors file ({type(error).__name__}); fetch or train it again") from None
+    if header is None:
+        raise WeightsError(f"model: {path} carries no palimpsest configuration in its header; it was not written by write_weights")
+    return json.loads(header), tensors
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], prefix: str, path: str | Path = "the file") -> nn.Module:
+    """Load the tensors named `prefix.…` into a module, strictly: nothing missing, nothing left over."""
+    mine = {k[len(prefix) + 1:]: v.float() if v.is_floating_point() else v for k, v in tensors.items() if k.startswith(prefix + ".")}
+    try:
+        module.load_state_dict(mine)
+    except RuntimeError as error:
+        raise WeightsError(f"model: {path} does not fit its own configuration ({str(error).splitlines()[1].strip()[:120]}); train it again") from None
+    return module.eval().requires_grad_(False)
