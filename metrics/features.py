@@ -134,6 +134,7 @@ def fid_from_moments(mu_x: Tensor, cov_x: Tensor, mu_y: Tensor, cov_y: Tensor) -
 
 
 class PrecisionRecall(NamedTuple):
+    """Shares in [0, 1]: of fakes that look real, of reals that the fakes can look like."""
     precision: float
     recall: float
 

@@ -105,7 +105,8 @@ def lossless(path):
 READABLE = [
     (rgb, "a.png", RED), (rgb, "a.bmp", RED), (rgb, "a.jpg", RED), (grey, "a.png", (-.6,) * 3),
     (grey, "a.jpg", (-.6,) * 3), (bilevel, "a.png", (1., 1., 1.)), (grey_alpha, "a.png", (.2,) * 3),
-    (colour_alpha, "a.png", (1., .6, .6)), (palette, "a.png", RED), (palette, "a.gif", RED), (palette_transparent, "a.png", (1., 1., 1.)),
+    (colour_alpha, "a.png", (1., .6, .6)), (palette, "a.png", RED), (palette, "a.gif", RED),
+    (palette_transparent, "a.png", (1., 1., 1.)),
     (palette_transparent, "a.gif", (1., 1., 1.)), (colour_key, "a.png", (1., 1., 1.)), (grey_16, "a.png", (-.6,) * 3),
     (colour_16, "a.png", RED), (cmyk, "a.jpg", RED), (lossless, "a.webp", RED), (colour_alpha, "a.webp", (1., .6, .6)),
     (animation, "a.gif", RED), (animation, "a.png", RED), (animation, "a.webp", RED)]

@@ -156,10 +156,14 @@ def test_ctrl_c_in_the_middle_of_an_update_waits_for_its_end(tmp_path, monkeypat
             os.kill(os.getpid(), signal.SIGINT)
         real(*args)
     monkeypatch.setattr(module.torch, "_foreach_lerp_", pressed)
-    with pytest.raises(KeyboardInterrupt):
-        fit(loss, net(), batch, checkpoint=path, **SETTINGS)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)              # a background job starts without it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(loss, net(), batch, checkpoint=path, **SETTINGS)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     monkeypatch.undo()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert torch.load(path, weights_only=True)["done"] == 13
     assert_same_run(fit(loss, net(), batch, checkpoint=path, **SETTINGS), whole)
 

@@ -34,6 +34,7 @@ LOOK = 10    # steps between two looks at the loss: reading a number from the GP
 
 
 class Fitted(NamedTuple):
+    """What a run leaves behind."""
     net: nn.Module          # the net that was given, trained in place
     ema: nn.Module          # a copy of it that holds the moving average: the one to ship
     losses: list[float]     # one per step (under torchrun: rank 0's share)

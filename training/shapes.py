@@ -10,6 +10,7 @@ net is the unconditional one that guidance needs (arXiv:2207.12598v1). Latents a
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
@@ -22,6 +23,7 @@ from samplers.schedule import Schedule
 from training.fit import fit, rank_and_world, step_generator
 from training.recipe import Stopwatch, command_line, publish
 from weights import Autoencoder, load_autoencoder
+from weights.files import fill, read_weights
 from worlds.scene import WORDS, Scene
 from worlds.shapes import caption, render, sample_scene
 
@@ -58,19 +60,24 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generat
     return l_simple(lambda z_t, t: modules["net"](z_t, t, ctx), schedule, z_0, t, eps, "v")              # Eq. (5) in v-form
 
 
-def main(*, steps: int = 6000, batch: int = 64, lr: float = 1e-3, scenes: int = 60000, seed: int = 0, state: str = "runs/shapes",
-         vae: str = "shapes-vae", out: str = "weights") -> None:
+def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 40000, seed: int = 0, init: str = "",
+         state: str = "runs/shapes", vae: str = "shapes-vae", out: str = "weights") -> None:
     rank, world = rank_and_world()
-    arguments = dict(steps=steps, batch=batch, lr=lr, scenes=scenes, seed=seed)
+    arguments = dict(steps=steps, batch=batch, lr=lr, scenes=scenes, seed=seed, init=Path(init).name)
     schedule = Schedule.cosine()
     known, latents = make_latents(load_autoencoder(vae), scenes // world, step_generator(seed, -1 % 2**31, rank))
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     modules, tokenizer, config = models()
+    if init:                                                             # go on from the weights of an earlier run
+        tensors = read_weights(init)[1]
+        for name, module in modules.items():
+            fill(module, tensors, name, init).train().requires_grad_(True)
+    modules.to(memory_format=torch.channels_last)
 
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
         rows = torch.randint(len(known), (batch // world,), generator=generator)
         rng = random.Random(int(rows.sum()) + step)
-        return latents[rows], tokenizer([told(known[i], rng) for i in rows.tolist()])
+        return latents[rows].contiguous(memory_format=torch.channels_last), tokenizer([told(known[i], rng) for i in rows.tolist()])
 
     watch = Stopwatch(f"{state}/seconds")
     fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, warmup=300,

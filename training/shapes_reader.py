@@ -2,8 +2,8 @@
 
     python -m training.shapes_reader
 
-It judges every edit of this project, so it is trained on what it will see: half of the pictures are renders, half have gone through
-shapes-vae, with a little noise in the latent, as a sampler leaves it. All colour × shape pairs are shown, the held-out ones too: the reader is
+It judges every edit, so it is trained on what it will see: half of the pictures are renders, half have gone through
+shapes-vae with a little noise in the latent, as a sampler leaves it. All colour × shape pairs are shown, the held-out ones too: it is
 the judge of composition, not its subject.
 """
 from __future__ import annotations
@@ -59,7 +59,8 @@ def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructi
     decoded = []
     for i in range(0, len(known), 64):
         z = autoencoder.encode(render(known[i:i + 64]))
-        decoded.append(autoencoder.decode(z + noise * torch.rand((len(z), 1, 1, 1), generator=generator) * torch.randn(z.shape, generator=generator)).half())
+        level = noise * torch.rand((len(z), 1, 1, 1), generator=generator)
+        decoded.append(autoencoder.decode(z + level * torch.randn(z.shape, generator=generator)).half())
     decoded, truth = torch.cat(decoded), labels(known)
 
     def data(step: int, g: Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -75,7 +76,8 @@ def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructi
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     net = Reader(attributes={name: len(v) for name, v in ATTRIBUTES.items()}, **CONFIG)
     watch = Stopwatch(f"{state}/seconds")
-    fitted = fit(loss, net, data, steps=steps, lr=lr, seed=seed, weight_decay=.01, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv")
+    fitted = fit(loss, net, data, steps=steps, lr=lr, seed=seed, weight_decay=.01, checkpoint=f"{state}/checkpoint.pt",
+                 log=f"{state}/loss.csv")
     seconds = watch.stop()
     if rank == 0:
         figures = measure(Oracle(fitted.ema, ATTRIBUTES), autoencoder)

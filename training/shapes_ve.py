@@ -2,9 +2,9 @@
 
     python -m training.shapes_ve
 
-The net is the same U-Net, on pixels. Its score is s_θ(x, σ) = −ε̂/σ with ε̂ read off a v-prediction of x/√(1+σ²), the exact change of
-variables of samplers/ve_sde.py; the schedule is the geometric ladder σ = .01 … 50. Each level's term of Eq. (2) is weighted by 1 + σ², which
-makes it the squared error of v: the paper's λ = σ² asks next to nothing of the picture where σ is large.
+The net is the same U-Net, on pixels. Its score is s_θ(x, σ) = −ε̂/σ with ε̂ read off a v-prediction of x/√(1+σ²), the exact change
+of variables of samplers/ve_sde.py; the schedule is the geometric ladder σ = .01 … 50. Each level's term of Eq. (2) is weighted by
+1 + σ², which makes it the squared error of v: the paper's λ = σ² asks next to nothing of the picture where σ is large.
 """
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from training.recipe import Stopwatch, command_line, publish
 from training.shapes import LENGTH, models, told
 from worlds.shapes import render, sample_scene
 
-NET = dict(in_channels=3, out_channels=3, width=32, mult=(1, 2, 3), blocks=1, attention=(False, True, True), heads=4, ctx_width=96, norm_groups=8)
+NET = dict(in_channels=3, out_channels=3, width=32, mult=(1, 2, 3), blocks=1, attention=(False, True, True), heads=4, ctx_width=96,
+           norm_groups=8)
 SIZE = 32
 SCHEDULE = dict(T=1000, sigma_min=.01, sigma_max=50.)
 
@@ -42,17 +43,19 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generat
     return ve_loss(score, x_0, sigma, torch.randn(x_0.shape, generator=generator), weight=1 + sigma**2)                # Eq. (2)
 
 
-def main(*, steps: int = 4000, batch: int = 32, lr: float = 1e-3, seed: int = 0, state: str = "runs/shapes_ve", out: str = "weights") -> None:
+def main(*, steps: int = 4000, batch: int = 32, lr: float = 1e-3, seed: int = 0, state: str = "runs/shapes_ve",
+         out: str = "weights") -> None:
     rank, world = rank_and_world()
     arguments = dict(steps=steps, batch=batch, lr=lr, seed=seed)
     schedule = Schedule.geometric(**SCHEDULE)
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     modules, tokenizer, config = models(NET, LENGTH)
+    modules.to(memory_format=torch.channels_last)
 
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         scenes = [sample_scene(rng) for _ in range(batch // world)]
-        return render(scenes, SIZE), tokenizer([told(s, rng) for s in scenes])
+        return render(scenes, SIZE).contiguous(memory_format=torch.channels_last), tokenizer([told(s, rng) for s in scenes])
 
     watch = Stopwatch(f"{state}/seconds")
     fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed,

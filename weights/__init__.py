@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """Pictures to latents of about unit variance, and back. `latent_scale` = 1 / std of the encoder's means (arXiv:2112.10752v2, App. G)."""
+    """Pictures to latents of about unit variance, and back; latent_scale = 1 / std of the encoder's means (arXiv:2112.10752v2, App. G)."""
     vae: AutoencoderKL | None                    # None: the model works on pixels, and its latents are the pictures
     latent_scale: float = 1.
 
@@ -126,6 +127,11 @@ class Oracle:
         found = {name: torch.cat([p[name] for p in parts]).argmax(1).tolist() for name in self.values}
         return [{name: self.values[name][found[name][i]] for name in self.values} for i in range(len(pictures))]
 
+    @torch.no_grad()
+    def features(self, pictures: Tensor) -> Tensor:
+        """What KID and FID compare sets of pictures by: (b 3 64 64) -> (b d), on the CPU. Only figures of one reader can be compared."""
+        return torch.cat([self.net.features(part).cpu() for part in pictures.split(256)])
+
     def right(self, pictures: Tensor, wanted: Sequence[dict[str, str]]) -> Tensor:
         """Whether every wanted attribute is read off each picture: (b,) bool. An attribute that is not asked for does not count."""
         return torch.tensor([all(r[k] == v for k, v in w.items()) for r, w in zip(self.read(pictures), wanted, strict=True)])
@@ -140,7 +146,7 @@ def names() -> list[str]:
 
 def _find(name_or_path: str | Path) -> Path:
     text = str(name_or_path)
-    if text.endswith(".safetensors") or Path(text).exists():
+    if text.endswith(".safetensors") or Path(text).is_file():
         return Path(text)
     path = FOLDER / f"{text}.safetensors"
     if not path.exists():
@@ -158,6 +164,18 @@ def _read(name_or_path: str | Path, *kinds: str) -> tuple[Path, dict, dict[str, 
     return path, config, tensors
 
 
+@contextmanager
+def _building(path: Path) -> Iterator[None]:
+    """A configuration that lacks what is needed, or asks for what is not known, is the file's fault."""
+    try:
+        yield
+    except WeightsError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"model: {path} holds a configuration that this version cannot build "
+                           f"({type(error).__name__}: {error}); train it again") from None
+
+
 def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -172,15 +190,19 @@ def _device(device: str | torch.device) -> torch.device:
 def load_autoencoder(name_or_path: str | Path = "shapes-vae", device: str | torch.device = "cpu") -> Autoencoder:
     """The autoencoder alone."""
     path, config, tensors = _read(name_or_path, "vae")
-    return Autoencoder(fill(AutoencoderKL(**config["vae"]), tensors, "vae", path).to(_device(device)), config["latent_scale"])
+    device = _device(device)
+    with _building(path):
+        return Autoencoder(fill(AutoencoderKL(**config["vae"]), tensors, "vae", path).to(device), config["latent_scale"])
 
 
 def load_reader(name_or_path: str | Path = "shapes-reader", device: str | torch.device = "cpu") -> Oracle:
     """The oracle reader."""
     path, config, tensors = _read(name_or_path, "reader")
-    values = {name: tuple(v) for name, v in config["values"].items()}
-    net = Reader(attributes={name: len(v) for name, v in values.items()}, **config["reader"])
-    return Oracle(fill(net, tensors, "reader", path).to(_device(device)), values)
+    device = _device(device)
+    with _building(path):
+        values = {name: tuple(v) for name, v in config["values"].items()}
+        net = Reader(attributes={name: len(v) for name, v in values.items()}, **config["reader"])
+        return Oracle(fill(net, tensors, "reader", path).to(device), values)
 
 
 def load(name_or_path: str | Path = "shapes", device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> Bundle:
@@ -194,15 +216,16 @@ def load(name_or_path: str | Path = "shapes", device: str | torch.device = "auto
     device, dtype = _device(device), dtype or torch.float32
     if device.type == "cpu" and dtype == torch.float16:
         raise ValueError("dtype: float16 is neither fast nor exact on a CPU; use float32 (or bfloat16)")
-    net, text = UNet(**config["net"]), TextTransformer(**config["text"])
-    autoencoder = Autoencoder(None)
-    if config["vae"] is not None:
-        beside = path.with_name(f"{config['vae']}.safetensors")
-        autoencoder = load_autoencoder(beside if beside.exists() else config["vae"])
-    schedule = dict(config["schedule"])
-    return Bundle(
-        name=path.stem, net=fill(net, tensors, "net", path).to(device, dtype), text=fill(text, tensors, "text", path).to(device, dtype),
-        tokenizer=WordTokenizer(config["words"], config["text"]["length"]),
-        vae=autoencoder.vae.to(device, dtype) if autoencoder.vae is not None else None,
-        schedule=SCHEDULES[schedule.pop("name")](**schedule), prediction=config["prediction"], latent_scale=autoencoder.latent_scale,
-        size=config["size"])
+    with _building(path):
+        net, text = UNet(**config["net"]), TextTransformer(**config["text"])
+        autoencoder = Autoencoder(None)
+        if config["vae"] is not None:
+            beside = path.with_name(f"{config['vae']}.safetensors")
+            autoencoder = load_autoencoder(beside if beside.exists() else config["vae"])
+        schedule = dict(config["schedule"])
+        return Bundle(
+            name=path.stem, net=fill(net, tensors, "net", path).to(device, dtype), text=fill(text, tensors, "text", path).to(device, dtype),
+            tokenizer=WordTokenizer(config["words"], config["text"]["length"]),
+            vae=autoencoder.vae.to(device, dtype) if autoencoder.vae is not None else None,
+            schedule=SCHEDULES[schedule.pop("name")](**schedule), prediction=config["prediction"], latent_scale=autoencoder.latent_scale,
+            size=config["size"])

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,8 @@ class WeightsError(ValueError):
 
 
 def sha256(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
+    """The SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def manifest() -> dict[str, dict[str, Any]]:
@@ -35,12 +37,22 @@ def manifest() -> dict[str, dict[str, Any]]:
     return json.loads(MANIFEST.read_text()) if MANIFEST.exists() else {}
 
 
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A name to write to; the file takes the place of `path` when the block is done, and is gone if the block was broken off."""
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_json(path: str | Path, data: Any) -> None:
     """JSON, replaced in one step of the file system."""
     path = Path(path)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-    os.replace(part, path)
+    with _replacing(path) as part:
+        part.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_weights(path: str | Path, modules: dict[str, nn.Module], config: dict[str, Any], dtype: torch.dtype = torch.float16) -> Path:
@@ -49,9 +61,8 @@ def write_weights(path: str | Path, modules: dict[str, nn.Module], config: dict[
     tensors = {f"{name}.{key}": (v.to(dtype) if v.is_floating_point() else v).contiguous().cpu()
                for name, module in modules.items() for key, v in module.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={"palimpsest": json.dumps(config)})
-    os.replace(part, path)
+    with _replacing(path) as part:
+        save_file(tensors, part, metadata={"palimpsest": json.dumps(config)})
     return path
 
 
@@ -65,16 +76,18 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise WeightsError(f"model: no weight file {path}; `make weights` trains the shipped ones anew")
     record = manifest().get(path.name) if path.resolve().parent == FOLDER.resolve() else None
     if record is not None and sha256(path) != record["sha256"]:
-        raise WeightsError(f"model: {path} is damaged (its sha256 is not the manifest's); restore it with `git checkout {path.name}` in weights/")
+        raise WeightsError(
+            f"model: {path} is damaged (its sha256 is not the manifest's); restore it with `git checkout weights/{path.name}`")
     try:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get("palimpsest")
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"model: {path} is not a whole safetensors file ({type(error).__name__}); fetch or train it again") from None
-    if header is None:
-        raise WeightsError(f"model: {path} carries no palimpsest configuration in its header; it was not written by write_weights")
-    return json.loads(header), tensors
+    try:
+        return dict(json.loads(header)), tensors
+    except (TypeError, ValueError):
+        raise WeightsError(f"model: {path} carries no palimpsest configuration in its header; take one that write_weights wrote") from None
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], prefix: str, path: str | Path = "the file") -> nn.Module:
@@ -83,5 +96,6 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], prefix: str, path: str |
     try:
         module.load_state_dict(mine)
     except RuntimeError as error:
-        raise WeightsError(f"model: {path} does not fit its own configuration ({str(error).splitlines()[1].strip()[:120]}); train it again") from None
+        reason = str(error).splitlines()[1].strip()[:120]
+        raise WeightsError(f"model: {path} does not fit its own configuration ({reason}); train it again") from None
     return module.eval().requires_grad_(False)

@@ -121,4 +121,4 @@ class GaussianWorld:
         """
         mu, var = self.moments(ctx, guide)
         k = var / (var + sigma ** 2)
-        return mu + k * (guide - mu), k * (1 + k) * sigma ** 2
+        return mu + k * (guide - mu), (k * (1 + k) * sigma ** 2).expand_as(guide)
