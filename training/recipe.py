@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from methods.cli import exit_code
 from training.fit import rank_and_world
 from weights.files import FOLDER, MANIFEST, manifest, sha256, write_json, write_weights
 
@@ -22,7 +23,7 @@ def command_line(main: Callable[..., Any]) -> None:
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for name, p in inspect.signature(main).parameters.items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(p.default), default=p.default, help=" ")
-    main(**vars(parser.parse_args()))
+    sys.exit(exit_code(lambda: main(**vars(parser.parse_args()))))
 
 
 def revision() -> str:

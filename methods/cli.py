@@ -1,0 +1,146 @@
+"""What every command shares: its options, its manners when something is wrong, and the bar that shows how far it is.
+
+A user's mistake ends in exit code 2 and one line, `palimpsest: error: …`, that names the argument and the mend; Ctrl-C
+in 130 and one line. Anything else that goes wrong is a mistake of ours and keeps its traceback.
+"""
+from __future__ import annotations
+
+import argparse
+import inspect
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from weights import Bundle
+from worlds.files import check_output
+
+
+class Mistake(ValueError):
+    """The user's, in one line that names the argument and the mend."""
+
+
+# ---- manners ----
+
+def exit_code(work: Callable[[], Any]) -> int:
+    """Do the work: 0 when it is done, 2 after a user's mistake, 130 after Ctrl-C, each with one line on stderr."""
+    try:
+        work()
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    except torch.cuda.OutOfMemoryError:
+        say("error: device: its memory is too small for this; ask for less at once, or take --device cpu")
+        return 2
+    except (ValueError, OSError, MemoryError) as error:
+        say(f"error: {error or 'out of memory: ask for less at once'}")
+        return 2
+    return 0
+
+
+def say(text: str) -> None:
+    """One line to the user, whatever the text holds; stdout is for results."""
+    print("palimpsest:", *text.split(), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def blame(argument: str) -> Iterator[None]:
+    """Whatever is wrong inside is wrong with this argument: its name comes first."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        raise Mistake(text if text.startswith((f"{argument}:", f"{argument} ")) else f"{argument}: {text}") from None
+
+
+# ---- options ----
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with the manners above."""
+
+    def error(self, message: str) -> None:
+        if message.startswith("argument "):                                # "argument -o/--out: …" -> "out: …"
+            names, _, text = message.removeprefix("argument ").partition(": ")
+            message = f"{names.split('/')[-1].lstrip('-')}: {text}"
+        raise Mistake(f"{message}; see {self.prog} --help")
+
+
+def number(text: str) -> float:
+    """A finite number from the command line."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {text!r}")
+    return value
+
+
+def whole(text: str) -> int:
+    """A whole number from the command line, of at most 63 bits."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 2**63
+    if abs(value) >= 2**63:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}")
+    return value
+
+
+def options(parser: argparse._ActionsContainer, verb: Callable[..., Any], helps: dict[str, str]) -> None:
+    """Options for these arguments of a verb: type and default come from its signature and cannot drift from it."""
+    for name, text in helps.items():
+        default, flag = inspect.signature(verb).parameters[name].default, "--" + name.replace("_", "-")
+        if isinstance(default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+        else:
+            kind, metavar = {float: (number, "X"), int: (whole, "N"), str: (str, "TEXT")}[type(default)]
+            text = f"{text} (default: {default!r})"
+            parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=text)
+
+
+def command(commands: argparse._SubParsersAction, name: str, about: str,
+            run: Callable[[argparse.Namespace], None]) -> Parser:
+    """A parser for one command. No abbreviations: a new option would change what an old abbreviation means."""
+    parser = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def shared_options(parser: argparse.ArgumentParser, out: str = "the result, .png, .jpg or .webp",
+                   default: str | None = None) -> None:
+    """What every method takes. `out`: the help of -o, which must be given where it has no default."""
+    parser.add_argument("--model", default="shapes", metavar="NAME",
+                        help="a shipped name (`palimpsest models` lists them) or a path (default: 'shapes')")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: 'auto')")
+    parser.add_argument("-o", "--out", required=default is None, default=default, metavar="OUT", help=out)
+
+
+def writable(argument: str, path: str | Path) -> Path:
+    """The path, if a picture can be written there: asked before the long work."""
+    with blame(argument):
+        return check_output(path)
+
+
+# ---- progress ----
+
+@contextmanager
+def progress(b: Bundle, calls: int, what: str = "") -> Iterator[None]:
+    """A bar, on a terminal only, that moves on each time the net is asked.
+
+    The verbs know nothing of it: a forward hook counts the calls, and is taken off again at the end.
+    """
+    with tqdm(total=calls, desc=what, unit="step", leave=False, disable=None) as bar:
+        def tick(module: torch.nn.Module, given: Any, answer: Any) -> None:
+            bar.update()                                                   # returns nothing, which leaves the answer be
+
+        hook = b.net.register_forward_hook(tick)
+        try:
+            yield
+        finally:
+            hook.remove()

@@ -1,0 +1,57 @@
+"""Text to picture, with no picture to begin with: what edits are compared with, and what an edit can start from.
+
+Algorithm 2 of DDPM (arXiv:2006.11239v2) with the step of DDIM (arXiv:2010.02502v4) and classifier-free guidance
+(arXiv:2207.12598v1).
+
+    1  z ~ N(0, I)                                             at t = TOP · T
+    2  for t → s down to 0:
+    3    ε̂ ← ε_θ(z, t | ∅) + w (ε_θ(z, t | text) − ε_θ(z, t | ∅))
+    4    z ← DDIM step with ε̂, t → s                           eta = 0 deterministic, eta = 1 ancestral (DDPM)
+    5  picture ← decode(z)
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from torch import Tensor
+
+from samplers.ddim import ddim_step
+from samplers.noise import Rng
+from weights import Bundle
+
+TOP = .98    # ours: walks start a little below T, where a schedule with ᾱ_T ≈ 0 has no picture left to speak of
+
+
+class Generated(NamedTuple):
+    """What `generate` gives back. Pictures (b, 3, y, x) in [−1, 1]; latents (b c y' x')."""
+    picture: Tensor
+    path: list[Tensor]                           # the walk in latents, from pure noise to the latent that was decoded
+    levels: list[int]                            # the schedule's time t of each latent of the path
+
+
+def generate(b: Bundle, prompts: str | Sequence[str], *, n: int = 1, steps: int = 25, w: float = 3.,
+             eta: float = 0., seed: int = 0) -> Generated:
+    """n pictures of each prompt, those of the first prompt first.
+
+    steps: of the walk; w: classifier-free guidance, 1 = none; eta in [0, 1]: how much noise a step adds; seed: picture
+    i draws from seed + i, whatever the batch. The empty prompt asks for anything.
+    Raises ValueError for n, steps, eta or a prompt that makes no sense, with the mend.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if isinstance(n, bool) or n != int(n) or n < 1 or not prompts:
+        raise ValueError(f"n: must be a whole number of at least 1, and prompts not empty; got {n} of {len(prompts)}")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta: must lie in [0, 1] (0 deterministic, 1 ancestral), got {eta}")
+    texts = [prompt for prompt in prompts for _ in range(n)]
+    eps = b.denoiser(texts if any(texts) else "", w)
+    levels, rng = b.schedule.times(steps, TOP), Rng.of(seed, len(texts))
+
+    z = rng.randn((len(texts), *b.latent_shape)).to(b.device, b.dtype)     # Alg. 2 l. 1
+    path = [z]
+    for t, s in pairwise(levels):                                          # Alg. 2 l. 2
+        noise = rng.randn(z.shape, z) if eta > 0 else None
+        z = ddim_step(b.schedule, z, eps(z, t), t, s, eta, noise)          # Eq. (7), Eq. (10)
+        path.append(z)
+    return Generated(b.decode(z), path, levels)

@@ -1,0 +1,218 @@
+"""The command line, called in this process on a tiny random model: what it writes and says, where its defaults are."""
+import configparser
+import inspect
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import methods.__main__ as commands
+import methods.cli as cli
+from methods import demo
+from methods.__main__ import command_line, main
+from methods.sampling import generate
+from methods.sdedit import Edit, sdedit
+from tests.tiny import tiny_weights
+from weights import load
+from worlds.files import read_picture
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """A folder to work in, with a picture 40 wide and 40 high, and a mask whose left half is white."""
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("in.png")
+    Image.fromarray(np.uint8(255 * (np.arange(40) < 20))[None].repeat(40, 0)).save("mask.png")
+    return tmp_path
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def sdedit_argv(tiny, *more):
+    return ["sdedit", "in.png", "--prompt", "a red star", "--steps", "1", "--model", str(tiny), "-o", "out.png", *more]
+
+
+# ---- sdedit ----
+
+def test_sdedit_writes_a_picture_of_the_files_size_and_says_where_it_stood(room, tiny, capsys):
+    assert main(sdedit_argv(tiny)) == 0
+    assert pixels("out.png").shape == (40, 40, 3) and (pixels("out.png") != pixels("in.png")).any()
+    said = capsys.readouterr()
+    assert said.err == "" and said.out.startswith("out.png: t0 0.500 (σ 1.01, SNR 0.9") and said.out.count("\n") == 1
+    assert sorted(p.name for p in room.iterdir()) == ["in.png", "mask.png", "out.png"]
+
+
+def test_the_command_line_does_what_the_verb_does(room, tiny):
+    settings = ["--t0", ".7", "--repeats", "2", "--w", "2", "--eta", "0", "--seed", "3"]
+    assert main(sdedit_argv(tiny, *settings, "--save-steps", "steps")) == 0
+    b = load(tiny)
+    edit = sdedit(b, read_picture("in.png", b.size), "a red star", t0=.7, repeats=2, w=2., eta=0., seed=3, steps=1)
+    want = ((b.decode(edit.path[-1]) + 1) * 127.5).round()[0].permute(1, 2, 0).numpy().astype(np.uint8)
+    assert np.array_equal(pixels("steps/step_001.png"), want)
+    assert sorted(p.name for p in Path("steps").iterdir()) == ["step_000.png", "step_001.png"]
+
+
+def test_kept_pixels_are_the_files_own_at_the_files_own_size(room, tiny):
+    assert main(sdedit_argv(tiny, "--mask", "mask.png", "--save-mask", "seen.png", "--save-steps", "walk.png")) == 0
+    before, after = pixels("in.png"), pixels("out.png")
+    assert np.array_equal(after[:, 20:], before[:, 20:]) and (after[:, :20] != before[:, :20]).mean() > .5
+    seen = pixels("seen.png")
+    assert seen.shape == (32, 32, 3) and (seen[:, :16] == 255).all() and (seen[:, 16:] == 0).all()
+    assert pixels("walk.png").shape[1] > 2 * 3 * 32                         # two frames, three times as large
+    assert main(sdedit_argv(tiny, "--mask", "mask.png", "--no-paste")) == 0
+    assert (pixels("out.png")[:, 20:] != before[:, 20:]).any()
+
+
+def test_the_kept_part_can_come_from_another_file(room, tiny):
+    Image.new("RGB", (40, 40), (10, 200, 30)).save("other.png")
+    assert main(sdedit_argv(tiny, "--mask", "mask.png", "--original", "other.png")) == 0
+    assert (pixels("out.png")[:, 20:] == (10, 200, 30)).all()
+
+
+def test_a_wide_picture_is_squeezed_with_a_note_or_cropped_without(room, tiny, capsys):
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 60, 3), dtype=np.uint8)).save("in.png")
+    assert main(sdedit_argv(tiny)) == 0
+    note = capsys.readouterr().err
+    assert note.startswith("palimpsest: note: in.png is not square") and note.count("\n") == 1
+    assert pixels("out.png").shape == (20, 60, 3)
+    assert main(sdedit_argv(tiny, "--crop")) == 0
+    assert capsys.readouterr().err == ""
+    same = (pixels("out.png") == pixels("in.png")).all(2)
+    assert same[:, :20].all() and same[:, 40:].all() and not same[:, 20:40].all()
+
+
+def test_the_person_is_asked_until_content_and_sees_each_edit(room, tiny, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("r\nperhaps\nmore faithful\nd\n"))
+    assert main(sdedit_argv(tiny, "--ask")) == 0
+    out = capsys.readouterr().out
+    assert out.count("[d]one?") == 4 and "t0 0.631" in out                  # .515, then .7475, then .63125
+    assert pixels("out.png").shape == (40, 40, 3)
+
+
+def test_the_end_of_the_answers_means_content(room, tiny, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert main(sdedit_argv(tiny, "--ask")) == 0
+    assert "t0 0.515" in capsys.readouterr().out
+
+
+def test_a_target_distance_chooses_t0_by_bisection(room, monkeypatch, tiny):
+    tried = []
+
+    def fake(b, guide, prompt, *, t0, **others):
+        tried.append(t0)
+        return Edit((guide + t0 / 2).clamp(-1, 1), guide, guide, [guide], [0.], 1., 1., 1)
+
+    fake.__signature__ = inspect.signature(sdedit)                          # where the options take their defaults
+    Image.new("RGB", (40, 40), "black").save("in.png")
+    monkeypatch.setattr(commands, "sdedit", fake)
+    assert main(sdedit_argv(tiny, "--target-distance", ".1")) == 0          # black raised by t0/2 is t0/4 away
+    assert len(tried) > 2 and tried[-1] == pytest.approx(.4, abs=.01)
+
+
+# ---- generate, models ----
+
+def test_generate_writes_one_picture_a_sheet_or_numbered_files(room, tiny, monkeypatch):
+    argv = ["generate", "--prompt", "a blue heart", "--steps", "1", "--model", str(tiny), "--seed", "4"]
+    assert main([*argv, "-o", "one.png"]) == 0
+    assert pixels("one.png").shape == (32, 32, 3)
+    monkeypatch.setattr(commands, "BATCH", 2)                               # picture i is the same whatever the batches
+    assert main([*argv, "-n", "3", "-o", "heart{i}.png"]) == 0
+    made = generate(load(tiny), "a blue heart", n=3, steps=1, seed=4).picture
+    want = ((made + 1) * 127.5).permute(0, 2, 3, 1).numpy()
+    for i in range(3):
+        assert np.abs(pixels(f"heart{i}.png") - want[i]).max() < .6
+    assert np.array_equal(pixels("heart0.png"), pixels("one.png"))
+    assert main([*argv, "-n", "3", "-o", "sheet.png"]) == 0
+    assert min(pixels("sheet.png").shape[:2]) > 2 * 3 * 32
+    assert len(list(room.iterdir())) == 2 + 1 + 3 + 1
+
+
+def test_models_prints_size_recipe_and_figures_of_each(monkeypatch, capsys):
+    record = dict(bytes=2**21, parameters=1_500_000, recipe="python -m training.shapes",
+                  figures=dict(psnr=34.5, curve=[1]))
+    monkeypatch.setattr(commands, "manifest", lambda: {"shapes.safetensors": record})
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert out.split() == "shapes 2.0 MB 1.50 M parameters python -m training.shapes psnr 34.5".split()
+
+
+# ---- what all commands share ----
+
+@pytest.mark.parametrize("argv, verb, own", [
+    (["sdedit", "in.png", "-o", "out.png"], sdedit, {"b", "guide", "mask", "original"}),
+    (["generate", "--prompt", "", "-o", "out.png"], generate, {"b", "prompts"})])
+def test_the_defaults_are_those_of_the_verb(argv, verb, own):
+    parsed, parameters = vars(command_line().parse_args(argv)), inspect.signature(verb).parameters
+    assert {name: parsed[name] for name in parameters if name not in own} == \
+           {name: p.default for name, p in parameters.items() if name not in own}
+
+
+def test_the_bar_counts_the_calls_of_the_net_and_leaves_no_trace(tiny, monkeypatch):
+    bars = []
+
+    class Bar:
+        def __init__(self, total, **others):
+            self.total, self.n = total, 0
+            bars.append(self)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def update(self):
+            self.n += 1
+            return True                                                    # as tqdm does; a hook must not hand it on
+
+    monkeypatch.setattr(cli, "tqdm", Bar)
+    b = load(tiny)
+    plain = generate(b, "a star", steps=2).picture
+    with cli.progress(b, 2):
+        watched = generate(b, "a star", steps=2).picture
+    generate(b, "a star", steps=1)
+    assert torch.equal(plain, watched) and [(bar.n, bar.total) for bar in bars] == [(2, 2)]
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["sdedit", "--help"], ["generate", "--help"], ["models", "--help"]])
+def test_every_command_explains_itself(argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 0 and "palimpsest" in capsys.readouterr().out
+
+
+def test_the_console_script_is_this_main():
+    setup = configparser.RawConfigParser()
+    setup.read(Path(__file__).parent.parent / "setup.cfg")
+    assert "palimpsest = methods.__main__:main" in setup["options.entry_points"]["console_scripts"]
+
+
+# ---- the demonstration ----
+
+def test_the_demo_shows_every_painted_file_and_its_edits(room, tiny, capsys):
+    assert demo.main(["--model", str(tiny), "--steps", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "demo.png" in out and f"{len(demo.WISHES)} edits" in out
+    y, x, _ = pixels("demo.png").shape
+    assert x > 5 * 3 * 32 and y > 6 * 3 * 32
+    assert {wish.file for wish in demo.WISHES} == {p.name for p in demo.FOLDER.iterdir() if p.suffix != ".json"}
+
+
+def test_the_demos_prompts_are_words_and_pairs_that_the_model_was_taught():
+    from nets.tokenizer import WordTokenizer
+    from worlds.scene import HELD_OUT, WORDS
+    assert WordTokenizer(list(WORDS))([wish.prompt for wish in demo.WISHES]).shape == (len(demo.WISHES), 24)
+    assert not [w for w in demo.WISHES for colour, shape in HELD_OUT if f"{colour} {shape}" in w.prompt]

@@ -1,0 +1,41 @@
+"""A whole model with random weights, 200 kilobytes, for tests that need a Bundle but no picture worth seeing.
+
+    from tests.tiny import tiny_weights
+    b = load(tiny_weights(tmp_path))             # text, U-Net and autoencoder, with the words of the shipped model
+"""
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nets.text import TextTransformer
+from nets.unet import UNet
+from nets.vae import AutoencoderKL
+from weights.files import write_weights
+from worlds.scene import WORDS
+
+NET = dict(in_channels=4, out_channels=4, width=8, mult=(1, 2), blocks=1, attention=(True, True), heads=2, ctx_width=16,
+           norm_groups=4)
+TEXT = dict(vocab=3 + len(WORDS), length=24, width=16, layers=1, heads=2)
+VAE = dict(width=8, mult=(1, 1, 2), blocks=1, latent_channels=4, norm_groups=4)
+
+
+def shake(module: nn.Module) -> nn.Module:
+    """Every tensor that starts as zero gets weights, so that the net says something and the text matters."""
+    g = torch.Generator().manual_seed(0)
+    for p in module.parameters():
+        if not p.any():
+            p.data = .2 * torch.randn(p.shape, generator=g)
+    return module
+
+
+def tiny_weights(folder: Path, name: str = "tiny", size: int = 32) -> Path:
+    """Write `name`.safetensors and its autoencoder beside it; the path of the first. The same weights at every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net, text, vae = shake(UNet(**NET)), TextTransformer(**TEXT), shake(AutoencoderKL(**VAE))
+    config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=1000), vae=f"{name}-vae", size=size,
+                  net=NET, text=TEXT, words=list(WORDS))
+    config_vae = dict(kind="vae", vae=VAE, latent_scale=1., size=size)
+    write_weights(folder / f"{name}-vae.safetensors", {"vae": vae}, config_vae)
+    return write_weights(folder / f"{name}.safetensors", {"net": net, "text": text}, config)
