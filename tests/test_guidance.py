@@ -6,7 +6,8 @@ from torch.testing import assert_close
 from samplers.guidance import cfg, combine
 from samplers.noise import Rng
 
-X, COND, NULL = (Rng.of(n, 3).randn(shape).double() for n, shape in ((0, (3, 2, 4, 4)), (10, (3, 5, 6)), (20, (3, 5, 6))))
+X = Rng.of(0, 3).randn((3, 2, 4, 4)).double()
+COND, NULL = (Rng.of(seed, 3).randn((3, 5, 6)).double() for seed in (10, 20))
 
 
 class Net:

@@ -145,7 +145,8 @@ def test_times_are_even_and_strictly_falling_from_start_to_end():
     (0, 1., 0, "steps"), (-3, 1., 0, "steps"), (2.5, 1., 0, "steps"), (10.0, 1., 0, "steps"), (True, 1., 0, "steps"),
     ("9", 1., 0, "steps"), (10, 0., 0, "start"), (10, -.1, 0, "start"), (10, 1.01, 0, "start"),
     (10, math.nan, 0, "start"), (10, "1", 0, "start"), (10, 1., -1, "end"), (10, 1., 1001, "end"), (10, 1., .5, "end"),
-    (1001, 1., 0, "steps"), (11, .01, 0, "steps"), (1, .0001, 0, "steps"), (5, .5, 500, "steps"), (5, .5, 600, "steps")])
+    (1001, 1., 0, "steps"), (11, .01, 0, "steps"), (1, .0001, 0, "steps"), (5, .5, 500, "steps"),
+    (5, .5, 600, "steps")])
 def test_times_refuses_what_it_cannot_do_in_one_line(steps, start, end, name):
     with pytest.raises(ValueError, match=f"^{name}") as error:
         Schedule.linear().times(steps, start, end)

@@ -12,8 +12,21 @@ from torch.testing import assert_close
 from worlds.drawing import OUTLINES
 from worlds.scene import COLOURS, HELD_OUT, RARE_WORDS, SHAPES, SIZES, TEXTURES, WORDS, Scene, Thing
 from worlds.shapes import (
-    ATTRIBUTES, Edit, apply, attributes, caption, changed_mask, edits, instruction, is_held_out, render, sample_scene, silhouettes,
-    simulate_strokes, strokes)
+    ATTRIBUTES,
+    Edit,
+    apply,
+    attributes,
+    caption,
+    changed_mask,
+    edits,
+    instruction,
+    is_held_out,
+    render,
+    sample_scene,
+    silhouettes,
+    simulate_strokes,
+    strokes,
+)
 
 
 def scenes(n: int, seed: int = 0, **settings) -> list[Scene]:

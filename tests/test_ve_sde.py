@@ -6,14 +6,26 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from samplers import ve_sde
 from samplers.convert import q_sample, score_from_eps, x0_from_eps
 from samplers.ddim import ddim_step
 from samplers.ddpm import beta_stride, ddpm_step
 from samplers.noise import Rng
 from samplers.schedule import Schedule
-from samplers.ve_sde import (ancestral_step, em_step, flow_walk, g2, langevin_step, pc_walk, probability_flow_step,
-                             reverse_diffusion_step, ve_eps, ve_loss, ve_score, ve_sigma, ve_sigmas)
+from samplers.ve_sde import (
+    ancestral_step,
+    em_step,
+    flow_walk,
+    g2,
+    langevin_step,
+    pc_walk,
+    probability_flow_step,
+    reverse_diffusion_step,
+    ve_eps,
+    ve_loss,
+    ve_score,
+    ve_sigma,
+    ve_sigmas,
+)
 from worlds.gaussian import GaussianWorld
 
 X, Z, EPS = (Rng.of(seed, 3).randn((3, 2, 4, 4), torch.zeros(1, dtype=torch.float64)) for seed in (0, 10, 20))
@@ -22,7 +34,7 @@ exact = {"atol": 1e-12, "rtol": 1e-12}
 
 
 def gaussian(*shape):
-    return GaussianWorld({"": torch.full(shape, MU).double()}, S)
+    return GaussianWorld({"": torch.full(shape, MU, dtype=torch.float64)}, S)
 
 
 # ---- levels ----
@@ -79,7 +91,7 @@ def test_loss_vanishes_at_the_true_score_and_not_at_the_printed_sign():
     """Data that is one point μ: score −(x − μ)/σ². The printed residual σs − z would be −2z: mean square 4."""
     z = Rng.of(0, 3).randn((3, 1, 100, 100), X)
     for sign, expected in ((-1, 0.), (1, 4.)):
-        score = lambda x, sigma: sign * (x - MU) / sigma[:, None, None, None] ** 2
+        score = lambda x, sigma, sign=sign: sign * (x - MU) / sigma[:, None, None, None] ** 2
         assert ve_loss(score, torch.full_like(z, MU), SIGMA, z).item() == pytest.approx(expected, rel=.02, abs=1e-18)
 
 
@@ -90,7 +102,7 @@ def test_loss_is_equation_2_by_plain_loops_with_a_weight_per_picture():
         s = SIGMA[n].item()
         each.append([(s * math.sin(x + s * z) / (1 + s) + z) ** 2
                      for x, z in zip(X[n].flatten().tolist(), Z[n].flatten().tolist())])
-    means = torch.tensor(each).double().mean(1)
+    means = torch.tensor(each, dtype=torch.float64).mean(1)
     assert_close(ve_loss(score, X, SIGMA, Z), means.mean(), **exact)
     assert_close(ve_loss(score, X, SIGMA, Z, weight), (weight * means).mean(), **exact)
 
@@ -116,7 +128,7 @@ def test_steps_on_one_point_of_data_are_known():
     for step in (reverse_diffusion_step, ancestral_step):
         assert_close(step(X, score, sigma, lower, None), mean, **exact)
         assert_close(step(X, score, sigma, 0., None), torch.full_like(X, MU), **exact)
-    assert_close(ancestral_step(X, score, sigma, 0., Z), torch.full_like(X, MU), **exact)         # variance 0 at the end
+    assert_close(ancestral_step(X, score, sigma, 0., Z), torch.full_like(X, MU), **exact)        # variance 0 at the end
 
 
 def test_em_step_is_equation_1():
@@ -131,9 +143,11 @@ def test_em_step_tends_to_the_reverse_diffusion_step():
     gaps = []
     for dt in (1e-3, 1e-4):
         ends = ve_sigma(.6, .01, MAX), ve_sigma(.6 - dt, .01, MAX)
-        gap = em_step(X, EPS, .6, dt, Z, sigma_min=.01, sigma_max=MAX) - reverse_diffusion_step(X, EPS, *ends, Z)
-        gaps.append(gap.abs().max().item() / (reverse_diffusion_step(X, EPS, *ends, Z) - X).abs().max().item())
-    assert gaps[0] / gaps[1] == pytest.approx(10, rel=.1)
+        moved, exactly = (x - X for x in (em_step(X, EPS, .6, dt, None, sigma_min=.01, sigma_max=MAX),
+                                          reverse_diffusion_step(X, EPS, *ends, None)))
+        gaps.append((moved / exactly - 1).mean().item())
+    assert gaps[0] == pytest.approx(math.log(MAX / .01) * 1e-3, rel=.02)
+    assert gaps[0] / gaps[1] == pytest.approx(10, rel=.02)
 
 
 def test_probability_flow_is_half_the_official_step_to_first_order():
@@ -166,14 +180,12 @@ def test_langevin_steps_keep_the_oracle_at_its_level():
 # ---- walks on the oracle ----
 
 def moments_of(step, levels, world):
-    """Mean and variance of a linear walk from x ~ N(GUIDE, σ0²), exactly: each step is x → A x + B + N z."""
-    zero, one = torch.zeros(1, 1, 1, 1).double(), torch.ones(1, 1, 1, 1).double()
+    """Mean and variance of a linear walk from x ~ N(GUIDE, σ_0²), exactly: each step is x → A x + B + N z."""
+    x, z = (torch.tensor(v).double().view(3, 1, 1, 1) for v in ([0, 1, 0], [0, 0, 1]))
     mean, var = GUIDE, levels[0] ** 2
     for sigma, lower in pairwise(levels):
-        f = lambda x, z: step(x, world.score(x, sigma), sigma, lower, z if lower > 0 else None).item()
-        bias = f(zero, zero)
-        gain, noise = f(one, zero) - bias, f(zero, one) - bias
-        mean, var = gain * mean + bias, gain ** 2 * var + noise ** 2
+        b, a_b, n_b = step(x, world.score(x, sigma), sigma, lower, z if lower > 0 else None).flatten().tolist()
+        mean, var = (a_b - b) * mean + b, (a_b - b) ** 2 * var + (n_b - b) ** 2
     return mean, var
 
 
@@ -182,14 +194,148 @@ SDEDIT = {.3: (.77425, .023453), .5: (.36667, .061728), .7: (.30248, .062499)}
 
 @pytest.mark.parametrize("step", [reverse_diffusion_step, ancestral_step])
 @pytest.mark.parametrize("t0", SDEDIT)
-def test_walk_converges_to_the_closed_form_of_sdedit_at_first_order(t0, step):
+def test_walk_has_sdedits_mean_exactly_and_its_variance_to_first_order(t0, step):
     world, errors = gaussian(1, 1, 1), []
-    for n in (100, 200, 400, 800):
-        mean, var = moments_of(step, ve_sigmas(n, t0, sigma_max=MAX), world)
-        errors.append((abs(mean - SDEDIT[t0][0]), abs(var - SDEDIT[t0][1])))
-    closed = [m.item() for m in world.sdedit(torch.full((1, 1, 1, 1), GUIDE).double(), ve_sigma(t0, .01, MAX))]
-    mean, var = moments_of(step, ve_sigmas(6400, t0, sigma_max=MAX), world)
-    coarse_mean, coarse_var = moments_of(step, ve_sigmas(400, t0, sigma_max=MAX), world)
-    assert abs(coarse_var - closed[1]) < .03 * closed[1]
-    assert abs(mean - closed[0]) < abs(coarse_mean - closed[0]) + 1e-6
-    assert abs(var - closed[1]) < .25 * abs(coarse_var - closed[1]) + 2e-4
+    for n in (100, 200, 400):
+        levels = ve_sigmas(n, t0, sigma_max=MAX)
+        mean, var = moments_of(step, levels, world)
+        assert mean == pytest.approx(SDEDIT[t0][0], abs=5e-6)
+        assert var == pytest.approx(SDEDIT[t0][1], rel=.017 if n == 400 else .1)
+        last = levels[-2]                                         # its spread is what the final mean leaves out
+        errors.append(abs(var - SDEDIT[t0][1] + S ** 2 * last ** 2 / (S ** 2 + last ** 2)) - 2e-6)
+    for coarse, fine in pairwise(errors):
+        assert 1.7 < coarse / fine < 2.3
+
+
+def test_pc_walk_draws_sdedits_distribution():
+    world, rng, levels = gaussian(1, 200, 250), Rng([0]), ve_sigmas(400, .5, sigma_max=MAX)
+    x = GUIDE + levels[0] * rng.randn((1, 1, 200, 250))
+    x_0 = pc_walk(world.score, x, levels, rng)
+    assert x_0.mean().item() == pytest.approx(SDEDIT[.5][0], abs=.004)
+    assert x_0.var().item() == pytest.approx(SDEDIT[.5][1], rel=.02)
+
+
+def test_euler_maruyama_draws_sdedits_distribution():
+    world, rng, n, t0 = gaussian(1, 100, 200), Rng([0]), 200, .5
+    x = GUIDE + ve_sigma(t0, .01, MAX) * rng.randn((1, 1, 100, 200))
+    for i in range(n, 0, -1):
+        t = t0 * i / n
+        x = em_step(x, world.score(x, ve_sigma(t, .01, MAX)), t, t0 / n, rng.randn(x.shape, x), sigma_min=.01,
+                    sigma_max=MAX)
+    assert x.mean().item() == pytest.approx(SDEDIT[.5][0], abs=.01)
+    assert x.var().item() == pytest.approx(SDEDIT[.5][1], rel=.05)
+
+
+def test_pc_walk_corrects_first_and_the_last_step_returns_the_mean():
+    levels, seen = [2., 1., 0.], []
+
+    def score(x, sigma):
+        seen.append(sigma)
+        return -x / (1 + sigma ** 2)
+
+    got = pc_walk(score, X, levels, Rng.of(5, 3), predictor=ancestral_step, corrections=2, snr=.1)
+    assert seen == [2.] * 3 + [1.] * 3
+    rng, x = Rng.of(5, 3), X
+    for sigma, lower in pairwise(levels):
+        for _ in range(2):
+            x = langevin_step(x, score(x, sigma), rng.randn(x.shape, x), .1)
+        x = ancestral_step(x, score(x, sigma), sigma, lower, rng.randn(x.shape, x) if lower else None)
+    assert_close(got, x, atol=0, rtol=0)
+
+
+def test_correctors_mend_a_coarse_predictor():
+    world, levels = gaussian(1, 100, 200), ve_sigmas(15, sigma_max=MAX)
+    x, error = MAX * Rng([0]).randn((1, 1, 100, 200)), {}
+    for corrections in (0, 3):
+        x_0 = pc_walk(world.score, x, levels, Rng([1]), corrections=corrections, snr=.16)
+        error[corrections] = abs(x_0.std().item() - S)
+    assert error[3] < .5 * error[0]
+
+
+def test_a_picture_walks_the_same_alone_and_in_a_batch():
+    world, levels = gaussian(2, 4, 4), ve_sigmas(10, .6, sigma_max=MAX)
+    whole = pc_walk(world.score, X, levels, Rng.of(3, 3), corrections=1)
+    assert_close(pc_walk(world.score, X[1:2], levels, Rng([4]), corrections=1), whole[1:2], **exact)
+
+
+def test_flow_walk_converges_to_the_flow_at_first_order():
+    world, errors = gaussian(2, 4, 4), []
+    for n in (100, 200, 400):
+        levels = ve_sigmas(n, .6, sigma_max=MAX)
+        truth = world.ve_flow(X, levels[0], 0.)
+        assert_close(truth, MU + (X - MU) * S / (S ** 2 + levels[0] ** 2) ** .5, **exact)
+        errors.append((flow_walk(world.score, X, levels) - truth).abs().max().item())
+    for coarse, fine in pairwise(errors):
+        assert 1.7 < coarse / fine < 2.3
+
+
+def test_flow_walk_upward_encodes():
+    world, levels = gaussian(2, 4, 4), ve_sigmas(1000, .6, sigma_max=MAX)[:-1]
+    noised = flow_walk(world.score, X, levels[::-1])
+    assert_close(noised, world.ve_flow(X, levels[-1], levels[0]), atol=0, rtol=.02)
+    assert_close(flow_walk(world.score, noised, levels), X, atol=.02, rtol=.02)
+
+
+# ---- VP = VE ----
+
+SCHED, STEPS = Schedule.linear(), [(1000, 999), (500, 499), (300, 120), (21, 1), (5, 0)]
+
+
+@pytest.mark.parametrize("t, s", STEPS)
+def test_vp_steps_are_ve_steps_times_sqrt_abar(t, s):
+    """Mean, posterior variance and DDIM agree; the reverse-diffusion variance is β/(1−β), not β."""
+    sigma, lower, a_t, a_s = SCHED.sigma(t), SCHED.sigma(s), SCHED.at(t), SCHED.at(s)
+    x_ve, score = X / a_t ** .5, -EPS / sigma
+    assert_close(ddpm_step(SCHED, X, EPS, t, s, Z), a_s ** .5 * ancestral_step(x_ve, score, sigma, lower, Z), **exact)
+    assert_close(ddim_step(SCHED, X, EPS, t, s), a_s ** .5 * probability_flow_step(x_ve, score, sigma, lower), **exact)
+    beta = beta_stride(SCHED, t, s)
+    noisy, mean = (reverse_diffusion_step(x_ve, score, sigma, lower, z) for z in (Z, None))
+    assert_close(a_s * (noisy - mean) ** 2, beta / (1 - beta) * Z ** 2, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("t", [1, 300, 500, 1000])
+def test_states_scores_and_x0_change_variables_exactly(t):
+    sigma, a = SCHED.sigma(t), SCHED.at(t)
+    x_vp, x_ve = q_sample(SCHED, X, t, EPS), X + sigma * EPS
+    assert a ** .5 == pytest.approx((1 + sigma ** 2) ** -.5, rel=1e-12)
+    assert_close(x_vp, x_ve / (1 + sigma ** 2) ** .5, **exact)
+    s_ve = ve_score(lambda x, t: EPS, SCHED)(x_ve, sigma)
+    assert_close(s_ve, a ** .5 * score_from_eps(SCHED, t, EPS), **exact)
+    assert_close(x_ve + sigma ** 2 * s_ve, x0_from_eps(SCHED, x_vp, t, EPS), atol=1e-10, rtol=1e-10)
+
+
+def test_the_eps_oracle_is_the_score_oracle():
+    world = gaussian(2, 4, 4)
+    for sched in (SCHED, Schedule.cosine(), Schedule.geometric(100, .01, MAX)):
+        score, eps = ve_score(world.denoiser("", sched), sched), ve_eps(world.score, sched)
+        for sigma in (.004, .02, .5, 3.7, 40.):
+            assert_close(score(X, sigma), world.score(X, sigma), atol=1e-9, rtol=1e-9)
+        for t in (1, 40, 62.5, 100):
+            assert_close(eps(X, t), world.eps(X, sched.at(t)), atol=1e-10, rtol=1e-10)
+
+
+def test_ve_score_and_ve_eps_undo_each_other_and_hand_over_the_right_time():
+    net = lambda x, t: torch.sin(x) * t / 1000
+    for t in (1, 300, 77.7, 1000):
+        assert_close(ve_eps(ve_score(net, SCHED), SCHED)(X, t), net(X, t), atol=1e-10, rtol=1e-10)
+    with pytest.raises(ValueError, match="^sigma must lie"):
+        ve_score(net, SCHED)(X, 158.)
+
+
+def test_whole_walks_agree_across_the_change_of_variables():
+    world, times = gaussian(2, 4, 4), SCHED.times(20, start=.7)
+    eps, levels, top = world.denoiser("", SCHED), [SCHED.sigma(t) for t in times], SCHED.at(times[0])
+    rng, x, y = Rng.of(3, 3), X, X
+    for t, s in pairwise(times):
+        x = ddpm_step(SCHED, x, eps(x, t), t, s, rng.randn(x.shape, x) if s else None)
+        y = ddim_step(SCHED, y, eps(y, t), t, s)
+    score = ve_score(eps, SCHED)
+    assert_close(pc_walk(score, X / top ** .5, levels, Rng.of(3, 3), predictor=ancestral_step), x, atol=1e-9, rtol=1e-9)
+    assert_close(flow_walk(score, X / top ** .5, levels), y, atol=1e-9, rtol=1e-9)
+
+
+def test_t0_of_one_sde_is_not_t0_of_the_other():
+    """Pixels in [−1, 1] have twice the σ of [0, 1]."""
+    assert SCHED.sigma(500) / 2 == pytest.approx(ve_sigma(.488, .01, 378), rel=5e-3)                  # VP .5 is VE .488
+    assert SCHED.t_of_sigma(2 * ve_sigma(.45, .01, 378)) == pytest.approx(424, abs=1.5)
+    assert SCHED.t_of_sigma(2 * ve_sigma(.35, .01, 378)) == pytest.approx(218, abs=1.5)

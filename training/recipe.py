@@ -33,18 +33,25 @@ def revision() -> str:
 
 
 class Stopwatch:
-    """Seconds of training so far, kept in a file beside the checkpoint so that they add up over resumed runs."""
+    """Seconds of training so far, kept in a file beside the checkpoint so that they add up over stops and resumptions.
+
+        with Stopwatch(path) as watch:
+            fit(…)
+        watch.seconds
+    """
 
     def __init__(self, path: str | Path):
-        self.path, self.start = Path(path), time.time()
-        self.before = float(self.path.read_text()) if self.path.exists() else 0.
+        self.path, self.seconds = Path(path), 0.
 
-    def stop(self) -> float:
-        total = self.before + time.time() - self.start
+    def __enter__(self) -> Stopwatch:
+        self.start = time.time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.time() - self.start + (float(self.path.read_text()) if self.path.exists() else 0.)
         if rank_and_world()[0] == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(f"{total:.0f}")
-        return total
+            self.path.write_text(f"{self.seconds:.0f}")
 
 
 def publish(name: str, modules: dict[str, nn.Module], config: dict[str, Any], *, out: str, recipe: str, arguments: dict[str, Any],

@@ -6,6 +6,7 @@
 Loss: E ‖v − v_θ(z_t, t, text)‖², the v-form of L_simple (Eq. 5). An ε-network on a schedule that goes down to ᾱ ≈ 0 hardly sees the
 mean of the picture in its loss, and paints right shapes on muddy grounds; v sees it. One caption in ten is empty, so that the same
 net is the unconditional one that guidance needs (arXiv:2207.12598v1). Latents are made once and kept in memory.
+`two` is the share of scenes with two things.
 """
 from __future__ import annotations
 
@@ -60,10 +61,10 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generat
     return l_simple(lambda z_t, t: modules["net"](z_t, t, ctx), schedule, z_0, t, eps, "v")              # Eq. (5) in v-form
 
 
-def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 40000, seed: int = 0, init: str = "",
+def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 40000, two: float = .5, seed: int = 0, init: str = "",
          state: str = "runs/shapes", vae: str = "shapes-vae", out: str = "weights") -> None:
     rank, world = rank_and_world()
-    arguments = dict(steps=steps, batch=batch, lr=lr, scenes=scenes, seed=seed, init=Path(init).name)
+    arguments = dict(steps=steps, batch=batch, lr=lr, scenes=scenes, two=two, seed=seed, init=Path(init).name)
     schedule = Schedule.cosine()
     known, latents = make_latents(load_autoencoder(vae), scenes // world, step_generator(seed, -1 % 2**31, rank))
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
@@ -74,18 +75,20 @@ def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 
             fill(module, tensors, name, init).train().requires_grad_(True)
     modules.to(memory_format=torch.channels_last)
 
+    singles, doubles = (torch.tensor([i for i, s in enumerate(known) if len(s.things) == n]) for n in (1, 2))
+
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        rows = torch.randint(len(known), (batch // world,), generator=generator)
+        pairs = torch.rand(batch // world, generator=generator) < two
+        rows = torch.where(pairs, *(group[torch.randint(len(group), pairs.shape, generator=generator)] for group in (doubles, singles)))
         rng = random.Random(int(rows.sum()) + step)
         return latents[rows].contiguous(memory_format=torch.channels_last), tokenizer([told(known[i], rng) for i in rows.tolist()])
 
-    watch = Stopwatch(f"{state}/seconds")
-    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, warmup=300,
-                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100)
-    seconds = watch.stop()
+    with Stopwatch(f"{state}/seconds") as watch:
+        fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, warmup=300,
+                     checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100)
     if rank == 0:
         config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=schedule.T), vae="shapes-vae", size=64, **config)
-        print(publish("shapes", dict(fitted.ema), config, out=out, recipe="training.shapes", arguments=arguments, seconds=seconds,
+        print(publish("shapes", dict(fitted.ema), config, out=out, recipe="training.shapes", arguments=arguments, seconds=watch.seconds,
                       figures=dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]))))
 
 

@@ -49,7 +49,7 @@ def measure(oracle: Oracle, vae: Autoencoder, n: int = 2048, seed: int = 10**6 +
     return figures
 
 
-def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructions: int = 16000, noise: float = .08, seed: int = 0,
+def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructions: int = 16000, noise: float = .08, tests: int = 2048, seed: int = 0,
          state: str = "runs/shapes_reader", vae: str = "shapes-vae", out: str = "weights") -> None:
     rank, world = rank_and_world()
     arguments = dict(steps=steps, batch=batch, lr=lr, reconstructions=reconstructions, noise=noise, seed=seed)
@@ -75,15 +75,14 @@ def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructi
 
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     net = Reader(attributes={name: len(v) for name, v in ATTRIBUTES.items()}, **CONFIG)
-    watch = Stopwatch(f"{state}/seconds")
-    fitted = fit(loss, net, data, steps=steps, lr=lr, seed=seed, weight_decay=.01, checkpoint=f"{state}/checkpoint.pt",
-                 log=f"{state}/loss.csv")
-    seconds = watch.stop()
+    with Stopwatch(f"{state}/seconds") as watch:
+        fitted = fit(loss, net, data, steps=steps, lr=lr, seed=seed, weight_decay=.01, checkpoint=f"{state}/checkpoint.pt",
+                     log=f"{state}/loss.csv")
     if rank == 0:
-        figures = measure(Oracle(fitted.ema, ATTRIBUTES), autoencoder)
+        figures = measure(Oracle(fitted.ema, ATTRIBUTES), autoencoder, tests)
         config = dict(kind="reader", reader=CONFIG, values=ATTRIBUTES)
         print(publish("shapes-reader", {"reader": fitted.ema}, config, out=out, recipe="training.shapes_reader", arguments=arguments,
-                      seconds=seconds, figures=figures), figures)
+                      seconds=watch.seconds, figures=figures), figures)
 
 
 if __name__ == "__main__":

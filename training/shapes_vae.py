@@ -45,22 +45,21 @@ def measure(vae: nn.Module, n: int = 512, seed: int = 10**6) -> dict[str, float]
     return dict(psnr_mean=db.mean().item(), psnr_p05=db.quantile(.05).item(), latent_std=z.std().item(), n=n)
 
 
-def main(*, steps: int = 3600, batch: int = 8, lr: float = 1.5e-3, kl_weight: float = 2e-4, seed: int = 0, state: str = "runs/shapes_vae",
+def main(*, steps: int = 3600, batch: int = 8, lr: float = 1.5e-3, kl_weight: float = 2e-4, tests: int = 512, seed: int = 0, state: str = "runs/shapes_vae",
          out: str = str(Path("weights"))) -> None:
     rank, world = rank_and_world()
     arguments = dict(steps=steps, batch=batch, lr=lr, kl_weight=kl_weight, seed=seed)
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     vae = AutoencoderKL(**CONFIG)
-    watch = Stopwatch(f"{state}/seconds")
-    fitted = fit(lambda net, x, g: loss(net, x, g, kl_weight), vae,
-                 lambda step, g: render(scenes(batch // world, g)),
-                 steps=steps, lr=lr, seed=seed, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100)
-    seconds = watch.stop()
+    with Stopwatch(f"{state}/seconds") as watch:
+        fitted = fit(lambda net, x, g: loss(net, x, g, kl_weight), vae,
+                     lambda step, g: render(scenes(batch // world, g)),
+                     steps=steps, lr=lr, seed=seed, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100)
     if rank == 0:
-        figures = measure(fitted.ema)
+        figures = measure(fitted.ema, tests)
         config = dict(kind="vae", vae=CONFIG, latent_scale=1 / figures["latent_std"], size=64)
         print(publish("shapes-vae", {"vae": fitted.ema}, config, out=out, recipe="training.shapes_vae", arguments=arguments,
-                      seconds=seconds, figures=figures), figures)
+                      seconds=watch.seconds, figures=figures), figures)
 
 
 if __name__ == "__main__":

@@ -57,14 +57,13 @@ def main(*, steps: int = 4000, batch: int = 32, lr: float = 1e-3, seed: int = 0,
         scenes = [sample_scene(rng) for _ in range(batch // world)]
         return render(scenes, SIZE).contiguous(memory_format=torch.channels_last), tokenizer([told(s, rng) for s in scenes])
 
-    watch = Stopwatch(f"{state}/seconds")
-    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed,
-                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv")
-    seconds = watch.stop()
+    with Stopwatch(f"{state}/seconds") as watch:
+        fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed,
+                     checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv")
     if rank == 0:
         config = dict(kind="text2image", prediction="v", schedule=dict(name="geometric", **SCHEDULE), vae=None, size=SIZE, **config)
-        print(publish("shapes-ve", dict(fitted.ema), config, out=out, recipe="training.shapes_ve", arguments=arguments, seconds=seconds,
-                      figures=dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]))))
+        print(publish("shapes-ve", dict(fitted.ema), config, out=out, recipe="training.shapes_ve", arguments=arguments,
+                      seconds=watch.seconds, figures=dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]))))
 
 
 if __name__ == "__main__":

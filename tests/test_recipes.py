@@ -1,0 +1,109 @@
+"""Every recipe runs from its first step to a file that `load` opens, and a few steps lower its loss."""
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+from torch import Generator
+from torch.testing import assert_close
+
+from samplers.schedule import Schedule
+from training import shapes, shapes_reader, shapes_vae, shapes_ve
+from training.recipe import Stopwatch
+from weights import WeightsError, load, load_autoencoder, load_reader
+from weights.files import read_weights, sha256
+from worlds.shapes import ATTRIBUTES, attributes, caption, render, sample_scene
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """All four recipes, run for two steps each."""
+    out = tmp_path_factory.mktemp("recipes")
+    vae = str(out / "shapes-vae.safetensors")
+    shapes_vae.main(steps=2, batch=2, tests=2, state=str(out / "vae"), out=str(out))
+    shapes_reader.main(steps=2, batch=4, reconstructions=4, tests=8, state=str(out / "reader"), vae=vae, out=str(out))
+    shapes.main(steps=2, batch=2, scenes=12, state=str(out / "t2i"), vae=vae, out=str(out))
+    shapes_ve.main(steps=2, batch=2, state=str(out / "ve"), out=str(out))
+    return out
+
+
+def test_recipes_write_files_that_load(folder):
+    b, ve = load(folder / "shapes.safetensors", "cpu"), load(folder / "shapes-ve.safetensors", "cpu")
+    assert (b.prediction, b.size, b.latent_shape) == ("v", 64, (8, 16, 16)) and (ve.size, ve.latent_shape) == (32, (3, 32, 32))
+    assert ve.vae is None and b.schedule.T == ve.schedule.T == 1000
+    assert_close(ve.schedule.sigma(1000), 50., rtol=1e-9, atol=0)
+    pictures = render([sample_scene(random.Random(0))])
+    assert b.decode(b.encode(pictures)).shape == pictures.shape
+    read = load_reader(folder / "shapes-reader.safetensors").read(pictures)
+    assert list(read[0]) == list(ATTRIBUTES)
+
+
+def test_the_record_tells_how_the_file_was_made(folder):
+    record = json.loads((folder / "shapes.json").read_text())
+    assert record["sha256"] == sha256(folder / "shapes.safetensors") and record["steps"] == 2 and record["seed"] == 0
+    assert record["recipe"] == "python -m training.shapes" and record["seconds"] >= 0 and record["figures"]["loss"] > 0
+    assert record["parameters"] == sum(p.numel() for m in shapes.models()[0].values() for p in m.parameters())
+
+
+def test_latents_have_about_unit_variance(folder):
+    vae = load_autoencoder(folder / "shapes-vae.safetensors")
+    z = vae.encode(render(shapes_vae.scenes(64, Generator().manual_seed(3), held_out=None)))
+    assert .7 < z.std() < 1.4
+
+
+def test_a_run_can_go_on_from_a_file(folder, tmp_path):
+    shapes.main(steps=1, batch=2, lr=1e-9, scenes=12, state=str(tmp_path / "a"), vae=str(folder / "shapes-vae.safetensors"),
+                init=str(folder / "shapes.safetensors"), out=str(tmp_path))
+    before, after = (read_weights(f / "shapes.safetensors")[1] for f in (folder, tmp_path))
+    assert all(torch.allclose(before[k].float(), after[k].float(), atol=1e-3) for k in before)
+
+
+def test_a_shape_that_does_not_fit_its_configuration_is_refused(folder):
+    with pytest.raises(WeightsError, match="a text2image model is needed"):
+        load(folder / "shapes-reader.safetensors")
+    with pytest.raises(WeightsError, match="no model named"):
+        load("shapse")
+
+
+def test_the_ve_loss_is_the_squared_error_of_v():
+    """The weight 1 + σ² turns Eq. (2) into the v-loss: compare with the v-form of Eq. (5) on the same draws."""
+    from samplers.ddpm import l_simple
+    schedule = Schedule.geometric(**shapes_ve.SCHEDULE)
+    torch.manual_seed(0)
+    modules, tokenizer, _ = shapes.models(shapes_ve.NET, shapes.LENGTH)
+    for p in modules["net"].conv_out.parameters():
+        torch.nn.init.normal_(p, std=.05)
+    modules = modules.double()
+    x_0, tokens = render([sample_scene(random.Random(k)) for k in range(3)], 32).double(), tokenizer([""] * 3)
+    found = shapes_ve.loss(modules, (x_0, tokens), Generator().manual_seed(5), schedule)
+    g = Generator().manual_seed(5)
+    t = torch.randint(1, schedule.T + 1, (3,), generator=g)
+    eps = torch.randn(x_0.shape, generator=g)                              # float32 draws, as in the recipe
+    ctx = modules["text"](tokens)
+    wanted = l_simple(lambda x_t, t: modules["net"](x_t, t, ctx), schedule, x_0, t, eps.double(), "v")
+    assert_close(found, wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_one_caption_in_ten_is_empty_and_the_others_never_lie():
+    rng, scene = random.Random(0), sample_scene(random.Random(1), things=1)
+    told = [shapes.told(scene, rng) for _ in range(2000)]
+    assert 150 < told.count("") < 250
+    assert {t for t in told if t} == {caption(scene, size=a, background=b) for a in (True, False) for b in (True, False)}
+
+
+def test_reader_labels_are_the_attributes():
+    scenes = [sample_scene(random.Random(k)) for k in range(20)]
+    found = shapes_reader.labels(scenes)
+    for i, scene in enumerate(scenes):
+        assert {name: ATTRIBUTES[name][found[name][i]] for name in ATTRIBUTES} == attributes(scene)
+
+
+def test_a_stopwatch_adds_up_over_stops(tmp_path):
+    (tmp_path / "seconds").write_text("100")
+    with pytest.raises(KeyboardInterrupt), Stopwatch(tmp_path / "seconds"):
+        raise KeyboardInterrupt
+    with Stopwatch(tmp_path / "seconds") as watch:
+        pass
+    assert 100 <= watch.seconds < 105 and float((tmp_path / "seconds").read_text()) >= 100
