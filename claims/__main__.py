@@ -1,0 +1,56 @@
+"""Measure claims, draw their pictures, write CLAIMS.md: python -m claims [C1 C3 … | all]."""
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from claims import CLAIMS
+from claims.common import open_models, rounded
+from claims.page import PAGE, RECORDS, UNMEASURED, find, page
+from figures.make import make
+from weights.files import write_json
+
+
+def main(argv: list[str] | None = None) -> int:
+    known = {c.id: c for c in CLAIMS}
+    parser = argparse.ArgumentParser(prog="python -m claims", description="Measure claims and write CLAIMS.md.")
+    parser.add_argument("ids", nargs="*", metavar="C1", help="claims to measure, or all; none: only rewrite CLAIMS.md")
+    parser.add_argument("--models", metavar="FOLDER", help="measure candidates in FOLDER; records go to FOLDER/claims")
+    parser.add_argument("--quick", action="store_true", help="a few pictures, into runs/quick, to see that all runs")
+    parser.add_argument("--device", default="cpu")
+    a = parser.parse_args(argv)
+    measured = [i for i in known if known[i].measurement is not None]
+    wrong = [i for i in a.ids if i != "all" and i not in known]
+    if wrong:
+        parser.error(f"ids: no claim {', '.join(wrong)}; known: C1 … {CLAIMS[-1].id}, all")
+    ids = measured if "all" in a.ids else a.ids
+    for i in ids:
+        if i not in measured:
+            print(f"{i}: not yet measured; measured so far: {', '.join(measured)}")
+
+    folder = Path("runs/quick") if a.quick else Path(a.models) / "claims" if a.models else RECORDS
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = {m.name: m for i in ids if (m := known[i].measurement) is not None}
+    if todo:
+        models = open_models(a.models, a.device)
+        for m in todo.values():
+            n, start = 8 if a.quick else m.n, time.monotonic()
+            print(f"{m.name}: n = {n} …", flush=True)
+            record = m.run(models, n=n, seed=m.seed)
+            command = "python -m claims " + " ".join(i for i in measured if known[i].measurement is m)
+            head = dict(command=command, model=models.name, n=n, seed=m.seed, seconds=round(time.monotonic() - start))
+            write_json(folder / f"{m.name}.json", rounded(head | record))
+            make(m.pictures, folder, folder)
+    page_file = PAGE if folder == RECORDS else folder / "CLAIMS.md"
+    page_file.write_text(page(CLAIMS, folder), encoding="utf-8")
+    for c in CLAIMS:
+        finding = find(c, folder)
+        if finding.verdict != UNMEASURED:
+            print(f"{c.id}  {finding.verdict}: {finding.ours}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

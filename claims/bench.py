@@ -1,0 +1,223 @@
+"""The floors that the shipped models must reach, measured on scenes that no training saw.
+
+    python -m claims.bench [--only NAME] [--quick] [--models FOLDER]
+
+Parts: autoencoder, reader, single, held_out, two, strokes. Writes figures/bench.json and its pictures, the table of
+README.md, and each file's figures in weights/MANIFEST.json. What is measured of candidates in a FOLDER is written there
+and changes nothing here.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Generator
+
+from claims.common import Models, autoencoded, in_batches, new_scenes, open_models, rounded
+from claims.page import RECORDS, ROOT, read_record
+from figures.make import make
+from methods.sampling import generate
+from methods.sdedit import sdedit
+from metrics.image import psnr
+from weights.files import MANIFEST, manifest, write_json
+from worlds.shapes import Scene, attributes, caption, render, strokes
+
+Part = dict[str, Any]
+WS = (1., 2., 3., 5., 7.5)
+TWO_WS = (2., 3., 5.)
+T0 = (.5, .6, .7, .8)
+STEPS = 20
+SEED = 7
+README = ROOT / "README.md"
+
+
+# --------------------------------------------------------------------------- measuring
+
+def autoencoder(models: Models, parts: dict[str, Part], n: int) -> Part:
+    """PSNR of pictures through the autoencoder and back; every colour × shape pair."""
+    pictures = render(new_scenes(2 * n, SEED, held_out=None))
+    db = psnr(autoencoded(models, pictures).cpu(), pictures)
+    return dict(n=2 * n, seed=SEED, psnr_mean=db.mean().item(), psnr_p05=db.quantile(.05).item())
+
+
+def reader(models: Models, parts: dict[str, Part], n: int) -> Part:
+    """The oracle on renders of random phase, raw and through the autoencoder: all attributes, and each."""
+    scenes = new_scenes(4 * n, SEED + 1, held_out=None)
+    pictures, truth = render(scenes), [attributes(s) for s in scenes]
+    part = dict(n=len(scenes), seed=SEED + 1)
+    for name, shown in (("raw", pictures.to(models.bundle.device)), ("autoencoded", autoencoded(models, pictures))):
+        read = models.oracle.read(shown)
+        each = {k: sum(r[k] == t[k] for r, t in zip(read, truth)) / len(truth) for k in truth[0]}
+        part |= {name: sum(r == t for r, t in zip(read, truth)) / len(truth), f"{name}_attributes": each}
+    return part
+
+
+def drawn(models: Models, scenes: list[Scene], w: float, seed: int) -> float:
+    """The share of scenes whose every attribute is read off a picture generated from the caption."""
+    b, captions = models.bundle, [caption(s) for s in scenes]
+    pictures = in_batches(lambda rows: generate(b, captions[rows], steps=STEPS, w=w, seed=seed + rows.start).picture,
+                          len(scenes))
+    return models.oracle.right(pictures, [attributes(s) for s in scenes]).double().mean().item()
+
+
+def best_w(parts: dict[str, Part], name: str = "single") -> float:
+    """The guidance scale with the most right, the smaller one of equals; 3 where nothing was measured."""
+    return max(parts[name]["curve"], key=lambda r: (r["right"], -r["w"]))["w"] if name in parts else 3.
+
+
+def single(models: Models, parts: dict[str, Part], n: int) -> Part:
+    """Captions of one thing, over the guidance scale."""
+    scenes = new_scenes(n, SEED + 2, things=1)
+    return dict(n=n, seed=SEED + 2, steps=STEPS, curve=[dict(w=w, right=drawn(models, scenes, w, SEED)) for w in WS])
+
+
+def held_out(models: Models, parts: dict[str, Part], n: int) -> Part:
+    """Captions of one thing whose colour × shape pair no training picture showed, at the best w of `single`."""
+    scenes, w = new_scenes(n, SEED + 3, things=1, held_out=True), best_w(parts)
+    return dict(n=n, seed=SEED + 3, steps=STEPS, w=w, right=drawn(models, scenes, w, SEED))
+
+
+def two(models: Models, parts: dict[str, Part], n: int) -> Part:
+    """Captions of two things with their relation, over the guidance scale."""
+    scenes = new_scenes(n, SEED + 4, things=2)
+    return dict(n=n, seed=SEED + 4, steps=STEPS, curve=[dict(w=w, right=drawn(models, scenes, w, SEED)) for w in TWO_WS])
+
+
+def from_strokes(models: Models, parts: dict[str, Part], n: int) -> Part:
+    """Stroke paintings to pictures by SDEdit (VP, ancestral) under the scene's caption, over t0; w as in `single`."""
+    scenes, w, b = new_scenes(n, SEED + 5), best_w(parts), models.bundle
+    guides, captions = strokes(scenes, Generator().manual_seed(SEED)), [caption(s) for s in scenes]
+
+    def right(t0: float) -> float:
+        pictures = in_batches(lambda rows: sdedit(b, guides[rows], captions[rows], t0=t0, steps=STEPS, w=w,
+                                                  seed=SEED + rows.start).picture, n)
+        return models.oracle.right(pictures, [attributes(s) for s in scenes]).double().mean().item()
+    return dict(n=n, seed=SEED + 5, steps=STEPS, w=w, curve=[dict(t0=t0, right=right(t0)) for t0 in T0])
+
+
+PARTS: dict[str, Callable[[Models, dict[str, Part], int], Part]] = dict(
+    autoencoder=autoencoder, reader=reader, single=single, held_out=held_out, two=two, strokes=from_strokes)
+
+
+# --------------------------------------------------------------------------- the table
+
+class Row(NamedTuple):
+    """One line: what, the floor it must reach (None: none was set), what was measured, and whose figure it is."""
+    figure: str
+    floor: float | None
+    measured: float
+    unit: str                                    # "dB" or "%"
+    n: int
+    seed: int
+    file: str
+    key: str                                     # in the manifest's figures
+
+    @property
+    def reached(self) -> str:
+        return "" if self.floor is None else "yes" if self.measured >= self.floor else "**missed**"
+
+    def shown(self, value: float | None) -> str:
+        return "" if value is None else f"{value:.1f} dB" if self.unit == "dB" else f"{value:.1%}".replace("%", " %")
+
+
+def rows(parts: dict[str, Part]) -> list[Row]:
+    """The table, from whatever parts were measured."""
+    found = []
+
+    def add(part: str, figure: str, floor: float | None, measured: float, file: str, key: str, unit: str = "%") -> None:
+        p = parts[part]
+        found.append(Row(figure, floor, measured, unit, p["n"], p["seed"], f"{file}.safetensors", key))
+
+    if "autoencoder" in parts:
+        p = parts["autoencoder"]
+        add("autoencoder", "autoencoder, mean PSNR", 34., p["psnr_mean"], "shapes-vae", "psnr_mean", "dB")
+        add("autoencoder", "autoencoder, all but the worst twentieth above", None, p["psnr_p05"], "shapes-vae",
+            "psnr_p05", "dB")
+    if "reader" in parts:
+        for name, words in (("raw", "renders"), ("autoencoded", "renders through the autoencoder")):
+            all_right, each = parts["reader"][name], parts["reader"][f"{name}_attributes"]
+            low = min(each, key=each.get)
+            add("reader", f"oracle reader on {words}, all attributes", .99, all_right, "shapes-reader",
+                f"{name}_all_right")
+            add("reader", f"oracle reader on {words}, its worst attribute ({low.replace('_', ' ')})", None, each[low],
+                "shapes-reader", f"{name}_attribute_worst")
+    curves = {name: max(p["curve"], key=lambda r: r["right"]) for name, p in parts.items() if "curve" in p}
+    if "single" in parts:
+        best = curves["single"]
+        add("single", f"one thing from its caption, all attributes (w = {best['w']:g})", .96, best["right"], "shapes",
+            "single_all_right")
+    if "held_out" in parts:
+        p = parts["held_out"]
+        add("held_out", f"… whose colour × shape was never trained on (w = {p['w']:g})", .85, p["right"], "shapes",
+            "held_out_all_right")
+    if "two" in parts:
+        best = curves["two"]
+        add("two", f"two things and their relation, all attributes (w = {best['w']:g})", .78, best["right"], "shapes",
+            "two_all_right")
+    if "strokes" in parts:
+        best, w = curves["strokes"], parts["strokes"]["w"]
+        add("strokes", f"stroke painting to picture by SDEdit, all attributes (t₀ = {best['t0']:g}, w = {w:g})", .85,
+            best["right"], "shapes", "strokes_all_right")
+    return found
+
+
+def table(parts: dict[str, Part]) -> str:
+    """The rows in Markdown."""
+    lines = [f"| {r.figure} | {r.shown(r.floor)} | {r.shown(r.measured)} | {r.n} | {r.seed} | {r.reached} |"
+             for r in rows(parts)]
+    return "\n".join(["| figure | floor | measured | n | seed | reached |", "|---|---|---|---|---|---|", *lines])
+
+
+def into_readme(text: str, parts: dict[str, Part]) -> str:
+    """README's text with the table between <!-- bench --> and <!-- /bench -->; ValueError where these are missing."""
+    start, end = "<!-- bench -->", "<!-- /bench -->"
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise ValueError(f"README.md: holds no place for the table; put {start} and {end} on lines of their own")
+    before, rest = text.split(start)
+    return f"{before}{start}\n{table(parts)}\n{end}{rest.split(end)[1]}"
+
+
+def into_manifest(records: dict[str, Any], parts: dict[str, Part]) -> dict[str, Any]:
+    """The manifest with the measured figures under each file's "figures"; whatever else stands there is kept."""
+    found = {name: {**record, "figures": dict(record.get("figures", {}))} for name, record in records.items()}
+    for r in rows(parts):
+        if r.file in found:
+            found[r.file]["figures"][r.key] = r.measured
+    curves = {name: {f"{key} {r[key]:g}": r["right"] for r in parts[name]["curve"]}
+              for name, key in (("single", "w"), ("two", "w"), ("strokes", "t0")) if name in parts}
+    if "shapes.safetensors" in found:
+        found["shapes.safetensors"]["figures"] |= {f"{name}_curve": curve for name, curve in curves.items()}
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m claims.bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=PARTS, metavar="NAME", help=f"one part: {', '.join(PARTS)}")
+    parser.add_argument("--quick", action="store_true", help="16 scenes, into runs/quick, to see that all runs")
+    parser.add_argument("--models", metavar="FOLDER", help="measure candidates in FOLDER; figures go to FOLDER/claims")
+    parser.add_argument("--device", default="cpu")
+    a = parser.parse_args(argv)
+    folder = Path("runs/quick") if a.quick else Path(a.models) / "claims" if a.models else RECORDS
+    folder.mkdir(parents=True, exist_ok=True)
+
+    models, record = open_models(a.models, a.device), read_record("bench", folder) if a.only else None
+    parts = {} if record is None else record["parts"]
+    for name in [a.only] if a.only else PARTS:
+        start = time.monotonic()
+        parts[name] = rounded(PARTS[name](models, parts, 16 if a.quick else 256))
+        print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
+    write_json(folder / "bench.json", dict(command="python -m claims.bench", model=models.name, parts=parts))
+    make(("w_curve.png", "bench.png"), folder, folder)
+    if folder == RECORDS:
+        write_json(MANIFEST, into_manifest(manifest(), parts))
+        README.write_text(into_readme(README.read_text(encoding="utf-8"), parts), encoding="utf-8")
+    print(table(parts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

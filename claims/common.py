@@ -1,0 +1,66 @@
+"""What the measurements share: the models, scenes that no training saw, and batches."""
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from weights import Autoencoder, Bundle, Oracle, load, load_reader
+from worlds.shapes import Scene, sample_scene
+
+BATCH = 64
+
+
+class Models(NamedTuple):
+    """A text-to-picture model, its autoencoder, and the oracle reader that judges both."""
+    bundle: Bundle
+    oracle: Oracle
+    vae: Autoencoder
+    name: str                                    # where they came from, for the record
+
+
+def open_models(folder: str | Path | None = None, device: str = "cpu") -> Models:
+    """The shipped models, or candidates of the same names in `folder`."""
+    def at(name: str) -> str | Path:
+        return name if folder is None else Path(folder) / f"{name}.safetensors"
+
+    b = load(at("shapes"), device)
+    name = "shapes" if folder is None else Path(folder).name
+    return Models(b, load_reader(at("shapes-reader"), device), Autoencoder(b.vae, b.latent_scale), name)
+
+
+def new_scenes(n: int, seed: int, *, things: int | None = None, held_out: bool | None = False) -> list[Scene]:
+    """n scenes that no training saw: recipes seed with whole numbers, this with a text."""
+    rng = random.Random(f"held-out scenes {seed}")
+    return [sample_scene(rng, things, held_out) for _ in range(n)]
+
+
+def in_batches(verb: Callable[[slice], Tensor], n: int, batch: int = BATCH) -> Tensor:
+    """verb(slice) for n pictures, `batch` at a time, without gradients: (n …)."""
+    with torch.inference_mode():
+        return torch.cat([verb(slice(i, min(i + batch, n))) for i in range(0, n, batch)])
+
+
+def autoencoded(models: Models, pictures: Tensor) -> Tensor:
+    """Through the autoencoder and back: what the model's pictures can be at best."""
+    vae, device = models.vae, models.bundle.device
+    return in_batches(lambda rows: vae.decode(vae.encode(pictures[rows].to(device))), len(pictures))
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Spearman's: 1 where y only rises with x, −1 where it only falls. Ties count in the order given."""
+    a, b = (torch.tensor(v, dtype=torch.float64).argsort().argsort().double() for v in (x, y))
+    return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
+
+
+def rounded(value: object, digits: int = 5) -> object:
+    """Floats in a nest of dicts and lists cut to `digits` significant digits, to be read and compared."""
+    if isinstance(value, dict):
+        return {k: rounded(v, digits) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(v, digits) for v in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value

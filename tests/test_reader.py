@@ -1,0 +1,87 @@
+"""The reader and the oracle made of it."""
+import random
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from nets.reader import Reader, reader_loss
+from weights import Oracle
+from worlds.shapes import ATTRIBUTES, attributes, render, sample_scene
+
+
+@pytest.fixture(scope="module")
+def reader():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Reader(attributes={k: len(v) for k, v in ATTRIBUTES.items()}, width=8, heads=2)
+    return net.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    rng = random.Random(0)
+    return [sample_scene(rng, held_out=None) for _ in range(6)]
+
+
+def test_the_reader_gives_one_logit_for_every_value_of_every_attribute(reader, scenes):
+    logits = reader(render(scenes))
+    assert {k: tuple(v.shape) for k, v in logits.items()} == {k: (6, len(v)) for k, v in ATTRIBUTES.items()}
+
+
+def test_features_are_means_of_places_of_mean_0_and_variance_1(reader, scenes):
+    h = reader.map(render(scenes))
+    places = (h - h.mean(-1, keepdim=True)) / (h.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
+    found = reader.features(render(scenes))
+    assert_close(found, places.mean(1))
+    assert found.shape == (6, 32) and (found.pow(2).mean(1) <= 1 + 1e-5).all()
+
+
+def test_features_of_a_picture_do_not_depend_on_its_batch_mates_and_do_on_the_picture(reader, scenes):
+    pictures = render(scenes)
+    together = reader.features(pictures)
+    assert_close(together[2:3], reader.features(pictures[2:3]), rtol=1e-4, atol=1e-5)
+    assert (together[0] - together[1]).abs().max() > 1e-3
+
+
+def test_a_picture_of_another_size_is_refused_with_the_size_that_is_wanted(reader):
+    for verb in (reader, reader.features):
+        with pytest.raises(ValueError, match=r"\(b, 3, 64, 64\)"):
+            verb(torch.zeros(1, 3, 32, 32))
+
+
+def test_the_loss_vanishes_for_sure_and_right_logits_only():
+    truth = {"a": torch.tensor([0, 1]), "b": torch.tensor([2, 2])}
+    sure = {"a": 40 * torch.eye(2), "b": 40 * torch.eye(3)[[2, 2]]}
+    assert reader_loss(sure, truth) < 1e-6
+    assert reader_loss({**sure, "a": -sure["a"]}, truth) > 10
+
+
+class Told(torch.nn.Module):
+    """A reader that says what it was told."""
+
+    def __init__(self, scenes):
+        super().__init__()
+        found = [attributes(s) for s in scenes]
+        self.logits = {k: torch.eye(len(v))[[v.index(f[k]) for f in found]] for k, v in ATTRIBUTES.items()}
+
+    def forward(self, pictures):
+        return {k: v[:len(pictures)] for k, v in self.logits.items()}
+
+
+def test_the_oracle_reads_the_values_of_the_largest_logits(scenes):
+    assert Oracle(Told(scenes), ATTRIBUTES).read(torch.zeros(6, 3, 64, 64)) == [attributes(s) for s in scenes]
+
+
+def test_right_asks_for_all_wanted_attributes_and_for_no_others(scenes):
+    oracle, wanted = Oracle(Told(scenes), ATTRIBUTES), [attributes(s) for s in scenes]
+    wanted[1] = {"background": wanted[1]["background"]}
+    wanted[2] = wanted[2] | {"shape_1": next(s for s in ATTRIBUTES["shape_1"] if s != wanted[2]["shape_1"])}
+    assert oracle.right(torch.zeros(6, 3, 64, 64), wanted).tolist() == [True, True, False, True, True, True]
+
+
+def test_the_oracles_features_are_the_readers_in_parts_of_256(reader, scenes):
+    pictures = render(scenes[:1]).expand(257, -1, -1, -1)
+    found = Oracle(reader, ATTRIBUTES).features(pictures)
+    assert found.shape == (257, 32)
+    assert_close(found[-1:], reader.features(pictures[:1]), rtol=1e-4, atol=1e-5)
