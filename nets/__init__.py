@@ -1,0 +1,1 @@
+"""What predicts: the U-Net, the autoencoder and the text encoder of Stable Diffusion v1, at any width, and the tokenizers."""

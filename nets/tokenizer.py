@@ -1,0 +1,261 @@
+"""Text to token numbers and back, and the question that editing asks: which tokens are this word?
+
+Two tokenizers behind one protocol. `ClipTokenizer` is the byte-pair encoder of CLIP and so of Stable Diffusion v1
+("Neural Machine Translation of Rare Words with Subword Units", arXiv:1508.07909v5, Algorithm 1, on bytes); its
+vocabulary is a public file. `WordTokenizer` knows a closed list of words, one token each.
+"""
+from __future__ import annotations
+
+import difflib
+import functools
+import gzip
+import html
+import importlib.util
+import os
+import re
+import unicodedata
+import zlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class UnknownWord(ValueError):
+    """A word that a `WordTokenizer` does not have; `near` are the known words most like it."""
+
+    def __init__(self, word: str, near: Sequence[str]):
+        hint = f"; the nearest known words are: {', '.join(near)}" if near else "; no known word is like it"
+        super().__init__(f'unknown word "{word}" in the prompt{hint}')
+        self.word = word
+        self.near = list(near)
+
+
+class Tokenizer(Protocol):
+    """A text is cut into pieces (words, punctuation), and each piece into one or more tokens; a row is
+    [start, tokens…, end, padding…]. A tokenizer says how to cut (`pieces`); the rest is the same for all."""
+
+    vocab_size: int  # tokens are 0 … vocab_size − 1
+    length: int  # of a padded row
+    start: int
+    end: int
+    pad: int
+    truncate: bool  # whether a text that is too long is cut (True) or refused (False)
+
+    @abstractmethod
+    def pieces(self, text: str) -> list[list[int]]:
+        """The tokens of each piece of the text, in order."""
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of a row, padded or not: lower case, and with spaces where the tokenizer puts them."""
+
+    def encode(self, text: str) -> list[int]:
+        """[start, tokens…, end], neither padded nor cut."""
+        return [self.start, *(token for piece in self.pieces(text) for token in piece), self.end]
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Rows (b length) of int64. Raises ValueError for a text of too many tokens, unless `truncate`."""
+        if isinstance(texts, str):
+            raise ValueError("texts must be a list of strings, not one string")
+        return torch.tensor([self.row(text) for text in texts], dtype=torch.long).reshape(-1, self.length)
+
+    def row(self, text: str) -> list[int]:
+        ids = self.encode(text)
+        if len(ids) > self.length:
+            if not self.truncate:
+                raise ValueError(f"the prompt has {len(ids) - 2} tokens, but at most {self.length - 2} fit: shorten it")
+            ids = [*ids[: self.length - 1], self.end]
+        return ids + [self.pad] * (self.length - len(ids))
+
+    def positions(self, text: str, word: str) -> list[int]:
+        """Where `word` (one piece or several) stands in the row of `text`: all positions of all its occurrences.
+
+        Whole pieces are compared, after the tokenizer's cleaning: "hat" is in "A Hat, red" and not in "hats".
+        Raises ValueError if the word is not there, so that an edit of a misspelt word is not an edit of nothing.
+        """
+        pieces, wanted = self.pieces(text), self.pieces(word)
+        first = [1]  # position of each piece's first token; 0 is the start token
+        for piece in pieces:
+            first.append(first[-1] + len(piece))
+        found: set[int] = set()
+        for p in range(len(pieces) - len(wanted) + 1):
+            if wanted and pieces[p : p + len(wanted)] == wanted:
+                found.update(range(first[p], first[p + len(wanted)]))
+        found = {i for i in found if i < self.length - 1}  # the rest was cut
+        if not found:
+            raise ValueError(f'the word "{word}" is not in the prompt "{text}"')
+        return sorted(found)
+
+
+class WordTokenizer(Tokenizer):
+    """One token for each word of a closed list, and for each punctuation mark in it; lower case.
+
+    words: in order of their tokens, which begin at 3 after <pad>, <start>, <end>; the list is all there is to save.
+    Raises ValueError for a list with a word that could never be read or that stands there twice; `encode` raises
+    UnknownWord.
+    """
+
+    def __init__(self, words: list[str], length: int = 24):
+        for word in words:
+            if split_words(word) != [word]:
+                raise ValueError(f'words must be single lower-case words or punctuation marks, not "{word}"')
+        if len(set(words)) < len(words):
+            raise ValueError(f'words has "{max(words, key=words.count)}" twice')
+        self.words = list(words)
+        self.length = length
+        self.truncate = False
+        self.pad, self.start, self.end = range(3)
+        self.vocab_size = 3 + len(words)
+        self.tokens = {word: 3 + i for i, word in enumerate(words)}
+
+    def pieces(self, text: str) -> list[list[int]]:
+        return [[self.token(word)] for word in split_words(text)]
+
+    def token(self, word: str) -> int:
+        if word not in self.tokens:
+            raise UnknownWord(word, difflib.get_close_matches(word, self.words, n=3, cutoff=0.5))
+        return self.tokens[word]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return " ".join(self.words[i - 3] for i in map(int, ids) if i >= 3)
+
+
+def split_words(text: str) -> list[str]:
+    """Lower-case words and single punctuation marks: "A star, red" -> ["a", "star", ",", "red"]."""
+    return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+class ClipTokenizer(Tokenizer):
+    """The byte-pair encoder of CLIP: 49,408 tokens, rows of 77.
+
+    path: bpe_simple_vocab_16e6.txt.gz (`ClipTokenizer.find()` looks for one). pad: None pads with the end token, as
+    Stable Diffusion v1 was trained; 0 is what OpenAI's own `clip.tokenize` does. clean: `clean_plain`, as the
+    tokenizer of the public Stable Diffusion pipelines, or `clean_openai`, as the paper's code; they differ on HTML
+    entities and damaged text only. truncate: cut a long text to its first 75 tokens, or refuse it.
+    Raises ValueError for a file that is not the vocabulary.
+    """
+
+    def __init__(self, path: str | Path, *, length: int = 77, pad: int | None = None,
+                 clean: Callable[[str], str] | None = None, truncate: bool = False):
+        merges = read_merges(path)
+        letters = list(byte_letters().values())
+        vocabulary = [*letters, *(c + "</w>" for c in letters), *(a + b for a, b in merges), *SPECIAL]
+        self.rank = {pair: i for i, pair in enumerate(merges)}
+        self.tokens = {piece: i for i, piece in enumerate(vocabulary)}
+        self.strings = vocabulary
+        self.vocab_size = len(vocabulary)
+        self.length = length
+        self.truncate = truncate
+        self.clean = clean_plain if clean is None else clean
+        self.start, self.end = (self.tokens[s] for s in SPECIAL)
+        self.pad = self.end if pad is None else pad
+
+    @staticmethod
+    def find() -> Path:
+        """The vocabulary file: $PALIMPSEST_CLIP_VOCABULARY, or the copy that open_clip_torch brings. Else ValueError."""
+        if named := os.environ.get("PALIMPSEST_CLIP_VOCABULARY"):
+            return Path(named)
+        spec = importlib.util.find_spec("open_clip")
+        for folder in (spec.submodule_search_locations or []) if spec else []:
+            if (path := Path(folder) / "bpe_simple_vocab_16e6.txt.gz").exists():
+                return path
+        raise ValueError("no CLIP vocabulary found: install open_clip_torch, or set PALIMPSEST_CLIP_VOCABULARY to the "
+                         "path of bpe_simple_vocab_16e6.txt.gz")
+
+    def pieces(self, text: str) -> list[list[int]]:
+        return [self.piece(string) for string in split_clip(self.clean(text))]
+
+    def piece(self, string: str) -> list[int]:
+        """Byte-pair encoding of one piece: join the pair that was learnt earliest, until no pair was learnt."""
+        if string in SPECIAL:
+            return [self.tokens[string]]
+        letter = byte_letters()
+        parts = [letter[byte] for byte in string.encode("utf-8", errors="replace")]
+        parts[-1] += "</w>"
+        while pairs := [pair for pair in zip(parts, parts[1:]) if pair in self.rank]:
+            parts = join(parts, min(pairs, key=self.rank.__getitem__))
+        return [self.tokens[part] for part in parts]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        byte = {letter: byte for byte, letter in byte_letters().items()}
+        ids = [int(i) for i in ids]
+        ids = ids[: ids.index(self.end)] if self.end in ids else ids  # what follows the end is padding
+        text = "".join(self.strings[i] for i in ids if i != self.start).replace("</w>", " ")
+        return b"".join(bytes([byte[c]]) if c in byte else b" " for c in text).decode("utf-8", errors="replace").strip()
+
+
+SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+_WHITE = re.compile(r"[^\S\x1c-\x1f]+")  # Unicode's White_Space; Python's \s has four separators more
+_WHOLE = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d")
+
+
+def clean_plain(text: str) -> str:
+    """Unicode in composed form (NFC), runs of white space to one space, lower case (Greek final sigma as in Python)."""
+    return _WHITE.sub(" ", unicodedata.normalize("NFC", text)).lower()
+
+
+def clean_openai(text: str) -> str:
+    """`clean_plain` after mending mojibake and HTML entities. The mending is that of the ftfy package where it is
+    installed; without it only the entities are mended, which is the same for any text that was not damaged."""
+    if importlib.util.find_spec("ftfy"):
+        import ftfy
+
+        text = ftfy.fix_text(text)
+    return clean_plain(html.unescape(html.unescape(text)))
+
+
+def split_clip(text: str) -> Iterator[str]:
+    """A cleaned text's runs of letters, single numerals, runs of anything else; English contractions apart."""
+    i = 0
+    while i < len(text):
+        kind = character_class(text[i])
+        if whole := _WHOLE.match(text, i):
+            j = whole.end()
+        else:
+            j = i + 1
+            while kind != "N" and j < len(text) and character_class(text[j]) == kind:
+                j += 1
+        if kind != " ":
+            yield text[i:j]
+        i = j
+
+
+def character_class(c: str) -> str:
+    """L letter, N numeral, " " space, S any other sign, by Unicode's general category."""
+    category = unicodedata.category(c)[0]
+    return " " if c == " " else category if category in "LN" else "S"
+
+
+def join(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    """Every occurrence of the pair, from the left, becomes one part."""
+    joined, i = [], 0
+    while i < len(parts):
+        step = 2 if tuple(parts[i : i + 2]) == pair else 1
+        joined.append("".join(parts[i : i + step]))
+        i += step
+    return joined
+
+
+@functools.cache
+def byte_letters() -> dict[int, str]:
+    """A printable letter for each byte, in the order of the vocabulary: itself where it has one, else one from 256 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+def read_merges(path: str | Path) -> list[tuple[str, str]]:
+    """The 48,894 pairs that CLIP's encoder learnt, earliest first."""
+    count = 49408 - 2 * 256 - len(SPECIAL)
+    try:
+        lines = gzip.decompress(Path(path).read_bytes()).decode("utf-8").split("\n")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the CLIP vocabulary {path}: {error}") from error
+    merges = [tuple(line.split()) for line in lines[1 : count + 1]]  # the first line names the version
+    if len(merges) < count or any(len(merge) != 2 for merge in merges):
+        raise ValueError(f"{path} is not CLIP's vocabulary bpe_simple_vocab_16e6.txt.gz: expected {count} pairs")
+    return merges

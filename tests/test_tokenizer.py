@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nets.tokenizer import ClipTokenizer, UnknownWord, WordTokenizer, clean_openai, clean_plain, read_merges
+
+WORDS = ["a", "red", "blue", "star", "square", "of", "left", ",", "-"]
+
+
+# ----------------------------------------------------------------------------------------------------------- WordTokenizer
+
+@pytest.fixture
+def words():
+    return WordTokenizer(WORDS, length=10)
+
+
+def test_words_are_numbered_in_order_after_the_three_special_tokens(words):
+    assert words.vocab_size == 12
+    assert words.encode("A red star, left-of a BLUE  square") == [1, 3, 4, 6, 10, 9, 11, 8, 3, 5, 7, 2]
+    assert words(["a red star", ""]).tolist() == [[1, 3, 4, 6, 2, 0, 0, 0, 0, 0], [1, 2] + [0] * 8]
+    assert words(["a"]).dtype == torch.long
+    assert words([]).shape == (0, 10)
+
+
+def test_decoding_a_padded_row_gives_the_words_back(words):
+    assert words.decode(words(["A red star, blue"])[0]) == "a red star , blue"
+    assert words.decode(words([""])[0]) == ""
+
+
+def test_an_unknown_word_is_named_with_its_neighbours(words):
+    with pytest.raises(UnknownWord, match='unknown word "sqare".*nearest known words are: square') as e:
+        words(["a red sqare"])
+    assert e.value.word == "sqare" and e.value.near[0] == "square"
+    with pytest.raises(UnknownWord, match='"zyxwv".*no known word is like it'):
+        words.encode("zyxwv")
+    with pytest.raises(UnknownWord, match="🐱"):
+        words.encode("a 🐱")
+
+
+def test_a_prompt_that_is_too_long_is_refused_with_the_limit(words):
+    assert words(["a " * 8]).shape == (1, 10)
+    with pytest.raises(ValueError, match="the prompt has 9 tokens, but at most 8 fit"):
+        words(["a " * 9])
+    assert len(words.encode("a " * 9)) == 11  # encode neither pads nor cuts
+
+
+def test_positions_name_every_occurrence_of_a_word(words):
+    text = "a red star , a blue star"
+    row = words([text])[0]
+    assert words.positions(text, "star") == [3, 7]
+    assert words.positions(text, "Blue STAR") == [6, 7]
+    assert words.positions("a a a", "a a") == [1, 2, 3]
+    assert [words.decode([row[i]]) for i in words.positions(text, "a")] == ["a", "a"]
+
+
+def test_a_word_that_is_not_in_the_prompt_has_no_positions(words):
+    for word in ("square", "star red", "", "a red star a"):
+        with pytest.raises(ValueError, match=f'the word "{word}" is not in the prompt "a red star"'):
+            words.positions("a red star", word)
+    with pytest.raises(UnknownWord):
+        words.positions("a red star", "stars")
+
+
+def test_the_word_list_is_all_there_is_to_save(words):
+    again = WordTokenizer(json.loads(json.dumps(words.words)), words.length)
+    assert again(["a red star"]).equal(words(["a red star"]))
+
+
+@pytest.mark.parametrize("bad, said", [
+    (["red", "Blue"], "Blue"), (["left of"], "left of"), ([""], 'not ""'), (["a", "b", "a"], 'has "a" twice')])
+def test_a_word_list_that_could_not_be_read_is_refused(bad, said):
+    with pytest.raises(ValueError, match=said):
+        WordTokenizer(bad)
+
+
+def test_one_string_is_not_a_list_of_texts(words):
+    with pytest.raises(ValueError, match="texts must be a list of strings"):
+        words("a red star")
+
+
+# ----------------------------------------------------------------------------------------------------------- ClipTokenizer
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    try:
+        return ClipTokenizer.find()
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def clip(vocabulary):
+    return ClipTokenizer(vocabulary, truncate=True)
+
+
+HOSTILE = [
+    "a photo of a cat", "A Photo, of the café's 12 cats!", "", "   ", "don't we'll I'D they'VE 's !'s 'super", "a_b_c __x__",
+    "🐱", "👩‍👩‍👧‍👦 family 🏳️‍🌈", "日本語のテキスト 漢字", "ＦＵＬＬ　width", "क्षि हिन्दी", "עִבְרִית", "𝓕𝓪𝓷𝓬𝔂", "e\u0301 cafe\u0301",
+    "a\tb\nc\r\nd\u00a0e\u3000f\u0085g", "\u200bzero\u200dwidth\ufeff", "½ Ⅷ ² ªº 一二三 12345 ١٢٣",
+    "x" * 3000, "word " * 200, "w " * 75, "w " * 76, "supercalifragilisticexpialidocious antidisestablishmentarianism",
+    "!!!???...,,,", "a,b;c:d", "http://example.com/a?b=c&d=e", "<b>bold</b>", "#$%^&*()",
+]
+DAMAGED = ["&amp;lt;b&gt; &quot;x&quot;", "“curly” ‘quotes’ ﬁ ligature", "schÃ¶n mojibake", "\x00\x07bell\x1b[31m", "f\x1cg"]
+
+
+def test_the_empty_prompt_is_start_then_ends(clip):
+    assert clip.vocab_size == 49408
+    assert clip([""])[0].tolist() == [49406] + [49407] * 76
+    assert clip.encode("a photo of a cat") == [49406, 320, 1125, 539, 320, 2368, 49407]
+
+
+def test_padding_is_the_end_token_or_what_was_asked(vocabulary):
+    row = ClipTokenizer(vocabulary, pad=0)(["a cat"])[0]
+    assert row.tolist() == [49406, 320, 2368, 49407] + [0] * 73
+
+
+# Characters that this Python's Unicode tables do not know (Cn) are left out: newer tables class some of them otherwise.
+characters = st.characters(exclude_categories=["Cs", "Cn"]) | st.sampled_from("aZ'st1 9&;<|>\n\u3000Éß")
+anything = st.text(characters, max_size=30)
+
+
+@pytest.fixture(scope="module")
+def public(vocabulary, clip, tmp_path_factory):
+    """The tokenizer of transformers, given the same vocabulary in its own files."""
+    transformers = pytest.importorskip("transformers", reason="checked against the tokenizer of transformers")
+    folder = tmp_path_factory.mktemp("clip")
+    (folder / "vocab.json").write_text(json.dumps(clip.tokens))
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in read_merges(vocabulary))]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    tokenizer = transformers.CLIPTokenizerFast.from_pretrained(folder)
+    return lambda text: tokenizer([text], padding="max_length", truncation=True, max_length=77)["input_ids"][0]
+
+
+def test_hostile_text_becomes_the_tokens_of_transformers(clip, public):
+    for text in [*HOSTILE, *DAMAGED, "<|startoftext|> hi <|endoftext|>"]:
+        assert clip([text])[0].tolist() == list(public(text)), ascii(text)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(anything)
+def test_any_text_becomes_the_tokens_of_transformers(clip, public, text):
+    if "Σ" not in text:  # at the end of a word Python makes it ς, Rust σ
+        assert clip([text])[0].tolist() == list(public(text))
+
+
+@pytest.fixture(scope="module")
+def openai(vocabulary):
+    """(ours, theirs): the tokenizer of OpenAI's code, as open_clip carries it on; it pads with 0 and mends damaged text."""
+    tokenizer = pytest.importorskip("open_clip.tokenizer", reason="checked against open_clip").SimpleTokenizer()
+    ours = ClipTokenizer(vocabulary, pad=0, clean=clean_openai, truncate=True)
+    return ours, lambda text: tokenizer([text])[0].tolist()
+
+
+def test_hostile_and_damaged_text_becomes_the_tokens_of_open_clip(openai):
+    ours, theirs = openai
+    for text in [*HOSTILE, *DAMAGED]:
+        assert ours([text])[0].tolist() == theirs(text), ascii(text)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(anything)
+def test_any_text_becomes_the_tokens_of_open_clip(openai, text):
+    ours, theirs = openai
+    if "<" not in text:  # its special tokens have names of their own
+        assert ours([text])[0].tolist() == theirs(text)
+
+
+def test_without_ftfy_only_entities_are_mended(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ftfy" else found(name))
+    assert clean_openai("&amp;lt; A\n“cat” schÃ¶n") == "< a “cat” schã¶n"
+    assert clean_plain("&amp;lt; A\n“cat”") == "&amp;lt; a “cat”"
+
+
+def test_decoding_gives_the_text_back_in_pieces(clip):
+    assert clip.decode(clip(["A photo,  of the café 🐱 !"])[0]) == "a photo , of the café 🐱 !"
+    assert clip.decode(clip([""])[0]) == ""
+    for text in ("hello world", "日本語", "e\u0301", "👩‍👩‍👧‍👦"):
+        assert clip.decode(clip.encode(text)) == clean_plain(text)
+
+
+def test_a_lone_surrogate_is_no_accident(clip):
+    assert clip.decode(clip.encode("\ud83d lone")) == "? lone"
+
+
+def test_a_long_prompt_is_cut_or_refused_as_asked(vocabulary, clip):
+    row = clip(["word " * 200])[0]
+    assert row.shape == (77,) and row[-1] == 49407 and (row[1:-1] == clip.encode("word")[1]).all()
+    strict = ClipTokenizer(vocabulary)
+    assert strict(["w " * 75]).shape == (1, 77)
+    with pytest.raises(ValueError, match="the prompt has 76 tokens, but at most 75 fit"):
+        strict(["w " * 76])
+
+
+def test_positions_of_words_of_several_tokens_and_several_occurrences(clip):
+    text = "A Hat, red: a hat by chihuahuaesque hats, hat-shaped"
+    row = clip([text])[0]
+    for word, times in (("hat", 3), ("Hat", 3), ("hats", 1), ("chihuahuaesque", 1), ("hat-shaped", 1), ("a hat", 2)):
+        positions = clip.positions(text, word)
+        assert clip.decode(row[positions]) == " ".join([clip.decode(clip.encode(word))] * times)
+    assert len(clip.positions(text, "chihuahuaesque")) == len(clip.encode("chihuahuaesque")) - 2 > 1
+
+
+def test_positions_compare_whole_words_not_their_ends(clip):
+    text = "the chihuahuaesque one"
+    ending = clip.decode(clip.encode("chihuahuaesque")[-2:-1])
+    assert "chihuahuaesque".endswith(ending) and ending != "chihuahuaesque"
+    with pytest.raises(ValueError, match="is not in the prompt"):
+        clip.positions(text, ending)
+
+
+def test_positions_that_were_cut_do_not_count(clip):
+    assert clip.positions("cat " * 74 + "dog dog dog", "dog") == [75]
+    with pytest.raises(ValueError, match='"dog" is not in the prompt'):
+        clip.positions("cat " * 75 + "dog", "dog")
+
+
+def test_a_tokenizer_travels(clip):
+    assert pickle.loads(pickle.dumps(clip))(["a cat"]).equal(clip(["a cat"]))
+
+
+def test_the_vocabulary_is_found_by_its_variable(monkeypatch, tmp_path):
+    monkeypatch.setenv("PALIMPSEST_CLIP_VOCABULARY", str(tmp_path / "mine.gz"))
+    assert ClipTokenizer.find() == tmp_path / "mine.gz"
+    monkeypatch.delenv("PALIMPSEST_CLIP_VOCABULARY")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="no CLIP vocabulary found: install open_clip_torch"):
+        ClipTokenizer.find()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no gzip", gzip.compress(b"a b\nc d\n"), gzip.compress(b"a b\n" * 60000)[:99]])
+def test_a_file_that_is_not_the_vocabulary_is_refused(tmp_path, content):
+    path = tmp_path / "bpe.txt.gz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="vocabulary") as e:
+        ClipTokenizer(path)
+    assert "\n" not in str(e.value) and str(path) in str(e.value)
