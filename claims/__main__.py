@@ -10,6 +10,7 @@ from claims import CLAIMS
 from claims.common import open_models, rounded
 from claims.page import PAGE, RECORDS, UNMEASURED, find, page
 from figures.make import make
+from methods.cli import exit_code
 from weights.files import write_json
 
 
@@ -31,16 +32,16 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{i}: not yet measured; measured so far: {', '.join(measured)}")
 
     folder = Path("runs/quick") if a.quick else Path(a.models) / "claims" if a.models else RECORDS
-    folder.mkdir(parents=True, exist_ok=True)
     todo = {m.name: m for i in ids if (m := known[i].measurement) is not None}
     if todo:
         models = open_models(a.models, a.device)
+        folder.mkdir(parents=True, exist_ok=True)
         for m in todo.values():
             n, start = 8 if a.quick else m.n, time.monotonic()
             print(f"{m.name}: n = {n} …", flush=True)
             record = m.run(models, n=n, seed=m.seed)
             command = "python -m claims " + " ".join(i for i in measured if known[i].measurement is m)
-            head = dict(command=command, model=models.name, n=n, seed=m.seed, seconds=round(time.monotonic() - start))
+            head = dict(command=command, model=models.name, files=models.files, n=n, seed=m.seed, seconds=round(time.monotonic() - start))
             write_json(folder / f"{m.name}.json", rounded(head | record))
             make(m.pictures, folder, folder)
     page_file = PAGE if folder == RECORDS else folder / "CLAIMS.md"
@@ -53,4 +54,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -20,6 +20,7 @@ from torch import Generator
 from claims.common import Models, autoencoded, in_batches, new_scenes, open_models, rounded
 from claims.page import RECORDS, ROOT, read_record
 from figures.make import make
+from methods.cli import exit_code
 from methods.sampling import generate
 from methods.sdedit import sdedit
 from metrics.image import psnr
@@ -30,7 +31,7 @@ Part = dict[str, Any]
 WS = (1., 2., 3., 5., 7.5)
 TWO_WS = (2., 3., 5.)
 T0 = (.5, .6, .7, .8)
-STEPS = 20
+STEPS = 16
 SEED = 7
 README = ROOT / "README.md"
 
@@ -182,15 +183,15 @@ def into_readme(text: str, parts: dict[str, Part]) -> str:
 
 
 def into_manifest(records: dict[str, Any], parts: dict[str, Part]) -> dict[str, Any]:
-    """The manifest with the measured figures under each file's "figures"; whatever else stands there is kept."""
-    found = {name: {**record, "figures": dict(record.get("figures", {}))} for name, record in records.items()}
+    """The manifest with the measured figures under each file's "bench"; what its recipe measured, under "figures", is kept."""
+    found = {name: {**record, "bench": {}} for name, record in records.items()}
     for r in rows(parts):
         if r.file in found:
-            found[r.file]["figures"][r.key] = r.measured
+            found[r.file]["bench"] |= {r.key: r.measured, f"{r.key}_n": r.n, f"{r.key}_seed": r.seed}
     curves = {name: {f"{key} {r[key]:g}": r["right"] for r in parts[name]["curve"]}
               for name, key in (("single", "w"), ("two", "w"), ("strokes", "t0")) if name in parts}
     if "shapes.safetensors" in found:
-        found["shapes.safetensors"]["figures"] |= {f"{name}_curve": curve for name, curve in curves.items()}
+        found["shapes.safetensors"]["bench"] |= {f"{name}_curve": curve for name, curve in curves.items()}
     return found
 
 
@@ -202,15 +203,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     a = parser.parse_args(argv)
     folder = Path("runs/quick") if a.quick else Path(a.models) / "claims" if a.models else RECORDS
-    folder.mkdir(parents=True, exist_ok=True)
-
     models, record = open_models(a.models, a.device), read_record("bench", folder) if a.only else None
-    parts = {} if record is None else record["parts"]
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {} if record is None or record["files"] != models.files else record["parts"]                # never of other weights
     for name in [a.only] if a.only else PARTS:
         start = time.monotonic()
         parts[name] = rounded(PARTS[name](models, parts, 16 if a.quick else 256))
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
-    write_json(folder / "bench.json", dict(command="python -m claims.bench", model=models.name, parts=parts))
+    write_json(folder / "bench.json", dict(command="python -m claims.bench", model=models.name, files=models.files, parts=parts))
     make(("w_curve.png", "bench.png"), folder, folder)
     if folder == RECORDS:
         write_json(MANIFEST, into_manifest(manifest(), parts))
@@ -220,4 +220,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from weights import Autoencoder, Bundle, Oracle, load, load_reader
+from weights import Autoencoder, Bundle, Oracle, find, load, load_reader
+from weights.files import sha256
 from worlds.shapes import Scene, sample_scene
 
 BATCH = 64
@@ -21,6 +22,7 @@ class Models(NamedTuple):
     oracle: Oracle
     vae: Autoencoder
     name: str                                    # where they came from, for the record
+    files: dict[str, str]                        # the sha256 of each file, for the record
 
 
 def open_models(folder: str | Path | None = None, device: str = "cpu") -> Models:
@@ -30,7 +32,9 @@ def open_models(folder: str | Path | None = None, device: str = "cpu") -> Models
 
     b = load(at("shapes"), device)
     name = "shapes" if folder is None else Path(folder).name
-    return Models(b, load_reader(at("shapes-reader"), device), Autoencoder(b.vae, b.latent_scale), name)
+    paths = [find(at(file)) for file in ("shapes", "shapes-reader", "shapes-vae")]
+    return Models(b, load_reader(at("shapes-reader"), device), Autoencoder(b.vae, b.latent_scale), name,
+                  {path.name: sha256(path) for path in paths})
 
 
 def new_scenes(n: int, seed: int, *, things: int | None = None, held_out: bool | None = False) -> list[Scene]:
@@ -52,9 +56,10 @@ def autoencoded(models: Models, pictures: Tensor) -> Tensor:
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
-    """Spearman's: 1 where y only rises with x, −1 where it only falls. Ties count in the order given."""
-    a, b = (torch.tensor(v, dtype=torch.float64).argsort().argsort().double() for v in (x, y))
-    return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
+    """Spearman's: 1 where y only rises with x, −1 where it only falls; ties share their mean rank, and a constant gives 0."""
+    v = torch.tensor([list(x), list(y)], dtype=torch.float64)
+    ranks = ((v[:, :, None] > v[:, None]).sum(-1) + ((v[:, :, None] == v[:, None]).sum(-1) - 1) / 2).double()
+    return float(torch.corrcoef(ranks)[0, 1].nan_to_num(0.))
 
 
 def rounded(value: object, digits: int = 5) -> object:

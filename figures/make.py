@@ -97,7 +97,7 @@ def world(folder: Path, models: Opener) -> Figure:
 # --------------------------------------------------------------------------- what the model makes
 
 def samples(folder: Path, models: Opener) -> Figure:
-    """Pictures from captions that no training saw: one thing, two things, colour × shape pairs kept out of training."""
+    """Pictures from scenes that no training saw: one thing, two things, colour × shape pairs kept out of training."""
     rows = [("one thing", new_scenes(6, 11, things=1)), ("two things", new_scenes(6, 12, things=2)),
             ("never seen: this colour on this shape", new_scenes(6, 13, things=1, held_out=True))]
     prompts = [caption(s) for _, scenes in rows for s in scenes]

@@ -72,7 +72,8 @@ def declare_sdedit(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--crop", action="store_true", help="edit the central square, instead of squeezing a wide picture")
     options(p, sdedit, {"prompt": "what it should be, in words"})
     how_deep = p.add_mutually_exclusive_group()
-    options(how_deep, sdedit, {"t0": "how deep to drown the guide, in (0, 1]; .3 to .6 is the useful band"})
+    options(how_deep, sdedit, {"t0": "how deep to drown the guide, in (0, 1]; .3 to .6 is the useful band. One t0 is "
+                                    "another noise level in another walk or model: compare the σ that is printed"})
     how_deep.add_argument("--target-distance", type=number, metavar="X",
                           help="choose t0 by bisection, for this RMSE in (0, 1) between edit and guide")
     how_deep.add_argument("--ask", action="store_true", help="choose t0 by asking: more faithful, or more realistic?")
@@ -230,7 +231,7 @@ def run_models(a: argparse.Namespace) -> None:
     if not manifest():
         raise Mistake("models: none are shipped with this copy; `make weights` trains them")
     for file, record in manifest().items():
-        figures = ", ".join(f"{k} {v:.4g}" for k, v in record["figures"].items() if isinstance(v, int | float))
+        figures = ", ".join(f"{k} {v:.4g}" for k, v in record.get("bench", record["figures"]).items() if isinstance(v, float))
         name, megabytes, millions = Path(file).stem, record["bytes"] / 2**20, record["parameters"] / 1e6
         print(f"{name:<15}{megabytes:6.1f} MB {millions:6.2f} M parameters  {record['recipe']}  {figures}")
 

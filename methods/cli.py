@@ -37,7 +37,7 @@ def exit_code(work: Callable[[], Any]) -> int:
     except torch.cuda.OutOfMemoryError:
         say("error: device: its memory is too small for this; ask for less at once, or take --device cpu")
         return 2
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, ArithmeticError, OSError, MemoryError) as error:
         say(f"error: {error or 'out of memory: ask for less at once'}")
         return 2
     return 0

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Integral
 from typing import NamedTuple
 
 from torch import Tensor
@@ -40,7 +41,7 @@ def generate(b: Bundle, prompts: str | Sequence[str], *, n: int = 1, steps: int 
     Raises ValueError for n, steps, eta or a prompt that makes no sense, with the mend.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if isinstance(n, bool) or n != int(n) or n < 1 or not prompts:
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1 or not prompts:
         raise ValueError(f"n: must be a whole number of at least 1, and prompts not empty; got {n} of {len(prompts)}")
     if not 0 <= eta <= 1:
         raise ValueError(f"eta: must lie in [0, 1] (0 deterministic, 1 ancestral), got {eta}")

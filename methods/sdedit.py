@@ -7,7 +7,7 @@ pictures. The noise hides the crudeness; what is larger than the noise shows thr
     1  x ← guide + σ(t0) z                                 x ← √ᾱ guide + √(1−ᾱ) z              at t0
     2  for n = N … 1:                                      for n = N … 1:
     3    x ← x + (σ² − σ'²) s_θ(x, σ) + √(σ² − σ'²) z        x ← ancestral or DDIM step, t → t'
-    4    x ← Ω x + (1 − Ω) (guide + σ' z)                    x ← Ω x + (1 − Ω) (√ᾱ' guide + √(1−ᾱ') z)
+    4    x ← Ω x + (1 − Ω) (x_0 + σ' z)                      x ← Ω x + (1 − Ω) (√ᾱ' x_0 + √(1−ᾱ') z)
     5  once more from 1 with x as the guide (K times, Alg. 2)
 
     paper        code                              paper        code
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -69,7 +70,8 @@ def vp_walk(eps: Denoiser, sched: Schedule, t0: float, steps: int, eta: float = 
     """
     def step(x: Tensor, t: float, s: float, z: Tensor) -> Tensor:
         if eta == 1:
-            return ddpm_step(sched, x, eps(x, t), t, s, z)                 # Alg. 4 l. 6
+            # official code: the posterior variance β̃, as here; Alg. 4 l. 6 prints √β z
+            return ddpm_step(sched, x, eps(x, t), t, s, z)
         return ddim_step(sched, x, eps(x, t), t, s, eta, z)                # Eq. (10)
 
     return Walk(levels=sched.times(steps, min(t0, TOP)), noise=lambda x_0, t, z: q_sample(sched, x_0, t, z), step=step,
@@ -79,7 +81,7 @@ def vp_walk(eps: Denoiser, sched: Schedule, t0: float, steps: int, eta: float = 
 def ve_walk(eps: Denoiser, sched: Schedule, t0: float, steps: int) -> Walk:
     """Algorithms 1 and 3 on the ladder σ(t) from .01 to the largest the net knows, by the exact change of variables."""
     score = ve_score(eps, sched)
-    sigmas = ve_sigmas(steps, t0, sigma_min=.01, sigma_max=sched.sigma(round(TOP * sched.T)))
+    sigmas = ve_sigmas(steps, t0, sigma_min=max(.01, sched.sigma(1)), sigma_max=sched.sigma(round(TOP * sched.T)))
 
     def step(x: Tensor, sigma: float, after: float, z: Tensor) -> Tensor:
         # Alg. 1 l. 6 = Eq. (3). # ours: the step to σ = 0 returns its mean; the paper leaves its ε z in the picture
@@ -107,11 +109,11 @@ def sdedit(b: Bundle, guide: Tensor, prompt: str | list[str] = "", *, t0: float 
         raise ValueError(f"walk: must be vp or ve, got {walk!r}")
     if not 0 <= eta <= 1 or (walk == "ve" and eta != 1):
         raise ValueError(f"eta: must lie in [0, 1] for vp (0 DDIM, 1 ancestral) and is always 1 for ve, got {eta}")
-    if isinstance(repeats, bool) or repeats != int(repeats) or repeats < 1:
+    if isinstance(repeats, bool) or not isinstance(repeats, Integral) or repeats < 1:
         raise ValueError(f"repeats: must be a whole number of at least 1, got {repeats}")
     if original is not None and mask is None:
         raise ValueError("original: is what a mask keeps; give a mask too, or leave it out")
-    guide = guide.to(b.device, b.dtype)
+    guide = guide.to(b.device)
     kept = guide if original is None else original.to(guide)
     if kept.shape != guide.shape:
         raise ValueError(f"original: must have the guide's shape {tuple(guide.shape)}, got {tuple(kept.shape)}")
@@ -131,14 +133,15 @@ def sdedit(b: Bundle, guide: Tensor, prompt: str | list[str] = "", *, t0: float 
         path = [way.view(x, way.levels[0])]
         noised = path[0] if noised is None else noised
         for level, after in pairwise(way.levels):                          # Alg. 1 l. 3
-            x = way.step(x, level, after, rng.randn(x.shape, x))           # Alg. 1 l. 4–6
+            z = rng.randn(x.shape, x)                                      # Alg. 1 l. 4
+            x = way.step(x, level, after, z)                               # Alg. 1 l. 5–6
             if region is not None:                                         # Alg. 3 l. 7
                 # ours: kept pixels at the *same* level as the edited ones; the paper's carry the previous level's noise
-                x = region * x + (1 - region) * way.noise(keep, after, rng.randn(x.shape, x))
+                x = region * x + (1 - region) * way.noise(keep, after, z)
             path.append(way.view(x, after))
 
     raw = b.decode(x)
-    picture = raw if omega is None or not paste else torch.where(omega > 0, raw, kept)
+    picture = raw if omega is None or not paste else torch.where(omega > 0, raw.to(kept), kept)              # to the bit
     sigma = b.schedule.sigma(way.time(way.levels[0]))
     return Edit(picture, raw, noised, path, [way.time(v) for v in way.levels], sigma, sigma**-2, repeats * steps)
 
@@ -165,7 +168,7 @@ def latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
 # --------------------------------------------------------------------------- choosing t0: ask, bisect (paper, Sec. 5)
 
 class Search(NamedTuple):
-    """Where the bisection ended: t0, its edit, and every t0 that was tried."""
+    """The t0 that pleased the judge most, its edit, and every t0 that was tried."""
     t0: float
     edit: Edit
     tried: list[float]
@@ -182,14 +185,17 @@ def bisect_t0(edit: Callable[[float], Edit], judge: Callable[[Edit], float], *, 
     if not 0 < low < high <= 1 or rounds < 1:
         raise ValueError(f"low, high, rounds: need 0 < low < high ≤ 1 ≤ rounds, got {low}, {high}, {rounds}")
     tried: list[float] = []
+    best: tuple[float, float, Edit] | None = None
     for _ in range(rounds):
         tried.append((low + high) / 2)
         result = edit(tried[-1])
         wish = judge(result)
+        if best is None or abs(wish) <= best[0]:                           # of equally pressing wishes the latest
+            best = abs(wish), tried[-1], result
         if wish == 0:
             break
         low, high = (tried[-1], high) if wish > 0 else (low, tried[-1])
-    return Search(tried[-1], result, tried)
+    return Search(best[1], best[2], tried)
 
 
 def at_distance(guide: Tensor, target: float, tolerance: float = .01) -> Callable[[Edit], float]:

@@ -25,10 +25,10 @@ from torch import Tensor
 
 
 class UnknownWord(ValueError):
-    """A word that a `WordTokenizer` does not have; `near` are the known words most like it."""
+    """A word that a `WordTokenizer` does not have; `near` are the known words most like it in spelling, `known` all of them."""
 
-    def __init__(self, word: str, near: Sequence[str]):
-        hint = f"; the nearest known words are: {', '.join(near)}" if near else "; no known word is like it"
+    def __init__(self, word: str, near: Sequence[str], known: Sequence[str]):
+        hint = f"; the nearest known words are: {', '.join(near)}" if near else f"; the known words are: {', '.join(known)}"
         super().__init__(f'unknown word "{word}" in the prompt{hint}')
         self.word = word
         self.near = list(near)
@@ -117,7 +117,7 @@ class WordTokenizer(Tokenizer):
 
     def token(self, word: str) -> int:
         if word not in self.tokens:
-            raise UnknownWord(word, difflib.get_close_matches(word, self.words, n=3, cutoff=0.5))
+            raise UnknownWord(word, difflib.get_close_matches(word, self.words, n=3, cutoff=0.6), self.words)
         return self.tokens[word]
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -127,7 +127,8 @@ def pc_walk(score: Score, x: Tensor, sigmas: Sequence[float], rng: Rng, *,
             predictor: Predictor = reverse_diffusion_step, corrections: int = 0, snr: float = 0.16) -> Tensor:
     """Predictor–corrector: from x of level sigmas[0] down the list. # arXiv:2011.13456v2, Algs. 2, 4
 
-    At each level `corrections` Langevin steps, then the predictor (`reverse_diffusion_step` or `ancestral_step`).
+    At each level `corrections` Langevin steps, then the predictor (`reverse_diffusion_step` or `ancestral_step`): the order
+    of the official code; the printed algorithm predicts first.
     score(x, sigma) → (b c y x). rng: one generator per picture. A step to level 0 returns its mean.
     official code: the last step's noise is dropped or kept by a flag per configuration; SDEdit Alg. 1 keeps it.
     """

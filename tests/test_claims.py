@@ -10,11 +10,12 @@ import torch
 from claims import CLAIMS, bench, page, sdedit
 from claims.__main__ import main
 from claims.common import Models, in_batches, new_scenes, open_models, rank_correlation, rounded
+from claims.page import read_record
 from figures import hand
 from figures.make import FIGURES, make
 from nets.reader import Reader
 from tests.tiny import tiny_weights
-from weights.files import write_weights
+from weights.files import manifest, write_weights
 from worlds.shapes import ATTRIBUTES, is_held_out, render
 
 ROOT = Path(__file__).parent.parent
@@ -213,8 +214,24 @@ def test_the_manifest_gets_figures_and_keeps_the_rest():
     after = bench.into_manifest(before, single(.97))
     assert after["shapes.safetensors"]["sha256"] == "abc" and after["other.safetensors"]["sha256"] == "d"
     curve = {"w 1": .5, "w 3": .97, "w 5": .97}
-    assert after["shapes.safetensors"]["figures"] == dict(loss=.04, single_all_right=.97, single_curve=curve)
-    assert before["shapes.safetensors"]["figures"] == dict(loss=.04)
+    assert after["shapes.safetensors"]["figures"] == dict(loss=.04)
+    wanted = dict(single_all_right=.97, single_all_right_n=256, single_all_right_seed=9, single_curve=curve)
+    assert after["shapes.safetensors"]["bench"] == wanted
+    assert "bench" not in before["shapes.safetensors"]
+
+
+def test_every_record_is_of_the_weights_that_are_shipped():
+    """A retrained file makes its old figures stale: measure again."""
+    shipped = {name: record["sha256"] for name, record in manifest().items()}
+    for name in ("bench", "sdedit_curve", "sdedit_masks"):
+        record = read_record(name)
+        assert record is not None, f"figures/{name}.json is missing: make bench, make claims"
+        assert record["files"] == {file: shipped[file] for file in record["files"]}, f"figures/{name}.json is of other weights"
+
+
+def test_the_table_in_the_readme_is_the_bench():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert bench.into_readme(text, read_record("bench")["parts"]) == text
 
 
 # --------------------------------------------------------------------------- figures and the command line

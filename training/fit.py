@@ -46,13 +46,15 @@ LossFn = Callable[[nn.Module, Any, Generator], Tensor]
 def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any], *, steps: int, lr: float,
         warmup: int = 200, ema: float = .999, clip: float = 1., weight_decay: float = 0.,
         betas: tuple[float, float] = (.9, .99), seed: int = 0, checkpoint: str | Path | None = None,
-        save_every: int = 200, log: str | Path | None = None, progress: bool = True, resume: bool = True) -> Fitted:
+        save_every: int = 200, log: str | Path | None = None, identity: dict[str, Any] | None = None,
+        progress: bool = True, resume: bool = True) -> Fitted:
     """Train `net` for `steps` steps of `loss_fn(net, batch(step, generator), generator)`, a scalar.
 
     The CPU generator is seeded anew from (seed, step, rank): draw all randomness from it. `lr` rises linearly for
     `warmup` steps, then falls to 0 along a cosine; `clip` bounds the gradient's norm (`math.inf`: never); `ema` in
     [0, 1) is the decay of the average. `checkpoint` is rewritten every `save_every` steps, never half-written; with
-    `resume` a run goes on from it. `log` is a CSV file of step, lr, loss. `net` stays on its device and in its memory
+    `resume` a run goes on from it. `identity`: what else makes this run the run it is (batch size, data …); a checkpoint
+    of another one is refused. `log` is a CSV file of step, lr, loss. `net` stays on its device and in its memory
     format; under torchrun, put it on the rank's own device first and `checkpoint` where every rank can read it.
     Only rank 0 writes.
 
@@ -62,7 +64,7 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
     """
     rank, world = rank_and_world()
     run = dict(steps=steps, lr=lr, warmup=warmup, ema=ema, clip=clip, weight_decay=weight_decay, betas=list(betas),
-               seed=seed, world=world)
+               seed=seed, world=world, **(identity or {}))
     _check(run, save_every)
 
     def rate(step: int) -> float:

@@ -6,7 +6,8 @@
 Loss: E ‖v − v_θ(z_t, t, text)‖², the v-form of L_simple (Eq. 5). An ε-network on a schedule that goes down to ᾱ ≈ 0 hardly sees the
 mean of the picture in its loss, and paints right shapes on muddy grounds; v sees it. One caption in ten is empty, so that the same
 net is the unconditional one that guidance needs (arXiv:2207.12598v1). Latents are made once and kept in memory.
-`two` is the share of scenes with two things.
+Times are drawn with density ∝ t: near t = 0 the loss is mostly noise that nobody can predict, and what a text decides is decided
+where t is large. `two` is the share of scenes with two things; `init` goes on from the weights of an earlier run.
 """
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ from samplers.ddpm import l_simple
 from samplers.schedule import Schedule
 from training.fit import fit, rank_and_world, step_generator
 from training.recipe import Stopwatch, command_line, publish
-from weights import Autoencoder, load_autoencoder
-from weights.files import fill, read_weights
+from weights import Autoencoder, find, load_autoencoder
+from weights.files import fill, read_weights, sha256
 from worlds.scene import WORDS, Scene
 from worlds.shapes import caption, render, sample_scene
 
@@ -55,22 +56,24 @@ def make_latents(vae: Autoencoder, n: int, generator: Generator) -> tuple[list[S
 
 def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generator, schedule: Schedule) -> Tensor:
     z_0, tokens = data
-    t = torch.randint(1, schedule.T + 1, (len(z_0),), generator=generator)
+    t = (schedule.T * torch.rand(len(z_0), generator=generator).sqrt()).long() + 1                       # density ∝ t, see above
     eps = torch.randn(z_0.shape, generator=generator)
     ctx = modules["text"](tokens)
     return l_simple(lambda z_t, t: modules["net"](z_t, t, ctx), schedule, z_0, t, eps, "v")              # Eq. (5) in v-form
 
 
-def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 40000, two: float = .5, seed: int = 0, init: str = "",
-         state: str = "runs/shapes", vae: str = "shapes-vae", out: str = "weights") -> None:
+def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 40000, two: float = .5, warmup: int = 300,
+         seed: int = 0, init: str = "", state: str = "runs/shapes", vae: str = "shapes-vae", out: str = "weights") -> None:
     rank, world = rank_and_world()
-    arguments = dict(steps=steps, batch=batch, lr=lr, scenes=scenes, two=two, seed=seed, init=Path(init).name)
+    arguments = dict(steps=steps, batch=batch, lr=lr, scenes=scenes, two=two, warmup=warmup, seed=seed, init=Path(init).name)
     schedule = Schedule.cosine()
-    known, latents = make_latents(load_autoencoder(vae), scenes // world, step_generator(seed, -1 % 2**31, rank))
+    known, latents = make_latents(load_autoencoder(vae), scenes // world, step_generator(seed, steps, rank))
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     modules, tokenizer, config = models()
-    if init:                                                             # go on from the weights of an earlier run
-        tensors = read_weights(init)[1]
+    earlier = []
+    if init:
+        before, tensors = read_weights(init)
+        earlier = before["trained"]
         for name, module in modules.items():
             fill(module, tensors, name, init).train().requires_grad_(True)
     modules.to(memory_format=torch.channels_last)
@@ -80,14 +83,16 @@ def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
         pairs = torch.rand(batch // world, generator=generator) < two
         rows = torch.where(pairs, *(group[torch.randint(len(group), pairs.shape, generator=generator)] for group in (doubles, singles)))
-        rng = random.Random(int(rows.sum()) + step)
+        rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         return latents[rows].contiguous(memory_format=torch.channels_last), tokenizer([told(known[i], rng) for i in rows.tolist()])
 
     with Stopwatch(f"{state}/seconds") as watch:
-        fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, warmup=300,
-                     checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100)
+        fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, warmup=warmup,
+                     checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments), save_every=100)
     if rank == 0:
-        config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=schedule.T), vae="shapes-vae", size=64, **config)
+        config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=schedule.T), vae=Path(vae).stem,
+                      vae_sha256=sha256(find(vae)), size=64, **config)
+        config["trained"] = [*earlier, dict(arguments, seconds=round(watch.seconds))]
         print(publish("shapes", dict(fitted.ema), config, out=out, recipe="training.shapes", arguments=arguments, seconds=watch.seconds,
                       figures=dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]))))
 

@@ -49,12 +49,12 @@ def measure(oracle: Oracle, vae: Autoencoder, n: int = 2048, seed: int = 10**6 +
     return figures
 
 
-def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructions: int = 16000, noise: float = .08, tests: int = 2048, seed: int = 0,
-         state: str = "runs/shapes_reader", vae: str = "shapes-vae", out: str = "weights") -> None:
+def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructions: int = 16000, noise: float = .08,
+         tests: int = 2048, seed: int = 0, state: str = "runs/shapes_reader", vae: str = "shapes-vae", out: str = "weights") -> None:
     rank, world = rank_and_world()
     arguments = dict(steps=steps, batch=batch, lr=lr, reconstructions=reconstructions, noise=noise, seed=seed)
     autoencoder = load_autoencoder(vae)
-    generator = step_generator(seed, 2**31 - 1, rank)
+    generator = step_generator(seed, steps, rank)
     known = draw(reconstructions // world, generator)
     decoded = []
     for i in range(0, len(known), 64):
@@ -77,7 +77,7 @@ def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructi
     net = Reader(attributes={name: len(v) for name, v in ATTRIBUTES.items()}, **CONFIG)
     with Stopwatch(f"{state}/seconds") as watch:
         fitted = fit(loss, net, data, steps=steps, lr=lr, seed=seed, weight_decay=.01, checkpoint=f"{state}/checkpoint.pt",
-                     log=f"{state}/loss.csv")
+                     log=f"{state}/loss.csv", identity=dict(recipe=arguments))
     if rank == 0:
         figures = measure(Oracle(fitted.ema, ATTRIBUTES), autoencoder, tests)
         config = dict(kind="reader", reader=CONFIG, values=ATTRIBUTES)

@@ -3,13 +3,15 @@
     python -m training.shapes_vae                     # one process
     torchrun --nproc-per-node 2 -m training.shapes_vae
 
+# ours: 8 latent channels, where the public layout has 4. After 2,300 steps of 8 pictures 4 channels stood at 28.5 dB (latents: one trial),
+a linear code of 4×4 patches reaches 25.1 dB with 4 numbers and 29.0 dB with 8.
+
 Loss: squared error of the reconstruction + β KL(q(z|x) ‖ N(0, 1)). No adversarial or perceptual term: this world has no fine
 texture to invent, and its measure is PSNR.
 """
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
@@ -45,8 +47,8 @@ def measure(vae: nn.Module, n: int = 512, seed: int = 10**6) -> dict[str, float]
     return dict(psnr_mean=db.mean().item(), psnr_p05=db.quantile(.05).item(), latent_std=z.std().item(), n=n)
 
 
-def main(*, steps: int = 3600, batch: int = 8, lr: float = 1.5e-3, kl_weight: float = 2e-4, tests: int = 512, seed: int = 0, state: str = "runs/shapes_vae",
-         out: str = str(Path("weights"))) -> None:
+def main(*, steps: int = 3600, batch: int = 8, lr: float = 1.5e-3, kl_weight: float = 2e-4, tests: int = 512, seed: int = 0,
+         state: str = "runs/shapes_vae", out: str = "weights") -> None:
     rank, world = rank_and_world()
     arguments = dict(steps=steps, batch=batch, lr=lr, kl_weight=kl_weight, seed=seed)
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
@@ -54,7 +56,8 @@ def main(*, steps: int = 3600, batch: int = 8, lr: float = 1.5e-3, kl_weight: fl
     with Stopwatch(f"{state}/seconds") as watch:
         fitted = fit(lambda net, x, g: loss(net, x, g, kl_weight), vae,
                      lambda step, g: render(scenes(batch // world, g)),
-                     steps=steps, lr=lr, seed=seed, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100)
+                     steps=steps, lr=lr, seed=seed, save_every=100, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
+                     identity=dict(recipe=arguments))
     if rank == 0:
         figures = measure(fitted.ema, tests)
         config = dict(kind="vae", vae=CONFIG, latent_scale=1 / figures["latent_std"], size=64)

@@ -59,7 +59,7 @@ def main(*, steps: int = 4000, batch: int = 32, lr: float = 1e-3, seed: int = 0,
 
     with Stopwatch(f"{state}/seconds") as watch:
         fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed,
-                     checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv")
+                     checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
     if rank == 0:
         config = dict(kind="text2image", prediction="v", schedule=dict(name="geometric", **SCHEDULE), vae=None, size=SIZE, **config)
         print(publish("shapes-ve", dict(fitted.ema), config, out=out, recipe="training.shapes_ve", arguments=arguments,

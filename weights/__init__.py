@@ -25,9 +25,9 @@ from nets.vae import AutoencoderKL
 from samplers.convert import eps_from_output
 from samplers.guidance import Denoiser, cfg
 from samplers.schedule import Schedule
-from weights.files import FOLDER, WeightsError, fill, manifest, read_weights
+from weights.files import FOLDER, WeightsError, fill, manifest, read_weights, sha256
 
-__all__ = ["Autoencoder", "Bundle", "Oracle", "WeightsError", "load", "load_autoencoder", "load_reader", "names"]
+__all__ = ["Autoencoder", "Bundle", "Oracle", "WeightsError", "find", "load", "load_autoencoder", "load_reader", "names"]
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": Schedule.linear, "scaled_linear": Schedule.scaled_linear, "cosine": Schedule.cosine, "geometric": Schedule.geometric}
@@ -107,6 +107,8 @@ class Bundle:
 
         `negative` takes the place of the empty prompt. No gradients. A model without text takes no prompt and ignores w.
         """
+        if isinstance(prompt, str) and isinstance(negative, str) and prompt == negative:
+            w = 1.                                             # ε_∅ + w (ε_∅ − ε_∅): no need to ask twice
         if self.text is None and isinstance(prompt, str) and prompt == "":
             return torch.no_grad()(lambda z_t, t: self.eps(z_t, t))
         with torch.no_grad():
@@ -140,11 +142,12 @@ class Oracle:
 # --------------------------------------------------------------------------- loading
 
 def names() -> list[str]:
-    """The shipped models, by the name that `load` takes."""
-    return [file.removesuffix(".safetensors") for file in manifest()]
+    """The shipped models, by the name that `load` takes (autoencoders and readers have loaders of their own)."""
+    return [file.removesuffix(".safetensors") for file, record in manifest().items() if record["kind"] == "text2image"]
 
 
-def _find(name_or_path: str | Path) -> Path:
+def find(name_or_path: str | Path) -> Path:
+    """The file of a shipped name or of a path. Raises WeightsError where there is none, with the names most like it."""
     text = str(name_or_path)
     if text.endswith(".safetensors") or Path(text).is_file():
         return Path(text)
@@ -157,7 +160,7 @@ def _find(name_or_path: str | Path) -> Path:
 
 
 def _read(name_or_path: str | Path, *kinds: str) -> tuple[Path, dict, dict[str, Tensor]]:
-    path = _find(name_or_path)
+    path = find(name_or_path)
     config, tensors = read_weights(path)
     if config.get("kind") not in kinds:
         raise WeightsError(f"model: {path.name} holds a {config.get('kind')} model, and a {' or '.join(kinds)} model is needed here")
@@ -181,8 +184,8 @@ def _device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=found).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device: {device!r} is not to be had here ({str(error).splitlines()[0][:80]}); use cpu") from None
     return found
 
@@ -221,7 +224,10 @@ def load(name_or_path: str | Path = "shapes", device: str | torch.device = "auto
         autoencoder = Autoencoder(None)
         if config["vae"] is not None:
             beside = path.with_name(f"{config['vae']}.safetensors")
-            autoencoder = load_autoencoder(beside if beside.exists() else config["vae"])
+            vae = beside if beside.exists() else find(config["vae"])
+        if config.get("vae_sha256", sha256(vae)) != sha256(vae):
+            raise WeightsError(f"model: {path} was trained on the latents of another {vae.name}; put that file beside it")
+        autoencoder = load_autoencoder(vae)
         schedule = dict(config["schedule"])
         return Bundle(
             name=path.stem, net=fill(net, tensors, "net", path).to(device, dtype), text=fill(text, tensors, "text", path).to(device, dtype),

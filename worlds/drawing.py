@@ -219,12 +219,16 @@ def simulate_strokes(pictures: Tensor, colours: int = 6, median: int | None = No
     width of 256 and in proportion elsewhere. The palette is k-means in RGB  (# ours: the paper's is PIL's median cut).
     """
     if median is None:
-        median = 2 * round(23 * pictures.shape[-1] / 256 / 2) + 1
+        median = 2 * round((23 * pictures.shape[-1] / 256 - 1) / 2) + 1
     if colours < 1 or median < 1 or median % 2 == 0:
         raise ValueError(f"strokes: colours must be ≥ 1 and median an odd width ≥ 1; got colours={colours}, median={median}")
     half = median // 2
-    windows = F.pad(pictures, (half,) * 4, mode="replicate").unfold(2, median, 1).unfold(3, median, 1)
-    filtered = rearrange(windows, "b c y x p q -> b c y x (p q)").median(-1).values
+    padded = F.pad(pictures, (half,) * 4, mode="replicate")
+    rows = []                                             # row by row: all windows at once would need median² times the memory
+    for y in range(pictures.shape[2]):
+        windows = padded[:, :, y:y + median].unfold(3, median, 1)
+        rows.append(rearrange(windows, "b c p x q -> b c x (p q)").median(-1).values)
+    filtered = torch.stack(rows, 2)
     painted = []
     for picture in filtered:
         points = rearrange(picture, "c y x -> (y x) c")

@@ -180,7 +180,8 @@ def edits(scene: Scene) -> list[Edit]:
 
 
 def apply(scene: Scene, edit: Edit) -> Scene:
-    """The true edited scene. Everything the edit does not name stays as it was, unnamed properties included."""
+    """The true edited scene. What the edit does not name stays as it was, unnamed properties included; only a thing that grows or
+    changes places is pushed back into the picture where it would stick out."""
     kind, index, value = edit
     things = list(scene.things)
     if kind == "recolour":
