@@ -147,7 +147,7 @@ def test_every_test_can_fail(path):
 def test_setup_names_every_package_and_every_dependency():
     packages = SETUP["options"]["packages"].replace(",", " ").split()
     here = {p.parent.name for p in ROOT.glob("*/__init__.py")}
-    assert set(packages) == here - {"tests", "figures", "notebooks"}               # run in place, never installed
+    assert set(packages) == here - {"tests"}
 
     def required(text):
         return {re.match(r"[\w-]+", line)[0].lower() for line in text.split("\n") if line.strip()}

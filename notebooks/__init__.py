@@ -1,0 +1,1 @@
+"""One lesson per method: percent source (.py), rendered with outputs beside it (.ipynb), exercises, solutions."""
