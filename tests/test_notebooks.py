@@ -16,7 +16,8 @@ jupytext = pytest.importorskip("jupytext", reason="jupytext is an extra of the t
 render = pytest.importorskip("notebooks.render", reason="nbclient is an extra of the tests")
 
 LESSONS = render.names()
-NEEDS = {"01_sdedit": ("strokes_all_right", .6)}             # lesson -> what its model must reach in the bench, so that there is something to see
+# lesson -> what its model must reach in the bench, so that there is something to see
+NEEDS = {"01_sdedit": ("strokes_all_right", .6)}
 SOLUTIONS = sorted(p.stem for p in (render.HERE / "solutions").glob("*.py"))
 
 
