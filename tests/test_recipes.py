@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 
 import pytest
 import torch
@@ -65,6 +66,18 @@ def test_a_shape_that_does_not_fit_its_configuration_is_refused(folder):
         load(folder / "shapes-reader.safetensors")
     with pytest.raises(WeightsError, match="no model named"):
         load("shapse")
+
+
+def test_a_model_refuses_the_latents_of_another_autoencoder(folder, tmp_path):
+    shutil.copy(folder / "shapes.safetensors", tmp_path)
+    shapes_vae.main(steps=1, batch=2, tests=2, seed=1, state=str(tmp_path / "vae"), out=str(tmp_path))
+    with pytest.raises(WeightsError, match="latents of another shapes-vae.safetensors"):
+        load(tmp_path / "shapes.safetensors", "cpu")
+
+
+def test_a_finished_run_is_not_taken_for_another(folder):
+    with pytest.raises(ValueError, match="another run|belongs to a run"):
+        shapes_vae.main(steps=2, batch=2, tests=2, kl_weight=.5, state=str(folder / "vae"), out=str(folder))
 
 
 def test_the_ve_loss_is_the_squared_error_of_v():

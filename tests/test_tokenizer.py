@@ -39,7 +39,7 @@ def test_an_unknown_word_is_named_with_its_neighbours(words):
     with pytest.raises(UnknownWord, match='unknown word "sqare".*nearest known words are: square') as e:
         words(["a red sqare"])
     assert e.value.word == "sqare" and e.value.near[0] == "square"
-    with pytest.raises(UnknownWord, match='"zyxwv".*no known word is like it'):
+    with pytest.raises(UnknownWord, match='"zyxwv".*the known words are: .*square'):
         words.encode("zyxwv")
     with pytest.raises(UnknownWord, match="🐱"):
         words.encode("a 🐱")

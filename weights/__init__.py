@@ -225,9 +225,9 @@ def load(name_or_path: str | Path = "shapes", device: str | torch.device = "auto
         if config["vae"] is not None:
             beside = path.with_name(f"{config['vae']}.safetensors")
             vae = beside if beside.exists() else find(config["vae"])
-        if config.get("vae_sha256", sha256(vae)) != sha256(vae):
-            raise WeightsError(f"model: {path} was trained on the latents of another {vae.name}; put that file beside it")
-        autoencoder = load_autoencoder(vae)
+            if config.get("vae_sha256", sha256(vae)) != sha256(vae):
+                raise WeightsError(f"model: {path} was trained on the latents of another {vae.name}; put that file beside it")
+            autoencoder = load_autoencoder(vae)
         schedule = dict(config["schedule"])
         return Bundle(
             name=path.stem, net=fill(net, tensors, "net", path).to(device, dtype), text=fill(text, tensors, "text", path).to(device, dtype),
