@@ -3,7 +3,7 @@
     python -m training.shapes_vae                     # one process
     torchrun --nproc-per-node 2 -m training.shapes_vae
 
-# ours: 8 latent channels, where the public layout has 4: in one trial of each, in the minutes that two CPU cores had for it, 4 came less far.
+# ours: 8 latent channels, where the public layout has 4: in one trial of each, in the minutes given to it, 4 came less far.
 
 Loss: squared error of the reconstruction + β KL(q(z|x) ‖ N(0, 1)). No adversarial or perceptual term: this world has no fine
 texture to invent, and its measure is PSNR.
