@@ -23,7 +23,7 @@ from nets.tokenizer import Tokenizer, WordTokenizer
 from nets.unet import UNet
 from nets.vae import AutoencoderKL
 from samplers.convert import eps_from_output
-from samplers.guidance import Denoiser, cfg
+from samplers.guidance import Denoiser, cfg, combine
 from samplers.schedule import Schedule
 from weights.files import FOLDER, WeightsError, fill, manifest, read_weights, sha256
 
@@ -102,18 +102,24 @@ class Bundle:
         out = self.net(z_t.to(self.dtype), t, ctx, tap)
         return eps_from_output(self.schedule, z_t, t, out.to(z_t.dtype), self.prediction)
 
-    def denoiser(self, prompt: str | Sequence[str] | Tensor = "", w: float = 1., negative: str | Tensor = "") -> Denoiser:
+    def denoiser(self, prompt: str | Sequence[str] | Tensor = "", w: float = 1., negative: str | Tensor = "",
+                 tap: Tap | None = None) -> Denoiser:
         """(z_t, t) -> ε̂ under a prompt (text, one text per picture, or an embedding (b l d)), by Eq. (7) with scale w.
 
-        `negative` takes the place of the empty prompt. No gradients. A model without text takes no prompt and ignores w.
+        `negative` takes the place of the empty prompt. `tap` sees and edits the attention under the prompt, never that under `negative`.
+        No gradients. A model without text takes no prompt and ignores w.
         """
         if isinstance(prompt, str) and isinstance(negative, str) and prompt == negative:
             w = 1.                                             # ε_∅ + w (ε_∅ − ε_∅): no need to ask twice
         if self.text is None and isinstance(prompt, str) and prompt == "":
-            return torch.no_grad()(lambda z_t, t: self.eps(z_t, t))
+            return torch.no_grad()(lambda z_t, t: self.eps(z_t, t, tap=tap))
         with torch.no_grad():
             cond, null = (p if isinstance(p, Tensor) else self.embed(p) for p in (prompt, negative))
-        return torch.no_grad()(cfg(self.eps, cond, null, w))
+        if tap is None:
+            return torch.no_grad()(cfg(self.eps, cond, null, w))
+        tapped = cfg(lambda z_t, t, ctx: self.eps(z_t, t, ctx, tap), cond, null, 1.)
+        plain = cfg(self.eps, cond, null, 0.)
+        return torch.no_grad()(lambda z_t, t: tapped(z_t, t) if w == 1 else combine(plain(z_t, t), tapped(z_t, t), w))
 
 
 @dataclass(frozen=True)
