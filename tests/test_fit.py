@@ -115,7 +115,10 @@ def test_a_killed_run_resumes_to_the_bits_of_an_unbroken_one(tmp_path, killed):
     with pytest.raises(Stop):
         fit(loss, net(), stop_at(killed), **files, **SETTINGS)
     assert (tmp_path / "new" / "c.pt").exists() == (killed >= 7)
-    assert_same_run(fit(loss, net(), batch, **files, **SETTINGS), whole)
+    before = torch.load(tmp_path / "new" / "c.pt")["seconds"] if killed >= 7 else 0.
+    resumed = fit(loss, net(), batch, **files, **SETTINGS)
+    assert_same_run(resumed, whole)
+    assert resumed.seconds > before >= 0 and (killed < 7 or before > 0)
     assert (tmp_path / "log.csv").read_text() == (tmp_path / "whole.csv").read_text()
     assert (tmp_path / "log.csv").read_text().count("\n") == 41
     assert_same_run(fit(loss, net(), stop_at(0), **files, **SETTINGS), whole)      # a finished run has no step left

@@ -10,9 +10,9 @@ import torch
 from torch import Generator
 from torch.testing import assert_close
 
+from nets.vae import AutoencoderKL
 from samplers.schedule import Schedule
 from training import shapes, shapes_reader, shapes_vae, shapes_ve
-from training.recipe import Stopwatch
 from weights import WeightsError, load, load_autoencoder, load_reader
 from weights.files import read_weights, sha256
 from worlds.shapes import ATTRIBUTES, attributes, caption, render, sample_scene
@@ -59,6 +59,25 @@ def test_a_run_can_go_on_from_a_file(folder, tmp_path):
                 init=str(folder / "shapes.safetensors"), out=str(tmp_path))
     before, after = (read_weights(f / "shapes.safetensors")[1] for f in (folder, tmp_path))
     assert all(torch.allclose(before[k].float(), after[k].float(), atol=1e-3) for k in before)
+    record = json.loads((tmp_path / "shapes.json").read_text())
+    assert [run["steps"] for run in record["earlier"]] == [2] and record["steps"] == 1
+
+
+def test_turning_the_axes_of_a_latent_keeps_the_pictures_and_makes_smooth_axes_strong():
+    torch.manual_seed(0)
+    vae, x = AutoencoderKL(**shapes_vae.CONFIG), render(shapes_vae.scenes(16, Generator().manual_seed(0)))
+    with torch.no_grad():
+        before = vae.decode(vae.encode(x)[0])
+        shapes_vae.rebalance(vae, x)
+        z = vae.encode(x)[0]
+        assert_close(vae.decode(z), before, atol=2e-3, rtol=0)
+    spread = z.var((0, 2, 3), correction=0)
+    assert_close(spread.mean(), torch.tensor(1.), atol=.01, rtol=0)
+    assert (spread[1:] > spread[:-1]).all() and z.mean((0, 2, 3)).abs().max() < .02
+    shares = torch.nn.functional.avg_pool2d(z, 2).var((0, 2, 3)) / z.var((0, 2, 3))
+    assert (shares[1:] > shares[:-1]).all()
+    correlation = torch.corrcoef(z.transpose(0, 1).flatten(1))
+    assert (correlation - torch.eye(len(correlation))).abs().max() < .01
 
 
 def test_a_shape_that_does_not_fit_its_configuration_is_refused(folder):
@@ -111,12 +130,3 @@ def test_reader_labels_are_the_attributes():
     found = shapes_reader.labels(scenes)
     for i, scene in enumerate(scenes):
         assert {name: ATTRIBUTES[name][found[name][i]] for name in ATTRIBUTES} == attributes(scene)
-
-
-def test_a_stopwatch_adds_up_over_stops(tmp_path):
-    (tmp_path / "seconds").write_text("100")
-    with pytest.raises(KeyboardInterrupt), Stopwatch(tmp_path / "seconds"):
-        raise KeyboardInterrupt
-    with Stopwatch(tmp_path / "seconds") as watch:
-        pass
-    assert 100 <= watch.seconds < 105 and float((tmp_path / "seconds").read_text()) >= 100

@@ -18,6 +18,7 @@ import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ class Fitted(NamedTuple):
     net: nn.Module          # the net that was given, trained in place
     ema: nn.Module          # a copy of it that holds the moving average: the one to ship
     losses: list[float]     # one per step (under torchrun: rank 0's share)
+    seconds: float          # spent in steps that count, over all stops and resumptions
 
 
 LossFn = Callable[[nn.Module, Any, Generator], Tensor]
@@ -73,6 +75,9 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
     def rows(first: int) -> str:
         return "".join(f"{n},{rate(n):.6g},{losses[n]:.6g}\n" for n in range(first, len(losses)))
 
+    def seconds() -> float:
+        return before + time.monotonic() - began
+
     def look() -> None:
         """Read the losses since the last look; stop at the first that is not finite."""
         first = len(losses)
@@ -91,7 +96,7 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
         for a, b in zip(average.buffers(), net.buffers()):
             a.copy_(b)
         if checkpoint is not None and rank == 0:
-            _write(Path(checkpoint), dict(run=run, done=done, losses=losses, net=net.state_dict(),
+            _write(Path(checkpoint), dict(run=run, done=done, losses=losses, seconds=seconds(), net=net.state_dict(),
                                           ema=average.state_dict(), optimiser=optimiser.state_dict()))
 
     with _process_group(net):
@@ -101,7 +106,7 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
         average = copy.deepcopy(net).eval().requires_grad_(False)
         average_params = [a for a, p in zip(average.parameters(), net.parameters()) if p.requires_grad]
         optimiser = _adamw(params, lr, betas, weight_decay)
-        done, losses, pending = 0, [], []
+        done, losses, pending, before = 0, [], [], 0.
 
         if checkpoint is not None and resume and Path(checkpoint).exists():
             state = _read(Path(checkpoint), run)
@@ -112,11 +117,12 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
             except (RuntimeError, ValueError):
                 raise ValueError(f"checkpoint {checkpoint} is of another net: "
                                  "delete it, or pass resume=False") from None
-            done, losses = state["done"], state["losses"]
+            done, losses, before = state["done"], state["losses"], state["seconds"]
         if log is not None and rank == 0:
             Path(log).parent.mkdir(parents=True, exist_ok=True)
             Path(log).write_text("step,lr,loss\n" + rows(0))
 
+        began = time.monotonic()
         bar = tqdm(initial=done, total=steps, disable=not (progress and rank == 0), unit="step")
         try:
             for step in range(done, steps):
@@ -145,7 +151,7 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
             raise
         finally:
             bar.close()
-    return Fitted(net, average, losses)
+    return Fitted(net, average, losses, seconds())
 
 
 def learning_rate(step: int, *, steps: int, lr: float, warmup: int) -> float:

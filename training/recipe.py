@@ -4,7 +4,6 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from typing import Any
 from torch import nn
 
 from methods.cli import Parser, exit_code, number, whole
-from training.fit import rank_and_world
-from weights.files import FOLDER, MANIFEST, manifest, sha256, write_json, write_weights
+from weights.files import FOLDER, MANIFEST, fill, manifest, read_weights, sha256, write_json, write_weights
 
 
 def command_line(main: Callable[..., Any]) -> None:
@@ -35,37 +33,30 @@ def revision() -> str:
     return found.stdout.strip() or "unknown"
 
 
-class Stopwatch:
-    """Seconds of training so far, kept in a file beside the checkpoint so that they add up over stops and resumptions.
+REVISION = revision()    # of the source that is about to run, not of what the checkout holds when it is done
 
-        with Stopwatch(path) as watch:
-            fit(…)
-        watch.seconds
-    """
 
-    def __init__(self, path: str | Path):
-        self.path, self.seconds = Path(path), 0.
-
-    def __enter__(self) -> Stopwatch:
-        self.start = time.time()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.time() - self.start + (float(self.path.read_text()) if self.path.exists() else 0.)
-        if rank_and_world()[0] == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(f"{self.seconds:.0f}")
+def start_from(init: str, modules: dict[str, nn.Module]) -> list[dict[str, Any]]:
+    """Fill the modules from an earlier run's file, "" for none; what that file was trained with, run by run."""
+    if not init:
+        return []
+    config, tensors = read_weights(init)
+    for name, module in modules.items():
+        fill(module, tensors, name, init).train().requires_grad_(True)
+    return config["trained"]
 
 
 def publish(name: str, modules: dict[str, nn.Module], config: dict[str, Any], *, out: str, recipe: str, arguments: dict[str, Any],
-            seconds: float, figures: dict[str, Any]) -> Path:
-    """Write `name`.safetensors into `out` and, where that is the package's own folder, its record into MANIFEST.json."""
-    source = revision()
+            seconds: float, figures: dict[str, Any], earlier: list[dict[str, Any]]) -> Path:
+    """Write `name`.safetensors into `out` and, where that is the package's own folder, its record into MANIFEST.json.
+
+    earlier: the runs that this one went on from. The file's header carries them too, as `trained`.
+    """
+    config = dict(config, trained=[*earlier, dict(arguments, seconds=round(seconds), revision=REVISION)])
     path = write_weights(Path(out) / f"{name}.safetensors", modules, config)
     record = dict(kind=config["kind"], sha256=sha256(path), bytes=path.stat().st_size, recipe=f"python -m {recipe}", arguments=arguments,
-                  seed=arguments.get("seed"), steps=arguments.get("steps"), seconds=round(seconds), revision=source,
-                  earlier=config.get("trained", [])[:-1],
-                  parameters=sum(p.numel() for m in modules.values() for p in m.parameters()), figures=figures)
+                  seed=arguments.get("seed"), steps=arguments.get("steps"), seconds=round(seconds), revision=REVISION,
+                  earlier=earlier, parameters=sum(p.numel() for m in modules.values() for p in m.parameters()), figures=figures)
     if Path(out).resolve() == FOLDER.resolve():
         write_json(MANIFEST, dict(sorted({**manifest(), path.name: record}.items())))
     else:

@@ -23,9 +23,9 @@ from nets.unet import UNet
 from samplers.ddpm import l_simple
 from samplers.schedule import Schedule
 from training.fit import fit, rank_and_world, step_generator
-from training.recipe import Stopwatch, command_line, publish
+from training.recipe import command_line, publish, start_from
 from weights import Autoencoder, find, load_autoencoder
-from weights.files import fill, read_weights, sha256
+from weights.files import sha256
 from worlds.scene import WORDS, Scene
 from worlds.shapes import caption, render, sample_scene
 
@@ -70,12 +70,7 @@ def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 
     known, latents = make_latents(load_autoencoder(vae), scenes // world, step_generator(seed, steps, rank))
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     modules, tokenizer, config = models()
-    earlier = []
-    if init:
-        before, tensors = read_weights(init)
-        earlier = before["trained"]
-        for name, module in modules.items():
-            fill(module, tensors, name, init).train().requires_grad_(True)
+    earlier = start_from(init, dict(modules))
     modules.to(memory_format=torch.channels_last)
 
     singles, doubles = (torch.tensor([i for i, s in enumerate(known) if len(s.things) == n]) for n in (1, 2))
@@ -86,15 +81,13 @@ def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         return latents[rows].contiguous(memory_format=torch.channels_last), tokenizer([told(known[i], rng) for i in rows.tolist()])
 
-    with Stopwatch(f"{state}/seconds") as watch:
-        fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, warmup=warmup,
-                     checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments), save_every=100)
+    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, warmup=warmup,
+                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments), save_every=100)
     if rank == 0:
         config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=schedule.T), vae=Path(vae).stem,
                       vae_sha256=sha256(find(vae)), size=64, **config)
-        config["trained"] = [*earlier, dict(arguments, seconds=round(watch.seconds))]
-        print(publish("shapes", dict(fitted.ema), config, out=out, recipe="training.shapes", arguments=arguments, seconds=watch.seconds,
-                      figures=dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]))))
+        print(publish("shapes", dict(fitted.ema), config, out=out, recipe="training.shapes", arguments=arguments, seconds=fitted.seconds,
+                      figures=dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:])), earlier=earlier))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ the judge of composition, not its subject.
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
 
 from nets.reader import Reader, reader_loss
 from training.fit import fit, rank_and_world, step_generator
-from training.recipe import Stopwatch, command_line, publish
+from training.recipe import command_line, publish, start_from
 from weights import Autoencoder, Oracle, load_autoencoder
 from worlds.scene import Scene
 from worlds.shapes import ATTRIBUTES, attributes, render, sample_scene
@@ -50,9 +51,11 @@ def measure(oracle: Oracle, vae: Autoencoder, n: int = 2048, seed: int = 10**6 +
 
 
 def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructions: int = 16000, noise: float = .08,
-         tests: int = 2048, seed: int = 0, state: str = "runs/shapes_reader", vae: str = "shapes-vae", out: str = "weights") -> None:
+         tests: int = 2048, seed: int = 0, init: str = "", state: str = "runs/shapes_reader", vae: str = "shapes-vae",
+         out: str = "weights") -> None:
     rank, world = rank_and_world()
-    arguments = dict(steps=steps, batch=batch, lr=lr, reconstructions=reconstructions, noise=noise, seed=seed)
+    arguments = dict(steps=steps, batch=batch, lr=lr, reconstructions=reconstructions, noise=noise, seed=seed,
+                     init=Path(init).name)
     autoencoder = load_autoencoder(vae)
     generator = step_generator(seed, steps, rank)
     known = draw(reconstructions // world, generator)
@@ -75,14 +78,14 @@ def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructi
 
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     net = Reader(attributes={name: len(v) for name, v in ATTRIBUTES.items()}, **CONFIG)
-    with Stopwatch(f"{state}/seconds") as watch:
-        fitted = fit(loss, net, data, steps=steps, lr=lr, seed=seed, weight_decay=.01, checkpoint=f"{state}/checkpoint.pt",
-                     log=f"{state}/loss.csv", identity=dict(recipe=arguments))
+    earlier = start_from(init, {"reader": net})
+    fitted = fit(loss, net, data, steps=steps, lr=lr, seed=seed, weight_decay=.01, checkpoint=f"{state}/checkpoint.pt",
+                 log=f"{state}/loss.csv", identity=dict(recipe=arguments))
     if rank == 0:
         figures = measure(Oracle(fitted.ema, ATTRIBUTES), autoencoder, tests)
         config = dict(kind="reader", reader=CONFIG, values=ATTRIBUTES)
         print(publish("shapes-reader", {"reader": fitted.ema}, config, out=out, recipe="training.shapes_reader", arguments=arguments,
-                      seconds=watch.seconds, figures=figures), figures)
+                      seconds=fitted.seconds, figures=figures, earlier=earlier), figures)
 
 
 if __name__ == "__main__":

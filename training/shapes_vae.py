@@ -25,8 +25,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from metrics.image import psnr
 from nets.vae import AutoencoderKL
 from training.fit import fit, rank_and_world
-from training.recipe import Stopwatch, command_line, publish
-from weights.files import fill, read_weights
+from training.recipe import command_line, publish, start_from
 from worlds.shapes import render, sample_scene
 
 CONFIG = dict(width=16, mult=(1, 2, 4), blocks=1, latent_channels=8, norm_groups=8)
@@ -100,24 +99,19 @@ def main(*, steps: int = 3600, batch: int = 8, lr: float = 1.5e-3, kl_weight: fl
     arguments = dict(steps=steps, batch=batch, lr=lr, kl_weight=kl_weight, smooth=smooth, seed=seed, init=Path(init).name)
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     vae = AutoencoderKL(**CONFIG)
-    earlier = []
+    earlier = start_from(init, {"vae": vae})
     if init:
-        before, tensors = read_weights(init)
-        earlier = before.get("trained", [])
-        fill(vae, tensors, "vae", init).train().requires_grad_(True)
         rebalance(vae, render(scenes(256, Generator().manual_seed(seed))))
     vae.to(memory_format=torch.channels_last)
-    with Stopwatch(f"{state}/seconds") as watch:
-        fitted = fit(lambda net, x, g: loss(net, x, g, kl_weight, smooth), vae,
-                     lambda step, g: render(scenes(batch // world, g)).contiguous(memory_format=torch.channels_last),
-                     steps=steps, lr=lr, seed=seed, save_every=100, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
-                     identity=dict(recipe=arguments))
+    fitted = fit(lambda net, x, g: loss(net, x, g, kl_weight, smooth), vae,
+                 lambda step, g: render(scenes(batch // world, g)).contiguous(memory_format=torch.channels_last),
+                 steps=steps, lr=lr, seed=seed, save_every=100, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
+                 identity=dict(recipe=arguments))
     if rank == 0:
         figures = measure(fitted.ema, tests)
-        config = dict(kind="vae", vae=CONFIG, latent_scale=1 / figures["latent_std"], size=64,
-                      trained=[*earlier, dict(arguments, seconds=round(watch.seconds))])
+        config = dict(kind="vae", vae=CONFIG, latent_scale=1 / figures["latent_std"], size=64)
         print(publish("shapes-vae", {"vae": fitted.ema}, config, out=out, recipe="training.shapes_vae", arguments=arguments,
-                      seconds=watch.seconds, figures=figures), figures)
+                      seconds=fitted.seconds, figures=figures, earlier=earlier), figures)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ of variables of samplers/ve_sde.py; the schedule is the geometric ladder σ = .0
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import torch
 from einops import rearrange
@@ -18,7 +19,7 @@ from samplers.convert import eps_from_v
 from samplers.schedule import Schedule
 from samplers.ve_sde import ve_loss
 from training.fit import fit, rank_and_world
-from training.recipe import Stopwatch, command_line, publish
+from training.recipe import command_line, publish, start_from
 from training.shapes import LENGTH, models, told
 from worlds.shapes import render, sample_scene
 
@@ -43,13 +44,14 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generat
     return ve_loss(score, x_0, sigma, torch.randn(x_0.shape, generator=generator), weight=1 + sigma**2)                # Eq. (2)
 
 
-def main(*, steps: int = 4000, batch: int = 32, lr: float = 1e-3, seed: int = 0, state: str = "runs/shapes_ve",
+def main(*, steps: int = 4000, batch: int = 32, lr: float = 1e-3, seed: int = 0, init: str = "", state: str = "runs/shapes_ve",
          out: str = "weights") -> None:
     rank, world = rank_and_world()
-    arguments = dict(steps=steps, batch=batch, lr=lr, seed=seed)
+    arguments = dict(steps=steps, batch=batch, lr=lr, seed=seed, init=Path(init).name)
     schedule = Schedule.geometric(**SCHEDULE)
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     modules, tokenizer, config = models(NET, LENGTH)
+    earlier = start_from(init, dict(modules))
     modules.to(memory_format=torch.channels_last)
 
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -57,13 +59,12 @@ def main(*, steps: int = 4000, batch: int = 32, lr: float = 1e-3, seed: int = 0,
         scenes = [sample_scene(rng) for _ in range(batch // world)]
         return render(scenes, SIZE).contiguous(memory_format=torch.channels_last), tokenizer([told(s, rng) for s in scenes])
 
-    with Stopwatch(f"{state}/seconds") as watch:
-        fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed,
-                     checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
+    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed,
+                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
     if rank == 0:
         config = dict(kind="text2image", prediction="v", schedule=dict(name="geometric", **SCHEDULE), vae=None, size=SIZE, **config)
         print(publish("shapes-ve", dict(fitted.ema), config, out=out, recipe="training.shapes_ve", arguments=arguments,
-                      seconds=watch.seconds, figures=dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]))))
+                      seconds=fitted.seconds, figures=dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:])), earlier=earlier))
 
 
 if __name__ == "__main__":

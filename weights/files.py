@@ -63,6 +63,7 @@ def write_weights(path: str | Path, modules: dict[str, nn.Module], config: dict[
     path.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(path) as part:
         save_file(tensors, part, metadata={"palimpsest": json.dumps(config)})
+        part.chmod(0o644)                                                  # safetensors makes it for its owner alone
     return path
 
 
