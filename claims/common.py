@@ -11,7 +11,7 @@ from torch import Tensor
 
 from weights import Autoencoder, Bundle, Oracle, find, load, load_reader
 from weights.files import sha256
-from worlds.shapes import Scene, sample_scene
+from worlds.shapes import Edit, Scene, apply, attributes, caption, changed_mask, edits, is_held_out, render, sample_scene
 
 BATCH = 64
 
@@ -41,6 +41,46 @@ def new_scenes(n: int, seed: int, *, things: int | None = None, held_out: bool |
     """n scenes that no training saw: recipes seed with whole numbers, this with a text."""
     rng = random.Random(f"held-out scenes {seed}")
     return [sample_scene(rng, things, held_out) for _ in range(n)]
+
+
+class Edits(NamedTuple):
+    """Edits whose true result is known. Pictures (n, 3, 64, 64), masks (n, 1, 64, 64), the rest lists of n."""
+    scenes: list[Scene]
+    edits: list[Edit]
+    kinds: list[str]
+    source: list[str]                            # captions of what is there
+    target: list[str]                            # and of what is wished for
+    had: list[dict[str, str]]                    # every attribute before the edit
+    wanted: list[dict[str, str]]                 # and after it
+    before: Tensor
+    after: Tensor                                # the true result
+    changed: Tensor                              # 1 where the true edit changes a pixel
+
+    def rows(self, kind: str) -> list[int]:
+        """Which of them are of this kind."""
+        return [i for i, k in enumerate(self.kinds) if k == kind]
+
+
+def choose_edit(scene: Scene, kind: str, rng: random.Random) -> Edit | None:
+    """An edit of this kind that leads to no held-out pair, None where there is none."""
+    found = [e for e in edits(scene) if e.kind == kind and not is_held_out(apply(scene, e))]
+    return rng.choice(found) if found else None
+
+
+def draw_edits(n: int, kinds: Sequence[str], seed: int, *, things: int | None = None) -> Edits:
+    """n edits of scenes that no training saw, the kinds in turn."""
+    rng = random.Random(f"edits {seed}")
+    scenes: list[Scene] = []
+    chosen: list[Edit] = []
+    for scene in new_scenes(4 * n, seed, things=things):                   # some scenes have no edit of the kind
+        edit = choose_edit(scene, kinds[len(chosen) % len(kinds)], rng) if len(chosen) < n else None
+        if edit is not None:
+            scenes.append(scene)
+            chosen.append(edit)
+    after = [apply(s, e) for s, e in zip(scenes, chosen)]
+    return Edits(scenes, chosen, [e.kind for e in chosen], [caption(s) for s in scenes], [caption(s) for s in after],
+                 [attributes(s) for s in scenes], [attributes(s) for s in after], render(scenes), render(after),
+                 torch.cat([changed_mask(s, e) for s, e in zip(scenes, chosen)]))
 
 
 def in_batches(verb: Callable[[slice], Tensor], n: int, batch: int = BATCH) -> Tensor:

@@ -1,20 +1,19 @@
 """SDEdit's claims (arXiv:2108.01073v2): faithfulness against realism, the useful t0, local edits with a mask."""
 from __future__ import annotations
 
-import random
 from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
-from claims.common import Models, autoencoded, in_batches, new_scenes, rank_correlation
+from claims.common import Models, autoencoded, draw_edits, in_batches, new_scenes, rank_correlation
 from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
 from methods.sdedit import at_distance, bisect_t0, sdedit
 from metrics.features import kid, kid_subsets
 from metrics.image import l2, psnr, rmse
 from metrics.mask import dilate
 from worlds.shapes import Edit as SceneEdit
-from worlds.shapes import Scene, apply, attributes, caption, changed_mask, edits, is_held_out, render, strokes
+from worlds.shapes import Scene, apply, attributes, caption, changed_mask, render, strokes
 
 T0 = (.1, .2, .3, .4, .5, .6, .8, .98)
 W, STEPS = 3., 16
@@ -133,27 +132,14 @@ def painted_edit(scene: Scene, edit: SceneEdit, generator: Generator) -> tuple[T
     return torch.where(mask > 0, strokes(apply(scene, edit), generator), render(scene)), mask
 
 
-def choose_edit(scene: Scene, kind: str, rng: random.Random) -> SceneEdit | None:
-    """An edit of this kind that leads to no held-out pair, None where there is none."""
-    found = [e for e in edits(scene) if e.kind == kind and not is_held_out(apply(scene, e))]
-    return rng.choice(found) if found else None
-
-
 def measure_masks(models: Models, *, n: int, seed: int, t0s: tuple[float, ...] = (.5, .6, .7)) -> Record:
     """n painted local edits, with their mask and without, at each t0."""
     b, oracle = models.bundle, models.oracle
-    rng, generator = random.Random(f"painted edits {seed}"), Generator().manual_seed(seed)
-    scenes, chosen = [], []
-    for scene in new_scenes(3 * n, seed + 2):              # "add" needs a scene of one thing with room for another
-        edit = choose_edit(scene, KINDS[len(chosen) % len(KINDS)], rng)
-        if edit is not None and len(chosen) < n:
-            scenes.append(scene)
-            chosen.append(edit)
-    after = [apply(s, e) for s, e in zip(scenes, chosen)]
-    wanted, captions, before = [attributes(s) for s in after], [caption(s) for s in after], render(scenes)
+    drawn, generator = draw_edits(n, KINDS, seed + 2), Generator().manual_seed(seed)      # "add" needs one thing and room for another
+    scenes, chosen, wanted, captions, before, kinds = drawn.scenes, drawn.edits, drawn.wanted, drawn.target, drawn.before, drawn.kinds
     painted = [painted_edit(s, e, generator) for s, e in zip(scenes, chosen)]
     guides, masks = torch.cat([g for g, _ in painted]), torch.cat([m for _, m in painted])
-    rest, kinds = 1 - masks, [e.kind for e in chosen]
+    rest = 1 - masks
 
     def success(pictures: Tensor) -> dict[str, float]:
         right = oracle.right(pictures.to(b.device), wanted).tolist()
@@ -176,7 +162,7 @@ def measure_masks(models: Models, *, n: int, seed: int, t0s: tuple[float, ...] =
             outside_db_without_mask=psnr(loose, before, rest).mean().item()))
     floor = psnr(autoencoded(models, before).cpu(), before, rest).mean().item()
     return dict(w=W, steps=STEPS, margin=MARGIN, kinds={k: kinds.count(k) for k in KINDS}, rows=rows,
-                painting=success(guides), true=success(render(after)), outside_db_autoencoder=floor)
+                painting=success(guides), true=success(drawn.after), outside_db_autoencoder=floor)
 
 
 MASKS = Measurement("sdedit_masks", measure_masks, 48, 0, ("sdedit_masks.png",))

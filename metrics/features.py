@@ -6,7 +6,7 @@ figure from another extractor can be compared with them. It can be compared with
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -131,6 +131,38 @@ def fid_from_moments(mu_x: Tensor, cov_x: Tensor, mu_y: Tensor, cov_y: Tensor) -
     root = (q * lam.clamp(min=0).sqrt()) @ q.T                                    # Σx^½
     lam = torch.linalg.eigvalsh(root @ cov_y @ root).clamp(min=0)
     return float(((mu_x - mu_y) ** 2).sum() + cov_x.trace() + cov_y.trace() - 2 * lam.sqrt().sum())
+
+
+def csfid(x: Tensor, x_classes: Sequence[Hashable], y: Tensor, y_classes: Sequence[Hashable]) -> float:
+    """CSFID as DiffEdit reports it: the mean over classes of ‖mean of x's features − mean of y's‖², (n, d) and (m, d).
+
+    official code: FlexIT's evaluation (arXiv:2203.04705v1), which DiffEdit takes over, compares means only. Despite the name there is
+    no covariance in it, so noise that leaves a class's mean alone costs nothing. Classes of x that y lacks raise ValueError.
+
+    >>> csfid(torch.tensor([[0.], [2.], [5.]]), "aab", torch.tensor([[1.], [3.]]), "ab")
+    2.0
+    """
+    x, y = _pair(x, y, 1)
+    if len(x_classes) != len(x) or len(y_classes) != len(y) or not set(x_classes) <= set(y_classes):
+        raise ValueError("classes: give one for each row of features, and rows of y for every class of x")
+
+    def mean(rows: Tensor, classes: Sequence[Hashable], wanted: Hashable) -> Tensor:
+        return rows[[i for i, c in enumerate(classes) if c == wanted]].mean(0)
+
+    gaps = [((mean(x, x_classes, c) - mean(y, y_classes, c)) ** 2).sum() for c in sorted(set(x_classes), key=str)]
+    return float(torch.stack(gaps).mean())
+
+
+def perceptual(x: Tensor, y: Tensor) -> Tensor:
+    """LPIPS without its learned weights (arXiv:1801.03924v2, Eq. (1) with w = 1): feature maps (b, n, d) at n places -> (b,), float64.
+
+    Each place's features are brought to length 1; the squared differences are summed over features and averaged over places. 0 for
+    equal maps, at most 4. Comparable only under one extractor.
+    """
+    if x.shape != y.shape or x.ndim != 3:
+        raise ValueError(f"x and y: shapes {tuple(x.shape)} and {tuple(y.shape)}; give feature maps (b, n, d) of one shape")
+    x, y = (a.double() / a.double().norm(dim=-1, keepdim=True).clamp(min=1e-10) for a in (x, y))
+    return reduce((x - y) ** 2, "b n d -> b n", "sum").mean(1)
 
 
 class PrecisionRecall(NamedTuple):

@@ -30,7 +30,8 @@ import torch
 
 # %%
 import figures.style
-from claims.sdedit import choose_edit, painted_edit
+from claims.common import choose_edit
+from claims.sdedit import painted_edit
 from figures.style import BAND, BLUE, GREEN, GREY, ORANGE, RC, SKY, show
 from methods.sdedit import at_distance, bisect_t0, sdedit
 from metrics.image import psnr, rmse

@@ -9,7 +9,7 @@ import torch
 
 from claims import CLAIMS, bench, page, sdedit
 from claims.__main__ import main
-from claims.common import Models, in_batches, new_scenes, open_models, rank_correlation, rounded
+from claims.common import Models, choose_edit, in_batches, new_scenes, open_models, rank_correlation, rounded
 from claims.page import read_record
 from figures import hand
 from figures.make import FIGURES, make
@@ -167,7 +167,7 @@ def test_masked_edits_are_measured_and_the_kept_pixels_do_not_change(models, tmp
 
 def test_a_painted_edit_touches_nothing_outside_its_mask():
     scene = new_scenes(1, 0, things=1)[0]
-    edit = sdedit.choose_edit(scene, "recolour", random.Random(0))
+    edit = choose_edit(scene, "recolour", random.Random(0))
     guide, mask = sdedit.painted_edit(scene, edit, torch.Generator().manual_seed(0))
     assert torch.equal(guide * (1 - mask), render(scene) * (1 - mask)) and 0 < mask.mean() < 1
     assert ((guide - render(scene)).abs() * mask).max() > .2

@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 import metrics.features
-from metrics.features import features, fid, fid_from_moments, kid, kid_subsets, moments, precision_recall
+from metrics.features import csfid, features, fid, fid_from_moments, kid, kid_subsets, moments, perceptual, precision_recall
 
 
 def normal(n, d, seed, shift=0., scale=1.):
@@ -167,6 +167,31 @@ def test_precision_and_recall_do_not_change_when_both_sets_move_far_from_the_ori
     assert precision_recall(real + 1e8, fake + 1e8) == precision_recall(real, fake)
 
 
+# ---- what DiffEdit's tables are made of
+
+def test_csfid_compares_the_means_of_classes_and_nothing_else():
+    """Zero if and only if the class means match; noise whose class means vanish costs nothing, which a covariance term would."""
+    y, classes = normal(60, 4, 0), [i % 3 for i in range(60)]
+    noise = normal(60, 4, 1, scale=5.)
+    for c in range(3):
+        rows = [i for i, k in enumerate(classes) if k == c]
+        noise[rows] -= noise[rows].mean(0)
+    assert csfid(y + noise, classes, y, classes) < 1e-20 < fid(y + noise, y)
+    moved = y.clone()
+    moved[::3] += 2.                                                       # one class of three, by 2 in each of 4 features
+    assert_close(csfid(moved, classes, y, classes), 16 / 3)
+    swapped = [(k + 1) % 3 for k in classes]
+    assert csfid(y, swapped, y, classes) > 0 == csfid(y, classes, y, classes)
+
+
+def test_perceptual_distance_is_blind_to_scale_and_bounded_by_4():
+    x = normal(6, 10, 0).reshape(2, 3, 10)
+    assert_close(perceptual(x, 3 * x), torch.zeros(2, dtype=torch.float64))
+    assert_close(perceptual(x, -x), torch.full((2,), 4., dtype=torch.float64))
+    one = torch.eye(10).expand(1, 10, 10)
+    assert_close(perceptual(one, one.roll(1, 1)), torch.tensor([2.], dtype=torch.float64))
+
+
 # ---- features, and wrong input
 
 def test_features_are_the_same_whatever_the_batch_and_maps_are_averaged():
@@ -192,6 +217,8 @@ def test_features_keep_no_graph():
     (lambda: kid_subsets(torch.zeros(9, 4), torch.zeros(9, 4), torch.Generator(), 1, 5), "^subsets: 1"),
     (lambda: precision_recall(torch.zeros(3, 4), torch.zeros(9, 4)), "^k: 3"),
     (lambda: fid_from_moments(torch.zeros(2), torch.eye(3), torch.zeros(2), torch.eye(2)), "^moments"),
+    (lambda: csfid(torch.zeros(2, 3), "ab", torch.zeros(2, 3), "aa"), "^classes"),
+    (lambda: perceptual(torch.zeros(2, 3, 4), torch.zeros(2, 3)), "^x and y"),
     (lambda: features(torch.zeros(2, 3, 4, 4), lambda p: p.sum()), "extractor output"),
     (lambda: features(torch.zeros(2, 3, 4, 4), lambda p: p.flatten(1), batch=0), "^batch: 0"),
 ])

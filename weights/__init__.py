@@ -140,6 +140,11 @@ class Oracle:
         """What KID and FID compare sets of pictures by: (b 3 64 64) -> (b d), on the CPU. Only figures of one reader can be compared."""
         return torch.cat([self.net.features(part).cpu() for part in pictures.split(256)])
 
+    @torch.no_grad()
+    def maps(self, pictures: Tensor) -> Tensor:
+        """What two pictures are compared by, place by place (metrics.features.perceptual): (b 3 64 64) -> (b n d), on the CPU."""
+        return torch.cat([self.net.map(part).cpu() for part in pictures.split(256)])
+
     def right(self, pictures: Tensor, wanted: Sequence[dict[str, str]]) -> Tensor:
         """Whether every wanted attribute is read off each picture: (b,) bool. An attribute that is not asked for does not count."""
         return torch.tensor([all(r[k] == v for k, v in w.items()) for r, w in zip(self.read(pictures), wanted, strict=True)])
