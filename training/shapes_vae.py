@@ -10,8 +10,8 @@ the half-size picture. No adversarial or perceptual term: this world has no fine
 
 What a diffusion model finds in a latent matters as much as PSNR. A picture is strongest where it is smooth, so a sampler settles the
 layout first and the edges last. A large β undoes that: it whitens the latent, and fine detail arrives with the same strength as
-colour and place. Hence β is small, γ asks for latents that shrink as pictures do (arXiv:2502.14831v2), and a run that goes on
-from earlier weights (`init`) first turns their axes: see `rebalance`.
+colour and place. Hence β is small, γ asks for latents that shrink as pictures do (arXiv:2502.14831v2), and the last act of a run
+(and the first, if it goes on from earlier weights, `init`) is to turn the latent's axes: see `rebalance`.
 """
 from __future__ import annotations
 
@@ -108,6 +108,7 @@ def main(*, steps: int = 3600, batch: int = 8, lr: float = 1.5e-3, kl_weight: fl
                  steps=steps, lr=lr, seed=seed, save_every=100, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
                  identity=dict(recipe=arguments))
     if rank == 0:
+        rebalance(fitted.ema, render(scenes(256, Generator().manual_seed(seed))))
         figures = measure(fitted.ema, tests)
         config = dict(kind="vae", vae=CONFIG, latent_scale=1 / figures["latent_std"], size=64)
         print(publish("shapes-vae", {"vae": fitted.ema}, config, out=out, recipe="training.shapes_vae", arguments=arguments,
