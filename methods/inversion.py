@@ -49,6 +49,8 @@ class Inversion:
     path: list[Tensor]
     calls: int
 
+    needs_source = False                             # whether an edit makes sense only beside rows of the pictures' own prompts
+
     @property
     def start(self) -> Tensor:
         """(b c y x) at times[0]."""
@@ -94,6 +96,8 @@ def redo(b: Bundle, inversion: Inversion, prompts: Sequence[str] | None = None, 
     n = len(inversion.prompts)
     if not prompts or len(prompts) % n:
         raise ValueError(f"prompts: must be one for each of the {n} inverted pictures, or a multiple, got {len(prompts)}")
+    if inversion.needs_source and prompts[:n] != list(inversion.prompts):
+        raise ValueError("prompts: this inversion mends only rows under the pictures' own prompts; give those first, then the others")
     rows, w = len(prompts) // n, inversion.w if w is None else w
     cond, empty = b.embed(prompts), b.embed("")
 

@@ -14,7 +14,6 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-import methods.__main__ as commands
 import weights.files
 from methods.__main__ import main
 from methods.cli import exit_code
@@ -245,7 +244,7 @@ def test_ctrl_c_during_the_walk_is_one_line_and_no_file(room, shelf, monkeypatch
 
     b = load(shelf / "tiny.safetensors")
     b.net.register_forward_hook(pressed)
-    monkeypatch.setattr(commands, "load", lambda *name: b)
+    monkeypatch.setattr("methods.commands.sdedit.load", lambda *name: b)
     before = files(room)
     assert main(["sdedit", "in.png", "--steps", "3", "-o", "out.png"]) == 130
     assert one_line(capsys, "palimpsest: ") == "interrupted\n"

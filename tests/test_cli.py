@@ -10,15 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-import methods.__main__ as commands
 import methods.cli as cli
 from methods import demo
 from methods.__main__ import command_line, main
+from methods.diffedit import diffedit
 from methods.sampling import generate
 from methods.sdedit import Edit, sdedit
 from tests.tiny import tiny_weights
 from weights import load
 from worlds.files import read_picture
+
+NAMES = ("sdedit", "diffedit", "prompt-to-prompt", "null-text", "invert", "attention", "generate", "models")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +119,7 @@ def test_a_target_distance_chooses_t0_by_bisection(room, monkeypatch, tiny):
 
     fake.__signature__ = inspect.signature(sdedit)                          # where the options take their defaults
     Image.new("RGB", (40, 40), "black").save("in.png")
-    monkeypatch.setattr(commands, "sdedit", fake)
+    monkeypatch.setattr("methods.commands.sdedit.sdedit", fake)
     assert main(sdedit_argv(tiny, "--target-distance", ".1")) == 0          # black raised by t0/2 is t0/4 away
     assert len(tried) > 2 and tried[-1] == pytest.approx(.4, abs=.01)
 
@@ -128,7 +130,7 @@ def test_generate_writes_one_picture_a_sheet_or_numbered_files(room, tiny, monke
     argv = ["generate", "--prompt", "a blue heart", "--steps", "1", "--model", str(tiny), "--seed", "4"]
     assert main([*argv, "-o", "one.png"]) == 0
     assert pixels("one.png").shape == (32, 32, 3)
-    monkeypatch.setattr(commands, "BATCH", 2)                               # picture i is the same whatever the batches
+    monkeypatch.setattr("methods.commands.generate.BATCH", 2)                               # picture i is the same whatever the batches
     assert main([*argv, "-n", "3", "-o", "heart{i}.png"]) == 0
     made = generate(load(tiny), "a blue heart", n=3, steps=1, seed=4).picture
     want = ((made + 1) * 127.5).permute(0, 2, 3, 1).numpy()
@@ -143,7 +145,7 @@ def test_generate_writes_one_picture_a_sheet_or_numbered_files(room, tiny, monke
 def test_models_prints_size_recipe_and_figures_of_each(monkeypatch, capsys):
     record = dict(bytes=2**21, parameters=1_500_000, recipe="python -m training.shapes",
                   figures=dict(psnr=34.5, curve=[1]))
-    monkeypatch.setattr(commands, "manifest", lambda: {"shapes.safetensors": record})
+    monkeypatch.setattr("methods.commands.models.manifest", lambda: {"shapes.safetensors": record})
     assert main(["models"]) == 0
     out = capsys.readouterr().out
     assert out.split() == "shapes 2.0 MB 1.50 M parameters python -m training.shapes psnr 34.5".split()
@@ -153,6 +155,7 @@ def test_models_prints_size_recipe_and_figures_of_each(monkeypatch, capsys):
 
 @pytest.mark.parametrize("argv, verb, own", [
     (["sdedit", "in.png", "-o", "out.png"], sdedit, {"b", "guide", "mask", "original"}),
+    (["diffedit", "in.png", "--target", "", "-o", "out.png"], diffedit, {"b", "x", "mask"}),
     (["generate", "--prompt", "", "-o", "out.png"], generate, {"b", "prompts"})])
 def test_the_defaults_are_those_of_the_verb(argv, verb, own):
     parsed, parameters = vars(command_line().parse_args(argv)), inspect.signature(verb).parameters
@@ -187,7 +190,7 @@ def test_the_bar_counts_the_calls_of_the_net_and_leaves_no_trace(tiny, monkeypat
     assert torch.equal(plain, watched) and [(bar.n, bar.total) for bar in bars] == [(2, 2)]
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["sdedit", "--help"], ["generate", "--help"], ["models", "--help"]])
+@pytest.mark.parametrize("argv", [["--help"], *([name, "--help"] for name in NAMES)])
 def test_every_command_explains_itself(argv, capsys):
     with pytest.raises(SystemExit) as stop:
         main(argv)

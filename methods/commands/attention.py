@@ -1,0 +1,88 @@
+"""palimpsest attention: the command of methods/attention_maps.py."""
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from methods.attention_maps import AttentionMaps, explore
+from methods.cli import Mistake, blame, command, number, options, progress, shared_options, writable
+from methods.commands.pictures import frames_of, opened
+from methods.inversion import invert
+from weights import load
+from worlds.files import contact_sheet, write_picture
+
+
+def declare_attention(commands: argparse._SubParsersAction) -> None:
+    """The options of `palimpsest attention`."""
+    about = "show where each word of a prompt looks: its attention map over layers, heads and steps (arXiv:2208.01626)"
+    p = command(commands, "attention", about, run_attention)
+    p.add_argument("input", metavar="IN", nargs="?", help="a picture, to be inverted under the prompt (default: generate one)")
+    p.add_argument("--prompt", required=True, metavar="TEXT", help="what the picture shows, in words")
+    p.add_argument("--crop", action="store_true", help="of IN the central square, instead of squeezing it")
+    p.add_argument("--word", action="append", metavar="WORD", help="a word to show; may be given again (default: all)")
+    p.add_argument("--by", choices=("layer", "head", "step"), help="split the average (default: over all three)")
+    p.add_argument("--res", type=int, metavar="N", help="maps of N×N cells (default: the finest up to 16×16)")
+    p.add_argument("--components", action="store_true", help="also the strongest patterns of the self-attention")
+    options(p, explore, {"steps": "of the walk"})
+    p.add_argument("--w", type=number, metavar="X", help="guidance scale (default: 3, and 1 with IN)")
+    options(p, explore, {"seed": "of the noise"})
+    shared_options(p, "a sheet of the maps, .png, .jpg or .webp")
+
+
+def run_attention(a: argparse.Namespace) -> None:
+    """The maps of one walk, on one sheet; a line for each word."""
+    began = time.monotonic()
+    out = writable("out", a.out)
+    if a.input is None and a.crop:
+        raise Mistake("crop: makes sense only with a picture IN")
+    picture = None if a.input is None else opened(a.input, a.crop)
+
+    b = load(a.model, a.device)
+    res = None if a.res is None else (a.res, a.res)
+    if picture is None:
+        with progress(b, a.steps * (1 if a.w == 1 else 2), "attention"):
+            maps = explore(b, a.prompt, res=res, steps=a.steps, w=a.w, seed=a.seed)
+    else:
+        with progress(b, a.steps * (2 if a.w in (None, 1) else 3), "attention"):
+            maps = explore(b, start=invert(b, picture.view(b.size), a.prompt, steps=a.steps), res=res, w=a.w)
+    words = list(dict.fromkeys(a.word or maps.words()))
+    with blame("word"):
+        write_picture(sheet(maps, words, a.by, a.components), out)
+        for word in words:
+            print(f"{word:<16}looks at {maps.raw(word).mean():.1%} on average, {maps.raw(word).max():.1%} at most; "
+                  f"spread {maps.entropy(word):.2f} (1 is everywhere alike)")
+    print(f"{out}: {len(words)} words, {maps.res[0]}×{maps.res[1]} cells, {time.monotonic() - began:.1f} s")
+
+
+def sheet(maps: AttentionMaps, words: list[str], by: str | None = None, components: bool = False) -> Tensor:
+    """The picture and its words' maps: uint8 (1 3 y x).
+
+    by None: a column for each word, lit picture above and bare map below. Otherwise a row for each word, and a column for
+    each layer, head or step.
+    """
+    layers, heads = dict.fromkeys(site.name for site in maps.cross), len(next(iter(maps.cross.values()))[0])
+    parts = {"layer": {name: dict(name=name) for name in layers},
+             "head": {f"head {h}": dict(head=h) for h in range(heads)},
+             "step": {f"t = {maps.levels[i]:.0f}": dict(step=i) for i in frames_of(len(maps.steps) - 1)},
+             None: {}}[by]
+    rows: list[list[Tensor | None]]
+    if by is None:
+        columns, labels = ["", *words], [maps.prompts[0], "map"]
+        rows = [[maps.pictures[:1], *(maps.lit(word) for word in words)], [None, *(grey(maps.heat(word)) for word in words)]]
+    else:
+        columns, labels = ["", *parts], list(words)
+        rows = [[maps.pictures[:1], *(maps.lit(word, **part) for part in parts.values())] for word in words]
+    if components:
+        found = maps.components(min(len(columns) - 1, maps.res[0] * maps.res[1]))
+        rows.append([None, *(grey(F.interpolate(c[None, None], maps.pictures.shape[-2:])[0, 0]) for c in found)])
+        labels.append("self-attention")
+    return contact_sheet(rows, labels, columns)
+
+
+def grey(m: Tensor) -> Tensor:
+    """Any map (y x) as a grey picture (1 3 y x), black at its least and white at its most."""
+    low, high = m.min(), m.max()
+    return ((m - low) / (high - low).clamp(min=1e-12) * 2 - 1).expand(1, 3, -1, -1).cpu()

@@ -1,0 +1,85 @@
+"""palimpsest diffedit: the command of methods/diffedit.py."""
+from __future__ import annotations
+
+import argparse
+import time
+
+from methods.cli import Mistake, blame, command, options, progress, say, shared_options, writable
+from methods.commands.pictures import at_the_files_size, opened, optional, region_of, steps_target, write_steps
+from methods.diffedit import DiffEdit, diffedit
+from metrics.image import rmse
+from weights import load
+from worlds.files import read_mask, write_picture
+
+
+def declare_diffedit(commands: argparse._SubParsersAction) -> None:
+    """The options of `palimpsest diffedit`."""
+    about = "edit a picture where two texts disagree about it: find the mask, encode, decode under it (arXiv:2210.11427)"
+    p = command(commands, "diffedit", about, run_diffedit)
+    p.add_argument("input", metavar="IN", help="the picture")
+    options(p, diffedit, {"source": "what it shows, in words, or nothing"})
+    p.add_argument("--target", required=True, metavar="TEXT", help="what it should show, in words")
+    p.add_argument("--mask", metavar="M", help="your own: white where the picture may change (default: it is found)")
+    p.add_argument("--crop", action="store_true", help="edit the central square, instead of squeezing a wide picture")
+    options(p, diffedit, {
+        "ratio": "how far to encode, in (0, 1]: higher edits more and keeps less", "w": "guidance scale",
+        "steps": "of the whole time, of which ratio · steps are walked", "seed": "of the noise"})
+    found = p.add_argument_group("the mask that is found")
+    options(found, diffedit, {
+        "maps": "noises to average over", "level": "how deep to drown the picture to compare the texts, in (0, 1]",
+        "threshold": "what of the heat map is edited: lower edits more", "clamp": "how extremes are removed, mean or quantile",
+        "r": "mean: cut at r times the mean", "q": "quantile: cut at this quantile, and its counterpart below",
+        "reduce": "mean_abs or abs_mean, over the noises", "grow": "widen the mask by so many latent cells"})
+    ablation = p.add_argument_group("the paper's ablations")
+    options(ablation, diffedit, {
+        "use_mask": "off: edit everywhere", "encode": "off: noise the picture instead of encoding it",
+        "blend": "level, or x0 as GLIDE does", "iterations": "of fixed-point encoding, per step",
+        "paste": "paste the kept pixels back, bit for bit"})
+    p.add_argument("--save-mask", metavar="PNG", help="also write the mask, at the file's size: touch it up and give it to --mask")
+    p.add_argument("--save-heat", metavar="PNG", help="also write the heat map that the threshold cuts")
+    p.add_argument("--save-steps", metavar="PNG_OR_FOLDER", help="also write the walk down: one sheet, or a folder of all")
+    shared_options(p)
+
+
+def run_diffedit(a: argparse.Namespace) -> None:
+    """One picture edited, under a found mask or a given one."""
+    began = time.monotonic()
+    out, more = writable("out", a.out), optional(a, "save-mask", "save-heat")
+    save_steps = None if a.save_steps is None else steps_target(a.save_steps)
+    if "save-heat" in more and (a.mask is not None or not a.use_mask):
+        raise Mistake("save-heat: there is a heat map only where a mask is found; leave out --mask and --no-use-mask")
+    if not a.use_mask and (a.mask is not None or a.save_mask is not None):
+        raise Mistake("use-mask: is off, so --mask and --save-mask make no sense")
+
+    picture = opened(a.input, a.crop)
+    mask = None
+    if a.mask is not None:
+        with blame("mask"):
+            mask = read_mask(a.mask, of=picture)
+
+    b = load(a.model, a.device)
+    x = picture.view(b.size)
+    walked = max(1, round(a.ratio * a.steps))
+    calls = 2 * a.maps * (mask is None and a.use_mask) + walked * ((1 + a.iterations) * a.encode + 1)
+    with progress(b, calls, "diffedit"):
+        e = diffedit(b, x, a.source, a.target, mask=region_of(mask, b.size), ratio=a.ratio, steps=a.steps, w=a.w, maps=a.maps,
+                     level=a.level, threshold=a.threshold, clamp=a.clamp, r=a.r, q=a.q, reduce=a.reduce, grow=a.grow, encode=a.encode,
+                     use_mask=a.use_mask, blend=a.blend, iterations=a.iterations, paste=a.paste, seed=a.seed)
+    if e.empty:
+        say(f"note: the mask is empty, so nothing of {a.input} was edited: {why_empty(a, e)}")
+
+    write_picture(picture.restore(e.picture, (e.mask if mask is None else mask) if a.paste else None), out)
+    for name, cells in (("save-mask", e.cells), ("save-heat", e.heat)):
+        if name in more:
+            write_picture(at_the_files_size(picture, cells), more[name])
+    if save_steps is not None:
+        write_steps(b, e, save_steps)
+    print(f"{out}: edits {e.mask.mean():.0%} of the picture, ratio {a.ratio:g} (σ {b.schedule.sigma(e.levels[0]):.3g}), distance "
+          f"{rmse(e.picture.cpu(), x).item():.3f}, {time.monotonic() - began:.1f} s")
+
+
+def why_empty(a: argparse.Namespace, e: DiffEdit) -> str:
+    """The cause, and the knob."""
+    if e.heat.any():
+        return f"nowhere do the texts differ by more than the threshold {a.threshold:g}; lower --threshold, or draw a --mask"
+    return "--source and --target say the same to the model; say in --target what should be different"

@@ -1,0 +1,46 @@
+"""palimpsest generate: the command of methods/sampling.py."""
+from __future__ import annotations
+
+import argparse
+import math
+import time
+
+import torch
+
+from methods.cli import Mistake, command, options, progress, shared_options, whole, writable
+from methods.sampling import generate
+from weights import load
+from worlds.files import contact_sheet, write_picture
+
+BATCH = 16                                       # pictures at once
+
+
+def declare_generate(commands: argparse._SubParsersAction) -> None:
+    """The options of `palimpsest generate`."""
+    about = "make pictures from a text alone"
+    p = command(commands, "generate", about, run_generate)
+    p.add_argument("--prompt", required=True, metavar="P", help='what to show, in words; "" is anything')
+    p.add_argument("-n", type=whole, default=1, metavar="N", help="how many; picture i has seed + i (default: 1)")
+    options(p, generate, {"steps": "of the walk", "w": "guidance scale", "eta": "0 DDIM, 1 ancestral",
+                          "seed": "of the noise"})
+    shared_options(p, "one picture; for n > 1 a sheet of all, or, with {i} in the name, a file for each")
+
+
+def run_generate(a: argparse.Namespace) -> None:
+    """n pictures of one prompt."""
+    began = time.monotonic()
+    if not 1 <= a.n <= 1000:
+        raise Mistake(f"n: must lie between 1 and 1000, got {a.n}")
+    digits = len(str(a.n - 1))
+    files = [writable("out", a.out.replace("{i}", f"{i:0{digits}d}")) for i in range(a.n if "{i}" in a.out else 1)]
+    b = load(a.model, a.device)
+    with progress(b, math.ceil(a.n / BATCH) * a.steps, "generate"):
+        batches = [generate(b, a.prompt, n=min(BATCH, a.n - i), steps=a.steps, w=a.w, eta=a.eta, seed=a.seed + i)
+                   for i in range(0, a.n, BATCH)]
+    pictures = list(torch.cat([batch.picture for batch in batches]).split(1))
+    if len(files) < a.n:
+        columns = math.ceil(a.n**.5)
+        pictures = [contact_sheet([pictures[i:i + columns] for i in range(0, a.n, columns)], title=a.prompt)]
+    for picture, file in zip(pictures, files, strict=True):
+        write_picture(picture, file)
+    print(f"{a.out}: {a.n} picture{'s' if a.n > 1 else ''}, seed {a.seed}, {time.monotonic() - began:.1f} s")

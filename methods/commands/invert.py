@@ -1,0 +1,45 @@
+"""palimpsest invert: the error ladder of a picture, as a table and, if asked for, as a sheet."""
+from __future__ import annotations
+
+import argparse
+import time
+
+from methods.cli import command, options, progress, shared_options, writable
+from methods.commands.pictures import opened
+from methods.ladder import Rung, ladder
+from weights import load
+from worlds.files import contact_sheet, write_picture
+
+
+def declare_invert(commands: argparse._SubParsersAction) -> None:
+    """The options of `palimpsest invert`."""
+    about = "how exactly a picture comes back from its own noise, by each method of inversion, and what each costs"
+    p = command(commands, "invert", about, run_invert)
+    p.add_argument("input", metavar="IN", help="the picture")
+    p.add_argument("--prompt", required=True, metavar="P", help="what it shows, in words")
+    p.add_argument("--crop", action="store_true", help="take the central square, instead of squeezing a wide picture")
+    options(p, ladder, {"steps": "of every walk", "w": "guidance scale of the way down",
+                        "iterations": "of the fixed-point rung, for each step"})
+    shared_options(p, "also write what came back on each rung, on one sheet", default="")
+
+
+def run_invert(a: argparse.Namespace) -> None:
+    """The ladder of one picture, a line as each rung is reached."""
+    out = writable("out", a.out) if a.out else None
+    picture = opened(a.input, a.crop)
+    b = load(a.model, a.device)
+    x = picture.view(b.size)
+
+    print(f"{'':20}{'PSNR / dB':>10}{'forward':>10}{'backward':>10}{'seconds':>10}")
+    began = [time.monotonic()]
+
+    def done(rung: Rung) -> None:
+        began.append(time.monotonic())
+        seconds = began[-1] - began[-2]
+        print(f"{rung.name:20}{rung.psnr.item():10.2f}{rung.forwards:10}{rung.backwards:10}{seconds:10.2f}", flush=True)
+
+    with progress(b, a.steps * (30 + a.iterations), "invert"):             # about: how long null-text takes is not known before
+        rungs = ladder(b, x, a.prompt, steps=a.steps, w=a.w, iterations=a.iterations, done=done)
+    if out is not None:
+        names = ["the picture", *(f"{rung.name}: {rung.psnr.item():.1f} dB" for rung in rungs)]
+        write_picture(contact_sheet([[x, *(rung.picture.cpu() for rung in rungs)]], (), names), out)

@@ -1,0 +1,24 @@
+"""palimpsest models: what is shipped."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from methods.cli import Mistake, command
+from weights.files import manifest
+
+
+def declare_models(commands: argparse._SubParsersAction) -> None:
+    """`palimpsest models` has none."""
+    about = "list the shipped models, with what was measured on each"
+    command(commands, "models", about, run_models)
+
+
+def run_models(a: argparse.Namespace) -> None:
+    """One line a model."""
+    if not manifest():
+        raise Mistake("models: none are shipped with this copy; `make weights` trains them")
+    for file, record in manifest().items():
+        figures = ", ".join(f"{k} {v:.4g}" for k, v in record.get("bench", record["figures"]).items() if isinstance(v, float))
+        name, megabytes, millions = Path(file).stem, record["bytes"] / 2**20, record["parameters"] / 1e6
+        print(f"{name:<15}{megabytes:6.1f} MB {millions:6.2f} M parameters  {record['recipe']}  {figures}")

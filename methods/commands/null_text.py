@@ -1,0 +1,66 @@
+"""palimpsest null-text: a picture inverted for strong guidance, come back to or edited, and kept for later edits."""
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from methods.cli import Mistake, blame, command, options, progress, shared_options, writable
+from methods.commands.pictures import opened
+from methods.inversion import redo
+from methods.null_text import load_null_text, null_text
+from metrics.image import psnr
+from weights import load
+from worlds.files import write_picture
+
+
+def declare_null_text(commands: argparse._SubParsersAction) -> None:
+    """The options of `palimpsest null-text`."""
+    about = "tune null embeddings until a picture comes back under strong guidance, then edit it (arXiv:2211.09794)"
+    p = command(commands, "null-text", about, run_null_text)
+    p.add_argument("input", metavar="IN", help="the picture")
+    p.add_argument("--prompt", required=True, metavar="P", help="what it shows, in words")
+    p.add_argument("--target", metavar="P", help="what it should show (default: the prompt, which brings the picture back)")
+    p.add_argument("--crop", action="store_true", help="edit the central square, instead of squeezing a wide picture")
+    options(p, null_text, {"steps": "of the walk", "w": "guidance scale", "inner": "updates of each step, at most",
+                           "lr": "of Adam, at the first step", "stop": "loss at which the first step is done",
+                           "solver": "adam, adam-skip or gauss-newton", "start": "empty, prompt or between",
+                           "iterations": "fixed-point rounds of the inversion, for each step"})
+    kept = p.add_mutually_exclusive_group()
+    kept.add_argument("--save", metavar="FILE", help="keep the embeddings, .safetensors; an interrupted run goes on from it")
+    kept.add_argument("--load", metavar="FILE", help="take the embeddings from there; settings of the tuning are the file's")
+    shared_options(p)
+
+
+def run_null_text(a: argparse.Namespace) -> None:
+    """One picture, tuned or loaded, and walked down."""
+    began, out = time.monotonic(), writable("out", a.out)
+    save = None if a.save is None else tensor_file(a.save)
+    picture = opened(a.input, a.crop)
+    b = load(a.model, a.device)
+    x = picture.view(b.size)
+
+    if a.load is not None:
+        with blame("load"):
+            tuned = load_null_text(a.load, b, x, a.prompt, w=a.w)
+    else:
+        with progress(b, a.steps * (a.inner + a.iterations + 3), "null-text"):
+            tuned = null_text(b, x, a.prompt, steps=a.steps, w=a.w, inner=a.inner, lr=a.lr, stop=a.stop, solver=a.solver,
+                              start=a.start, iterations=a.iterations, state=save)
+    if a.target is None:
+        latents = tuned.z_bar
+    else:
+        latents = redo(b, tuned, [a.prompt, a.target])[-1][1:]
+    result = b.decode(latents)
+    write_picture(picture.restore(result), out)
+    back = psnr(b.decode(tuned.z_bar).cpu(), x).item()
+    print(f"{out}: comes back at {back:.2f} dB after {int(tuned.updates.sum())} updates, {int(tuned.forwards.max())} forward and "
+          f"{int(tuned.backwards.max())} backward passes, {time.monotonic() - began:.1f} s")
+
+
+def tensor_file(name: str) -> Path:
+    """A .safetensors file in a folder that is there."""
+    path = Path(name)
+    if path.suffix != ".safetensors" or not path.absolute().parent.is_dir():
+        raise Mistake(f"save: {name} must end in .safetensors and lie in a folder that is there")
+    return path

@@ -1,0 +1,158 @@
+"""palimpsest prompt-to-prompt: the command of methods/prompt_to_prompt.py."""
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from methods.alignment import align, table
+from methods.by_word import Cross, Span
+from methods.cli import Mistake, command, number, options, progress, say, shared_options, writable
+from methods.commands.pictures import frames_of, opened, optional
+from methods.inversion import Inversion, invert
+from methods.local_blend import Blend
+from methods.null_text import null_text
+from methods.prompt_to_prompt import Result, prompt_to_prompt
+from methods.variants import direct, negative_prompt
+from metrics.image import rmse
+from weights import Bundle, load
+from worlds.files import contact_sheet, write_picture
+
+INVERSIONS = ("ddim", "negative-prompt", "direct", "null-text")
+
+
+def declare_prompt_to_prompt(commands: argparse._SubParsersAction) -> None:
+    """The options of `palimpsest prompt-to-prompt`."""
+    about = "change the words and keep the layout, by attention control (arXiv:2208.01626)"
+    p = command(commands, "prompt-to-prompt", about, run_prompt_to_prompt)
+    p.add_argument("source", metavar="SOURCE", help="what the picture shows, in words")
+    p.add_argument("target", metavar="TARGET", help="what it should show instead, in words")
+    p.add_argument("--input", metavar="IN", help="edit this picture (default: generate one from SOURCE and --seed)")
+    p.add_argument("--inversion", choices=INVERSIONS, help="with --input: how its noise is found (default: null-text)")
+    p.add_argument("--crop", action="store_true", help="with --input: its central square, instead of squeezing it")
+    options(p, prompt_to_prompt, {"edit": "replace (as many words), refine (words added), or auto"})
+    p.add_argument("--cross", action="append", metavar="F or WORD=F", help="fraction of the steps in which the target looks "
+                   "where the source did; again with a word of TARGET for that word alone, WORD=A-B for a span (default: .8)")
+    p.add_argument("--self", dest="self_", type=number, default=.4, metavar="F", help="the same for self-attention (default: 0.4)")
+    p.add_argument("--self-res", type=int, metavar="N", help="on maps of at most N×N cells (default: a quarter of the latent's cells)")
+    p.add_argument("--weight", action="append", default=[], metavar="WORD=C", help="make a word of TARGET C times as strong")
+    p.add_argument("--blend", action="append", default=[], metavar="WORD:WORD",
+                   help="change the picture only where this word of SOURCE or that word of TARGET looks")
+    p.add_argument("--subtract", action="append", default=[], metavar="WORD", help="with --blend: and not where this word looks")
+    p.add_argument("--threshold", type=number, default=.3, metavar="X", help="of the blend's mask, in [0, 1) (default: 0.3)")
+    options(p, prompt_to_prompt, {"paste": "with --blend: paste the kept pixels back, bit for bit", "steps": "of the walk"})
+    p.add_argument("--w", type=number, metavar="X", help="guidance scale (default: 3, and 7.5 with --input)")
+    options(p, prompt_to_prompt, {"seed": "of the noise"})
+    p.add_argument("--explain", action="store_true", help="print which token takes the map of which")
+    p.add_argument("--save-source", metavar="PNG", help="also write the source's picture, or what became of IN without an edit")
+    p.add_argument("--save-mask", metavar="PNG", help="with --blend: also write the mask of the last step")
+    p.add_argument("--save-steps", metavar="PNG", help="also write the walk of both, and the mask over time, on one sheet")
+    shared_options(p)
+
+
+def run_prompt_to_prompt(a: argparse.Namespace) -> None:
+    """One pair: generated, or the second made of a given picture."""
+    began = time.monotonic()
+    out, more = writable("out", a.out), optional(a, "save-source", "save-mask", "save-steps")
+    if a.input is None and (a.inversion is not None or a.crop):
+        raise Mistake("input: --inversion and --crop make sense only with an --input")
+    if not a.blend and (a.subtract or "save-mask" in more or not a.paste):
+        raise Mistake("blend: --subtract, --save-mask and --no-paste make sense only with a --blend")
+    cross, weights = by_word(a.cross or [".8"]), dict(word_and_number("weight", text) for text in a.weight)
+    pairs = [pair(text) for text in a.blend]
+    blend = Blend([s for s, _ in pairs], [t for _, t in pairs], a.subtract, a.threshold, a.threshold) if pairs else None
+
+    picture = None if a.input is None else opened(a.input, a.crop, "input")
+
+    b = load(a.model, a.device)
+    if a.explain:
+        if b.tokenizer is None:
+            raise Mistake(f"explain: the model {b.name} was trained without text; choose another")
+        print(table(align(b.tokenizer, a.source, a.target, a.edit)))
+    x, start = None, None
+    w = a.w if a.w is not None else 3. if picture is None else 7.5
+    if picture is not None:
+        x = picture.view(b.size)
+        with progress(b, a.steps, "invert"):
+            start = inverted(b, x, a.source, a.inversion or "null-text", a.steps, w)
+    with progress(b, a.steps * (1 if w == 1 else 2), "edit"):
+        r = prompt_to_prompt(b, a.source, a.target, start=start, pictures=x, edit=a.edit, cross=cross, self_=a.self_,
+                             self_res=a.self_res, weights=weights, blend=blend, steps=a.steps, w=w, seed=a.seed, paste=a.paste)
+
+    if r.mask is not None and not r.mask.any():
+        say("note: the blend's mask is empty, so nothing was edited: these words look nowhere by themselves; lower --threshold, "
+            "choose other words, or leave out --subtract")
+
+    def whole(edited: Tensor, mask: Tensor | None = None) -> Tensor:
+        return edited if picture is None else picture.restore(edited, mask)
+
+    write_picture(whole(r.picture, r.mask if a.paste else None), out)
+    if "save-source" in more:
+        write_picture(whole(r.source_picture), more["save-source"])
+    if "save-mask" in more:
+        write_picture(r.mask.expand(-1, 3, -1, -1) * 2 - 1, more["save-mask"])
+    if "save-steps" in more:
+        write_picture(walk_sheet(b, r, a.source, a.target), more["save-steps"])
+    changed = f", edits {r.mask.gt(0).float().mean():.0%} of the picture" if r.mask is not None else ""
+    print(f"{out}: {r.alignments[0].edit}{changed}, distance {rmse(r.picture, r.source_picture).item():.3f} to the source, "
+          f"{time.monotonic() - began:.1f} s")
+
+
+def inverted(b: Bundle, x: Tensor, prompt: str, name: str, steps: int, w: float) -> Inversion:
+    """The inversion of that name, to be walked down with guidance w: the one place where the command chooses."""
+    if name == "ddim":
+        return invert(b, x, prompt, steps=steps)
+    return {"negative-prompt": negative_prompt, "direct": direct, "null-text": null_text}[name](b, x, prompt, steps=steps, w=w)
+
+
+def by_word(given: Sequence[str]) -> Cross:
+    """.8 lion=.4 hat=.2-.6 -> {"default_": .8, "lion": .4, "hat": (.2, .6)}."""
+    plain = [text for text in given if "=" not in text]
+    if len(plain) > 1:
+        raise Mistake(f"cross: is given twice, {plain[0]} and {plain[1]}; for one word alone write WORD=F")
+    return {"default_": span(plain[0]) if plain else .8,
+            **{word.strip(): span(value) for word, _, value in (text.rpartition("=") for text in given if "=" in text)}}
+
+
+def span(text: str) -> Span:
+    """A fraction, or two with a hyphen between."""
+    try:
+        values = tuple(float(v) for v in text.split("-"))
+        return values[0] if len(values) == 1 else (values[0], values[1])
+    except ValueError:
+        raise Mistake(f"cross: must be a fraction such as .8, or a span such as .2-.6, got {text!r}") from None
+
+
+def word_and_number(argument: str, text: str) -> tuple[str, float]:
+    """WORD=C."""
+    word, _, value = text.rpartition("=")
+    try:
+        c = number(value)
+    except argparse.ArgumentTypeError:
+        word = ""
+    if not word.strip():
+        raise Mistake(f"{argument}: write WORD=C, as in star=2; got {text!r}")
+    return word.strip(), c
+
+
+def pair(text: str) -> tuple[str, str]:
+    """WORD:WORD, or one word that stands in both prompts."""
+    source, colon, target = text.partition(":")
+    if not source.strip() or (colon and not target.strip()):
+        raise Mistake(f"blend: write SOURCEWORD:TARGETWORD, as in circle:star; got {text!r}")
+    return source.strip(), (target if colon else source).strip()
+
+
+def walk_sheet(b: Bundle, r: Result, source: str, target: str) -> Tensor:
+    """Source and target from noise to picture, and where they were let differ: uint8 (1 3 y x)."""
+    chosen = frames_of(len(r.path) - 1)
+    frames = [b.decode(r.path[n]) for n in chosen]
+    rows, labels = [[f[:1] for f in frames], [f[1:] for f in frames]], [source, target]
+    if r.masks is not None:
+        size = frames[0].shape[-2:]                                        # step n − 1 leads to frame n
+        rows.append([F.interpolate(r.masks[n - 1], size).expand(-1, 3, -1, -1) * 2 - 1 if n else None for n in chosen])
+        labels.append("mask")
+    return contact_sheet(rows, labels, [f"t = {r.levels[n]:.0f}" for n in chosen])

@@ -1,0 +1,114 @@
+"""palimpsest sdedit: the command of methods/sdedit.py."""
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from methods.cli import Mistake, blame, command, number, options, progress, shared_options, writable
+from methods.commands.pictures import opened, optional, region_of, steps_target, write_steps
+from methods.sdedit import Edit, at_distance, bisect_t0, latent_mask, sdedit
+from metrics.image import rmse
+from weights import Bundle, load
+from worlds.files import open_picture, read_mask, write_picture
+
+
+def declare_sdedit(commands: argparse._SubParsersAction) -> None:
+    """The options of `palimpsest sdedit`."""
+    about = "edit a picture: noise it up to t0, then denoise it under a text (arXiv:2108.01073)"
+    p = command(commands, "sdedit", about, run_sdedit)
+    p.add_argument("input", metavar="IN", help="the guide: a painting, a collage, a photo")
+    p.add_argument("--mask", metavar="M", help="white where the picture may change, black where it must stay")
+    p.add_argument("--original", metavar="O", help="with a mask: what the kept part comes from (default: IN)")
+    p.add_argument("--crop", action="store_true", help="edit the central square, instead of squeezing a wide picture")
+    options(p, sdedit, {"prompt": "what it should be, in words"})
+    how_deep = p.add_mutually_exclusive_group()
+    options(how_deep, sdedit, {"t0": "how deep to drown the guide, in (0, 1]; .3 to .6 is the useful band. One t0 is "
+                                    "another noise level in another walk or model: compare the σ that is printed"})
+    how_deep.add_argument("--target-distance", type=number, metavar="X",
+                          help="choose t0 by bisection, for this RMSE in (0, 1) between edit and guide")
+    how_deep.add_argument("--ask", action="store_true", help="choose t0 by asking: more faithful, or more realistic?")
+    options(p, sdedit, {"repeats": "rounds, each on the result of the last", "walk": "vp or ve", "steps": "of the walk",
+                        "w": "guidance scale", "eta": "vp only: 1 ancestral, 0 DDIM", "seed": "of the noise",
+                        "paste": "paste the kept pixels back, bit for bit"})
+    p.add_argument("--save-mask", metavar="PNG", help="also write the mask as the model used it, in latent cells")
+    p.add_argument("--save-steps", metavar="PNG_OR_FOLDER", help="also write the walk: one sheet, or a folder of all")
+    shared_options(p)
+
+
+def run_sdedit(a: argparse.Namespace) -> None:
+    """One picture edited, at a given t0 or at one that is searched for."""
+    began = time.monotonic()
+    out = writable("out", a.out)
+    more = optional(a, "save-mask")
+    save_steps = None if a.save_steps is None else steps_target(a.save_steps)
+    if a.mask is None and (a.save_mask or a.original or not a.paste):
+        raise Mistake("mask: --save-mask, --original and --no-paste make sense only with a --mask")
+
+    picture = opened(a.input, a.crop)
+    kept = picture
+    if a.original is not None:
+        with blame("original"):
+            kept = open_picture(a.original)
+            kept = kept.square() if a.crop else kept
+            if kept.size != picture.size or kept.box != picture.box:
+                raise Mistake(f"{a.original} must have the size of {a.input}, {picture.size[1]}×{picture.size[0]}")
+    mask = None
+    if a.mask is not None:
+        with blame("mask"):
+            mask = read_mask(a.mask, of=picture)
+
+    b = load(a.model, a.device)
+    guide, original = picture.view(b.size), None if mask is None else kept.view(b.size)
+    region = region_of(mask, b.size)
+
+    def edit(t0: float) -> Edit:
+        with progress(b, a.repeats * a.steps, f"t0 {t0:.2f}"):
+            return sdedit(b, guide, a.prompt, t0=t0, mask=region, original=original, repeats=a.repeats, walk=a.walk,
+                          steps=a.steps, w=a.w, eta=a.eta, seed=a.seed, paste=a.paste)
+
+    def write(e: Edit) -> None:
+        write_picture(kept.restore(e.picture, mask if a.paste else None), out)
+
+    if a.ask or a.target_distance is not None:
+        with blame("target-distance"):
+            judge = ask(write, out) if a.ask else at_distance(guide, a.target_distance)
+        low = min(max(.05, a.steps / b.schedule.T), .9)                    # a VP walk needs as many times as steps
+        t0, result, _ = bisect_t0(edit, judge, low=low)
+    else:
+        t0, result = a.t0, edit(a.t0)
+
+    write(result)
+    if "save-mask" in more:
+        write_picture(mask_picture(b, region), more["save-mask"])
+    if save_steps is not None:
+        write_steps(b, result, save_steps)
+    distance = rmse(result.picture.cpu(), guide).item()
+    print(f"{out}: t0 {t0:.3f} (σ {result.sigma:.3g}, SNR {result.snr:.3g}), distance {distance:.3f}, "
+          f"{time.monotonic() - began:.1f} s")
+
+
+def ask(write: Callable[[Edit], None], out: Path) -> Callable[[Edit], float]:
+    """A judge for bisect_t0: a person, at the terminal or through a pipe. The end of the answers means content."""
+    wishes = {"f": -1., "faithful": -1., "r": 1., "realistic": 1., "d": 0., "done": 0., "": 0.}
+
+    def judge(e: Edit) -> float:
+        write(e)
+        while True:
+            print(f"{out} (σ {e.sigma:.3g}): more [f]aithful, more [r]ealistic, or [d]one? ", end="", flush=True)
+            answer = sys.stdin.readline().strip().lower()
+            if answer.removeprefix("more ") in wishes:
+                return wishes[answer.removeprefix("more ")]
+    return judge
+
+
+def mask_picture(b: Bundle, region: Tensor) -> Tensor:
+    """The mask that the walk used, white = edited: (1 1 y x) -> (1 3 y x)."""
+    cells = latent_mask(region, torch.empty(1, *b.latent_shape))
+    return F.interpolate(cells, region.shape[-2:]).expand(-1, 3, -1, -1) * 2 - 1

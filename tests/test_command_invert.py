@@ -1,0 +1,102 @@
+"""palimpsest invert and null-text, called in this process on a tiny random model."""
+import argparse
+import inspect
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from methods.cli import Parser, exit_code
+from methods.commands.invert import declare_invert
+from methods.commands.null_text import declare_null_text
+from methods.ladder import ladder
+from methods.null_text import null_text
+from tests.tiny import tiny_weights
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("in.png")
+    return tmp_path
+
+
+def parse(*argv) -> argparse.Namespace:
+    parser = Parser("palimpsest", allow_abbrev=False)
+    commands = parser.add_subparsers(required=True)
+    declare_invert(commands)
+    declare_null_text(commands)
+    return parser.parse_args([*argv])
+
+
+def main(*argv):
+    def work():
+        arguments = parse(*map(str, argv))
+        arguments.run(arguments)
+    return exit_code(work)
+
+
+def size(path):
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def test_invert_prints_a_line_for_each_rung_and_writes_a_sheet_if_asked(room, tiny, capsys):
+    argv = ["invert", "in.png", "--prompt", "a red star", "--steps", 1, "--iterations", 1, "--model", tiny]
+    assert main(*argv) == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert said.err == "" and len(lines) == 9 and lines[0].split() == "PSNR / dB forward backward seconds".split()
+    assert len({len(line) for line in lines}) == 1                         # aligned
+    assert lines[1].split()[0] == "autoencoder" and lines[3].startswith("w = 7.5 ") and lines[3].split()[-2:-1] == ["0"]
+    assert all(float(line.split()[-1]) >= 0 for line in lines[1:]) and [p.name for p in room.iterdir()] == ["in.png"]
+    assert main(*argv, "-o", "sheet.png") == 0
+    assert size("sheet.png")[0] > 9 * 3 * 32
+
+
+def test_null_text_brings_a_picture_back_edits_it_and_keeps_what_it_found(room, tiny, capsys):
+    argv = ["null-text", "in.png", "--prompt", "a red star", "--steps", 2, "--inner", 2, "--model", tiny, "-o", "out.png"]
+    assert main(*argv, "--save", "kept.safetensors") == 0
+    first = capsys.readouterr().out
+    assert first.startswith("out.png: comes back at ") and first.count("\n") == 1 and size("out.png") == (40, 40)
+    back = np.asarray(Image.open("out.png"))
+    assert main(*argv, "--load", "kept.safetensors") == 0
+    assert np.array_equal(np.asarray(Image.open("out.png")), back)
+    assert capsys.readouterr().out.split(" s\n")[0].split(",")[:2] == first.split(",")[:2]
+    assert main(*argv, "--load", "kept.safetensors", "--target", "a blue heart") == 0
+    assert (np.asarray(Image.open("out.png")) != back).any()
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--w", 0], "w: must be at least 1"), (["--steps", 0], "steps must be"), (["--solver", "sgd"], "solver: must be one of"),
+    (["--save", "kept.png"], "save: kept.png must end in .safetensors"), (["--inner", 0], "inner, lr, stop"),
+    (["--save", "no/kept.safetensors"], "save: no/kept.safetensors must"), (["--load", "no.safetensors"], "load: no.safetensors"),
+    (["--load", "in.png"], "load: in.png: is damaged"), (["-o", "out.txt"], "out: ")])
+def test_a_mistake_is_one_line_and_writes_nothing(room, tiny, capsys, more, message):
+    argv = ["null-text", "in.png", "--prompt", "a red star", "--steps", 1, "--model", tiny, "-o", "out.png", *more]
+    assert main(*argv) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith(f"palimpsest: error: {message}") and said.err.count("\n") == 1
+    assert [p.name for p in room.iterdir()] == ["in.png"]
+
+
+def test_a_file_of_another_prompt_is_refused(room, tiny, capsys):
+    argv = ["null-text", "in.png", "--steps", 1, "--inner", 1, "--model", tiny, "-o", "out.png"]
+    assert main(*argv, "--prompt", "a red star", "--save", "kept.safetensors") == 0
+    assert main(*argv, "--prompt", "a blue star", "--load", "kept.safetensors") == 2
+    assert "was made for another prompt ('a red star', not 'a blue star')" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv, verb, own", [
+    (["invert", "in.png", "--prompt", ""], ladder, {"b", "x", "prompt", "done"}),
+    (["null-text", "in.png", "--prompt", "", "-o", "out.png"], null_text, {"b", "x", "prompt", "shared", "noise", "state"})])
+def test_the_defaults_are_those_of_the_verb(argv, verb, own):
+    parsed, parameters = vars(parse(*argv)), inspect.signature(verb).parameters
+    assert {name: parsed[name] for name in parameters if name not in own} == \
+           {name: p.default for name, p in parameters.items() if name not in own}

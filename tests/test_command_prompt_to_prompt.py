@@ -1,0 +1,118 @@
+"""The commands prompt-to-prompt and attention, called in this process on a tiny random model."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from methods.cli import Parser, exit_code
+from methods.commands.attention import declare_attention
+from methods.commands.prompt_to_prompt import by_word, declare_prompt_to_prompt
+from methods.prompt_to_prompt import prompt_to_prompt
+from tests.tiny import tiny_weights
+from weights import load
+
+PAIR = ["prompt-to-prompt", "a red circle", "a green star"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, tiny):
+    """Runs a command in a folder with a picture, 40 wide and 30 high; the exit code."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save("in.png")
+
+    def call(argv):
+        parser = Parser("palimpsest", allow_abbrev=False)
+        commands = parser.add_subparsers(required=True)
+        declare_prompt_to_prompt(commands)
+        declare_attention(commands)
+
+        def work():
+            arguments = parser.parse_args([*argv, "--steps", "2", "--model", str(tiny), "-o", "out.png"])
+            arguments.run(arguments)
+
+        return exit_code(work)
+
+    return call
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def test_the_command_does_what_the_verb_does_and_explains_itself(run, tiny, capsys):
+    more = ["--cross", ".9", "--cross", "star=.2-.6", "--self", "1", "--self-res", "8", "--weight", "green=2", "--w", "2", "--seed", "3"]
+    assert run([*PAIR, *more, "--explain", "--save-source", "source.png"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith('replace: "a red circle" -> "a green star"\n') and "circle is swapped for star" in said
+    assert said.splitlines()[-1].startswith("out.png: replace, distance 0.")
+    r = prompt_to_prompt(load(tiny), *PAIR[1:], cross={"default_": .9, "star": (.2, .6)}, self_=1., self_res=8,
+                         weights={"green": 2.}, w=2., seed=3, steps=2)
+    for path, picture in (("out.png", r.picture), ("source.png", r.source_picture)):
+        want = ((picture + 1) * 127.5).round()[0].permute(1, 2, 0).to(torch.uint8).numpy()
+        assert np.array_equal(pixels(path), want)
+
+
+@pytest.mark.parametrize("inversion", ["ddim", "negative-prompt", "direct", "null-text"])
+def test_a_picture_is_edited_at_its_own_size_through_any_inversion(run, inversion, capsys):
+    assert run([*PAIR, "--input", "in.png", "--inversion", inversion]) == 0
+    assert pixels("out.png").shape == (30, 40, 3) and (pixels("out.png") != pixels("in.png")).any()
+    assert "in.png is not square and is squeezed" in capsys.readouterr().err
+
+
+def test_what_the_blend_keeps_is_the_files_own_and_the_sheet_shows_the_walk(run):
+    assert run([*PAIR, "--input", "in.png", "--crop", "--inversion", "ddim", "--blend", "circle:star", "--threshold", ".99",
+                "--save-mask", "mask.png", "--save-steps", "walk.png"]) == 0
+    before, after, mask = pixels("in.png"), pixels("out.png"), pixels("mask.png")
+    assert np.array_equal(after[:, :5], before[:, :5]) and np.array_equal(after[:, 35:], before[:, 35:])     # outside the crop
+    kept = np.asarray(Image.fromarray(mask).resize((30, 30), Image.Resampling.NEAREST))[..., 0] == 0
+    shrunk = np.minimum.reduce([np.roll(kept, (y, x), (0, 1)) for y in (-2, 0, 2) for x in (-2, 0, 2)])
+    assert 0 < shrunk.mean() < 1 and np.array_equal(after[:, 5:35][shrunk], before[:, 5:35][shrunk])
+    assert pixels("walk.png").shape[1] > 3 * 3 * 32
+
+
+def test_an_empty_blend_is_said(run, capsys):
+    assert run([*PAIR, "--blend", "circle:star", "--subtract", "a", "--threshold", "0"]) == 0
+    assert "note: the blend's mask is empty, so nothing was edited" in capsys.readouterr().err
+
+
+def test_cross_is_read_as_a_number_and_by_word():
+    assert by_word([".8"]) == {"default_": .8} and by_word(["star=.4"]) == {"default_": .8, "star": .4}
+    assert by_word(["1", "red star=.2-.6"]) == {"default_": 1., "red star": (.2, .6)}
+
+
+@pytest.mark.parametrize("more, said", [
+    (["--cross", "1.5"], "cross: must be a fraction of the steps in [0, 1], got 1.5"),
+    (["--cross", "x"], "cross: must be a fraction such as"),
+    (["--cross", ".2", "--cross", ".4"], "cross: is given twice, .2 and .4"), (["--weight", "star"], "weight: write WORD=C"),
+    (["--weight", "=2"], "weight: write WORD=C"), (["--weight", "heart=2"], 'weights: the word "heart" is not in the prompt'),
+    (["--blend", "circle:"], "blend: write SOURCEWORD:TARGETWORD"), (["--subtract", "a"], "blend: --subtract, --save-mask and --no-paste"),
+    (["--inversion", "ddim"], "input: --inversion and --crop make sense only with an --input"), (["--input", "no.png"], "input: "),
+    (["--inversion", "magic"], "inversion: invalid choice"), (["--edit", "swap"], "edit: must be replace, refine or auto")])
+def test_a_mistake_is_one_line_that_names_the_argument(run, more, said, capsys, tmp_path):
+    assert run([*PAIR, *more]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"palimpsest: error: {said}") and err.count("\n") == 1 and not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["in.png", "--crop"], ["--by", "layer"], ["--by", "head"], ["--by", "step"],
+                                  ["--word", "red", "--word", "red circle", "--components", "--res", "4"]])
+def test_attention_draws_a_sheet_and_says_a_line_a_word(run, more, capsys):
+    assert run(["attention", *more, "--prompt", "a red circle"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    words = ["red", "red circle"] if "--word" in more else ["a", "red", "circle"]
+    assert [line.split("  ")[0].strip() for line in lines[:-1]] == words and "spread 1.00" in lines[0]
+    assert lines[-1].startswith(f"out.png: {len(words)} words, {'4×4' if '--res' in more else '8×8'} cells")
+    assert pixels("out.png").shape[1] > 3 * 32 * 3
+
+
+def test_attention_names_what_is_wrong(run, capsys):
+    for more, said in ((["--word", "heart"], 'word: the word "heart" is not in'), (["--res", "5"], "res: the model has no"),
+                       (["--crop"], "crop: ")):
+        assert run(["attention", "--prompt", "a red circle", *more]) == 2
+        assert capsys.readouterr().err.startswith(f"palimpsest: error: {said}")

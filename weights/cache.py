@@ -1,0 +1,83 @@
+"""Results that took long, kept as safetensors with a key that says what they belong to.
+
+A key is a handful of short texts, the SHA-256 of a picture or of a model among them; a file with another key is refused
+in one line that says what differs. Opening a file never runs code, and a broken-off write leaves the old file in place.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from weights import Bundle
+from weights.files import _replacing
+
+HEADER = "palimpsest"
+
+
+class CacheError(ValueError):
+    """A kept result that is missing, damaged, or not of the thing at hand."""
+
+
+def digest(*tensors: Tensor) -> str:
+    """The SHA-256 of tensors, values, shapes and dtypes, in hexadecimal."""
+    total = hashlib.sha256()
+    for tensor in tensors:
+        tensor = tensor.detach().cpu().contiguous()
+        total.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+        total.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def digest_model(b: Bundle) -> str:
+    """The SHA-256 of a bundle: every weight, the schedule, and how the prediction is read."""
+    modules = [m for m in (b.net, b.text, b.vae) if m is not None]
+    scale = torch.tensor([b.latent_scale, {"eps": 0, "v": 1}[b.prediction]])
+    return digest(b.schedule.abar, scale, *(v for m in modules for v in m.state_dict().values()))
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> Path:
+    """Write tensors to the bit, and JSON about them, in one step of the file system."""
+    path = Path(path)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    about = {**about, "digest": digest(*(tensors[name] for name in sorted(tensors)))}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(path) as part:
+            save_file(tensors, part, metadata={HEADER: json.dumps(about)})
+    except (OSError, SafetensorError) as error:
+        raise CacheError(f"{path}: cannot be written here ({type(error).__name__}); name another file") from None
+    return path
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read (tensors, about) of a file that `write_tensors` wrote. Raises CacheError if it is missing or damaged."""
+    path = Path(path)
+    if not path.is_file():
+        raise CacheError(f"{path}: there is no such file")
+    try:
+        with safe_open(path, "pt") as file:
+            header = (file.metadata() or {}).get(HEADER)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        about = dict(json.loads(header))
+        whole = about.pop("digest") == digest(*(tensors[name] for name in sorted(tensors)))
+    except (SafetensorError, OSError, TypeError, ValueError, KeyError) as error:
+        raise CacheError(f"{path}: is damaged, or no file of ours ({type(error).__name__}); make it again") from None
+    if not whole:
+        raise CacheError(f"{path}: is damaged (its SHA-256 is not that of its header); make it again")
+    return tensors, about
+
+
+def refuse_other(path: str | Path, theirs: dict[str, str], ours: dict[str, str]) -> None:
+    """Raise CacheError at the first entry of `ours` that differs; what `ours` leaves out is not asked."""
+    for what, mine in ours.items():
+        its = theirs.get(what, "none")
+        if its != mine:
+            differ = "" if len(mine) == len(its) == 64 else f" ({its!r}, not {mine!r})"
+            raise CacheError(f"{path}: was made for another {what}{differ}; give what it was made for, or make a new file")
