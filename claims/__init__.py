@@ -7,7 +7,10 @@
 """
 from __future__ import annotations
 
+from claims.diffedit import DIFFEDIT, judge_blend, judge_bound, judge_parts, judge_reference, judge_threshold
+from claims.null_text import LADDER, judge_ablation, judge_null_text, judge_round_trip
 from claims.page import Claim
+from claims.prompt_to_prompt import LAYOUT, judge_layout
 from claims.sdedit import CURVE, MASKS, judge_band, judge_masks, judge_trade
 
 CLAIMS = (
@@ -40,23 +43,25 @@ CLAIMS = (
     Claim("C16", "the super-resolution stage must be tuned too, with less noise augmentation", "DreamBooth",
           "pictures"),
     Claim("C17", "mask and encoding each help, both together most", "DiffEdit",
-          "curves: both ablations lie between SDEdit and DiffEdit"),
+          "curves: both ablations lie between SDEdit and DiffEdit", DIFFEDIT, judge_parts, "diffedit_tradeoff.png"),
     Claim("C18", "a mask threshold of .5 is best; .25 edits too much, .75 too little", "DiffEdit",
-          "curves; CSFID stops near 40 at .75"),
+          "curves; CSFID stops near 40 at .75", DIFFEDIT, judge_threshold, "diffedit_masks.png"),
     Claim("C19", "encoding keeps closer to the input than noising does", "DiffEdit",
-          "two bounds, plotted for C = 1, K₁ = 3, K₂ = .02"),
+          "two bounds, plotted for C = 1, K₁ = 3, K₂ = .02", DIFFEDIT, judge_bound, "diffedit_bound.png"),
     Claim("C20", "a text for the input sharpens the mask", "DiffEdit",
-          "no gain on COCO, except where under 25 % of the words change: +.25 CLIP score"),
+          "no gain on COCO, except where under 25 % of the words change: +.25 CLIP score", DIFFEDIT, judge_reference,
+          "diffedit_masks.png"),
     Claim("C21", "blending latents level by level beats GLIDE's blend of x̂₀", "DiffEdit",
-          "CSFID 23.6 against 26.4 at LPIPS 30.5"),
+          "CSFID 23.6 against 26.4 at LPIPS 30.5", DIFFEDIT, judge_blend, "diffedit_tradeoff.png"),
     Claim("C22", "keeps the picture better than SDEdit at an equally strong edit", "InstructPix2Pix", "curves"),
     Claim("C23", "with less training data only subtle edits remain", "InstructPix2Pix", "curves for 100, 10 and 1 %"),
     Claim("C24", "filtering the training pairs by CLIP keeps edits consistent", "InstructPix2Pix", "curves"),
     Claim("C25", "s_T strengthens the edit, s_I keeps the picture", "InstructPix2Pix", "useful: s_T 5–10, s_I 1–1.5"),
-    Claim("C26", "injected attention keeps the layout when a word is swapped", "Prompt-to-Prompt", "pictures"),
-    Claim("C27", "DDIM inversion survives w = 1 and breaks at w = 7.5", "Null-text", "pictures"),
+    Claim("C26", "injected attention keeps the layout when a word is swapped", "Prompt-to-Prompt", "pictures", LAYOUT, judge_layout,
+          "layout.png"),
+    Claim("C27", "DDIM inversion survives w = 1 and breaks at w = 7.5", "Null-text", "pictures", LADDER, judge_round_trip, "ladder.png"),
     Claim("C28", "null embeddings tuned per step restore the picture to the autoencoder's limit in about 250 updates, "
-          "and keep it editable", "Null-text", "curves of PSNR"),
+          "and keep it editable", "Null-text", "curves of PSNR", LADDER, judge_null_text, "null_text_updates.png"),
     Claim("C29", "one null embedding for all steps, a random pivot, or no pivot does worse", "Null-text",
-          "curves of PSNR"),
+          "curves of PSNR", LADDER, judge_ablation, "null_text_updates.png"),
 )

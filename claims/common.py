@@ -47,6 +47,7 @@ class Edits(NamedTuple):
     """Edits whose true result is known. Pictures (n, 3, 64, 64), masks (n, 1, 64, 64), the rest lists of n."""
     scenes: list[Scene]
     edits: list[Edit]
+    after_scenes: list[Scene]                    # the true edited scenes
     kinds: list[str]
     source: list[str]                            # captions of what is there
     target: list[str]                            # and of what is wished for
@@ -78,7 +79,7 @@ def draw_edits(n: int, kinds: Sequence[str], seed: int, *, things: int | None = 
             scenes.append(scene)
             chosen.append(edit)
     after = [apply(s, e) for s, e in zip(scenes, chosen)]
-    return Edits(scenes, chosen, [e.kind for e in chosen], [caption(s) for s in scenes], [caption(s) for s in after],
+    return Edits(scenes, chosen, after, [e.kind for e in chosen], [caption(s) for s in scenes], [caption(s) for s in after],
                  [attributes(s) for s in scenes], [attributes(s) for s in after], render(scenes), render(after),
                  torch.cat([changed_mask(s, e) for s, e in zip(scenes, chosen)]))
 

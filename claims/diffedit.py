@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from claims.common import Edits, Models, autoencoded, draw_edits, in_batches
 from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
-from methods.diffedit import diffedit, encoding_bound, noising_bound, printed_encoding_bound
+from methods.diffedit import DiffEdit, diffedit, encoding_bound, noising_bound, printed_encoding_bound
 from methods.sampling import TOP
 from methods.sdedit import latent_mask
 from metrics.features import csfid, perceptual
@@ -31,8 +30,8 @@ VARIANTS: dict[str, dict[str, Any]] = {          # the paper's 2 × 2, and GLIDE
 
 # --------------------------------------------------------------------------- measuring
 
-def scored(models: Models, drawn: Edits, edit: Callable[..., Any], mean_true: Tensor, *, masks: bool = False) -> Record:
-    """Success, what was kept and the two distances of one setting; per kind too. edit(rows=slice) -> DiffEdit, unpasted."""
+def scored(models: Models, drawn: Edits, edit: Callable[[slice], DiffEdit], real: Tensor, *, masks: bool = False) -> Record:
+    """Success, what was kept and the two distances of one setting, unpasted; with `masks`, each kind too. real: features of the truth."""
     cells: list[Tensor] = []
 
     def one(rows: slice) -> Tensor:
@@ -49,7 +48,7 @@ def scored(models: Models, drawn: Edits, edit: Callable[..., Any], mean_true: Te
     found = dict(right=right.double().mean().item(), reached=reached.double().mean().item(), outside_db=outside.mean().item(),
                  true_rmse=rmse(pictures.cpu(), drawn.after).mean().item(),
                  lpips=perceptual(oracle.maps(pictures), oracle.maps(drawn.before)).mean().item(),
-                 csfid=csfid(oracle.features(pictures), drawn.kinds, mean_true, drawn.kinds))
+                 csfid=csfid(oracle.features(pictures), drawn.kinds, real, drawn.kinds))
     if masks:
         found["iou"] = iou(torch.cat(cells), drawn.changed).mean().item()
         found["kinds"] = {}
@@ -82,9 +81,10 @@ def measure(models: Models, *, n: int, seed: int, ratios: tuple[float, ...] = RA
     pairs = draw_edits(max(2, n // 2), KINDS[:3], seed + 21, things=2)
     record: Record = dict(w=W, steps=STEPS, ratio=RATIO, r=R, kinds={k: len(drawn.rows(k)) for k in KINDS})
 
-    def edit(drawn: Edits, rows: slice, source: list[str] | None = None, **settings: Any) -> Any:
-        return diffedit(b, drawn.before[rows], (drawn.source if source is None else source)[rows], drawn.target[rows],
-                        **(dict(w=W, steps=STEPS, r=R, paste=False, seed=seed + rows.start) | settings))
+    def way(drawn: Edits, settings: dict[str, Any], source: list[str] | None = None) -> Callable[[slice], DiffEdit]:
+        told = drawn.source if source is None else source
+        return lambda rows: diffedit(b, drawn.before[rows], told[rows], drawn.target[rows], w=W, steps=STEPS, r=R, paste=False,
+                                     seed=seed + rows.start, **settings)
 
     for name, edits, grid in (("one", drawn, ratios), ("two", pairs, ratios[::2])):
         real = models.oracle.features(autoencoded(models, edits.after))
@@ -92,16 +92,16 @@ def measure(models: Models, *, n: int, seed: int, ratios: tuple[float, ...] = RA
         part = dict(autoencoder_db=psnr(whole, edits.before, 1 - edits.changed).mean().item(),
                     unedited=dict(lpips=0., csfid=csfid(models.oracle.features(autoencoded(models, edits.before)), edits.kinds, real,
                                                         edits.kinds)))
-        part["curves"] = {variant: [dict(ratio=ratio) | scored(models, edits, partial(edit, edits, ratio=ratio, **settings), real,
+        part["curves"] = {variant: [dict(ratio=ratio) | scored(models, edits, way(edits, settings | dict(ratio=ratio)), real,
                                                                masks=variant == "DiffEdit")
                                     for ratio in grid] for variant, settings in VARIANTS.items()}
         if name == "one":
-            at = partial(edit, edits, ratio=RATIO)
-            part["thresholds"] = [dict(threshold=t) | scored(models, edits, partial(at, threshold=t), real, masks=True)
+            at = dict(ratio=RATIO)
+            part["thresholds"] = [dict(threshold=t) | scored(models, edits, way(edits, at | dict(threshold=t)), real, masks=True)
                                   for t in THRESHOLDS]
-            part["no reference"] = scored(models, edits, partial(at, source=[""] * n), real, masks=True)
-            part["quantile"] = scored(models, edits, partial(at, clamp="quantile"), real, masks=True)
-            part["|mean Δ|"] = scored(models, edits, partial(at, reduce="abs_mean"), real, masks=True)
+            part["no reference"] = scored(models, edits, way(edits, at, [""] * n), real, masks=True)
+            part["quantile"] = scored(models, edits, way(edits, at | dict(clamp="quantile")), real, masks=True)
+            part["|mean Δ|"] = scored(models, edits, way(edits, at | dict(reduce="abs_mean")), real, masks=True)
         record[name] = part
     return record | dict(bound=measure_bound(models, drawn, seed, ratios))
 

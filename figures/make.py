@@ -15,11 +15,11 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Generator
 
 from claims.common import Models, in_batches, new_scenes, open_models
+from figures.editing import DRAWN, percent, record
 from figures.style import BAND, BLUE, GREEN, GREY, ORANGE, SKY, figure, save, show, style
 from methods.sampling import generate
 from methods.sdedit import sdedit
@@ -28,14 +28,6 @@ from worlds.shapes import Edit, Scene, apply, caption, changed_mask, edits, inst
 
 HERE = Path(__file__).parent
 Opener = Callable[[], Models]
-
-
-def record(folder: Path, name: str) -> dict:
-    """figures/<name>.json. Raises ValueError with the command that makes it where it is missing."""
-    path = folder / f"{name}.json"
-    if not path.exists():
-        raise ValueError(f"{path.name}: not measured yet; run `make bench` or `make claims` first")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 # --------------------------------------------------------------------------- the world
@@ -146,12 +138,6 @@ WALKS = {  # name -> colour, line style, marker
     "VP, ancestral, no text": (BLUE, ":", "o"), "VE, no text": (ORANGE, ":", "^")}
 
 
-def percent(ax: Axes, low: float = 0.) -> None:
-    """The upright axis in per cent."""
-    ax.set_ylim(low, 1.02)
-    ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
-
-
 def sdedit_curve(folder: Path, models: Opener) -> Figure:
     """Faithfulness, realism and truth of SDEdit over t0, and over the σ that t0 stands for, by which walks compare."""
     r = record(folder, "sdedit_curve")
@@ -250,7 +236,7 @@ def bench(folder: Path, models: Opener) -> Figure:
 
 
 FIGURES: dict[str, Callable[[Path, Opener], Figure]] = {
-    f"{draw.__name__}.png": draw for draw in (world, samples, hero, sdedit_curve, sdedit_masks, w_curve, bench)}
+    f"{draw.__name__}.png": draw for draw in (world, samples, hero, sdedit_curve, sdedit_masks, w_curve, bench, *DRAWN)}
 
 
 def make(names: Iterable[str], records: Path = HERE, out: Path = HERE, models: Opener | None = None) -> None:

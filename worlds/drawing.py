@@ -109,7 +109,7 @@ def _colours(names: Sequence[str]) -> Tensor:
     return torch.tensor([COLOURS[n] for n in names], dtype=torch.float32)[:, :, None, None]
 
 
-def _second_tone(colour: Tensor) -> Tensor:
+def second_tone(colour: Tensor) -> Tensor:
     """The other colour of a pattern: paler, or greyer where the colour is already pale. (n 3 1 1) -> (n 3 1 1)."""
     luminance = (colour * torch.tensor([.30, .59, .11])[:, None, None]).sum(1, keepdim=True)
     return torch.where(luminance > .75, .52 * colour, .38 * colour + .62)
@@ -167,7 +167,7 @@ def _paint_things(canvas: Tensor, scenes: Sequence[Scene], x: Tensor, y: Tensor,
         if textured:
             pattern = _pattern(things, gx, gy, pixel)[:, None]
             light = _column([t.shade for t in things])[:, None] - .07 * v[:, None].clamp(-1, 1)   # lit softly from above
-            colour = (colour + pattern * (_second_tone(colour) - colour) + light).clamp(0, 1)
+            colour = (colour + pattern * (second_tone(colour) - colour) + light).clamp(0, 1)
         canvas[rows] = canvas[rows] + cover * (colour - canvas[rows])
     return canvas
 
