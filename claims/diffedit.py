@@ -10,8 +10,8 @@ from torch import Tensor
 from claims.common import Edits, Models, autoencoded, draw_edits, in_batches
 from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
 from methods.diffedit import DiffEdit, diffedit, encoding_bound, noising_bound, printed_encoding_bound
+from methods.masks import latent_mask
 from methods.sampling import TOP
-from methods.sdedit import latent_mask
 from metrics.features import csfid, perceptual
 from metrics.image import psnr, rmse
 from metrics.mask import iou

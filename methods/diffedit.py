@@ -34,8 +34,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.inversion import spread
+from methods.masks import check_mask, latent_mask
 from methods.sampling import TOP
-from methods.sdedit import check_mask, latent_mask
 from metrics.mask import dilate
 from samplers.convert import eps_from_x0, q_sample, x0_from_eps
 from samplers.ddim import ddim_step, invert
@@ -92,9 +92,7 @@ def diffedit(b: Bundle, x: Tensor, source: str | Sequence[str] = "", target: str
     if mask is not None and not use_mask:
         raise ValueError("use_mask: is off, so a mask would do nothing; leave one of the two out")
     x = x.to(b.device)
-    if mask is not None and mask.ndim == 4 and (mask == 1).flatten(1).all(1).any():
-        raise ValueError("mask: is all 1, so nothing would be kept; use_mask=False edits everywhere")
-    given = None if mask is None else check_mask(mask, x)
+    given = None if mask is None else check_mask(mask, x, "take use_mask=False")
     R, Q = (list(spread(prompt, len(x))) for prompt in (source, target))
     R, Q = (R, Q) if any(R + Q) else ("", "")                              # of one shape, so equal texts answer to the bit
     sched, rng, x_0 = b.schedule, Rng.of(seed, len(x)), b.encode(x)

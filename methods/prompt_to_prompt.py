@@ -37,7 +37,7 @@ from methods.attention_maps import Watch, from_noise, sites_at
 from methods.by_word import Cross, columns, count, each, equalise, spans
 from methods.inversion import Inversion, redo
 from methods.local_blend import Blend, blend_mask, blended
-from methods.sdedit import check_mask, latent_mask
+from methods.masks import check_mask, latent_mask
 from nets.attention import Site
 from weights import Bundle
 

@@ -26,9 +26,9 @@ from numbers import Integral
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from methods.masks import check_mask, latent_mask
 from methods.sampling import TOP
 from metrics.image import rmse
 from samplers.convert import q_sample
@@ -144,25 +144,6 @@ def sdedit(b: Bundle, guide: Tensor, prompt: str | list[str] = "", *, t0: float 
     picture = raw if omega is None or not paste else torch.where(omega > 0, raw.to(kept), kept)              # to the bit
     sigma = b.schedule.sigma(way.time(way.levels[0]))
     return Edit(picture, raw, noised, path, [way.time(v) for v in way.levels], sigma, sigma**-2, repeats * steps)
-
-
-def check_mask(mask: Tensor, picture: Tensor) -> Tensor:
-    """A mask that fits: (b, 1, y, x) of 0 and 1. Raises ValueError where it is empty, full, or of the wrong size."""
-    b, _, y, x = picture.shape
-    if mask.ndim != 4 or len(mask) not in (1, b) or mask.shape[1:] != (1, y, x):
-        raise ValueError(f"mask: must be (b or 1, 1, {y}, {x}) like the picture, got {tuple(mask.shape)}")
-    if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError("mask: must hold 0 (keep) and 1 (edit) only; threshold it first")
-    if not (mask == 1).flatten(1).any(1).all():
-        raise ValueError("mask: is all 0, so nothing may be edited; 1 (white) means edit here, so perhaps turn it over")
-    if (mask == 1).flatten(1).all(1).any():
-        raise ValueError("mask: is all 1, so nothing would be kept; leave it out to edit everywhere")
-    return mask.to(picture).expand(b, -1, -1, -1)
-
-
-def latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
-    """A picture's mask on the latent grid: a cell is edited if any of its pixels is. (b 1 y x) -> (b 1 y' x')."""
-    return F.adaptive_max_pool2d(mask, latents.shape[-2:])
 
 
 # --------------------------------------------------------------------------- choosing t0: ask, bisect (paper, Sec. 5)

@@ -58,6 +58,9 @@ def room(tmp_path, monkeypatch):
     Image.fromarray(half[:, :30]).save("narrow.png")
     Image.fromarray(half * 0).save("black.png")
     Image.fromarray(half * 0 + 255).save("white.png")
+    thin = half * 0 + 255
+    thin[:, 0] = 0
+    Image.fromarray(thin).save("thin.png")
     return tmp_path
 
 
@@ -93,6 +96,7 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
     (f"{EDIT} --mask narrow.png", "mask", "30×40", "40×40", "draw the mask on the picture"),
     (f"{EDIT} --mask black.png", "mask", "marks nothing", "paint white"),
     (f"{EDIT} --mask white.png", "mask", "marks everything", "paint black"),
+    (f"{EDIT} --mask thin.png", "mask", "narrower than a pixel of the model", "32×32"),
     (f"{EDIT} --mask mask.png --original narrow.png", "original", "40×40"),
     (f"{EDIT} --mask mask.png --original none.png", "original: none.png", "check the name"),
     (f"{EDIT} --original in.png", "mask:", "--original"),

@@ -110,7 +110,7 @@ def test_the_end_of_the_answers_means_content(room, tiny, monkeypatch, capsys):
     assert "t0 0.515" in capsys.readouterr().out
 
 
-def test_a_target_distance_chooses_t0_by_bisection(room, monkeypatch, tiny):
+def test_a_target_distance_chooses_t0_by_bisection(room, monkeypatch, tiny, capsys):
     tried = []
 
     def fake(b, guide, prompt, *, t0, **others):
@@ -122,6 +122,9 @@ def test_a_target_distance_chooses_t0_by_bisection(room, monkeypatch, tiny):
     monkeypatch.setattr("methods.commands.sdedit.sdedit", fake)
     assert main(sdedit_argv(tiny, "--target-distance", ".1")) == 0          # black raised by t0/2 is t0/4 away
     assert len(tried) > 2 and tried[-1] == pytest.approx(.4, abs=.01)
+    assert capsys.readouterr().err == ""
+    assert main(sdedit_argv(tiny, "--target-distance", ".9")) == 0          # out of reach: t0 ≤ 1 gives .25 at most
+    assert "came no nearer to 0.9" in capsys.readouterr().err
 
 
 # ---- generate, models ----

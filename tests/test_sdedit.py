@@ -9,8 +9,9 @@ from torch import nn
 from torch.testing import assert_close
 
 import methods.sdedit as module
+from methods.masks import check_mask, latent_mask
 from methods.sampling import TOP, generate
-from methods.sdedit import at_distance, bisect_t0, check_mask, latent_mask, sdedit
+from methods.sdedit import at_distance, bisect_t0, sdedit
 from metrics.image import rmse
 from samplers.noise import Rng
 from samplers.schedule import Schedule

@@ -39,8 +39,13 @@ def optional(a: argparse.Namespace, *arguments: str) -> dict[str, Path]:
 
 
 def region_of(mask: Tensor | None, size: int) -> Tensor | None:
-    """A mask of the file at the model's size: edited where any of its pixels is."""
-    return None if mask is None else F.adaptive_max_pool2d(mask, size)
+    """A mask of the file at the model's size: edited where any of its pixels is. What is kept must be wider than the model's pixels."""
+    if mask is None:
+        return None
+    region = F.adaptive_max_pool2d(mask, size)
+    if region.all() and not mask.all():
+        raise Mistake(f"mask: what it keeps is narrower than a pixel of the model, which sees {size}×{size}; keep more, or edit everywhere")
+    return region
 
 
 def at_the_files_size(picture: Original, cells: Tensor) -> Tensor:

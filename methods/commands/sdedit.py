@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.cli import Mistake, blame, command, number, options, progress, shared_options, writable
+from methods.cli import Mistake, blame, command, number, options, progress, say, shared_options, writable
 from methods.commands.pictures import opened, optional, region_of, steps_target, write_steps
-from methods.sdedit import Edit, at_distance, bisect_t0, latent_mask, sdedit
+from methods.masks import latent_mask
+from methods.sdedit import Edit, at_distance, bisect_t0, sdedit
 from metrics.image import rmse
 from weights import Bundle, load
 from worlds.files import open_picture, read_mask, write_picture
@@ -80,7 +81,9 @@ def run_sdedit(a: argparse.Namespace) -> None:
         with blame("target-distance"):
             judge = ask(write, out) if a.ask else at_distance(guide, a.target_distance)
         low = min(max(.05, a.steps / b.schedule.T), .9)                    # a VP walk needs as many times as steps
-        t0, result, _ = bisect_t0(edit, judge, low=low)
+        t0, result, tried = bisect_t0(edit, judge, low=low)
+        if not a.ask and judge(result) != 0:
+            say(f"note: target-distance: {len(tried)} rounds came no nearer to {a.target_distance:g}; the nearest is written")
     else:
         t0, result = a.t0, edit(a.t0)
 
