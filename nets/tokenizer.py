@@ -132,10 +132,11 @@ def split_words(text: str) -> list[str]:
 class ClipTokenizer(Tokenizer):
     """The byte-pair encoder of CLIP: 49,408 tokens, rows of 77.
 
-    path: bpe_simple_vocab_16e6.txt.gz (`ClipTokenizer.find()` looks for one). pad: None pads with the end token, as
-    Stable Diffusion v1 was trained; 0 is what OpenAI's own `clip.tokenize` does. clean: `clean_plain`, as the
-    tokenizer of the public Stable Diffusion pipelines, or `clean_openai`, as the paper's code; they differ on HTML
-    entities and damaged text only. truncate: cut a long text to its first 75 tokens, or refuse it.
+    path: bpe_simple_vocab_16e6.txt.gz (`ClipTokenizer.find()` looks for one), or the merges.txt of a model, which is
+    the same list. pad: None pads with the end token, as Stable Diffusion v1 was trained; 0 is what OpenAI's own
+    `clip.tokenize` does. clean: `clean_plain`, as the tokenizer of the public Stable Diffusion pipelines, or
+    `clean_openai`, as the paper's code; they differ on HTML entities and damaged text only. truncate: cut a long text to
+    its first 75 tokens, or refuse it.
     Raises ValueError for a file that is not the vocabulary.
     """
 
@@ -252,7 +253,8 @@ def read_merges(path: str | Path) -> list[tuple[str, str]]:
     """The 48,894 pairs that CLIP's encoder learnt, earliest first."""
     count = 49408 - 2 * 256 - len(SPECIAL)
     try:
-        lines = gzip.decompress(Path(path).read_bytes()).decode("utf-8").split("\n")
+        content = Path(path).read_bytes()
+        lines = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8").split("\n")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read the CLIP vocabulary {path}: {error}") from error
     merges = [tuple(line.split()) for line in lines[1 : count + 1]]  # the first line names the version

@@ -139,9 +139,9 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
     ("generate --prompt star -n 3 -o nowhere/{i}.png", "out: cannot write nowhere/0.png", "make it first"),
     # the model
     (f"{EDIT} --model shape", "model: no model named 'shape'"),
-    (f"{EDIT} --model folder.png", "model: no model named 'folder.png'"),
+    (f"{EDIT} --model folder.png", "model: folder.png holds no unet/", "or one file"),
     (f"{EDIT} --model none.safetensors", "model: no weight file none.safetensors"),
-    (f"{EDIT} --model in.png", "model: in.png is not a whole safetensors file", "fetch or train it again"),
+    (f"{EDIT} --model in.png", "model: in.png is not a whole safetensors file", "fetch it again"),
     *[(f"{EDIT} --model SHELF/{name}.safetensors", "model:", f"{name}.safetensors", "again")
       for name in ("empty", "truncated", "garbage", "unfit", "unread", "headless", "odd")],
     *[(f"{EDIT} --model SHELF/{name}.safetensors", "model:", "no palimpsest configuration", "write_weights")

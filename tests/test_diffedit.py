@@ -441,9 +441,8 @@ def test_encoding_keeps_closer_than_noising_on_a_smooth_world():
 def beside_diffusers():
     """Our net as a Bundle whose times are shifted by one, and the parts of diffusers' pipeline that its methods touch."""
     diffusers = pytest.importorskip("diffusers", reason="an independent implementation to compare with")
-    from keymaps import unet_to_diffusers
-
     from nets.unet import UNet
+    from weights.layouts import unet_to_diffusers
     ours = randomised(UNet(width=32, mult=(1, 2), blocks=1, attention=(True, True), heads=4, ctx_width=20, norm_groups=8))
     ours = ours.double().eval()
     theirs = diffusers.UNet2DConditionModel(

@@ -1,7 +1,6 @@
 """Prompt-to-Prompt: Equations (12), (13), (14) on maps, and what they do to a whole walk on a small random model."""
 import pytest
 import torch
-from keymaps import unet_to_diffusers
 from random_weights import normal, randomised, relative_error, transplant
 
 from methods.alignment import align
@@ -15,6 +14,7 @@ from nets.tokenizer import WordTokenizer
 from nets.unet import UNet
 from tests.tiny import tiny_weights
 from weights import load
+from weights.layouts import unet_to_diffusers
 from worlds.scene import WORDS
 
 WORDS24 = WordTokenizer(list(WORDS), 24)

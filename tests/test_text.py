@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from keymaps import text_to_transformers
 from random_weights import census, normal, randomised, relative_error, silent_parameters, transplant
 
 from nets.text import TextTransformer, quick_gelu
+from weights.layouts import text_to_transformers
 
 SMALL = dict(vocab=50, length=12, width=24, layers=2, heads=3)
 TOKENS = torch.tensor([[48, 5, 9, 9, 3, 49, 49, 49], [48, 7, 1, 0, 2, 30, 6, 49]])

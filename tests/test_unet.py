@@ -5,12 +5,12 @@ from collections import Counter
 
 import pytest
 import torch
-from keymaps import unet_to_diffusers
 from random_weights import census, normal, randomised, relative_error, silent_parameters, transplant
 from torch import nn
 
 from nets.attention import Site, at
 from nets.unet import UNet, sinusoid, widen_input
+from weights.layouts import unet_to_diffusers
 
 SMALL = dict(width=32, mult=(1, 2, 2), attention=(True, True, False), heads=4, ctx_width=20, norm_groups=8)
 

@@ -5,11 +5,11 @@ from collections import Counter
 
 import pytest
 import torch
-from keymaps import vae_to_diffusers
 from random_weights import census, normal, randomised, relative_error, silent_parameters, transplant
 from torch import nn
 
 from nets.vae import AutoencoderKL
+from weights.layouts import vae_to_diffusers
 
 SMALL = dict(width=16, mult=(1, 2, 4), norm_groups=8)
 PUBLIC_LEVELS = dict(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)

@@ -4,6 +4,8 @@
     z = b.encode(pictures)                       # (b 3 y x) in [−1, 1] -> latents (b c y' x'), about unit variance
     eps = b.denoiser("a red heart", w=3.)        # a function (z_t, t) -> eps, classifier-free guidance inside
     pictures = b.decode(z)
+    b = load("sd-v1-5.ckpt")                     # a public checkpoint, one file or a folder: the same object
+    save(b, "mine.safetensors")                  # and back, for others to read
 """
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ from samplers.convert import eps_from_output
 from samplers.guidance import Denoiser, cfg, combine
 from samplers.schedule import Schedule
 from weights.files import FOLDER, WeightsError, fill, manifest, read_weights, sha256
+from weights.public import is_public, read_public, save
 
-__all__ = ["Autoencoder", "Bundle", "Oracle", "WeightsError", "find", "load", "load_autoencoder", "load_reader", "names"]
+__all__ = ["Autoencoder", "Bundle", "Oracle", "WeightsError", "find", "load", "load_autoencoder", "load_reader", "names", "save"]
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": Schedule.linear, "scaled_linear": Schedule.scaled_linear, "cosine": Schedule.cosine, "geometric": Schedule.geometric}
@@ -56,7 +59,8 @@ class Bundle:
 
     net: (z_t, t, ctx, tap) -> prediction; text and tokenizer: prompts -> ctx, None for a model without text; vae: None for a pixel
     model; schedule: the ᾱ_t of training; prediction: "eps" or "v", what the net was trained to say; latent_scale: latents × this have
-    unit variance; size: side of the pictures it was trained on.
+    unit variance; size: side of the pictures it was trained on; shift: the net was trained to call the level t by t − shift (1 for
+    public checkpoints, whose levels count from 0).
     """
     name: str
     net: nn.Module
@@ -67,6 +71,7 @@ class Bundle:
     prediction: str
     latent_scale: float
     size: int
+    shift: int = 0
 
     @property
     def device(self) -> torch.device:
@@ -98,9 +103,20 @@ class Bundle:
         return Autoencoder(self.vae, self.latent_scale).decode(latents.to(self.device, self.dtype))
 
     def eps(self, z_t: Tensor, t: float, ctx: Tensor | None = None, tap: Tap | None = None) -> Tensor:
-        """ε_θ(z_t, t, ctx), whatever the net predicts: (b c y x) -> (b c y x). Gradients flow."""
-        out = self.net(z_t.to(self.dtype), t, ctx, tap)
-        return eps_from_output(self.schedule, z_t, t, out.to(z_t.dtype), self.prediction)
+        """ε_θ(z_t, t, ctx), whatever the net predicts: (b c y x) -> (b c y x). Gradients flow.
+
+        What a net reads beside the latent (the picture of an instruction model, the mask of an inpainting model) stands in the channels
+        after it. Raises ValueError for another number of channels than the net takes.
+        """
+        if isinstance(self.net, UNet) and z_t.shape[1] != (takes := self.net.conv_in.in_channels):
+            latent = self.net.conv_out.out_channels
+            beside = {0: "a latent alone", latent: "a latent and a picture beside it, as instruct_pix2pix gives",
+                      latent + 1: "a latent, a mask and a masked picture, for inpainting"}.get(takes - latent, "of its own kind")
+            raise ValueError(f"model: the U-Net of {self.name} takes {takes} channels ({beside}) and is given {z_t.shape[1]}; choose a "
+                             "model that was trained for this method")
+        t_net = (t - self.shift).clamp(min=0) if isinstance(t, Tensor) else max(t - self.shift, 0)
+        out = self.net(z_t.to(self.dtype), t_net, ctx, tap).to(z_t.dtype)
+        return eps_from_output(self.schedule, z_t[:, : out.shape[1]], t, out, self.prediction)
 
     def denoiser(self, prompt: str | Sequence[str] | Tensor = "", w: float = 1., negative: str | Tensor = "",
                  tap: Tap | None = None) -> Denoiser:
@@ -160,10 +176,12 @@ def names() -> list[str]:
 def find(name_or_path: str | Path) -> Path:
     """The file of a shipped name or of a path. Raises WeightsError where there is none, with the names most like it."""
     text = str(name_or_path)
-    if text.endswith(".safetensors") or Path(text).is_file():
+    if text.endswith((".safetensors", ".ckpt")) or Path(text).is_file():
         return Path(text)
     path = FOLDER / f"{text}.safetensors"
     if not path.exists():
+        if Path(text).is_dir():                                # a folder of a shipped model's name does not hide the model
+            return Path(text)
         near = difflib.get_close_matches(text, names(), n=2, cutoff=.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"shipped models: {', '.join(names()) or 'none'}"
         raise WeightsError(f"model: no model named {text!r} and no such file; {hint}")
@@ -223,13 +241,16 @@ def load(name_or_path: str | Path = "shapes", device: str | torch.device = "auto
     """A trained model as a Bundle, by shipped name or by path, offline.
 
     The file is hash-checked if it is a shipped one, opened without running code, and loaded strictly. A latent model names its autoencoder,
-    which is taken from beside the file or from the shipped ones. `dtype`: of the nets, float32 unless said otherwise.
+    which is taken from beside the file or from the shipped ones. `dtype`: of the nets, float32 unless said otherwise. A path may also lead
+    to a public checkpoint, a file or a folder (weights/public.py); its weights stay mapped from the disk where no conversion is asked for.
     Raises WeightsError (a ValueError) for an unknown name, a damaged file, or a file that holds something else.
     """
-    path, config, tensors = _read(name_or_path, "text2image")
     device, dtype = _device(device), dtype or torch.float32
     if device.type == "cpu" and dtype == torch.float16:
         raise ValueError("dtype: float16 is neither fast nor exact on a CPU; use float32 (or bfloat16)")
+    if is_public(path := find(name_or_path)):
+        return Bundle(**read_public(path, device, dtype))
+    path, config, tensors = _read(path, "text2image")
     with _building(path):
         net, text = UNet(**config["net"]), TextTransformer(**config["text"])
         autoencoder = Autoencoder(None)

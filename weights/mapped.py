@@ -1,0 +1,171 @@
+"""Checkpoints of others, opened without running them and without reading them: tensors by name, mapped from the disk.
+
+Two formats, told apart by their first bytes and not by their names: safetensors, and what torch.save wrote (a zip, or before torch
+1.6 a bare pickle), of which only tensors are taken. `pour` moves them into a module one by one, so that a model is in memory once.
+"""
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from weights.files import WeightsError
+
+Net = TypeVar("Net", bound=nn.Module)
+FETCH = "fetch it again, or take the .safetensors that most checkpoints are published as too"
+
+
+class Checkpoint:
+    """The tensors of one file, or of several that hold parts of one module: `shapes` by name, `header` a safetensors file's own words."""
+
+    def __init__(self, path: Path, files: Iterable[Path] = ()):
+        self.path = path
+        self.header: dict[str, str] = {}
+        self.mapped: dict[Path, dict[str, Tensor]] = {}
+        self.place: dict[str, Path] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for file in files or [path]:
+            self.header |= header_of(file)
+            self.mapped[file] = tensors_of(file)
+            for name, tensor in self.mapped[file].items():
+                self.place[name], self.shapes[name] = file, tuple(tensor.shape)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Checkpoint:
+        """The weights in one folder of a diffusers model, safetensors before pickles, whole or in shards that an index names."""
+        for stem, end in (("diffusion_pytorch_model", "safetensors"), ("model", "safetensors"),
+                          ("diffusion_pytorch_model", "bin"), ("pytorch_model", "bin")):
+            for variant in ("", ".fp16"):
+                if (whole := folder / f"{stem}{variant}.{end}").is_file():
+                    return cls(folder, [whole])
+                if (index := folder / f"{stem}.{end}.index{variant}.json").is_file():
+                    shards = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
+                    if missing := [shard.name for shard in shards if not shard.is_file()]:
+                        raise WeightsError(f"model: {folder} lacks {some(missing)}, which {index.name} names; fetch the whole folder")
+                    return cls(folder, shards)
+        raise WeightsError(f"model: {folder} holds no weights (diffusion_pytorch_model or model, .safetensors or .bin); "
+                           "fetch the whole folder")
+
+    def fits(self, module: nn.Module, names: Mapping[str, str], ignored: Iterable[str] = ()) -> None:
+        """Strict: the tensors are those that `names` (ours -> theirs) calls for, of the module's sizes, and no others but `ignored`.
+
+        Raises WeightsError with what is missing, left over or of another size.
+        """
+        state = module.state_dict()
+        sizes = {theirs: tuple(state[ours].shape) for ours, theirs in names.items()}
+        missing = [name for name in sizes if name not in self.shapes]
+        left_over = self.shapes.keys() - sizes.keys() - set(ignored)
+        other = [f"{name} {_by(self.shapes[name])} for {_by(size)}" for name, size in sizes.items()
+                 if name in self.shapes and _trim(self.shapes[name]) != _trim(size)]
+        faults = [f"{len(names)} {what} ({some(names)})" for names, what in (
+            (missing, "missing"), (sorted(left_over), "left over"), (other, "of another size")) if names]
+        if faults:
+            raise WeightsError(f"model: {self.path} does not fit the {type(module).__name__} that its keys announce: tensors "
+                               f"{', '.join(faults)}; fetch it again, or say what wrote it")
+
+    def pour(self, module: Net, names: Mapping[str, str], device: torch.device, dtype: torch.dtype) -> Net:
+        """Give a module of the meta device its weights (names: ours -> theirs), ready to run and not to train; each tensor goes once.
+
+        A tensor that is already of `dtype` stays mapped on the CPU and costs memory as it is used. One that is converted leaves its pages
+        behind, and those stay until the mapping goes: so the file is opened anew whenever a sixteenth of it has been converted.
+        """
+        weights, empty = {}, module.state_dict()
+        for file in sorted(set(self.place[theirs] for theirs in names.values())):
+            converted = 0
+            for ours, theirs in ((o, t) for o, t in names.items() if self.place[t] == file):
+                if converted > file.stat().st_size / 16 and kind(file) != "pickle":
+                    self.mapped[file], converted = tensors_of(file), 0
+                old = self.mapped[file].pop(theirs)
+                new = old.to(device, dtype).reshape(empty[ours].shape)
+                converted += old.nbytes if new.data_ptr() != old.data_ptr() else 0
+                weights[ours] = new
+                del old
+        module.load_state_dict(weights, assign=True)
+        return module.eval().requires_grad_(False)
+
+
+def kind(path: Path) -> str:
+    """"safetensors", "zip" or "pickle", from the first bytes. Raises WeightsError for a page, a pointer, or anything else."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise WeightsError(f"model: {path} cannot be read ({error.strerror or error})") from None
+    if start.startswith(b"PK\x03\x04"):
+        return "zip"
+    if start[8:9] == b"{":
+        return "safetensors"
+    if re.match(rb"\x80[\x02-\x05]", start):
+        return "pickle"
+    if re.match(rb"\s*<(!doctype|html|\?xml)", start, re.IGNORECASE):
+        raise WeightsError(f"model: {path} is a web page, not weights (the download asked for a login, or was not found); fetch it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"model: {path} is a git-lfs pointer, not weights; run `git lfs pull` where it came from")
+    raise WeightsError(f"model: {path} is not a whole safetensors file, nor one that torch.save wrote; {FETCH}")
+
+
+def tensors_of(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a file by name, mapped: its bytes are read when they are used. No code in the file is run.
+
+    Raises WeightsError for a damaged file, and for a pickle that is more than tensors and plain values.
+    """
+    form = kind(path)
+    try:
+        if form == "safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=form == "zip")
+    except pickle.UnpicklingError as error:
+        wants = re.search(r"GLOBAL (\S+)", str(error))
+        raise WeightsError(
+            f"model: {path} {f'wants to run {wants[1]}' if wants else 'is damaged, or wants to run code'} when it is opened, and that is "
+            f"not done here; take its .safetensors, or re-save the tensors alone where you trust it") from None
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise WeightsError(f"model: {path} is not a whole {'safetensors' if form == 'safetensors' else 'torch'} file "
+                           f"({type(error).__name__}); {FETCH}") from None
+    while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    return {str(name): t for name, t in found.items() if isinstance(t, Tensor)} if isinstance(found, dict) else {}
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises WeightsError where there is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise WeightsError(f"model: {path.parent} lacks {path.name}; fetch the whole folder") from None
+    except (OSError, ValueError, TypeError):
+        raise WeightsError(f"model: {path} is not a JSON object; fetch it again") from None
+
+
+def header_of(path: Path) -> dict[str, str]:
+    """The words in a safetensors file's header; none in another file."""
+    if kind(path) != "safetensors":
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"model: {path} is not a whole safetensors file ({type(error).__name__}); {FETCH}") from None
+
+
+def some(names: Iterable[str]) -> str:
+    """The first three names, and dots for the rest."""
+    first = list(names)
+    return ", ".join(first[:3]) + (", …" if len(first) > 3 else "")
+
+
+def _trim(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A 1×1 convolution and a linear map hold the same numbers: (512, 512, 1, 1) is (512, 512)."""
+    return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "scalar"
