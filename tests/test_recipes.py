@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from nets.vae import AutoencoderKL
 from samplers.schedule import Schedule
 from training import shapes, shapes_reader, shapes_vae, shapes_ve
+from training.recipe import storage_error
 from weights import WeightsError, load, load_autoencoder, load_reader
 from weights.files import read_weights, sha256
 from worlds.shapes import ATTRIBUTES, attributes, caption, render, sample_scene
@@ -130,3 +131,31 @@ def test_reader_labels_are_the_attributes():
     found = shapes_reader.labels(scenes)
     for i, scene in enumerate(scenes):
         assert {name: ATTRIBUTES[name][found[name][i]] for name in ATTRIBUTES} == attributes(scene)
+
+
+def test_a_loss_stays_on_the_device_of_its_model():
+    """On the meta device nothing is computed, but whatever lies elsewhere is refused, as between a GPU and the CPU."""
+    g, meta = Generator().manual_seed(0), torch.device("meta")
+    modules = shapes.models()[0].to(meta)
+    tokens = torch.zeros(2, shapes.LENGTH, dtype=torch.long, device=meta)
+    assert shapes.loss(modules, (torch.zeros(2, 8, 16, 16, device=meta), tokens), g, Schedule.cosine()).device == meta
+    modules = shapes.models(shapes_ve.NET, shapes.LENGTH)[0].to(meta)
+    schedule = Schedule.geometric(**shapes_ve.SCHEDULE)
+    assert shapes_ve.loss(modules, (torch.zeros(2, 3, 32, 32, device=meta), tokens), g, schedule).device == meta
+    vae = AutoencoderKL(**shapes_vae.CONFIG).to(meta)
+    assert shapes_vae.loss(vae, torch.zeros(2, 3, 64, 64, device=meta), g, .1, .1).device == meta
+
+
+def test_float16_in_the_file_costs_what_is_said():
+    half_spaced = torch.nn.Linear(1, 1, bias=False)
+    half_spaced.weight.data.fill_(1 + 2**-11 + 2**-13)                     # float16 has 1 and 1 + 2⁻¹⁰ here: it takes the latter
+    found = storage_error({"net": half_spaced}, lambda m: m["net"](torch.ones(3, 1)))
+    assert found == pytest.approx((2**-10 - 2**-11 - 2**-13) / (1 + 2**-11 + 2**-13), rel=1e-4)
+
+
+def test_the_record_has_the_cost_of_float16_and_an_unknown_device_is_refused(folder):
+    for name in ("shapes", "shapes-ve", "shapes-vae", "shapes-reader"):
+        record = json.loads((folder / f"{name}.json").read_text())
+        assert 0 <= record["figures"]["storage_error"] < .01 and (name == "shapes" or record["figures"]["storage_error"] > 0)
+    with pytest.raises(ValueError, match="device: 'tpu'"):
+        shapes_vae.main(device="tpu")

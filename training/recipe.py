@@ -1,16 +1,20 @@
 """What the recipes share: a command line made from a signature, and the record of a finished run in the manifest."""
 from __future__ import annotations
 
+import copy
 import inspect
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from methods.cli import Parser, exit_code, number, whole
+from weights import pick_device
 from weights.files import FOLDER, MANIFEST, fill, manifest, read_weights, sha256, write_json, write_weights
 
 
@@ -34,6 +38,20 @@ def revision() -> str:
 
 
 REVISION = revision()    # of the source that is about to run, not of what the checkout holds when it is done
+
+
+def own_device(name: str) -> torch.device:
+    """The device that this process trains on; under torchrun each has a GPU of its own. Raises ValueError where it is not to be had."""
+    device = pick_device(name)
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if device.type == "cuda" and device.index is None else device
+
+
+@torch.no_grad()
+def storage_error(modules: dict[str, nn.Module], answer: Callable[[dict[str, nn.Module]], Tensor]) -> float:
+    """What float16 in the file costs: RMS change of answer(modules) once the weights are rounded, relative to its RMS."""
+    exact = answer(modules)
+    rounded = {name: copy.deepcopy(module).half().float() for name, module in modules.items()}
+    return ((answer(rounded) - exact).square().mean() / exact.square().mean()).sqrt().item()
 
 
 def start_from(init: str, modules: dict[str, nn.Module]) -> list[dict[str, Any]]:

@@ -20,10 +20,11 @@ from torch import Generator, Tensor, nn
 from nets.text import TextTransformer
 from nets.tokenizer import WordTokenizer
 from nets.unet import UNet
+from samplers.convert import q_sample
 from samplers.ddpm import l_simple
 from samplers.schedule import Schedule
 from training.fit import fit, rank_and_world, step_generator
-from training.recipe import command_line, publish, start_from
+from training.recipe import command_line, own_device, publish, start_from, storage_error
 from weights import Autoencoder, find, load_autoencoder
 from weights.files import sha256
 from worlds.scene import WORDS, Scene
@@ -51,27 +52,29 @@ def make_latents(vae: Autoencoder, n: int, generator: Generator) -> tuple[list[S
     """n scenes and their latents (n c y x)."""
     rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
     scenes = [sample_scene(rng) for _ in range(n)]
-    return scenes, torch.cat([vae.encode(render(scenes[i:i + 64])) for i in range(0, n, 64)])
+    device = next(vae.vae.parameters()).device
+    return scenes, torch.cat([vae.encode(render(scenes[i:i + 64]).to(device)).cpu() for i in range(0, n, 64)])
 
 
 def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generator, schedule: Schedule) -> Tensor:
     z_0, tokens = data
     t = (schedule.T * torch.rand(len(z_0), generator=generator).sqrt()).long() + 1                       # density ∝ t, see above
-    eps = torch.randn(z_0.shape, generator=generator)
+    eps = torch.randn(z_0.shape, generator=generator).to(z_0)
     ctx = modules["text"](tokens)
     return l_simple(lambda z_t, t: modules["net"](z_t, t, ctx), schedule, z_0, t, eps, "v")              # Eq. (5) in v-form
 
 
 def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 40000, two: float = .5, warmup: int = 300,
-         seed: int = 0, init: str = "", state: str = "runs/shapes", vae: str = "shapes-vae", out: str = "weights") -> None:
-    rank, world = rank_and_world()
+         seed: int = 0, init: str = "", state: str = "runs/shapes", vae: str = "shapes-vae", device: str = "auto",
+         out: str = "weights") -> None:
+    (rank, world), on = rank_and_world(), own_device(device)
     arguments = dict(steps=steps, batch=batch, lr=lr, scenes=scenes, two=two, warmup=warmup, seed=seed, init=Path(init).name)
     schedule = Schedule.cosine()
-    known, latents = make_latents(load_autoencoder(vae), scenes // world, step_generator(seed, steps, rank))
+    known, latents = make_latents(load_autoencoder(vae, on), scenes // world, step_generator(seed, steps, rank))
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     modules, tokenizer, config = models()
     earlier = start_from(init, dict(modules))
-    modules.to(memory_format=torch.channels_last)
+    modules.to(on, memory_format=torch.channels_last)
 
     singles, doubles = (torch.tensor([i for i, s in enumerate(known) if len(s.things) == n]) for n in (1, 2))
 
@@ -79,15 +82,21 @@ def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 
         pairs = torch.rand(batch // world, generator=generator) < two
         rows = torch.where(pairs, *(group[torch.randint(len(group), pairs.shape, generator=generator)] for group in (doubles, singles)))
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        return latents[rows].contiguous(memory_format=torch.channels_last), tokenizer([told(known[i], rng) for i in rows.tolist()])
+        z_0, tokens = latents[rows].to(on, memory_format=torch.channels_last), tokenizer([told(known[i], rng) for i in rows.tolist()])
+        return z_0, tokens.to(on)
 
     fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, warmup=warmup,
                  checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments), save_every=100)
     if rank == 0:
         config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=schedule.T), vae=Path(vae).stem,
                       vae_sha256=sha256(find(vae)), size=64, **config)
+        g = step_generator(seed, steps + 1)
+        (z, tokens), t = data(steps, g), torch.linspace(50, schedule.T, batch // world).long()
+        noised = q_sample(schedule, z, t, torch.randn(z.shape, generator=g).to(z))
+        figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]),
+                       storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](noised, t, m["text"](tokens))))
         print(publish("shapes", dict(fitted.ema), config, out=out, recipe="training.shapes", arguments=arguments, seconds=fitted.seconds,
-                      figures=dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:])), earlier=earlier))
+                      figures=figures, earlier=earlier), figures)
 
 
 if __name__ == "__main__":

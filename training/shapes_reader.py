@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from nets.reader import Reader, reader_loss
 from training.fit import fit, rank_and_world, step_generator
-from training.recipe import command_line, publish, start_from
+from training.recipe import command_line, own_device, publish, start_from, storage_error
 from weights import Autoencoder, Oracle, load_autoencoder
 from worlds.scene import Scene
 from worlds.shapes import ATTRIBUTES, attributes, render, sample_scene
@@ -52,37 +52,39 @@ def measure(oracle: Oracle, vae: Autoencoder, n: int = 2048, seed: int = 10**6 +
 
 def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructions: int = 16000, noise: float = .08,
          tests: int = 2048, seed: int = 0, init: str = "", state: str = "runs/shapes_reader", vae: str = "shapes-vae",
-         out: str = "weights") -> None:
-    rank, world = rank_and_world()
+         device: str = "auto", out: str = "weights") -> None:
+    (rank, world), on = rank_and_world(), own_device(device)
     arguments = dict(steps=steps, batch=batch, lr=lr, reconstructions=reconstructions, noise=noise, seed=seed,
                      init=Path(init).name)
-    autoencoder = load_autoencoder(vae)
+    autoencoder = load_autoencoder(vae, on)
     generator = step_generator(seed, steps, rank)
     known = draw(reconstructions // world, generator)
     decoded = []
     for i in range(0, len(known), 64):
-        z = autoencoder.encode(render(known[i:i + 64]))
+        z = autoencoder.encode(render(known[i:i + 64]).to(on))
         level = noise * torch.rand((len(z), 1, 1, 1), generator=generator)
-        decoded.append(autoencoder.decode(z + level * torch.randn(z.shape, generator=generator)).half())
+        decoded.append(autoencoder.decode(z + (level * torch.randn(z.shape, generator=generator)).to(z)).half().cpu())
     decoded, truth = torch.cat(decoded), labels(known)
 
     def data(step: int, g: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         half = batch // world // 2
         fresh, rows = draw(half, g), torch.randint(len(known), (half,), generator=g)
         mine = labels(fresh)
-        return torch.cat([render(fresh), decoded[rows].float()]), {k: torch.cat([mine[k], truth[k][rows]]) for k in truth}
+        return torch.cat([render(fresh), decoded[rows].float()]).to(on), {k: torch.cat([mine[k], truth[k][rows]]).to(on) for k in truth}
 
     def loss(net: nn.Module, d: tuple[Tensor, dict[str, Tensor]], g: Generator) -> Tensor:
-        x = d[0] + .04 * torch.rand((len(d[0]), 1, 1, 1), generator=g) * torch.randn(d[0].shape, generator=g)
+        x = d[0] + (.04 * torch.rand((len(d[0]), 1, 1, 1), generator=g) * torch.randn(d[0].shape, generator=g)).to(d[0])
         return reader_loss(net(x), d[1])
 
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
-    net = Reader(attributes={name: len(v) for name, v in ATTRIBUTES.items()}, **CONFIG)
+    net = Reader(attributes={name: len(v) for name, v in ATTRIBUTES.items()}, **CONFIG).to(on)
     earlier = start_from(init, {"reader": net})
     fitted = fit(loss, net, data, steps=steps, lr=lr, seed=seed, weight_decay=.01, checkpoint=f"{state}/checkpoint.pt",
                  log=f"{state}/loss.csv", identity=dict(recipe=arguments))
     if rank == 0:
-        figures = measure(Oracle(fitted.ema, ATTRIBUTES), autoencoder, tests)
+        figures = measure(Oracle(fitted.ema.cpu(), ATTRIBUTES), load_autoencoder(vae), tests)
+        seen = render(known[:64])
+        figures["storage_error"] = storage_error({"reader": fitted.ema}, lambda m: torch.cat(list(m["reader"](seen).values()), 1))
         config = dict(kind="reader", reader=CONFIG, values=ATTRIBUTES)
         print(publish("shapes-reader", {"reader": fitted.ema}, config, out=out, recipe="training.shapes_reader", arguments=arguments,
                       seconds=fitted.seconds, figures=figures, earlier=earlier), figures)

@@ -25,7 +25,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from metrics.image import psnr
 from nets.vae import AutoencoderKL
 from training.fit import fit, rank_and_world
-from training.recipe import command_line, publish, start_from
+from training.recipe import command_line, own_device, publish, start_from, storage_error
 from worlds.shapes import render, sample_scene
 
 CONFIG = dict(width=16, mult=(1, 2, 4), blocks=1, latent_channels=8, norm_groups=8)
@@ -39,7 +39,7 @@ def scenes(n: int, generator: Generator, held_out: bool | None = False) -> list:
 
 def loss(vae: nn.Module, x: Tensor, generator: Generator, kl_weight: float, smooth: float) -> Tensor:
     mean, logvar = vae.encode(x)
-    z = mean + (logvar / 2).exp() * torch.randn(mean.shape, generator=generator)
+    z = mean + (logvar / 2).exp() * torch.randn(mean.shape, generator=generator).to(mean)
     kl = (mean**2 + logvar.exp() - 1 - logvar).mean() / 2                # per latent number
     halved = ((vae.decode(avg_pool2d(z, 2)) - avg_pool2d(x, 2)) ** 2).mean() if smooth else 0.
     return ((vae.decode(z) - x) ** 2).mean() + kl_weight * kl + smooth * halved
@@ -94,22 +94,25 @@ def measure(vae: nn.Module, n: int = 512, seed: int = 10**6) -> dict[str, float]
 
 
 def main(*, steps: int = 3600, batch: int = 8, lr: float = 1.5e-3, kl_weight: float = 1e-6, smooth: float = .1,
-         tests: int = 512, seed: int = 0, init: str = "", state: str = "runs/shapes_vae", out: str = "weights") -> None:
-    rank, world = rank_and_world()
+         tests: int = 512, seed: int = 0, init: str = "", state: str = "runs/shapes_vae", device: str = "auto",
+         out: str = "weights") -> None:
+    (rank, world), on = rank_and_world(), own_device(device)
     arguments = dict(steps=steps, batch=batch, lr=lr, kl_weight=kl_weight, smooth=smooth, seed=seed, init=Path(init).name)
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     vae = AutoencoderKL(**CONFIG)
     earlier = start_from(init, {"vae": vae})
     if init:
         rebalance(vae, render(scenes(256, Generator().manual_seed(seed))))
-    vae.to(memory_format=torch.channels_last)
+    vae.to(on, memory_format=torch.channels_last)
     fitted = fit(lambda net, x, g: loss(net, x, g, kl_weight, smooth), vae,
-                 lambda step, g: render(scenes(batch // world, g)).contiguous(memory_format=torch.channels_last),
+                 lambda step, g: render(scenes(batch // world, g)).to(on, memory_format=torch.channels_last),
                  steps=steps, lr=lr, seed=seed, save_every=100, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
                  identity=dict(recipe=arguments))
     if rank == 0:
-        rebalance(fitted.ema, render(scenes(256, Generator().manual_seed(seed))))
+        known = render(scenes(256, Generator().manual_seed(seed)))
+        rebalance(fitted.ema.cpu(), known)
         figures = measure(fitted.ema, tests)
+        figures["storage_error"] = storage_error({"vae": fitted.ema}, lambda m: m["vae"].decode(m["vae"].encode(known[:32])[0]))
         config = dict(kind="vae", vae=CONFIG, latent_scale=1 / figures["latent_std"], size=64)
         print(publish("shapes-vae", {"vae": fitted.ema}, config, out=out, recipe="training.shapes_vae", arguments=arguments,
                       seconds=fitted.seconds, figures=figures, earlier=earlier), figures)

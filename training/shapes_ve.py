@@ -15,11 +15,11 @@ import torch
 from einops import rearrange
 from torch import Generator, Tensor, nn
 
-from samplers.convert import eps_from_v
+from samplers.convert import eps_from_v, q_sample
 from samplers.schedule import Schedule
 from samplers.ve_sde import ve_loss
-from training.fit import fit, rank_and_world
-from training.recipe import command_line, publish, start_from
+from training.fit import fit, rank_and_world, step_generator
+from training.recipe import command_line, own_device, publish, start_from, storage_error
 from training.shapes import LENGTH, models, told
 from worlds.shapes import render, sample_scene
 
@@ -33,7 +33,8 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generat
     """E (1 + σ²) ‖σ s_θ(x_0 + σ z, σ) + z‖², with log σ uniform over the ladder."""
     x_0, tokens = data
     t = torch.randint(1, schedule.T + 1, (len(x_0),), generator=generator)
-    sigma = torch.tensor([schedule.sigma(n) for n in t.tolist()], dtype=torch.float32)
+    sigma = torch.tensor([schedule.sigma(n) for n in t.tolist()], dtype=torch.float32).to(x_0)
+    eps = torch.randn(x_0.shape, generator=generator).to(x_0)
     ctx = modules["text"](tokens)
 
     def score(x: Tensor, sigma: Tensor) -> Tensor:
@@ -41,30 +42,35 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generat
         x_t = x / (1 + level**2).sqrt()
         return -eps_from_v(schedule, x_t, t, modules["net"](x_t, t, ctx)) / level
 
-    return ve_loss(score, x_0, sigma, torch.randn(x_0.shape, generator=generator), weight=1 + sigma**2)                # Eq. (2)
+    return ve_loss(score, x_0, sigma, eps, weight=1 + sigma**2)                # Eq. (2)
 
 
 def main(*, steps: int = 4000, batch: int = 32, lr: float = 1e-3, seed: int = 0, init: str = "", state: str = "runs/shapes_ve",
-         out: str = "weights") -> None:
-    rank, world = rank_and_world()
+         device: str = "auto", out: str = "weights") -> None:
+    (rank, world), on = rank_and_world(), own_device(device)
     arguments = dict(steps=steps, batch=batch, lr=lr, seed=seed, init=Path(init).name)
     schedule = Schedule.geometric(**SCHEDULE)
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     modules, tokenizer, config = models(NET, LENGTH)
     earlier = start_from(init, dict(modules))
-    modules.to(memory_format=torch.channels_last)
+    modules.to(on, memory_format=torch.channels_last)
 
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         scenes = [sample_scene(rng) for _ in range(batch // world)]
-        return render(scenes, SIZE).contiguous(memory_format=torch.channels_last), tokenizer([told(s, rng) for s in scenes])
+        return render(scenes, SIZE).to(on, memory_format=torch.channels_last), tokenizer([told(s, rng) for s in scenes]).to(on)
 
     fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed,
                  checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
     if rank == 0:
+        g = step_generator(seed, steps + 1)
+        (x, tokens), t = data(steps, g), torch.linspace(50, schedule.T, batch // world).long()
+        noised = q_sample(schedule, x, t, torch.randn(x.shape, generator=g).to(x))
+        figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]),
+                       storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](noised, t, m["text"](tokens))))
         config = dict(kind="text2image", prediction="v", schedule=dict(name="geometric", **SCHEDULE), vae=None, size=SIZE, **config)
         print(publish("shapes-ve", dict(fitted.ema), config, out=out, recipe="training.shapes_ve", arguments=arguments,
-                      seconds=fitted.seconds, figures=dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:])), earlier=earlier))
+                      seconds=fitted.seconds, figures=figures, earlier=earlier), figures)
 
 
 if __name__ == "__main__":

@@ -208,7 +208,8 @@ def _building(path: Path) -> Iterator[None]:
                            f"({type(error).__name__}: {error}); train it again") from None
 
 
-def _device(device: str | torch.device) -> torch.device:
+def pick_device(device: str | torch.device) -> torch.device:
+    """The device of that name, "auto" for the GPU where there is one. Raises ValueError where it is not to be had."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -222,7 +223,7 @@ def _device(device: str | torch.device) -> torch.device:
 def load_autoencoder(name_or_path: str | Path = "shapes-vae", device: str | torch.device = "cpu") -> Autoencoder:
     """The autoencoder alone."""
     path, config, tensors = _read(name_or_path, "vae")
-    device = _device(device)
+    device = pick_device(device)
     with _building(path):
         return Autoencoder(fill(AutoencoderKL(**config["vae"]), tensors, "vae", path).to(device), config["latent_scale"])
 
@@ -230,7 +231,7 @@ def load_autoencoder(name_or_path: str | Path = "shapes-vae", device: str | torc
 def load_reader(name_or_path: str | Path = "shapes-reader", device: str | torch.device = "cpu") -> Oracle:
     """The oracle reader."""
     path, config, tensors = _read(name_or_path, "reader")
-    device = _device(device)
+    device = pick_device(device)
     with _building(path):
         values = {name: tuple(v) for name, v in config["values"].items()}
         net = Reader(attributes={name: len(v) for name, v in values.items()}, **config["reader"])
@@ -245,7 +246,7 @@ def load(name_or_path: str | Path = "shapes", device: str | torch.device = "auto
     to a public checkpoint, a file or a folder (weights/public.py); its weights stay mapped from the disk where no conversion is asked for.
     Raises WeightsError (a ValueError) for an unknown name, a damaged file, or a file that holds something else.
     """
-    device, dtype = _device(device), dtype or torch.float32
+    device, dtype = pick_device(device), dtype or torch.float32
     if device.type == "cpu" and dtype == torch.float16:
         raise ValueError("dtype: float16 is neither fast nor exact on a CPU; use float32 (or bfloat16)")
     if is_public(path := find(name_or_path)):

@@ -36,9 +36,9 @@ def digest(*tensors: Tensor) -> str:
 
 
 def digest_model(b: Bundle) -> str:
-    """The SHA-256 of a bundle: every weight, the schedule, and how the prediction is read."""
+    """The SHA-256 of a bundle: every weight, the schedule, how its times are counted and how the prediction is read."""
     modules = [m for m in (b.net, b.text, b.vae) if m is not None]
-    scale = torch.tensor([b.latent_scale, {"eps": 0, "v": 1}[b.prediction]])
+    scale = torch.tensor([b.latent_scale, {"eps": 0, "v": 1}[b.prediction], b.shift])
     return digest(b.schedule.abar, scale, *(v for m in modules for v in m.state_dict().values()))
 
 
