@@ -1,0 +1,54 @@
+"""What the layouts of public checkpoints share: a net without weights, the check that parts belong together, a file written whole."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nets.text import TextTransformer
+from nets.tokenizer import ClipTokenizer, Tokenizer, WordTokenizer
+from nets.unet import UNet
+from nets.vae import AutoencoderKL
+from weights.configs import Config, build
+from weights.files import WeightsError, _replacing
+
+LATENT_SCALE = .18215                                # of Stable Diffusion's autoencoder (arXiv:2112.10752v2, App. G)
+LATENT_SIDE = 64                                     # of the latents it was trained on
+
+
+def bare(path: Path, cls: type[nn.Module], config: Config) -> nn.Module:
+    """The net without its weights: it takes no memory."""
+    try:
+        with torch.device("meta"):
+            return build(config, cls)
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise WeightsError(f"model: {path} describes a {cls.__name__} that cannot be built ({type(error).__name__}: {error}); "
+                           "take a Stable Diffusion v1 model") from None
+
+
+def fit_together(path: Path, net: UNet, text: TextTransformer | None, vae: AutoencoderKL | None) -> None:
+    if text is not None and text.positions.shape[1] != net.ctx_width:
+        raise WeightsError(f"model: {path} has a text encoder of width {text.positions.shape[1]} and a U-Net that reads {net.ctx_width}; "
+                           "take both from one model")
+    if vae is not None and vae.post_quant_conv.in_channels != net.conv_out.out_channels:
+        raise WeightsError(f"model: {path} has an autoencoder of {vae.post_quant_conv.in_channels} latent channels and a U-Net of "
+                           f"{net.conv_out.out_channels}; take both from one model")
+
+
+def tokenizer_of(text: TextTransformer | None, words: list[str] | None, path: Path) -> Tokenizer | None:
+    if text is None:
+        return None
+    length = len(text.positions)
+    if words is not None:
+        return WordTokenizer(words, length)
+    merges = path / "tokenizer" / "merges.txt"
+    return ClipTokenizer(merges if merges.is_file() else ClipTokenizer.find(), length=length, truncate=True)
+
+
+def write_file(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(path) as part:
+        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, part, metadata={"format": "pt", **header})
+        part.chmod(0o644)                                                  # safetensors makes it for its owner alone
