@@ -16,7 +16,7 @@ from worlds.shapes import Edit as SceneEdit
 from worlds.shapes import Scene, apply, attributes, caption, changed_mask, render, strokes
 
 T0 = (.1, .2, .3, .4, .5, .6, .8, .98)
-W, STEPS = 3., 16
+W, STEPS = 3., 20
 WALKS = {                                        # name -> walk, eta, whether the scene's caption is told
     "VP, ancestral": ("vp", 1., True), "VP, DDIM": ("vp", 0., True), "VE": ("ve", 1., True),
     "VP, ancestral, no text": ("vp", 1., False), "VE, no text": ("ve", 1., False)}
@@ -69,7 +69,7 @@ def measure_curve(models: Models, *, n: int, seed: int, t0s: tuple[float, ...] =
                                found=sum(g <= .05 for g in gaps) / len(gaps)))
 
 
-CURVE = Measurement("sdedit_curve", measure_curve, 48, 0, ("sdedit_curve.png",))
+CURVE = Measurement("sdedit_curve", measure_curve, 96, 0, ("sdedit_curve.png",))
 
 
 def judge_trade(record: Record) -> Finding:
@@ -132,7 +132,7 @@ def painted_edit(scene: Scene, edit: SceneEdit, generator: Generator) -> tuple[T
     return torch.where(mask > 0, strokes(apply(scene, edit), generator), render(scene)), mask
 
 
-def measure_masks(models: Models, *, n: int, seed: int, t0s: tuple[float, ...] = (.5, .6, .7)) -> Record:
+def measure_masks(models: Models, *, n: int, seed: int, t0s: tuple[float, ...] = (.3, .4, .5, .6, .7)) -> Record:
     """n painted local edits, with their mask and without, at each t0."""
     b, oracle = models.bundle, models.oracle
     drawn, generator = draw_edits(n, KINDS, seed + 2), Generator().manual_seed(seed)      # "add" needs one thing and room for another
@@ -165,7 +165,7 @@ def measure_masks(models: Models, *, n: int, seed: int, t0s: tuple[float, ...] =
                 painting=success(guides), true=success(drawn.after), outside_db_autoencoder=floor)
 
 
-MASKS = Measurement("sdedit_masks", measure_masks, 48, 0, ("sdedit_masks.png",))
+MASKS = Measurement("sdedit_masks", measure_masks, 96, 0, ("sdedit_masks.png",))
 
 
 def judge_masks(record: Record) -> Finding:
