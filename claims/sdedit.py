@@ -69,7 +69,7 @@ def measure_curve(models: Models, *, n: int, seed: int, t0s: tuple[float, ...] =
                                found=sum(g <= .05 for g in gaps) / len(gaps)))
 
 
-CURVE = Measurement("sdedit_curve", measure_curve, 96, 0, ("sdedit_curve.png",))
+CURVE = Measurement("sdedit_curve", measure_curve, 64, 0, ("sdedit_curve.png",))
 
 
 def judge_trade(record: Record) -> Finding:
@@ -165,7 +165,7 @@ def measure_masks(models: Models, *, n: int, seed: int, t0s: tuple[float, ...] =
                 painting=success(guides), true=success(drawn.after), outside_db_autoencoder=floor)
 
 
-MASKS = Measurement("sdedit_masks", measure_masks, 96, 0, ("sdedit_masks.png",))
+MASKS = Measurement("sdedit_masks", measure_masks, 64, 0, ("sdedit_masks.png",))
 
 
 def judge_masks(record: Record) -> Finding:
