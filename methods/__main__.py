@@ -17,9 +17,10 @@ from methods.commands.models import declare_models
 from methods.commands.null_text import declare_null_text
 from methods.commands.prompt_to_prompt import declare_prompt_to_prompt
 from methods.commands.sdedit import declare_sdedit
+from methods.commands.weights import declare_weights
 
 COMMANDS = (declare_sdedit, declare_diffedit, declare_prompt_to_prompt, declare_null_text, declare_invert, declare_attention,
-            declare_generate, declare_models)
+            declare_generate, declare_models, declare_weights)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

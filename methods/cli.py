@@ -9,6 +9,7 @@ import argparse
 import inspect
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from nets.tokenizer import TextCut
 from weights import Bundle
 from worlds.files import check_output
 
@@ -30,7 +32,8 @@ class Mistake(ValueError):
 def exit_code(work: Callable[[], Any]) -> int:
     """Do the work: 0 when it is done, 2 after a user's mistake, 130 after Ctrl-C, each with one line on stderr."""
     try:
-        work()
+        with noted():
+            work()
     except KeyboardInterrupt:
         say("interrupted")
         return 130
@@ -40,7 +43,28 @@ def exit_code(work: Callable[[], Any]) -> int:
     except (ValueError, ArithmeticError, OSError, MemoryError) as error:
         say(f"error: {error or 'out of memory: ask for less at once'}")
         return 2
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):                        # how PyTorch says that the CPU's memory is spent
+            raise
+        say("error: out of memory: ask for less at once, or for a smaller --size; --estimate tells what a command takes")
+        return 2
     return 0
+
+
+@contextmanager
+def noted() -> Iterator[None]:
+    """A prompt that was cut is said in our manner; other warnings are shown as ever."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, TextCut):
+                say(f"note: {message}")
+            else:
+                usual(message, category, *where)
+
+        warnings.showwarning = show
+        yield
 
 
 def say(text: str) -> None:
@@ -113,16 +137,31 @@ def command(commands: argparse._SubParsersAction, name: str, about: str,
 
 
 def shared_options(parser: argparse.ArgumentParser, out: str = "the result, .png, .jpg or .webp",
-                   default: str | None = None) -> None:
-    """What every method takes. `out`: the help of -o, which must be given where it has no default."""
+                   default: str | None = None, *, estimates: bool = False) -> None:
+    """What every method takes. `out`: the help of -o, which must be given where it has no default.
+
+    estimates: whether the command can say what it would cost (--estimate); it then writes nothing, and -o need not be given.
+    """
     parser.add_argument("--model", default="shapes", metavar="NAME",
                         help="a shipped name (`palimpsest models` lists them) or a path (default: 'shapes')")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: 'auto')")
-    parser.add_argument("-o", "--out", required=default is None, default=default, metavar="OUT", help=out)
+    where = parser.add_argument("-o", "--out", required=default is None, default=default, metavar="OUT", help=out)
+
+    class Estimate(argparse.Action):
+        """A dry run need not be told where to write."""
+
+        def __call__(self, parser: argparse.ArgumentParser, given: argparse.Namespace, *value_and_flag: Any) -> None:
+            given.estimate, where.required = True, False
+
+    if estimates:
+        parser.add_argument("--estimate", action=Estimate, nargs=0, default=False,
+                            help="print what this would cost in memory and network evaluations, and do nothing")
 
 
-def writable(argument: str, path: str | Path) -> Path:
-    """The path, if a picture can be written there: asked before the long work."""
+def writable(argument: str, path: str | Path | None) -> Path | None:
+    """The path, if a picture can be written there: asked before the long work. None, as a dry run has it, stays None."""
+    if path is None:
+        return None
     with blame(argument):
         return check_output(path)
 

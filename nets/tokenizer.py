@@ -11,9 +11,11 @@ import functools
 import gzip
 import html
 import importlib.util
+import itertools
 import os
 import re
 import unicodedata
+import warnings
 import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,6 +34,10 @@ class UnknownWord(ValueError):
         super().__init__(f'unknown word "{word}" in the prompt{hint}')
         self.word = word
         self.near = list(near)
+
+
+class TextCut(UserWarning):
+    """A text was longer than the model reads: it names the words that were left out."""
 
 
 class Tokenizer(Protocol):
@@ -58,18 +64,28 @@ class Tokenizer(Protocol):
         return [self.start, *(token for piece in self.pieces(text) for token in piece), self.end]
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """Rows (b length) of int64. Raises ValueError for a text of too many tokens, unless `truncate`."""
+        """Rows (b length) of int64. Raises ValueError for a text of too many tokens; with `truncate` warns of it (TextCut)."""
         if isinstance(texts, str):
             raise ValueError("texts must be a list of strings, not one string")
-        return torch.tensor([self.row(text) for text in texts], dtype=torch.long).reshape(-1, self.length)
+        return torch.tensor(list(map(self.row, texts)), dtype=torch.long).reshape(-1, self.length)
 
     def row(self, text: str) -> list[int]:
+        """The tokens of one text, padded to `length`, or cut."""
         ids = self.encode(text)
         if len(ids) > self.length:
             if not self.truncate:
                 raise ValueError(f"the prompt has {len(ids) - 2} tokens, but at most {self.length - 2} fit: shorten it")
+            warnings.warn(f"the prompt has {len(ids) - 2} tokens and the model reads {self.length - 2}; left out: {self.left_out(text)}",
+                          TextCut, stacklevel=3)
             ids = [*ids[: self.length - 1], self.end]
         return ids + [self.pad] * (self.length - len(ids))
+
+    def left_out(self, text: str, most: int = 200) -> str:
+        """The words of a text for which a row has no room, the one that is cut through included; at most so many letters of them."""
+        pieces = self.pieces(text)
+        ends = itertools.accumulate(map(len, pieces))
+        words = self.decode([token for piece, end in zip(pieces, ends) if end > self.length - 2 for token in piece])
+        return f'"{words}"' if len(words) <= most else f'"{words[:most].rstrip()}…" and {len(words) - most} letters more'
 
     def positions(self, text: str, word: str) -> list[int]:
         """Where `word` (one piece or several) stands in the row of `text`: all positions of all its occurrences.
@@ -136,7 +152,7 @@ class ClipTokenizer(Tokenizer):
     the same list. pad: None pads with the end token, as Stable Diffusion v1 was trained; 0 is what OpenAI's own
     `clip.tokenize` does. clean: `clean_plain`, as the tokenizer of the public Stable Diffusion pipelines, or
     `clean_openai`, as the paper's code; they differ on HTML entities and damaged text only. truncate: cut a long text to
-    its first 75 tokens, or refuse it.
+    its first 75 tokens, with a warning that says which words are left out, or refuse it.
     Raises ValueError for a file that is not the vocabulary.
     """
 

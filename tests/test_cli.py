@@ -3,6 +3,7 @@ import configparser
 import inspect
 import io
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from methods.__main__ import command_line, main
 from methods.diffedit import diffedit
 from methods.sampling import generate
 from methods.sdedit import Edit, sdedit
+from nets.tokenizer import TextCut
 from tests.tiny import tiny_weights
 from weights import load
 from worlds.files import read_picture
@@ -84,11 +86,9 @@ def test_the_kept_part_can_come_from_another_file(room, tiny):
     assert (pixels("out.png")[:, 20:] == (10, 200, 30)).all()
 
 
-def test_a_wide_picture_is_squeezed_with_a_note_or_cropped_without(room, tiny, capsys):
+def test_a_wide_picture_is_edited_whole_or_in_its_central_square(room, tiny, capsys):
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 60, 3), dtype=np.uint8)).save("in.png")
     assert main(sdedit_argv(tiny)) == 0
-    note = capsys.readouterr().err
-    assert note.startswith("palimpsest: note: in.png is not square") and note.count("\n") == 1
     assert pixels("out.png").shape == (20, 60, 3)
     assert main(sdedit_argv(tiny, "--crop")) == 0
     assert capsys.readouterr().err == ""
@@ -204,6 +204,24 @@ def test_the_console_script_is_this_main():
     setup = configparser.RawConfigParser()
     setup.read(Path(__file__).parent.parent / "setup.cfg")
     assert "palimpsest = methods.__main__:main" in setup["options.entry_points"]["console_scripts"]
+
+
+def test_a_prompt_that_was_cut_is_a_note_and_other_warnings_stay_as_they_are(capsys):
+    def work():
+        warnings.warn("the prompt has 80 tokens and the model reads 75", TextCut, stacklevel=1)
+        warnings.warn("something else", UserWarning, stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as others:
+        warnings.simplefilter("always")
+        assert cli.exit_code(work) == 0
+    assert capsys.readouterr().err == "palimpsest: note: the prompt has 80 tokens and the model reads 75\n"
+    assert [str(w.message) for w in others] == ["something else"]
+
+
+def test_memory_that_cannot_be_had_is_one_line(capsys):
+    assert cli.exit_code(lambda: torch.empty(2**60, dtype=torch.uint8)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("palimpsest: error: out of memory") and said.count("\n") == 1
 
 
 # ---- the demonstration ----

@@ -117,7 +117,7 @@ READABLE = [
 def test_every_kind_of_file_is_read_in_its_true_colour(tmp_path, make, name, expected, size):
     make(tmp_path / name)
     x = read_picture(tmp_path / name, size)
-    assert x.dtype == torch.float32 and x.shape == ((1, 3, 30, 20) if size is None else (1, 3, 16, 16))
+    assert x.dtype == torch.float32 and x.shape == ((1, 3, 30, 20) if size is None else (1, 3, 24, 16))
     assert_close(x, colour(*expected).expand_as(x), atol=.03, rtol=0)             # JPEG and lossy WebP round a little
 
 
@@ -155,27 +155,81 @@ def test_shrinking_is_antialiased(tmp_path):
 
 @pytest.mark.parametrize("y, x", [(1, 1), (1, 7), (64, 64), (37, 101), (200, 120)])
 @pytest.mark.parametrize("channels", [3, 4])
-def test_any_size_in_the_same_size_out_with_kept_pixels_and_alpha_bit_identical(tmp_path, y, x, channels):
+@pytest.mark.parametrize("side, grid", [(None, 1), (None, 16), (48, 16), (300, 64)])
+def test_any_size_in_the_same_size_out_with_kept_pixels_and_alpha_bit_identical(tmp_path, y, x, channels, side, grid):
     pixels = noise(y, x, channels)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    original = open_picture(tmp_path / "a.png")
-    mask = torch.zeros(1, 1, 64, 64)
-    mask[..., 32:] = 1
-    write_picture(original.restore(-torch.ones(1, 3, 64, 64), mask), tmp_path / "b.png")
+    original = open_picture(tmp_path / "a.png").framed(side, grid)
+    mask = torch.zeros(1, 1, y, x)
+    mask[..., x // 2:] = 1
+    view = original.view()
+    assert view.shape[-2:] == original.region(mask).shape[-2:] == original.seen and not any(n % grid for n in original.seen)
+    write_picture(original.restore(-torch.ones_like(view), mask), tmp_path / "b.png")
     out = np.array(Image.open(tmp_path / "b.png"))
     assert out.shape == pixels.shape
     assert_close(out[:, :x // 2], pixels[:, :x // 2], atol=0, rtol=0)             # kept
     if channels == 4:
         assert_close(out[..., 3], pixels[..., 3], atol=0, rtol=0)
     else:
-        assert not out[:, x // 2 + 1:].any()                                      # edited: black
+        assert not out[:, x // 2:].any()                                          # edited: black
 
 
-def test_an_unchanged_view_at_the_files_own_size_restores_the_file_exactly(tmp_path):
-    pixels = noise(64, 64)
+@pytest.mark.parametrize("y, x", [(64, 64), (37, 101), (5, 3)])
+def test_an_unchanged_view_that_was_not_resampled_restores_the_file_exactly(tmp_path, y, x):
+    pixels = noise(y, x)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    original = open_picture(tmp_path / "a.png")
-    assert_close(original.restore(original.view(64))[0].permute(1, 2, 0).numpy(), pixels, atol=0, rtol=0)
+    for side in (None, min(y, x)):
+        original = open_picture(tmp_path / "a.png").framed(side, 64)
+        assert all(n % 64 == 0 for n in original.seen)
+        assert_close(original.restore(original.view())[0].permute(1, 2, 0).numpy(), pixels, atol=0, rtol=0)
+
+
+def test_the_view_has_the_files_proportions_and_goes_on_as_its_mirror_image(tmp_path):
+    pixels = noise(20, 30)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    plain = open_picture(tmp_path / "a.png")
+    framed = plain.framed(20, 16)
+    assert framed.frame == (6, 1, 20, 30) and framed.seen == (32, 32)
+    view = framed.view()
+    assert_close(view[..., 6:26, 1:31], plain.view(), atol=0, rtol=0)
+    assert_close(view[..., :6, 1:31], plain.view()[..., :6, :].flip(2), atol=0, rtol=0)
+    assert_close(view[..., 31], view[..., 30], atol=0, rtol=0)
+    assert plain.framed(40, 1).seen == (40, 60) and plain.framed(10, 1).seen == (10, 15) and plain.framed(None, 16).seen == (32, 32)
+    assert_close(read_picture(tmp_path / "a.png", 20, 16), view, atol=0, rtol=0)
+
+
+def test_a_found_mask_goes_back_to_the_file_where_it_was_seen(tmp_path):
+    Image.fromarray(noise(20, 30)).save(tmp_path / "a.png")
+    framed = open_picture(tmp_path / "a.png").framed(40, 16)                      # twice as large, in 48 × 64, from (4, 2) on
+    found = torch.zeros(1, 1, 48, 64)
+    found[..., 4 + 2 * 5:4 + 2 * 9, 2 + 2 * 10:2 + 2 * 13] = 1
+    own = torch.zeros(1, 1, 20, 30)
+    own[..., 5:9, 10:13] = 1
+    assert framed.frame == (4, 2, 40, 60) and torch.equal((framed.back(found) > .5).float(), own)
+    assert torch.equal(framed.region(own), found)
+    cells = torch.zeros(1, 1, 12, 16)                                             # of 4 × 4 pixels of the view, 2 × 2 of the file
+    cells[..., 3, 4] = 1
+    assert (framed.back(cells) > .5).nonzero()[:, 2:].tolist() == [[4, 7], [4, 8], [5, 7], [5, 8]]
+
+
+def test_an_edit_or_a_mask_of_another_size_is_refused(tmp_path):
+    Image.fromarray(noise(20, 30)).save(tmp_path / "a.png")
+    framed = open_picture(tmp_path / "a.png").framed(20, 16)
+    with pytest.raises(ValueError, match="edited is 30×20, and what was to be edited 32×32"):
+        framed.restore(torch.ones(1, 3, 20, 30))
+    with pytest.raises(ValueError, match="mask is 32×32, and the file 30×20: bring it there with `back`"):
+        framed.restore(torch.ones(1, 3, 32, 32), torch.ones(1, 1, 32, 32))
+
+
+def test_a_strip_and_sizes_below_one_are_refused(tmp_path):
+    Image.new("RGB", (320, 20)).save(tmp_path / "strip.png")
+    strip = open_picture(tmp_path / "strip.png")
+    with pytest.raises(PictureError, match=r"strip.png is 320×20 pixels, 16 times as long as wide or more: .*\(--crop\)"):
+        strip.framed(64, 8)
+    assert strip.square().framed(64, 8).seen == (64, 64) and strip.framed(None, 8).seen == (24, 320)
+    for side, grid, named in ((0, 8, "size"), (64, 0, "grid")):
+        with pytest.raises(ValueError, match=f"{named}: must be 1 or more, got 0"):
+            strip.square().framed(side, grid)
 
 
 def test_an_edit_of_a_translucent_file_looks_right_on_white(tmp_path):
@@ -195,7 +249,7 @@ def test_the_square_is_central_undistorted_and_leaves_the_rest_of_the_file_alone
     assert_close(seen, pixels[top:top + side, left:left + side], atol=0, rtol=0)
     expected = pixels.copy()
     expected[top:top + side, left:left + side] = 255
-    assert_close(square.restore(torch.ones(1, 3, 16, 16))[0].permute(1, 2, 0).numpy(), expected, atol=0, rtol=0)
+    assert_close(square.framed(16, 8).restore(torch.ones(1, 3, 16, 16))[0].permute(1, 2, 0).numpy(), expected, atol=0, rtol=0)
 
 
 # -- masks ---------------------------------------------------------------------------------------------------------
@@ -211,14 +265,13 @@ def test_white_means_edit_and_grey_is_cut_at_one_half(tmp_path, left, right):
     half_mask(tmp_path / "m.png", left=left, right=right)
     expected = torch.cat((torch.zeros(1, 1, 10, 10), torch.ones(1, 1, 10, 10)), 3)
     assert_close(read_mask(tmp_path / "m.png"), expected)
-    assert_close(read_mask(tmp_path / "m.png", 8), torch.cat((torch.zeros(1, 1, 8, 4), torch.ones(1, 1, 8, 4)), 3))
 
 
 def test_a_mask_is_seen_through_the_box_of_its_picture(tmp_path):
     Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
     half_mask(tmp_path / "m.png")
-    mask = read_mask(tmp_path / "m.png", 4, of=open_picture(tmp_path / "a.png").square())
-    assert_close(mask, torch.cat((torch.zeros(1, 1, 4, 2), torch.ones(1, 1, 4, 2)), 3))
+    mask = read_mask(tmp_path / "m.png", of=open_picture(tmp_path / "a.png").square())
+    assert_close(mask, torch.cat((torch.zeros(1, 1, 10, 5), torch.ones(1, 1, 10, 5)), 3))
 
 
 @pytest.mark.parametrize("left, right, size, message", [

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 FLOOR = {"worlds", "nets", "samplers", "metrics", "training.fit"}                # know nothing of each other
 TOP = FLOOR | {"weights", "methods", "training"}
 ALLOWED = {**{layer: {layer} for layer in FLOOR}, "weights": FLOOR | {"weights"}, "training": TOP,
+           "weights.verify": FLOOR | {"weights", "weights.verify", "methods"},
            "methods": FLOOR | {"weights", "methods"}, "claims": TOP | {"claims", "figures"},
            "figures": TOP | {"claims", "figures"}, "notebooks": TOP | {"claims", "figures", "notebooks"}}
 ROOMS = sorted({layer.split(".")[0] for layer in ALLOWED})
@@ -41,7 +42,7 @@ def walk(node, kind):
 
 
 def layer(module):
-    return "training.fit" if module.startswith("training.fit") else module.split(".")[0]
+    return next((part for part in ("training.fit", "weights.verify") if module.startswith(part)), module.split(".")[0])
 
 
 def imports(node):

@@ -4,13 +4,14 @@ import gzip
 import importlib.util
 import json
 import pickle
+import warnings
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nets.tokenizer import ClipTokenizer, UnknownWord, WordTokenizer, clean_openai, clean_plain, read_merges
+from nets.tokenizer import ClipTokenizer, TextCut, UnknownWord, WordTokenizer, clean_openai, clean_plain, read_merges
 
 WORDS = ["a", "red", "blue", "star", "square", "of", "left", ",", "-"]
 
@@ -108,6 +109,7 @@ HOSTILE = [
     "x" * 3000, "word " * 200, "w " * 75, "w " * 76, "supercalifragilisticexpialidocious antidisestablishmentarianism",
     "!!!???...,,,", "a,b;c:d", "http://example.com/a?b=c&d=e", "<b>bold</b>", "#$%^&*()",
 ]
+SCRIPTS = ["Съешь ещё этих мягких булок", "หมูกระทะ", "ᚠᛇᚻ", "ⵣ ⵜⵉⴼⵉⵏⴰⵖ", "𓂀𒀀", "བོད་", " private", "한국어 텍스트"]
 DAMAGED = ["&amp;lt;b&gt; &quot;x&quot;", "“curly” ‘quotes’ ﬁ ligature", "schÃ¶n mojibake", "\x00\x07bell\x1b[31m", "f\x1cg"]
 
 
@@ -115,6 +117,13 @@ def test_the_empty_prompt_is_start_then_ends(clip):
     assert clip.vocab_size == 49408
     assert clip([""])[0].tolist() == [49406] + [49407] * 76
     assert clip.encode("a photo of a cat") == [49406, 320, 1125, 539, 320, 2368, 49407]
+
+
+def quiet(tokenizer, text):
+    """The row of a text that may be too long, which is another test's matter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TextCut)
+        return tokenizer([text])[0].tolist()
 
 
 def test_padding_is_the_end_token_or_what_was_asked(vocabulary):
@@ -140,15 +149,15 @@ def public(vocabulary, clip, tmp_path_factory):
 
 
 def test_hostile_text_becomes_the_tokens_of_transformers(clip, public):
-    for text in [*HOSTILE, *DAMAGED, "<|startoftext|> hi <|endoftext|>"]:
-        assert clip([text])[0].tolist() == list(public(text)), ascii(text)
+    for text in [*HOSTILE, *SCRIPTS, *DAMAGED, "<|startoftext|> hi <|endoftext|>"]:
+        assert quiet(clip, text) == list(public(text)), ascii(text)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(anything)
 def test_any_text_becomes_the_tokens_of_transformers(clip, public, text):
     if "Σ" not in text:  # at the end of a word Python makes it ς, Rust σ
-        assert clip([text])[0].tolist() == list(public(text))
+        assert quiet(clip, text) == list(public(text))
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +170,8 @@ def openai(vocabulary):
 
 def test_hostile_and_damaged_text_becomes_the_tokens_of_open_clip(openai):
     ours, theirs = openai
-    for text in [*HOSTILE, *DAMAGED]:
-        assert ours([text])[0].tolist() == theirs(text), ascii(text)
+    for text in [*HOSTILE, *SCRIPTS, *DAMAGED]:
+        assert quiet(ours, text) == theirs(text), ascii(text)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -170,7 +179,7 @@ def test_hostile_and_damaged_text_becomes_the_tokens_of_open_clip(openai):
 def test_any_text_becomes_the_tokens_of_open_clip(openai, text):
     ours, theirs = openai
     if "<" not in text:  # its special tokens have names of their own
-        assert ours([text])[0].tolist() == theirs(text)
+        assert quiet(ours, text) == theirs(text)
 
 
 def test_without_ftfy_only_entities_are_mended(monkeypatch):
@@ -192,12 +201,35 @@ def test_a_lone_surrogate_is_no_accident(clip):
 
 
 def test_a_long_prompt_is_cut_or_refused_as_asked(vocabulary, clip):
-    row = clip(["word " * 200])[0]
+    with pytest.warns(TextCut):
+        row = clip(["word " * 200])[0]
     assert row.shape == (77,) and row[-1] == 49407 and (row[1:-1] == clip.encode("word")[1]).all()
     strict = ClipTokenizer(vocabulary)
     assert strict(["w " * 75]).shape == (1, 77)
     with pytest.raises(ValueError, match="the prompt has 76 tokens, but at most 75 fit"):
         strict(["w " * 76])
+
+
+@pytest.mark.parametrize("text, left_out", [
+    ("cat " * 74 + "red dog, blue", '"dog , blue"'),                       # 75 fit: 74 cats and "red"
+    ("cat " * 74 + "chihuahuaesque", '"chihuahuaesque"'),                  # a word that is cut through is named whole
+    ("猫" * 60, '"猫'), ("cat " * 75 + "หมู", '"หม ู"'),    # in CLIP's pieces: to it a vowel sign is one of its own
+    ("cat " * 75 + "dog " * 100, 'dog dog…" and 199 letters more')])
+def test_a_warning_says_which_words_were_left_out_and_the_row_is_that_of_transformers(clip, public, text, left_out):
+    with pytest.warns(TextCut) as said:
+        row = clip([text])[0].tolist()
+    n = len(clip.encode(text)) - 2
+    assert str(said[0].message).startswith(f"the prompt has {n} tokens and the model reads 75; left out: ")
+    assert left_out in str(said[0].message) and len(str(said[0].message)) < 330
+    assert said[0].filename == __file__ and row == list(public(text))
+
+
+@pytest.mark.parametrize("text", ["", " ", "cat " * 75, "chihuahuaesque", *SCRIPTS])
+def test_nothing_is_said_of_a_text_that_fits_whatever_its_script(clip, public, text):
+    assert len(clip.encode(text)) <= 77
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert clip([text])[0].tolist() == list(public(text))
 
 
 def test_positions_of_words_of_several_tokens_and_several_occurrences(clip):

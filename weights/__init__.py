@@ -27,6 +27,7 @@ from nets.vae import AutoencoderKL
 from samplers.convert import eps_from_output
 from samplers.guidance import Denoiser, cfg, combine
 from samplers.schedule import Schedule
+from weights.catalogue import KNOWN, known, place
 from weights.files import FOLDER, WeightsError, fill, manifest, read_weights, sha256
 from weights.public import is_public, read_public, save
 
@@ -82,6 +83,11 @@ class Bundle:
         return next(self.net.parameters()).dtype
 
     @property
+    def grid(self) -> int:
+        """What rows and columns of a picture must divide by: the autoencoder's factor times the U-Net's."""
+        return self.net.factor * (self.vae.factor if self.vae is not None else 1)
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(c, y, x) of one latent at the training size."""
         side = self.size // (self.vae.factor if self.vae is not None else 1)
@@ -95,16 +101,17 @@ class Bundle:
         return self.text(tokens.to(self.device))
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """(b 3 y x) in [−1, 1] -> latents; see Autoencoder."""
-        return Autoencoder(self.vae, self.latent_scale).encode(pictures.to(self.device, self.dtype))
+        """(b 3 y x) in [−1, 1], rows and columns multiples of `grid` -> latents, float32 at least; see Autoencoder."""
+        return _wide(Autoencoder(self.vae, self.latent_scale).encode(pictures.to(self.device, self.dtype)))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents -> (b 3 y x) in [−1, 1]; see Autoencoder."""
-        return Autoencoder(self.vae, self.latent_scale).decode(latents.to(self.device, self.dtype))
+        """Latents -> (b 3 y x) in [−1, 1], float32 at least; see Autoencoder."""
+        return _wide(Autoencoder(self.vae, self.latent_scale).decode(latents.to(self.device, self.dtype)))
 
     def eps(self, z_t: Tensor, t: float, ctx: Tensor | None = None, tap: Tap | None = None) -> Tensor:
-        """ε_θ(z_t, t, ctx), whatever the net predicts: (b c y x) -> (b c y x). Gradients flow.
+        """ε_θ(z_t, t, ctx), whatever the net predicts: (b c y x) -> (b c y x), float32 at least. Gradients flow.
 
+        Only the net itself works in half precision: a walk adds up hundreds of small steps, and its state is kept in float32.
         What a net reads beside the latent (the picture of an instruction model, the mask of an inpainting model) stands in the channels
         after it. Raises ValueError for another number of channels than the net takes.
         """
@@ -115,8 +122,9 @@ class Bundle:
             raise ValueError(f"model: the U-Net of {self.name} takes {takes} channels ({beside}) and is given {z_t.shape[1]}; choose a "
                              "model that was trained for this method")
         t_net = (t - self.shift).clamp(min=0) if isinstance(t, Tensor) else max(t - self.shift, 0)
-        out = self.net(z_t.to(self.dtype), t_net, ctx, tap).to(z_t.dtype)
-        return eps_from_output(self.schedule, z_t[:, : out.shape[1]], t, out, self.prediction)
+        out = _wide(self.net(z_t.to(self.dtype), t_net, ctx, tap))
+        z_t = _wide(z_t)
+        return eps_from_output(self.schedule, z_t[:, : out.shape[1]], t, out.to(z_t), self.prediction)
 
     def denoiser(self, prompt: str | Sequence[str] | Tensor = "", w: float = 1., negative: str | Tensor = "",
                  tap: Tap | None = None) -> Denoiser:
@@ -136,6 +144,10 @@ class Bundle:
         tapped = cfg(lambda z_t, t, ctx: self.eps(z_t, t, ctx, tap), cond, null, 1.)
         plain = cfg(self.eps, cond, null, 0.)
         return torch.no_grad()(lambda z_t, t: tapped(z_t, t) if w == 1 else combine(plain(z_t, t), tapped(z_t, t), w))
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
@@ -174,7 +186,10 @@ def names() -> list[str]:
 
 
 def find(name_or_path: str | Path) -> Path:
-    """The file of a shipped name or of a path. Raises WeightsError where there is none, with the names most like it."""
+    """The file of a path, of a shipped name, or of a public one that was fetched before (weights/catalogue.py).
+
+    Raises WeightsError where there is none, with the command that fetches it or the names most like it.
+    """
     text = str(name_or_path)
     if text.endswith((".safetensors", ".ckpt")) or Path(text).is_file():
         return Path(text)
@@ -182,7 +197,9 @@ def find(name_or_path: str | Path) -> Path:
     if not path.exists():
         if Path(text).is_dir():                                # a folder of a shipped model's name does not hide the model
             return Path(text)
-        near = difflib.get_close_matches(text, names(), n=2, cutoff=.4)
+        if (public := known(text)) is not None and public.kind == "model":
+            return place(public)                               # of those on this disk: nothing is downloaded here
+        near = difflib.get_close_matches(text, [*names(), *(k.name for k in KNOWN if k.kind == "model")], n=2, cutoff=.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"shipped models: {', '.join(names()) or 'none'}"
         raise WeightsError(f"model: no model named {text!r} and no such file; {hint}")
     return path
@@ -209,15 +226,25 @@ def _building(path: Path) -> Iterator[None]:
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """The device of that name, "auto" for the GPU where there is one. Raises ValueError where it is not to be had."""
+    """The device of that name, "auto" for the GPU where there is one. Raises ValueError where it is not to be had.
+
+    On "meta" nets have shapes and no numbers: nothing is computed there, but what it would cost can be seen (weights/estimate.py).
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if str(device) == "meta":
+        return torch.device("meta")
     try:
         found = torch.device(device)
         torch.empty(1, device=found).tolist()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device: {device!r} is not to be had here ({str(error).splitlines()[0][:80]}); use cpu") from None
     return found
+
+
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """What nets run in on a device unless said otherwise: float16 on a GPU, float32 elsewhere."""
+    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def load_autoencoder(name_or_path: str | Path = "shapes-vae", device: str | torch.device = "cpu") -> Autoencoder:
@@ -239,18 +266,21 @@ def load_reader(name_or_path: str | Path = "shapes-reader", device: str | torch.
 
 
 def load(name_or_path: str | Path = "shapes", device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> Bundle:
-    """A trained model as a Bundle, by shipped name or by path, offline.
+    """A trained model as a Bundle, by shipped name, by path, or by the name of a public checkpoint that is on this disk; offline.
 
     The file is hash-checked if it is a shipped one, opened without running code, and loaded strictly. A latent model names its autoencoder,
-    which is taken from beside the file or from the shipped ones. `dtype`: of the nets, float32 unless said otherwise. A path may also lead
-    to a public checkpoint, a file or a folder (weights/public.py); its weights stay mapped from the disk where no conversion is asked for.
+    which is taken from beside the file or from the shipped ones. `dtype`: of the nets; None is float16 on a GPU, where the U-Net and the
+    autoencoder are also laid out channels_last, and float32 elsewhere. What follows gradients or is measured wants torch.float32 by name.
+    A path may also lead to a public checkpoint, a file or a folder (weights/public.py); its weights stay mapped from the disk where no
+    conversion is asked for.
     Raises WeightsError (a ValueError) for an unknown name, a damaged file, or a file that holds something else.
     """
-    device, dtype = pick_device(device), dtype or torch.float32
+    device = pick_device(device)
+    dtype = dtype or pick_dtype(device)
     if device.type == "cpu" and dtype == torch.float16:
         raise ValueError("dtype: float16 is neither fast nor exact on a CPU; use float32 (or bfloat16)")
     if is_public(path := find(name_or_path)):
-        return Bundle(**read_public(path, device, dtype))
+        return _laid_out(Bundle(**read_public(path, device, dtype)))
     path, config, tensors = _read(path, "text2image")
     with _building(path):
         net, text = UNet(**config["net"]), TextTransformer(**config["text"])
@@ -262,9 +292,17 @@ def load(name_or_path: str | Path = "shapes", device: str | torch.device = "auto
                 raise WeightsError(f"model: {path} was trained on the latents of another {vae.name}; put that file beside it")
             autoencoder = load_autoencoder(vae)
         schedule = dict(config["schedule"])
-        return Bundle(
+        return _laid_out(Bundle(
             name=path.stem, net=fill(net, tensors, "net", path).to(device, dtype), text=fill(text, tensors, "text", path).to(device, dtype),
             tokenizer=WordTokenizer(config["words"], config["text"]["length"]),
             vae=autoencoder.vae.to(device, dtype) if autoencoder.vae is not None else None,
             schedule=SCHEDULES[schedule.pop("name")](**schedule), prediction=config["prediction"], latent_scale=autoencoder.latent_scale,
-            size=config["size"])
+            size=config["size"]))
+
+
+def _laid_out(b: Bundle) -> Bundle:
+    """On a GPU the channels of a pixel lie side by side, as its convolutions read them."""
+    for module in (b.net, b.vae):
+        if module is not None and b.device.type == "cuda":
+            module.to(memory_format=torch.channels_last)
+    return b

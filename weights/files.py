@@ -28,8 +28,12 @@ class WeightsError(ValueError):
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    """The SHA-256 of a file, in hexadecimal. It is read a piece at a time: a checkpoint may be larger than the memory."""
+    total = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            total.update(piece)
+    return total.hexdigest()
 
 
 def manifest() -> dict[str, dict[str, Any]]:

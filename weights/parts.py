@@ -29,6 +29,7 @@ def bare(path: Path, cls: type[nn.Module], config: Config) -> nn.Module:
 
 
 def fit_together(path: Path, net: UNet, text: TextTransformer | None, vae: AutoencoderKL | None) -> None:
+    """Raises WeightsError where the U-Net reads texts of another width, or latents of other channels, than the file's other parts make."""
     if text is not None and text.positions.shape[1] != net.ctx_width:
         raise WeightsError(f"model: {path} has a text encoder of width {text.positions.shape[1]} and a U-Net that reads {net.ctx_width}; "
                            "take both from one model")
@@ -38,6 +39,7 @@ def fit_together(path: Path, net: UNet, text: TextTransformer | None, vae: Autoe
 
 
 def tokenizer_of(text: TextTransformer | None, words: list[str] | None, path: Path) -> Tokenizer | None:
+    """The tokenizer of a text encoder: of these words, or CLIP's, from the merges in the folder where there are any."""
     if text is None:
         return None
     length = len(text.positions)
@@ -48,6 +50,7 @@ def tokenizer_of(text: TextTransformer | None, words: list[str] | None, path: Pa
 
 
 def write_file(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """Tensors as they are, and a header of texts, into a safetensors file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(path) as part:
         save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, part, metadata={"format": "pt", **header})

@@ -1,12 +1,14 @@
 """Picture files in and out, and the round trip "any size in, the same size out".
 
-    original = open_picture("photo.jpg")          # the whole file, upright, with its alpha
-    x = original.view(64)                         # (1, 3, 64, 64) in [-1, 1]: what the model sees
-    write_picture(original.restore(edit(x), mask), "edited.png")
+    photo = open_picture("photo.jpg")                    # the whole file, upright, with its alpha
+    photo = photo.framed(b.size, b.grid)                 # as the model wants it: how large, and in steps of what
+    x = photo.view()                                     # (1, 3, y, x) in [-1, 1]: what the model sees
+    write_picture(photo.restore(edit(x)), "edited.png")  # of the file's size again
 
-The model's square shows the whole picture, stretched (or, with `original.square()`, its central square, unstretched);
-no bars are added, since a model would paint on them. On the way back the edit is stretched to the file's own size;
-where `mask` says keep, and outside the square, the pixels are those of the file, bit for bit.
+What the model sees has the proportions of the file, its shorter side as asked. Where rows or columns are no multiple of the
+model's grid, the picture is continued by its own mirror image (on bars a model would paint), and what was added is cut off
+again on the way back. A picture that has the size already is not resampled: what is not edited comes back bit for bit. So
+do, at any size, the pixels that a mask keeps, and those outside the central square of `photo.square()`.
 
 Transparent pixels look white to the model, and the result keeps the file's alpha: nothing can be painted where the
 file is transparent. Of an animation the first frame is read; 16 bits are rounded to 8; colour profiles are not applied.
@@ -32,6 +34,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")                             # re
 JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
 SAVE = {".png": {"format": "PNG"}, ".jpg": JPEG, ".jpeg": JPEG, ".webp": {"format": "WEBP", "lossless": True}}
 MAX_PIXELS = 100_000_000
+MAX_LENGTH = 16                                                             # of what a model is shown, in shorter sides
 
 
 class PictureError(ValueError):
@@ -40,11 +43,13 @@ class PictureError(ValueError):
 
 @dataclass(frozen=True)
 class Original:
-    """A picture file as it was: what `restore` needs to hand an edit back at the file's size, with the file's alpha."""
+    """A picture file as it was, and how a model sees it: what `restore` needs to hand an edit back at the file's size."""
     path: Path
     rgb: np.ndarray                      # uint8 (y, x, 3), as stored: not composited
     alpha: np.ndarray | None             # uint8 (y, x), None where the file is opaque
     box: tuple[int, int, int, int]       # the part the model sees: top, left, height, width
+    side: int | None = None              # shorter side of that part as the model sees it; None: as it is
+    grid: int = 1                        # what the model's rows and columns are multiples of
 
     @property
     def size(self) -> tuple[int, int]:
@@ -52,40 +57,84 @@ class Original:
         return self.rgb.shape[0], self.rgb.shape[1]
 
     def square(self) -> Original:
-        """The same file with only its central square shown: nothing is stretched, the rest stays as it is."""
+        """The same file with only its central square shown; the rest stays as it is."""
         side = min(self.size)
         return replace(self, box=((self.size[0] - side) // 2, (self.size[1] - side) // 2, side, side))
 
-    def view(self, size: int | None = None) -> Tensor:
-        """What the model sees: (1, 3, size, size) in [-1, 1], antialiased, on white. `size` None: the box as it is."""
-        seen = _crop(self.rgb, self.box)
+    def framed(self, side: int | None = None, grid: int = 1) -> Original:
+        """The same file shown with its shorter side `side` pixels long (None: not resampled), proportions kept, on a grid.
+
+        Raises ValueError for a side or grid below 1, and PictureError where the longer side would be MAX_LENGTH times the
+        shorter, or more: such a strip is no picture to a model, and fills the memory.
+        """
+        for name, value in (("size", side), ("grid", grid)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: must be 1 or more, got {value}")
+        if side is not None and max(self.box[2:]) >= MAX_LENGTH * min(self.box[2:]):
+            raise PictureError(f"{self.path} is {_by(self.box[2:])} pixels, {MAX_LENGTH} times as long as wide or more: cut it into "
+                               "pieces, or show its central square alone (--crop)")
+        return replace(self, side=side, grid=grid)
+
+    @property
+    def frame(self) -> tuple[int, int, int, int]:
+        """Where in the view the file's own pixels are: top, left, height, width. What is around them is their mirror image."""
+        y, x = self.box[2:]
+        if self.side is not None:
+            y, x = (max(1, round(n * self.side / min(y, x))) for n in (y, x))
+        return -y % self.grid // 2, -x % self.grid // 2, y, x
+
+    @property
+    def seen(self) -> tuple[int, int]:
+        """(rows, columns) of the view: multiples of the grid."""
+        y, x = self.frame[2:]
+        return y + -y % self.grid, x + -x % self.grid
+
+    def view(self) -> Tensor:
+        """What the model sees: (1, 3, *seen) in [-1, 1], antialiased, on white."""
+        pixels = _crop(self.rgb, self.box)
         if self.alpha is not None:
-            seen = _on_white(seen, _crop(self.alpha, self.box))
-        if size is not None:
-            if size < 1:
-                raise ValueError(f"size={size}: must be 1 or more")
-            seen = np.array(Image.fromarray(seen).resize((size, size), Image.Resampling.BICUBIC))
-        return torch.from_numpy(seen.copy()).permute(2, 0, 1)[None] / 127.5 - 1
+            pixels = _on_white(pixels, _crop(self.alpha, self.box))
+        return torch.from_numpy(self._continued(_resized(pixels, self.frame[2:]))).permute(2, 0, 1)[None] / 127.5 - 1
+
+    def region(self, mask: Tensor) -> Tensor:
+        """A mask of the file's box as the model sees it: (1, 1, y, x) -> (1, 1, *seen), 1 where any pixel below is 1."""
+        pooled = F.adaptive_max_pool2d(mask, self.frame[2:])[0].permute(1, 2, 0)
+        return torch.from_numpy(self._continued(pooled.numpy())).permute(2, 0, 1)[None]
+
+    def back(self, seen: Tensor) -> Tensor:
+        """What was made of the view, at its size or in larger cells, (1, c, y', x'), as the file's box has it: (1, c, y, x)."""
+        top, left, y, x = self.frame
+        whole = F.interpolate(seen.float().cpu(), self.seen) if tuple(seen.shape[-2:]) != self.seen else seen.float().cpu()
+        own = whole[..., top:top + y, left:left + x]
+        return own if self.box[2:] == (y, x) else F.interpolate(own, self.box[2:], mode="bilinear", antialias=True)
 
     def restore(self, edited: Tensor, mask: Tensor | None = None) -> Tensor:
         """The file with the edit in it, at the file's size: uint8 (1, 3, y, x), or (1, 4, y, x) if the file has alpha.
 
-        `edited` is (1, 3, y, x) in [-1, 1], `mask` (1, 1, y, x), each at any size. Where `mask` is 0 (1 = edit), the
-        file's own pixels stay.
+        `edited` is an edit of `view()`, in [-1, 1]. `mask` has the size of the file's box, as `read_mask` and `back` give it:
+        where it is 0 (1 = edit), the file's own pixels stay. Raises ValueError for another size of either.
         """
+        if tuple(edited.shape[-2:]) != self.seen:
+            raise ValueError(f"edited is {_by(edited.shape[-2:])}, and what was to be edited {_by(self.seen)}")
         top, left, y, x = self.box
-        new = np.asarray(Image.fromarray(_bytes(edited)).resize((x, y), Image.Resampling.BICUBIC))
+        new = _resized(_crop(_bytes(edited), self.frame), (y, x))
         if self.alpha is not None:                                          # so that on white it looks like `new`
             a = np.maximum(_crop(self.alpha, self.box), 1)[..., None] / np.float32(255)
             new = (255 - (255 - new) / a).clip(0, 255).round().astype(np.uint8)
         if mask is not None:
-            edit = F.interpolate(mask.float().cpu(), (y, x), mode="bilinear", antialias=True)[0, 0].numpy() > .5
-            new = np.where(edit[..., None], new, _crop(self.rgb, self.box))
+            if tuple(mask.shape[-2:]) != (y, x):
+                raise ValueError(f"mask is {_by(mask.shape[-2:])}, and the file {_by((y, x))}: bring it there with `back`")
+            new = np.where((mask[0, 0].cpu().numpy() > .5)[..., None], new, _crop(self.rgb, self.box))
         out = self.rgb.copy()
         out[top:top + y, left:left + x] = new
         if self.alpha is not None:
             out = np.concatenate((out, self.alpha[..., None]), axis=2)
         return torch.from_numpy(out).permute(2, 0, 1)[None]
+
+    def _continued(self, pixels: np.ndarray) -> np.ndarray:
+        """(y, x, c) of the frame -> of the view: mirrored at its edges, the edge itself included."""
+        top, left, y, x = self.frame
+        return np.pad(pixels, ((top, self.seen[0] - y - top), (left, self.seen[1] - x - left), (0, 0)), mode="symmetric")
 
 
 def open_picture(path: str | Path) -> Original:
@@ -103,16 +152,16 @@ def open_picture(path: str | Path) -> Original:
     return Original(path, np.array(picture.convert("RGB")), alpha, (0, 0, picture.height, picture.width))
 
 
-def read_picture(path: str | Path, size: int | None = None) -> Tensor:
-    """A picture file as (1, 3, y, x) in [-1, 1]: `size` × `size`, stretched, or as it is. Raises PictureError."""
-    return open_picture(path).view(size)
+def read_picture(path: str | Path, size: int | None = None, grid: int = 1) -> Tensor:
+    """A picture file as (1, 3, y, x) in [-1, 1]: see `Original.framed`. Without a size, as it is. Raises PictureError."""
+    return open_picture(path).framed(size, grid).view()
 
 
-def read_mask(path: str | Path, size: int | None = None, of: Original | None = None) -> Tensor:
+def read_mask(path: str | Path, of: Original | None = None) -> Tensor:
     """A mask file as (1, 1, y, x) of 0 and 1: white = 1 = edit here, black = 0 = keep, grey is cut at one half.
 
-    Transparent counts as white. `of` is the picture it belongs to: the mask must have its size, and is seen through the
-    same box. Raises PictureError, also where the mask marks nothing or everything.
+    Transparent counts as white. `of` is the picture it belongs to: the mask must have its size, and shows the same box of
+    it. Raises PictureError, also where the mask marks nothing or everything.
     """
     mask = open_picture(path)
     if of is not None:
@@ -120,7 +169,7 @@ def read_mask(path: str | Path, size: int | None = None, of: Original | None = N
             raise PictureError(f"mask {path} is {_by(mask.size)} pixels but {of.path} is {_by(of.size)}: "
                                "draw the mask on the picture itself")
         mask = replace(mask, box=of.box)
-    edit = (mask.view(size).mean(1, keepdim=True) > 0).float()
+    edit = (mask.view().mean(1, keepdim=True) > 0).float()
     if not edit.any():
         raise PictureError(f"mask {path} marks nothing: paint white where the picture may change, black elsewhere")
     if edit.all():
@@ -243,7 +292,14 @@ def _crop(pixels: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     return pixels[top:top + y, left:left + x]
 
 
-def _by(size: tuple[int, int]) -> str:
+def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (y, x, 3) -> (*size, 3), antialiased; of that size already, untouched."""
+    if pixels.shape[:2] == tuple(size):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def _by(size: Sequence[int]) -> str:
     return f"{size[1]}×{size[0]}"
 
 

@@ -7,11 +7,13 @@ import time
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.attention_maps import AttentionMaps, explore
+from methods.attention_maps import AttentionMaps, explore, sites_at
 from methods.cli import Mistake, blame, command, number, options, progress, shared_options, writable
-from methods.commands.pictures import frames_of, opened
+from methods.commands.dry_run import calls, dry_run, inversion
+from methods.commands.pictures import framed, frames_of, opened, shown_options
 from methods.inversion import invert
-from weights import load
+from weights import Bundle, load
+from weights.estimate import Passes
 from worlds.files import contact_sheet, write_picture
 
 
@@ -21,33 +23,38 @@ def declare_attention(commands: argparse._SubParsersAction) -> None:
     p = command(commands, "attention", about, run_attention)
     p.add_argument("input", metavar="IN", nargs="?", help="a picture, to be inverted under the prompt (default: generate one)")
     p.add_argument("--prompt", required=True, metavar="TEXT", help="what the picture shows, in words")
-    p.add_argument("--crop", action="store_true", help="of IN the central square, instead of squeezing it")
+    shown_options(p)
     p.add_argument("--word", action="append", metavar="WORD", help="a word to show; may be given again (default: all)")
     p.add_argument("--by", choices=("layer", "head", "step"), help="split the average (default: over all three)")
-    p.add_argument("--res", type=int, metavar="N", help="maps of N×N cells (default: the finest up to 16×16)")
+    p.add_argument("--res", type=int, metavar="N", help="maps whose shorter side has N cells (default: the finest up to 16)")
     p.add_argument("--components", action="store_true", help="also the strongest patterns of the self-attention")
     options(p, explore, {"steps": "of the walk"})
     p.add_argument("--w", type=number, metavar="X", help="guidance scale (default: 3, and 1 with IN)")
     options(p, explore, {"seed": "of the noise"})
-    shared_options(p, "a sheet of the maps, .png, .jpg or .webp")
+    shared_options(p, "a sheet of the maps, .png, .jpg or .webp", estimates=True)
 
 
 def run_attention(a: argparse.Namespace) -> None:
     """The maps of one walk, on one sheet; a line for each word."""
     began = time.monotonic()
     out = writable("out", a.out)
-    if a.input is None and a.crop:
-        raise Mistake("crop: makes sense only with a picture IN")
+    for name in ("crop", "size"):
+        if a.input is None and getattr(a, name):
+            raise Mistake(f"{name}: makes sense only with a picture IN")
     picture = None if a.input is None else opened(a.input, a.crop)
 
+    if a.estimate:
+        return dry_run(a, lambda b, latent: passes(a, b, latent), picture)
     b = load(a.model, a.device)
-    res = None if a.res is None else (a.res, a.res)
-    if picture is None:
-        with progress(b, a.steps * (1 if a.w == 1 else 2), "attention"):
+    picture = None if picture is None else framed(picture, b, a.size)
+    size, factor = (b.size, b.size) if picture is None else picture.seen, b.vae.factor if b.vae is not None else 1
+    latent = size[0] // factor, size[1] // factor
+    res = res_of(a, b, latent)
+    with progress(b, calls(passes(a, b, latent)), "attention"):
+        if picture is None:
             maps = explore(b, a.prompt, res=res, steps=a.steps, w=a.w, seed=a.seed)
-    else:
-        with progress(b, a.steps * (2 if a.w in (None, 1) else 3), "attention"):
-            maps = explore(b, start=invert(b, picture.view(b.size), a.prompt, steps=a.steps), res=res, w=a.w)
+        else:
+            maps = explore(b, start=invert(b, picture.view(), a.prompt, steps=a.steps), res=res, w=a.w)
     words = list(dict.fromkeys(a.word or maps.words()))
     with blame("word"):
         write_picture(sheet(maps, words, a.by, a.components), out)
@@ -55,6 +62,19 @@ def run_attention(a: argparse.Namespace) -> None:
             print(f"{word:<16}looks at {maps.raw(word).mean():.1%} on average, {maps.raw(word).max():.1%} at most; "
                   f"spread {maps.entropy(word):.2f} (1 is everywhere alike)")
     print(f"{out}: {len(words)} words, {maps.res[0]}×{maps.res[1]} cells, {time.monotonic() - began:.1f} s")
+
+
+def res_of(a: argparse.Namespace, b: Bundle, latent: tuple[int, int]) -> tuple[int, int] | None:
+    """The maps whose shorter side has --res cells; N×N, which explore will refuse, where there are none."""
+    return None if a.res is None else next((s.res for s in b.net.sites(latent) if min(s.res) == a.res), (a.res, a.res))
+
+
+def passes(a: argparse.Namespace, b: Bundle, latent: tuple[int, int]) -> list[Passes]:
+    """Of the net: up, where there is a picture, and down, the branch under the prompt by itself."""
+    w = a.w if a.w is not None else 3. if a.input is None else 1.
+    watched = set(sites_at(b, latent, res_of(a, b, latent)))
+    return [*(inversion(a.steps) if a.input is not None else []), Passes("walk down, without the prompt", a.steps * (w != 1)),
+            Passes("walk down, watched", a.steps, kept=a.steps + 1, tapped=watched.__contains__)]
 
 
 def sheet(maps: AttentionMaps, words: list[str], by: str | None = None, components: bool = False) -> Tensor:

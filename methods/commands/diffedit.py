@@ -5,10 +5,12 @@ import argparse
 import time
 
 from methods.cli import Mistake, blame, command, options, progress, say, shared_options, writable
-from methods.commands.pictures import at_the_files_size, opened, optional, region_of, steps_target, write_steps
+from methods.commands.dry_run import branches, calls, dry_run, inversion
+from methods.commands.pictures import at_the_files_size, framed, opened, optional, region_of, shown_options, steps_target, write_steps
 from methods.diffedit import DiffEdit, diffedit
 from metrics.image import rmse
 from weights import load
+from weights.estimate import Passes
 from worlds.files import read_mask, write_picture
 
 
@@ -20,7 +22,7 @@ def declare_diffedit(commands: argparse._SubParsersAction) -> None:
     options(p, diffedit, {"source": "what it shows, in words, or nothing"})
     p.add_argument("--target", required=True, metavar="TEXT", help="what it should show, in words")
     p.add_argument("--mask", metavar="M", help="your own: white where the picture may change (default: it is found)")
-    p.add_argument("--crop", action="store_true", help="edit the central square, instead of squeezing a wide picture")
+    shown_options(p)
     options(p, diffedit, {
         "ratio": "how far to encode, in (0, 1]: higher edits more and keeps less", "w": "guidance scale",
         "steps": "of the whole time, of which ratio · steps are walked", "seed": "of the noise"})
@@ -38,7 +40,7 @@ def declare_diffedit(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--save-mask", metavar="PNG", help="also write the mask, at the file's size: touch it up and give it to --mask")
     p.add_argument("--save-heat", metavar="PNG", help="also write the heat map that the threshold cuts")
     p.add_argument("--save-steps", metavar="PNG_OR_FOLDER", help="also write the walk down: one sheet, or a folder of all")
-    shared_options(p)
+    shared_options(p, estimates=True)
 
 
 def run_diffedit(a: argparse.Namespace) -> None:
@@ -57,25 +59,34 @@ def run_diffedit(a: argparse.Namespace) -> None:
         with blame("mask"):
             mask = read_mask(a.mask, of=picture)
 
+    if a.estimate:
+        return dry_run(a, lambda b, latent: passes(a), picture)
     b = load(a.model, a.device)
-    x = picture.view(b.size)
-    walked = max(1, round(a.ratio * a.steps))
-    calls = 2 * a.maps * (mask is None and a.use_mask) + walked * ((1 + a.iterations) * a.encode + 1)
-    with progress(b, calls, "diffedit"):
-        e = diffedit(b, x, a.source, a.target, mask=region_of(mask, b.size), ratio=a.ratio, steps=a.steps, w=a.w, maps=a.maps,
+    picture = framed(picture, b, a.size)
+    x = picture.view()
+    with progress(b, calls(passes(a)), "diffedit"):
+        e = diffedit(b, x, a.source, a.target, mask=region_of(mask, picture), ratio=a.ratio, steps=a.steps, w=a.w, maps=a.maps,
                      level=a.level, threshold=a.threshold, clamp=a.clamp, r=a.r, q=a.q, reduce=a.reduce, grow=a.grow, encode=a.encode,
                      use_mask=a.use_mask, blend=a.blend, iterations=a.iterations, paste=a.paste, seed=a.seed)
     if e.empty:
         say(f"note: the mask is empty, so nothing of {a.input} was edited: {why_empty(a, e)}")
 
-    write_picture(picture.restore(e.picture, (e.mask if mask is None else mask) if a.paste else None), out)
-    for name, cells in (("save-mask", e.cells), ("save-heat", e.heat)):
-        if name in more:
-            write_picture(at_the_files_size(picture, cells), more[name])
+    write_picture(picture.restore(e.picture, (picture.back(e.mask) if mask is None else mask) if a.paste else None), out)
+    if "save-mask" in more:
+        write_picture(at_the_files_size(picture, (picture.back(e.cells) > .5).float()), more["save-mask"])
+    if "save-heat" in more:
+        write_picture(at_the_files_size(picture, picture.back(e.heat)), more["save-heat"])
     if save_steps is not None:
         write_steps(b, e, save_steps)
     print(f"{out}: edits {e.mask.mean():.0%} of the picture, ratio {a.ratio:g} (σ {b.schedule.sigma(e.levels[0]):.3g}), distance "
           f"{rmse(e.picture.cpu(), x).item():.3f}, {time.monotonic() - began:.1f} s")
+
+
+def passes(a: argparse.Namespace) -> list[Passes]:
+    """Of the net: to find the mask, to encode, and down."""
+    walked, compared = max(1, round(a.ratio * a.steps)), 2 * a.maps * (a.mask is None and a.use_mask)
+    up = inversion(walked, a.iterations, "encode") if a.encode else []
+    return [Passes("find the mask", compared), *up, Passes("decode", walked, branches(a.source + a.target, a.w), kept=walked + 1)]
 
 
 def why_empty(a: argparse.Namespace, e: DiffEdit) -> str:

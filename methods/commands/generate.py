@@ -8,8 +8,10 @@ import time
 import torch
 
 from methods.cli import Mistake, command, options, progress, shared_options, whole, writable
+from methods.commands.dry_run import branches, calls, dry_run
 from methods.sampling import generate
 from weights import load
+from weights.estimate import Passes
 from worlds.files import contact_sheet, write_picture
 
 BATCH = 16                                       # pictures at once
@@ -23,7 +25,7 @@ def declare_generate(commands: argparse._SubParsersAction) -> None:
     p.add_argument("-n", type=whole, default=1, metavar="N", help="how many; picture i has seed + i (default: 1)")
     options(p, generate, {"steps": "of the walk", "w": "guidance scale", "eta": "0 DDIM, 1 ancestral",
                           "seed": "of the noise"})
-    shared_options(p, "one picture; for n > 1 a sheet of all, or, with {i} in the name, a file for each")
+    shared_options(p, "one picture; for n > 1 a sheet of all, or, with {i} in the name, a file for each", estimates=True)
 
 
 def run_generate(a: argparse.Namespace) -> None:
@@ -31,10 +33,12 @@ def run_generate(a: argparse.Namespace) -> None:
     began = time.monotonic()
     if not 1 <= a.n <= 1000:
         raise Mistake(f"n: must lie between 1 and 1000, got {a.n}")
+    if a.estimate:
+        return dry_run(a, lambda b, latent: passes(a), pictures=min(a.n, BATCH))
     digits = len(str(a.n - 1))
     files = [writable("out", a.out.replace("{i}", f"{i:0{digits}d}")) for i in range(a.n if "{i}" in a.out else 1)]
     b = load(a.model, a.device)
-    with progress(b, math.ceil(a.n / BATCH) * a.steps, "generate"):
+    with progress(b, calls(passes(a)), "generate"):
         batches = [generate(b, a.prompt, n=min(BATCH, a.n - i), steps=a.steps, w=a.w, eta=a.eta, seed=a.seed + i)
                    for i in range(0, a.n, BATCH)]
     pictures = list(torch.cat([batch.picture for batch in batches]).split(1))
@@ -44,3 +48,10 @@ def run_generate(a: argparse.Namespace) -> None:
     for picture, file in zip(pictures, files, strict=True):
         write_picture(picture, file)
     print(f"{a.out}: {a.n} picture{'s' if a.n > 1 else ''}, seed {a.seed}, {time.monotonic() - began:.1f} s")
+
+
+def passes(a: argparse.Namespace) -> list[Passes]:
+    """Of the net: in full batches, and in a last one."""
+    rows, (full, rest) = branches(a.prompt, a.w), divmod(a.n, BATCH)
+    return [Passes("walk down", full * a.steps, BATCH * rows, kept=full * BATCH * (a.steps + 1)),
+            Passes("walk down, the last batch", a.steps * (rest > 0), rest * rows, kept=rest * (a.steps + 1))]

@@ -2,12 +2,18 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import time
 
+import torch
+
 from methods.cli import command, options, progress, shared_options, writable
-from methods.commands.pictures import opened
-from methods.ladder import Rung, ladder
+from methods.commands.dry_run import calls, dry_run, guided, inversion, tuning
+from methods.commands.pictures import framed, opened, shown_options
+from methods.ladder import FAST, Rung, ladder
+from methods.null_text import null_text
 from weights import load
+from weights.estimate import Passes
 from worlds.files import contact_sheet, write_picture
 
 
@@ -17,18 +23,20 @@ def declare_invert(commands: argparse._SubParsersAction) -> None:
     p = command(commands, "invert", about, run_invert)
     p.add_argument("input", metavar="IN", help="the picture")
     p.add_argument("--prompt", required=True, metavar="P", help="what it shows, in words")
-    p.add_argument("--crop", action="store_true", help="take the central square, instead of squeezing a wide picture")
+    shown_options(p)
     options(p, ladder, {"steps": "of every walk", "w": "guidance scale of the way down",
                         "iterations": "of the fixed-point rung, for each step"})
-    shared_options(p, "also write what came back on each rung, on one sheet", default="")
+    shared_options(p, "also write what came back on each rung, on one sheet", default="", estimates=True)
 
 
 def run_invert(a: argparse.Namespace) -> None:
     """The ladder of one picture, a line as each rung is reached."""
     out = writable("out", a.out) if a.out else None
     picture = opened(a.input, a.crop)
-    b = load(a.model, a.device)
-    x = picture.view(b.size)
+    if a.estimate:
+        return dry_run(a, lambda b, latent: passes(a), picture, exact=True)
+    b = load(a.model, a.device, torch.float32)                             # it is measured, and null-text follows gradients
+    x = framed(picture, b, a.size).view()
 
     print(f"{'':20}{'PSNR / dB':>10}{'forward':>10}{'backward':>10}{'seconds':>10}")
     began = [time.monotonic()]
@@ -38,8 +46,16 @@ def run_invert(a: argparse.Namespace) -> None:
         seconds = began[-1] - began[-2]
         print(f"{rung.name:20}{rung.psnr.item():10.2f}{rung.forwards:10}{rung.backwards:10}{seconds:10.2f}", flush=True)
 
-    with progress(b, a.steps * (30 + a.iterations), "invert"):             # about: how long null-text takes is not known before
+    with progress(b, calls(passes(a)), "invert"):                          # at most: null-text stops as soon as it may
         rungs = ladder(b, x, a.prompt, steps=a.steps, w=a.w, iterations=a.iterations, done=done)
     if out is not None:
         names = ["the picture", *(f"{rung.name}: {rung.psnr.item():.1f} dB" for rung in rungs)]
         write_picture(contact_sheet([[x, *(rung.picture.cpu() for rung in rungs)]], (), names), out)
+
+
+def passes(a: argparse.Namespace) -> list[Passes]:
+    """Of the net: every rung is climbed from the ground. Of null-text at most."""
+    inner = inspect.signature(null_text).parameters["inner"].default
+    up, back = inversion(a.steps), guided(a.steps, a.w)
+    return [*up, *guided(a.steps, 1.), *up, *back, *tuning(a.steps, inner, a.w), *tuning(a.steps, inner, a.w, **FAST),
+            *up, *back, *inversion(a.steps, a.iterations, "invert, fixed-point"), *guided(a.steps, 1.), *up, *back]

@@ -5,12 +5,16 @@ import argparse
 import time
 from pathlib import Path
 
+import torch
+
 from methods.cli import Mistake, blame, command, options, progress, shared_options, writable
-from methods.commands.pictures import opened
+from methods.commands.dry_run import calls, dry_run, guided, tuning
+from methods.commands.pictures import framed, opened, shown_options
 from methods.inversion import redo
 from methods.null_text import load_null_text, null_text
 from metrics.image import psnr
 from weights import load
+from weights.estimate import Passes
 from worlds.files import write_picture
 
 
@@ -21,7 +25,7 @@ def declare_null_text(commands: argparse._SubParsersAction) -> None:
     p.add_argument("input", metavar="IN", help="the picture")
     p.add_argument("--prompt", required=True, metavar="P", help="what it shows, in words")
     p.add_argument("--target", metavar="P", help="what it should show (default: the prompt, which brings the picture back)")
-    p.add_argument("--crop", action="store_true", help="edit the central square, instead of squeezing a wide picture")
+    shown_options(p)
     options(p, null_text, {"steps": "of the walk", "w": "guidance scale", "inner": "updates of each step, at most",
                            "lr": "of Adam, at the first step", "stop": "loss at which the first step is done",
                            "solver": "adam, adam-skip or gauss-newton", "start": "empty, prompt or between",
@@ -29,7 +33,7 @@ def declare_null_text(commands: argparse._SubParsersAction) -> None:
     kept = p.add_mutually_exclusive_group()
     kept.add_argument("--save", metavar="FILE", help="keep the embeddings, .safetensors; an interrupted run goes on from it")
     kept.add_argument("--load", metavar="FILE", help="take the embeddings from there; settings of the tuning are the file's")
-    shared_options(p)
+    shared_options(p, estimates=True)
 
 
 def run_null_text(a: argparse.Namespace) -> None:
@@ -37,14 +41,17 @@ def run_null_text(a: argparse.Namespace) -> None:
     began, out = time.monotonic(), writable("out", a.out)
     save = None if a.save is None else tensor_file(a.save)
     picture = opened(a.input, a.crop)
-    b = load(a.model, a.device)
-    x = picture.view(b.size)
+    if a.estimate:
+        return dry_run(a, lambda b, latent: passes(a), picture, exact=True)
+    b = load(a.model, a.device, torch.float32)                             # gradients through half precision lose the last digits
+    picture = framed(picture, b, a.size)
+    x = picture.view()
 
     if a.load is not None:
         with blame("load"):
             tuned = load_null_text(a.load, b, x, a.prompt, w=a.w)
     else:
-        with progress(b, a.steps * (a.inner + a.iterations + 3), "null-text"):
+        with progress(b, calls(tuned_passes(a)), "null-text"):
             tuned = null_text(b, x, a.prompt, steps=a.steps, w=a.w, inner=a.inner, lr=a.lr, stop=a.stop, solver=a.solver,
                               start=a.start, iterations=a.iterations, state=save)
     if a.target is None:
@@ -56,6 +63,17 @@ def run_null_text(a: argparse.Namespace) -> None:
     back = psnr(b.decode(tuned.z_bar).cpu(), x).item()
     print(f"{out}: comes back at {back:.2f} dB after {int(tuned.updates.sum())} updates, {int(tuned.forwards.max())} forward and "
           f"{int(tuned.backwards.max())} backward passes, {time.monotonic() - began:.1f} s")
+
+
+def tuned_passes(a: argparse.Namespace) -> list[Passes]:
+    """Of the net, until the embeddings are found."""
+    return tuning(a.steps, a.inner, a.w, iterations=a.iterations, solver=a.solver, start=a.start)
+
+
+def passes(a: argparse.Namespace) -> list[Passes]:
+    """Of the net, the edit included. What --load finds is taken to have as many steps as --steps says."""
+    found = [] if a.load is not None else tuned_passes(a)
+    return found if a.target is None else [*found, *guided(a.steps, a.w, 2, "edit")]
 
 
 def tensor_file(name: str) -> Path:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from methods.cli import Mistake, blame, say, writable
+from methods.cli import Mistake, blame, whole, writable
 from weights import Bundle
 from worlds.files import SAVE, Original, contact_sheet, open_picture, write_picture
 
@@ -23,13 +22,23 @@ class Walked(Protocol):
     levels: Sequence[float]
 
 
+def shown_options(parser: argparse.ArgumentParser, name: str = "IN") -> None:
+    """--crop and --size: how the model sees the picture `name`."""
+    parser.add_argument("--crop", action="store_true", help=f"of {name} the central square alone; what is outside of it stays as it is")
+    parser.add_argument("--size", type=whole, metavar="N", help=f"show {name} to the model with a shorter side of N pixels (default: the "
+                        "side that the model was trained on); proportions are kept, and what is written has the size of the file")
+
+
 def opened(path: str, crop: bool, argument: str = "IN") -> Original:
-    """The file's picture, or its central square; squeezing a wide one is said aloud."""
+    """The file's picture, or its central square."""
     with blame(argument):
         picture = open_picture(path)
-    if picture.size[0] != picture.size[1] and not crop:
-        say(f"note: {path} is not square and is squeezed for the model; --crop edits its central square instead")
     return picture.square() if crop else picture
+
+
+def framed(picture: Original, b: Bundle, size: int | None) -> Original:
+    """The picture as a model sees it, its shorter side as asked or as the model was trained."""
+    return picture.framed(b.size if size is None else size, b.grid)
 
 
 def optional(a: argparse.Namespace, *arguments: str) -> dict[str, Path]:
@@ -38,22 +47,23 @@ def optional(a: argparse.Namespace, *arguments: str) -> dict[str, Path]:
     return {name: writable(name, path) for name, path in given.items() if path is not None}
 
 
-def region_of(mask: Tensor | None, size: int) -> Tensor | None:
-    """A mask of the file at the model's size: edited where any of its pixels is. What is kept must be wider than the model's pixels."""
+def region_of(mask: Tensor | None, picture: Original) -> Tensor | None:
+    """A mask of the file as the model sees it: edited where any of its pixels is. What is kept must be wider than the model's pixels."""
     if mask is None:
         return None
-    region = F.adaptive_max_pool2d(mask, size)
+    region, (y, x) = picture.region(mask), picture.seen
     if region.all() and not mask.all():
-        raise Mistake(f"mask: what it keeps is narrower than a pixel of the model, which sees {size}×{size}; keep more, or edit everywhere")
+        raise Mistake(f"mask: what it keeps is narrower than a pixel of the model, which sees {x}×{y}; keep more, raise --size, or edit "
+                      "everywhere")
     return region
 
 
-def at_the_files_size(picture: Original, cells: Tensor) -> Tensor:
-    """(1 1 y' x') in [0, 1] as a grey picture over the part of the file that the model saw, black elsewhere."""
+def at_the_files_size(picture: Original, shown: Tensor) -> Tensor:
+    """What `picture.back` gave, (1 1 y x) in [0, 1], as a grey picture of the whole file, black where the model did not see it."""
     top, left, y, x = picture.box
-    whole = torch.zeros(1, 1, *picture.size)
-    whole[..., top:top + y, left:left + x] = F.interpolate(cells.float().cpu(), (y, x))
-    return whole.expand(-1, 3, -1, -1) * 2 - 1
+    grey = torch.zeros(1, 1, *picture.size)
+    grey[..., top:top + y, left:left + x] = shown
+    return grey.expand(-1, 3, -1, -1) * 2 - 1
 
 
 def frames_of(steps: int) -> list[int]:

@@ -2,16 +2,20 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+import math
 import time
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from methods.alignment import align, table
 from methods.by_word import Cross, Span
 from methods.cli import Mistake, command, number, options, progress, say, shared_options, writable
-from methods.commands.pictures import frames_of, opened, optional
+from methods.commands.dry_run import calls, dry_run, inversion, tuning
+from methods.commands.pictures import framed, frames_of, opened, optional, shown_options
 from methods.inversion import Inversion, invert
 from methods.local_blend import Blend
 from methods.null_text import null_text
@@ -19,6 +23,7 @@ from methods.prompt_to_prompt import Result, prompt_to_prompt
 from methods.variants import direct, negative_prompt
 from metrics.image import rmse
 from weights import Bundle, load
+from weights.estimate import Passes
 from worlds.files import contact_sheet, write_picture
 
 INVERSIONS = ("ddim", "negative-prompt", "direct", "null-text")
@@ -32,7 +37,7 @@ def declare_prompt_to_prompt(commands: argparse._SubParsersAction) -> None:
     p.add_argument("target", metavar="TARGET", help="what it should show instead, in words")
     p.add_argument("--input", metavar="IN", help="edit this picture (default: generate one from SOURCE and --seed)")
     p.add_argument("--inversion", choices=INVERSIONS, help="with --input: how its noise is found (default: null-text)")
-    p.add_argument("--crop", action="store_true", help="with --input: its central square, instead of squeezing it")
+    shown_options(p, "--input")
     options(p, prompt_to_prompt, {"edit": "replace (as many words), refine (words added), or auto"})
     p.add_argument("--cross", action="append", metavar="F or WORD=F", help="fraction of the steps in which the target looks "
                    "where the source did; again with a word of TARGET for that word alone, WORD=A-B for a span (default: .8)")
@@ -50,15 +55,15 @@ def declare_prompt_to_prompt(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--save-source", metavar="PNG", help="also write the source's picture, or what became of IN without an edit")
     p.add_argument("--save-mask", metavar="PNG", help="with --blend: also write the mask of the last step")
     p.add_argument("--save-steps", metavar="PNG", help="also write the walk of both, and the mask over time, on one sheet")
-    shared_options(p)
+    shared_options(p, estimates=True)
 
 
 def run_prompt_to_prompt(a: argparse.Namespace) -> None:
     """One pair: generated, or the second made of a given picture."""
     began = time.monotonic()
     out, more = writable("out", a.out), optional(a, "save-source", "save-mask", "save-steps")
-    if a.input is None and (a.inversion is not None or a.crop):
-        raise Mistake("input: --inversion and --crop make sense only with an --input")
+    if a.input is None and (a.inversion is not None or a.crop or a.size is not None):
+        raise Mistake("input: --inversion, --crop and --size make sense only with an --input")
     if not a.blend and (a.subtract or "save-mask" in more or not a.paste):
         raise Mistake("blend: --subtract, --save-mask and --no-paste make sense only with a --blend")
     cross, weights = by_word(a.cross or [".8"]), dict(word_and_number("weight", text) for text in a.weight)
@@ -67,18 +72,23 @@ def run_prompt_to_prompt(a: argparse.Namespace) -> None:
 
     picture = None if a.input is None else opened(a.input, a.crop, "input")
 
-    b = load(a.model, a.device)
+    w = a.w if a.w is not None else 3. if picture is None else 7.5
+    name = None if picture is None else a.inversion or "null-text"
+    tunes = name == "null-text"                                            # which follows gradients: not in half precision
+    if a.estimate:
+        return dry_run(a, lambda b, latent: [*inverting(a, name, w), *editing(a, w, latent)], picture, pictures=2, exact=tunes)
+    b = load(a.model, a.device, torch.float32 if tunes else None)
     if a.explain:
         if b.tokenizer is None:
             raise Mistake(f"explain: the model {b.name} was trained without text; choose another")
         print(table(align(b.tokenizer, a.source, a.target, a.edit)))
     x, start = None, None
-    w = a.w if a.w is not None else 3. if picture is None else 7.5
     if picture is not None:
-        x = picture.view(b.size)
-        with progress(b, a.steps, "invert"):
-            start = inverted(b, x, a.source, a.inversion or "null-text", a.steps, w)
-    with progress(b, a.steps * (1 if w == 1 else 2), "edit"):
+        picture = framed(picture, b, a.size)
+        x = picture.view()
+        with progress(b, calls(inverting(a, name, w)), "invert"):
+            start = inverted(b, x, a.source, name, a.steps, w)
+    with progress(b, calls(editing(a, w)), "edit"):
         r = prompt_to_prompt(b, a.source, a.target, start=start, pictures=x, edit=a.edit, cross=cross, self_=a.self_,
                              self_res=a.self_res, weights=weights, blend=blend, steps=a.steps, w=w, seed=a.seed, paste=a.paste)
 
@@ -87,7 +97,7 @@ def run_prompt_to_prompt(a: argparse.Namespace) -> None:
             "choose other words, or leave out --subtract")
 
     def whole(edited: Tensor, mask: Tensor | None = None) -> Tensor:
-        return edited if picture is None else picture.restore(edited, mask)
+        return edited if picture is None else picture.restore(edited, None if mask is None else picture.back(mask))
 
     write_picture(whole(r.picture, r.mask if a.paste else None), out)
     if "save-source" in more:
@@ -106,6 +116,21 @@ def inverted(b: Bundle, x: Tensor, prompt: str, name: str, steps: int, w: float)
     if name == "ddim":
         return invert(b, x, prompt, steps=steps)
     return {"negative-prompt": negative_prompt, "direct": direct, "null-text": null_text}[name](b, x, prompt, steps=steps, w=w)
+
+
+def inverting(a: argparse.Namespace, name: str | None, w: float) -> list[Passes]:
+    """The passes of that inversion, none where nothing is inverted."""
+    if name is None:
+        return []
+    return tuning(a.steps, inspect.signature(null_text).parameters["inner"].default, w) if name == "null-text" else inversion(a.steps)
+
+
+def editing(a: argparse.Namespace, w: float, latent: tuple[int, int] = (0, 0)) -> list[Passes]:
+    """The passes of the pair: the branch under the prompts is tapped, and so goes by itself."""
+    cells = math.prod(latent) // 4 if a.self_res is None else a.self_res**2
+    return [Passes("walk down, without the prompts", a.steps * (w != 1), 2),
+            Passes("walk down, edited", a.steps, 2, kept=2 * (a.steps + 1),
+                   tapped=lambda site: site.kind == "cross" or (a.self_ > 0 and math.prod(site.res) <= cells))]
 
 
 def by_word(given: Sequence[str]) -> Cross:

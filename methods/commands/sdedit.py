@@ -2,21 +2,23 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from methods.cli import Mistake, blame, command, number, options, progress, say, shared_options, writable
-from methods.commands.pictures import opened, optional, region_of, steps_target, write_steps
+from methods.commands.dry_run import branches, dry_run
+from methods.commands.pictures import framed, opened, optional, region_of, shown_options, steps_target, write_steps
 from methods.masks import latent_mask
 from methods.sdedit import Edit, at_distance, bisect_t0, sdedit
 from metrics.image import rmse
-from weights import Bundle, load
+from weights import load
+from weights.estimate import Passes
 from worlds.files import open_picture, read_mask, write_picture
 
 
@@ -27,7 +29,7 @@ def declare_sdedit(commands: argparse._SubParsersAction) -> None:
     p.add_argument("input", metavar="IN", help="the guide: a painting, a collage, a photo")
     p.add_argument("--mask", metavar="M", help="white where the picture may change, black where it must stay")
     p.add_argument("--original", metavar="O", help="with a mask: what the kept part comes from (default: IN)")
-    p.add_argument("--crop", action="store_true", help="edit the central square, instead of squeezing a wide picture")
+    shown_options(p)
     options(p, sdedit, {"prompt": "what it should be, in words"})
     how_deep = p.add_mutually_exclusive_group()
     options(how_deep, sdedit, {"t0": "how deep to drown the guide, in (0, 1]; .3 to .6 is the useful band. One t0 is "
@@ -40,7 +42,7 @@ def declare_sdedit(commands: argparse._SubParsersAction) -> None:
                         "paste": "paste the kept pixels back, bit for bit"})
     p.add_argument("--save-mask", metavar="PNG", help="also write the mask as the model used it, in latent cells")
     p.add_argument("--save-steps", metavar="PNG_OR_FOLDER", help="also write the walk: one sheet, or a folder of all")
-    shared_options(p)
+    shared_options(p, estimates=True)
 
 
 def run_sdedit(a: argparse.Namespace) -> None:
@@ -65,9 +67,12 @@ def run_sdedit(a: argparse.Namespace) -> None:
         with blame("mask"):
             mask = read_mask(a.mask, of=picture)
 
+    if a.estimate:
+        return dry_run(a, lambda b, latent: passes(a), picture)
     b = load(a.model, a.device)
-    guide, original = picture.view(b.size), None if mask is None else kept.view(b.size)
-    region = region_of(mask, b.size)
+    picture, kept = framed(picture, b, a.size), framed(kept, b, a.size)
+    guide, original = picture.view(), None if mask is None else kept.view()
+    region = region_of(mask, picture)
 
     def edit(t0: float) -> Edit:
         with progress(b, a.repeats * a.steps, f"t0 {t0:.2f}"):
@@ -89,7 +94,7 @@ def run_sdedit(a: argparse.Namespace) -> None:
 
     write(result)
     if "save-mask" in more:
-        write_picture(mask_picture(b, region), more["save-mask"])
+        write_picture(mask_picture(region, result.path[0]), more["save-mask"])
     if save_steps is not None:
         write_steps(b, result, save_steps)
     distance = rmse(result.picture.cpu(), guide).item()
@@ -111,7 +116,14 @@ def ask(write: Callable[[Edit], None], out: Path) -> Callable[[Edit], float]:
     return judge
 
 
-def mask_picture(b: Bundle, region: Tensor) -> Tensor:
+def passes(a: argparse.Namespace) -> list[Passes]:
+    """Of the net; where t0 is searched for, of all rounds that the search may take."""
+    rounds = inspect.signature(bisect_t0).parameters["rounds"].default if a.ask or a.target_distance is not None else 1
+    rows, times = branches(a.prompt, a.w), a.repeats * a.steps
+    return [Passes("walk down" if rounds == 1 else f"walk down, at most {rounds} rounds", rounds * times, rows, kept=a.steps + 1)]
+
+
+def mask_picture(region: Tensor, latents: Tensor) -> Tensor:
     """The mask that the walk used, white = edited: (1 1 y x) -> (1 3 y x)."""
-    cells = latent_mask(region, torch.empty(1, *b.latent_shape))
+    cells = latent_mask(region, latents)
     return F.interpolate(cells, region.shape[-2:]).expand(-1, 3, -1, -1) * 2 - 1

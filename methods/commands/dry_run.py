@@ -1,0 +1,66 @@
+"""`--estimate`: what a command would cost, printed instead of doing it; and what the methods share of their passes."""
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+
+import torch
+
+from methods.commands.pictures import framed
+from weights import Bundle, load, pick_device, pick_dtype
+from weights.estimate import Passes, estimate, table
+from worlds.files import Original
+
+Plan = Callable[[Bundle, tuple[int, int]], Sequence[Passes]]               # (model, rows and columns of its latents) -> its passes
+
+
+def dry_run(a: argparse.Namespace, plan: Plan, picture: Original | None = None, *, pictures: int = 1, exact: bool = False) -> None:
+    """Print the cost of a command; nothing is computed and nothing written.
+
+    picture: the one that it edits, None where it makes one of the model's own size; pictures: decoded at once in the end;
+    exact: whether the nets have to be float32 wherever they run. A GPU need not be there to be estimated for.
+    """
+    device = torch.device("cuda") if re.fullmatch(r"cuda(:\d+)?", a.device) else pick_device(a.device)
+    b = load(a.model, "meta", torch.float32 if exact else pick_dtype(device))
+    size = (b.size, b.size) if picture is None else framed(picture, b, a.size).seen
+    factor = b.vae.factor if b.vae is not None else 1
+    cost = estimate(b, size, plan(b, (size[0] // factor, size[1] // factor)), pictures=pictures, given=picture is not None,
+                    workspace=device.type == "cpu")
+    print(f"{b.name} on {device.type}, pictures of {size[1]}×{size[0]} (estimate: nothing was computed, and seconds are not promised)")
+    print(table(cost))
+
+
+def calls(passes: Sequence[Passes]) -> int:
+    """How often they ask the net: the length of a bar."""
+    return sum(p.times for p in passes)
+
+
+# ---- passes that several methods have ----
+
+def branches(text: str, w: float) -> int:
+    """Rows for each picture: two where guidance compares two texts, one where a branch would be multiplied by 0 or say the same."""
+    return 1 if w in (0, 1) or not text else 2
+
+
+def inversion(steps: int, iterations: int = 0, what: str = "invert") -> list[Passes]:
+    """DDIM's walk up, under the prompt alone."""
+    return [Passes(what, steps * (1 + iterations), kept=steps + 1)]
+
+
+def tuning(steps: int, inner: int, w: float, *, iterations: int = 0, solver: str = "adam", start: str = "empty") -> list[Passes]:
+    """Null-text inversion, at most: a step whose loss is small enough stops before."""
+    if w == 1:                                                             # there is nothing to be tuned then
+        return [*inversion(steps, iterations), Passes("walk down, untuned", steps)]
+    looks = [Passes("look before tuning", steps, 1 if solver == "adam" else 2)]
+    if start == "between":
+        looks.append(Passes("find a first guess", steps, 2))
+    if solver == "gauss-newton":
+        looks.append(Passes("probe along the update, at most", steps * (inner + 1)))
+    return [*inversion(steps, iterations), *looks, Passes("tune, at most", steps * inner, backward=True),
+            Passes("walk down, tuned", steps, 2)]
+
+
+def guided(steps: int, w: float, rows: int = 1, what: str = "walk down") -> list[Passes]:
+    """A walk down of some rows that keeps its path, both branches of its guidance in one batch."""
+    return [Passes(what, steps, rows * (1 if w in (0, 1) else 2), kept=rows * (steps + 1))]

@@ -1,0 +1,65 @@
+"""Measured memory: how much more a process holds at its widest moment than at rest, for one edit after another.
+
+    python -m tests.peaks MODEL sdedit:384x512 null_text:256x256          # a line of bytes for each, rows × columns
+
+A program of its own, because what other tests have left in a process would hide what this one takes. Linux only: the kernel
+keeps the high-water mark (VmHWM of /proc/self/status) and can be told to forget it.
+"""
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from methods.inversion import invert
+from methods.null_text import null_text
+from methods.prompt_to_prompt import prompt_to_prompt
+from methods.sdedit import sdedit
+from weights import Bundle, load
+
+SOURCE, TARGET = "a red star", "a blue star"
+
+
+def edited(b: Bundle, x: Tensor) -> None:
+    """One guided step down."""
+    sdedit(b, x, TARGET, steps=1, t0=.5)
+
+
+def tapped(b: Bundle, x: Tensor) -> None:
+    """One step of a pair, all its attention written out."""
+    prompt_to_prompt(b, SOURCE, TARGET, start=invert(b, x, SOURCE, steps=1), pictures=x, self_=1., self_res=10**4, w=2.)
+
+
+def tuned(b: Bundle, x: Tensor) -> None:
+    """One step tuned, with the way back through the net."""
+    null_text(b, x, SOURCE, steps=1, inner=1)
+
+
+WORK: dict[str, Callable[[Bundle, Tensor], None]] = {"sdedit": edited, "prompt_to_prompt": tapped, "null_text": tuned}
+
+
+def kilobytes(key: str) -> int:
+    """A line of /proc/self/status."""
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{key}:"))
+
+
+def main(model: str, *wanted: str) -> None:
+    """Measure each."""
+    torch.set_num_threads(1)
+    b = load(model, "cpu")
+    for work in WORK.values():                                             # what is set up once is no part of a picture's cost
+        work(b, torch.zeros(1, 3, b.grid, 2 * b.grid))
+    for text in wanted:
+        name, _, size = text.partition(":")
+        x = torch.zeros(1, 3, *map(int, size.split("x")))
+        resting = kilobytes("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        WORK[name](b, x)
+        print(1024 * (kilobytes("VmHWM") - resting), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,203 @@
+"""weights/estimate: what a job is said to cost is what it then takes, in bytes, products and evaluations."""
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from methods.__main__ import main
+from nets.text import TextTransformer
+from nets.unet import UNet
+from nets.vae import AutoencoderKL
+from tests.tiny import NET, TEXT, VAE, shake, tiny_weights
+from weights import load
+from weights.estimate import Ledger, Passes, _Fused, estimate, table
+from weights.files import write_weights
+from worlds.scene import WORDS
+
+META = torch.device("meta")
+WIDE_NET = NET | dict(width=32, mult=(1, 2, 2), attention=(False, False, True), norm_groups=8)
+WIDE_VAE = VAE | dict(width=16, mult=(1, 2), mid_attention=False)           # its widest maps are those of the picture
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A model whose feature maps outweigh by far its weights, and what else a process holds."""
+    folder = tmp_path_factory.mktemp("wide")
+    write_weights(folder / "wide-vae.safetensors", {"vae": AutoencoderKL(**WIDE_VAE)},
+                  dict(kind="vae", vae=WIDE_VAE, latent_scale=1., size=64))
+    config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=1000), vae="wide-vae", size=64, net=WIDE_NET, text=TEXT,
+                  words=list(WORDS))
+    return write_weights(folder / "wide.safetensors", {"net": shake(UNet(**WIDE_NET)), "text": TextTransformer(**TEXT)}, config)
+
+
+# ---- the ledger, in numbers that can be worked out by hand ----
+
+def test_a_product_and_a_convolution_are_counted_in_bytes_and_flops():
+    conv, linear = nn.Conv2d(3, 8, 3, padding=1, bias=False, device=META), nn.Linear(10, 5, bias=False, device=META)
+    with Ledger() as ledger, torch.no_grad():
+        y = conv(torch.empty(2, 3, 6, 10, device=META))                    # nothing holds the input after it
+        assert ledger.alive == 4 * 2 * 8 * 60 and ledger.peak == 4 * 2 * (3 + 8) * 60
+        del y
+        assert ledger.alive == 0 and ledger.flops == 2 * (2 * 60) * 8 * (3 * 9)
+        linear(torch.empty(7, 10, device=META))
+    assert ledger.flops == 2 * 120 * 8 * 27 + 2 * 7 * 10 * 5 and ledger.alive == 0
+
+
+def test_a_view_costs_nothing_and_the_workspace_of_a_convolution_is_its_larger_map():
+    with Ledger(workspace=True) as ledger, torch.no_grad():
+        x = torch.empty(1, 2, 8, 8, device=META)
+        x.flatten(1)[:, ::2].contiguous()                                  # a view of a view, and a copy of half, let go
+        assert ledger.alive == 4 * 128 and ledger.peak == 4 * (128 + 64)
+        F.conv2d(x, torch.empty(6, 2, 1, 1, device=META))
+    assert ledger.peak == 4 * (128 + 12 + 2 * 6 * 64)
+
+
+def test_attention_is_one_piece_until_a_tap_asks_for_its_probabilities(tiny):
+    q, k = torch.empty(2, 4, 64, 16, device=META), torch.empty(2, 4, 32, 16, device=META)
+    with Ledger() as ledger, _Fused(), torch.no_grad():
+        for t in (q, k):
+            ledger.own(t)
+        F.scaled_dot_product_attention(q, k, k)
+    probabilities = 4 * 2 * 4 * 64 * 32
+    assert ledger.peak < 4 * (2 * q.numel() + k.numel()) + probabilities / 4 and ledger.flops == 2 * 2 * (2 * 4) * 64 * 32 * 16
+    b = load(tiny, "meta")
+    plain, tapped = (estimate(b, (128, 128), [Passes("a step", 1, 2, tapped=listens)]) for listens in (None, lambda site: True))
+    assert tapped.flops == plain.flops and tapped.peak > plain.peak + 2 * 4 * 2 * 2 * 1024**2                # logits, probabilities
+
+
+# ---- the estimate against what was measured ----
+
+CASES = {  # what tests.peaks does -> its passes, and how many pictures it decodes at once
+    "sdedit": ([Passes("walk down", 1, 2)], 1),
+    "prompt_to_prompt": ([Passes("invert", 1), Passes("without the prompts", 1, 2), Passes("edited", 1, 2, tapped=lambda site: True)], 2),
+    "null_text": ([Passes("invert", 1), Passes("look", 1), Passes("tune", 1, backward=True), Passes("walk down", 1, 2)], 1)}
+SIZES = {"sdedit": ((256, 384), (384, 512)), "prompt_to_prompt": ((256, 256), (256, 384)), "null_text": ((256, 256), (256, 384))}
+
+
+def test_the_peak_is_within_a_quarter_of_what_a_process_is_measured_to_take(wide):
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        pytest.skip("this system keeps no high-water mark of memory that could be read and reset")
+    wanted = [(name, y, x) for name, sizes in SIZES.items() for y, x in sizes]
+    exact = dict(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536", OMP_NUM_THREADS="1")    # what is freed goes back at once
+    command = [sys.executable, "-m", "tests.peaks", wide, *(f"{name}:{y}x{x}" for name, y, x in wanted)]
+    done = subprocess.run(command, env=os.environ | exact, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    b, off = load(wide, "meta"), {}
+    for (name, y, x), measured in zip(wanted, map(int, done.stdout.split()), strict=True):
+        passes, pictures = CASES[name]
+        cost = estimate(b, (y, x), passes, pictures=pictures)
+        off[name, y, x] = (cost.peak - cost.weights) / measured
+    assert {case: ratio for case, ratio in off.items() if not .75 < ratio < 1.25} == {}
+
+
+def test_the_estimate_is_the_sum_of_its_parts_and_follows_the_size(wide):
+    b, passes = load(wide, "meta"), [Passes("up", 3, kept=4), Passes("down", 5, 2), Passes("never", 0)]
+    small, large = (estimate(b, (side, 2 * side), passes) for side in (64, 128))
+    assert small.evaluations == large.evaluations == 8 and [p.what for p in small.parts if p.evaluates] == ["up", "down"]
+    assert small.weights == 4 * sum(p.numel() for net in (b.net, b.text, b.vae) for p in net.parameters()) == large.weights
+    assert small.kept == 4 * 4 * 4 * 32 * 64 and small.peak == small.weights + small.kept + max(p.peak for p in small.parts)
+    by_name = {p.what: p for p in large.parts}
+    assert by_name["down"].flops / 5 == pytest.approx(2 * by_name["up"].flops / 3, rel=.01) and large.flops > 4 * small.flops
+    lines = table(small).splitlines()
+    assert len(lines) == 1 + 5 + 2 and lines[-2].startswith("network evaluations 8, ") and "in float32" in lines[-1]
+
+
+def test_half_precision_halves_the_weights_and_a_backward_pass_keeps_every_layer(wide):
+    full, half = (load(wide, "meta", dtype) for dtype in (torch.float32, torch.float16))
+    costs = [estimate(b, (64, 64), [Passes("down", 1)]) for b in (full, half)]
+    assert 2 * costs[1].weights == costs[0].weights and costs[1].peak < .7 * costs[0].peak
+    back = estimate(full, (64, 64), [Passes("tune", 1, backward=True)])
+    assert back.parts[2].flops > 1.5 * costs[0].parts[2].flops and back.parts[2].peak > 2 * costs[0].parts[2].peak
+
+
+def test_what_cannot_be_estimated_is_refused(tiny):
+    with pytest.raises(ValueError, match="b: is on cpu, where nets compute"):
+        estimate(load(tiny, "cpu"), (32, 32), [Passes("down", 1)])
+    with pytest.raises(ValueError, match="size: rows and columns must be multiples of 8, got"):
+        estimate(load(tiny, "meta"), (32, 36), [Passes("down", 1)])
+
+
+# ---- --estimate: what a command says beforehand is what it then does ----
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)).save("in.png")
+    return tmp_path
+
+
+def told(out):
+    """(times, rows) of each line of the table that is about the U-Net, and the number of evaluations."""
+    rows = [tuple(map(int, re.split(r"\s{2,}", line)[1:3])) for line in out.splitlines()[2:-2]
+            if not line.startswith(("read the prompts", "picture to latent", "latent to picture"))]
+    return rows, int(re.search(r"network evaluations (\d+)", out)[1])
+
+
+EXACT = [
+    "sdedit in.png --prompt STAR --repeats 2 --w 2", "sdedit in.png", "sdedit in.png --prompt STAR --w 1 --size 24",
+    "diffedit in.png --source HEART --target STAR --maps 3 --iterations 1", "diffedit in.png --target STAR --no-use-mask --no-encode",
+    "generate --prompt STAR -n 3", "prompt-to-prompt HEART STAR", "prompt-to-prompt HEART STAR --w 1 --self 0",
+    "prompt-to-prompt HEART STAR --input in.png --inversion ddim", "null-text in.png --prompt STAR --inner 2 --stop 0",
+    "null-text in.png --prompt STAR --inner 2 --stop 0 --iterations 1 --solver adam-skip --start between --target HEART",
+    "null-text in.png --prompt STAR --w 1", "attention --prompt STAR", "attention in.png --prompt STAR --w 2 --size 24"]
+AT_MOST = ["sdedit in.png --prompt STAR --target-distance .1", "null-text in.png --prompt STAR --solver gauss-newton",
+           "prompt-to-prompt HEART STAR --input in.png", "invert in.png --prompt STAR --iterations 1"]
+
+
+@pytest.mark.parametrize("command", [*EXACT, *AT_MOST])
+def test_a_command_evaluates_the_net_as_often_as_its_estimate_says(command, room, tiny, capsys):
+    asked = []
+
+    def count(module, given):
+        if isinstance(module, UNet):
+            asked.append(len(given[0]))
+
+    argv = [{"STAR": "a red star", "HEART": "a red heart"}.get(word, word) for word in command.split()]
+    argv += ["--steps", "2", "--model", str(tiny)]
+    hook = register_module_forward_pre_hook(count)
+    try:
+        assert main([*argv, "--estimate"]) == 0
+        rows, evaluations = told(capsys.readouterr().out)
+        on_meta = len(asked)
+        assert [p.name for p in room.iterdir()] == ["in.png"] and on_meta == len(rows)
+        assert main([*argv, "-o", "out.png"]) == 0
+    finally:
+        hook.remove()
+    asked = asked[on_meta:]
+    said = sum(times * n for times, n in rows)
+    if command in EXACT:
+        assert (len(asked), sum(asked)) == (evaluations, said)
+    else:
+        assert .1 * evaluations < len(asked) <= evaluations and sum(asked) <= said
+
+
+def test_an_estimate_for_a_gpu_needs_none_and_null_text_stays_in_float32(room, tiny, capsys):
+    argv = ["in.png", "--prompt", "a red star", "--steps", "2", "--model", str(tiny), "--estimate"]
+    for command, device, dtype in (("sdedit", "cpu", "float32"), ("sdedit", "cuda", "float16"), ("null-text", "cuda:1", "float32")):
+        assert main([command, *argv, "--device", device]) == 0
+        said = capsys.readouterr().out
+        assert f"tiny on {device.split(':')[0]}, pictures of 48×32 (estimate" in said and f"in {dtype};" in said
+
+
+def test_an_estimate_finds_the_mistakes_that_need_no_net(room, tiny, capsys):
+    for more, said in ((["none.png"], "IN: none.png"), (["in.png", "--size", "0"], "size: must be 1 or more"),
+                       (["in.png", "-o", "out.txt"], "out: cannot write"), (["in.png", "--device", "gpu7"], "device: 'gpu7'")):
+        assert main(["sdedit", *more, "--estimate", "--model", str(tiny)]) == 2
+        assert capsys.readouterr().err.startswith(f"palimpsest: error: {said}")

@@ -1,0 +1,213 @@
+"""What a job will cost, known before it begins: memory and network evaluations, with nothing computed.
+
+    b = load("stable-diffusion-v1-5", "meta", torch.float16)              # the nets without their numbers
+    cost = estimate(b, (512, 768), [Passes("encode", 40, kept=41), Passes("decode", 40, rows=2, kept=41)])
+    print(table(cost))
+
+On PyTorch's meta device a tensor has a shape and no numbers, so a net runs over it in a moment and takes no memory. A `Ledger`
+looks on: it adds up the bytes of every tensor as it comes and goes, and the multiplications of every product and convolution.
+
+Counted are the weights, what the nets hold at their widest moment, and what a walk keeps. Not counted are the process itself
+(Python and PyTorch: about 0.3 GB; on a GPU also its context) and what an allocator keeps in reserve. Seconds are not promised.
+"""
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from nets.attention import Site
+from weights import Bundle
+
+ATEN = torch.ops.aten
+FUSED, FUSED_BACK = ATEN._scaled_dot_product_flash_attention_for_cpu, ATEN._scaled_dot_product_flash_attention_for_cpu_backward
+CONVOLUTIONS = {ATEN.convolution, ATEN.convolution_backward}
+
+
+class Passes(NamedTuple):
+    """So many forward passes of the U-Net, all alike: what a method knows of its walk before it walks.
+
+    times: how many; rows: pictures in each, guidance branches included; kept: latents that they leave behind, all together, as
+    a walk keeps its path; tapped: which attention layers have their probabilities written out, None for none; backward: each
+    is followed by the way back to the embedding of the text.
+    """
+    what: str
+    times: int
+    rows: int = 1
+    kept: int = 0
+    tapped: Callable[[Site], bool] | None = None
+    backward: bool = False
+
+
+class Part(NamedTuple):
+    """One part of a job: how often it runs, on how many pictures (or prompts) at once, and what that takes."""
+    what: str
+    times: int
+    rows: int
+    flops: int                                   # of all its runs; a multiplication and the addition after it are two
+    peak: int                                    # bytes at its widest moment, without the weights
+    evaluates: bool                              # whether it is the U-Net that runs
+
+
+class Estimate(NamedTuple):
+    """What a job costs, in bytes and, for `flops`, as in Part."""
+    parts: list[Part]
+    weights: int                                 # of all nets
+    kept: int                                    # by the walks, at their end
+    dtype: torch.dtype                           # of the nets
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the widest moment of all, weights included."""
+        return self.weights + self.kept + max(part.peak for part in self.parts)
+
+    @property
+    def evaluations(self) -> int:
+        """How often the U-Net is asked."""
+        return sum(part.times for part in self.parts if part.evaluates)
+
+    @property
+    def flops(self) -> int:
+        """Of all parts."""
+        return sum(part.flops for part in self.parts)
+
+
+def estimate(b: Bundle, size: tuple[int, int], passes: Iterable[Passes], *, pictures: int = 1, given: bool = True,
+             workspace: bool = True) -> Estimate:
+    """The cost of these passes on pictures of `size` = (rows, columns), multiples of b.grid, with a Bundle of the meta device.
+
+    pictures: how many are decoded at once in the end; given: whether there is a picture to encode. workspace: see Ledger.
+    Passes of which there are none are left out. Raises ValueError for a Bundle on another device, and a size off its grid.
+    """
+    passes = [p for p in passes if p.times > 0]
+    if b.device.type != "meta":
+        raise ValueError(f"b: is on {b.device}, where nets compute; load(name, \"meta\") gives one that only knows its shapes")
+    if min(size) < 1 or size[0] % b.grid or size[1] % b.grid:
+        raise ValueError(f"size: rows and columns must be multiples of {b.grid}, got {tuple(size)}")
+    factor = b.vae.factor if b.vae is not None else 1
+    c_in, c, y, x = b.net.conv_in.in_channels, b.net.conv_out.out_channels, size[0] // factor, size[1] // factor
+    meta = torch.device("meta")
+
+    def ask(p: Passes) -> None:
+        ctx = None
+        if b.text is not None:
+            ctx = torch.empty(p.rows, *b.text.positions.shape, dtype=b.dtype, device=meta, requires_grad=p.backward)
+        with torch.set_grad_enabled(p.backward):
+            eps = b.eps(torch.empty(p.rows, c_in, y, x, device=meta), 1, ctx, None if p.tapped is None else _Copy(p.tapped))
+            if p.backward:
+                torch.autograd.grad(eps.sum(), ctx)
+
+    def part(what: str, run: Callable[[], Any], times: int = 1, rows: int = 1, evaluates: bool = False) -> Part:
+        with Ledger(workspace) as ledger, _Fused(), torch.no_grad():
+            run()
+        return Part(what, times, rows, times * ledger.flops, ledger.peak, evaluates)
+
+    parts = []
+    if b.text is not None:
+        parts.append(part("read the prompts", lambda: b.text(torch.empty(2, b.tokenizer.length, dtype=torch.long, device=meta)), rows=2))
+    if given:
+        parts.append(part("picture to latent", lambda: b.encode(torch.empty(1, 3, *size, device=meta))))
+    parts += [part(p.what, lambda: ask(p), p.times, p.rows, True) for p in passes]                       # noqa: B023, run at once
+    parts.append(part("latent to picture", lambda: b.decode(torch.empty(pictures, c, y, x, device=meta)), rows=pictures))
+    weights = sum(t.nbytes for net in (b.net, b.text, b.vae) if net is not None for t in net.state_dict().values())
+    return Estimate(parts, weights, 4 * c * y * x * sum(p.kept for p in passes), b.dtype)
+
+
+def table(cost: Estimate) -> str:
+    """The estimate in lines, one for each part and two for the whole. MB and GB are powers of ten."""
+    lines = [f"{'':32}{'passes':>8}{'at once':>9}{'TFLOP':>11}{'memory':>11}"]
+    lines += [f"{p.what:32}{p.times:8}{p.rows:9}{p.flops / 1e12:11.3g}{_bytes(p.peak):>11}" for p in cost.parts]
+    return "\n".join([*lines, f"network evaluations {cost.evaluations}, {cost.flops / 1e12:.3g} TFLOP in all",
+                      f"memory at most {_bytes(cost.peak)}, of which weights {_bytes(cost.weights)} in {str(cost.dtype).split('.')[1]}; "
+                      "Python and PyTorch come on top"])
+
+
+def _bytes(n: int) -> str:
+    return f"{n / 1e9:.2f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
+
+
+# --------------------------------------------------------------------------- looking on
+
+class Ledger(TorchDispatchMode):
+    """Looks on as operations run inside it: `alive` bytes now, `peak` bytes at most, and `flops`.
+
+    A tensor counts from the operation that made its memory until nothing refers to it. workspace: a convolution is charged
+    a second copy of the larger of its two maps while it works, as on CPUs, whose convolutions lay maps out anew.
+    """
+
+    def __init__(self, workspace: bool = False):
+        super().__init__()
+        self.workspace = workspace
+        self.alive = self.peak = self.flops = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        for t in made:
+            self.own(t)
+        operation = func.overloadpacket
+        if operation in COUNTS:
+            self.flops += COUNTS[operation](*args, out_val=out)
+        extra = max(t.nbytes for t in (*args[:2], *made)) if self.workspace and operation in CONVOLUTIONS else 0
+        self.peak = max(self.peak, self.alive + extra)
+        return out
+
+    def own(self, t: Tensor) -> None:
+        """Count the memory behind a tensor, once, until it is given back."""
+        storage = t.untyped_storage()
+        if id(storage) not in self.known:
+            self.known.add(id(storage))
+            self.alive += storage.nbytes()
+            weakref.finalize(storage, self.disown, id(storage), storage.nbytes()).atexit = False
+
+    def disown(self, number: int, nbytes: int) -> None:
+        """That memory has been given back."""
+        self.known.discard(number)
+        self.alive -= nbytes
+
+
+class _Fused(TorchFunctionMode):
+    """Attention stays in one piece, as every real device has it; the meta device alone would write the probabilities out."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return fused(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0., is_causal: bool = False) -> Tensor:
+    """Attention (b h i k), (b h j k), (b h j k) -> (b h i k) by the operation that CPUs have for it."""
+    return FUSED(q, k, v, dropout_p, is_causal, attn_mask=attn_mask)[0]
+
+
+def _attention_flops(q: Tensor, k: Tensor, *others: Any, out_val: Any = None) -> int:
+    """Two products for each pair of query and key, q·k and p·v."""
+    return 4 * q.numel() * k.shape[-2]
+
+
+def _attention_back_flops(grad: Tensor, q: Tensor, k: Tensor, *others: Any, out_val: Any = None) -> int:
+    """Five: the probabilities anew, and the gradients of p, v, q and k."""
+    return 10 * q.numel() * k.shape[-2]
+
+
+COUNTS: dict[Any, Callable[..., int]] = {**flop_registry, FUSED: _attention_flops, FUSED_BACK: _attention_back_flops}
+
+
+class _Copy(NamedTuple):
+    """A tap that copies what it is shown, as the editing ones do, at the layers that `listens` says."""
+    listens: Callable[[Site], bool]
+
+    def wants(self, site: Site) -> bool:
+        return self.listens(site)
+
+    def __call__(self, probs: Tensor, site: Site) -> Tensor:
+        return probs.clone()

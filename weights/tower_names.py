@@ -1,0 +1,177 @@
+"""What others call the parameters of CLIP and DINO, and how they stack them: the rules of weights/layouts.py, continued.
+
+    openai         visual.…, transformer.…: one file of OpenAI's or of open_clip's
+    transformers   vision_model.…, text_model.…; for DINO embeddings.…, encoder.layer.…: Hugging Face's folders and their files
+    official       blocks.…: DINO's own files, and timm's
+
+Each `…_names(net)` maps every parameter to its place there. Some places are parts of a tensor, and say so at their end:
+
+    attn.qkv.weight[q]     the first third of it: query, key and value maps are stacked
+    visual.proj[T]         turned over: x @ proj there is a linear map here
+
+`unpack` makes such places of a file's tensors, `pack` a file's tensors of such places.
+"""
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from nets.clip import CLIP
+from nets.dino import DINO
+from weights.configs import HEAD_WIDTH, Config, Shapes
+from weights.layouts import Rules, rename, text_to_transformers
+
+OPENAI = [
+    (r"^image\.patches\.", "visual.conv1."),
+    (r"^image\.cls$", "visual.class_embedding"),
+    (r"^image\.positions$", "visual.positional_embedding"),
+    (r"^image\.norm_in\.", "visual.ln_pre."),
+    (r"^image\.norm_out\.", "visual.ln_post."),
+    (r"^image\.layers\.", "visual.transformer.resblocks."),
+    (r"^image_projection\.weight$", "visual.proj[T]"),
+    (r"^text\.tokens\.", "token_embedding."),
+    (r"^text\.positions$", "positional_embedding"),
+    (r"^text\.norm_out\.", "ln_final."),
+    (r"^text\.layers\.", "transformer.resblocks."),
+    (r"^text_projection\.weight$", "text_projection[T]"),
+    (r"\.norm([12])\.", r".ln_\1."),
+    (r"\.attention\.to_([qkv])\.(weight|bias)$", r".attn.in_proj_\2[\1]"),
+    (r"\.attention\.to_out\.", ".attn.out_proj."),
+    (r"\.linear1\.", ".mlp.c_fc."),
+    (r"\.linear2\.", ".mlp.c_proj."),
+]
+TRANSFORMERS_IMAGE = [
+    (r"^patches\.", "embeddings.patch_embedding."),
+    (r"^cls$", "embeddings.class_embedding"),
+    (r"^norm_in\.", "pre_layrnorm."),                        # so they spell it
+    (r"^norm_out\.", "post_layernorm."),
+]
+OFFICIAL_DINO = [
+    (r"^patches\.", "patch_embed.proj."),
+    (r"^cls$", "cls_token"),
+    (r"^positions$", "pos_embed"),
+    (r"^norm_out\.", "norm."),
+    (r"^layers\.", "blocks."),
+    (r"\.attention\.to_([qkv])\.(weight|bias)$", r".attn.qkv.\2[\1]"),
+    (r"\.attention\.to_out\.", ".attn.proj."),
+    (r"\.linear([12])\.", r".mlp.fc\1."),
+]
+TRANSFORMERS_DINO = [
+    (r"^patches\.", "embeddings.patch_embeddings.projection."),
+    (r"^cls$", "embeddings.cls_token"),
+    (r"^positions$", "embeddings.position_embeddings"),
+    (r"^norm_out\.", "layernorm."),
+    (r"^layers\.", "encoder.layer."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.attention\.to_q\.", ".attention.attention.query."),
+    (r"\.attention\.to_k\.", ".attention.attention.key."),
+    (r"\.attention\.to_v\.", ".attention.attention.value."),
+    (r"\.attention\.to_out\.", ".attention.output.dense."),
+    (r"\.linear1\.", ".intermediate.dense."),
+    (r"\.linear2\.", ".output.dense."),
+]
+VOCAB = 49408
+STACKED = re.compile(r"\.attn\.(in_proj_|qkv\.)(weight|bias)$")
+TURNED = re.compile(r"(^|\.)(visual\.proj|text_projection)$")
+LEADING = re.compile(r"(^|\.)(cls_token|pos_embed|position_embeddings)$")   # (1, l, d) there, (l, d) here; of one token (d)
+
+
+# --------------------------------------------------------------------------- names
+
+def _names(net: nn.Module, rules: Rules) -> dict[str, str]:
+    return {key: rename(key, rules) for key in net.state_dict()}
+
+
+def clip_openai_names(clip: CLIP) -> dict[str, str]:
+    """Our name -> the place in a file of OpenAI's or open_clip's."""
+    return _names(clip, OPENAI)
+
+
+def clip_transformers_names(clip: CLIP) -> dict[str, str]:
+    """Our name -> the place in transformers' CLIPModel."""
+    def name(key: str) -> str:
+        tower, _, rest = key.partition(".")
+        if tower == "image":
+            return "vision_model." + text_to_transformers(rename(rest, TRANSFORMERS_IMAGE))
+        return "text_model." + text_to_transformers(rest) if tower == "text" else key.replace("image_projection", "visual_projection")
+    return {key: name(key) for key in clip.state_dict()}
+
+
+def dino_official_names(dino: DINO) -> dict[str, str]:
+    """Our name -> the place in DINO's own files and in timm's."""
+    return _names(dino, OFFICIAL_DINO)
+
+
+def dino_transformers_names(dino: DINO) -> dict[str, str]:
+    """Our name -> the place in a file that transformers' ViTModel wrote."""
+    return _names(dino, TRANSFORMERS_DINO)
+
+
+# --------------------------------------------------------------------------- stacks
+
+def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file by place: stacks as three parts, turned matrices turned back, leading axes of one dropped. No copies."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if STACKED.search(name) and tensor.ndim and tensor.shape[0] % 3 == 0:
+            found |= {f"{name}[{letter}]": part for letter, part in zip("qkv", tensor.chunk(3))}
+        elif TURNED.search(name) and tensor.ndim == 2:
+            found[f"{name}[T]"] = tensor.T
+        elif LEADING.search(name) and tensor.ndim == 3 and len(tensor) == 1:
+            found[name] = tensor[0, 0] if tensor.shape[1] == 1 else tensor[0]
+        else:
+            found[name] = tensor
+    return found
+
+
+def pack(net: nn.Module, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The weights of a net as a file of that layout holds them; `unpack` undoes it, bit for bit."""
+    place = {names[key]: value for key, value in net.state_dict().items()}
+    found: dict[str, Tensor] = {}
+    for name, value in place.items():
+        if name.endswith("[q]"):
+            stem = name[:-3]
+            found[stem] = torch.cat([place[f"{stem}[{letter}]"] for letter in "qkv"])
+        elif name.endswith("[T]"):
+            found[name[:-3]] = value.T.contiguous()
+        elif LEADING.search(name):
+            found[name] = value.reshape(1, -1, value.shape[-1])
+        elif not name.endswith(("[k]", "[v]")):
+            found[name] = value
+    return found
+
+
+# --------------------------------------------------------------------------- configurations, off the shapes of places
+
+def count(shapes: Shapes, pattern: str) -> int:
+    """How many names fit the whole pattern."""
+    return sum(re.fullmatch(pattern, name) is not None for name in shapes)
+
+
+def clip_of_shapes(shapes: Shapes, names: Mapping[str, str]) -> Config:
+    """The arguments of CLIP. names: of any CLIP in that layout, since only those of first layers are used. KeyError with what is missed.
+
+    Shapes do not say how many heads there are (64 wide in every published CLIP) nor what stands between the linear maps of a layer.
+    The end token is CLIP's own in a vocabulary that was given more behind it.
+    """
+    width, _, patch, _ = shapes[names["image.patches.weight"]]
+    vocab, text_width = shapes[names["text.tokens.weight"]]
+    tokens = shapes[names["image.positions"]][0] - 1
+    layers, text_layers = (count(shapes, re.escape(names[f"{tower}.layers.0.norm1.weight"]).replace("0", r"\d+", 1))
+                           for tower in ("image", "text"))
+    return dict(size=patch * math.isqrt(tokens), patch=patch, width=width, layers=layers, heads=width // HEAD_WIDTH,
+                embed=shapes[names["image_projection.weight"]][0], vocab=vocab, length=shapes[names["text.positions"]][0],
+                text_width=text_width, text_layers=text_layers, text_heads=text_width // HEAD_WIDTH, end=min(vocab, VOCAB) - 1)
+
+
+def dino_of_shapes(shapes: Shapes, names: Mapping[str, str]) -> Config:
+    """The arguments of DINO, likewise."""
+    width, _, patch, _ = shapes[names["patches.weight"]]
+    layers = count(shapes, re.escape(names["layers.0.norm1.weight"]).replace("0", r"\d+", 1))
+    return dict(size=patch * math.isqrt(shapes[names["positions"]][0] - 1), patch=patch, width=width, layers=layers,
+                heads=width // HEAD_WIDTH)

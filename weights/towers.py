@@ -1,0 +1,233 @@
+"""The networks that judge: CLIP, DINO, LPIPS and FID's Inception, read from the files in which they are published.
+
+    clip = load_clip("ViT-B-32.pt")                        # OpenAI (TorchScript or a state dict), open_clip, or a folder of transformers
+    dino = load_dino("dino_deitsmall16_pretrain.pth")      # DINO's own file, timm's, or a folder of transformers
+    lpips = load_lpips("alexnet-owt-7be5be79.pth", "alex.pth")            # torchvision's trunk, and the heads of LPIPS 0.1
+    inception = load_inception("pt_inception-2015-12-05-6726825d.pth")    # not torchvision's own, whose figures are others
+
+What a file is, its keys say, and not its name. Loading is strict: nothing missing, and nothing left over but what `EXTRAS` names.
+No code in a file is run. All raise WeightsError (a ValueError) that names the file and the mend.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from metrics.trunks import LPIPS, FIDInception, lpips_alex, lpips_vgg
+from nets.clip import CLIP
+from nets.dino import DINO
+from weights.configs import ACTIVATIONS, Config, Shapes
+from weights.files import WeightsError
+from weights.layouts import BUFFERS
+from weights.mapped import Checkpoint, read_json, some
+from weights.torchscript import archive_tensors, is_archive
+from weights.tower_names import (
+    clip_of_shapes,
+    clip_openai_names,
+    clip_transformers_names,
+    dino_of_shapes,
+    dino_official_names,
+    dino_transformers_names,
+    unpack,
+)
+
+Device = torch.device | str
+AT_ONCE = 32                                         # tensors that are read through one mapping of the file
+EXTRAS = {                                           # what a file may hold besides weights
+    "CLIP": r"(input_resolution|context_length|vocab_size|(.*\.)?attn_mask)",
+    "DINO": r"pooler\.dense\.(weight|bias)",                             # transformers' own addition, not trained
+    "Inception": r".*\.num_batches_tracked"}
+
+
+class Kind(NamedTuple):
+    """What a file is: which network, in which layout, behind which prefix; and who reads it."""
+    what: str
+    layout: str
+    prefix: str
+    loader: str
+
+
+SIGNS = [                                            # a key that only such a file has, its prefix in front
+    (r"(module\.)?visual\.class_embedding", "CLIP", "openai", "load_clip"),
+    (r"()vision_model\.embeddings\.class_embedding", "CLIP", "transformers", "load_clip"),
+    (r"((?:module\.)?(?:backbone\.)?)blocks\.0\.attn\.qkv\.weight", "DINO", "official", "load_dino"),
+    (r"(vit\.)?encoder\.layer\.0\.attention\.attention\.query\.weight", "DINO", "transformers", "load_dino"),
+    (r"()lin0\.model\.1\.weight", "the heads of LPIPS", "richzhang", "load_lpips"),
+    (r"()features\.0\.weight", "a trunk of LPIPS", "torchvision", "load_lpips"),
+    (r"()Mixed_5b\.branch1x1\.conv\.weight", "Inception", "torchvision", "load_inception"),
+]
+OTHERS = [
+    (r"(.*\.)?visual\.layer1\.0\.conv1\.weight", "a CLIP whose image tower is a ResNet; take ViT-B/32 or ViT-L/14"),
+    (r"(.*\.)?visual\.trunk\..*|text\.transformer\..*", "an open_clip model with towers of another kind; take ViT-B/32 or ViT-L/14"),
+    (r"(text_model\.)?embeddings\.token_embedding\.weight", "a text encoder alone; take the whole CLIP"),
+    (r"layers\.0\.attention\.q_proj\.weight", "a ViT as transformers holds it in memory; write it with its save_pretrained"),
+]
+
+
+class Unpacked(Checkpoint):
+    """A file or a folder of tensors, TorchScript archives too, by the places that weights/tower_names.py speaks of."""
+
+    def __init__(self, path: Path | str):
+        self.path, self.header = Path(path), {}
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them, mapped anew."""
+        if is_archive(self.path):
+            return unpack(archive_tensors(self.path))
+        opened = Checkpoint.of_folder(self.path) if self.path.is_dir() else Checkpoint(self.path)
+        return unpack({name: opened.mapped[file][name] for name, file in opened.place.items()})
+
+    def pour(self, module: nn.Module, names: dict[str, str], device: Device, dtype: torch.dtype) -> nn.Module:
+        """As Checkpoint.pour. The pages that a conversion reads stay until their mapping goes, so each serves a few tensors only."""
+        weights, empty, todo = {}, module.state_dict(), list(names.items())
+        for start in range(0, len(todo), AT_ONCE):
+            tensors = self.tensors()
+            for ours, theirs in todo[start : start + AT_ONCE]:
+                old = tensors[theirs]
+                weights[ours] = old.to(device, dtype if old.is_floating_point() else old.dtype).reshape(empty[ours].shape).contiguous()
+        module.load_state_dict(weights, assign=True)
+        return module.eval().requires_grad_(False)
+
+
+def recognise(shapes: Shapes) -> Kind | None:
+    """What the keys say a file is; None where they say nothing that is known here."""
+    for pattern, what, layout, loader in SIGNS:
+        for name in shapes:
+            if found := re.fullmatch(pattern, re.sub(r"\[[qkvT]\]$", "", name)):
+                return Kind(what, layout, found[1] or "", loader)
+    return None
+
+
+def _open(path: Path | str, what: str) -> tuple[Unpacked, Kind]:
+    """The file, which must be of that kind."""
+    file = Unpacked(path)
+    kind = recognise(file.shapes)
+    if kind is None:
+        for pattern, said in OTHERS:
+            if any(re.fullmatch(pattern, name) for name in file.shapes):
+                raise WeightsError(f"model: {path} is {said}")
+        raise WeightsError(f"model: {path} holds no network that is known here (its keys: {some(sorted(file.shapes)) or 'none'}), and "
+                           f"{what} is needed")
+    if kind.what != what:
+        raise WeightsError(f"model: {path} holds {kind.what}, and {what} is needed here; {kind.loader} reads it")
+    return file, kind
+
+
+def _fill(file: Unpacked, kind: Kind, net: nn.Module, names: dict[str, str], device: Device, dtype: torch.dtype | None) -> Any:
+    names = {ours: kind.prefix + theirs for ours, theirs in names.items()}
+    extra = re.compile(re.escape(kind.prefix) + EXTRAS.get(kind.what, "(?!)"))
+    file.fits(net, names, ignored=[key for key in file.shapes if BUFFERS.match(key) or extra.fullmatch(key)])
+    return file.pour(net, names, device, dtype or torch.float32)
+
+
+def _meta(path: Path, cls: type[nn.Module], config: Config) -> Any:
+    try:
+        with torch.device("meta"):
+            return cls(**config)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise WeightsError(f"model: {path} describes a {cls.__name__} that cannot be built ({error}); fetch it again") from None
+
+
+def _lacks(path: Path, error: KeyError) -> WeightsError:
+    return WeightsError(f"model: {path} lacks {error.args[0]!r}, without which the rest cannot be placed; fetch it again")
+
+
+# --------------------------------------------------------------------------- CLIP, DINO
+
+def load_clip(path: Path | str, device: Device = "cpu", dtype: torch.dtype | None = None,
+              activation: Callable[[Tensor], Tensor] | None = None) -> CLIP:
+    """CLIP with a vision transformer, both towers, ready to run and not to train; dtype: of its weights, float32 unless said otherwise.
+
+    activation: None for what config.json or open_clip_config.json beside the weights says, and quick_gelu where neither is there, as
+    OpenAI trained. Keys do not tell: a file that others trained with the exact GELU needs `torch.nn.functional.gelu` here.
+    """
+    file, kind = _open(path, "CLIP")
+    names_of = {"openai": clip_openai_names, "transformers": clip_transformers_names}[kind.layout]
+    smallest = dict(size=1, patch=1, width=1, layers=1, heads=1, embed=1, vocab=1, length=1, text_width=1, text_layers=1, text_heads=1)
+    try:
+        config = clip_of_shapes(_without(file.shapes, kind.prefix), names_of(_meta(file.path, CLIP, smallest)))
+    except KeyError as error:
+        raise _lacks(file.path, error) from None
+    config |= _said_beside(file.path, kind.layout)
+    net = _meta(file.path, CLIP, config if activation is None else config | {"activation": activation})
+    return _fill(file, kind, net, names_of(net), device, dtype)
+
+
+def _said_beside(path: Path, layout: str) -> Config:
+    """What shapes do not tell, from the JSON in the folder of the weights, where there is one for them."""
+    folder = path if path.is_dir() else path.parent
+    if layout == "openai":
+        said = folder / "open_clip_config.json"
+        if not said.is_file():
+            return {}
+        return dict(activation=ACTIVATIONS["quick_gelu" if read_json(said).get("model_cfg", {}).get("quick_gelu") else "gelu"])
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if config.get("model_type") != "clip":
+        return {}
+    image, text = config.get("vision_config") or {}, config.get("text_config") or {}
+    activations = {part.get("hidden_act", "quick_gelu") for part in (image, text)}
+    if len(activations) > 1 or not activations <= ACTIVATIONS.keys():
+        raise WeightsError(f"model: {folder / 'config.json'} asks for {' and '.join(sorted(activations))}; both towers must have one of "
+                           f"{', '.join(ACTIVATIONS)}")
+    heads = dict(heads=image.get("num_attention_heads"), text_heads=text.get("num_attention_heads"))
+    end = text.get("eos_token_id", 2)                        # 2 stands in old files, and means the largest token
+    return {key: value for key, value in heads.items() if value} | dict(activation=ACTIVATIONS[activations.pop()]) | (
+        {} if end == 2 else dict(end=end))
+
+
+def load_dino(path: Path | str, device: Device = "cpu", dtype: torch.dtype | None = None) -> DINO:
+    """DINO's backbone, ready to run and not to train; dtype: of its weights, float32 unless said otherwise."""
+    file, kind = _open(path, "DINO")
+    names_of = {"official": dino_official_names, "transformers": dino_transformers_names}[kind.layout]
+    smallest = dict(size=1, patch=1, width=1, layers=1, heads=1)
+    try:
+        config = dino_of_shapes(_without(file.shapes, kind.prefix), names_of(_meta(file.path, DINO, smallest)))
+    except KeyError as error:
+        raise _lacks(file.path, error) from None
+    net = _meta(file.path, DINO, config)
+    return _fill(file, kind, net, names_of(net), device, dtype)
+
+
+def _without(shapes: Shapes, prefix: str) -> Shapes:
+    return {name.removeprefix(prefix): shape for name, shape in shapes.items()}
+
+
+# --------------------------------------------------------------------------- LPIPS, FID
+
+def load_lpips(trunk: Path | str, heads: Path | str, device: Device = "cpu") -> LPIPS:
+    """LPIPS, float32. trunk: torchvision's AlexNet or VGG-16, trained for ImageNet; heads: the file of LPIPS 0.1 that goes with it."""
+    files = [_open(path, what)[0] for path, what in ((trunk, "a trunk of LPIPS"), (heads, "the heads of LPIPS"))]
+    widths = tuple(files[1].shapes[name][1] for name in sorted(files[1].shapes) if re.fullmatch(r"lin\d\.model\.1\.weight", name))
+    makers = {(64, 192, 384, 256, 256): lpips_alex, (64, 128, 256, 512, 512): lpips_vgg}
+    if widths not in makers:
+        raise WeightsError(f"model: {heads} has heads for maps of {', '.join(map(str, widths))} channels, which is neither AlexNet nor "
+                           "VGG-16; take alex.pth or vgg.pth")
+    with torch.device("meta"):
+        net = makers[widths]()
+    names = {"trunk": {key: f"features.{key}" for key in net.trunk.state_dict()},
+             "heads": {key: f"lin{key.replace('.', '.model.1.')}" for key in net.heads.state_dict()}}
+    parts = dict(zip(names, files))
+    for part, file in parts.items():                         # both are looked at before the first is read
+        file.fits(net, {f"{part}.{ours}": theirs for ours, theirs in names[part].items()},
+                  ignored=[key for key in file.shapes if key.startswith("classifier.")])
+    for part, file in parts.items():
+        file.pour(net.get_submodule(part), names[part], device, torch.float32)
+    return net.eval()
+
+
+def load_inception(path: Path | str, device: Device = "cpu") -> FIDInception:
+    """The Inception of FID, float32, from pt_inception-2015-12-05-6726825d.pth. torchvision's own weights are refused."""
+    file, kind = _open(path, "Inception")
+    if any(name.startswith("AuxLogits.") for name in file.shapes):
+        raise WeightsError(f"model: {path} is torchvision's own Inception, by which no published FID is measured; take "
+                           "pt_inception-2015-12-05-6726825d.pth")
+    with torch.device("meta"):
+        net = FIDInception()
+    names = {key: key for key in net.state_dict() if not key.endswith(".num_batches_tracked")}         # which is never asked
+    return _fill(file, kind, net, names, device, None)

@@ -1,0 +1,126 @@
+"""The certificate: our nets and walks beside the reference programs, on the same weights.
+
+    python -m weights.verify                           random weights, small nets: a minute
+    python -m weights.verify --size full               the published sizes: some minutes, one net in memory at a time
+    python -m weights.verify NAME --device cuda        a real checkpoint, by name or path, and the values published for it
+
+A row is one comparison. Its figure is the largest difference in units of the largest value of the reference, max|a − b| / max|b|, at the
+output and, for a net, at every block on the way: found by hooks on both nets, which the names of weights/layouts.py bring together.
+A group of rows is a function (Setting) -> iterator of Row, Skipped and Remark; weights/verify/__main__.py lists the groups.
+"""
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from weights import Bundle
+
+NET, WALK = 1e-4, 1e-3                           # what float32 may differ by: in one pass of a net, and after ten guided steps
+LOOSER = {torch.float64: 1e-3, torch.float32: 1., torch.bfloat16: 1e3, torch.float16: 300.}         # × the above, in another dtype
+
+
+class Setting(NamedTuple):
+    """What is compared: nets of one size with random weights, or those of a checkpoint (`bundle`)."""
+    size: str = "small"                          # "small" or "full": the published configurations
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+    bundle: Bundle | None = None                 # whose weights are compared; None: random ones
+    tower: nn.Module | None = None               # or those of a CLIP or a DINO
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def allow(self, tolerance: float) -> float:
+        """A tolerance for float32, in the dtype at hand."""
+        return tolerance * LOOSER[self.dtype]
+
+
+class Row(NamedTuple):
+    """One comparison. census: (parameters, tensors) of the net; blocks: the difference at each block, in the order of the calls."""
+    what: str
+    setting: str                                 # sizes of the input, and the dtype
+    layout: str                                  # through which names the weights went
+    reference: str                               # the program and its version
+    census: tuple[int, int] | None
+    blocks: dict[str, float]
+    output: float
+    tolerance: float
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The block with the largest difference, and that difference."""
+        return max(self.blocks.items(), key=lambda block: block[1], default=("", 0.))
+
+    @property
+    def passed(self) -> bool:
+        """Whether output and blocks are within the tolerance; NaN is not."""
+        return self.output <= self.tolerance and all(value <= self.tolerance for value in self.blocks.values())
+
+
+class Skipped(NamedTuple):
+    """A comparison that was not made."""
+    what: str
+    why: str
+
+
+class Remark(NamedTuple):
+    """Where the reference does something else than we do, and knowingly so; measured where that is cheap."""
+    what: str
+
+
+class Missing(ImportError):
+    """A reference program that is not installed."""
+
+
+def reference(name: str) -> ModuleType:
+    """A reference program by the name of its module. They are no dependencies of this library: raises Missing where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise Missing(f"{name.split('.')[0]} is not installed here; the extra palimpsest[test] brings it") from None
+
+
+def version(name: str) -> str:
+    """"diffusers 0.30.0"."""
+    return f"{name} {importlib.metadata.version({'open_clip': 'open_clip_torch'}.get(name, name))}"
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    """max|a − b| / max|b|; infinite where the shapes differ, NaN where a value is not finite."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    ours, theirs = ours.detach().double(), theirs.detach().double()
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def census(net: nn.Module) -> tuple[int, int]:
+    """(how many parameters, in how many tensors)"""
+    parameters = list(net.parameters())
+    return sum(p.numel() for p in parameters), len(parameters)
+
+
+# --------------------------------------------------------------------------- how it is printed
+
+def written(result: Row | Skipped | Remark, blocks: bool = False) -> str:
+    """A result as text, one line; with `blocks` a line for each block below it."""
+    if isinstance(result, Skipped):
+        return f"not run   {result.what}: {result.why}"
+    if isinstance(result, Remark):
+        return f"note      {result.what}"
+    count = f"{result.census[0]:,} in {result.census[1]}" if result.census else ""
+    where, most = result.worst
+    line = (f"{'ok' if result.passed else 'FAILED':<10}{result.what:<42}{result.setting:<32}{result.layout:<14}{count:<22}"
+            f"{f'{most:.1e} at {where}, of {len(result.blocks)}' if result.blocks else '':<52}{result.output:<10.1e}"
+            f"{result.tolerance:<8.0e}{result.reference}")
+    return line + "".join(f"\n            {name:<50}{value:.1e}" for name, value in result.blocks.items() if blocks)
+
+
+HEADER = (f"{'':<10}{'what':<42}{'input':<32}{'layout':<14}{'parameters, tensors':<22}{'largest difference at a block':<52}{'output':<10}"
+          f"{'allowed':<8}reference")

@@ -1,0 +1,96 @@
+"""What can be said of a real checkpoint beyond its nets: which file it is, and the figures that were published for it.
+
+V1 and V3 are what diffusers' own integration tests (tests/pipelines/stable_diffusion, commit 58eb52c) expect of the real weights. They
+check the whole chain, tokenizer to autoencoder, without diffusers. This project has not reproduced them: it has no such weights.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from numpy.random import RandomState
+from torch import Tensor, nn
+
+from samplers.ddim import ddim_step
+from weights import Bundle, find, load
+from weights.catalogue import known, place, whose
+from weights.download import weight_files, whole
+from weights.files import WeightsError, sha256
+from weights.towers import Unpacked, load_clip, load_dino, recognise
+from weights.verify import Remark, Row, Setting, Skipped
+from weights.verify.walks import published_times
+
+V1 = (.38019, .28647, .27321, .40377, .38290, .35446, .39218, .38165, .42239)
+V1_PROMPT = "a photograph of an astronaut riding a horse"
+
+
+def where(name: str) -> Path:
+    """The file or folder of a name or path."""
+    found = known(name)
+    return find(name) if found is None or found.kind == "model" else place(found)
+
+
+def opened(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Bundle | None, nn.Module | None]:
+    """(the Bundle of a name or path, None), or (None, its CLIP or DINO). Raises WeightsError for what is neither."""
+    path = where(name)
+    if path.is_dir() and (path / "unet").is_dir():
+        return load(path, device, dtype), None
+    kind = recognise(Unpacked(path).shapes)
+    if kind is None:
+        return load(path, device, dtype), None
+    loaders = {"load_clip": load_clip, "load_dino": load_dino}
+    if kind.loader not in loaders:
+        raise WeightsError(f"model: {path} holds {kind.what}, for which there is no certificate; tests/test_trunks.py compares it")
+    return None, loaders[kind.loader](path, device, dtype)
+
+
+def file_rows(name: str) -> Callable[[Setting], Iterator[Remark]]:
+    """The group of rows that says what the file of `name` is."""
+    def group(s: Setting) -> Iterator[Remark]:
+        for file in weight_files(where(name)):
+            digest = sha256(file)
+            yield Remark(f"{file}: {whole(file)}, {file.stat().st_size:,} bytes, whole; SHA-256 {digest}, {whose(digest)}")
+    return group
+
+
+# --------------------------------------------------------------------------- the published pictures
+
+def published_latents() -> Tensor:
+    """V1's (1 4 64 64): numpy's old generator, seed 0, as float32."""
+    return torch.from_numpy(RandomState(0).standard_normal((1, 4, 64, 64))).float()
+
+
+@torch.no_grad()
+def published_picture(b: Bundle, z: Tensor, prompt: str, *, steps: int = 3, w: float = 7.5) -> Tensor:
+    """The picture (b 3 y x) in [0, 1] that Stable Diffusion's published chain makes of latents z (b c y x) under a prompt."""
+    z, eps = z.to(b.device, b.dtype), b.denoiser(prompt, w)
+    for t, s in pairwise(published_times(b.schedule, steps)):
+        z = ddim_step(b.schedule, z, eps(z, t), t, s)
+    return b.decode(z).float().cpu() / 2 + .5
+
+
+def corner(picture: Tensor) -> Tensor:
+    """What the published figures are: the lower right 3×3 of the last channel of the first picture, row by row: (9,)."""
+    return picture[0, -1, -3:, -3:].flatten()
+
+
+def published_rows(name: str) -> Callable[[Setting], Iterator[Row | Skipped]]:
+    """The group with V1, for Stable Diffusion v1.4, and V3, for InstructPix2Pix; absolute differences of values in [0, 1].
+
+    V1 is compared for the known name, and for a path with 1-4 in it: which weights others are is not known.
+    """
+    def group(s: Setting) -> Iterator[Row | Skipped]:
+        what, found = "V1, three steps to a picture", known(name)
+        if "1-4" not in (found.name if found else Path(name).name):
+            yield Skipped(what, f"it is of Stable Diffusion v1.4 (by that name, or a path with 1-4 in it), not of {name}")
+        elif s.bundle.text is None or s.bundle.latent_shape != (4, 64, 64):
+            yield Skipped(what, f"{name} is not of the size of Stable Diffusion v1.4")
+        else:
+            found = corner(published_picture(s.bundle, published_latents(), V1_PROMPT))
+            yield Row(what, f"1×4×64×64, {s.name}", "text2img", "diffusers' tests (float32, CUDA)", None, {},
+                      (found - torch.tensor(V1)).abs().max().item(), s.allow(1e-4))
+        yield Skipped("V3, InstructPix2Pix's portrait", "it needs the example portrait of timbrooks/instruct-pix2pix, and methods/ has no "
+                      "instruct_pix2pix yet")
+    return group
