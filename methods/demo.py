@@ -82,7 +82,7 @@ def run(a: argparse.Namespace) -> None:
         raise Mistake(f"demo: the painted files in {FOLDER} are missing; run it from a checkout (`make demo`)")
     b = load(a.model, a.device)
     with blame("demo"):
-        files = {file: read_picture(FOLDER / file, b.size) for file in dict.fromkeys(wish.file for wish in WISHES)}
+        files = {file: read_picture(FOLDER / file, b.size, b.grid) for file in dict.fromkeys(wish.file for wish in WISHES)}
     print(f"{len(WISHES)} edits of {len(files)} painted files with the model {b.name} on {b.device.type} …", flush=True)
     edits: dict[Wish, Tensor] = {}
     depths = sorted({wish.t0 for wish in WISHES})
