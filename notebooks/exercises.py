@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import torch
 
+from methods.diffedit import encoding_bound, noising_bound
+from samplers.ddim import ddim_step
 from samplers.schedule import Schedule
 from samplers.ve_sde import ve_sigmas
 from worlds.gaussian import GaussianWorld
@@ -78,5 +80,112 @@ def _repeats(mean_after: Callable) -> str | None:
     return None
 
 
+# --------------------------------------------------------------------------- 02
+
+def _upward_step(upward_step: Callable) -> str | None:
+    sched, x_s, eps = Schedule.cosine(), torch.tensor([.7, -1.2]).double(), torch.tensor([.4, 2.]).double()
+    for s, t in ((0, 100), (300, 500), (40, 960)):
+        found, right = upward_step(x_s, eps, sched.at(s), sched.at(t)), ddim_step(sched, x_s, eps, s, t)
+        if not torch.allclose(found, right, atol=1e-9, rtol=0):
+            return f"not yet: from t = {s} to {t} the first number becomes {float(found[0]):.4f}, and {float(right[0]):.4f} is right"
+    return None
+
+
+def _the_bill(calls: float) -> str | None:
+    return None if calls == 300 else f"not yet: {calls:g}; count the plain step, each round, and that guidance asks twice"
+
+
+def _labels_tie(sigma: float) -> str | None:
+    s = .3
+    source = s ** 2 / (s ** 2 + sigma ** 2)
+    destination = (1 - source) * (1 - s ** 2) / (1 + sigma ** 2)
+    if math.isclose(source, destination, rel_tol=.01):
+        return None
+    return f"not yet: at σ = {sigma:g} the source label misses by {source:.3f} and the destination's by {destination:.3f}"
+
+
+# --------------------------------------------------------------------------- 03
+
+def _four_fifths(r: float) -> str | None:
+    if math.isclose(r, 2.5, abs_tol=1e-3):
+        return None
+    return f"not yet: at r = {r:g} a cell must exceed {.5 * r * .8:.3f}, and those that differ are 1"
+
+
+def _promises_cross(tau: float) -> str | None:
+    encoded, noised = encoding_bound(tau, 3., .02), noising_bound(tau, 1.)
+    if tau > 1e-3 and math.isclose(encoded, noised, rel_tol=.01):
+        return None
+    return f"not yet: at τ = {tau:g} encoding promises {encoded:.3f} and noising {noised:.3f}"
+
+
+def _same_level(blend: Callable) -> str | None:
+    encoded, mask = [torch.full((1, 1, 1, 2), float(k)) for k in (3, 2, 1, 0)], torch.tensor([[[[1., 0.]]]])
+    for n in range(3):
+        edited, kept = blend(torch.full((1, 1, 1, 2), 9.), encoded, n, mask).flatten().tolist()
+        if edited != 9:
+            return "not yet: where the mask is 1 the edit should stand"
+        if kept != 2 - n:
+            return f"not yet: after step {n} the kept part should be encoded[{n + 1}]"
+    return None
+
+
+# --------------------------------------------------------------------------- 04
+
+def _row_sum(total: float) -> str | None:
+    return None if math.isclose(total, 1.5, abs_tol=1e-9) else f"not yet: {total:g}; nothing is divided by the new sum"
+
+
+def _alignment(index: Sequence[int]) -> str | None:
+    right = [0, 1, -1, 2, 3, 4, 5, 6, 7, 8]
+    if list(index) == right:
+        return None
+    if len(index) != len(right):
+        return f"not yet: {len(right)} tokens are asked for, start and end included, and here are {len(index)}"
+    wrong = next(j for j, (i, k) in enumerate(zip(index, right)) if i != k)
+    return f"not yet: look again at token {wrong} of the target"
+
+
+def _share_out(share_out: Callable) -> str | None:
+    for n, m in ((1, 3), (3, 1), (2, 2), (2, 5)):
+        block = torch.as_tensor(share_out(n, m), dtype=torch.float64)
+        if block.shape != (n, m):
+            return f"not yet: {n} tokens of the source and {m} of the target want a block of {n} × {m}, not {tuple(block.shape)}"
+        if not torch.allclose(block.sum(1), torch.ones(n, dtype=torch.float64)):
+            return f"not yet: from {n} tokens to {m}, a source token gives away {block.sum(1)[0]:.3g} of its map, and 1 is all of it"
+        if n == m and not torch.equal(block, torch.eye(n, dtype=torch.float64)):
+            return "not yet: equally many tokens answer one to one"
+    return None
+
+
+# --------------------------------------------------------------------------- 05
+
+def _silence(silence: Callable) -> str | None:
+    for eps_c, eps_true, w in ((.5, .4, 7.5), (-1., .3, 2.)):
+        eps_null = silence(eps_c, eps_true, w)
+        reached = eps_null + w * (eps_c - eps_null)
+        if not math.isclose(reached, eps_true, abs_tol=1e-9):
+            return f"not yet: guidance makes {reached:.4f} of it at w = {w:g}, and {eps_true:g} is wanted"
+    return None
+
+
+def _the_most(passes: float) -> str | None:
+    return None if passes == 700 else f"not yet: {passes:g}; the pivot asks 50 times, and each step down 13 times"
+
+
+def _pull(pull: Callable) -> str | None:
+    sched, one = Schedule.cosine(), torch.ones(1, 1, 1, 1).double()
+    for t, s, w in ((900, 850, 7.5), (500, 300, 3.), (500, 300, 1.)):
+        loud, still = (ddim_step(sched, 0 * one, eps_null + w * (0 - eps_null), t, s) for eps_null in (one, 0 * one))
+        found, right = pull(sched.at(t), sched.at(s), w), (loud - still).item()
+        if not math.isclose(found, right, abs_tol=1e-9):
+            return f"not yet: from t = {t} to {s} at w = {w:g} it is {right:.4f}, not {found:.4f}"
+    return None
+
+
 CHECKS: dict[str, Callable] = {"00.1": _same_noise, "00.2": _second_order, "00.3": _first_order,
-                               "01.1": _half_forgotten, "01.2": _translate, "01.3": _repeats}
+                               "01.1": _half_forgotten, "01.2": _translate, "01.3": _repeats,
+                               "02.1": _upward_step, "02.2": _the_bill, "02.3": _labels_tie,
+                               "03.1": _four_fifths, "03.2": _promises_cross, "03.3": _same_level,
+                               "04.1": _row_sum, "04.2": _alignment, "04.3": _share_out,
+                               "05.1": _silence, "05.2": _the_most, "05.3": _pull}

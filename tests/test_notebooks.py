@@ -17,7 +17,9 @@ render = pytest.importorskip("notebooks.render", reason="nbclient is an extra of
 
 LESSONS = render.names()
 # lesson -> what its model must reach in the bench, so that there is something to see
-NEEDS = {"01_sdedit": ("strokes_all_right", .6)}
+NEEDS = {"01_sdedit": ("strokes_all_right", .6)} | {                  # figures of the shipped model that a lesson stands on
+    "02_ddim_inversion": ("single_all_right", .6), "03_diffedit": ("single_all_right", .5),
+    "04_prompt_to_prompt": ("single_all_right", .5), "05_null_text": ("single_all_right", .6)}
 SOLUTIONS = sorted(p.stem for p in (render.HERE / "solutions").glob("*.py"))
 
 

@@ -139,8 +139,9 @@ def _bytes(n: int) -> str:
 class Ledger(TorchDispatchMode):
     """Looks on as operations run inside it: `alive` bytes now, `peak` bytes at most, and `flops`.
 
-    A tensor counts from the operation that made its memory until nothing refers to it. workspace: a convolution is charged
-    a second copy of the larger of its two maps while it works, as on CPUs, whose convolutions lay maps out anew.
+    A tensor counts from the operation that made its memory until nothing refers to it; what was there before, as weights are,
+    does not count. workspace: a convolution is charged a second copy of its largest tensor while it works, as on CPUs, whose
+    convolutions lay maps out anew.
     """
 
     def __init__(self, workspace: bool = False):
@@ -152,8 +153,10 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
         made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        given = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for t in made:
-            self.own(t)
+            if id(t.untyped_storage()) not in given:                       # a view of a weight is no memory of its own
+                self.own(t)
         operation = func.overloadpacket
         if operation in COUNTS:
             self.flops += COUNTS[operation](*args, out_val=out)

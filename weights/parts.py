@@ -11,6 +11,7 @@ from nets.text import TextTransformer
 from nets.tokenizer import ClipTokenizer, Tokenizer, WordTokenizer
 from nets.unet import UNet
 from nets.vae import AutoencoderKL
+from weights.catalogue import here, known
 from weights.configs import Config, build
 from weights.files import WeightsError, _replacing
 
@@ -46,7 +47,8 @@ def tokenizer_of(text: TextTransformer | None, words: list[str] | None, path: Pa
     if words is not None:
         return WordTokenizer(words, length)
     merges = path / "tokenizer" / "merges.txt"
-    return ClipTokenizer(merges if merges.is_file() else ClipTokenizer.find(), length=length, truncate=True)
+    vocabulary = merges if merges.is_file() else here(known("clip-vocabulary")) or ClipTokenizer.find()
+    return ClipTokenizer(vocabulary, length=length, truncate=True)
 
 
 def write_file(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
