@@ -192,7 +192,7 @@ left.axhline(.5, color=GREY, linewidth=1, linestyle="--")
 left.set(title="heat of a cell (dashed: θ = ½)", xlabel="its D, in units of the picture's mean D̄")
 right.set(title="share of the picture that is marked", xlabel="share that differs, evenly")
 left.legend(loc="lower right")
-right.legend(loc="upper left")
+_ = right.legend(loc="upper left")
 
 # %% [markdown]
 # ## 4. The mask on the trained model, step by step
