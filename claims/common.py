@@ -30,7 +30,7 @@ def open_models(folder: str | Path | None = None, device: str = "cpu") -> Models
     def at(name: str) -> str | Path:
         return name if folder is None else Path(folder) / f"{name}.safetensors"
 
-    b = load(at("shapes"), device)
+    b = load(at("shapes"), device, torch.float32)
     name = "shapes" if folder is None else Path(folder).name
     paths = [find(at(file)) for file in ("shapes", "shapes-reader", "shapes-vae")]
     return Models(b, load_reader(at("shapes-reader"), device), Autoencoder(b.vae, b.latent_scale), name,
