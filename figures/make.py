@@ -210,7 +210,7 @@ def w_curve(folder: Path, models: Opener) -> Figure:
         ax.axhline(.85, color=GREEN, linewidth=1, linestyle="--")
     ax.set(title="all attributes right (dashed: floors)", xlabel="guidance scale w", xticks=[1, 2, 3, 5, 7.5])
     percent(ax, max(0., min(.4, lowest - .05)))
-    ax.legend(loc="lower right")
+    fig.legend(loc="outside lower center", ncols=3)
     return fig
 
 

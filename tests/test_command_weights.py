@@ -10,9 +10,11 @@ from towers import small_clip, small_dino
 import methods.commands.weights as commands
 import weights.catalogue
 from methods.__main__ import main
+from nets.tokenizer import ClipTokenizer
 from tests.tiny import tiny_weights
 from weights.catalogue import KNOWN, cache_folder, known
 from weights.files import sha256
+from weights.parts import vocabulary
 from weights.tower_names import clip_openai_names, dino_official_names, pack
 
 
@@ -71,15 +73,19 @@ def test_get_can_put_it_elsewhere_and_tells_a_digest_that_was_never_published(en
 
 
 def test_get_says_what_reading_texts_needs_besides(entry, capsys, monkeypatch):
-    monkeypatch.setattr(weights.catalogue, "KNOWN", (replace(entry, repos=("some/where",)),))
-    monkeypatch.setattr(commands.ClipTokenizer, "find", staticmethod(lambda: "vocabulary"))
+    words = replace(entry, name="clip-vocabulary", file="words.gz")
+    monkeypatch.setattr(weights.catalogue, "KNOWN", (replace(entry, repos=("some/where",)), words))
+    monkeypatch.setattr(ClipTokenizer, "find", staticmethod(lambda: "vocabulary"))
     assert main(["weights", "get", "little"]) == 0 and "clip-vocabulary" not in capsys.readouterr().err
 
     def none():
         raise ValueError
-    monkeypatch.setattr(commands.ClipTokenizer, "find", staticmethod(none))
+    monkeypatch.setattr(ClipTokenizer, "find", staticmethod(none))
     assert main(["weights", "get", "little"]) == 0
     assert "`palimpsest weights get clip-vocabulary`" in capsys.readouterr().err
+    (cache_folder() / "words.gz").write_bytes(b"")                          # once it is fetched, loading finds it by itself
+    assert vocabulary() == cache_folder() / "words.gz"
+    assert main(["weights", "get", "little"]) == 0 and "clip-vocabulary" not in capsys.readouterr().err
 
 
 def test_a_file_that_went_bad_is_refused_by_get_and_by_verify(entry, capsys):

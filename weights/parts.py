@@ -11,7 +11,7 @@ from nets.text import TextTransformer
 from nets.tokenizer import ClipTokenizer, Tokenizer, WordTokenizer
 from nets.unet import UNet
 from nets.vae import AutoencoderKL
-from weights.catalogue import here, known
+from weights.catalogue import find_known, here
 from weights.configs import Config, build
 from weights.files import WeightsError, _replacing
 
@@ -39,6 +39,11 @@ def fit_together(path: Path, net: UNet, text: TextTransformer | None, vae: Autoe
                            f"{net.conv_out.out_channels}; take both from one model")
 
 
+def vocabulary() -> Path:
+    """CLIP's byte pairs: as `palimpsest weights get clip-vocabulary` fetched them, else as `ClipTokenizer.find`. Else ValueError."""
+    return here(find_known("clip-vocabulary")) or ClipTokenizer.find()
+
+
 def tokenizer_of(text: TextTransformer | None, words: list[str] | None, path: Path) -> Tokenizer | None:
     """The tokenizer of a text encoder: of these words, or CLIP's, from the merges in the folder where there are any."""
     if text is None:
@@ -47,8 +52,7 @@ def tokenizer_of(text: TextTransformer | None, words: list[str] | None, path: Pa
     if words is not None:
         return WordTokenizer(words, length)
     merges = path / "tokenizer" / "merges.txt"
-    vocabulary = merges if merges.is_file() else here(known("clip-vocabulary")) or ClipTokenizer.find()
-    return ClipTokenizer(vocabulary, length=length, truncate=True)
+    return ClipTokenizer(merges if merges.is_file() else vocabulary(), length=length, truncate=True)
 
 
 def write_file(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:

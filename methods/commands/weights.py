@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from methods.cli import Mistake, Parser, blame, command, say
-from nets.tokenizer import ClipTokenizer
 from weights import find, load
 from weights.catalogue import KNOWN, Known, find_known, here, known, whose
 from weights.download import check, download, weight_files, whole
 from weights.files import read_weights, sha256
+from weights.parts import vocabulary
 from weights.public import is_public, read_public
 from weights.towers import Unpacked, load_clip, load_dino, recognise
 
@@ -67,10 +67,9 @@ def run_get(a: argparse.Namespace) -> None:
         check(place, k)
     if k.kind == "model" and k.repos and place.is_file():                  # one file of Stable Diffusion: its words are not in it
         try:
-            ClipTokenizer.find()
+            vocabulary()
         except ValueError:
-            say("note: to read texts it needs CLIP's vocabulary too: `palimpsest weights get clip-vocabulary`, and its path in "
-                "PALIMPSEST_CLIP_VOCABULARY")
+            say("note: to read texts it needs CLIP's vocabulary too: `palimpsest weights get clip-vocabulary`")
     print(place)
 
 
