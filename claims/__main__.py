@@ -8,10 +8,13 @@ from pathlib import Path
 
 from claims import CLAIMS
 from claims.common import open_models, rounded
-from claims.page import PAGE, RECORDS, UNMEASURED, find, page
+from claims.page import PAGE, RECORDS, ROOT, UNMEASURED, find, page
+from claims.parts import Parts, code_of
 from figures.make import make
 from methods.cli import exit_code
 from weights.files import write_json
+
+STARTED = ROOT / "runs" / "claims"               # measurements that are not done
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,11 +41,15 @@ def main(argv: list[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         for m in todo.values():
             n, start = 8 if a.quick else m.n, time.monotonic()
-            print(f"{m.name}: n = {n} …", flush=True)
-            record = m.run(models, n=n, seed=m.seed)
+            part = Parts(STARTED / f"{m.name}.json", dict(files=models.files, n=n, seed=m.seed, code=code_of(m.run)))
+            before = part.seconds
+            print(f"{m.name}: n = {n} …" + (f" ({len(part.done)} parts are there)" if part.done else ""), flush=True)
+            record = m.run(models, n=n, seed=m.seed, part=part)
             command = "python -m claims " + " ".join(i for i in measured if known[i].measurement is m)
-            head = dict(command=command, model=models.name, files=models.files, n=n, seed=m.seed, seconds=round(time.monotonic() - start))
+            head = dict(command=command, model=models.name, files=models.files, n=n, seed=m.seed,
+                        seconds=round(before + time.monotonic() - start))
             write_json(folder / f"{m.name}.json", rounded(head | record))
+            part.forget()
             make(m.pictures, folder, folder)
     page_file = PAGE if folder == RECORDS else folder / "CLAIMS.md"
     page_file.write_text(page(CLAIMS, folder), encoding="utf-8")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from claims.common import Edits, Models, autoencoded, draw_edits, in_batches
 from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
+from claims.parts import Part, at_once
 from methods.diffedit import DiffEdit, diffedit, encoding_bound, noising_bound, printed_encoding_bound
 from methods.masks import latent_mask
 from methods.sampling import TOP
@@ -75,35 +76,38 @@ def grid_mask(models: Models, changed: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(best, changed.shape[-2:])
 
 
-def measure(models: Models, *, n: int, seed: int, ratios: tuple[float, ...] = RATIOS) -> Record:
+def measure(models: Models, *, n: int, seed: int, part: Part = at_once, ratios: tuple[float, ...] = RATIOS) -> Record:
     """n edits of one thing and n/2 of one of two things, by DiffEdit and by what is left of it without its parts."""
-    b, drawn = models.bundle, draw_edits(n, KINDS, seed + 20, things=1)
-    pairs = draw_edits(max(2, n // 2), KINDS[:3], seed + 21, things=2)
+    drawn, pairs = draw_edits(n, KINDS, seed + 20, things=1), draw_edits(max(2, n // 2), KINDS[:3], seed + 21, things=2)
     record: Record = dict(w=W, steps=STEPS, ratio=RATIO, r=R, kinds={k: len(drawn.rows(k)) for k in KINDS})
-
-    def way(drawn: Edits, settings: dict[str, Any], source: list[str] | None = None) -> Callable[[slice], DiffEdit]:
-        told = drawn.source if source is None else source
-        return lambda rows: diffedit(b, drawn.before[rows], told[rows], drawn.target[rows], w=W, steps=STEPS, r=R, paste=False,
-                                     seed=seed + rows.start, **settings)
-
     for name, edits, grid in (("one", drawn, ratios), ("two", pairs, ratios[::2])):
-        real = models.oracle.features(autoencoded(models, edits.after))
-        whole = autoencoded(models, edits.before).cpu()
-        part = dict(autoencoder_db=psnr(whole, edits.before, 1 - edits.changed).mean().item(),
-                    unedited=dict(lpips=0., csfid=csfid(models.oracle.features(autoencoded(models, edits.before)), edits.kinds, real,
-                                                        edits.kinds)))
-        part["curves"] = {variant: [dict(ratio=ratio) | scored(models, edits, way(edits, settings | dict(ratio=ratio)), real,
-                                                               masks=variant == "DiffEdit")
-                                    for ratio in grid] for variant, settings in VARIANTS.items()}
-        if name == "one":
-            at = dict(ratio=RATIO)
-            part["thresholds"] = [dict(threshold=t) | scored(models, edits, way(edits, at | dict(threshold=t)), real, masks=True)
-                                  for t in THRESHOLDS]
-            part["no reference"] = scored(models, edits, way(edits, at, [""] * n), real, masks=True)
-            part["quantile"] = scored(models, edits, way(edits, at | dict(clamp="quantile")), real, masks=True)
-            part["|mean Δ|"] = scored(models, edits, way(edits, at | dict(reduce="abs_mean")), real, masks=True)
-        record[name] = part
-    return record | dict(bound=measure_bound(models, drawn, seed, ratios))
+        record[name] = measure_ways(models, edits, seed, grid, lambda what, measured, name=name: part(f"{name}: {what}", measured),
+                                    settings=name == "one")
+    return record | dict(bound=part("bound", lambda: measure_bound(models, drawn, seed, ratios)))
+
+
+def measure_ways(models: Models, drawn: Edits, seed: int, ratios: tuple[float, ...], part: Part, settings: bool) -> Record:
+    """Every variant over the ratios; with `settings`, the thresholds and the ways to make the mask at one ratio too."""
+    b, real = models.bundle, models.oracle.features(autoencoded(models, drawn.after))
+    whole = autoencoded(models, drawn.before)
+
+    def score(name: str, how: dict[str, Any], masks: bool = True, told: list[str] = drawn.source) -> Record:
+        def way(rows: slice) -> DiffEdit:
+            return diffedit(b, drawn.before[rows], told[rows], drawn.target[rows], w=W, steps=STEPS, r=R, paste=False,
+                            seed=seed + rows.start, **how)
+        return part(name, lambda: scored(models, drawn, way, real, masks=masks))
+    found: Record = dict(
+        autoencoder_db=psnr(whole.cpu(), drawn.before, 1 - drawn.changed).mean().item(),
+        unedited=dict(lpips=0., csfid=csfid(models.oracle.features(whole), drawn.kinds, real, drawn.kinds)),
+        curves={variant: [dict(ratio=r) | score(f"{variant}, r = {r:g}", how | dict(ratio=r), masks=variant == "DiffEdit") for r in ratios]
+                for variant, how in VARIANTS.items()})
+    if settings:
+        at = dict(ratio=RATIO)
+        found["thresholds"] = [dict(threshold=t) | score(f"threshold {t:g}", at | dict(threshold=t)) for t in THRESHOLDS]
+        found["no reference"] = score("no reference", at, told=[""] * len(drawn.edits))
+        found["quantile"] = score("quantile", at | dict(clamp="quantile"))
+        found["|mean Δ|"] = score("|mean Δ|", at | dict(reduce="abs_mean"))
+    return found
 
 
 def measure_bound(models: Models, drawn: Edits, seed: int, ratios: tuple[float, ...]) -> Record:

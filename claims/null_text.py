@@ -2,11 +2,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
 from claims.common import Models, autoencoded, draw_edits, new_scenes
 from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
+from claims.parts import Part, at_once
 from methods.inversion import Inversion, invert, redo
 from methods.ladder import FAST, ladder
 from methods.null_text import null_text
@@ -20,6 +23,7 @@ from worlds.shapes import caption, render
 W, EDIT_W, STEPS = 7.5, 3., 25
 WS = (1., 2., 3., 5., 7.5)
 INNERS = (1, 2, 5, 10)
+SOLVED = (("adam", "empty"), ("adam-skip", "empty"), ("gauss-newton", "empty"), ("gauss-newton", "prompt"))
 KINDS = ("recolour", "reshape")
 CROSS, SELF = .8, .4
 Way = Callable[[Bundle, Tensor, list[str], float], Inversion]
@@ -35,40 +39,43 @@ WAYS: dict[str, Way] = {                         # name -> how a given picture i
 
 # --------------------------------------------------------------------------- reconstruction
 
-def measure_ladder(models: Models, *, n: int, seed: int) -> Record:
+def measure_ladder(models: Models, *, n: int, seed: int, part: Part = at_once) -> Record:
     """n given pictures there and back: the ladder, the round trip over w, null-text over its updates, its ablations; 2 n edits."""
     b, scenes = models.bundle, new_scenes(n, seed + 40)
     x, prompts = render(scenes), [caption(s) for s in scenes]
 
     def db(latents: Tensor) -> float:
         return psnr(b.decode(latents).cpu(), x).mean().item()
-    rungs = [dict(name=r.name, db=r.psnr.mean().item(), forwards=r.forwards, backwards=r.backwards)
-             for r in ladder(b, x, prompts, steps=STEPS, w=W)]
+
+    def tuned(how: dict[str, Any]) -> Record:
+        found = null_text(b, x, prompts, steps=STEPS, w=W, **how)
+        return dict(updates=found.updates.sum(0).double().mean().item(), forwards=found.forwards.double().mean().item(),
+                    backwards=found.backwards.double().mean().item(), db=db(found.z_bar))
     up = invert(b, x, prompts, steps=STEPS)
-    shell = {f"{w:g}": invert(b, x, prompts, steps=STEPS, w=w).start.std().item() for w in (1., W)}
     updates = [dict(inner=0, solver="none", updates=0., forwards=float(up.calls + 2 * STEPS), backwards=0., db=db(redo(b, up, w=W)[-1]))]
-    for solver, start in (("adam", "empty"), ("adam-skip", "empty"), ("gauss-newton", "empty"), ("gauss-newton", "prompt")):
+    for solver, start in SOLVED:
         for inner in INNERS if solver != "adam-skip" else INNERS[-1:]:
-            found = null_text(b, x, prompts, steps=STEPS, w=W, inner=inner, solver=solver, start=start)
-            updates.append(dict(inner=inner, solver=f"{solver}, {start}", updates=found.updates.sum(0).double().mean().item(),
-                                forwards=found.forwards.double().mean().item(), backwards=found.backwards.double().mean().item(),
-                                db=db(found.z_bar)))
+            name = f"{solver}, {start}"
+            updates.append(dict(inner=inner, solver=name) | part(
+                f"{name}, {inner} a step", partial(tuned, dict(inner=inner, solver=solver, start=start))))
     noise = Rng.of(seed, n).randn((n, *b.latent_shape))
     levels = Rng.of(seed + 10**6, n).randn((n, STEPS, *b.latent_shape)).transpose(0, 1)
-    ablation = {name: db(null_text(b, x, prompts, steps=STEPS, w=W, **how).z_bar) for name, how in (
-        ("as published", {}), ("one for all steps", dict(shared=True)), ("a random pivot", dict(noise=noise)),
-        ("no pivot", dict(noise=levels)))}
-    edits = measure_edits(models, n=2 * n, seed=seed)
-    return dict(w=W, steps=STEPS, rungs=rungs, start_std=shell, updates=updates, ablation=ablation, edits=edits,
-                trip=[dict(w=w, db=db(redo(b, up, w=w)[-1])) for w in WS])
+    ablation = {"as published": next(r["db"] for r in updates if (r["solver"], r["inner"]) == ("adam, empty", INNERS[-1]))}
+    for name, how in (("one for all steps", dict(shared=True)), ("a random pivot", dict(noise=noise)), ("no pivot", dict(noise=levels))):
+        ablation[name] = part(name, partial(tuned, how))["db"]
+    rungs = part("ladder", lambda: [dict(name=r.name, db=r.psnr.mean().item(), forwards=r.forwards, backwards=r.backwards)
+                                    for r in ladder(b, x, prompts, steps=STEPS, w=W)])
+    shell = {f"{w:g}": invert(b, x, prompts, steps=STEPS, w=w).start.std().item() for w in (1., W)}
+    return dict(w=W, steps=STEPS, rungs=rungs, start_std=shell, updates=updates, ablation=ablation,
+                edits=measure_edits(models, n=2 * n, seed=seed, part=part), trip=[dict(w=w, db=db(redo(b, up, w=w)[-1])) for w in WS])
 
 
-LADDER = Measurement("null_text", measure_ladder, 32, 0, ("ladder.png", "null_text_updates.png", "inverted_edits.png"))
+LADDER = Measurement("null_text", measure_ladder, 16, 0, ("ladder.png", "null_text_updates.png", "inverted_edits.png"))
 
 
 # --------------------------------------------------------------------------- editing
 
-def measure_edits(models: Models, *, n: int, seed: int) -> Record:
+def measure_edits(models: Models, *, n: int, seed: int, part: Part = at_once) -> Record:
     """n edits of given pictures by Prompt-to-Prompt on each way of inverting, with injection and without."""
     b, drawn = models.bundle, draw_edits(n, KINDS, seed + 41)
     rest = 1 - drawn.changed
@@ -77,16 +84,17 @@ def measure_edits(models: Models, *, n: int, seed: int) -> Record:
         right = models.oracle.right(pictures, [drawn.wanted[i] for i in rows]).double().mean().item()
         return dict(right=right, outside_db=psnr(pictures.cpu(), drawn.before[rows], rest[rows]).mean().item(),
                     true_db=psnr(pictures.cpu(), drawn.after[rows]).mean().item())
-    table: Record = {}
-    for name, way in WAYS.items():
+
+    def edited(way: Way) -> Record:
         made = way(b, drawn.before, drawn.source, EDIT_W)
-        table[name] = dict(calls=made.calls, back_db=psnr(b.decode(redo(b, made, w=EDIT_W)[-1]).cpu(), drawn.before).mean().item())
+        found: Record = dict(calls=made.calls, back_db=psnr(b.decode(redo(b, made, w=EDIT_W)[-1]).cpu(), drawn.before).mean().item())
         for how, cross, self_ in (("injected", CROSS, SELF), ("uninjected", 0., 0.)):
             raw = prompt_to_prompt(b, drawn.source, drawn.target, start=made, w=EDIT_W, cross=cross, self_=self_, paste=False).raw
-            table[name][how] = {kind: scored(raw[drawn.rows(kind)], drawn.rows(kind)) for kind in KINDS}
+            found[how] = {kind: scored(raw[drawn.rows(kind)], drawn.rows(kind)) for kind in KINDS}
+        return found
+    ways = {name: part(f"edits on {name}", partial(edited, way)) for name, way in WAYS.items()}
     floor = psnr(autoencoded(models, drawn.before).cpu(), drawn.before, rest).mean().item()
-    return dict(w=EDIT_W, steps=STEPS, cross=CROSS, self_=SELF, autoencoder_db=floor, ways=table)
-
+    return dict(w=EDIT_W, steps=STEPS, cross=CROSS, self_=SELF, n=n, autoencoder_db=floor, ways=ways)
 
 
 # --------------------------------------------------------------------------- judging

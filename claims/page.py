@@ -30,7 +30,7 @@ class Finding(NamedTuple):
 class Measurement(NamedTuple):
     """One run of models that one or more claims are judged by."""
     name: str                                    # the record is figures/<name>.json
-    run: Callable[..., Record]                   # (models, *, n, seed) -> record
+    run: Callable[..., Record]                   # (models, *, n, seed, part) -> record; part: see claims/parts.py
     n: int
     seed: int
     pictures: tuple[str, ...]                    # files of figures/ that are drawn from the record

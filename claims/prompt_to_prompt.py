@@ -8,6 +8,7 @@ from torch import Tensor
 
 from claims.common import Edits, Models, draw_edits, in_batches
 from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
+from claims.parts import Part, at_once
 from methods.prompt_to_prompt import prompt_to_prompt
 from metrics.image import psnr
 from metrics.mask import iou
@@ -60,14 +61,15 @@ def compared(models: Models, drawn: Edits, rows: Sequence[int], seed: int, cross
                 kept_db=kept.clamp(max=60).mean().item())
 
 
-def measure(models: Models, *, n: int, seed: int, crosses: tuple[float, ...] = CROSSES) -> Record:
+def measure(models: Models, *, n: int, seed: int, part: Part = at_once, crosses: tuple[float, ...] = CROSSES) -> Record:
     """n pairs of generated pictures, by kind, with injection and without; and recolouring over how long is injected."""
     drawn = draw_edits(n, KINDS, seed + 30)
-    kinds = {kind: {name: compared(models, drawn, drawn.rows(kind), seed, cross, self_)
-                    for name, cross, self_ in (("injected", CROSS, SELF), ("uninjected", 0., 0.))} for kind in KINDS}
-    rows = drawn.rows("recolour")
-    curve = [dict(cross=cross, self_=self_) | compared(models, drawn, rows, seed, cross, self_)
-             for self_ in (0., SELF) for cross in crosses]
+
+    def pairs(kind: str, cross: float, self_: float) -> Record:
+        return part(f"{kind}, cross {cross:g}, self {self_:g}",
+                    lambda: compared(models, drawn, drawn.rows(kind), seed, cross, self_))
+    kinds = {kind: {"injected": pairs(kind, CROSS, SELF), "uninjected": pairs(kind, 0., 0.)} for kind in KINDS}
+    curve = [dict(cross=cross, self_=self_) | pairs("recolour", cross, self_) for self_ in (0., SELF) for cross in crosses]
     return dict(w=W, steps=STEPS, cross=CROSS, self_=SELF, kinds=kinds, curve=curve)
 
 

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from claims.common import Models, autoencoded, draw_edits, in_batches, new_scenes, rank_correlation
 from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
+from claims.parts import Part, at_once
 from methods.sdedit import at_distance, bisect_t0, sdedit
 from metrics.features import kid, kid_subsets
 from metrics.image import l2, psnr, rmse
@@ -24,7 +25,7 @@ WALKS = {                                        # name -> walk, eta, whether th
 
 # --------------------------------------------------------------------------- C1, C2
 
-def measure_curve(models: Models, *, n: int, seed: int, t0s: tuple[float, ...] = T0, reference: int = 1024,
+def measure_curve(models: Models, *, n: int, seed: int, part: Part = at_once, t0s: tuple[float, ...] = T0, reference: int = 1024,
                   searches: int = 16) -> Record:
     """n stroke paintings to pictures at each t0 of each walk; then t0 bisected for some of them, one at a time."""
     b, oracle = models.bundle, models.oracle
@@ -40,18 +41,21 @@ def measure_curve(models: Models, *, n: int, seed: int, t0s: tuple[float, ...] =
                     kid=kid(found, real), kid_std=kid_subsets(found, real, Generator().manual_seed(seed), 50, size).std,
                     right=right.double().mean().item())
 
+    def walked(t0: float, walk: str, eta: float, told: bool) -> Record:
+        levels = []
+
+        def one(rows: slice) -> Tensor:
+            edit = sdedit(b, guides[rows], captions[rows] if told else "", t0=t0, walk=walk, eta=eta, steps=STEPS,
+                          w=W if told else 1., seed=seed + rows.start)
+            levels.append(edit.sigma)
+            return edit.picture
+        return dict(t0=t0, **seen(in_batches(one, n)), sigma=levels[0])
+
     walks = {}
     for name, (walk, eta, told) in WALKS.items():
         walks[name] = []
         for t0 in t0s:
-            levels = []
-
-            def one(rows: slice, t0=t0, walk=walk, eta=eta, told=told, levels=levels) -> Tensor:
-                edit = sdedit(b, guides[rows], captions[rows] if told else "", t0=t0, walk=walk, eta=eta, steps=STEPS,
-                              w=W if told else 1., seed=seed + rows.start)
-                levels.append(edit.sigma)
-                return edit.picture
-            walks[name].append(dict(t0=t0, **seen(in_batches(one, n)), sigma=levels[0]))
+            walks[name].append(part(f"{name}, t0 = {t0:g}", partial(walked, t0, walk, eta, told)))
 
     target = min(walks["VP, ancestral"], key=lambda r: abs(r["t0"] - .5))["rmse"]
     rounds, gaps = [], []
@@ -132,7 +136,8 @@ def painted_edit(scene: Scene, edit: SceneEdit, generator: Generator) -> tuple[T
     return torch.where(mask > 0, strokes(apply(scene, edit), generator), render(scene)), mask
 
 
-def measure_masks(models: Models, *, n: int, seed: int, t0s: tuple[float, ...] = (.3, .4, .5, .6, .7)) -> Record:
+def measure_masks(models: Models, *, n: int, seed: int, part: Part = at_once,
+                  t0s: tuple[float, ...] = (.3, .4, .5, .6, .7)) -> Record:
     """n painted local edits, with their mask and without, at each t0."""
     b, oracle = models.bundle, models.oracle
     drawn, generator = draw_edits(n, KINDS, seed + 2), Generator().manual_seed(seed)      # "add" needs one thing and room for another
@@ -146,20 +151,20 @@ def measure_masks(models: Models, *, n: int, seed: int, t0s: tuple[float, ...] =
         each = {kind: [r for r, k in zip(right, kinds) if k == kind] for kind in KINDS}
         return dict(all=sum(right) / n, **{kind: sum(r) / len(r) for kind, r in each.items() if r})
 
-    rows = []
-    for t0 in t0s:
-        def edit(rows: slice, masked: bool, t0=t0) -> Tensor:
+    def edited(t0: float) -> Record:
+        def edit(rows: slice, masked: bool) -> Tensor:
             mask, original = (masks[rows], before[rows]) if masked else (None, None)
             found = sdedit(b, guides[rows], captions[rows], t0=t0, mask=mask, original=original, steps=STEPS, w=W,
                            seed=seed + rows.start)
             return torch.stack([found.picture, found.raw], 1)
         pasted, raw = in_batches(partial(edit, masked=True), n).cpu().unbind(1)
         loose, _ = in_batches(partial(edit, masked=False), n).cpu().unbind(1)
-        rows.append(dict(
+        return dict(
             t0=t0, with_mask=success(pasted), unpasted=success(raw), without_mask=success(loose),
             outside_change_pasted=((pasted - before).abs() * rest).max().item() / 2,
             outside_db_unpasted=psnr(raw, before, rest).mean().item(),
-            outside_db_without_mask=psnr(loose, before, rest).mean().item()))
+            outside_db_without_mask=psnr(loose, before, rest).mean().item())
+    rows = [part(f"t0 = {t0:g}", partial(edited, t0)) for t0 in t0s]
     floor = psnr(autoencoded(models, before).cpu(), before, rest).mean().item()
     return dict(w=W, steps=STEPS, margin=MARGIN, kinds={k: kinds.count(k) for k in KINDS}, rows=rows,
                 painting=success(guides), true=success(drawn.after), outside_db_autoencoder=floor)

@@ -36,9 +36,10 @@ from figures.style import BAND, BLUE, GREEN, GREY, ORANGE, RC, SKY, show
 from methods.sdedit import at_distance, bisect_t0, sdedit
 from metrics.image import psnr, rmse
 from notebooks.exercises import check
+from notebooks.public import public_model
 from samplers.schedule import Schedule
 from samplers.ve_sde import ve_sigma
-from weights import Bundle, WeightsError, load, load_reader
+from weights import Bundle, load, load_reader
 from worlds.files import read_picture
 from worlds.gaussian import GaussianWorld
 from worlds.shapes import Edit, apply, attributes, caption, render, sample_scene, strokes
@@ -454,12 +455,7 @@ check("01.3", mean_after)
 # without them, or without a GPU, this cell says so and stops.
 
 # %%
-try:
-    sd = load("sd-v1-5") if torch.cuda.is_available() else None
-except WeightsError:
-    sd = None
-if sd is None:
-    print("skipped: needs the weights of Stable Diffusion v1.5 and a CUDA GPU; neither comes with this repository")
-else:
-    photograph = read_picture(FIGURES / "hand" / "flower.jpg", size=sd.size)
+sd = public_model("stable-diffusion-v1-5")
+if sd is not None:
+    photograph = read_picture(FIGURES / "hand" / "flower.jpg", size=sd.size, grid=sd.grid)
     show(plt.figure().add_subplot(), sdedit(sd, photograph, "an orange flower, oil painting", t0=.6, w=7.5).picture)

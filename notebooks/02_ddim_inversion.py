@@ -38,12 +38,13 @@ from methods.ladder import ladder
 from methods.sweep import sheet, sweep
 from metrics.image import psnr
 from notebooks.exercises import check, slope
+from notebooks.public import public_model
 from samplers.ddim import ddim_step, sample
 from samplers.ddim import invert as walk_up
 from samplers.guidance import cfg
 from samplers.noise import Rng
 from samplers.schedule import Schedule
-from weights import WeightsError, load, load_reader
+from weights import load, load_reader
 from worlds.files import read_picture
 from worlds.gaussian import GaussianWorld
 from worlds.shapes import caption, render, sample_scene
@@ -608,13 +609,8 @@ check("02.3", answer)
 # this cell says so and stops.
 
 # %%
-try:
-    large = load("sd-v1-5") if torch.cuda.is_available() else None
-except WeightsError:
-    large = None
-if large is None:
-    print("skipped: needs the weights of Stable Diffusion v1.5 and a CUDA GPU; neither comes with this repository")
-else:
-    photograph = read_picture(FIGURES / "hand" / "flower.jpg", size=large.size)
+large = public_model("stable-diffusion-v1-5", torch.float32)
+if large is not None:
+    photograph = read_picture(FIGURES / "hand" / "flower.jpg", size=large.size, grid=large.grid)
     for r in ladder(large, photograph, "a photo of a flower", steps=50):
         print(f"{r.name:20s} {r.psnr.item():5.1f} dB   {r.forwards} calls, {r.backwards} with a gradient")

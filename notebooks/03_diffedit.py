@@ -39,11 +39,12 @@ from methods.sweep import sheet, sweep
 from metrics.image import psnr, rmse
 from metrics.mask import iou, precision, recall
 from notebooks.exercises import check
+from notebooks.public import public_model
 from samplers.convert import q_sample
 from samplers.ddim import invert
 from samplers.noise import Rng
 from samplers.schedule import Schedule
-from weights import Bundle, WeightsError, load, load_reader
+from weights import Bundle, load, load_reader
 from worlds.files import read_picture
 from worlds.gaussian import GaussianWorld
 from worlds.shapes import SIZES, Edit, apply, changed_mask, edits
@@ -427,7 +428,7 @@ for row, k in zip(axes, (0, 1)):
     for ax, (title, picture) in zip(row, drawn.items()):
         show(ax, picture[k], above=title if k == 0 else "")
     wish(row[0], pairs.target[k])
-fig.suptitle("r = 0.8: mask or not, encoded or noised", x=.01, ha="left", fontsize=11)
+_ = fig.suptitle("r = 0.8: mask or not, encoded or noised", x=.01, ha="left", fontsize=11)
 
 # %% [markdown]
 # ## 8. Back to x₀, to the bit
@@ -603,14 +604,9 @@ check("03.3", blend)
 # without them, or without a GPU, this cell says so and stops.
 
 # %%
-try:
-    sd = load("sd-v1-5") if torch.cuda.is_available() else None
-except WeightsError:
-    sd = None
-if sd is None:
-    print("skipped: needs the weights of Stable Diffusion v1.5 and a CUDA GPU; neither comes with this repository")
-else:
-    photograph = read_picture(FIGURES / "hand" / "flower.jpg", size=sd.size)
+sd = public_model("stable-diffusion-v1-5")
+if sd is not None:
+    photograph = read_picture(FIGURES / "hand" / "flower.jpg", size=sd.size, grid=sd.grid)
     edit = diffedit(sd, photograph, "a photograph of an orange flower", "a photograph of a blue flower", w=7.5)
     for ax, picture in zip(plt.subplots(1, 3)[1], (photograph, grey(edit.mask), edit.picture)):
         show(ax, picture)

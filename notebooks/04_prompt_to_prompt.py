@@ -43,7 +43,8 @@ from methods.variants import direct
 from metrics.image import psnr, rmse
 from metrics.mask import iou
 from notebooks.exercises import check
-from weights import WeightsError, load, load_reader
+from notebooks.public import public_model
+from weights import load, load_reader
 
 # %%
 plt.rcParams.update(RC)
@@ -345,7 +346,7 @@ volume = sweep(lambda c: prompt_to_prompt(b, d.source[row], d.source[row], weigh
 fig, axes = plt.subplots(1, 5, figsize=(6.4, 1.9), layout="constrained")
 for ax, setting, r in zip(axes, volume.settings, volume.results):
     show(ax, r.raw, above=f"c = {setting['c']:g}")
-fig.suptitle(f"“{nouns[row]}” in “{d.source[row]}”", x=.01, ha="left", fontsize=10)
+_ = fig.suptitle(f"“{nouns[row]}” in “{d.source[row]}”", x=.01, ha="left", fontsize=10)
 moved = {s["c"]: rmse(r.raw, r.source_picture).item() for s, r in zip(volume.settings, volume.results)}
 print("distance to the picture:", "  ".join(f"c = {c:g}: {v:.4f}" for c, v in moved.items()))
 assert moved[1.] < 1e-3
@@ -529,13 +530,8 @@ check("04.3", share_out)
 # without them, or without a GPU, this cell says so and stops.
 
 # %%
-try:
-    sd = load("sd-v1-5") if torch.cuda.is_available() else None
-except WeightsError:
-    sd = None
-if sd is None:
-    print("skipped: needs the weights of Stable Diffusion v1.5 and a CUDA GPU; neither comes with this repository")
-else:
+sd = public_model("stable-diffusion-v1-5")
+if sd is not None:
     r = prompt_to_prompt(sd, "a squirrel eating a burger", "a lion eating a burger", w=7.5, blend=Blend("squirrel", "lion"))
     for ax, picture in zip(plt.subplots(1, 3)[1], (r.source_picture, 2 * r.mask - 1, r.picture)):
         show(ax, picture)

@@ -43,15 +43,17 @@ from methods.sweep import sheet, sweep
 from methods.variants import direct, edict, edit_friendly, negative_prompt
 from metrics.image import psnr
 from notebooks.exercises import check
+from notebooks.public import public_model
 from samplers.ddim import ddim_step
 from samplers.guidance import combine
 from samplers.noise import Rng
 from samplers.schedule import Schedule
-from weights import Bundle, WeightsError, load, load_reader
+from weights import Bundle, load, load_reader
 from weights.cache import CacheError
 from worlds.files import read_picture
 from worlds.gaussian import GaussianWorld
 
+# %%
 plt.rcParams.update(RC)
 FIGURES = Path(figures.style.__file__).parent
 MODEL, READER = "shapes", "shapes-reader"                                  # names of shipped weights, or paths
@@ -526,14 +528,9 @@ check("05.3", pull)
 # cell says so and stops.
 
 # %%
-try:
-    large = load("sd-v1-5") if torch.cuda.is_available() else None
-except WeightsError:
-    large = None
-if large is None:
-    print("skipped: needs the weights of Stable Diffusion v1.5 and a CUDA GPU; neither comes with this repository")
-else:
-    photograph, was = read_picture(FIGURES / "hand" / "flower.jpg", size=large.size), "a photo of a white flower"
+large = public_model("stable-diffusion-v1-5", torch.float32)
+if large is not None:
+    photograph, was = read_picture(FIGURES / "hand" / "flower.jpg", size=large.size, grid=large.grid), "a photo of a white flower"
     kept = null_text(large, photograph, was, **FAST)
     changed = prompt_to_prompt(large, was, "a photo of a red flower", start=kept, cross=.8, self_=.4)
     show(plt.figure().add_subplot(), changed.picture, "a photo of a red flower")

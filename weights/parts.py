@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -15,18 +16,19 @@ from weights.catalogue import find_known, here
 from weights.configs import Config, build
 from weights.files import WeightsError, _replacing
 
+Net = TypeVar("Net", bound=nn.Module)
 LATENT_SCALE = .18215                                # of Stable Diffusion's autoencoder (arXiv:2112.10752v2, App. G)
 LATENT_SIDE = 64                                     # of the latents it was trained on
 
 
-def bare(path: Path, cls: type[nn.Module], config: Config) -> nn.Module:
-    """The net without its weights: it takes no memory."""
+def bare(path: Path, cls: type[Net], config: Config, mend: str = "take a Stable Diffusion v1 model") -> Net:
+    """The net without its weights: it takes no memory. Raises WeightsError with the mend where no such net can be built."""
     try:
         with torch.device("meta"):
             return build(config, cls)
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise WeightsError(f"model: {path} describes a {cls.__name__} that cannot be built ({type(error).__name__}: {error}); "
-                           "take a Stable Diffusion v1 model") from None
+                           f"{mend}") from None
 
 
 def fit_together(path: Path, net: UNet, text: TextTransformer | None, vae: AutoencoderKL | None) -> None:

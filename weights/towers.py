@@ -25,6 +25,7 @@ from weights.configs import ACTIVATIONS, Config, Shapes
 from weights.files import WeightsError
 from weights.layouts import BUFFERS
 from weights.mapped import Checkpoint, read_json, some
+from weights.parts import bare
 from weights.torchscript import archive_tensors, is_archive
 from weights.tower_names import (
     clip_of_shapes,
@@ -37,6 +38,7 @@ from weights.tower_names import (
 )
 
 Device = torch.device | str
+AGAIN = "fetch it again"
 AT_ONCE = 32                                         # tensors that are read through one mapping of the file
 EXTRAS = {                                           # what a file may hold besides weights
     "CLIP": r"(input_resolution|context_length|vocab_size|(.*\.)?attn_mask)",
@@ -126,14 +128,6 @@ def _fill(file: Unpacked, kind: Kind, net: nn.Module, names: dict[str, str], dev
     return file.pour(net, names, device, dtype or torch.float32)
 
 
-def _meta(path: Path, cls: type[nn.Module], config: Config) -> Any:
-    try:
-        with torch.device("meta"):
-            return cls(**config)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise WeightsError(f"model: {path} describes a {cls.__name__} that cannot be built ({error}); fetch it again") from None
-
-
 def _lacks(path: Path, error: KeyError) -> WeightsError:
     return WeightsError(f"model: {path} lacks {error.args[0]!r}, without which the rest cannot be placed; fetch it again")
 
@@ -151,11 +145,11 @@ def load_clip(path: Path | str, device: Device = "cpu", dtype: torch.dtype | Non
     names_of = {"openai": clip_openai_names, "transformers": clip_transformers_names}[kind.layout]
     smallest = dict(size=1, patch=1, width=1, layers=1, heads=1, embed=1, vocab=1, length=1, text_width=1, text_layers=1, text_heads=1)
     try:
-        config = clip_of_shapes(_without(file.shapes, kind.prefix), names_of(_meta(file.path, CLIP, smallest)))
+        config = clip_of_shapes(_without(file.shapes, kind.prefix), names_of(bare(file.path, CLIP, smallest)))
     except KeyError as error:
         raise _lacks(file.path, error) from None
     config |= _said_beside(file.path, kind.layout)
-    net = _meta(file.path, CLIP, config if activation is None else config | {"activation": activation})
+    net = bare(file.path, CLIP, config if activation is None else config | {"activation": activation}, AGAIN)
     return _fill(file, kind, net, names_of(net), device, dtype)
 
 
@@ -187,10 +181,10 @@ def load_dino(path: Path | str, device: Device = "cpu", dtype: torch.dtype | Non
     names_of = {"official": dino_official_names, "transformers": dino_transformers_names}[kind.layout]
     smallest = dict(size=1, patch=1, width=1, layers=1, heads=1)
     try:
-        config = dino_of_shapes(_without(file.shapes, kind.prefix), names_of(_meta(file.path, DINO, smallest)))
+        config = dino_of_shapes(_without(file.shapes, kind.prefix), names_of(bare(file.path, DINO, smallest)))
     except KeyError as error:
         raise _lacks(file.path, error) from None
-    net = _meta(file.path, DINO, config)
+    net = bare(file.path, DINO, config, AGAIN)
     return _fill(file, kind, net, names_of(net), device, dtype)
 
 
