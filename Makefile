@@ -24,8 +24,9 @@ figures: .venv/plain
 weights: .venv/plain
 	for recipe in $(RECIPES); do $(RUN) -m training.$$recipe || exit $$?; done
 
-bench: .venv/plain
+bench: .venv/full
 	$(RUN) -m claims.bench
+	$(RUN) -m claims.speed
 
 claims: .venv/plain
 	$(RUN) -m claims all

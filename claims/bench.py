@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from torch import Generator
 
 from claims.common import Models, autoencoded, in_batches, new_scenes, open_models, rounded
-from claims.page import RECORDS, ROOT, read_record
+from claims.page import README, RECORDS, between, read_record
 from figures.make import make
 from methods.cli import exit_code
 from methods.sampling import generate
@@ -33,7 +33,6 @@ TWO_WS = (2., 3., 5.)
 T0 = (.5, .6, .7, .8)
 STEPS = 16
 SEED = 7
-README = ROOT / "README.md"
 
 
 # --------------------------------------------------------------------------- measuring
@@ -173,15 +172,6 @@ def table(parts: dict[str, Part]) -> str:
     return "\n".join(["| figure | floor | measured | n | seed | reached |", "|---|---|---|---|---|---|", *lines])
 
 
-def into_readme(text: str, parts: dict[str, Part]) -> str:
-    """README's text with the table between <!-- bench --> and <!-- /bench -->; ValueError where these are missing."""
-    start, end = "<!-- bench -->", "<!-- /bench -->"
-    if text.count(start) != 1 or text.count(end) != 1:
-        raise ValueError(f"README.md: holds no place for the table; put {start} and {end} on lines of their own")
-    before, rest = text.split(start)
-    return f"{before}{start}\n{table(parts)}\n{end}{rest.split(end)[1]}"
-
-
 def into_manifest(records: dict[str, Any], parts: dict[str, Part]) -> dict[str, Any]:
     """The manifest with the measured figures under each file's "bench"; what its recipe measured, under "figures", is kept."""
     found = {name: {**record, "bench": {}} for name, record in records.items()}
@@ -214,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
     make(("w_curve.png", "bench.png"), folder, folder)
     if folder == RECORDS:
         write_json(MANIFEST, into_manifest(manifest(), parts))
-        README.write_text(into_readme(README.read_text(encoding="utf-8"), parts), encoding="utf-8")
+        README.write_text(between(README.read_text(encoding="utf-8"), "bench", table(parts)), encoding="utf-8")
     print(table(parts))
     return 0
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "figures"
 PAGE = ROOT / "CLAIMS.md"
+README = ROOT / "README.md"
 
 HOLDS, PARTLY, FAILS = "holds", "partly", "does not hold"
 UNJUDGED, UNMEASURED = "cannot be judged here", "not yet measured"
@@ -96,3 +97,12 @@ either.
 
 {rules}
 """
+
+
+def between(text: str, name: str, inside: str) -> str:
+    """A page with `inside` between its lines <!-- name --> and <!-- /name -->. Raises ValueError where these are missing."""
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise ValueError(f"README.md: holds no place for the table; put {start} and {end} on lines of their own")
+    before, rest = text.split(start)
+    return f"{before}{start}\n{inside}\n{end}{rest.split(end)[1]}"

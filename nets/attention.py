@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from nets.layers import Linear
+
 
 class Site(NamedTuple):
     """Where an attention layer stands: its place in the net, what it attends to, and the size of its feature map."""
@@ -81,10 +83,10 @@ class Attention(nn.Module):
             raise ValueError(f"heads={heads} must divide the attention width {width}")
         self.heads = heads
         self.causal = causal
-        self.to_q = nn.Linear(width, width, bias=bias)
-        self.to_k = nn.Linear(ctx_width or width, width, bias=bias)
-        self.to_v = nn.Linear(ctx_width or width, width, bias=bias)
-        self.to_out = nn.Linear(width, width)
+        self.to_q = Linear(width, width, bias=bias)
+        self.to_k = Linear(ctx_width or width, width, bias=bias)
+        self.to_v = Linear(ctx_width or width, width, bias=bias)
+        self.to_out = Linear(width, width)
 
     def forward(self, x: Tensor, ctx: Tensor | None = None, tap: Tap | None = None, site: Site | None = None) -> Tensor:
         """(b i d) -> (b i d). The tap is called with the probabilities (b h i j) and `site`, if it wants this site."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nets.layers import Conv2d, Linear
+
 
 class ResBlock(nn.Module):
     """x + conv(SiLU(norm(conv(SiLU(norm(x))) + W·emb))): (b c_in y x) -> (b c_out y x).
@@ -15,11 +17,11 @@ class ResBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, *, groups: int, eps: float, emb_width: int | None = None):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, c_in, eps)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.shift = nn.Linear(emb_width, c_out) if emb_width else None
+        self.conv1 = Conv2d(c_in, c_out, 3, padding=1)
+        self.shift = Linear(emb_width, c_out) if emb_width else None
         self.norm2 = nn.GroupNorm(groups, c_out, eps)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.conv2 = Conv2d(c_out, c_out, 3, padding=1)
+        self.skip = Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -34,7 +36,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nets.attention import Tap
+from nets.layers import Linear
 from nets.text import TextTransformer, quick_gelu
 from nets.vit import VisionTransformer, view
 
@@ -47,8 +48,8 @@ class CLIP(nn.Module):
                                        patch_bias=False, norm_in=True)
         self.text = TextTransformer(vocab=vocab, length=length, width=text_width, layers=text_layers, heads=text_heads,
                                     activation=activation)
-        self.image_projection = nn.Linear(width, embed, bias=False)
-        self.text_projection = nn.Linear(text_width, embed, bias=False)
+        self.image_projection = Linear(width, embed, bias=False)
+        self.text_projection = Linear(text_width, embed, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # Sec. 2.5: ln 1/τ; trained it is about ln 100
         nn.init.normal_(self.image_projection.weight, std=width ** -0.5)
         nn.init.normal_(self.text_projection.weight, std=text_width ** -0.5)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nets.attention import Tap
 from nets.blocks import ResBlock, Upsample
+from nets.layers import Conv2d, Linear
 from nets.vae import EPS, Downsample, SpatialAttention
 
 
@@ -40,8 +41,8 @@ class DDPM(nn.Module):
             res = ResBlock(c_in, c_out, groups=norm_groups, eps=EPS, emb_width=emb_width)
             return nn.ModuleDict({"res": res, "attention": SpatialAttention(c_out, norm_groups) if attend else nn.Identity()})
 
-        self.time1, self.time2 = nn.Linear(width, emb_width), nn.Linear(emb_width, emb_width)
-        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+        self.time1, self.time2 = Linear(width, emb_width), Linear(emb_width, emb_width)
+        self.conv_in = Conv2d(channels, width, 3, padding=1)
         c, skips = width, [width]                                          # channels of h, and of the maps kept for the way up
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for k, m in enumerate(mult):
@@ -62,7 +63,7 @@ class DDPM(nn.Module):
                 c = width * m
             self.up.append(nn.ModuleDict({"stages": stages, "resample": Upsample(c) if k > 0 else nn.Identity()}))
         self.norm_out = nn.GroupNorm(norm_groups, c, EPS)
-        self.conv_out = nn.Conv2d(c, channels, 3, padding=1)
+        self.conv_out = Conv2d(c, channels, 3, padding=1)
 
     def forward(self, x_t: Tensor, t: float | Tensor, ctx: Tensor | None = None, tap: Tap | None = None) -> Tensor:
         """The noise in pictures x_t (b c y x) in [−1, 1] at time t, a number or one or b numbers, trained on 0..999 -> (b c y x).

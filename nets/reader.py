@@ -12,6 +12,7 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
 from nets.attention import Attention
+from nets.layers import Conv2d, Linear
 
 
 class Reader(nn.Module):
@@ -27,8 +28,8 @@ class Reader(nn.Module):
         widths = (width, 2 * width, 4 * width)
         stem, c = [], 3
         for w in widths:                                               # each level halves the map
-            stem += [nn.Conv2d(c, w, 3, stride=2, padding=1), nn.GroupNorm(8, w), nn.SiLU(),
-                     nn.Conv2d(w, w, 3, padding=1), nn.GroupNorm(8, w), nn.SiLU()]
+            stem += [Conv2d(c, w, 3, stride=2, padding=1), nn.GroupNorm(8, w), nn.SiLU(),
+                     Conv2d(w, w, 3, padding=1), nn.GroupNorm(8, w), nn.SiLU()]
             c = w
         self.stem = nn.Sequential(*stem)
         self.place = nn.Parameter(.02 * torch.randn(1, (size // 8) ** 2, c))
@@ -36,7 +37,7 @@ class Reader(nn.Module):
         self.queries = nn.Parameter(.02 * torch.randn(len(self.attributes), c))
         self.look = Attention(c, c, heads)
         self.norm = nn.LayerNorm(c)
-        self.heads = nn.ModuleList(nn.Linear(c, n) for n in self.attributes.values())
+        self.heads = nn.ModuleList(Linear(c, n) for n in self.attributes.values())
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         h = self.map(pictures)
@@ -65,7 +66,7 @@ class Layer(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(c), nn.LayerNorm(c)
         self.attention = Attention(c, heads=heads)
-        self.mlp = nn.Sequential(nn.Linear(c, 2 * c), nn.GELU(), nn.Linear(2 * c, c))
+        self.mlp = nn.Sequential(Linear(c, 2 * c), nn.GELU(), Linear(2 * c, c))
 
     def forward(self, h: Tensor) -> Tensor:
         h = h + self.attention(self.norm1(h))

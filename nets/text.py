@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nets.attention import Attention
+from nets.layers import Linear
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -66,8 +67,8 @@ class TextLayer(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attention = Attention(width, heads=heads, bias=True, causal=causal)
         self.norm2 = nn.LayerNorm(width)
-        self.linear1 = nn.Linear(width, 4 * width)
-        self.linear2 = nn.Linear(4 * width, width)
+        self.linear1 = Linear(width, 4 * width)
+        self.linear2 = Linear(4 * width, width)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from nets.attention import Attention, Site, Tap, wants
 from nets.blocks import ResBlock, Upsample
+from nets.layers import Conv2d, Linear
 
 
 class UNet(nn.Module):
@@ -52,7 +53,7 @@ class UNet(nn.Module):
             return Stage(ResBlock(c_in, c_out, groups=norm_groups, eps=1e-5, emb_width=emb_width), transformer)
 
         self.time = TimeEmbedding(width, emb_width)
-        self.conv_in = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.conv_in = Conv2d(in_channels, width, 3, padding=1)
 
         c = width  # channels of h
         skips = [c]  # channels of the maps kept for the way up
@@ -79,7 +80,7 @@ class UNet(nn.Module):
             self.up.append(Level(stages, Upsample(c) if level > 0 else None))
 
         self.norm_out = nn.GroupNorm(norm_groups, width, eps=1e-5)
-        self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
+        self.conv_out = Conv2d(width, out_channels, 3, padding=1)
 
         # every residual branch starts as zero, and so does the prediction
         branches = [m.conv2 for m in self.modules() if isinstance(m, ResBlock)]
@@ -148,7 +149,7 @@ def widen_input(net: UNet, extra: int) -> UNet:
     """
     net = copy.deepcopy(net)
     old = net.conv_in
-    new = nn.Conv2d(old.in_channels + extra, old.out_channels, 3, padding=1).to(old.weight)
+    new = Conv2d(old.in_channels + extra, old.out_channels, 3, padding=1).to(old.weight)
     with torch.no_grad():
         new.weight.zero_()
         new.weight[:, : old.in_channels] = old.weight
@@ -166,8 +167,8 @@ class TimeEmbedding(nn.Module):
     def __init__(self, width: int, out_width: int):
         super().__init__()
         self.width = width
-        self.linear1 = nn.Linear(width, out_width)
-        self.linear2 = nn.Linear(out_width, out_width)
+        self.linear1 = Linear(width, out_width)
+        self.linear2 = Linear(out_width, out_width)
 
     def forward(self, t: Tensor) -> Tensor:
         wave = sinusoid(t, self.width).to(self.linear1.weight.dtype)
@@ -215,7 +216,7 @@ class Transformer(nn.Module):
         self.name = name
         self.level = level  # the map is 2**level times smaller than the latent
         self.norm = nn.GroupNorm(norm_groups, width, eps=1e-6)
-        self.proj_in = nn.Conv2d(width, width, 1)
+        self.proj_in = Conv2d(width, width, 1)
         self.norm1 = nn.LayerNorm(width)
         self.attn1 = Attention(width, heads=heads)
         if ctx_width is None:  # ours: a net without text has no cross-attention at all
@@ -225,7 +226,7 @@ class Transformer(nn.Module):
             self.attn2 = Attention(width, ctx_width, heads)
         self.norm3 = nn.LayerNorm(width)
         self.ff = FeedForward(width)
-        self.proj_out = nn.Conv2d(width, width, 1)
+        self.proj_out = Conv2d(width, width, 1)
 
     def sites(self, res: tuple[int, int]) -> list[Site]:
         kinds = ("self",) if self.attn2 is None else ("self", "cross")
@@ -246,8 +247,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.linear1 = nn.Linear(width, 8 * width)
-        self.linear2 = nn.Linear(4 * width, width)
+        self.linear1 = Linear(width, 8 * width)
+        self.linear2 = Linear(4 * width, width)
 
     def forward(self, z: Tensor) -> Tensor:
         value, gate = self.linear1(z).chunk(2, dim=-1)
@@ -259,7 +260,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)

@@ -8,12 +8,14 @@ Letters: b batch, c channels, y x rows and columns.
 """
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from nets.attention import Attention
 from nets.blocks import ResBlock, Upsample
+from nets.layers import Conv2d
 
 EPS = 1e-6  # of every GroupNorm in this file
 
@@ -33,8 +35,8 @@ class AutoencoderKL(nn.Module):
         widths = [width * m for m in mult]
         shared = dict(blocks=blocks, norm_groups=norm_groups, mid_attention=mid_attention)
         self.encoder = Encoder(channels, widths, 2 * latent_channels, **shared)
-        self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
-        self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
+        self.quant_conv = Conv2d(2 * latent_channels, 2 * latent_channels, 1)
+        self.post_quant_conv = Conv2d(latent_channels, latent_channels, 1)
         self.decoder = Decoder(latent_channels, widths[::-1], channels, **shared)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,12 +46,13 @@ class AutoencoderKL(nn.Module):
         """
         if x.shape[-2] % self.factor or x.shape[-1] % self.factor:
             raise ValueError(f"x must have rows and columns divisible by {self.factor}, not {tuple(x.shape[-2:])}")
-        mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
+        x = x.to(memory_format=torch.channels_last)  # then no convolution brings the maps into another order
+        mean, logvar = self.quant_conv(self.encoder(x)).contiguous().chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
 
     def decode(self, z: Tensor) -> Tensor:
         """Unscaled latents (b latent_channels y x) -> pictures (b channels f·y f·x), near [−1, 1] but not clamped."""
-        return self.decoder(self.post_quant_conv(z))
+        return self.decoder(self.post_quant_conv(z).to(memory_format=torch.channels_last)).contiguous()
 
 
 class Encoder(nn.Module):
@@ -57,7 +60,7 @@ class Encoder(nn.Module):
 
     def __init__(self, c_in: int, widths: list[int], c_out: int, *, blocks: int, norm_groups: int, mid_attention: bool):
         super().__init__()
-        self.conv_in = nn.Conv2d(c_in, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(c_in, widths[0], 3, padding=1)
         self.levels = nn.ModuleList()
         for i, (before, here) in enumerate(zip([widths[0], *widths], widths)):
             level = [ResBlock(before if j == 0 else here, here, groups=norm_groups, eps=EPS) for j in range(blocks)]
@@ -66,7 +69,7 @@ class Encoder(nn.Module):
             self.levels.append(nn.Sequential(*level))
         self.mid = middle(widths[-1], norm_groups, mid_attention)
         self.norm_out = nn.GroupNorm(norm_groups, widths[-1], EPS)
-        self.conv_out = nn.Conv2d(widths[-1], c_out, 3, padding=1)
+        self.conv_out = Conv2d(widths[-1], c_out, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
@@ -80,7 +83,7 @@ class Decoder(nn.Module):
 
     def __init__(self, c_in: int, widths: list[int], c_out: int, *, blocks: int, norm_groups: int, mid_attention: bool):
         super().__init__()
-        self.conv_in = nn.Conv2d(c_in, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(c_in, widths[0], 3, padding=1)
         self.mid = middle(widths[0], norm_groups, mid_attention)
         self.levels = nn.ModuleList()
         for i, (before, here) in enumerate(zip([widths[0], *widths], widths)):
@@ -89,7 +92,7 @@ class Decoder(nn.Module):
                 level.append(Upsample(here))
             self.levels.append(nn.Sequential(*level))
         self.norm_out = nn.GroupNorm(norm_groups, widths[-1], EPS)
-        self.conv_out = nn.Conv2d(widths[-1], c_out, 3, padding=1)
+        self.conv_out = Conv2d(widths[-1], c_out, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
@@ -122,7 +125,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)))

@@ -202,11 +202,11 @@ def test_of_equally_good_scales_the_smaller_is_taken():
 
 def test_the_readme_gets_the_table_between_its_marks_and_twice_is_once():
     text = "before\n<!-- bench -->\nold\n<!-- /bench -->\nafter\n"
-    once = bench.into_readme(text, single(.97))
-    assert once == bench.into_readme(once, single(.97)) and "old" not in once and "97.0 %" in once
+    once = page.between(text, "bench", bench.table(single(.97)))
+    assert once == page.between(once, "bench", bench.table(single(.97))) and "old" not in once and "97.0 %" in once
     assert once.startswith("before\n") and once.endswith("\nafter\n")
     with pytest.raises(ValueError, match="<!-- bench -->"):
-        bench.into_readme("nothing here", single(.97))
+        page.between("nothing here", "bench", "")
 
 
 def test_the_manifest_gets_figures_and_keeps_the_rest():
@@ -231,7 +231,7 @@ def test_every_record_is_of_the_weights_that_are_shipped():
 
 def test_the_table_in_the_readme_is_the_bench():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert bench.into_readme(text, read_record("bench")["parts"]) == text
+    assert page.between(text, "bench", bench.table(read_record("bench")["parts"])) == text
 
 
 # --------------------------------------------------------------------------- figures and the command line

@@ -14,7 +14,7 @@ FLOOR = {"worlds", "nets", "samplers", "metrics", "training.fit"}               
 TOP = FLOOR | {"weights", "methods", "training"}
 ALLOWED = {**{layer: {layer} for layer in FLOOR}, "weights": FLOOR | {"weights"}, "training": TOP,
            "weights.verify": FLOOR | {"weights", "weights.verify", "methods"},
-           "methods": FLOOR | {"weights", "methods"}, "claims": TOP | {"claims", "figures"},
+           "methods": FLOOR | {"weights", "methods"}, "claims": TOP | {"claims", "figures", "weights.verify"},
            "figures": TOP | {"claims", "figures"}, "notebooks": TOP | {"claims", "figures", "notebooks"}}
 ROOMS = sorted({layer.split(".")[0] for layer in ALLOWED})
 NO_PAPER = {"__init__", "__main__", "cli", "demo", "masks", "sweep"}            # files of methods/ that are no method

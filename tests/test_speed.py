@@ -1,0 +1,79 @@
+"""The clock beside the reference programs: both sides do the same work, and a figure is what was measured."""
+import json
+
+import pytest
+import torch
+
+from claims import page, speed
+from claims.page import read_record
+from weights.verify import Setting
+
+pytest.importorskip("diffusers")
+SMALL = Setting("small")
+
+
+@pytest.mark.parametrize("name", ["unet", "decoder", "text"])
+def test_both_sides_give_the_same(name):
+    with torch.inference_mode():
+        pairs = list(speed.PAIRS[name](SMALL))
+        assert pairs and all(pair.error < 1e-5 for pair in pairs)
+        for pair in pairs:
+            torch.testing.assert_close(pair.ours(), speed.first(pair.theirs()), rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_has_its_error_said():
+    with torch.inference_mode():
+        pair, = speed.PAIRS["bfloat16"](SMALL)
+        assert 1e-4 < pair.error < .1 and pair.ours().dtype == torch.bfloat16 and pair.theirs().dtype == torch.float32
+
+
+def test_their_processor_reads_the_maps_that_our_tap_reads():
+    net = speed.drawn(speed.UNet, SMALL)
+    theirs, (x, t, ctx), ours_maps, their_maps = speed.twin_unet(net), speed.given(SMALL, net), [], []
+    theirs.set_attn_processor(speed.MapReader(their_maps))
+    with torch.inference_mode():
+        net(x, t, ctx, lambda probs, site: ours_maps.append(probs.mean(1)) or probs)
+        theirs(x, t, ctx)
+    assert len(ours_maps) == len(their_maps) == 2 * len(net.transformers())
+    for a, b in zip(ours_maps, their_maps):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_the_ratio_is_the_median_over_rounds_and_the_first_call_does_not_count(monkeypatch):
+    clock = iter([0, 1, 1, 3, 3, 7, 7, 10, 10, 16, 16, 22])                 # (1, 2), then theirs first: (4, 3), (6, 6)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
+    calls = []
+    pair = speed.Pair("it", .5, lambda: calls.append("ours"), lambda: calls.append("theirs"), "them 1.0")
+    row = speed.timed(pair, 3)
+    assert calls == ["ours", "theirs", "ours", "theirs", "theirs", "ours", "ours", "theirs"]
+    assert (row["ratio"], row["ours"], row["theirs"]) == (.75, 3, 4) and row["error"] is None
+
+
+def test_the_table_says_what_is_missed():
+    row = dict(name="it", target=.6, reference="them", ratio=.7, ours=.7, theirs=1., error=1e-6)
+    record = dict(rows=[row, row | dict(ratio=.6)], peak=dict(ours=2**30, theirs=2**31))
+    missed, reached, memory = speed.table(record).splitlines()[2:]
+    assert "| 0.70 | ≤ 0.6 | **missed** | 1e-06 |" in missed and "| yes |" in reached and "1.00 GiB | 2.00 GiB | 0.50" in memory
+
+
+def test_all_of_it_runs_small(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert speed.main(["--quick", "--rounds", "1"]) == 0
+    record = json.loads((tmp_path / "runs/quick/speed.json").read_text())
+    assert len(record["rows"]) == 6 and 0 < record["keys_share"] < 1 and min(record["peak"].values()) > 10**8
+    assert capsys.readouterr().out.count("load the model from its folder") == 2
+
+
+@pytest.mark.parametrize("argv", [["--rounds", "0"], ["--only", "everything"]])
+def test_a_request_that_makes_no_sense_is_refused(argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        speed.main(argv)
+    assert stop.value.code == 2 and argv[0] in capsys.readouterr().err
+
+
+def test_the_readme_shows_what_was_measured():
+    record = read_record("speed")
+    if record is None:
+        pytest.skip("python -m claims.speed has not been run on these nets")
+    text = page.README.read_text(encoding="utf-8")
+    assert page.between(text, "speed", speed.table(record)) == text
