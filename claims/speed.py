@@ -126,7 +126,7 @@ def text(s: Setting) -> Iterator[Pair]:
 
 
 def loading(s: Setting) -> Iterator[Pair]:
-    """A folder of diffusers, from the disk's cache until every weight has been read."""
+    """A folder of diffusers with its tokenizer, from the disk's cache until every weight has been read."""
     diffusers, transformers = reference("diffusers"), reference("transformers")
     for program in (diffusers, transformers):
         program.utils.logging.set_verbosity_error()
@@ -138,6 +138,7 @@ def loading(s: Setting) -> Iterator[Pair]:
         gc.collect()
 
         def theirs() -> float:
+            transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
             return touched(diffusers.UNet2DConditionModel.from_pretrained(folder / "unet"),
                            diffusers.AutoencoderKL.from_pretrained(folder / "vae"),
                            transformers.CLIPTextModel.from_pretrained(folder / "text_encoder"))
