@@ -223,6 +223,8 @@ def table(record: dict[str, Any]) -> str:
         ours, theirs = (record["peak"][who] for who in ALONE)
         lines.append(f"| U-Net, peak memory | {ours / 2**30:.2f} GiB | {theirs / 2**30:.2f} GiB | {ours / theirs:.2f} | ≤ 1 | "
                      f"{'yes' if ours <= theirs else '**missed**'} | |")
+    if "processor" in record:
+        lines += ["", f"*{record['processor']}, {record['threads']} threads, torch {record['torch']}; medians, both called in turn.*"]
     return "\n".join(["| what | ours | theirs | ratio | target | reached | difference |", "|---|---|---|---|---|---|---|", *lines])
 
 
