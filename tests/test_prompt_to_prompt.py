@@ -7,7 +7,7 @@ from methods.alignment import align
 from methods.attention_maps import Watch
 from methods.by_word import columns, count, equalise, spans
 from methods.inversion import invert, redo
-from methods.local_blend import Blend
+from methods.local_blend import Blend, blend_mask
 from methods.prompt_to_prompt import Control, Step, prompt_to_prompt, refine, replace, reweight
 from methods.sampling import generate
 from nets.tokenizer import WordTokenizer
@@ -231,7 +231,13 @@ def half_mask():
 def test_outside_the_words_the_target_is_the_source_and_the_pasted_picture_too(b):
     settings = dict(blend=Blend("circle", "star", threshold=.97, begin=.3), weights={"star": 5.}, steps=STEPS, seed=4)
     r = prompt_to_prompt(b, SOURCE, TARGET, **settings)
-    assert r.masks[0].all()                                                 # begins after .3 · 3 steps
+    assert r.masks[0].all() and not r.masks[1].all()                        # begins after .3 · 3 steps
+    told = [columns("blend", b.tokenizer, prompt, word) for prompt, word in ((SOURCE, "circle"), (TARGET, "star"))]
+    for i in (1, 2):                                                        # by the maps of all steps so far
+        source, target = r.maps[:i + 1].mean(0)[:, None]
+        assert torch.equal(r.masks[i], blend_mask(source, target, *told, [], (8, 8), settings["blend"]))
+    last = blend_mask(*r.maps[2][:, None], *told, [], (8, 8), settings["blend"])
+    assert not torch.equal(r.masks[2], last)
     assert 0 < r.masks[-1].mean() < 1 and ((r.masks == 0) | (r.masks == 1)).all()
     out = (r.masks[-1, 0, 0] == 0)
     assert torch.equal(r.path[-1][1, :, out], r.path[-1][0, :, out])
