@@ -9,6 +9,7 @@ from torch import Tensor
 from claims.common import Edits, Models, draw_edits, in_batches
 from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
 from claims.parts import Part, at_once
+from methods.local_blend import Blend
 from methods.prompt_to_prompt import prompt_to_prompt
 from metrics.image import psnr
 from metrics.mask import iou
@@ -40,13 +41,15 @@ def silhouette(pictures: Tensor, scenes: Sequence[Scene]) -> Tensor:
     return torch.stack(masks).float()
 
 
-def compared(models: Models, drawn: Edits, rows: Sequence[int], seed: int, cross: float, self_: float) -> Record:
-    """Pairs generated from one noise: success, layout and what was kept, over some of the edits."""
+def compared(models: Models, drawn: Edits, rows: Sequence[int], seed: int, cross: float, self_: float, blended: bool = False) -> Record:
+    """Pairs from one noise: success, layout and what was kept, over some of the edits. blended: only where the thing's word looks."""
     source, target = ([texts[i] for i in rows] for texts in (drawn.source, drawn.target))
+    blends = [Blend(*(scenes[i].things[drawn.edits[i].index].shape for scenes in (drawn.scenes, drawn.after_scenes))) if blended else None
+              for i in rows]
 
     def pair(part: slice) -> Tensor:
-        found = prompt_to_prompt(models.bundle, source[part], target[part], cross=cross, self_=self_, w=W, steps=STEPS,
-                                 seed=seed + part.start)
+        found = prompt_to_prompt(models.bundle, source[part], target[part], cross=cross, self_=self_, blend=blends[part], w=W,
+                                 steps=STEPS, seed=seed + part.start)
         return torch.stack([found.source_picture, found.raw], 1)
     before, after = in_batches(pair, len(rows), 32).unbind(1)
     made = models.oracle.right(before, [drawn.had[i] for i in rows])
@@ -62,13 +65,15 @@ def compared(models: Models, drawn: Edits, rows: Sequence[int], seed: int, cross
 
 
 def measure(models: Models, *, n: int, seed: int, part: Part = at_once, crosses: tuple[float, ...] = CROSSES) -> Record:
-    """n pairs of generated pictures, by kind, with injection and without; and recolouring over how long is injected."""
+    """n pairs of generated pictures, by kind, with injection and without, and blended; recolouring over how long is injected."""
     drawn = draw_edits(n, KINDS, seed + 30)
 
-    def pairs(kind: str, cross: float, self_: float) -> Record:
-        return part(f"{kind}, cross {cross:g}, self {self_:g}",
-                    lambda: compared(models, drawn, drawn.rows(kind), seed, cross, self_))
+    def pairs(kind: str, cross: float, self_: float, blended: bool = False) -> Record:
+        return part(f"{kind}, cross {cross:g}, self {self_:g}{', blended' if blended else ''}",
+                    lambda: compared(models, drawn, drawn.rows(kind), seed, cross, self_, blended))
     kinds = {kind: {"injected": pairs(kind, CROSS, SELF), "uninjected": pairs(kind, 0., 0.)} for kind in KINDS}
+    for kind in KINDS[:3]:                                                 # a background has no word whose maps are a place
+        kinds[kind]["blended"] = pairs(kind, CROSS, SELF, blended=True)
     curve = [dict(cross=cross, self_=self_) | pairs("recolour", cross, self_) for self_ in (0., SELF) for cross in crosses]
     return dict(w=W, steps=STEPS, cross=CROSS, self_=SELF, kinds=kinds, curve=curve)
 
@@ -79,11 +84,12 @@ LAYOUT = Measurement("layout", measure, 128, 0, ("layout.png",))
 def judge_layout(record: Record) -> Finding:
     """On recoloured pairs. Holds where injection raises the IoU of the two silhouettes by ≥ .2 to ≥ .75 and what neither covers by
     ≥ 8 dB, at a success at most 5 points lower. Partly where both rise. Else does not hold."""
-    with_, without = (record["kinds"]["recolour"][name] for name in ("injected", "uninjected"))
+    with_, without, blended = (record["kinds"]["recolour"][name] for name in ("injected", "uninjected", "blended"))
     gain, kept = with_["iou"] - without["iou"], with_["kept_db"] - without["kept_db"]
     strict = gain >= .2 and with_["iou"] >= .75 and kept >= 8 and with_["right"] >= without["right"] - .05
     ours = (f"recolour, injected / not: silhouette IoU {with_['iou']:.2f} / {without['iou']:.2f}, the rest {with_['kept_db']:.1f} / "
-            f"{without['kept_db']:.1f} dB, all right {with_['right']:.0%} / {without['right']:.0%}; IoU of the others " +
+            f"{without['kept_db']:.1f} dB, all right {with_['right']:.0%} / {without['right']:.0%}; with local blend too "
+            f"{blended['kept_db']:.1f} dB, {blended['right']:.0%}; IoU of the others " +
             ", ".join(f"{kind} {r['injected']['iou']:.2f} / {r['uninjected']['iou']:.2f}"
                       for kind, r in record["kinds"].items() if kind != "recolour"))
     return Finding(HOLDS if strict else PARTLY if gain > 0 and kept > 0 else FAILS, ours)

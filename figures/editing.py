@@ -112,6 +112,8 @@ def layout(folder: Path, models: Opener) -> Figure:
             rows = [p for p in r["curve"] if p["self_"] == self_]
             ax.plot([p["cross"] for p in rows], [p[key] for p in rows], marker=marker, color=colour,
                     label=f"self-attention for {self_:.0%} of the steps" if self_ else "cross-attention alone")
+        ax.plot(r["cross"], r["kinds"]["recolour"]["blended"][key], marker="*", markersize=13, color=GREEN, linestyle="",
+                label="both, and local blend")
         ax.set(title=title, xlabel="share of steps with the source's maps")
         if key != "kept_db":
             percent(ax)

@@ -137,7 +137,8 @@ def test_the_blend_must_be_nearer_to_the_truth_at_every_ratio(glide, verdict):
 
 
 def pairs(iou, kept, right=.95):
-    kind = {name: dict(iou=i, kept_db=k, right=r) for name, i, k, r in (("injected", iou, kept, right), ("uninjected", .5, 30., .97))}
+    kind = {name: dict(iou=i, kept_db=k, right=r) for name, i, k, r in (
+        ("injected", iou, kept, right), ("uninjected", .5, 30., .97), ("blended", iou, 45., right))}
     return dict(kinds=dict.fromkeys(prompt_to_prompt.KINDS, kind))
 
 
