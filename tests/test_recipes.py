@@ -126,6 +126,15 @@ def test_one_caption_in_ten_is_empty_and_the_others_never_lie():
     assert {t for t in told if t} == {caption(scene, size=a, background=b) for a in (True, False) for b in (True, False)}
 
 
+def test_what_is_hard_is_drawn_more_often_and_nothing_else():
+    rng = random.Random(3)
+    scenes = [sample_scene(rng) for _ in range(200)]
+    often = shapes.how_often(scenes, 3.)
+    hard = torch.tensor([any(t.shape == "flower" or t.texture == "dotted" for t in s.things) for s in scenes])
+    assert 0 < hard.sum() < 200 and (often[hard] == 3).all() and (often[~hard] == 1).all()
+    assert (shapes.how_often(scenes, 1.) == 1).all()
+
+
 def test_reader_labels_are_the_attributes():
     scenes = [sample_scene(random.Random(k)) for k in range(20)]
     found = shapes_reader.labels(scenes)

@@ -8,6 +8,9 @@ mean of the picture in its loss, and paints right shapes on muddy grounds; v see
 net is the unconditional one that guidance needs (arXiv:2207.12598v1). Latents are made once and kept in memory.
 Times are drawn with density ∝ t: near t = 0 the loss is mostly noise that nobody can predict, and what a text decides is decided
 where t is large. `two` is the share of scenes with two things; `init` goes on from the weights of an earlier run.
+Flowers and dots are learned last: after a million pictures four of five wrong answers were a flower painted as a circle or dots as
+stripes, and telling the word that is wrong cost the loss a tenth of what it costs for stars. `hard` draws scenes with them so many
+times as often.
 """
 from __future__ import annotations
 
@@ -33,6 +36,7 @@ from worlds.shapes import caption, render, sample_scene
 NET = dict(in_channels=8, out_channels=8, width=48, mult=(1, 2, 3), blocks=1, attention=(True, True, False), heads=4, ctx_width=128,
            norm_groups=8)
 LENGTH = 24
+HARD = ("flower", "dotted")                        # a shape and a texture
 
 
 def models(net: dict = NET, length: int = LENGTH) -> tuple[nn.ModuleDict, WordTokenizer, dict]:
@@ -46,6 +50,11 @@ def models(net: dict = NET, length: int = LENGTH) -> tuple[nn.ModuleDict, WordTo
 def told(scene: Scene, rng: random.Random) -> str:
     """A caption as a person would give it: empty one time in ten, else without sizes or background now and then."""
     return "" if rng.random() < .1 else caption(scene, size=rng.random() > .15, background=rng.random() > .15)
+
+
+def how_often(scenes: list[Scene], hard: float) -> Tensor:
+    """How often each scene is drawn, beside the others: `hard` times where a thing is HARD."""
+    return torch.tensor([hard if any({thing.shape, thing.texture} & set(HARD) for thing in scene.things) else 1. for scene in scenes])
 
 
 def make_latents(vae: Autoencoder, n: int, generator: Generator) -> tuple[list[Scene], Tensor]:
@@ -64,11 +73,12 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generat
     return l_simple(lambda z_t, t: modules["net"](z_t, t, ctx), schedule, z_0, t, eps, "v")              # Eq. (5) in v-form
 
 
-def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 40000, two: float = .5, warmup: int = 300,
-         seed: int = 0, init: str = "", state: str = "runs/shapes", vae: str = "shapes-vae", device: str = "auto",
+def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 40000, two: float = .5, hard: float = 1.,
+         warmup: int = 300, seed: int = 0, init: str = "", state: str = "runs/shapes", vae: str = "shapes-vae", device: str = "auto",
          out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, scenes=scenes, two=two, warmup=warmup, seed=seed, init=Path(init).name)
+    arguments = dict(steps=steps, batch=batch, lr=lr, scenes=scenes, two=two, hard=hard, warmup=warmup, seed=seed,
+                     init=Path(init).name)
     schedule = Schedule.cosine()
     known, latents = make_latents(load_autoencoder(vae, on), scenes // world, step_generator(seed, steps, rank))
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
@@ -77,10 +87,12 @@ def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 
     modules.to(on, memory_format=torch.channels_last)
 
     singles, doubles = (torch.tensor([i for i, s in enumerate(known) if len(s.things) == n]) for n in (1, 2))
+    often = how_often(known, hard)
 
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
         pairs = torch.rand(batch // world, generator=generator) < two
-        rows = torch.where(pairs, *(group[torch.randint(len(group), pairs.shape, generator=generator)] for group in (doubles, singles)))
+        rows = torch.where(pairs, *(group[torch.multinomial(often[group], len(pairs), replacement=True, generator=generator)]
+                                    for group in (doubles, singles)))
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         z_0, tokens = latents[rows].to(on, memory_format=torch.channels_last), tokenizer([told(known[i], rng) for i in rows.tolist()])
         return z_0, tokens.to(on)
