@@ -4,10 +4,11 @@ r(∅) = z*_s − z_s(z̄, ∅, C) has as many numbers as a latent; ∅ is an em
 step length and its own stop: one that is done leaves the batch and changes no more.
 
     adam           the published one: asks, updates, and only then looks whether the loss before the update was small
-    adam_skip      looks first
+    adam_skip      looks, and updates only where it was not
     gauss_newton   conjugate gradients on ‖r‖² with r linearised along the direction: the net is asked once more, a little
                    farther along, and where the straight line through both answers comes nearest to 0 is the step
 
+The last update is not looked at: the walk's own step, which has to be asked in any case, is the look (methods.null_text.walk).
 Forward passes, and those among them that are followed by a backward pass, are counted for each picture as if it were alone.
 """
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -48,7 +50,20 @@ class Spent:
             mine[live] += n
 
 
-class Step(NamedTuple):
+class Found(NamedTuple):
+    """What a solver found for each picture. ∅ to walk with, which may be new; the best that was looked at; its loss, ∞: none was."""
+    null: Tensor                                 # (b l d)
+    best: Tensor                                 # (b l d)
+    least: Tensor                                # (b,)
+
+    @classmethod
+    def of(cls, null: Tensor) -> Found:
+        """This, and no other."""
+        return cls(null, null, torch.full((len(null),), math.inf).to(null))
+
+
+@dataclass
+class Step:
     """One step of the guided walk, t → s, that is to end at `target`, z*_s, having begun at z, z̄_t."""
     b: Bundle
     z: Tensor
@@ -63,21 +78,21 @@ class Step(NamedTuple):
         """The pictures, by number."""
         return list(range(len(self.z)))
 
-    def both(self, null: Tensor) -> tuple[Tensor, Tensor]:
-        """(ε_∅, ε_C) for ∅ (b l d), asked in one batch as the walk down asks."""
+    @cached_property
+    def eps_c(self) -> Tensor:
+        """ε_C, which no ∅ changes: asked once."""
         with torch.no_grad():
-            eps_null, eps_c = self.b.eps(torch.cat([self.z] * 2), self.t, torch.cat([null, self.cond])).chunk(2)
-        return eps_null, eps_c
+            return self.b.eps(self.z, self.t, self.cond)
 
-    def miss(self, eps_null: Tensor, eps_c: Tensor, live: Sequence[int]) -> Tensor:
+    def miss(self, eps_null: Tensor, live: Sequence[int]) -> Tensor:
         """z*_s − z_s(z̄_t, ∅, C) of the live pictures, linear in ε_∅."""
-        eps_hat = combine(eps_null, eps_c, self.w)                         # Eq. (18)
+        eps_hat = combine(eps_null, self.eps_c[live], self.w)              # Eq. (18)
         return self.target[live] - ddim_step(self.b.schedule, self.z[live], eps_hat, self.t, self.s)       # Eq. (17)
 
 
 def adam(residual: Residual, loss: Loss, null: Tensor, live: list[int], inner: int, rate: float, enough: float,
-         spent: Spent, *, skip: bool = False) -> Tensor:
-    """At most `inner` updates of ∅ (b l d) by Adam (arXiv:1412.6980v9, Alg. 1) from a fresh state; the new ∅.
+         spent: Spent, *, skip: bool = False) -> Found:
+    """At most `inner` updates of ∅ (b l d) by Adam (arXiv:1412.6980v9, Alg. 1) from a fresh state.
 
     live: the pictures that need it. enough: the loss at which a picture is done. skip: look before the update.
     """
@@ -97,7 +112,7 @@ def adam(residual: Residual, loss: Loss, null: Tensor, live: list[int], inner: i
             null[moved], m[moved], v[moved] = adam_update(null[moved], g[moving], m[moved], v[moved], n, rate)
             spent.add(moved, backwards=1, updates=1)
         live = [j for j, done in zip(live, small) if not done]             # official code: looks after the update
-    return null
+    return Found.of(null)
 
 
 def adam_update(x: Tensor, g: Tensor, m: Tensor, v: Tensor, n: int, rate: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,26 +122,26 @@ def adam_update(x: Tensor, g: Tensor, m: Tensor, v: Tensor, n: int, rate: float)
 
 
 def adam_skip(residual: Residual, loss: Loss, null: Tensor, live: list[int], inner: int, rate: float, enough: float,
-              spent: Spent) -> Tensor:
+              spent: Spent) -> Found:
     """`adam`, but a picture whose loss is small enough is not moved."""
     return adam(residual, loss, null, live, inner, rate, enough, spent, skip=True)
 
 
 def gauss_newton(residual: Residual, loss: Loss, null: Tensor, live: list[int], inner: int, rate: float, enough: float,
-                 spent: Spent) -> Tensor:
-    """At most `inner` conjugate-gradient updates of ∅ (b l d), each with the step length of the linearised r; the new ∅.
+                 spent: Spent) -> Found:
+    """At most `inner` conjugate-gradient updates of ∅ (b l d), each with the step length of the linearised r.
 
         g = Jᵀ r;   d = −g + β d_before,   β = max(0, ⟨g, g − g_before⟩/⟨g_before, g_before⟩)     (Polak and Ribière, 1969)
         J d ≈ (r(∅ + h d) − r(∅))/h;   ∅ ← ∅ − d ⟨r, J d⟩/⟨J d, J d⟩
 
     ⟨r, J d⟩ = ⟨g, d⟩: the step is never uphill, but the straight line may hold less far than the step is long. An update
-    that made a picture worse is halved, from the best ∅ so far; what is given back is the best. An update costs two
-    forward passes and one backward pass, halving it one forward pass.
+    that made a picture worse is halved, from the best ∅ so far. An update costs two forward passes and one backward pass, halving
+    it one forward pass.
     """
     tiny, null, best = torch.finfo(null.dtype).tiny ** .5, null.clone(), null.clone()
     before, d = torch.zeros_like(null), torch.zeros_like(null)
     least, stuck = [math.inf] * len(null), [False] * len(null)
-    for n in range(inner + 1):
+    for _ in range(inner):
         if not live:
             break
         here = null[live].requires_grad_()
@@ -139,7 +154,7 @@ def gauss_newton(residual: Residual, loss: Loss, null: Tensor, live: list[int], 
             if value < least[j]:
                 stuck[j] = value > .95 * least[j]                          # ours: a twentieth gained is too little to go on
                 best[j], least[j] = null[j], value
-                going += [row] if value >= enough and not stuck[j] and n < inner else []
+                going += [row] if value >= enough and not stuck[j] else []
             else:                                                          # too far, or NaN: half as far, and a fresh direction
                 null[j], before[j], d[j] = (best[j] + null[j]) / 2, 0, 0
         live = [j for j in live if least[j] >= enough and not stuck[j]]
@@ -154,14 +169,17 @@ def gauss_newton(residual: Residual, loss: Loss, null: Tensor, live: list[int], 
                 jd = (residual(here + h * d[moved], moved) - r) / h[..., None]               # J d, by a difference
             null[moved] = here - d[moved] * dot(r, jd) / dot(jd, jd).clamp(min=tiny)
             spent.add(moved, forwards=1, backwards=1, updates=1)
-    return best
+    done = [j for j in range(len(null)) if j not in live]
+    null[done] = best[done]
+    return Found(null, best, torch.tensor(least, dtype=null.dtype, device=null.device))
 
 
 def between(step: Step, empty: Tensor, enough: float, spent: Spent) -> Tensor:
     """∅ = C + μ (∅_empty − C) with the largest μ in [0, 1] at which the mean of r², taken to be quadratic in μ, is `enough`."""
-    eps_null, eps_c = step.both(empty)
-    spent.add(step.every, forwards=2)
-    r, far = step.miss(eps_c, eps_c, step.every), step.miss(eps_null, eps_c, step.every)     # μ = 0: the step at w = 1
+    with torch.no_grad():
+        eps_null = step.b.eps(step.z, step.t, empty)
+    spent.add(step.every, forwards=1)
+    r, far = step.miss(step.eps_c, step.every), step.miss(eps_null, step.every)    # μ = 0: the step at w = 1
     a, half, c = (reduce(v, "b c y x -> b", "mean") for v in ((far - r) ** 2, r * (far - r), r ** 2))
     root = (half ** 2 - a * (c - enough)).clamp(min=0).sqrt() - half       # a μ² + 2 half μ + c = enough
     mu = torch.where(c < enough, root / a.clamp(min=torch.finfo(a.dtype).tiny), 0).clamp(0, 1)
@@ -173,4 +191,4 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
     return reduce(x.flatten(1) * y.flatten(1), "b n -> b 1 1", "sum")
 
 
-SOLVERS: dict[str, Callable[..., Tensor]] = {"adam": adam, "adam-skip": adam_skip, "gauss-newton": gauss_newton}
+SOLVERS: dict[str, Callable[..., Found]] = {"adam": adam, "adam-skip": adam_skip, "gauss-newton": gauss_newton}

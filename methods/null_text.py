@@ -33,7 +33,7 @@ from einops import reduce
 from torch import Tensor
 
 from methods.inversion import Inversion, invert, spread
-from methods.null_solvers import SOLVERS, Spent, Step, adam_update, between
+from methods.null_solvers import SOLVERS, Found, Spent, Step, adam_update, between
 from methods.sampling import TOP
 from samplers.convert import q_sample
 from samplers.ddim import ddim_step
@@ -114,11 +114,13 @@ def null_text(b: Bundle, x: Tensor, prompt: str | Sequence[str], *, steps: int =
         null = run.nulls[-1] if len(run.nulls) else first                  # Alg. 1 l. 8: a warm start
         if w > 1 and not shared:
             rate, enough = lr * (1 - i / steps / 2), stop * (1 + 100 * i / steps)       # official code, for its 50 steps
+            spent.add(step.every, forwards=1)                              # step.eps_c
             if start == "between":
                 null = between(step, empty, enough / 2, spent)             # ours: half, for the curvature
-            null = tune(step, null, inner, rate, enough, solver, spent)    # Alg. 1 l. 4–7
-        z_bar = ddim_step(b.schedule, z, b.denoiser(cond, w, null)(z, t), t, s)         # Eq. (22)
-        spent.add(step.every, forwards=1 if w == 1 else 2)
+            found = tune(step, null, inner, rate, enough, solver, spent)   # Alg. 1 l. 4–7
+        else:
+            found = Found.of(null)
+        null, z_bar = walk(step, found, spent)
         more = dict(nulls=null, losses=pivot_loss(step.target - z_bar), updates=spent.updates)
         run = replace(add(run, spent), z_bar=z_bar, **{k: torch.cat([getattr(run, k), v[None]]) for k, v in more.items()})
         if callable(state):
@@ -128,23 +130,32 @@ def null_text(b: Bundle, x: Tensor, prompt: str | Sequence[str], *, steps: int =
     return run
 
 
-def tune(step: Step, null: Tensor, inner: int, rate: float, enough: float, solver: str, spent: Spent) -> Tensor:
+def tune(step: Step, null: Tensor, inner: int, rate: float, enough: float, solver: str, spent: Spent) -> Found:
     """The ∅ (b l d) whose step ends nearest to its target, sought from a first guess. # Eq. (21)"""
-    live = step.every
-    if solver == "adam":                                                   # as published: no look before the update
-        with torch.no_grad():
-            eps_c = step.b.eps(step.z, step.t, step.cond)
-        spent.add(live, forwards=1)
-    else:
-        eps_null, eps_c = step.both(null)
-        loss = pivot_loss(step.miss(eps_null, eps_c, live))
-        live = [j for j in live if not loss[j] < enough]                   # of the others, the walk's own step is the look
-        spent.add(live, forwards=2)
-
     def residual(null: Tensor, live: Sequence[int]) -> Tensor:
-        return step.miss(step.b.eps(step.z[live], step.t, null), eps_c[live], live)
+        return step.miss(step.b.eps(step.z[live], step.t, null), live)
 
-    return SOLVERS[solver](residual, pivot_loss, null, live, inner, rate, enough, spent)
+    return SOLVERS[solver](residual, pivot_loss, null, step.every, inner, rate, enough, spent)
+
+
+def walk(step: Step, found: Found, spent: Spent) -> tuple[Tensor, Tensor]:
+    """∅ (b l d), and z̄_s (b c y x) that the guided step comes to with it. # Eq. (22)
+
+    It is asked as the replay asks, the whole batch at once, so that the replay ends on the same bits; and so it is also the look at
+    an update that was the last: where that made things worse, ∅ is the best that was looked at before, and the step is done again.
+    """
+    def end(null: Tensor) -> Tensor:
+        return ddim_step(step.b.schedule, step.z, step.b.denoiser(step.cond, step.w, null)(step.z, step.t), step.t, step.s)
+    cost, null = 1 if step.w == 1 else 2, found.null
+    z_bar = end(null)
+    spent.add(step.every, forwards=cost)
+    unseen = (null != found.best).flatten(1).any(1)
+    worse = unseen & ~(pivot_loss(step.target - z_bar) <= found.least)
+    if worse.any():
+        null = torch.where(worse[:, None, None], found.best, null)
+        z_bar = end(null)
+        spent.add(worse.nonzero()[:, 0].tolist(), forwards=cost)
+    return null, z_bar
 
 
 def pivot_loss(residual: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 import methods.null_solvers as solvers
 import methods.null_text as module
 from methods.inversion import invert, redo
-from methods.null_solvers import Spent, Step, adam, adam_update, gauss_newton
-from methods.null_text import load_null_text, null_text, pivot_loss, tune
+from methods.null_solvers import Found, Spent, Step, adam, adam_update, gauss_newton
+from methods.null_text import load_null_text, null_text, pivot_loss, tune, walk
 from samplers.convert import q_sample
 from samplers.ddim import ddim_step
 from samplers.schedule import Schedule
@@ -76,19 +76,19 @@ def test_equation_21_is_gone_down_by_its_own_gradient():
     """One update of Adam is rate · sign of the gradient, in every coordinate; the gradient here by differences."""
     step, empty = one_step()
     spent = Spent.of(2)
-    moved = tune(step, empty, 1, 1e-3, 0., "adam", spent) - empty
+    moved = tune(step, empty, 1, 1e-3, 0., "adam", spent).null - empty
     for where in ((0, 0, 0), (0, 2, 5), (1, 1, 3), (1, 0, 7)):
         nudge = torch.zeros_like(empty)
         nudge[where] = 1e-5
         up, down = (((step.target - guided(step, empty + sign * nudge)) ** 2).mean((1, 2, 3))[where[0]] for sign in (1, -1))
         assert moved[where].item() == pytest.approx(-1e-3 * (up - down).sign().item(), rel=1e-3)
-    assert spent.updates.tolist() == [1, 1] and spent.forwards.tolist() == [2, 2] and spent.backwards.tolist() == [1, 1]
+    assert spent.updates.tolist() == [1, 1] and spent.forwards.tolist() == [1, 1] and spent.backwards.tolist() == [1, 1]
 
 
 def test_equation_21_is_found_to_the_last_digit_where_it_can_be():
     step, empty = one_step()
-    hit = Step(*step[:2], guided(step, step.cond + .1 * randn(2, 3, 8, seed=50)), *step[3:])      # a target within reach
-    null = tune(hit, empty, 60, 0., 1e-20, "gauss-newton", Spent.of(2))
+    hit = replace(step, target=guided(step, step.cond + .1 * randn(2, 3, 8, seed=50)))     # a target within reach
+    null = tune(hit, empty, 60, 0., 1e-20, "gauss-newton", Spent.of(2)).best
     first = ((hit.target - guided(hit, empty)) ** 2).mean((1, 2, 3))
     assert (((hit.target - guided(hit, null)) ** 2).mean((1, 2, 3)) < 1e-4 * first).all()
 
@@ -104,8 +104,8 @@ def test_equation_22_walks_with_the_embedding_that_was_found(paper):
 @pytest.mark.parametrize("wrong", ["miss", "combine", "grad"])
 def test_a_flipped_sign_in_the_equations_is_seen(monkeypatch, wrong, fast):
     if wrong == "miss":                                                    # Eq. (20): z* + z
-        monkeypatch.setattr(Step, "miss", lambda self, n, c, live: self.target[live] + ddim_step(
-            B.schedule, self.z[live], n + self.w * (c - n), self.t, self.s))
+        monkeypatch.setattr(Step, "miss", lambda self, n, live: self.target[live] + ddim_step(
+            B.schedule, self.z[live], n + self.w * (self.eps_c[live] - n), self.t, self.s))
     elif wrong == "combine":                                               # Eq. (21): ∅ and C the other way about
         monkeypatch.setattr(solvers, "combine", lambda null, cond, w: cond + w * (null - cond))
     else:                                                                  # Eq. (22): up the loss
@@ -113,7 +113,7 @@ def test_a_flipped_sign_in_the_equations_is_seen(monkeypatch, wrong, fast):
     assert (rms(tuned(**FAST).z_bar) > 2 * rms(fast.z_bar)).all()
 
 
-@pytest.mark.parametrize("number, home", [(20, "pivot_loss"), (21, "tune"), (22, "null_text")])
+@pytest.mark.parametrize("number, home", [(20, "pivot_loss"), (21, "tune"), (22, "walk")])
 def test_each_equation_has_one_home(number, home):
     root = Path(module.__file__).parent.parent
     found = []
@@ -143,7 +143,28 @@ def test_the_fast_way_needs_fewer_passes_than_the_paper_a_third_of_the_backward_
     quick = tuned(solver="gauss-newton", start="prompt")
     assert (rms(quick.z_bar) < rms(paper.z_bar)).all()
     cost = [run.forwards + 2 * run.backwards for run in (quick, paper)]    # a backward pass costs about two
-    assert (cost[0] < .7 * cost[1]).all() and (quick.backwards < paper.backwards / 3).all()
+    assert (cost[0] < .6 * cost[1]).all() and (quick.backwards < paper.backwards / 3).all()
+
+
+def test_one_update_a_step_costs_six_passes_a_step_of_which_the_pivot_is_one():
+    """ε_C, r with its gradient (two), J d, and the guided step, which is the look at the new ∅; and the walk up."""
+    run = tuned(solver="gauss-newton", start="prompt", inner=1, stop=0.)
+    assert (run.updates == 1).all() and run.backwards.tolist() == [S] * 2 and run.forwards.tolist() == [S * 6] * 2
+
+
+def test_a_last_update_that_made_things_worse_is_taken_back_by_the_walk():
+    step, empty = one_step()
+    good, bad = empty + .01, empty + 5.
+    losses = [pivot_loss(step.target - guided(step, null)) for null in (good, bad)]
+    assert (losses[0] < losses[1]).all()
+    spent = Spent.of(2)
+    one = torch.where(torch.tensor([True, False])[:, None, None], bad, good)                 # the first picture's is bad
+    null, z_bar = walk(step, Found(one, good, losses[0]), spent)
+    assert torch.equal(null, good) and spent.forwards.tolist() == [4, 2]
+    assert_close(z_bar, guided(step, good), atol=1e-12, rtol=1e-12)
+    null, _ = walk(step, Found(good, bad, losses[1]), spent)
+    assert torch.equal(null, good)
+    assert torch.equal(walk(step, Found(bad * math.nan, good, losses[0]), spent)[0], good)   # NaN is worse than anything
 
 
 @pytest.mark.parametrize("how", [dict(), FAST, dict(solver="adam-skip", start="prompt"), dict(start="between", **FAST)])
@@ -169,7 +190,7 @@ def test_at_w_1_there_is_nothing_to_tune():
 def test_with_a_fixed_point_pivot_the_loss_at_w_1_is_nothing():
     assert tuned(w=1., steps=24, iterations=150).losses.max() < 1e-20
     run = tuned(start="prompt", steps=24, iterations=150, **FAST)           # and ∅ = C is the answer at every w
-    assert run.losses.max() < 1e-20 and not run.updates.any() and run.forwards.tolist() == [24 * 151 + 24 * 2] * 2
+    assert run.losses.max() < 1e-20 and not run.updates.any() and run.forwards.tolist() == [24 * 151 + 24 * 4] * 2
 
 
 def test_each_picture_is_tuned_as_if_alone_and_stops_for_itself(fast):
@@ -190,8 +211,7 @@ def test_the_passes_that_are_counted_are_those_that_the_net_was_asked(how):
     run = tuned(X[:1], PROMPTS[0], **how)
     assert run.calls == run.forwards.item()
     asked = B.net.asked - before
-    spare = 2 * int((run.updates == 0).sum()) if how.get("solver", "adam") != "adam" else 0       # looked, and walked anyway
-    assert asked == run.forwards.item() + spare
+    assert asked == run.forwards.item()
 
 
 def test_no_parameter_gets_a_gradient(paper):
@@ -203,7 +223,7 @@ def test_the_published_solver_moves_even_a_picture_that_is_done_and_the_other_do
     step, empty = one_step()
     for solver, updates in (("adam", 1), ("adam-skip", 0)):
         spent = Spent.of(2)
-        null = tune(step, empty, 5, 1e-2, 1e9, solver, spent)
+        null = tune(step, empty, 5, 1e-2, 1e9, solver, spent).null
         assert spent.updates.tolist() == [updates] * 2 and torch.equal(null, empty) == (updates == 0)
 
 
@@ -212,7 +232,7 @@ def test_the_tolerance_grows_and_the_rate_falls_as_published(monkeypatch):
 
     def spy(residual, loss, null, live, inner, rate, enough, spent):
         asked.append((inner, rate, enough))
-        return null
+        return Found.of(null)
 
     monkeypatch.setitem(module.SOLVERS, "adam", spy)
     tuned(X[:1], "a cat", steps=50)
@@ -238,10 +258,10 @@ def test_conjugate_gradients_solve_a_linear_problem_in_as_many_updates_as_it_has
     matrix = a.T                                                           # (4 6): 4 unknowns
     residual = lambda null, live: (((null - want[live])[..., 0] @ matrix)[:, None, None])
     spent = Spent.of(2)
-    null = gauss_newton(residual, pivot_loss, torch.ones(2, 4, 1).double(), [0, 1], 12, 0., 1e-22, spent)
+    null = gauss_newton(residual, pivot_loss, torch.ones(2, 4, 1).double(), [0, 1], 12, 0., 1e-22, spent).best
     assert_close(null, want, atol=1e-8, rtol=1e-8)
     assert spent.updates.max() <= 6
-    slow = adam(residual, pivot_loss, torch.ones(2, 4, 1).double(), [0, 1], 12, .01, 1e-22, Spent.of(2))
+    slow = adam(residual, pivot_loss, torch.ones(2, 4, 1).double(), [0, 1], 12, .01, 1e-22, Spent.of(2)).null
     assert (slow - want).abs().max() > .1
 
 
@@ -267,7 +287,7 @@ def test_between_leans_as_far_towards_the_empty_prompt_as_the_tolerance_allows()
     cond, empty = B.embed(PROMPTS), B.embed(["", ""])
     run = tuned(start="between", stop=1e9, solver="adam-skip")             # all the way where anything will do
     assert_close(run.nulls, empty.expand_as(run.nulls), atol=1e-12, rtol=1e-12)
-    assert not run.updates.any() and run.forwards.tolist() == [S * 5] * 2
+    assert not run.updates.any() and run.forwards.tolist() == [S * 6] * 2
     run = tuned(start="between", stop=0., inner=1)                         # nowhere where nothing will do: Adam moves it then
     assert ((run.nulls[0] - cond).abs() < 1.01e-2).all()
     run = tuned(start="between", stop=3e-3, solver="adam-skip")

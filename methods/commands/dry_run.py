@@ -52,11 +52,11 @@ def tuning(steps: int, inner: int, w: float, *, iterations: int = 0, solver: str
     """Null-text inversion, at most: a step whose loss is small enough stops before."""
     if w == 1:                                                             # there is nothing to be tuned then
         return [*inversion(steps, iterations), Passes("walk down, untuned", steps)]
-    looks = [Passes("look before tuning", steps, 1 if solver == "adam" else 2)]
+    looks = [Passes("ask with the prompt", steps)]
     if start == "between":
-        looks.append(Passes("find a first guess", steps, 2))
+        looks.append(Passes("find a first guess", steps))
     if solver == "gauss-newton":
-        looks.append(Passes("probe along the update, at most", steps * (inner + 1)))
+        looks += [Passes("probe along the update, at most", steps * inner), Passes("take a bad step again, at most", steps, 2)]
     return [*inversion(steps, iterations), *looks, Passes("tune, at most", steps * inner, backward=True),
             Passes("walk down, tuned", steps, 2)]
 
