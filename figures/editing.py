@@ -31,6 +31,12 @@ def percent(ax: Axes, low: float = 0.) -> None:
     ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
 
 
+def plain_ticks(ax: Axes) -> None:
+    """Numbers, and not powers, on a flat logarithmic axis of about one decade."""
+    for axis in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+        axis(lambda v, _: f"{v:g}")
+
+
 def diffedit_tradeoff(folder: Path, models: Opener) -> Figure:
     """What each part of DiffEdit is worth: success against what is kept, and the paper's CSFID against LPIPS, over the ratio."""
     r = record(folder, "diffedit")
@@ -45,16 +51,17 @@ def diffedit_tradeoff(folder: Path, models: Opener) -> Figure:
             ax.plot([p[x] for p in rows], [p[y] for p in rows], line, color=colour, marker=marker, label=name)
         ends = r[part]["curves"]["DiffEdit"]
         for p in (ends[0], ends[-1]):
-            ax.annotate(f"r = {p['ratio']:g}", (p[x], p[y]), textcoords="offset points", xytext=(6, 5), color=BLUE, fontsize=9)
+            ax.annotate(f"r = {p['ratio']:g}", (p[x], p[y]), textcoords="offset points", xytext=(12, 3 if y == "right" else -13),
+                        color=BLUE, fontsize=9)
         ax.set_title(title)
         if y == "right":
             percent(ax)
-            ax.axvline(r[part]["autoencoder_db"], color=GREY, linewidth=1, linestyle="--")
-            ax.set_xlabel("PSNR outside the true change (dB; dashed: the autoencoder)")
+            ax.axvline(r[part]["autoencoder_db"], color=GREY, linewidth=1, linestyle="--", label="the autoencoder alone")
+            ax.set_xlabel("PSNR outside the true change (dB)")
         else:
             ax.set(xlabel="distance to the input (LPIPS, our features)", ylabel="distance to true edits (CSFID)")
     handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=5)
+    fig.legend(handles, labels, loc="outside lower center", ncols=6)
     return fig
 
 
@@ -97,6 +104,7 @@ def diffedit_bound(folder: Path, models: Opener) -> Figure:
     for key, words, colour, line, marker in lines:
         ax.plot(tau, [p[key] for p in rows], line, color=colour, marker=marker, label=words)
     ax.set(xscale="log", yscale="log", xlabel="τ = √(1/ᾱ − 1) at the ratio r", title="distance of the edit to the input (RMS, latents)")
+    plain_ticks(ax)
     ax.legend(fontsize=9)
     return fig
 
@@ -130,7 +138,8 @@ def ladder(folder: Path, models: Opener) -> Figure:
     for i, p in enumerate(r["rungs"]):
         ax.barh(i, p["db"], color=GREY if i == 0 else BLUE if p["db"] >= top - 3 else ORANGE, height=.6)
         cost = f"{p['forwards']} passes" + (f" + {p['backwards']} backward" if p["backwards"] else "")
-        ax.text(p["db"] + .3, i, f"{p['db']:.1f} dB" + (f", {cost}" if p["forwards"] else ""), va="center", fontsize=10)
+        ax.text(p["db"] + .3, i, f"{p['db']:.1f} dB" + (f", {cost}" if p["forwards"] else ""), va="center", fontsize=10,
+                bbox=dict(facecolor="white", edgecolor="none", pad=1))
     ax.set_yticks(range(len(r["rungs"])), [p["name"] for p in r["rungs"]])
     ax.set(xlim=(0, top * 1.35), xlabel="PSNR to the given picture (dB)")
     ax.axvline(r["rungs"][0]["db"], color=GREY, linewidth=1, linestyle="--")
@@ -156,8 +165,9 @@ def null_text_updates(folder: Path, models: Opener) -> Figure:
     for name, words in (("autoencoder", "autoencoder"), ("w = 1", "round trip at w = 1")):
         db = next(p for p in r["rungs"] if p["name"] == name)["db"]
         left.axhline(db, color=GREY, linewidth=1, linestyle="--")
-        left.text(.99, db, words, color=GREY, fontsize=9, va="bottom", ha="right", transform=left.get_yaxis_transform())
+        left.text(.02, db, words, color=GREY, fontsize=9, va="bottom", transform=left.get_yaxis_transform())
     left.set(xscale="log", xlabel="network passes per picture (a backward pass counts as one)", title="PSNR to the picture (dB)")
+    plain_ticks(left)
     left.legend(loc="lower right", fontsize=9)
     names = list(r["ablation"])
     right.barh(range(len(names)), list(r["ablation"].values()), color=[BLUE, *[ORANGE] * (len(names) - 1)], height=.6)
@@ -181,7 +191,7 @@ def inverted_edits(folder: Path, models: Opener) -> Figure:
             ax.plot([p["outside_db"] for p in ends], [p["right"] for p in ends], "-", color=colours[name], linewidth=1)
             ax.plot(ends[0]["outside_db"], ends[0]["right"], "o", color=colours[name], markerfacecolor="white")
             ax.plot(ends[1]["outside_db"], ends[1]["right"], "o", color=colours[name], label=name)
-        ax.axvline(r["autoencoder_db"], color=GREY, linewidth=1, linestyle="--")
+        ax.axvline(r["autoencoder_db"], color=GREY, linewidth=1, linestyle="--", label="the autoencoder alone")
         ax.set(title=kind + (" (hollow: nothing injected)" if kind == kinds[0] else ""), xlabel="PSNR outside the true change (dB)")
         percent(ax)
     handles, labels = axes[0].get_legend_handles_labels()
