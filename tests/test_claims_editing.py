@@ -86,7 +86,7 @@ def test_null_text_is_measured_judged_and_drawn(models, tmp_path, monkeypatch):
 # --------------------------------------------------------------------------- the rules
 
 def row(ratio, right, db, rmse=.1, iou=.5):
-    kinds = {k: dict(iou=iou) for k in diffedit.KINDS}
+    kinds = {k: dict(iou=iou, iou_ceiling=.8, right=right, outside_db=db) for k in diffedit.KINDS}
     return dict(ratio=ratio, right=right, outside_db=db, true_rmse=rmse, csfid=1., lpips=.1, kinds=kinds)
 
 
@@ -94,7 +94,7 @@ def parts(diffedit_db, mask_db, encoding_db, sdedit_db):
     """Four curves of equal success."""
     names = "DiffEdit", "no mask", "no encoding", "SDEdit"
     curves = {name: [row(.5, .5, db + 2), row(.9, .9, db)] for name, db in zip(names, (diffedit_db, encoding_db, mask_db, sdedit_db))}
-    return dict(two=dict(curves=curves))
+    return dict(two=dict(curves=curves), one=dict(curves=curves))
 
 
 @pytest.mark.parametrize("record, verdict", [

@@ -91,16 +91,16 @@ def spotty(n=1, side=16):
 @pytest.mark.parametrize("threshold", [.25, .5, .75])
 def test_the_clamped_mean_marks_what_exceeds_threshold_times_r_means(r, threshold):
     D = spotty(3)
-    assert torch.equal(heat_map(D, r=r) > threshold, D > threshold * r * D.mean((1, 2, 3), keepdim=True))
+    assert torch.equal(heat_map(D, "mean", r=r) > threshold, D > threshold * r * D.mean((1, 2, 3), keepdim=True))
 
 
-def test_the_default_mask_is_what_exceeds_the_mean_by_half_and_never_more_than_two_thirds():
-    assert torch.equal(heat_map(spotty()) > .5, spotty() > 1.5 * spotty().mean())
+def test_the_mean_clamp_marks_what_exceeds_the_mean_by_half_and_never_more_than_two_thirds():
+    assert torch.equal(heat_map(spotty(), "mean") > .5, spotty() > 1.5 * spotty().mean())
     flat = torch.zeros(1, 1, 30, 1)
     for marked in (19, 20, 21):                                            # of 30 cells that differ alike
         flat[..., :marked, :] = 1
-        assert (heat_map(flat) > .5).sum() == (marked if marked < 20 else 0)
-    assert (heat_map(flat, clamp="quantile") > .5).sum() == (heat_map(flat, r=2.) > .5).sum() == 21
+        assert (heat_map(flat, "mean") > .5).sum() == (marked if marked < 20 else 0)
+    assert (heat_map(flat) > .5).sum() == (heat_map(flat, "mean", r=2.) > .5).sum() == 21
 
 
 @pytest.mark.parametrize("clamp", ["mean", "quantile"])
@@ -110,9 +110,9 @@ def test_the_heat_map_is_scale_free_in_0_1_and_shrinks_with_r(clamp):
     assert heat.min() == 0 or clamp == "mean"
     assert heat.min() >= 0 and heat.max() == 1
     assert_close(heat_map(7.5 * D, clamp), heat, atol=1e-12, rtol=0)
-    wide, narrow = heat_map(D, r=2.5) > .5, heat_map(D, r=3.5) > .5
+    wide, narrow = heat_map(D, "mean", r=2.5) > .5, heat_map(D, "mean", r=3.5) > .5
     assert (wide >= narrow).all() and wide.sum() > narrow.sum() > 0
-    assert not (heat_map(D, r=2.001 * (D.amax((1, 2, 3)) / D.mean((1, 2, 3))).max().item()) > .5).any()
+    assert not (heat_map(D, "mean", r=2.001 * (D.amax((1, 2, 3)) / D.mean((1, 2, 3))).max().item()) > .5).any()
 
 
 def test_the_quantile_clip_ignores_how_far_an_extreme_lies():
@@ -120,7 +120,7 @@ def test_the_quantile_clip_ignores_how_far_an_extreme_lies():
     far = D.clone()
     far.view(-1)[D.argmax()] *= 1e6
     assert torch.equal(heat_map(far, "quantile"), heat_map(D, "quantile"))
-    assert not torch.equal(heat_map(far), heat_map(D))
+    assert not torch.equal(heat_map(far, "mean"), heat_map(D, "mean"))
     assert (heat_map(D, "quantile", q=.9) == 1).double().mean().item() == pytest.approx(.1, abs=.005)
 
 
@@ -185,7 +185,7 @@ def test_averaging_before_the_absolute_value_raises_the_contrast_from_1_46_to_3_
 
 # ---- the mask: in worlds that know where the edit is ----
 
-@pytest.mark.parametrize("settings", [{}, dict(clamp="quantile"), dict(reduce="abs_mean"), dict(level=.9)])
+@pytest.mark.parametrize("settings", [{}, dict(clamp="mean"), dict(reduce="abs_mean"), dict(level=.9)])
 def test_the_mask_is_where_the_texts_differ(settings):
     edit = diffedit(bundle(), pictures(2), "red", "blue", steps=2, **settings)
     assert torch.equal(edit.mask, half().double().expand(2, -1, -1, -1)) and edit.empty == []
@@ -499,7 +499,7 @@ def test_the_mask_is_that_of_diffusers_for_equal_noises_and_equal_negatives(monk
     theirs = Pipeline.generate_mask(parts, x, "dog", source_prompt=source, num_maps_per_mask=maps, mask_thresholding_ratio=r,
                                     output_type="np")
     # strength .5 of 50 steps is their time 481
-    ours = diffedit(b, x, source, "dog", level=.482, steps=1, seed=5, maps=maps, r=r)
+    ours = diffedit(b, x, source, "dog", level=.482, steps=1, seed=5, maps=maps, clamp="mean", r=r)
     assert np.array_equal(ours.cells[:, 0].numpy(), theirs) and 0 < theirs.sum() < theirs.size
 
 
@@ -581,7 +581,7 @@ def test_the_command_takes_a_mask_and_says_where_nothing_was_found(palimpsest, c
     assert np.array_equal(pixels("out.png")[:, 20:], pixels("in.png")[:, 20:])
     capsys.readouterr()
     for more, cause in ((("--source", "a blue star"), "say the same to the model"),
-                        (("--threshold", ".999", "--r", "60"), "lower --threshold")):
+                        (("--threshold", ".999", "--clamp", "mean", "--r", "60"), "lower --threshold")):
         assert palimpsest(*more) == 0
         note = capsys.readouterr().err
         assert note.startswith("palimpsest: note: the mask is empty") and cause in note and note.count("\n") == 1

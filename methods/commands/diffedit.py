@@ -29,8 +29,8 @@ def declare_diffedit(commands: argparse._SubParsersAction) -> None:
     found = p.add_argument_group("the mask that is found")
     options(found, diffedit, {
         "maps": "noises to average over", "level": "how deep to drown the picture to compare the texts, in (0, 1]",
-        "threshold": "what of the heat map is edited: lower edits more", "clamp": "how extremes are removed, mean or quantile",
-        "r": "mean: cut at r times the mean", "q": "quantile: cut at this quantile, and its counterpart below",
+        "threshold": "what of the heat map is edited: lower edits more", "clamp": "how extremes are removed, quantile or mean",
+        "q": "quantile: cut at this quantile, and its counterpart below", "r": "mean: cut at r times the mean",
         "reduce": "mean_abs or abs_mean, over the noises", "grow": "widen the mask by so many latent cells"})
     ablation = p.add_argument_group("the paper's ablations")
     options(ablation, diffedit, {
