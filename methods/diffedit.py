@@ -61,7 +61,7 @@ class DiffEdit(NamedTuple):
 
 def diffedit(b: Bundle, x: Tensor, source: str | Sequence[str] = "", target: str | Sequence[str] = "", *,
              mask: Tensor | None = None, ratio: float = .8, steps: int = 50, w: float = 3., maps: int = 10,
-             level: float = .5, threshold: float = .5, clamp: str = "quantile", q: float = .99, r: float = 3.,
+             level: float = .5, threshold: float = .5, clamp: str = "quantile", q: float = .97, r: float = 3.,
              reduce: str = "mean_abs", grow: int = 0, encode: bool = True, use_mask: bool = True, blend: str = "level",
              iterations: int = 0, paste: bool = True, seed: int = 0) -> DiffEdit:
     """Edit pictures x (b, 3, y, x) in [−1, 1], described by `source` or by nothing, into what `target` says.
@@ -139,7 +139,7 @@ def difference(eps_q: Denoiser, eps_r: Denoiser, sched: Schedule, x_0: Tensor, t
     return einops.reduce(delta, "n b c y x -> b 1 y x", "mean")
 
 
-def heat_map(D: Tensor, clamp: str = "quantile", q: float = .99, r: float = 3.) -> Tensor:
+def heat_map(D: Tensor, clamp: str = "quantile", q: float = .97, r: float = 3.) -> Tensor:
     """D (b 1 y x) without its extremes, rescaled to [0, 1], each picture on its own. Where D says nothing, 0.
 
     # unstated: how extremes are removed.
@@ -147,7 +147,7 @@ def heat_map(D: Tensor, clamp: str = "quantile", q: float = .99, r: float = 3.) 
     "mean": clamp(D, 0, r D̄)/(r D̄), so that heat > θ means D > θ r D̄: at θ = ½, D > (r/2) D̄. With r = 3 it marks what is
     half as much again as the mean: a great halo around a small thing, and never more than 2/3 of the picture; a larger r marks
     less, and from r = 2 max D/D̄ on, nothing. (diffusers: r = 3 too, with one mean for the whole batch; D = 0 marks everything, by NaN.)
-    On 32 recoloured things of the shapes world the mean clamp's masks reach 69 % of the IoU that cells can reach, ours 88 %.
+    Which masks meet the true change better is measured: `python -m claims C17`, and its record has both rules.
     """
     low, high = torch.zeros_like(D[..., :1, :1]), r * D.mean((1, 2, 3), keepdim=True)
     if clamp == "quantile":

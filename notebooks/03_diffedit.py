@@ -163,7 +163,7 @@ assert overlap > .85 and off < std
 # ## 3. Clamp, rescale, threshold
 #
 # D is a number without a unit: how large is a large difference? The paper removes the extremes, rescales to [0, 1] and
-# cuts at ½, and does not say how the extremes are removed. Ours clips to the **quantiles** q and 1 − q, q = 0.99: the
+# cuts at ½, and does not say how the extremes are removed. Ours clips to the **quantiles** q and 1 − q, q = 0.97: the
 # cut is then half of a large difference. The rule that spread is the **mean clamp**: heat = clamp(D, 0, r D̄)/(r D̄),
 # with r = 3. Put the cut into it and the rescaling drops out:
 #
