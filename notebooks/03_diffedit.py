@@ -185,7 +185,7 @@ rules = {"mean clamp, r = 3": dict(clamp="mean"), "mean clamp, r = 2": dict(clam
 fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
 for (name, rule), colour in zip(rules.items(), (BLUE, SKY, ORANGE)):
     marked = [(heat_map(v, **rule) > .5).double().mean().item() for v in flat]
-    right.plot(shares, marked, color=colour, label=name)
+    right.plot(shares, marked, "--" if name == "quantiles" else "-", color=colour, label=name)
     if name == "mean clamp, r = 3":
         assert all(abs(m - (f if f < 2 / 3 else 0)) < 1e-6 for m, f in zip(marked, shares.tolist()))
 over = torch.linspace(0, 5, 200)

@@ -176,7 +176,7 @@ def diffedit_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
     noises = torch.randn(maps, *x_0.shape[1:], generator=torch.Generator().manual_seed(s.seed), dtype=x_0.dtype).to(s.device)
     level = times[-1 - round(.5 * STEPS)]
     seen_under = (b.denoiser(text, negative=null) for text in (target, source))
-    heat = heat_map(difference(*seen_under, b.schedule, x_0, level, noises.split(1)))
+    heat = heat_map(difference(*seen_under, b.schedule, x_0, level, noises.split(1)), "mean")
     yield _row(s, f"DiffEdit, the mask from {maps} noises", (heat > .5).double(), mask[:, None].double(), "DiffEdit", 0.)
 
     walked = times[-1 - round(.8 * STEPS):]
