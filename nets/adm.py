@@ -1,7 +1,7 @@
 """The pieces of the ADM U-Net, as GLIDE uses them: a residual block that can halve or double its map, and attention to text and pixels.
 
 "Diffusion Models Beat GANs on Image Synthesis", arXiv:2105.05233v4, Sec. 3 and 3.1 (adaptive group normalisation, residual blocks
-for resampling, heads of 64 channels), with the text of "GLIDE", arXiv:2112.10741v3, Sec. 3.1 (joined to every attention layer).
+for resampling, heads of 64 channels), with the text of "GLIDE", arXiv:2112.10741v3, Sec. 4.1 (joined to every attention layer).
 Where nets/blocks.py adds the time to a map and halves it by a convolution, here the time scales and shifts the norm, and halving and
 doubling have no weights of their own.
 

@@ -1,6 +1,6 @@
 """GLIDE: the U-Net that paints from a text, the one that enlarges what it painted, and the transformer that reads the text for both.
 
-"GLIDE: Towards Photorealistic Image Generation and Editing with Text-Guided Diffusion Models", arXiv:2112.10741v3, Sec. 3.1 and 4;
+"GLIDE: Towards Photorealistic Image Generation and Editing with Text-Guided Diffusion Models", arXiv:2112.10741v3, Sec. 4.1 to 4.3;
 the U-Net is ADM's (nets/adm.py). With its default arguments `GlideUNet` and `GlideText` are the published 64×64 model (together
 385,030,726 parameters in 783 tensors), with `**UPSAMPLER` the one from 64 to 256 (398,361,286 in 797); the models that this library
 ships are the same classes made small.
@@ -99,7 +99,7 @@ class GlideUNet(nn.Module):
 
         x_t (b c y x); picture (b c y x) in [−1, 1]; mask (b 1 y x): 1 = paint here, 0 = keep, so known = 1 − mask (GLIDE's own masks are
         known); without picture and mask nothing is known, and a net for inpainting paints all. low_res (b c y' x') in [−1, 1], of any
-        size, is stretched to that of x_t (bilinear; Sec. 2.5 says bicubic).
+        size, is stretched to that of x_t (bilinear; the paper says bicubic).
         Raises ValueError for what the net cannot see, lacks, or has another shape.
         """
         b, c, *res = x_t.shape
@@ -169,7 +169,7 @@ class GlideUNet(nn.Module):
 
 
 def for_inpainting(net: GlideUNet) -> GlideUNet:
-    """A copy of `net` that also sees what is to be kept (`inputs`), and ignores it until trained: arXiv:2112.10741v3, Sec. 3.2.
+    """A copy of `net` that also sees what is to be kept (`inputs`), and ignores it until trained: arXiv:2112.10741v3, Sec. 4.3.
 
     The new weights of the first convolution, between those of x_t and those of low_res, are zero; the others keep their bits.
     Raises ValueError for a net that already does.
