@@ -44,8 +44,8 @@ class GPT2Tokenizer(Tokenizer):
         """The vocabulary file that $PALIMPSEST_GPT2_VOCABULARY names. Raises ValueError where it names none."""
         if named := os.environ.get("PALIMPSEST_GPT2_VOCABULARY"):
             return Path(named)
-        raise ValueError("no GPT-2 vocabulary found: `palimpsest weights get gpt2-vocabulary` fetches it, or set PALIMPSEST_GPT2_VOCABULARY "
-                         "to the path of vocab.bpe")
+        raise ValueError("no GPT-2 vocabulary found: `palimpsest weights get gpt2-vocabulary` fetches it, or set "
+                         "PALIMPSEST_GPT2_VOCABULARY to the path of vocab.bpe")
 
     def pieces(self, text: str) -> list[list[int]]:
         return [self.piece(string) for string in split_gpt2(text.lower() if self.lower else text)]
