@@ -53,6 +53,8 @@ TEXT = [
     (r"\.linear2\.", ".mlp.c_proj."),
 ]
 
+MEND = "fetch it again, or take one of GLIDE's four published models"
+
 
 def glide_unet_names(net: GlideUNet) -> dict[str, str]:
     """Our name -> the published one. What halves is a block of its own there, what doubles the last member of its level's last block."""
@@ -88,14 +90,21 @@ def glide_of_shapes(shapes: Shapes) -> tuple[Config, Config]:
     same levels with one block less. Shapes do not tell the width of a head (64), nor the groups of a norm (32).
     """
     doubles = [i for i in range(len(shapes)) if any(f"output_blocks.{i}.{place}.in_layers.0.weight" in shapes for place in (1, 2))]
-    blocks = doubles[0] if doubles else sum(re.fullmatch(r"output_blocks\.\d+\.0\.in_layers\.0\.weight", key) is not None for key in shapes) - 1
-    width, in_channels = shapes["input_blocks.0.0.weight"][:2]
-    first = [1 + k * (blocks + 1) for k in range(len(doubles) + 1)]        # block of each level
-    channels = shapes["out.2.weight"][0] // 2
-    unet = dict(channels=channels, inpainting=(in_channels - channels) % channels == 1, upsampling=in_channels // channels - 1 > (
-        in_channels % channels), width=width, mult=[shapes[f"input_blocks.{i}.0.out_layers.3.weight"][0] // width for i in first],
-        blocks=blocks, attention=[f"input_blocks.{i}.1.norm.weight" in shapes for i in first], head_width=HEAD_WIDTH,
-        ctx_width=shapes["transformer_proj.weight"][1])
+    if not doubles:
+        raise KeyError("output_blocks.….2.in_layers.0.weight")
+    blocks = doubles[0]
+    first = [1 + k * (blocks + 1) for k in range(len(doubles) + 1)]        # the first block of each level
+    width, takes = shapes["input_blocks.0.0.weight"][:2]
+    c = shapes["out.2.weight"][0] // 2
+    kinds = {c: (False, False), 2 * c + 1: (True, False), 2 * c: (False, True), 3 * c + 1: (True, True)}
+    if takes not in kinds:
+        raise WeightsError(f"model: its U-Net takes {takes} channels and paints {c}, where GLIDE's take "
+                           f"{', '.join(map(str, kinds))}; {MEND}")
+    inpainting, upsampling = kinds[takes]
+    unet = dict(channels=c, inpainting=inpainting, upsampling=upsampling, width=width,
+                mult=[shapes[f"input_blocks.{i}.0.out_layers.3.weight"][0] // width for i in first], blocks=blocks,
+                attention=[f"input_blocks.{i}.1.norm.weight" in shapes for i in first], head_width=HEAD_WIDTH,
+                ctx_width=shapes["transformer_proj.weight"][1])
     vocab, text_width = shapes["token_embedding.weight"]
     text = dict(vocab=vocab, length=shapes["positional_embedding"][0], width=text_width, heads=text_width // HEAD_WIDTH,
                 layers=sum(re.fullmatch(r"transformer\.resblocks\.\d+\.ln_1\.weight", key) is not None for key in shapes))
@@ -109,14 +118,14 @@ def read_glide(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
     """
     path, shapes = checkpoint.path, checkpoint.shapes
     unet, words = glide_of_shapes(shapes)
-    mend = "fetch it again, or take one of GLIDE's four published models"
-    net, text = bare(path, GlideUNet, unet, mend), bare(path, GlideText, words, mend)
+    net, text = bare(path, GlideUNet, unet, MEND), bare(path, GlideText, words, MEND)
     if words["width"] != unet["ctx_width"]:
-        raise WeightsError(f"model: {path} has a text transformer of width {words['width']} and a U-Net that reads {unet['ctx_width']}; {mend}")
-    tokenizer = GPT2Tokenizer(gpt2_vocabulary(), length=words["length"], truncate=True)
+        raise WeightsError(f"model: {path} has a text transformer of width {words['width']} and a U-Net that reads {unet['ctx_width']}; "
+                           f"{MEND}")
     names = {"net": glide_unet_names(net), "text": glide_text_names(text)}
     modules = nn.ModuleDict({"net": net, "text": text})
     checkpoint.fits(modules, {f"{part}.{ours}": theirs for part, keys in names.items() for ours, theirs in keys.items()})
+    tokenizer = GPT2Tokenizer(gpt2_vocabulary(), length=words["length"], truncate=True)
     for part, keys in names.items():
         checkpoint.pour(modules[part], keys, device, dtype)
     return dict(name=path.stem, net=net, text=text, tokenizer=tokenizer, vae=None,
