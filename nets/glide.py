@@ -67,7 +67,7 @@ class GlideUNet(nn.Module):
         self.text_projection = Linear(ctx_width, emb_width)
         self.conv_in = Conv2d(channels * (1 + inpainting + upsampling) + inpainting, width, 3, padding=1)
         c, skips = width, [width]                                          # channels of h, and of the maps kept for the way up
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.down = nn.ModuleList()
         for level, c_out, attend in levels:
             stages = []
             for j in range(blocks):
@@ -79,6 +79,7 @@ class GlideUNet(nn.Module):
             if not last:
                 skips.append(c)
         self.mid = Level([stage("mid", level, c, c, True), stage("mid", level, c, c, False)], None)
+        self.up = nn.ModuleList()
         for k, (level, c_out, attend) in enumerate(reversed(levels)):
             stages = []
             for j in range(blocks + 1):
