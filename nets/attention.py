@@ -26,7 +26,7 @@ class Site(NamedTuple):
     """Where an attention layer stands: its place in the net, what it attends to, and the size of its feature map."""
 
     name: str  # "down0.1", "mid", "up1.0"
-    kind: str  # "self" or "cross"
+    kind: str  # "self", "cross", or "joint": the keys are the text's tokens, then the map's own pixels (nets/adm.py)
     res: tuple[int, int]  # (y, x): the layer has y·x queries
 
 
@@ -55,17 +55,36 @@ class _At:
 def at(tap: Tap, *, kind: str | None = None, res: tuple[int, int] | None = None, name: str | None = None) -> Tap:
     """`tap`, restricted to the sites that fit; all other layers keep the fused path.
 
-    kind: "self" or "cross"; res: the exact (y, x) of the feature map; name: a site's name or the beginning of one
+    kind: "self", "cross" or "joint"; res: the exact (y, x) of the feature map; name: a site's name or the beginning of one
     ("up" is every up-block, "up1.0" a single layer pair). None fits everything. Restrictions nest.
     """
-    if kind not in (None, "self", "cross"):
-        raise ValueError(f'kind must be "self", "cross" or None, not {kind!r}')
+    if kind not in (None, "self", "cross", "joint"):
+        raise ValueError(f'kind must be "self", "cross", "joint" or None, not {kind!r}')
     return _At(tap, kind, None if res is None else tuple(res), name)
 
 
 def wants(tap: Tap | None, site: Site) -> bool:
     """Whether `tap` is to be called at `site`: a tap wants every site unless its own `wants(site)` says otherwise."""
     return tap is not None and getattr(tap, "wants", lambda site: True)(site)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None, site: Site | None = None, *, causal: bool = False) -> Tensor:
+    """Eq. (1) of the paper: queries (b h i k), keys and values (b h j k) -> (b h i k).
+
+    causal: a query sees its own place and those before it. A tap that wants this site stands between softmax and V.
+    """
+    if not wants(tap, site):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    logits = q @ k.mT * q.shape[-1] ** -0.5  # (b h i j)
+    if causal:
+        future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        logits = logits.masked_fill(future, float("-inf"))
+    # as the fused kernels do: exponentials in float32 at least, probabilities in the dtype of the net
+    probs = logits.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(v.dtype)
+    edited = tap(probs, site)
+    if edited.shape != probs.shape:
+        raise ValueError(f"the tap at {site} must return {tuple(probs.shape)} (b h i j), not {tuple(edited.shape)}")
+    return edited.to(v.dtype) @ v
 
 
 class Attention(nn.Module):
@@ -93,21 +112,4 @@ class Attention(nn.Module):
         ctx = x if ctx is None else ctx
         q, k, v = (rearrange(t, "b n (h k) -> b h n k", h=self.heads)
                    for t in (self.to_q(x), self.to_k(ctx), self.to_v(ctx)))
-        if wants(tap, site):
-            out = self.tapped(q, k, v, tap, site)
-        else:
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        return self.to_out(rearrange(out, "b h i k -> b i (h k)"))
-
-    def tapped(self, q: Tensor, k: Tensor, v: Tensor, tap: Tap, site: Site) -> Tensor:
-        """Eq. (1) of the paper written out, with the tap between softmax and V."""
-        logits = q @ k.mT * q.shape[-1] ** -0.5  # (b h i j)
-        if self.causal:
-            future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-            logits = logits.masked_fill(future, float("-inf"))
-        # as the fused kernels do: exponentials in float32 at least, probabilities in the dtype of the net
-        probs = logits.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(v.dtype)
-        edited = tap(probs, site)
-        if edited.shape != probs.shape:
-            raise ValueError(f"the tap at {site} must return {tuple(probs.shape)} (b h i j), not {tuple(edited.shape)}")
-        return edited.to(v.dtype) @ v
+        return self.to_out(rearrange(attend(q, k, v, tap, site, causal=self.causal), "b h i k -> b i (h k)"))

@@ -69,17 +69,21 @@ class CLIP(nn.Module):
         at the largest token number, the same thing until a vocabulary is given tokens beyond the end.
         Raises ValueError for a row without an end.
         """
-        ends = tokens == self.end
-        if not ends.any(dim=1).all():
-            row = int((~ends.any(dim=1)).nonzero()[0])
-            raise ValueError(f"tokens: row {row} has no end token {self.end}; make the rows with the tokenizer of this model")
-        z = self.text(tokens)
-        z = self.text_projection(z[torch.arange(len(z), device=z.device), ends.int().argmax(dim=1)])
+        z = self.text_projection(at_end(self.text(tokens), tokens, self.end))
         return F.normalize(z, dim=-1) if unit else z
 
     def forward(self, views: Tensor, tokens: Tensor) -> Tensor:
         """exp(logit_scale) · cos of every picture with every text: views (b 3 y x), tokens (n l) -> (b n). Fig. 3."""
         return self.logit_scale.exp() * self.encode_image(views) @ self.encode_text(tokens).mT
+
+
+def at_end(z: Tensor, tokens: Tensor, end: int) -> Tensor:
+    """Of each row of vectors z (b l d) the one at the first token `end` of tokens (b l): (b d). ValueError for a row without it."""
+    ends = tokens == end
+    if not ends.any(dim=1).all():
+        row = int((~ends.any(dim=1)).nonzero()[0])
+        raise ValueError(f"tokens: row {row} has no end token {end}; make the rows with the tokenizer of this model")
+    return z[torch.arange(len(z), device=z.device), ends.int().argmax(dim=1)]
 
 
 def clip_view(pictures: Tensor, size: int = 224) -> Tensor:

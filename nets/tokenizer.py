@@ -46,8 +46,8 @@ class Tokenizer(Protocol):
 
     vocab_size: int  # tokens are 0 … vocab_size − 1
     length: int  # of a padded row
-    start: int
-    end: int
+    start: int | None  # None: rows have no such token
+    end: int | None
     pad: int
     truncate: bool  # whether a text that is too long is cut (True) or refused (False)
 
@@ -61,7 +61,13 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """[start, tokens…, end], neither padded nor cut."""
-        return [self.start, *(token for piece in self.pieces(text) for token in piece), self.end]
+        row = [self.start, *(token for piece in self.pieces(text) for token in piece), self.end]
+        return [token for token in row if token is not None]
+
+    @property
+    def room(self) -> int:
+        """How many tokens of a text fit in a row."""
+        return self.length - (self.start is not None) - (self.end is not None)
 
     def __call__(self, texts: list[str]) -> Tensor:
         """Rows (b length) of int64. Raises ValueError for a text of too many tokens; with `truncate` warns of it (TextCut)."""
@@ -72,19 +78,19 @@ class Tokenizer(Protocol):
     def row(self, text: str) -> list[int]:
         """The tokens of one text, padded to `length`, or cut."""
         ids = self.encode(text)
-        if len(ids) > self.length:
+        if (over := len(ids) - self.length) > 0:
             if not self.truncate:
-                raise ValueError(f"the prompt has {len(ids) - 2} tokens, but at most {self.length - 2} fit: shorten it")
-            warnings.warn(f"the prompt has {len(ids) - 2} tokens and the model reads {self.length - 2}; left out: {self.left_out(text)}",
+                raise ValueError(f"the prompt has {self.room + over} tokens, but at most {self.room} fit: shorten it")
+            warnings.warn(f"the prompt has {self.room + over} tokens and the model reads {self.room}; left out: {self.left_out(text)}",
                           TextCut, stacklevel=3)
-            ids = [*ids[: self.length - 1], self.end]
+            ids = ids[: self.length] if self.end is None else [*ids[: self.length - 1], self.end]
         return ids + [self.pad] * (self.length - len(ids))
 
     def left_out(self, text: str, most: int = 200) -> str:
         """The words of a text for which a row has no room, the one that is cut through included; at most so many letters of them."""
         pieces = self.pieces(text)
         ends = itertools.accumulate(map(len, pieces))
-        words = self.decode([token for piece, end in zip(pieces, ends) if end > self.length - 2 for token in piece])
+        words = self.decode([token for piece, end in zip(pieces, ends) if end > self.room for token in piece])
         return f'"{words}"' if len(words) <= most else f'"{words[:most].rstrip()}…" and {len(words) - most} letters more'
 
     def positions(self, text: str, word: str) -> list[int]:
@@ -94,14 +100,14 @@ class Tokenizer(Protocol):
         Raises ValueError if the word is not there, so that an edit of a misspelt word is not an edit of nothing.
         """
         pieces, wanted = self.pieces(text), self.pieces(word)
-        first = [1]  # position of each piece's first token; 0 is the start token
+        first = [0 if self.start is None else 1]  # position of each piece's first token
         for piece in pieces:
             first.append(first[-1] + len(piece))
         found: set[int] = set()
         for p in range(len(pieces) - len(wanted) + 1):
             if wanted and pieces[p : p + len(wanted)] == wanted:
                 found.update(range(first[p], first[p + len(wanted)]))
-        found = {i for i in found if i < self.length - 1}  # the rest was cut
+        found = {i for i in found if i < self.length - (self.end is not None)}  # the rest was cut
         if not found:
             raise ValueError(f'the word "{word}" is not in the prompt "{text}"')
         return sorted(found)

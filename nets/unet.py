@@ -159,9 +159,9 @@ def widen_input(net: UNet, extra: int) -> UNet:
 
 
 class TimeEmbedding(nn.Module):
-    """Times (b) -> SiLU(MLP([cos(t ω), sin(t ω)])) (b out_width), ω_k = 10000^(−k/half), k < half = width/2.
+    """Times (b) -> SiLU(MLP([cos(t ω), sin(t ω)]) + extra) (b out_width), ω_k = 10000^(−k/half), k < half = width/2.
 
-    Every residual block reads the SiLU of the embedding, so it is taken once, here.
+    Every residual block reads the SiLU of the embedding, so it is taken once, here; extra: what else it shall know (b out_width).
     """
 
     def __init__(self, width: int, out_width: int):
@@ -170,9 +170,9 @@ class TimeEmbedding(nn.Module):
         self.linear1 = Linear(width, out_width)
         self.linear2 = Linear(out_width, out_width)
 
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, t: Tensor, extra: Tensor | float = 0.) -> Tensor:
         wave = sinusoid(t, self.width).to(self.linear1.weight.dtype)
-        return F.silu(self.linear2(F.silu(self.linear1(wave))))
+        return F.silu(self.linear2(F.silu(self.linear1(wave))) + extra)
 
 
 def sinusoid(t: Tensor, width: int) -> Tensor:

@@ -68,6 +68,10 @@ class VisionTransformer(nn.Module):
         tap: called with the probabilities (b h i j) of each layer that it wants (see nets/attention.py).
         Raises ValueError for shapes that do not fit, and for a tap that wants no layer.
         """
+        return self.read(pictures, repeat(self.cls, "d -> b d", b=len(pictures)), tap)
+
+    def read(self, pictures: Tensor, cls: Tensor, tap: Tap | None = None) -> Tokens:
+        """As `forward`, with a class token of one's own for each picture, (b d)."""
         res = tuple(pictures.shape[-2:])
         if pictures.ndim != 4 or pictures.shape[1] != 3 or res[0] % self.patch or res[1] % self.patch:
             raise ValueError(f"pictures must be (b 3 y x) with y and x divisible by {self.patch}, not {tuple(pictures.shape)}")
@@ -76,7 +80,7 @@ class VisionTransformer(nn.Module):
             there = f"{sites[0].name} to {sites[-1].name}" if sites else "none"
             raise ValueError(f"tap wants no attention layer of this net; it has: {there}, self, {rows}x{columns}")
         z = rearrange(self.patches(pictures), "b d y x -> b (y x) d")
-        z = torch.cat([repeat(self.cls, "d -> b 1 d", b=len(z)), z], dim=1) + self.place(rows, columns)  # Eq. (1)
+        z = torch.cat([cls[:, None], z], dim=1) + self.place(rows, columns)  # Eq. (1)
         z = self.norm_in(z)
         for layer, site in zip(self.layers, sites):
             z = layer(z, tap, site)
@@ -122,5 +126,10 @@ def view(pictures: Tensor, *, size: int, resize: int, mean: Sequence[float], std
     seen = F.interpolate(pictures, (rows, columns), mode="bicubic", antialias=True) if (rows, columns) != (y, x) else pictures
     top, left = round((rows - size) / 2), round((columns - size) / 2)
     seen = seen[..., top : top + size, left : left + size].clamp(-1, 1)
-    mean, std = (rearrange(torch.tensor(v, device=seen.device, dtype=seen.dtype), "c -> c 1 1") for v in (mean, std))
-    return ((seen + 1) / 2 - mean) / std
+    return standardise(seen, mean, std)
+
+
+def standardise(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pictures (b 3 y x) in [−1, 1] -> ((x + 1)/2 − mean)/std, for each channel."""
+    mean, std = (rearrange(torch.tensor(v, device=pictures.device, dtype=pictures.dtype), "c -> c 1 1") for v in (mean, std))
+    return ((pictures + 1) / 2 - mean) / std

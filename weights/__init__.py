@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nets.attention import Tap
+from nets.glide import GlideText, GlideUNet
 from nets.reader import Reader
 from nets.text import TextTransformer
 from nets.tokenizer import Tokenizer, WordTokenizer
@@ -35,6 +36,9 @@ __all__ = ["Autoencoder", "Bundle", "Oracle", "WeightsError", "find", "load", "l
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": Schedule.linear, "scaled_linear": Schedule.scaled_linear, "cosine": Schedule.cosine, "geometric": Schedule.geometric}
+
+NETS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {               # kind of a file -> what predicts, what reads the text
+    "text2image": (UNet, TextTransformer), "glide": (GlideUNet, GlideText)}
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Bundle:
     net: (z_t, t, ctx, tap) -> prediction; text and tokenizer: prompts -> ctx, None for a model without text; vae: None for a pixel
     model; schedule: the ᾱ_t of training; prediction: "eps" or "v", what the net was trained to say; latent_scale: latents × this have
     unit variance; size: side of the pictures it was trained on; shift: the net was trained to call the level t by t − shift (1 for
-    public checkpoints, whose levels count from 0).
+    public checkpoints, whose levels count from 0); learned_variance: after its prediction the net says v, as many channels again, which
+    puts each variance of a step between its bounds (arXiv:2102.09672v1, Eq. 15).
     """
     name: str
     net: nn.Module
@@ -73,6 +78,7 @@ class Bundle:
     latent_scale: float
     size: int
     shift: int = 0
+    learned_variance: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +97,7 @@ class Bundle:
     def latent_shape(self) -> tuple[int, int, int]:
         """(c, y, x) of one latent at the training size."""
         side = self.size // (self.vae.factor if self.vae is not None else 1)
-        return self.net.conv_out.out_channels, side, side
+        return self.net.conv_out.out_channels // (1 + self.learned_variance), side, side
 
     def embed(self, prompts: str | Sequence[str]) -> Tensor:
         """Prompts -> (b l d). Raises ValueError for a word the tokenizer does not know, or a model without text."""
@@ -121,10 +127,15 @@ class Bundle:
                       latent + 1: "a latent, a mask and a masked picture, for inpainting"}.get(takes - latent, "of its own kind")
             raise ValueError(f"model: the U-Net of {self.name} takes {takes} channels ({beside}) and is given {z_t.shape[1]}; choose a "
                              "model that was trained for this method")
+        return self.eps_and_v(z_t, t, ctx, tap)[0]
+
+    def eps_and_v(self, z_t: Tensor, t: float, ctx: Tensor | None = None, tap: Tap | None = None) -> tuple[Tensor, Tensor | None]:
+        """As `eps`, and v (b c y x) beside it, about −1 … 1: where log Σ_θ lies between log β̃ and log β; None unless it was learnt."""
         t_net = (t - self.shift).clamp(min=0) if isinstance(t, Tensor) else max(t - self.shift, 0)
         out = _wide(self.net(z_t.to(self.dtype), t_net, ctx, tap))
         z_t = _wide(z_t)
-        return eps_from_output(self.schedule, z_t[:, : out.shape[1]], t, out.to(z_t), self.prediction)
+        out, v = out.chunk(2, dim=1) if self.learned_variance else (out, None)
+        return eps_from_output(self.schedule, z_t[:, : out.shape[1]], t, out.to(z_t), self.prediction), v
 
     def denoiser(self, prompt: str | Sequence[str] | Tensor = "", w: float = 1., negative: str | Tensor = "",
                  tap: Tap | None = None) -> Denoiser:
@@ -182,7 +193,7 @@ class Oracle:
 
 def names() -> list[str]:
     """The shipped models, by the name that `load` takes (autoencoders and readers have loaders of their own)."""
-    return [file.removesuffix(".safetensors") for file, record in manifest().items() if record["kind"] == "text2image"]
+    return [file.removesuffix(".safetensors") for file, record in manifest().items() if record["kind"] in NETS]
 
 
 def find(name_or_path: str | Path) -> Path:
@@ -281,9 +292,9 @@ def load(name_or_path: str | Path = "shapes", device: str | torch.device = "auto
         raise ValueError("dtype: float16 is neither fast nor exact on a CPU; use float32 (or bfloat16)")
     if is_public(path := find(name_or_path)):
         return _laid_out(Bundle(**read_public(path, device, dtype)))
-    path, config, tensors = _read(path, "text2image")
+    path, config, tensors = _read(path, *NETS)
     with _building(path):
-        net, text = UNet(**config["net"]), TextTransformer(**config["text"])
+        net, text = (kind(**config[part]) for kind, part in zip(NETS[config["kind"]], ("net", "text")))
         autoencoder = Autoencoder(None)
         if config["vae"] is not None:
             beside = path.with_name(f"{config['vae']}.safetensors")
@@ -297,7 +308,7 @@ def load(name_or_path: str | Path = "shapes", device: str | torch.device = "auto
             tokenizer=WordTokenizer(config["words"], config["text"]["length"]),
             vae=autoencoder.vae.to(device, dtype) if autoencoder.vae is not None else None,
             schedule=SCHEDULES[schedule.pop("name")](**schedule), prediction=config["prediction"], latent_scale=autoencoder.latent_scale,
-            size=config["size"]))
+            size=config["size"], learned_variance=isinstance(net, GlideUNet)))
 
 
 def _laid_out(b: Bundle) -> Bundle:

@@ -100,6 +100,9 @@ KNOWN: tuple[Known, ...] = (
     Known("clip-vocabulary", "vocabulary", "CLIP's byte pairs, which Stable Diffusion's single files need too",
           "bpe_simple_vocab_16e6.txt.gz", ("https://raw.githubusercontent.com/openai/CLIP/main/clip/bpe_simple_vocab_16e6.txt.gz",),
           1_356_917, "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a", "MIT", "scripts that CLIP never saw"),
+    Known("gpt2-vocabulary", "vocabulary", "GPT-2's byte pairs, which GLIDE's models need too", "vocab.bpe",
+          ("https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe",), 456_318,
+          "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5", "MIT", "the texts of CLIP and of Stable Diffusion"),
 )
 
 

@@ -44,6 +44,7 @@ FRAGMENTS = {
     "lora_": "holds low-rank changes (LoRA), no model; merge them into their model first",
     "down_blocks.": "is the U-Net of a diffusers folder; give the folder that holds unet/, vae/ and text_encoder/",
     "encoder.": "is an autoencoder alone; give the whole checkpoint, or the folder that holds unet/, vae/ and text_encoder/",
+    "blocks.input.w_": "is one half of GLIDE's noised CLIP; load_noised_clip of weights/towers.py reads both halves",
     "text_model.": "is a text encoder alone; give the folder that holds unet/, vae/ and text_encoder/",
 }
 

@@ -93,7 +93,7 @@ def estimate(b: Bundle, size: tuple[int, int], passes: Iterable[Passes], *, pict
     if min(size) < 1 or size[0] % b.grid or size[1] % b.grid:
         raise ValueError(f"size: rows and columns must be multiples of {b.grid}, got {tuple(size)}")
     factor = b.vae.factor if b.vae is not None else 1
-    c_in, c, y, x = b.net.conv_in.in_channels, b.net.conv_out.out_channels, size[0] // factor, size[1] // factor
+    c_in, c, y, x = b.net.conv_in.in_channels, b.latent_shape[0], size[0] // factor, size[1] // factor
     meta = torch.device("meta")
 
     def ask(p: Passes) -> None:

@@ -163,8 +163,8 @@ def some(names: Iterable[str]) -> str:
 
 
 def _trim(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A 1×1 convolution and a linear map hold the same numbers: (512, 512, 1, 1) is (512, 512)."""
-    return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
+    """A convolution of one pixel and a linear map hold the same numbers: (512, 512, 1, 1) and (512, 512, 1) are (512, 512)."""
+    return shape[:2] if len(shape) > 2 and set(shape[2:]) == {1} else shape
 
 
 def _by(shape: tuple[int, ...]) -> str:

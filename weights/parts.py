@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from nets.gpt2 import GPT2Tokenizer
 from nets.text import TextTransformer
 from nets.tokenizer import ClipTokenizer, Tokenizer, WordTokenizer
 from nets.unet import UNet
@@ -44,6 +45,11 @@ def fit_together(path: Path, net: UNet, text: TextTransformer | None, vae: Autoe
 def vocabulary() -> Path:
     """CLIP's byte pairs: as `palimpsest weights get clip-vocabulary` fetched them, else as `ClipTokenizer.find`. Else ValueError."""
     return here(find_known("clip-vocabulary")) or ClipTokenizer.find()
+
+
+def gpt2_vocabulary() -> Path:
+    """GPT-2's byte pairs: as `palimpsest weights get gpt2-vocabulary` fetched them, else as `GPT2Tokenizer.find`. Else ValueError."""
+    return here(find_known("gpt2-vocabulary")) or GPT2Tokenizer.find()
 
 
 def tokenizer_of(text: TextTransformer | None, words: list[str] | None, path: Path) -> Tokenizer | None:

@@ -6,6 +6,7 @@ What a file is, its keys say, not its name:
                  (InstructPix2Pix), or 9 (inpainting)
     diffusers    a folder with unet/, vae/, text_encoder/, and often tokenizer/ and scheduler/
     DDPM         temb.dense.0.…: the unconditional U-Nets that SDEdit uses
+    GLIDE        transformer_proj.…, input_blocks.…: its base and its upsampler, for inpainting or not (weights/glide.py)
 
 Loading is strict: nothing missing, nothing left over but what BUFFERS of weights/layouts.py names. Their times count noise levels from 0
 and ours from 1 (ᾱ_0 = 1 is the clean picture), so each Bundle made here has shift = 1: the net hears t − 1.
@@ -23,6 +24,7 @@ from samplers.schedule import Schedule
 from weights.compvis import KIND, read_compvis, write_compvis
 from weights.files import WeightsError
 from weights.folders import read_diffusers, write_diffusers
+from weights.glide import read_glide
 from weights.layouts import ddpm_names
 from weights.mapped import Checkpoint, header_of
 from weights.parts import bare
@@ -49,6 +51,8 @@ def read_public(path: Path, device: torch.device, dtype: torch.dtype) -> dict[st
         checkpoint = Checkpoint(path)
         if "temb.dense.0.weight" in checkpoint.shapes:
             return read_ddpm(checkpoint, device, dtype)
+        if "transformer_proj.weight" in checkpoint.shapes:
+            return read_glide(checkpoint, device, dtype)
         return read_compvis(checkpoint, device, dtype)
     except KeyError as error:
         raise WeightsError(f"model: {path} lacks {error.args[0]!r}, without which the rest cannot be placed; fetch it again") from None

@@ -3,6 +3,7 @@
     openai         visual.…, transformer.…: one file of OpenAI's or of open_clip's
     transformers   vision_model.…, text_model.…; for DINO embeddings.…, encoder.layer.…: Hugging Face's folders and their files
     official       blocks.…: DINO's own files, and timm's
+    glide          blocks.input.…, blocks.block_0.…: GLIDE's noised CLIP, a file for each tower
 
 Each `…_names(net)` maps every parameter to its place there. Some places are parts of a tensor, and say so at their end:
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from nets.clip import CLIP
 from nets.dino import DINO
+from nets.noised_clip import NoisedCLIP
 from weights.configs import HEAD_WIDTH, Config, Shapes
 from weights.layouts import Rules, rename, text_to_transformers
 
@@ -75,6 +77,24 @@ TRANSFORMERS_DINO = [
     (r"\.linear1\.", ".intermediate.dense."),
     (r"\.linear2\.", ".output.dense."),
 ]
+GLIDE_CLIP = [                                               # one file for each tower; a layer is two blocks, each with its norm
+    (r"^image\.times\.weight$", "blocks.input.w_t"),
+    (r"^image\.patches\.weight$", "blocks.input.patch_proj"),
+    (r"^image\.norm_in\.", "blocks.input.ln."),
+    (r"^text\.tokens\.weight$", "blocks.input.w_voc"),
+    (r"^(image|text)\.positions$", "blocks.input.w_pos"),
+    (r"^(image|text)\.norm_out\.", "blocks.output.ln."),
+    (r"^(image|text)_projection\.weight$", "blocks.output.f.w"),
+    (r"^(image|text)\.layers\.(\d+)\.", r"blocks.block_\2."),
+    (r"\.norm1\.", ".f_attn.ln."),
+    (r"\.norm2\.", ".f_mlp.ln."),
+    (r"\.attention\.to_([qkv])\.", r".f_attn.f_\1."),
+    (r"\.attention\.to_out\.", ".f_attn.f_c."),
+    (r"\.linear([12])\.", r".f_mlp.f_\1."),
+    (r"\.ln\.weight$", ".ln.g"),
+    (r"\.weight$", ".w"),
+    (r"\.bias$", ".b"),
+]
 VOCAB = 49408
 STACKED = re.compile(r"\.attn\.(in_proj_|qkv\.)(weight|bias)$")
 TURNED = re.compile(r"(^|\.)(visual\.proj|text_projection)$")
@@ -110,6 +130,11 @@ def dino_official_names(dino: DINO) -> dict[str, str]:
 def dino_transformers_names(dino: DINO) -> dict[str, str]:
     """Our name -> the place in a file that transformers' ViTModel wrote."""
     return _names(dino, TRANSFORMERS_DINO)
+
+
+def noised_clip_names(clip: NoisedCLIP) -> dict[str, str]:
+    """Our name -> the name in the file of its tower; the two files share many."""
+    return _names(clip, GLIDE_CLIP)
 
 
 # --------------------------------------------------------------------------- stacks
@@ -175,3 +200,14 @@ def dino_of_shapes(shapes: Shapes, names: Mapping[str, str]) -> Config:
     layers = count(shapes, re.escape(names["layers.0.norm1.weight"]).replace("0", r"\d+", 1))
     return dict(size=patch * math.isqrt(shapes[names["positions"]][0] - 1), patch=patch, width=width, layers=layers,
                 heads=width // HEAD_WIDTH)
+
+
+def noised_clip_of_shapes(image: Shapes, text: Shapes) -> Config:
+    """The arguments of NoisedCLIP, off its two files. KeyError with what is missed."""
+    width, _, patch, _ = image["blocks.input.patch_proj"]
+    vocab, text_width = text["blocks.input.w_voc"]
+    layers, text_layers = (count(shapes, r"blocks\.block_\d+\.f_mlp\.ln\.g") for shapes in (image, text))
+    return dict(size=patch * math.isqrt(image["blocks.input.w_pos"][0] - 1), patch=patch, width=width, layers=layers,
+                heads=width // HEAD_WIDTH, times=image["blocks.input.w_t"][0], embed=image["blocks.output.f.w"][0], vocab=vocab,
+                length=text["blocks.input.w_pos"][0], text_width=text_width, text_layers=text_layers,
+                text_heads=text_width // HEAD_WIDTH, end=min(vocab, VOCAB) - 1)

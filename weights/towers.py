@@ -1,8 +1,9 @@
-"""The networks that judge: CLIP, DINO, LPIPS and FID's Inception, read from the files in which they are published.
+"""The networks that judge: CLIP, plain and noised, DINO, LPIPS and FID's Inception, read from the files in which they are published.
 
     clip = load_clip("ViT-B-32.pt")                        # OpenAI (TorchScript or a state dict), open_clip, or a folder of transformers
     dino = load_dino("dino_deitsmall16_pretrain.pth")      # DINO's own file, timm's, or a folder of transformers
     lpips = load_lpips("alexnet-owt-7be5be79.pth", "alex.pth")            # torchvision's trunk, and the heads of LPIPS 0.1
+    noised = load_noised_clip("clip_image_enc.pt", "clip_text_enc.pt")    # GLIDE's, which looks at x_t and is told t
     inception = load_inception("pt_inception-2015-12-05-6726825d.pth")    # not torchvision's own, whose figures are others
 
 What a file is, its keys say, and not its name. Loading is strict: nothing missing, and nothing left over but what `EXTRAS` names.
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from metrics.trunks import LPIPS, FIDInception, lpips_alex, lpips_vgg
 from nets.clip import CLIP
 from nets.dino import DINO
+from nets.noised_clip import NoisedCLIP
 from weights.configs import ACTIVATIONS, Config, Shapes
 from weights.files import WeightsError
 from weights.layouts import BUFFERS
@@ -34,6 +36,8 @@ from weights.tower_names import (
     dino_of_shapes,
     dino_official_names,
     dino_transformers_names,
+    noised_clip_names,
+    noised_clip_of_shapes,
     unpack,
 )
 
@@ -56,6 +60,8 @@ class Kind(NamedTuple):
 
 SIGNS = [                                            # a key that only such a file has, its prefix in front
     (r"(module\.)?visual\.class_embedding", "CLIP", "openai", "load_clip"),
+    (r"()blocks\.input\.w_t", "the image encoder of a noised CLIP", "glide", "load_noised_clip"),
+    (r"()blocks\.input\.w_voc", "the text encoder of a noised CLIP", "glide", "load_noised_clip"),
     (r"()vision_model\.embeddings\.class_embedding", "CLIP", "transformers", "load_clip"),
     (r"((?:module\.)?(?:backbone\.)?)blocks\.0\.attn\.qkv\.weight", "DINO", "official", "load_dino"),
     (r"(vit\.)?encoder\.layer\.0\.attention\.attention\.query\.weight", "DINO", "transformers", "load_dino"),
@@ -190,6 +196,24 @@ def load_dino(path: Path | str, device: Device = "cpu", dtype: torch.dtype | Non
 
 def _without(shapes: Shapes, prefix: str) -> Shapes:
     return {name.removeprefix(prefix): shape for name, shape in shapes.items()}
+
+
+def load_noised_clip(image: Path | str, text: Path | str, device: Device = "cpu", dtype: torch.dtype | None = None) -> NoisedCLIP:
+    """GLIDE's noised CLIP from its two files, ready to run and not to train; dtype: of its weights, float32 unless said otherwise."""
+    files = {"image": _open(image, "the image encoder of a noised CLIP")[0], "text": _open(text, "the text encoder of a noised CLIP")[0]}
+    try:
+        config = noised_clip_of_shapes(files["image"].shapes, files["text"].shapes)
+    except KeyError as error:
+        raise WeightsError(f"model: {image} or {text} lacks {error.args[0]!r}, without which the rest cannot be placed; {AGAIN}") from None
+    net = bare(files["image"].path, NoisedCLIP, config, AGAIN)
+    names = noised_clip_names(net)
+    of = {tower: nn.ModuleDict({tower: net.get_submodule(tower), f"{tower}_projection": net.get_submodule(f"{tower}_projection")})
+          for tower in files}
+    for tower, file in files.items():                        # both are looked at before the first is read
+        file.fits(of[tower], {ours: names[ours] for ours in of[tower].state_dict()})
+    for tower, file in files.items():
+        file.pour(of[tower], {ours: names[ours] for ours in of[tower].state_dict()}, device, dtype or torch.float32)
+    return net.eval().requires_grad_(False)
 
 
 # --------------------------------------------------------------------------- LPIPS, FID
