@@ -146,7 +146,7 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
       for name in ("empty", "truncated", "garbage", "unfit", "unread", "headless", "odd")],
     *[(f"{EDIT} --model SHELF/{name}.safetensors", "model:", "no palimpsest configuration", "write_weights")
       for name in ("foreign", "scribbled")],
-    (f"{EDIT} --model SHELF/tiny-vae.safetensors", "model:", "holds a vae model", "text2image model is needed"),
+    (f"{EDIT} --model SHELF/tiny-vae.safetensors", "model:", "holds a vae model", "text2image or glide model is needed"),
     (f"{EDIT} --model SHELF/orphan.safetensors", "model: no model named 'no-such-vae'"),
     (f"{EDIT} --device gpu7", "device: 'gpu7' is not to be had here", "use cpu"),
     # the command itself

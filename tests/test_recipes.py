@@ -82,7 +82,7 @@ def test_turning_the_axes_of_a_latent_keeps_the_pictures_and_makes_smooth_axes_s
 
 
 def test_a_shape_that_does_not_fit_its_configuration_is_refused(folder):
-    with pytest.raises(WeightsError, match="a text2image model is needed"):
+    with pytest.raises(WeightsError, match="a text2image or glide model is needed"):
         load(folder / "shapes-reader.safetensors")
     with pytest.raises(WeightsError, match="no model named"):
         load("shapse")
