@@ -37,22 +37,28 @@ def posterior(sched: Schedule, x_0: Tensor, x_t: Tensor, t: float, s: float) -> 
 
 
 def ddpm_step(sched: Schedule, x_t: Tensor, eps: Tensor, t: float, s: float, noise: Tensor | None = None,
-              variance: Callable[[Schedule, float, float], float] = beta_tilde) -> Tensor:
+              variance: Tensor | Callable[[Schedule, float, float], float] = beta_tilde,
+              gradient: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """One ancestral step x_t → x_s, s < t. # DDPM Alg. 2 l. 4
 
-        x_s = (x_t − β/√(1−ᾱ_t) ε)/√(1−β) + √variance · noise,          β = 1 − ᾱ_t/ᾱ_s
+        x_s = μ + √Σ · noise,     μ = (x_t − β/√(1−ᾱ_t) ε)/√(1−β),     β = 1 − ᾱ_t/ᾱ_s
 
-    eps: the network's ε_θ(x_t, t). noise ~ N(0, I), shaped as x_t; needed unless s = 0, where the mean is returned
-    (Alg. 2 l. 3). variance: `beta_tilde` or `beta_stride`. Raises ValueError for s ≥ t or missing noise.
+    eps: the network's ε_θ(x_t, t). noise ~ N(0, I), shaped as x_t; needed unless s = 0, where the mean is returned (Alg. 2 l. 3).
+    variance: Σ, a function of the step (`beta_tilde` or `beta_stride`) or learned, one for each pixel (samplers/learned.py).
+    gradient: g, from samplers/guidance.py, moves the mean to μ + Σ g(μ), Eq. (6) and Eq. (8); for a gradient taken at x_t give a
+    function that does not look at μ. Raises ValueError for s ≥ t or missing noise.
     """
     _check_down(t, s)
     a_t, beta = sched.at(t), beta_stride(sched, t, s)
     mean = (1 - beta) ** -0.5 * x_t - beta / ((1 - a_t) * (1 - beta)) ** 0.5 * eps               # DDPM Eq. (11)
+    var = variance if isinstance(variance, Tensor) else variance(sched, t, s)
+    if gradient is not None:
+        mean = mean + var * gradient(mean)                                                      # Eq. (6), Eq. (8)
     if s == 0:
         return mean
     if noise is None:
         raise ValueError("noise is missing: an ancestral step to s > 0 is random; give N(0, I) shaped as x_t")
-    return mean + variance(sched, t, s) ** 0.5 * noise
+    return mean + var ** 0.5 * noise
 
 
 def l_simple(model: Callable[[Tensor, Tensor], Tensor], sched: Schedule, x_0: Tensor, t: Tensor, eps: Tensor,

@@ -1,13 +1,26 @@
-"""Guidance maps denoisers to denoisers. A denoiser is a function (x_t, t) → ε̂; guided, it is still one."""
+"""Guidance maps denoisers to denoisers. A denoiser is a function (x_t, t) → ε̂; guided, it is still one.
+
+Three things can guide. The network itself, asked with and without its text: `cfg`, Eq. (7). A classifier that looks at x_t: Eq. (6).
+A CLIP that looks at x_t: Eq. (8). The last two give a gradient, which moves the mean of an ancestral step by Σ g (`ddpm_step`), or the
+noise of any walk, deterministic ones too, by −√(1−ᾱ) g (`guided`).
+
+    g = classifier_guidance(log_p, s)                    # or clip_guidance(clip.encode_image, clip.encode_text(tokens), s)
+    x_s = ddpm_step(sched, x_t, eps(x_t, t), t, s, noise, variance, gradient=lambda mu: g(mu, s))
+    path = sample(guided(eps, sched, g), sched, x_T, times)
+"""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from samplers.schedule import Schedule
+
 Denoiser = Callable[[Tensor, float], Tensor]                    # (x_t, t) -> eps
 TextDenoiser = Callable[[Tensor, float, Tensor], Tensor]        # (x_t, t, ctx) -> eps
+Gradient = Callable[[Tensor, float], Tensor]                    # (x_t, t) -> ∇ of what is to grow, shaped as x_t
 
 
 def combine(eps_null: Tensor, eps_cond: Tensor, w: float) -> Tensor:
@@ -42,6 +55,47 @@ def cfg(eps_fn: TextDenoiser, cond: Tensor, null: Tensor, w: float, stack: bool 
         else:
             eps_null, eps_cond = eps_fn(x_t, t, ctx_null), eps_fn(x_t, t, ctx_cond)
         return combine(eps_null, eps_cond, w)                                                   # Eq. (7)
+
+    return denoise
+
+
+def classifier_guidance(log_p: Callable[[Tensor, float], Tensor], s: float) -> Gradient:
+    """g(x_t, t) = s ∇ log p_φ(y | x_t). # Eq. (6): μ + s Σ ∇ log p_φ(y | x_t)   (arXiv:2105.05233v4, Alg. 1)
+
+    log_p(x_t, t): of the label wanted for each picture, (b,), from a classifier that has seen noisy pictures. s: the scale; 0 does
+    nothing, 1 is Bayes' rule, more sharpens p to pˢ. Gradients are taken picture by picture: a batch changes nothing.
+    The derivation has the gradient at the mean of the step, Alg. 1 writes it there; official code: at x_t. Both are the caller's to
+    choose, see `ddpm_step`. Raises ValueError for an s that is not a finite number.
+    """
+    if not math.isfinite(s):
+        raise ValueError(f"s: the scale of the guidance must be a finite number (0 guides nowhere), got {s}")
+
+    def gradient(x: Tensor, t: float) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            return s * torch.autograd.grad(log_p(x, t).sum(), x)[0]
+
+    return gradient
+
+
+def clip_guidance(encode_image: Callable[[Tensor, float], Tensor], text: Tensor, s: float, scale: float = 100.) -> Gradient:
+    """g(x_t, t) = s ∇ (scale · f(x_t) · g(c)). # Eq. (8)   (GLIDE, arXiv:2112.10741v3, Sec. 2.4)
+
+    encode_image(x_t, t) -> (b d), of length 1, from a CLIP that knows noisy pictures (nets/noised_clip.py) or, as an experiment, one
+    that does not; text (b d) or (1 d), of length 1: the captions. scale: 1/τ, by which CLIP multiplied cosines while it was trained,
+    so that the bracket is its logit; GLIDE's s counts on 100. Raises ValueError as `classifier_guidance`.
+    """
+    return classifier_guidance(lambda x, t: scale * (encode_image(x, t) * text).sum(dim=1), s)                     # Eq. (8)
+
+
+def guided(eps: Denoiser, sched: Schedule, gradient: Gradient) -> Denoiser:
+    """ε̂ = ε − √(1−ᾱ_t) g(x_t, t): the score of p(x_t) p(y | x_t)ˢ written as a noise. # arXiv:2105.05233v4, Alg. 2, Eq. (14)
+
+    For walks without a Σ to scale a shift of the mean by, DDIM's above all. One ancestral step with this ε̂ moves the mean by
+    β/√(1−β) g where Eq. (6) moves it by Σ g: not the same number, though both are the same in the limit of short steps.
+    """
+    def denoise(x_t: Tensor, t: float) -> Tensor:
+        return eps(x_t, t) - (1 - sched.at(t)) ** .5 * gradient(x_t, t)
 
     return denoise
 

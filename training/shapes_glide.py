@@ -1,0 +1,122 @@
+"""Recipe of shapes-glide: GLIDE's base model, text to 32×32 pixels, and its 20 % fine-tuning, a phase of its own.
+
+    python -m training.shapes_glide                                                    # conditional: every picture with its caption
+    python -m training.shapes_glide --init weights/shapes-glide-conditional.safetensors --empty .2 --name shapes-glide
+
+"GLIDE", arXiv:2112.10741v3, Sec. 4.1 and 4.2. The net is the published one made small (nets/glide.py): the text stands among the keys
+of every attention layer, and it says a variance for every pixel, which L_hybrid teaches (samplers/learned.py).
+The second phase goes on exactly as before, with 20 % of the token rows empty; only then can the model be guided without a classifier.
+
+ours: the prediction is a velocity instead of ε, as in all our recipes (training/shapes.py says why), and times are drawn with density
+∝ t, so L_vlb is weighted by t too. Scenes are drawn anew for every step, `two` is the share of those with two things, and `hard`
+draws scenes with what is learnt last so many times as often (training/shapes.py).
+"""
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+
+from nets.glide import SMALL, SMALL_TEXT, GlideText, GlideUNet
+from nets.tokenizer import WordTokenizer
+from samplers.convert import q_sample
+from samplers.learned import l_hybrid
+from samplers.schedule import Schedule
+from training.fit import fit, rank_and_world, step_generator
+from training.recipe import command_line, own_device, publish, start_from, storage_error
+from training.shapes import how_often
+from weights.files import sha256
+from worlds.scene import WORDS, Scene
+from worlds.shapes import caption, render, sample_scene
+
+SIZE = 32
+
+
+def models(net: dict = SMALL, text: dict = SMALL_TEXT) -> tuple[nn.ModuleDict, WordTokenizer, dict]:
+    """The trainable modules, their tokenizer, and the configuration that rebuilds both."""
+    tokenizer = WordTokenizer(list(WORDS), text["length"])
+    text = dict(text, vocab=tokenizer.vocab_size)
+    modules = nn.ModuleDict({"net": GlideUNet(**net), "text": GlideText(**text)})
+    return modules, tokenizer, dict(net=net, text=text, words=list(WORDS))
+
+
+def told(scene: Scene, rng: random.Random, empty: float) -> str:
+    """A caption, now and then without sizes or background; empty for the share `empty`, each picture by its own draw."""
+    return "" if rng.random() < empty else caption(scene, size=rng.random() > .15, background=rng.random() > .15)
+
+
+def draw(n: int, rng: random.Random, two: float, hard: float = 1.) -> list[Scene]:
+    """n scenes, the share `two` of them with two things; those with what is learnt last `hard` times as often as chance has them."""
+    counts, drawn = [1 + (rng.random() < two) for _ in range(n)], []
+    for things in counts:
+        scene = sample_scene(rng, things)
+        while hard > 1 and rng.random() > float(how_often([scene], hard)[0]) / hard:
+            scene = sample_scene(rng, things)
+        drawn.append(scene)
+    return drawn
+
+
+def eight_bits(x: Tensor) -> Tensor:
+    """Pictures in [−1, 1] as a file would hold them: 256 grey levels."""
+    return ((x + 1) * 127.5).round() / 127.5 - 1
+
+
+def times(n: int, T: int, generator: Generator) -> Tensor:
+    """n whole times 1 … T with density ∝ t."""
+    return (T * torch.rand(n, generator=generator).sqrt()).long().clamp(max=T - 1) + 1
+
+
+def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generator, schedule: Schedule) -> Tensor:
+    x_0, tokens = data
+    t, ctx = times(len(x_0), schedule.T, generator), modules["text"](tokens)
+    eps = torch.randn(x_0.shape, generator=generator).to(x_0)
+    return l_hybrid(lambda x_t, t: modules["net"](x_t, t.to(x_t.device), ctx), schedule, x_0, t, eps, "v")[0]
+
+
+def main(*, steps: int = 12000, batch: int = 32, lr: float = 1e-3, two: float = .3, hard: float = 1., empty: float = 0.,
+         warmup: int = 300, seed: int = 0, init: str = "", name: str = "shapes-glide-conditional", state: str = "runs/shapes_glide",
+         device: str = "auto", out: str = "weights") -> None:
+    (rank, world), on = rank_and_world(), own_device(device)
+    if not 0 <= empty <= 1:
+        raise ValueError(f"empty: must be a share from 0 to 1 of the captions, got {empty}")
+    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, hard=hard, empty=empty, warmup=warmup, seed=seed, init=Path(init).name)
+    schedule = Schedule.cosine()
+    torch.manual_seed(seed)                                              # the initial weights, alike on every rank
+    modules, tokenizer, config = models()
+    earlier = start_from(init, dict(modules))
+    modules.to(on, memory_format=torch.channels_last)
+
+    def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
+        scenes = draw(batch // world, rng, two, hard)
+        x_0 = eight_bits(render(scenes, SIZE)).to(on, memory_format=torch.channels_last)
+        return x_0, tokenizer([told(scene, rng, empty) for scene in scenes]).to(on)
+
+    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, warmup=warmup,
+                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
+                 identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")))
+    if rank == 0:
+        config = dict(kind="glide", prediction="v", learned_variance=True, schedule=dict(name="cosine", T=schedule.T), vae=None, size=SIZE,
+                      **config)
+        figures = judge(dict(fitted.ema), data(steps, step_generator(seed, steps + 1)), schedule, fitted.losses, seed)
+        print(publish(name, dict(fitted.ema), config, out=out, recipe="training.shapes_glide", arguments=arguments, seconds=fitted.seconds,
+                      figures=figures, earlier=earlier), figures)
+
+
+@torch.no_grad()
+def judge(modules: dict[str, nn.Module], data: tuple[Tensor, Tensor], schedule: Schedule, losses: list[float], seed: int) -> dict[str, float]:
+    """What the manifest says of a finished run: the loss, its bound on the code length, and what float16 costs."""
+    (x_0, tokens), g = data, step_generator(seed, 0)
+    t = torch.linspace(50, schedule.T, len(x_0)).long()
+    eps = torch.randn(x_0.shape, generator=g).to(x_0)
+    x_t, ctx = q_sample(schedule, x_0, t, eps), modules["text"](tokens)
+    even = torch.linspace(1, schedule.T, len(x_0)).round().long()        # L_vlb is a bound where times are drawn evenly
+    bits = l_hybrid(lambda x_t, t: modules["net"](x_t, t.to(x_t.device), ctx), schedule, x_0, even, eps, "v")[1]
+    return dict(loss=sum(losses[-200:]) / len(losses[-200:]), vlb_bits=bits.item(),
+                storage_error=storage_error(modules, lambda m: m["net"](x_t, t.to(x_t.device), m["text"](tokens))))
+
+
+if __name__ == "__main__":
+    command_line(main)
