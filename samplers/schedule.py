@@ -161,35 +161,6 @@ class Schedule:
                              f"end={end}, where there are {max(top - end, 0)}: take fewer steps or a larger start")
         return [round(top + (end - top) * n / steps) for n in range(steps + 1)]
 
-    def respaced(self, sections: str) -> list[int]:
-        """Falling whole times, the last of them 0, spelt as the programs of Improved DDPM and GLIDE spell them.
-
-        "27": that many times, evenly spread, 1 and T among them. "10,10,3,2,2": the levels in so many parts of equal length, each
-        with its own number of times. "fast27": those five, but T − 2 for T (GLIDE's upsampler). "ddim50": every (T/50)-th time, from
-        1 on, so that T itself is left out. Their programs count levels from 0, and these are their numbers plus 1.
-        No schedule is made anew: a step takes both its times, and from them β, β̃ of the longer step (arXiv:2102.09672v1, Eq. 19).
-        Raises ValueError for anything else, more times than a part has levels, and a ddimN without a whole stride.
-        """
-        if sections == "fast27":
-            times = self.respaced("10,10,3,2,2")
-            return [self.T - 2, *times[1:]]                              # 999 → 997 in their count; unstated: why
-        if sections.startswith("ddim"):
-            n = _whole(sections, sections.removeprefix("ddim"))
-            strides = [k for k in range(1, self.T) if len(range(0, self.T, k)) == n]
-            if not strides:
-                raise ValueError(f"sections: no whole stride through {self.T} times has {n} of them, in {sections!r}")
-            return [*(i + 1 for i in reversed(range(0, self.T, strides[0]))), 0]
-        counts = [_whole(sections, count) for count in sections.split(",")]
-        first, times = 0, []
-        for k, count in enumerate(counts):
-            size = self.T // len(counts) + (k < self.T % len(counts))
-            if count > size:
-                raise ValueError(f"sections: {count} times asked of a part that has {size}, in {sections!r}")
-            stride = (size - 1) / (count - 1) if count > 1 else 1.
-            times += [first + round(stride * n) + 1 for n in range(count)]
-            first += size
-        return [*reversed(times), 0]
-
     # ---- checks ----
 
     def _time(self, t: float) -> int | float:
@@ -206,9 +177,3 @@ class Schedule:
         if t.min() < 0 or t.max() > self.T:
             raise ValueError(f"t must lie in [0, {self.T}], got {int(t.min())} to {int(t.max())}")
         return self.abar[t]
-
-
-def _whole(sections: str, count: str) -> int:
-    if not count.strip().isdecimal() or int(count) < 1:
-        raise ValueError(f'sections: must be counts as in "27" or "10,10,3,2,2", "fast27" or "ddim50", got {sections!r}')
-    return int(count)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from samplers.ddim import ddim_step, sample
 from samplers.ddpm import beta_stride, beta_tilde, ddpm_step
 from samplers.guidance import classifier_guidance, clip_guidance, guided
+from samplers.respacing import respaced
 from samplers.schedule import Schedule
 
 COSINE = Schedule.cosine()
@@ -25,7 +26,7 @@ def test_a_linear_log_probability_shifts_the_mean_by_sigma_c():
     for t, s in ((800, 790), (40, 0)):
         noise = randn(2, 3, 4, 4, seed=5)
         for variance, number in ((beta_tilde, beta_tilde(COSINE, t, s)), (beta_stride, beta_stride(COSINE, t, s))):
-            moved = ddpm_step(COSINE, x, eps, t, s, noise, variance, gradient=lambda mu: g(mu, s))
+            moved = ddpm_step(COSINE, x, eps, t, s, noise, variance, gradient=lambda mu, s=s: g(mu, s))
             torch.testing.assert_close(moved - ddpm_step(COSINE, x, eps, t, s, noise, variance), number * c, rtol=1e-9, atol=1e-12)
 
 
@@ -68,7 +69,7 @@ def test_where_the_gradient_is_taken_matters_and_is_the_callers():
 def test_as_a_noise_guidance_moves_an_ancestral_mean_by_beta_over_root_alpha():
     """The published literal: .034771 at index 50 of the cosine schedule respaced to 100."""
     x, eps, c = (randn(1, 3, 4, 4, seed=n) for n in range(3))
-    times = COSINE.respaced("100")[::-1]
+    times = respaced(COSINE.T, "100")[::-1]
     t, s = times[51], times[50]
     zero = torch.zeros_like(x)
     denoise = guided(lambda x, t: eps, COSINE, lambda x, t: c)

@@ -1,4 +1,4 @@
-"""samplers/learned.py and Schedule.respaced: learned variances between their bounds, the hybrid loss, and the published respacings."""
+"""samplers/learned.py and samplers/respacing.py: learned variances between their bounds, the hybrid loss, and the published respacings."""
 from __future__ import annotations
 
 import math
@@ -10,6 +10,7 @@ import torch
 from samplers.convert import eps_from_x0, q_sample
 from samplers.ddpm import beta_stride, beta_tilde, ddpm_step, l_simple, posterior
 from samplers.learned import code_length, l_hybrid, l_vlb, learned_variance, log_bounds
+from samplers.respacing import respaced
 from samplers.schedule import Schedule
 
 COSINE, LINEAR = Schedule.cosine(), Schedule.linear()
@@ -25,31 +26,31 @@ FAST27 = [0, 22, 44, 66, 88, 111, 133, 155, 177, 199, 200, 222, 244, 266, 288, 3
 
 
 def test_fast27_is_the_published_list():
-    assert LINEAR.respaced("fast27") == [*(i + 1 for i in reversed(FAST27)), 0]
-    last = LINEAR.respaced("fast27")
+    assert respaced(LINEAR.T, "fast27") == [*(i + 1 for i in reversed(FAST27)), 0]
+    last = respaced(LINEAR.T, "fast27")
     assert beta_stride(LINEAR, last[0], last[1]) == pytest.approx(.972, abs=5e-4)
 
 
 def test_an_even_respacing_has_both_ends():
-    assert COSINE.respaced("27")[-4:] == [77 + 1, 38 + 1, 1, 0] and COSINE.respaced("27")[:2] == [1000, 961 + 1]
-    hundred = COSINE.respaced("100")
+    assert respaced(COSINE.T, "27")[-4:] == [77 + 1, 38 + 1, 1, 0] and respaced(COSINE.T, "27")[:2] == [1000, 961 + 1]
+    hundred = respaced(COSINE.T, "100")
     assert hundred[-8:-5] == [62, 51, 41] and hundred[:2] == [1000, 990] and len(hundred) == 101
-    assert COSINE.respaced("1000") == list(range(1000, -1, -1))
+    assert respaced(COSINE.T, "1000") == list(range(1000, -1, -1))
 
 
 def test_ddim_respacing_is_an_integer_stride_that_misses_the_top():
-    assert COSINE.respaced("ddim50")[0] == 981 and COSINE.respaced("ddim100")[:2] == [991, 981]
-    assert {t - s for t, s in pairwise(COSINE.respaced("ddim50")[:-1])} == {20}
+    assert respaced(COSINE.T, "ddim50")[0] == 981 and respaced(COSINE.T, "ddim100")[:2] == [991, 981]
+    assert {t - s for t, s in pairwise(respaced(COSINE.T, "ddim50")[:-1])} == {20}
 
 
 @pytest.mark.parametrize("sections", ["", "x", "0", "-3", "1001", "10,,2", "ddim", "ddim600", "ddim0", "2.5", "600,600"])
 def test_a_respacing_that_makes_no_sense_is_refused(sections):
     with pytest.raises(ValueError, match="sections"):
-        COSINE.respaced(sections)
+        respaced(COSINE.T, sections)
 
 
 def test_betas_of_a_respaced_walk_multiply_to_the_same_abar():
-    product = math.prod(1 - beta_stride(COSINE, t, s) for t, s in pairwise(COSINE.respaced("27")))
+    product = math.prod(1 - beta_stride(COSINE, t, s) for t, s in pairwise(respaced(COSINE.T, "27")))
     assert product == pytest.approx(COSINE.at(1000), rel=1e-9)
 
 
@@ -77,7 +78,7 @@ def test_the_bounds_have_the_published_values():
 
 
 def test_the_last_step_borrows_the_lower_bound_of_the_one_before():
-    *_, before, t, s = COSINE.respaced("27")
+    *_, before, t, s = respaced(COSINE.T, "27")
     assert log_bounds(COSINE, t, s, before)[0] == math.log(beta_tilde(COSINE, before, t))
     assert log_bounds(COSINE, 1, 0) == log_bounds(COSINE, 1, 0, 2)
 

@@ -106,7 +106,8 @@ def main(*, steps: int = 12000, batch: int = 32, lr: float = 1e-3, two: float = 
 
 
 @torch.no_grad()
-def judge(modules: dict[str, nn.Module], data: tuple[Tensor, Tensor], schedule: Schedule, losses: list[float], seed: int) -> dict[str, float]:
+def judge(modules: dict[str, nn.Module], data: tuple[Tensor, Tensor], schedule: Schedule, losses: list[float],
+          seed: int) -> dict[str, float]:
     """What the manifest says of a finished run: the loss, its bound on the code length, and what float16 costs."""
     (x_0, tokens), g = data, step_generator(seed, 0)
     t = torch.linspace(50, schedule.T, len(x_0)).long()
