@@ -77,6 +77,15 @@ class CLIP(nn.Module):
         return self.logit_scale.exp() * self.encode_image(views) @ self.encode_text(tokens).mT
 
 
+def contrastive_loss(logits: Tensor) -> Tensor:
+    """The mean cross-entropy of finding each picture's text and each text's picture, logits (b b): a scalar. # Fig. 3, Sec. 2.3
+
+    Row i is picture i, column i its own text; all others in the batch are wrong.
+    """
+    own = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.mT, own)) / 2
+
+
 def at_end(z: Tensor, tokens: Tensor, end: int) -> Tensor:
     """Of each row of vectors z (b l d) the one at the first token `end` of tokens (b l): (b d). ValueError for a row without it."""
     ends = tokens == end

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from nets.glide import SMALL, SMALL_TEXT, GlideText, GlideUNet
+from nets.glide import SMALL, SMALL_TEXT, GlideText, GlideUNet, for_inpainting
 from nets.tokenizer import WordTokenizer
 from samplers.convert import q_sample
 from samplers.learned import l_hybrid
@@ -27,7 +27,7 @@ from samplers.schedule import Schedule
 from training.fit import fit, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, start_from, storage_error
 from training.shapes import how_often
-from weights.files import sha256
+from weights.files import read_weights, sha256
 from worlds.scene import WORDS, Scene
 from worlds.shapes import caption, render, sample_scene
 
@@ -40,6 +40,14 @@ def models(net: dict = SMALL, text: dict = SMALL_TEXT) -> tuple[nn.ModuleDict, W
     text = dict(text, vocab=tokenizer.vocab_size)
     modules = nn.ModuleDict({"net": GlideUNet(**net), "text": GlideText(**text)})
     return modules, tokenizer, dict(net=net, text=text, words=list(WORDS))
+
+
+def start_widened(init: str, modules: nn.ModuleDict) -> list[dict]:
+    """As start_from, for a net that is to see what is kept: widened behind the weights of one that does not, before those of one that does."""
+    widened = bool(init) and read_weights(init)[0]["net"].get("inpainting", False)
+    earlier = [] if widened else start_from(init, dict(modules))
+    modules["net"] = for_inpainting(modules["net"])
+    return start_from(init, dict(modules)) if widened else earlier
 
 
 def told(scene: Scene, rng: random.Random, empty: float) -> str:

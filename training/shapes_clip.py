@@ -1,0 +1,93 @@
+"""Recipe of shapes-clip and shapes-clip-noised: pictures and captions of the shapes world in one space.
+
+    python -m training.shapes_clip                                                     # clean pictures, 64×64
+    python -m training.shapes_clip --noised 1 --name shapes-clip-noised                # x_t at 32×32, told t
+
+"Learning Transferable Visual Models From Natural Language Supervision", arXiv:2103.00020v1, Sec. 2.3: of a batch of pictures and captions,
+find which belong together. The noised one (GLIDE, arXiv:2112.10741v3, Sec. 2.4) looks at x_t, by the schedule of the base model that it
+is to guide, and knows t; everything else is the same. Its scale is fixed, as the published one's is.
+Chance finds a picture's caption among n once in n; the record tells how often these find it among 64.
+"""
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+
+from nets.clip import CLIP, MEAN, STD, contrastive_loss
+from nets.noised_clip import NoisedCLIP
+from nets.tokenizer import WordTokenizer
+from nets.vit import standardise
+from samplers.convert import q_sample
+from samplers.schedule import Schedule
+from training.fit import fit, rank_and_world, step_generator
+from training.recipe import command_line, own_device, publish, start_from, storage_error
+from training.shapes_glide import draw, eight_bits, told
+from worlds.scene import WORDS
+from worlds.shapes import render
+
+LENGTH = 24
+TOWERS = dict(width=128, layers=4, heads=4, embed=64, length=LENGTH, text_width=128, text_layers=3, text_heads=4)
+CLEAN, NOISED = TOWERS | dict(size=64, patch=8), TOWERS | dict(size=32, patch=4, scale=20.)
+AMONG = 64
+SCHEDULE = dict(name="cosine", T=1000)
+
+
+def model(noised: bool) -> tuple[CLIP | NoisedCLIP, WordTokenizer, dict]:
+    """The net, its tokenizer, and the configuration that rebuilds both."""
+    tokenizer = WordTokenizer(list(WORDS), LENGTH)
+    config = dict(NOISED if noised else CLEAN, vocab=tokenizer.vocab_size, end=tokenizer.end)
+    kind = "noised_clip" if noised else "clip"
+    return (NoisedCLIP if noised else CLIP)(**config), tokenizer, dict(kind=kind, clip=config, words=list(WORDS), schedule=SCHEDULE)
+
+
+def logits(net: CLIP | NoisedCLIP, pictures: Tensor, tokens: Tensor, generator: Generator, schedule: Schedule,
+           t: Tensor | None = None) -> Tensor:
+    """(b b): of clean pictures, or of x_t at times drawn evenly where the net knows times."""
+    if isinstance(net, CLIP):
+        return net(standardise(pictures, MEAN, STD), tokens)
+    t = torch.randint(1, schedule.T + 1, (len(pictures),), generator=generator) if t is None else t
+    x_t = q_sample(schedule, pictures, t, torch.randn(pictures.shape, generator=generator).to(pictures))
+    return net(x_t, (t - 1).to(pictures.device), tokens)
+
+
+def main(*, steps: int = 3000, batch: int = 128, lr: float = 1e-3, two: float = .4, noised: int = 0, warmup: int = 200, seed: int = 0,
+         tests: int = 1024, init: str = "", name: str = "shapes-clip", state: str = "runs/shapes_clip", device: str = "auto",
+         out: str = "weights") -> None:
+    (rank, world), on = rank_and_world(), own_device(device)
+    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, noised=noised, warmup=warmup, seed=seed, tests=tests, init=Path(init).name)
+    schedule = Schedule.cosine(SCHEDULE["T"])
+    torch.manual_seed(seed)
+    net, tokenizer, config = model(bool(noised))
+    earlier = start_from(init, {"clip": net})
+    net.to(on)
+
+    def data(n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
+        scenes = draw(n, rng, two)
+        pictures = eight_bits(render(scenes, config["clip"]["size"]))
+        return pictures.to(on), tokenizer([told(scene, rng, 0.) for scene in scenes]).to(on)
+
+    def loss(net: nn.Module, d: tuple[Tensor, Tensor], generator: Generator) -> Tensor:
+        return contrastive_loss(logits(net, *d, generator, schedule))
+
+    fitted = fit(loss, net, lambda step, g: data(batch // world, g), steps=steps, lr=lr, seed=seed, warmup=warmup, weight_decay=.0125,
+                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
+    if rank == 0:
+        g, net = step_generator(seed, steps + 1), fitted.ema
+        pictures, tokens = data(tests, g)
+        figures = {"n": tests, "among": AMONG, "loss": sum(fitted.losses[-200:]) / len(fitted.losses[-200:])}
+        for t in (1, 250, 500, 750) if noised else (0,):
+            found = [logits(net, p, k, g, schedule, torch.full((len(p),), t)).argmax(1) == torch.arange(len(p), device=on)
+                     for p, k in zip(pictures.split(AMONG), tokens.split(AMONG))]
+            figures[f"found_t{t}" if noised else "found"] = torch.cat(found).double().mean().item()
+        figures["storage_error"] = storage_error({"clip": net}, lambda m: logits(
+            m["clip"], pictures[:64], tokens[:64], step_generator(seed, 0), schedule, torch.full((64,), 250)))
+        print(publish(name, {"clip": net}, config, out=out, recipe="training.shapes_clip", arguments=arguments, seconds=fitted.seconds,
+                      figures=figures, earlier=earlier), figures)
+
+
+if __name__ == "__main__":
+    command_line(main)

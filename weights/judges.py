@@ -1,0 +1,105 @@
+"""What looks at pictures of the shapes world and says how well they fit: a CLIP, clean or noised, and a classifier that knows noise.
+
+    clip = load_judge("shapes-clip")                     # cos of pictures with captions; a score, and what re-ranking goes by
+    noised = load_judge("shapes-clip-noised")            # the same of x_t at time t; its gradient guides, Eq. (8)
+    classifier = load_classifier("shapes-classifier")    # log p(attributes | x_t, t); its gradient guides, Eq. (6)
+
+Times are levels of the schedule, 1 … T, whole or not: the nets count from 0 and know whole ones, so they are told the nearest.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nets.clip import CLIP, clip_view
+from nets.noised_clip import NoisedCLIP
+from nets.noisy_reader import NoisyReader
+from nets.tokenizer import Tokenizer, WordTokenizer
+from weights import _building, _read, pick_device
+from weights.files import fill
+
+
+def told(t: float, times: int) -> int:
+    """The time that a net which counts from 0 is told for level t."""
+    return min(max(round(float(t)) - 1, 0), times - 1)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A CLIP with its tokenizer. Gradients flow through `images`."""
+    net: CLIP | NoisedCLIP
+    tokenizer: Tokenizer
+
+    @property
+    def noised(self) -> bool:
+        """Whether it looks at x_t and is told t."""
+        return isinstance(self.net, NoisedCLIP)
+
+    @property
+    def scale(self) -> float:
+        """1/τ, by which a cosine becomes a logit."""
+        return self.net.scale if self.noised else float(self.net.logit_scale.exp())
+
+    def images(self, pictures: Tensor, t: float = 1) -> Tensor:
+        """(b 3 y x) in [−1, 1], or x_t at time t for a noised one -> (b d), of length 1. Another size is made the size it was trained on."""
+        if not self.noised:
+            return self.net.encode_image(clip_view(pictures, self.net.size))
+        side = self.net.image.side * self.net.image.patch
+        if tuple(pictures.shape[-2:]) != (side, side):
+            raise ValueError(f"x_t: a noised CLIP sees {side}x{side} only, as its noise would be another in another size; got "
+                             f"{tuple(pictures.shape)}")
+        return self.net.encode_image(pictures, told(t, self.net.image.times.num_embeddings))
+
+    @torch.no_grad()
+    def texts(self, prompts: str | Sequence[str]) -> Tensor:
+        """Prompts -> (b d), of length 1."""
+        tokens = self.tokenizer([prompts] if isinstance(prompts, str) else list(prompts))
+        return self.net.encode_text(tokens.to(next(self.net.parameters()).device))
+
+    @torch.no_grad()
+    def cosines(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+        """cos of each picture with its own prompt: (b,)."""
+        return (self.images(pictures) * self.texts(prompts)).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A noise-aware classifier of named attributes. Gradients flow."""
+    net: NoisyReader
+    values: dict[str, tuple[str, ...]]
+
+    def log_p(self, x_t: Tensor, t: float, wanted: Sequence[dict[str, str]]) -> Tensor:
+        """Σ log p(attribute = value | x_t, t) over what is wanted of each picture: (b,). # the log p_φ(y | x_t) of Eq. (6)
+
+        Raises ValueError for an attribute or a value that is not read here.
+        """
+        logits = self.net(x_t, told(t, self.net.trunk.times.num_embeddings))
+        total = []
+        for i, asked in enumerate(wanted):
+            for name, value in asked.items():
+                if value not in self.values.get(name, ()):
+                    raise ValueError(f"wanted: {name} {value!r} is not read here; known: {', '.join(self.values.get(name, self.values))}")
+            total.append(sum(F.log_softmax(logits[name][i], dim=0)[self.values[name].index(value)] for name, value in asked.items()))
+        return torch.stack(total)
+
+
+def load_judge(name_or_path: str | Path = "shapes-clip", device: str | torch.device = "cpu") -> Judge:
+    """A shipped CLIP, clean or noised, ready to run. (weights/towers.py reads public ones.)"""
+    path, config, tensors = _read(name_or_path, "clip", "noised_clip")
+    with _building(path):
+        net = (CLIP if config["kind"] == "clip" else NoisedCLIP)(**config["clip"])
+        return Judge(fill(net, tensors, "clip", path).to(pick_device(device)), WordTokenizer(config["words"], config["clip"]["length"]))
+
+
+def load_classifier(name_or_path: str | Path = "shapes-classifier", device: str | torch.device = "cpu") -> Classifier:
+    """The shipped noise-aware classifier, ready to run."""
+    path, config, tensors = _read(name_or_path, "classifier")
+    with _building(path):
+        values = {name: tuple(v) for name, v in config["values"].items()}
+        net = NoisyReader(attributes={name: len(v) for name, v in values.items()}, **config["classifier"])
+        return Classifier(fill(net, tensors, "classifier", path).to(pick_device(device)), values)
