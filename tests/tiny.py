@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from nets.glide import GlideText, GlideUNet
 from nets.text import TextTransformer
 from nets.unet import UNet
 from nets.vae import AutoencoderKL
@@ -38,4 +39,19 @@ def tiny_weights(folder: Path, name: str = "tiny", size: int = 32) -> Path:
                   net=NET, text=TEXT, words=list(WORDS))
     config_vae = dict(kind="vae", vae=VAE, latent_scale=1., size=size)
     write_weights(folder / f"{name}-vae.safetensors", {"vae": vae}, config_vae)
+    return write_weights(folder / f"{name}.safetensors", {"net": net, "text": text}, config)
+
+
+GLIDE_NET = dict(width=8, mult=(1, 2), blocks=1, attention=(False, True), head_width=8, ctx_width=16, norm_groups=4, dropout=0.)
+GLIDE_TEXT = dict(vocab=3 + len(WORDS), length=24, width=16, layers=1, heads=2, pad=0)
+
+
+def tiny_glide(folder: Path, name: str = "tiny-glide", size: int = 8, **kind: bool) -> Path:
+    """A model of GLIDE's with random weights; kind: inpainting, upsampling. The same weights at every call."""
+    net_config = GLIDE_NET | kind
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net, text = shake(GlideUNet(**net_config)), GlideText(**GLIDE_TEXT)
+    config = dict(kind="glide", prediction="v", learned_variance=True, schedule=dict(name="cosine", T=1000), vae=None, size=size,
+                  net=net_config, text=GLIDE_TEXT, words=list(WORDS))
     return write_weights(folder / f"{name}.safetensors", {"net": net, "text": text}, config)

@@ -43,7 +43,8 @@ def models(net: dict = SMALL, text: dict = SMALL_TEXT) -> tuple[nn.ModuleDict, W
 
 
 def start_widened(init: str, modules: nn.ModuleDict) -> list[dict]:
-    """As start_from, for a net that is to see what is kept: widened behind the weights of one that does not, before those of one that does."""
+    """As start_from, for a net that is to see what is kept: widened after the weights of one that does not, before those of one that does.
+    """
     widened = bool(init) and read_weights(init)[0]["net"].get("inpainting", False)
     earlier = [] if widened else start_from(init, dict(modules))
     modules["net"] = for_inpainting(modules["net"])

@@ -46,7 +46,7 @@ class Judge:
         return self.net.scale if self.noised else float(self.net.logit_scale.exp())
 
     def images(self, pictures: Tensor, t: float = 1) -> Tensor:
-        """(b 3 y x) in [−1, 1], or x_t at time t for a noised one -> (b d), of length 1. Another size is made the size it was trained on."""
+        """(b 3 y x) in [−1, 1], or x_t at time t for a noised one -> (b d), of length 1. A clean one sees every size in its own."""
         if not self.noised:
             return self.net.encode_image(clip_view(pictures, self.net.size))
         side = self.net.image.side * self.net.image.patch

@@ -1,0 +1,176 @@
+"""palimpsest glide generate|inpaint|session: the commands of methods/glide.py and methods/glide_session.py."""
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from methods.cli import Mistake, blame, command, number, options, progress, say, whole, writable
+from methods.commands.pictures import framed, opened
+from methods.glide import glide, inpaint, rerank, texts_of
+from methods.glide_session import Session, parse
+from samplers.guidance import Gradient, classifier_guidance, clip_guidance
+from samplers.respacing import respaced
+from weights import Bundle, load
+from weights.judges import load_classifier, load_judge
+from worlds.files import contact_sheet, read_mask, write_picture
+from worlds.words import wanted
+
+GUIDES = ("text", "clip", "classifier")
+
+
+def declare_glide(commands: argparse._SubParsersAction) -> None:
+    """The options of `palimpsest glide`."""
+    about = "paint from a text in two stages, and paint parts of a picture anew (arXiv:2112.10741)"
+    p = commands.add_parser("glide", help=about, description=about, allow_abbrev=False)
+    parts = p.add_subparsers(metavar="WHAT", required=True)
+
+    g = command(parts, "generate", "pictures from a text", run_generate)
+    g.add_argument("--prompt", required=True, metavar="P", help='what to show, in words; "" is anything')
+    g.add_argument("-n", type=whole, default=1, metavar="N", help="how many; picture i has seed + i (default: 1)")
+    g.add_argument("--guide", choices=GUIDES, default="text", help="what the walk is guided by: the text without a classifier (7), a CLIP "
+                   "(8) or a classifier (6) that know noise (default: 'text')")
+    g.add_argument("--scale", type=number, default=None, metavar="S", help="of --guide; for the text it is --w (default: 3 for clip, 1 "
+                   "for classifier)")
+    g.add_argument("--rerank", action="store_true", help="order the n pictures by a CLIP, the best first")
+    options(g, glide, {"w": "guidance scale of the text"})
+    stages(g, "shapes-glide", "shapes-glide-upsampler", glide, "eta")
+
+    i = command(parts, "inpaint", "a part of a picture painted anew", run_inpaint)
+    i.add_argument("input", metavar="IN", help="the picture")
+    i.add_argument("--mask", required=True, metavar="M", help="white where to paint, black where to keep")
+    i.add_argument("--prompt", required=True, metavar="P", help="what the whole picture should show")
+    i.add_argument("--crop", action="store_true", help="of IN the central square alone; what is outside of it stays as it is")
+    options(i, inpaint, {"how": "how the rest is kept: trained, replace or x0", "w": "guidance scale of the text"})
+    stages(i, "shapes-glide-inpaint", "shapes-glide-upsampler-inpaint", inpaint, "eta", "paste")
+
+    s = command(parts, "session", "one inpainting after another, from a script or by asking", run_session)
+    s.add_argument("script", nargs="?", metavar="SCRIPT", help="a prompt a line, as in 'a red star | box .5 .2 .9 .8'; without one, "
+                   "steps are asked for")
+    s.add_argument("--picture", metavar="IN", help="where to begin (default: from nothing)")
+    s.add_argument("--strip", metavar="PNG", help="also write every state, left to right")
+    options(s, glide, {"w": "guidance scale of the text"})
+    stages(s, "shapes-glide-inpaint", "shapes-glide-upsampler-inpaint", glide)
+
+
+def stages(p: argparse.ArgumentParser, base: str, upsampler: str, verb: Callable, *more: str) -> None:
+    """The options that the three share."""
+    known = {"eta": "1 ancestral, 0 DDIM", "paste": "paste the kept pixels back, bit for bit"}
+    options(p, verb, {"steps": "of the base model: a respacing, as 50, 10,10,3,2,2 or ddim25", "up_steps": "of the upsampler, likewise",
+                      "seed": "of the noise", **{name: known[name] for name in more}})
+    p.add_argument("--model", default=base, metavar="NAME", help=f"the base model (default: {base!r})")
+    p.add_argument("--upsampler", default=upsampler, metavar="NAME", help=f"none for small pictures (default: {upsampler!r})")
+    p.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: 'auto')")
+    p.add_argument("-o", "--out", required=True, metavar="OUT", help="the result, .png, .jpg or .webp")
+
+
+def opened_stages(a: argparse.Namespace) -> tuple[Bundle, Bundle | None]:
+    """The base model and, unless none is wanted, the upsampler."""
+    b = load(a.model, a.device)
+    with blame("upsampler"):
+        return b, None if a.upsampler == "none" else load(a.upsampler, a.device)
+
+
+def run_generate(a: argparse.Namespace) -> None:
+    """n pictures of one prompt, one file or a sheet."""
+    began, out = time.monotonic(), writable("out", a.out)
+    if not 1 <= a.n <= 64:
+        raise Mistake(f"n: must lie between 1 and 64, got {a.n}")
+    if a.guide == "text" and a.scale is not None:
+        raise Mistake("scale: is for --guide clip or classifier; the text's is --w")
+    b, upsampler = opened_stages(a)
+    texts = texts_of(a.prompt, a.n)
+    how = dict(w=a.w) if a.guide == "text" else dict(w=1., gradient=gradient_of(a, texts))
+    with progress(b, len(respaced(b.schedule.T, a.steps)) - 1, "glide"):
+        made = glide(b, a.prompt, n=a.n, upsampler=upsampler, steps=a.steps, up_steps=a.up_steps, eta=a.eta, seed=a.seed, **how)
+    pictures = made.picture.cpu()
+    if a.rerank:
+        judge = load_judge("shapes-clip")
+        scores = judge.cosines(pictures, texts)
+        order = rerank(scores, a.n)[0]
+        pictures = pictures[order]
+        say("note: rerank: cosines " + ", ".join(f"{x:.3f}" for x in scores[order].tolist()))
+    columns = max(1, round(a.n ** .5))
+    rows = [list(pictures[k:k + columns].split(1)) for k in range(0, a.n, columns)]
+    write_picture(pictures[:1] if a.n == 1 else contact_sheet(rows, title=a.prompt), out)
+    print(f"{a.out}: {a.n} picture{'s' if a.n > 1 else ''}, seed {a.seed}, {time.monotonic() - began:.1f} s")
+
+
+def gradient_of(a: argparse.Namespace, texts: list[str]) -> Gradient:
+    """What a CLIP or a classifier of ours says of x_t, Eq. (8) or Eq. (6)."""
+    if a.guide == "clip":
+        judge = load_judge("shapes-clip-noised")
+        return clip_guidance(judge.images, judge.texts(texts), 3. if a.scale is None else a.scale, judge.scale)
+    classifier, asked = load_classifier(), [wanted(text) for text in texts]
+    return classifier_guidance(lambda x, t: classifier.log_p(x, t, asked), 1. if a.scale is None else a.scale)
+
+
+def run_inpaint(a: argparse.Namespace) -> None:
+    """A picture file with a part painted anew; its own size comes back, and what was kept bit for bit."""
+    began, out = time.monotonic(), writable("out", a.out)
+    picture = opened(a.input, a.crop)
+    with blame("mask"):
+        mask = read_mask(a.mask, of=picture)
+    b, upsampler = opened_stages(a)
+    seen = framed(picture, upsampler or b, None)
+    if len({*seen.seen}) > 1:
+        raise Mistake(f"IN: GLIDE paints squares, and {a.input} is {seen.size[1]}×{seen.size[0]}; take --crop")
+    with progress(b, len(respaced(b.schedule.T, a.steps)) - 1, "inpaint"):
+        made = inpaint(b, seen.view(), seen.region(mask), a.prompt, how=a.how, upsampler=upsampler, steps=a.steps, up_steps=a.up_steps,
+                       w=a.w, eta=a.eta, seed=a.seed, paste=a.paste)
+    write_picture(seen.restore(made.picture.cpu(), mask if a.paste else None), out)
+    print(f"{a.out}: seed {a.seed}, {time.monotonic() - began:.1f} s")
+
+
+def run_session(a: argparse.Namespace) -> None:
+    """A script, read whole before it is begun, or steps from a person; the picture is written after each."""
+    began, out = time.monotonic(), writable("out", a.out)
+    strip = writable("strip", a.strip) if a.strip else None
+    text = None
+    if a.script is not None:
+        with blame("script"):
+            text = script_of(a.script)
+            parse(text, Path(a.script).parent)
+    b, upsampler = opened_stages(a)
+    start = None if a.picture is None else framed(opened(a.picture, True, "picture"), upsampler or b, None).view()
+    session = Session(b, upsampler, start, seed=a.seed, steps=a.steps, w=a.w)
+
+    def write() -> None:
+        if session.states:
+            write_picture(session.picture.cpu(), out)
+            if strip is not None:
+                write_picture(session.strip(), strip)
+
+    if text is not None:
+        try:
+            session.run(parse(text, Path(a.script).parent, b.embed))
+        finally:
+            write()
+    else:
+        ask(session, b, write)
+    print(f"{a.out}: {len(session.states)} state{'s' if len(session.states) != 1 else ''}, {time.monotonic() - began:.1f} s")
+
+
+def script_of(path: str) -> str:
+    """The text of a script file. Raises ValueError where it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from error
+
+
+def ask(session: Session, b: Bundle, write: Callable[[], None]) -> None:
+    """Steps from a person, at the terminal or through a pipe, until the answers end; what makes no sense is said and asked again."""
+    while True:
+        print("prompt [| box LEFT TOP RIGHT BOTTOM], undo, redo, or done: ", end="", flush=True)
+        line = sys.stdin.readline()
+        if not line or line.strip() in ("done", ""):
+            return
+        try:
+            session.run(parse(line, ".", b.embed))
+        except ValueError as error:
+            say(f"note: {error}")
+        write()
+
