@@ -37,9 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path("runs/quick") if a.quick else Path(a.models) / "claims" if a.models else RECORDS
     todo = {m.name: m for i in ids if (m := known[i].measurement) is not None}
     if todo:
-        models = open_models(a.models, a.device)
         folder.mkdir(parents=True, exist_ok=True)
         for m in todo.values():
+            models = (m.opener or open_models)(a.models, a.device)
             n, start = 8 if a.quick else m.n, time.monotonic()
             part = Parts(STARTED / f"{m.name}.json", dict(files=models.files, n=n, seed=m.seed, code=code_of(m.run)))
             before = part.seconds

@@ -35,6 +35,7 @@ class Measurement(NamedTuple):
     n: int
     seed: int
     pictures: tuple[str, ...]                    # files of figures/ that are drawn from the record
+    opener: Callable[..., Any] | None = None     # (folder, device) -> models with .name and .files; None: claims.common.open_models
 
 
 class Claim(NamedTuple):

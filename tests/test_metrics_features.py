@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 import metrics.features
-from metrics.features import csfid, features, fid, fid_from_moments, kid, kid_subsets, moments, perceptual, precision_recall
+from metrics.features import csfid, features, fid, fid_from_moments, inception_score, kid, kid_subsets, moments, perceptual, precision_recall
 
 
 def normal(n, d, seed, shift=0., scale=1.):
@@ -226,3 +226,25 @@ def test_wrong_input_is_refused_in_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+# ---- the Inception Score ----
+
+def test_the_inception_score_of_sure_and_even_classes_is_their_number_and_of_doubt_1():
+    assert inception_score(torch.eye(7).repeat(3, 1)) == pytest.approx(7, rel=1e-12)
+    assert inception_score(torch.full((5, 4), .25)) == pytest.approx(1, rel=1e-12)
+    assert inception_score(torch.eye(4)[:1].repeat(6, 1)) == pytest.approx(1, rel=1e-12)      # sure, but always of the same
+
+
+def test_the_inception_score_is_exp_of_the_mutual_information_written_out():
+    p = torch.rand((9, 5), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p /= p.sum(1, keepdim=True)
+    mean = p.mean(0)
+    by_hand = sum(float(p[i, k] * (p[i, k] / mean[k]).log()) for i in range(9) for k in range(5)) / 9
+    assert inception_score(p) == pytest.approx(torch.tensor(by_hand).exp().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("p", [torch.ones(3, 4), torch.tensor([[1.5, -.5], [.5, .5]])])
+def test_what_is_no_probability_has_no_inception_score(p):
+    with pytest.raises(ValueError, match="p: rows must be probabilities"):
+        inception_score(p)

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 import metrics.image
 import metrics.mask
-from metrics.image import gaussian_window, l2, psnr, rmse, ssim
+from metrics.image import gaussian_window, l2, psnr, rmse, seam, ssim
 from metrics.mask import as_mask, dilate, iou, precision, recall
 
 ALL = [l2, rmse, psnr, ssim]
@@ -270,3 +270,24 @@ def test_as_mask_names_the_argument_that_is_wrong():
         iou(torch.ones(2, 1, 8, 8), torch.ones(3, 1, 8, 8))
     with pytest.raises(ValueError, match="^edit: values"):
         as_mask(torch.full((1, 1, 2, 2), 2.), 1, (2, 2), name="edit")
+
+
+# ---- seams ----
+
+def test_a_seam_is_a_step_at_the_border_that_truth_lacks():
+    truth, mask = torch.zeros(2, 3, 8, 8), torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6, 3:7] = 1
+    lifted = truth + .5 * mask                                              # a painted part a quarter of the range too bright
+    inside = truth.clone()
+    inside[..., 3:5, 4:6] = .9                                              # something else inside, but the border is right
+    assert seam(truth, truth, mask).tolist() == [0, 0]
+    assert seam(lifted, truth, mask).tolist() == pytest.approx([.25, .25])
+    assert seam(inside, truth, mask).tolist() == [0, 0]
+    assert seam(truth, lifted, mask).tolist() == pytest.approx([.25, .25])   # a step that is missing shows as well
+
+
+def test_a_border_needs_two_sides():
+    x = torch.zeros(1, 3, 4, 4)
+    for mask in (torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)):
+        with pytest.raises(ValueError, match="mask"):
+            seam(x, x, mask)

@@ -1,0 +1,131 @@
+"""GLIDE's measurements run on models that know nothing, judge as their rules say, and hide what they say they hide."""
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+
+from claims import glide as claims_glide
+from claims import glide_inpaint, page
+from claims.common import draw_edits, rounded
+from claims.glide import GlideModels, enlarged
+from claims.glide_inpaint import bounding, hidden, room
+from claims.page import FAILS, HOLDS, PARTLY
+from nets.clip import CLIP
+from nets.noised_clip import NoisedCLIP
+from nets.noisy_reader import NoisyReader
+from nets.reader import Reader
+from nets.tokenizer import WordTokenizer
+from tests.tiny import tiny_glide
+from weights import Oracle, load
+from weights.judges import Classifier, Judge
+from worlds.scene import WORDS
+from worlds.shapes import ATTRIBUTES, caption, render, sample_scene, silhouettes
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> GlideModels:
+    folder = tmp_path_factory.mktemp("glide-models")
+    kinds = dict(conditional={}, base={}, inpaint=dict(inpainting=True), upsampler=dict(upsampling=True),
+                 upsampler_inpaint=dict(upsampling=True, inpainting=True))
+    nets = {name: load(tiny_glide(folder, name, 64 if "upsampler" in name else 32, **kind), "cpu") for name, kind in kinds.items()}
+    tokenizer, counts = WordTokenizer(list(WORDS), 24), {k: len(v) for k, v in ATTRIBUTES.items()}
+    towers = dict(width=16, layers=1, heads=2, embed=8, length=24, text_width=16, text_layers=1, text_heads=2,
+                  vocab=tokenizer.vocab_size, end=tokenizer.end)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clip, noised = CLIP(**towers, size=64, patch=16).eval(), NoisedCLIP(**towers, size=32, patch=8).eval()
+        classifier = NoisyReader(attributes=counts, patch=8, width=16, layers=1, heads=2).eval()
+        reader = Reader(attributes=counts, width=8, heads=2).eval()
+    return GlideModels(**nets, clip=Judge(clip, tokenizer), noised=Judge(noised, tokenizer), classifier=Classifier(classifier, ATTRIBUTES),
+                       oracle=Oracle(reader, ATTRIBUTES), name="tiny", files={})
+
+
+@pytest.mark.parametrize("measurement, judges, fast", [
+    (claims_glide.GUIDANCE, (claims_glide.judge_people, claims_glide.judge_scorer, claims_glide.judge_diversity),
+     dict(scales={"text": (1., 3.), "clip": (1.,), "classifier": (1.,)})),
+    (claims_glide.EMPTY, (claims_glide.judge_empty,), {}), (claims_glide.RERANK, (claims_glide.judge_rerank,), dict(most=2)),
+    (glide_inpaint.PARTS_ANEW, (glide_inpaint.judge_ways,), {}), (glide_inpaint.SESSION, (glide_inpaint.judge_session,), {}),
+])
+def test_a_measurement_gives_a_record_that_every_judge_understands(models, measurement, judges, fast, monkeypatch):
+    for module in (claims_glide, glide_inpaint):
+        monkeypatch.setattr(module, "STEPS", "2")
+    record = json.loads(json.dumps(rounded(measurement.run(models, n=6, seed=0, **fast))))
+    for judge in judges:
+        finding = judge(record)
+        assert isinstance(finding, page.Finding) and finding.verdict in (HOLDS, PARTLY, FAILS) and finding.ours
+
+
+def row(scale=1., right=.5, clip=30., noised=30., precision=.5, recall=.5, inception=5., fid=1.):
+    return dict(scale=scale, right=right, clip=clip, noised_clip=noised, precision=precision, recall=recall, inception=inception, fid=fid)
+
+
+def test_the_judges_of_guidance_say_what_their_rules_say():
+    text = [row(), row(3., .9, precision=.8, recall=.3)]
+    record = dict(curves=dict(text=text, clip=[row(3., .7, noised=40.)], classifier=[row()]), truth=row())
+    assert [j(record).verdict for j in (claims_glide.judge_people, claims_glide.judge_scorer, claims_glide.judge_diversity)] == [HOLDS] * 3
+    record["curves"]["clip"] = [row(3., .88, noised=29.)]
+    record["curves"]["text"] = [row(), row(3., .9, precision=.4, recall=.3)]
+    assert [j(record).verdict for j in (claims_glide.judge_people, claims_glide.judge_scorer, claims_glide.judge_diversity)] == [
+        PARTLY, FAILS, PARTLY]
+    record["curves"]["clip"] = [row(3., .95, noised=35.)]
+    assert [j(record).verdict for j in (claims_glide.judge_people, claims_glide.judge_scorer)] == [FAILS, PARTLY]
+
+
+def test_the_other_judges_say_what_their_rules_say():
+    def empty(right, fid):
+        return dict(caption=dict(right=right), empty=dict(fid=fid, precision=.5))
+    for after, verdict in ((empty(.79, 4.), HOLDS), (empty(.7, 4.), PARTLY), (empty(.8, 11.), FAILS)):
+        record = dict(before=empty(.8, 10.), after=after, truth=dict(fid=1.))
+        assert claims_glide.judge_empty(record).verdict == verdict
+    for right, seam, verdict in ((.8, .1, HOLDS), (.5, .1, PARTLY), (.5, .9, FAILS)):
+        ways = {"a": dict(right=right, seam=seam, outside=0.), "b": dict(right=.6, seam=.2, outside=0.)}
+        assert glide_inpaint.judge_ways(dict(ways=ways, border=.1)).verdict == verdict
+    for steps, verdict in ((.6, HOLDS), (.52, PARTLY), (.4, FAILS)):
+        assert glide_inpaint.judge_session(dict(once=.5, session=dict(right=steps, first=.9))).verdict == verdict
+    for gains, verdict in (((.1, .1), HOLDS), ((.1, 0.), PARTLY), ((0., 0.), FAILS)):
+        curves = {w: [dict(k=1, chosen=.5, any=.5), dict(k=8, chosen=.5 + g, any=.9)] for w, g in zip(("1", "3"), gains)}
+        assert claims_glide.judge_rerank(dict(curves=curves)).verdict == verdict
+
+
+def test_a_bounding_box_is_the_smallest_and_its_margin_goes_round():
+    mask = torch.zeros(2, 1, 9, 9)
+    mask[0, 0, 3, 4] = mask[0, 0, 5, 2] = mask[1, 0, 0, 0] = 1
+    box = bounding(mask, 0)
+    assert box[0, 0, 3:6, 2:5].all() and box[0].sum() == 9 and box[1].sum() == 1
+    assert bounding(mask, 1)[0].sum() == 25 and bounding(mask, 1)[1].sum() == 4
+
+
+def test_nothing_of_the_thing_looks_out_of_its_box():
+    drawn = draw_edits(12, glide_inpaint.KINDS, 3, things=1)
+    mask = hidden(drawn)
+    for scenes in (drawn.scenes, drawn.after_scenes):
+        there = torch.cat([torch.nn.functional.max_pool2d((silhouettes(s).amax(0, keepdim=True) > 0).float(), 2) for s in scenes])
+        assert ((mask == 0) * there).sum() == 0
+    before, after = render(drawn.scenes, 32), render(drawn.after_scenes, 32)
+    assert (before - after)[(mask == 0).expand_as(before)].abs().max() < 1e-4 and mask.mean() < .6
+
+
+def test_there_is_room_on_the_side_the_caption_says():
+    rng, seen = random.Random(0), set()
+    for _ in range(40):
+        scene = sample_scene(rng, 2)
+        thing = torch.zeros(1, 1, 32, 32)
+        thing[..., 4:12, 5:13] = 1
+        free = room(scene, thing)
+        seen.add(scene.relation)
+        assert (free * thing).sum() == 0 and free[..., :5, :5].sum() == 0
+        assert free[..., 31, 4].item() == float(scene.relation == "above") and free[..., 4, 31].item() == float(scene.relation == "left of")
+    assert seen == {"left of", "above"}
+    thing[..., 30, 30] = 1
+    assert room(scene, thing).sum() == 0
+
+
+def test_the_judges_see_enlarged_pictures(models):
+    scene = sample_scene(random.Random(1), 1)
+    assert enlarged(render([scene], 32)).shape == (1, 3, 64, 64)
+    p = claims_glide.classes(models.oracle, render([scene]))
+    assert p.shape == (1, 80) and p.sum().item() == pytest.approx(1, abs=1e-6)
+    assert caption(scene)
