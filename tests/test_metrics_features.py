@@ -6,7 +6,29 @@ import torch
 from torch.testing import assert_close
 
 import metrics.features
-from metrics.features import csfid, features, fid, fid_from_moments, inception_score, kid, kid_subsets, moments, perceptual, precision_recall
+from metrics.features import (
+    csfid,
+    features,
+    fid,
+    fid_from_moments,
+    inception_score,
+    kid,
+    kid_subsets,
+    moments,
+    perceptual,
+    precision_recall,
+)
+    csfid,
+    features,
+    fid,
+    fid_from_moments,
+    inception_score,
+    kid,
+    kid_subsets,
+    moments,
+    perceptual,
+    precision_recall,
+)
 
 
 def normal(n, d, seed, shift=0., scale=1.):
