@@ -18,17 +18,6 @@ from metrics.features import (
     perceptual,
     precision_recall,
 )
-    csfid,
-    features,
-    fid,
-    fid_from_moments,
-    inception_score,
-    kid,
-    kid_subsets,
-    moments,
-    perceptual,
-    precision_recall,
-)
 
 
 def normal(n, d, seed, shift=0., scale=1.):
