@@ -183,9 +183,33 @@ def _pull(pull: Callable) -> str | None:
     return None
 
 
+# --------------------------------------------------------------------------- 06
+
+def _counted_from_zero(omega: float) -> str | None:
+    return None if omega == 3 else f"not yet: with ω = {omega:g} the text's answer weighs {1 + omega:g}, and ours weighs 4"
+
+
+def _peak(peak: Callable) -> str | None:
+    for mu_0, s_0, mu_c, s_c, w in ((0., 1., 1., .5, 3.), (-.4, .9, .3, .4, 1.), (.2, 2., -1., .3, 0.)):
+        x = torch.tensor(peak(mu_0, s_0, mu_c, s_c, w), dtype=torch.float64, requires_grad=True)
+        log_p = (1 - w) * -(x - mu_0) ** 2 / (2 * s_0 ** 2) + w * -(x - mu_c) ** 2 / (2 * s_c ** 2)
+        slope_there = torch.autograd.grad(log_p, x)[0].item()
+        if abs(slope_there) > 1e-6:
+            return f"not yet: the slope at {x.item():.2f} is {slope_there:.2f} for μ_0, s_0, μ_c, s_c, w {mu_0}, {s_0}, {mu_c}, {s_c}, {w}"
+    return None
+
+
+def _moved(moved: Callable) -> str | None:
+    for abar in (.1, .5, .9):
+        if not math.isclose(found := moved(abar), (1 - abar) / abar ** .5, rel_tol=1e-9):
+            return f"not yet: at ᾱ = {abar:g} it is not {found:.4f}; write x̂_0 with ε̂ and with ε, and subtract"
+    return None
+
+
 CHECKS: dict[str, Callable] = {"00.1": _same_noise, "00.2": _second_order, "00.3": _first_order,
                                "01.1": _half_forgotten, "01.2": _translate, "01.3": _repeats,
                                "02.1": _upward_step, "02.2": _the_bill, "02.3": _labels_tie,
                                "03.1": _four_fifths, "03.2": _promises_cross, "03.3": _same_level,
                                "04.1": _row_sum, "04.2": _alignment, "04.3": _share_out,
-                               "05.1": _silence, "05.2": _the_most, "05.3": _pull}
+                               "05.1": _silence, "05.2": _the_most, "05.3": _pull,
+                               "06.1": _counted_from_zero, "06.2": _peak, "06.3": _moved}

@@ -19,7 +19,8 @@ LESSONS = render.names()
 # lesson -> what its model must reach in the bench, so that there is something to see
 NEEDS = {"01_sdedit": ("strokes_all_right", .6)} | {                  # figures of the shipped model that a lesson stands on
     "02_ddim_inversion": ("single_all_right", .6), "03_diffedit": ("single_all_right", .5),
-    "04_prompt_to_prompt": ("single_all_right", .5), "05_null_text": ("single_all_right", .6)}
+    "04_prompt_to_prompt": ("single_all_right", .5), "05_null_text": ("single_all_right", .6),
+    "06_guidance": ("single_all_right", .5, "shapes-glide"), "07_glide": ("single_all_right", .5, "shapes-glide")}
 SOLUTIONS = sorted(p.stem for p in (render.HERE / "solutions").glob("*.py"))
 
 
@@ -38,8 +39,8 @@ def too_weak(name):
     """Why a lesson cannot be shown with the shipped model; "" where it can."""
     if name not in NEEDS:
         return ""
-    figure, least = NEEDS[name]
-    reached = manifest().get("shapes.safetensors", {}).get("bench", {}).get(figure, 0.)
+    figure, least, *file = NEEDS[name]
+    reached = manifest().get(f"{file[0] if file else 'shapes'}.safetensors", {}).get("bench", {}).get(figure, 0.)
     return "" if reached >= least else f"the shipped model has {figure} = {reached:.2f}, the lesson needs {least}: train it for longer"
 
 
