@@ -13,6 +13,7 @@ from methods.commands.attention import declare_attention
 from methods.commands.diffedit import declare_diffedit
 from methods.commands.generate import declare_generate
 from methods.commands.glide import declare_glide
+from methods.commands.instruct_pix2pix import declare_instruct_pix2pix
 from methods.commands.invert import declare_invert
 from methods.commands.models import declare_models
 from methods.commands.null_text import declare_null_text
@@ -21,7 +22,8 @@ from methods.commands.sdedit import declare_sdedit
 from methods.commands.weights import declare_weights
 
 COMMANDS = (declare_sdedit, declare_diffedit, declare_prompt_to_prompt, declare_null_text, declare_invert, declare_attention,
-            declare_generate, declare_glide, declare_models, declare_weights)
+            declare_generate, declare_glide, declare_instruct_pix2pix,
+            declare_models, declare_weights)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -59,6 +59,46 @@ def cfg(eps_fn: TextDenoiser, cond: Tensor, null: Tensor, w: float, stack: bool 
     return denoise
 
 
+def combine_two(eps_none: Tensor, eps_image: Tensor, eps_full: Tensor, s_image: float, s_text: float) -> Tensor:
+    """ẽ = e(∅, ∅) + s_I (e(c_I, ∅) − e(∅, ∅)) + s_T (e(c_I, c_T) − e(c_I, ∅)). # Eq. (16)
+
+    Both 1: the plain conditional model; both s: Eq. (7) with w = s, and the middle answer cancels.
+    """
+    return eps_none + s_image * (eps_image - eps_none) + s_text * (eps_full - eps_image)
+
+
+def cfg_two(eps_fn: TextDenoiser, cond: Tensor, null: Tensor, picture: Tensor, s_text: float, s_image: float,
+            stack: bool = True) -> Denoiser:
+    """Guidance by a text and a picture, each with a scale of its own. # Eq. (16)   (InstructPix2Pix, arXiv:2211.09800v2, Sec. 3.2.1)
+
+    eps_fn([x_t | c_I], t, ctx): a network that sees a picture in the channels after x_t; picture c_I (b c y x), whose absence is zeros;
+    cond, null: (b l d), or b = 1. Answers that a scale multiplies by zero are not asked for: three in general, two where s_text = s_image,
+    s_image = 1 or s_text = 0, one at (1, 1), (0, 0) and s_text = 0, s_image = 1. stack: all in one batch, the unconditional first.
+    official code: diffusers guides only if s_text > 1 and s_image ≥ 1, and otherwise answers e(c_I, c_T) without a word.
+    Raises ValueError as `cfg`.
+    """
+    if cond.shape[1:] != null.shape[1:]:
+        raise ValueError(f"cond {tuple(cond.shape)} and null {tuple(null.shape)} must agree in (l d): pad both alike")
+    weights = {"none": 1 - s_image, "image": s_image - s_text, "full": s_text}                   # Eq. (16), by its three answers
+
+    def denoise(x_t: Tensor, t: float) -> Tensor:
+        b, absent = len(x_t), torch.zeros_like(picture)
+        ctx_null, ctx = _for_each("null", null, b), _for_each("cond", cond, b)
+        given = {"none": (absent, ctx_null), "image": (picture, ctx_null), "full": (picture, ctx)}
+        asked = {name: given[name] for name, weight in weights.items() if weight != 0}
+        if stack:
+            seen = torch.cat([torch.cat([x_t, p], dim=1) for p, _ in asked.values()])
+            answers = eps_fn(seen, t, torch.cat([c for _, c in asked.values()])).chunk(len(asked))
+        else:
+            answers = [eps_fn(torch.cat([x_t, p], dim=1), t, c) for p, c in asked.values()]
+        told = dict(zip(asked, answers))
+        if len(told) == 3:
+            return combine_two(told["none"], told["image"], told["full"], s_image, s_text)       # Eq. (16)
+        return sum(weights[name] * eps for name, eps in told.items())
+
+    return denoise
+
+
 def classifier_guidance(log_p: Callable[[Tensor, float], Tensor], s: float) -> Gradient:
     """g(x_t, t) = s ∇ log p_φ(y | x_t). # Eq. (6): μ + s Σ ∇ log p_φ(y | x_t)   (arXiv:2105.05233v4, Alg. 1)
 

@@ -1,0 +1,39 @@
+"""palimpsest instruct-pix2pix: the command of methods/instruct_pix2pix.py."""
+from __future__ import annotations
+
+import argparse
+import time
+
+from methods.cli import command, options, progress, shared_options, writable
+from methods.commands.pictures import framed, opened, shown_options
+from methods.instruct_pix2pix import check_model, instruct_pix2pix
+from weights import load
+from worlds.files import write_picture
+
+
+def declare_instruct_pix2pix(commands: argparse._SubParsersAction) -> None:
+    """The options of `palimpsest instruct-pix2pix`."""
+    about = "edit a picture by an instruction (arXiv:2211.09800)"
+    p = command(commands, "instruct-pix2pix", about, run_instruct_pix2pix)
+    p.add_argument("input", metavar="IN", help="the picture")
+    p.add_argument("--instruction", required=True, metavar="I", help='what to change, as in "make the star blue"; "" changes nothing')
+    shown_options(p)
+    options(p, instruct_pix2pix, {"s_text": "how strongly the instruction is followed, 5 to 10", "s_image": "how strongly the picture is "
+                                  "kept, 1 to 1.5", "steps": "of the walk", "eta": "1 Euler ancestral, 0 DDIM", "seed": "of the noise",
+                                  "start": "where the walk starts, as a fraction of the whole noising time"})
+    shared_options(p)
+    p.set_defaults(model="shapes-instruct")
+
+
+def run_instruct_pix2pix(a: argparse.Namespace) -> None:
+    """One picture edited as it is told to be."""
+    began, out = time.monotonic(), writable("out", a.out)
+    picture = opened(a.input, a.crop)
+    b = load(a.model, a.device)
+    check_model(b)
+    picture = framed(picture, b, a.size)
+    with progress(b, a.steps, "edit"):
+        edit = instruct_pix2pix(b, picture.view(), a.instruction, s_text=a.s_text, s_image=a.s_image, steps=a.steps, eta=a.eta,
+                                start=a.start, seed=a.seed)
+    write_picture(picture.restore(edit.picture.cpu()), out)
+    print(f"{a.out}: s_text {a.s_text:g}, s_image {a.s_image:g}, seed {a.seed}, {time.monotonic() - began:.1f} s")

@@ -1,0 +1,137 @@
+"""Recipe of shapes-instruct: edits of the shapes world by instruction, from pairs of pictures before and after.
+
+    python -m training.shapes_instruct                               # true pairs, drawn by the world
+    python -m training.shapes_instruct --pairs FOLDER                # pairs of picture files: NAME/before.png, after.png, instruction.txt
+
+Loss (15): E‖ε − ε_θ(z_t, t, E(c_I), c_T)‖² in its v-form, z_t of the picture after the edit ("InstructPix2Pix", arXiv:2211.09800v2,
+Sec. 3.2). The net is shapes', widened by the latent of the picture before, whose weights begin as zero, so that the first step is the
+text-to-picture model's own. One uniform number r for each picture drops the text (r < 2p), the picture (p ≤ r < 3p), and so both where
+p ≤ r < 2p, with p = .05. The text encoder learns on: captions are not instructions. Half of the instructions are said in other words
+(worlds/instructions.py). Times are drawn with density ∝ t (training/shapes.py).
+"""
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+
+from nets.unet import widen_input
+from samplers.convert import q_sample
+from samplers.ddpm import l_simple
+from samplers.schedule import Schedule
+from training.fit import fit, rank_and_world, step_generator
+from training.recipe import command_line, own_device, publish, start_from, storage_error
+from training.shapes import NET, models
+from weights import Autoencoder, find, load_autoencoder
+from weights.files import read_weights, sha256
+from worlds.files import read_picture
+from worlds.instructions import said
+from worlds.shapes import apply, edits, instruction, is_held_out, render, sample_scene
+
+DROP = .05                                         # p: of the text alone, of both, and of the picture alone
+KINDS = ("recolour", "reshape", "retexture", "resize", "background", "add", "remove", "swap")
+
+Pairs = tuple[Tensor, Tensor, list[str]]           # latents before and after (n c y x), what was asked for
+
+
+def dropped(r: Tensor, p: float = DROP) -> tuple[Tensor, Tensor]:
+    """(no text, no picture), bool (b,), from uniform numbers r (b,). # Sec. 3.2.1; official code: one draw decides both"""
+    return r < 2 * p, (r >= p) & (r < 3 * p)
+
+
+def condition_scale(vae: Autoencoder) -> float:
+    """What an encoded picture is divided by to be shown to the net unscaled (methods/instruct_pix2pix.py)."""
+    return vae.latent_scale
+
+
+def true_pairs(vae: Autoencoder, n: int, generator: Generator) -> Pairs:
+    """n edits of every kind in turn, no held-out pair of colour and shape among them, and their latents."""
+    rng, device = random.Random(int(torch.randint(2**62, (), generator=generator))), next(vae.vae.parameters()).device
+    before, after, asked = [], [], []
+    while len(before) < n:
+        scene, kind = sample_scene(rng), KINDS[len(before) % len(KINDS)]
+        options = [e for e in edits(scene) if e.kind == kind and not is_held_out(apply(scene, e))]
+        if options:
+            edit = rng.choice(options)
+            before.append(scene)
+            after.append(apply(scene, edit))
+            asked.append(said(instruction(scene, edit), rng))
+    z = [torch.cat([vae.encode(render(scenes[i:i + 64]).to(device)).cpu() for i in range(0, n, 64)]) for scenes in (before, after)]
+    return z[0], z[1], asked
+
+
+def pairs_of(folder: str | Path, vae: Autoencoder, size: int) -> Pairs:
+    """Pairs of picture files. Raises ValueError that names the first file which is missing or cannot be read."""
+    places = sorted(p for p in Path(folder).iterdir() if p.is_dir()) if Path(folder).is_dir() else []
+    if not places:
+        raise ValueError(f"pairs: {folder} holds no folders with before.png, after.png and instruction.txt")
+    device, asked, pictures = next(vae.vae.parameters()).device, [], {"before": [], "after": []}
+    for place in places:
+        for name, shown in pictures.items():
+            file = place / f"{name}.png"
+            if not file.exists():
+                raise ValueError(f"pairs: {file} is missing")
+            shown.append(read_picture(file, size))
+        if not (text := place / "instruction.txt").exists():
+            raise ValueError(f"pairs: {text} is missing")
+        asked.append(text.read_text(encoding="utf-8").strip())
+    z = [torch.cat([vae.encode(p.to(device)).cpu() for p in shown]) for shown in pictures.values()]
+    return z[0], z[1], asked
+
+
+def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor, Tensor, Tensor], generator: Generator, schedule: Schedule) -> Tensor:
+    """Eq. (15), in v-form."""
+    z_0, c_I, tokens, null = data
+    t = (schedule.T * torch.rand(len(z_0), generator=generator).sqrt()).long().clamp(max=schedule.T - 1) + 1
+    eps = torch.randn(z_0.shape, generator=generator).to(z_0)
+    no_text, no_picture = (drop.to(z_0.device) for drop in dropped(torch.rand(len(z_0), generator=generator)))
+    ctx = modules["text"](torch.where(no_text[:, None], null, tokens))
+    c_I = torch.where(no_picture[:, None, None, None], 0., c_I)
+    return l_simple(lambda z_t, t: modules["net"](torch.cat([z_t, c_I], dim=1), t, ctx), schedule, z_0, t, eps, "v")    # Eq. (15)
+
+
+def main(*, steps: int = 6000, batch: int = 32, lr: float = 6e-4, n: int = 24000, pairs: str = "true", warmup: int = 200, seed: int = 0,
+         init: str = "weights/shapes.safetensors", name: str = "shapes-instruct", state: str = "runs/shapes_instruct",
+         vae: str = "shapes-vae", device: str = "auto", out: str = "weights") -> None:
+    (rank, world), on = rank_and_world(), own_device(device)
+    arguments = dict(steps=steps, batch=batch, lr=lr, n=n, pairs=Path(pairs).name, warmup=warmup, seed=seed, init=Path(init).name)
+    schedule, autoencoder = Schedule.cosine(), load_autoencoder(vae, on)
+    torch.manual_seed(seed)
+    modules, tokenizer, config = models()
+    latent, again = NET["in_channels"], read_weights(init)[0]["net"]["in_channels"] > NET["in_channels"]
+    if again:
+        modules["net"] = widen_input(modules["net"], latent)
+    earlier = start_from(init, dict(modules))
+    if not again:
+        modules["net"] = widen_input(modules["net"], latent)                          # Sec. 3.2: zeros, so step 0 is the model's own
+    config["net"] = dict(config["net"], in_channels=2 * latent)
+    generator = step_generator(seed, steps, rank)
+    before, after, asked = (true_pairs(autoencoder, n // world, generator) if pairs == "true" else pairs_of(pairs, autoencoder, 64))
+    before = before / condition_scale(autoencoder)
+    modules.to(on, memory_format=torch.channels_last)
+    null = tokenizer([""]).to(on)
+
+    def data(step: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        rows = torch.randint(len(asked), (batch // world,), generator=generator)
+        z_0, c_I = (z[rows].to(on, memory_format=torch.channels_last) for z in (after, before))
+        return z_0, c_I, tokenizer([asked[i] for i in rows.tolist()]).to(on), null
+
+    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, warmup=warmup,
+                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
+                 identity=dict(recipe=dict(arguments, init=sha256(init))))
+    if rank == 0:
+        config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=schedule.T), vae=Path(vae).stem,
+                      vae_sha256=sha256(find(vae)), size=64, **config)
+        z_0, c_I, tokens, _ = data(steps, g := step_generator(seed, steps + 1))
+        t = torch.linspace(50, schedule.T, len(z_0)).long()
+        seen = torch.cat([q_sample(schedule, z_0, t, torch.randn(z_0.shape, generator=g).to(z_0)), c_I], dim=1)
+        figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]), pairs=len(asked) * (world if pairs == "true" else 1),
+                       storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](seen, t, m["text"](tokens))))
+        print(publish(name, dict(fitted.ema), config, out=out, recipe="training.shapes_instruct", arguments=arguments,
+                      seconds=fitted.seconds, figures=figures, earlier=earlier), figures)
+
+
+if __name__ == "__main__":
+    command_line(main)
