@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +21,7 @@ from nets.tokenizer import ClipTokenizer
 from nets.unet import UNet
 from nets.vae import AutoencoderKL
 from samplers.ddim import ddim_step, invert
+from samplers.guidance import cfg_two
 from samplers.schedule import Schedule
 from weights import Bundle
 from weights.parts import LATENT_SCALE
@@ -27,6 +29,7 @@ from weights.verify import WALK, Remark, Row, Setting, Skipped, reference, relat
 from weights.verify.nets import drawn, first, noise, twin_unet, twin_vae
 
 STEPS, W = 10, 7.5
+S_TEXT, S_IMAGE = 7.5, 1.5
 
 
 def published_times(sched: Schedule, steps: int) -> list[int]:
@@ -193,8 +196,23 @@ def diffedit_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
                  "guidance of 1 or less, and makes another mask where the negative texts of source and target differ")
 
 
-def instruct_pix2pix_rows(s: Setting) -> Iterator[Skipped | Remark]:
-    """Their InstructPix2Pix has no counterpart of ours yet; its U-Net of 8 channels is among `unet_rows`."""
-    yield Skipped("InstructPix2Pix, ten steps", "methods/ has no instruct_pix2pix yet; its U-Net of 8 channels is compared above")
+# --------------------------------------------------------------------------- InstructPix2Pix
+
+@torch.no_grad()
+def instruct_pix2pix_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
+    """The walk of methods/instruct_pix2pix.py beside theirs, DDIM, from one latent of a picture and one noise."""
+    b = s.bundle or replace(drawn_bundle(s), net=drawn(UNet, s, {"in_channels": 8}))
+    what = f"InstructPix2Pix, {STEPS} DDIM steps, {S_TEXT} and {S_IMAGE}"
+    if not isinstance(b.net, UNet) or b.vae is None or b.net.conv_in.in_channels != 2 * b.net.conv_out.out_channels:
+        yield Skipped(what, f"{b.name} sees no picture beside its latent")
+        return
+    z, seen, (cond, _, null) = latents(s, b), latents(s, b, seed=22), texts(s, b)
+    with pipeline("StableDiffusionInstructPix2PixPipeline", b, twin_unet(b.net)) as pipe:
+        theirs = pipe(prompt_embeds=cond, negative_prompt_embeds=null, image=seen, guidance_scale=S_TEXT, image_guidance_scale=S_IMAGE,
+                      num_inference_steps=STEPS, latents=z, output_type="latent").images
+    eps = cfg_two(b.eps, cond, null, seen, S_TEXT, S_IMAGE)
+    for t, after in pairwise(published_times(b.schedule, STEPS)):
+        z = ddim_step(b.schedule, z, eps(z, t), t, after)
+    yield _row(s, what, z, theirs, "instruct")
     yield Remark("InstructPix2Pix: theirs guides only where guidance_scale > 1 and image_guidance_scale ≥ 1, else it asks the net once, "
-                 "unguided, and says nothing; its latent of the picture is not scaled by 0.18215, which the checkpoint needs")
+                 "unguided, and says nothing; neither scales the latent of the picture by 0.18215, which the checkpoint needs so")
