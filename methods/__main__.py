@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from methods.cli import Parser, exit_code
 from methods.commands.attention import declare_attention
 from methods.commands.diffedit import declare_diffedit
+from methods.commands.dreambooth import declare_dreambooth
 from methods.commands.generate import declare_generate
 from methods.commands.glide import declare_glide
 from methods.commands.instruct_pix2pix import declare_instruct_pix2pix
@@ -22,7 +23,7 @@ from methods.commands.sdedit import declare_sdedit
 from methods.commands.weights import declare_weights
 
 COMMANDS = (declare_sdedit, declare_diffedit, declare_prompt_to_prompt, declare_null_text, declare_invert, declare_attention,
-            declare_generate, declare_glide, declare_instruct_pix2pix,
+            declare_dreambooth, declare_generate, declare_glide, declare_instruct_pix2pix,
             declare_models, declare_weights)
 
 

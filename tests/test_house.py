@@ -17,7 +17,8 @@ ALLOWED = {**{layer: {layer} for layer in FLOOR}, "weights": FLOOR | {"weights"}
            "methods": FLOOR | {"weights", "methods"}, "claims": TOP | {"claims", "figures", "weights.verify"},
            "figures": TOP | {"claims", "figures"}, "notebooks": TOP | {"claims", "figures", "notebooks"}}
 ROOMS = sorted({layer.split(".")[0] for layer in ALLOWED})
-NO_PAPER = {"__init__", "__main__", "cli", "demo", "glide_session", "masks", "sweep"}    # files of methods/ that are no method
+# files of methods/ that are no method
+NO_PAPER = {"__init__", "__main__", "cli", "demo", "glide_session", "identifiers", "masks", "sweep"}
 OPTIONAL = {"ftfy"}                                                              # used where it is installed
 LIBRARY = {"worlds", "nets", "samplers", "metrics", "weights", "methods"}
 CEILING = {"methods": 250, "samplers": 200, "nets": 300}                         # lines

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import difflib
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,10 +30,11 @@ from samplers.convert import eps_from_output
 from samplers.guidance import Denoiser, cfg, combine
 from samplers.schedule import Schedule
 from weights.catalogue import KNOWN, known, place
-from weights.files import FOLDER, WeightsError, fill, manifest, read_weights, sha256
+from weights.files import FOLDER, WeightsError, fill, manifest, read_weights, sha256, write_weights
 from weights.public import is_public, read_public, save
 
-__all__ = ["Autoencoder", "Bundle", "Oracle", "WeightsError", "find", "load", "load_autoencoder", "load_reader", "names", "save"]
+__all__ = ["Autoencoder", "Bundle", "Oracle", "WeightsError", "find", "load", "load_autoencoder", "load_reader", "names", "save",
+           "save_like"]
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": Schedule.linear, "scaled_linear": Schedule.scaled_linear, "cosine": Schedule.cosine, "geometric": Schedule.geometric}
@@ -309,6 +311,20 @@ def load(name_or_path: str | Path = "shapes", device: str | torch.device = "auto
             vae=autoencoder.vae.to(device, dtype) if autoencoder.vae is not None else None,
             schedule=SCHEDULES[schedule.pop("name")](**schedule), prediction=config["prediction"], latent_scale=autoencoder.latent_scale,
             size=config["size"], learned_variance=isinstance(net, GlideUNet)))
+
+
+def save_like(b: Bundle, source: str | Path, path: str | Path) -> Path:
+    """Write a Bundle that a fine-tuning made of the model `source`, so that `load` opens it: in the kind of file that it came from.
+
+    A file of ours keeps its header, so its record says what it was trained from, and its autoencoder, if that is not a shipped one, is
+    copied beside it; a public checkpoint is written by `save`.
+    """
+    if is_public(found := find(source)):
+        return save(b, path)
+    config = read_weights(found)[0]
+    if config["vae"] is not None and (beside := found.with_name(f"{config['vae']}.safetensors")).exists() and beside.parent != FOLDER:
+        shutil.copy(beside, Path(path).with_name(beside.name))
+    return write_weights(path, {"net": b.net, "text": b.text}, config, torch.float32)
 
 
 def _laid_out(b: Bundle) -> Bundle:
