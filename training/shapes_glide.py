@@ -21,8 +21,8 @@ from torch import Generator, Tensor, nn
 
 from nets.glide import SMALL, SMALL_TEXT, GlideText, GlideUNet, for_inpainting
 from nets.tokenizer import WordTokenizer
-from samplers.convert import q_sample
-from samplers.learned import l_hybrid
+from samplers.convert import eps_from_output, q_sample
+from samplers.learned import l_hybrid, l_vlb
 from samplers.schedule import Schedule
 from training.fit import fit, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, start_from, storage_error
@@ -122,9 +122,16 @@ def judge(modules: dict[str, nn.Module], data: tuple[Tensor, Tensor], schedule: 
     t = torch.linspace(50, schedule.T, len(x_0)).long()
     eps = torch.randn(x_0.shape, generator=g).to(x_0)
     x_t, ctx = q_sample(schedule, x_0, t, eps), modules["text"](tokens)
-    even = torch.linspace(1, schedule.T, len(x_0)).round().long()        # L_vlb is a bound where times are drawn evenly
-    bits = l_hybrid(lambda x_t, t: modules["net"](x_t, t.to(x_t.device), ctx), schedule, x_0, even, eps, "v")[1]
-    return dict(loss=sum(losses[-200:]) / len(losses[-200:]), vlb_bits=bits.item(),
+
+    def bits(t: Tensor) -> float:
+        """L_{t−1}, the mean over pictures."""
+        x_t = q_sample(schedule, x_0, t, eps)
+        out, v = modules["net"](x_t, t.to(x_t.device), ctx).chunk(2, dim=1)
+        return l_vlb(schedule, x_0, x_t, t, eps_from_output(schedule, x_t, t, out, "v"), v).mean().item()
+
+    later = torch.linspace(2, schedule.T, len(x_0)).round().long()       # the bound: L_0, and T − 1 times the mean of the others
+    vlb = bits(torch.ones(len(x_0), dtype=torch.long)) + (schedule.T - 1) * bits(later)
+    return dict(loss=sum(losses[-200:]) / len(losses[-200:]), vlb_bits=vlb,
                 storage_error=storage_error(modules, lambda m: m["net"](x_t, t.to(x_t.device), m["text"](tokens))))
 
 
