@@ -2,7 +2,8 @@
 
     python -m claims.bench [--only NAME] [--quick] [--models FOLDER]
 
-Parts: autoencoder, reader, single, held_out, two, strokes. Writes figures/bench.json and its pictures, the table of
+Parts: autoencoder, reader, single, held_out, two, strokes, ve, glide, upsampler, instruct.
+Writes figures/bench.json and its pictures, the table of
 README.md, and each file's figures in weights/MANIFEST.json. What is measured of candidates in a FOLDER is written there
 and changes nothing here.
 """
@@ -15,22 +16,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Generator
 
-from claims.common import Models, autoencoded, in_batches, new_scenes, open_models, rounded
+from claims.common import Models, autoencoded, draw_edits, in_batches, new_scenes, open_models, rounded
+from claims.glide import enlarged
 from claims.page import README, RECORDS, between, read_record
 from figures.make import make
 from methods.cli import exit_code
+from methods.glide import glide, upsample
+from methods.instruct_pix2pix import instruct_pix2pix
 from methods.sampling import generate
 from methods.sdedit import sdedit
 from metrics.image import psnr
-from weights.files import MANIFEST, manifest, write_json
-from worlds.shapes import Scene, attributes, caption, render, strokes
+from weights import Bundle, find, load
+from weights.files import MANIFEST, manifest, sha256, write_json
+from worlds.shapes import Scene, attributes, caption, instruction, render, strokes
 
 Part = dict[str, Any]
 WS = (1., 2., 3., 5., 7.5)
 TWO_WS = (2., 3., 5.)
 T0 = (.5, .6, .7, .8)
+INSTRUCTED = ("recolour", "reshape", "retexture", "resize", "background", "add", "remove", "swap")
+SCALES = ((2., 1.), (3., 1.2), (5., 1.2), (7.5, 1.5))                      # s_text and s_image
 STEPS = 16
 SEED = 7
 
@@ -99,8 +108,81 @@ def from_strokes(models: Models, parts: dict[str, Part], n: int) -> Part:
     return dict(n=n, seed=SEED + 5, steps=STEPS, w=w, curve=[dict(t0=t0, right=right(t0)) for t0 in T0])
 
 
+def ve(models: Models, parts: dict[str, Part], n: int) -> Part:
+    """Stroke paintings to 32×32 pictures by SDEdit on the VE walk of shapes-ve, enlarged for the reader, over t0."""
+    b, files = opened(NEEDS["ve"], models)
+    scenes = new_scenes(n, SEED + 9)
+    guides = F.avg_pool2d(strokes(scenes, Generator().manual_seed(SEED)), 2)
+    captions = [caption(s) for s in scenes]
+
+    def right(t0: float) -> float:
+        pictures = in_batches(lambda rows: sdedit(b, guides[rows], captions[rows], t0=t0, walk="ve", steps=STEPS, w=2.,
+                                                  seed=SEED + rows.start).picture, n)
+        return models.oracle.right(enlarged(pictures), [attributes(s) for s in scenes]).double().mean().item()
+    return dict(n=n, seed=SEED + 9, steps=STEPS, w=2., files=files, curve=[dict(t0=t0, right=right(t0)) for t0 in (.4, .5, .6)])
+
+
+def glide_base(models: Models, parts: dict[str, Part], n: int) -> Part:
+    """Captions of one thing by GLIDE's base at 32×32, enlarged by bicubic interpolation for the reader, over the guidance scale."""
+    b, files = opened(NEEDS["glide"], models)
+    scenes = new_scenes(n, SEED + 2, things=1)
+    captions = [caption(s) for s in scenes]
+
+    def right(w: float) -> float:
+        pictures = in_batches(lambda rows: glide(b, captions[rows], steps="20", w=w, seed=SEED + rows.start).picture, n)
+        return models.oracle.right(enlarged(pictures), [attributes(s) for s in scenes]).double().mean().item()
+    return dict(n=n, seed=SEED + 2, steps=20, files=files, curve=[dict(w=w, right=right(w)) for w in (1., 2., 3., 5.)])
+
+
+def upsampler(models: Models, parts: dict[str, Part], n: int) -> Part:
+    """True 32×32 pictures enlarged under their captions: PSNR to the true 64×64, beside bicubic's."""
+    b, files = opened(NEEDS["upsampler"], models)
+    scenes = new_scenes(n, SEED + 7)
+    truth, captions = render(scenes), [caption(s) for s in scenes]
+    small = F.avg_pool2d(truth, 2)
+    made = in_batches(lambda rows: upsample(b, small[rows], captions[rows], seed=SEED + rows.start), n, 32).cpu()
+    return dict(n=n, seed=SEED + 7, files=files, psnr=psnr(made, truth).mean().item(), bicubic=psnr(enlarged(small), truth).mean().item())
+
+
+def instruct(models: Models, parts: dict[str, Part], n: int) -> Part:
+    """Edits by instruction against the true ones, every kind in turn, over pairs of scales (s_text, s_image)."""
+    b, files = opened(NEEDS["instruct"], models)
+    drawn = draw_edits(n, INSTRUCTED, SEED + 8)
+    asked = [instruction(s, e) for s, e in zip(drawn.scenes, drawn.edits)]
+
+    def one(s_text: float, s_image: float) -> Part:
+        made = in_batches(lambda rows: instruct_pix2pix(b, drawn.before[rows].to(b.device), asked[rows], s_text=s_text, s_image=s_image,
+                                                        steps=STEPS, seed=SEED + rows.start).picture, n).cpu()
+        right, some = models.oracle.right(made, drawn.wanted), (drawn.changed == 0).flatten(1).any(1)
+        return dict(s_text=s_text, s_image=s_image, right=right.double().mean().item(),
+                    kinds={k: right[drawn.rows(k)].double().mean().item() for k in INSTRUCTED if drawn.rows(k)},
+                    outside_db=psnr(made[some], drawn.before[some], 1 - drawn.changed[some]).clamp(max=60).mean().item(),
+                    truth_db=psnr(made, drawn.after).mean().item())
+    return dict(n=n, seed=SEED + 8, steps=STEPS, files=files, curve=[one(*scales) for scales in SCALES])
+
+
+NEEDS = dict(ve="shapes-ve", glide="shapes-glide", upsampler="shapes-glide-upsampler", instruct="shapes-instruct")   # beside `shapes`
+
+
+def place(name: str, models: Models) -> str | Path:
+    """What `load` is given for a model beside those of `models`: the shipped one's name, or the candidate in their folder."""
+    return Path(models.folder) / f"{name}.safetensors" if models.folder else name
+
+
+def is_there(name: str, models: Models) -> bool:
+    """Whether such a model is trained."""
+    return Path(place(name, models)).exists() if models.folder else f"{name}.safetensors" in manifest()
+
+
+def opened(name: str, models: Models) -> tuple[Bundle, dict[str, str]]:
+    """A model beside those of `models`, and its hash."""
+    path = place(name, models)
+    return load(path, models.bundle.device, torch.float32), {find(path).name: sha256(find(path))}
+
+
 PARTS: dict[str, Callable[[Models, dict[str, Part], int], Part]] = dict(
-    autoencoder=autoencoder, reader=reader, single=single, held_out=held_out, two=two, strokes=from_strokes)
+    autoencoder=autoencoder, reader=reader, single=single, held_out=held_out, two=two, strokes=from_strokes,
+    ve=ve, glide=glide_base, upsampler=upsampler, instruct=instruct)
 
 
 # --------------------------------------------------------------------------- the table
@@ -158,6 +240,25 @@ def rows(parts: dict[str, Part]) -> list[Row]:
         best = curves["two"]
         add("two", f"two things and their relation, all attributes (w = {best['w']:g})", .78, best["right"], "shapes",
             "two_all_right")
+    if "ve" in parts:
+        best = curves["ve"]
+        add("ve", f"stroke painting to 32×32 picture on the VE walk, all attributes (t₀ = {best['t0']:g})", None, best["right"],
+            "shapes-ve", "strokes_all_right")
+    if "glide" in parts:
+        best = curves["glide"]
+        add("glide", f"GLIDE's base at 32×32, one thing from its caption, all attributes (w = {best['w']:g})", .85, best["right"],
+            "shapes-glide", "single_all_right")
+    if "upsampler" in parts:
+        p = parts["upsampler"]
+        add("upsampler", f"GLIDE's upsampler, 32×32 to 64×64: PSNR above bicubic's {p['bicubic']:.1f} dB", 3., p["psnr"] - p["bicubic"],
+            "shapes-glide-upsampler", "above_bicubic_db", "dB")
+    if "instruct" in parts:
+        best = curves["instruct"]
+        scales = f"s_T = {best['s_text']:g}, s_I = {best['s_image']:g}"
+        add("instruct", f"instruction followed, all attributes, recolouring ({scales}; trained on true pairs)", None,
+            best["kinds"]["recolour"], "shapes-instruct", "recolour_all_right")
+        add("instruct", "… every kind of edit", None, best["right"], "shapes-instruct", "instructed_all_right")
+        add("instruct", "… what should stay, PSNR", None, best["outside_db"], "shapes-instruct", "outside_db", "dB")
     if "strokes" in parts:
         best, w = curves["strokes"], parts["strokes"]["w"]
         add("strokes", f"stroke painting to picture by SDEdit, all attributes (t₀ = {best['t0']:g}, w = {w:g})", .85,
@@ -198,6 +299,9 @@ def main(argv: list[str] | None = None) -> int:
     parts = {} if record is None or record["files"] != models.files else record["parts"]                # never of other weights
     for name in [a.only] if a.only else PARTS:
         start = time.monotonic()
+        if name in NEEDS and not is_there(NEEDS[name], models):
+            print(f"{name}: skipped, as {NEEDS[name]} is not trained yet", flush=True)
+            continue
         parts[name] = rounded(PARTS[name](models, parts, 16 if a.quick else 256))
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
     write_json(folder / "bench.json", dict(command="python -m claims.bench", model=models.name, files=models.files, parts=parts))

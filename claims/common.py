@@ -23,6 +23,7 @@ class Models(NamedTuple):
     vae: Autoencoder
     name: str                                    # where they came from, for the record
     files: dict[str, str]                        # the sha256 of each file, for the record
+    folder: str | Path | None = None             # where candidates lie; None for the shipped ones
 
 
 def open_models(folder: str | Path | None = None, device: str = "cpu") -> Models:
@@ -34,7 +35,7 @@ def open_models(folder: str | Path | None = None, device: str = "cpu") -> Models
     name = "shapes" if folder is None else Path(folder).name
     paths = [find(at(file)) for file in ("shapes", "shapes-reader", "shapes-vae")]
     return Models(b, load_reader(at("shapes-reader"), device), Autoencoder(b.vae, b.latent_scale), name,
-                  {path.name: sha256(path) for path in paths})
+                  {path.name: sha256(path) for path in paths}, folder)
 
 
 def new_scenes(n: int, seed: int, *, things: int | None = None, held_out: bool | None = False) -> list[Scene]:

@@ -224,7 +224,7 @@ def bench(folder: Path, models: Opener) -> Figure:
     fig = figure(11, .5 + .55 * len(found))
     ax = fig.subplots()
     for i, r in enumerate(found):
-        scale = 40. if r.unit == "dB" else 1.
+        scale = 1.25 * r.floor if r.unit == "dB" else 1.
         ok = r.measured >= r.floor
         ax.barh(i, r.measured / scale, color=BLUE if ok else ORANGE, height=.55)
         ax.plot([r.floor / scale] * 2, [i - .38, i + .38], color="#222222", linewidth=2)

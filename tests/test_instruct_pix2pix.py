@@ -19,7 +19,7 @@ from samplers.guidance import cfg_two, combine_two
 from samplers.noise import Rng
 from samplers.schedule import Schedule
 from samplers.ve_sde import ancestral_step
-from tests.tiny import NET, TEXT, shake, tiny_weights
+from tests.tiny import shake, tiny_instruct, tiny_weights
 from training import shapes_instruct
 from training.shapes import models
 from training.shapes_instruct import DROP, dropped, pairs_of, true_pairs
@@ -27,7 +27,6 @@ from weights import load, load_autoencoder
 from weights.files import read_weights, write_weights
 from worlds.files import read_picture, write_picture
 from worlds.instructions import said
-from worlds.scene import WORDS
 from worlds.shapes import edits, instruction, sample_scene
 
 ASK = "make the star blue"
@@ -37,12 +36,8 @@ ASK = "make the star blue"
 def folder(tmp_path_factory):
     """A model of 4 channels, one of 8 that sees a picture, both with random weights, and a picture."""
     out = tmp_path_factory.mktemp("instruct")
-    small = load(tiny_weights(out), "cpu")
-    net = shake(widen_input(small.net, 4))
-    config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=1000), vae="tiny-vae", size=32,
-                  net=NET | dict(in_channels=8), text=TEXT, words=list(WORDS))
-    net.conv_in.weight.data[:, 4:] = .1 * torch.randn(net.conv_in.weight[:, 4:].shape, generator=Generator().manual_seed(1))
-    write_weights(out / "instruct.safetensors", {"net": net, "text": small.text}, config)
+    tiny_weights(out)
+    tiny_instruct(out)
     write_picture(torch.rand((1, 3, 32, 32), generator=Generator().manual_seed(0)) * 2 - 1, out / "in.png")
     return out
 

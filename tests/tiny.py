@@ -10,9 +10,9 @@ from torch import nn
 
 from nets.glide import GlideText, GlideUNet
 from nets.text import TextTransformer
-from nets.unet import UNet
+from nets.unet import UNet, widen_input
 from nets.vae import AutoencoderKL
-from weights.files import write_weights
+from weights.files import fill, read_weights, write_weights
 from worlds.scene import WORDS
 
 NET = dict(in_channels=4, out_channels=4, width=8, mult=(1, 2), blocks=1, attention=(True, True), heads=2, ctx_width=16,
@@ -54,4 +54,24 @@ def tiny_glide(folder: Path, name: str = "tiny-glide", size: int = 8, **kind: bo
         net, text = shake(GlideUNet(**net_config)), GlideText(**GLIDE_TEXT)
     config = dict(kind="glide", prediction="v", learned_variance=True, schedule=dict(name="cosine", T=1000), vae=None, size=size,
                   net=net_config, text=GLIDE_TEXT, words=list(WORDS))
+    return write_weights(folder / f"{name}.safetensors", {"net": net, "text": text}, config)
+
+
+def tiny_instruct(folder: Path, name: str = "instruct", beside: str = "tiny") -> Path:
+    """The net of `tiny_weights(folder, beside)` made to see a picture too, with random weights for it."""
+    config, tensors = read_weights(folder / f"{beside}.safetensors")
+    net, text = fill(UNet(**NET), tensors, "net"), fill(TextTransformer(**TEXT), tensors, "text")
+    net = widen_input(net, 4)
+    net.conv_in.weight.data[:, 4:] = .1 * torch.randn(net.conv_in.weight[:, 4:].shape, generator=torch.Generator().manual_seed(1))
+    return write_weights(folder / f"{name}.safetensors", {"net": net, "text": text}, config | dict(net=NET | dict(in_channels=8)))
+
+
+def tiny_ve(folder: Path, name: str = "shapes-ve") -> Path:
+    """A model on 32×32 pixels with the geometric schedule, random weights."""
+    net_config = NET | dict(in_channels=3, out_channels=3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        net, text = shake(UNet(**net_config)), TextTransformer(**TEXT)
+    config = dict(kind="text2image", prediction="v", schedule=dict(name="geometric", T=1000, sigma_min=.01, sigma_max=50.), vae=None,
+                  size=32, net=net_config, text=TEXT, words=list(WORDS))
     return write_weights(folder / f"{name}.safetensors", {"net": net, "text": text}, config)
