@@ -52,7 +52,7 @@ class Tuned(NamedTuple):
 
 
 def dreambooth(b: Bundle, pictures: Tensor, class_noun: str, *, identifier: str = "auto", prompts: Sequence[str] | None = None,
-               steps: int = 400, lr: float = 1e-4, batch: int = 4, prior: float = 1., n_prior: int = 64,
+               steps: int = 400, lr: float = 5e-4, batch: int = 4, prior: float = 1., n_prior: int = 64,
                prior_prompts: Sequence[str] | None = None, weight: str = "auto", what: str = "net", text: bool = False, rank: int = 4,
                checkpointing: bool = False, lora_file: str | Path | None = None, state: str | Path | None = None, seed: int = 0) -> Tuned:
     """A model that knows the thing in the pictures (n, 3, y, x), n of 3 to 5 as a rule, in [−1, 1], all of one size.

@@ -9,6 +9,7 @@ import torch
 
 from methods.diffedit import encoding_bound, noising_bound
 from samplers.ddim import ddim_step
+from samplers.guidance import combine_two
 from samplers.schedule import Schedule
 from samplers.ve_sde import ve_sigmas
 from worlds.gaussian import GaussianWorld
@@ -206,10 +207,35 @@ def _moved(moved: Callable) -> str | None:
     return None
 
 
+# --------------------------------------------------------------------------- 09
+
+def _by_answers(weights: Callable) -> str | None:
+    for s_image, s_text in ((1.5, 7.5), (1., 1.), (.3, 2.)):
+        none, image, full = torch.eye(3, dtype=torch.float64)
+        wanted = combine_two(none, image, full, s_image, s_text).tolist()
+        found = list(weights(s_image, s_text))
+        if len(found) != 3 or not all(math.isclose(a, b, abs_tol=1e-9) for a, b in zip(found, wanted)):
+            return f"not yet: at s_I = {s_image:g}, s_T = {s_text:g} they are not {found}; they must sum to 1"
+    return None
+
+
+def _dropped_text(share: float) -> str | None:
+    return None if math.isclose(share, .16) else f"not yet: {share:g}; the text alone, and both"
+
+
+def _sigma_up(sigma_up: Callable) -> str | None:
+    for sigma, after in ((14., 9.), (2., .5), (1., .999)):
+        reached = ((after ** 2 / sigma) ** 2 + sigma_up(sigma, after) ** 2) ** .5
+        if not math.isclose(reached, after, rel_tol=1e-9):
+            return f"not yet: from σ = {sigma:g} it leads to {reached:.4f}, and {after:g} is wanted"
+    return None
+
+
 CHECKS: dict[str, Callable] = {"00.1": _same_noise, "00.2": _second_order, "00.3": _first_order,
                                "01.1": _half_forgotten, "01.2": _translate, "01.3": _repeats,
                                "02.1": _upward_step, "02.2": _the_bill, "02.3": _labels_tie,
                                "03.1": _four_fifths, "03.2": _promises_cross, "03.3": _same_level,
                                "04.1": _row_sum, "04.2": _alignment, "04.3": _share_out,
                                "05.1": _silence, "05.2": _the_most, "05.3": _pull,
-                               "06.1": _counted_from_zero, "06.2": _peak, "06.3": _moved}
+                               "06.1": _counted_from_zero, "06.2": _peak, "06.3": _moved,
+                               "09.1": _by_answers, "09.2": _dropped_text, "09.3": _sigma_up}
