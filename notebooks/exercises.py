@@ -207,6 +207,23 @@ def _moved(moved: Callable) -> str | None:
     return None
 
 
+# --------------------------------------------------------------------------- 08
+
+def _snr(weight: float) -> str | None:
+    return None if math.isclose(weight, .25, rel_tol=1e-6) else f"not yet: {weight:g}; it is the signal-to-noise ratio at ᾱ = 0.2"
+
+
+def _numbers(numbers: Callable) -> str | None:
+    for width, out, r in ((320, 320, 4), (768, 320, 8)):
+        if numbers(width, out, r) != r * (width + out):
+            return f"not yet: {width} to {out} with rank {r} is not {numbers(width, out, r)}; count A and count B"
+    return None
+
+
+def _pictures(n: float) -> str | None:
+    return None if n == 3200 else f"not yet: {n:g}; both terms see a batch"
+
+
 # --------------------------------------------------------------------------- 09
 
 def _by_answers(weights: Callable) -> str | None:
@@ -238,4 +255,5 @@ CHECKS: dict[str, Callable] = {"00.1": _same_noise, "00.2": _second_order, "00.3
                                "04.1": _row_sum, "04.2": _alignment, "04.3": _share_out,
                                "05.1": _silence, "05.2": _the_most, "05.3": _pull,
                                "06.1": _counted_from_zero, "06.2": _peak, "06.3": _moved,
+                               "08.1": _snr, "08.2": _numbers, "08.3": _pictures,
                                "09.1": _by_answers, "09.2": _dropped_text, "09.3": _sigma_up}
