@@ -120,8 +120,8 @@ assert abs(WEIGHTS["snr"](snr) * of_x / of_eps - 1) < 1e-3 and abs(WEIGHTS["v"](
 
 # %%
 told = [describe(subject, context, name) for context in contexts]
-kinds = [f"a large {c} star on a {ground} background" for c, ground in
-         (("red", "white"), ("blue", "yellow"), ("green", "black"), ("purple", "orange"), ("white", "red"), ("yellow", "blue"))]
+kinds = [f"a large {c} star on {ground} background" for c, ground in
+         (("red", "a white"), ("blue", "a yellow"), ("green", "a black"), ("purple", "an orange"), ("white", "a red"))]
 before = {k: p.clone() for k, p in b.net.state_dict().items()}
 how = dict(identifier=name, prompts=told, prior_prompts=kinds, n_prior=16, steps=STEPS, text=True, lr=8e-4, seed=1)
 tuned = dreambooth(b, pictures, "star", **how)

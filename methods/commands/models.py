@@ -18,7 +18,8 @@ def run_models(a: argparse.Namespace) -> None:
     """One line a model."""
     if not manifest():
         raise Mistake("models: none are shipped with this copy; `make weights` trains them")
+    width = max(len(Path(file).stem) for file in manifest())
     for file, record in manifest().items():
-        figures = ", ".join(f"{k} {v:.4g}" for k, v in record.get("bench", record["figures"]).items() if isinstance(v, float))
+        figures = ", ".join(f"{k} {v:.4g}" for k, v in (record.get("bench") or record["figures"]).items() if isinstance(v, float))
         name, megabytes, millions = Path(file).stem, record["bytes"] / 2**20, record["parameters"] / 1e6
-        print(f"{name:<15}{megabytes:6.1f} MB {millions:6.2f} M parameters  {record['recipe']}  {figures}")
+        print(f"{name:<{width}}{megabytes:6.1f} MB {millions:6.2f} M parameters  {record['recipe']}  {figures}")
