@@ -115,8 +115,6 @@ assert abs(WEIGHTS["snr"](snr) * of_x / of_eps - 1) < 1e-3 and abs(WEIGHTS["v"](
 # remember by. Then 150 steps of AdamW on the whole U-Net and the text encoder.
 #
 # **Claim.** The loss on the subject falls by more than a fifth.
-#
-# **Claim.** The model that was given is as it was, bit for bit: a new one came back.
 
 # %%
 told = [describe(subject, context, name) for context in contexts]
@@ -134,6 +132,11 @@ ax.legend()
 fell = sum(tuned.instance[-30:]) / sum(tuned.instance[:30])
 print(f"“{tuned.prompt}”: the first term is {fell:.2f} of what it was")
 assert fell < .8
+
+# %% [markdown]
+# **Claim.** The model that was given is as it was, bit for bit: a new one came back.
+
+# %%
 assert all(torch.equal(p, before[k]) for k, p in b.net.state_dict().items())
 
 # %% [markdown]
@@ -141,8 +144,6 @@ assert all(torch.equal(p, before[k]) for k, p in b.net.state_dict().items())
 #
 # Four grounds, two of them new. Beside it what the frozen model makes of "a star" there, from the same noise. To measure
 # "is it the same one", take the pixels that are not ground and ask how far each is from the nearest colour of the subject.
-#
-# **Claim.** The tuned model's pixels are nearer to the subject's own colours than the frozen model's.
 
 # %%
 def strange(picture, background):
@@ -153,6 +154,9 @@ def strange(picture, background):
     own = torch.tensor([*subject.colours, subject.outline, (.98, .98, .98), (.05, .05, .08)])
     return torch.cdist(rgb[there], own).amin(1).mean().item() if there.any() else 1.
 
+
+# %% [markdown]
+# **Claim.** The tuned model's pixels are nearer to the subject's own colours than the frozen model's, and true ones nearest.
 
 # %%
 grounds = ("blue", "yellow", "white", "green")

@@ -65,8 +65,9 @@ b, oracle = load("shapes-instruct", "cpu"), load_reader()
 rng = random.Random("lesson 09")
 pairs = []
 while len(pairs) < 8:
-    scene = sample_scene(rng, things=1 + len(pairs) % 2)
-    if (edit := choose_edit(scene, INSTRUCTED[len(pairs)], rng)) is not None:
+    kind = INSTRUCTED[len(pairs)]
+    scene = sample_scene(rng, things=2 if kind in ("reshape", "remove", "swap") else 1)
+    if (edit := choose_edit(scene, kind, rng)) is not None:
         pairs.append((scene, edit))
 fig, axes = plt.subplots(2, 8, figsize=(12, 3.7), layout="constrained")
 for k, (scene, edit) in enumerate(pairs):
