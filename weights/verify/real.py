@@ -91,6 +91,5 @@ def published_rows(name: str) -> Callable[[Setting], Iterator[Row | Skipped]]:
             found = corner(published_picture(s.bundle, published_latents(), V1_PROMPT))
             yield Row(what, f"1×4×64×64, {s.name}", "text2img", "diffusers' tests (float32, CUDA)", None, {},
                       (found - torch.tensor(V1)).abs().max().item(), s.allow(1e-4))
-        yield Skipped("V3, InstructPix2Pix's portrait", "it needs the example portrait of timbrooks/instruct-pix2pix, and methods/ has no "
-                      "instruct_pix2pix yet")
+        yield Skipped("V3, InstructPix2Pix's portrait", "it needs the example portrait of timbrooks/instruct-pix2pix, which is not shipped")
     return group
