@@ -8,7 +8,7 @@ of every attention layer, and it says a variance for every pixel, which L_hybrid
 The second phase goes on exactly as before, with 20 % of the token rows empty; only then can the model be guided without a classifier.
 
 ours: the prediction is a velocity instead of ε, as in all our recipes (training/shapes.py says why), and times are drawn with density
-∝ t, so L_vlb is weighted by t too. Scenes are drawn anew for every step, `two` is the share of those with two things, and `hard`
+∝ t^tilt, so L_vlb is weighted so too: which shape a word means is settled while the picture is nearly noise, and it is learnt last. Scenes are drawn anew for every step, `two` is the share of those with two things, and `hard`
 draws scenes with what is learnt last so many times as often (training/shapes.py).
 """
 from __future__ import annotations
@@ -72,25 +72,27 @@ def eight_bits(x: Tensor) -> Tensor:
     return ((x + 1) * 127.5).round() / 127.5 - 1
 
 
-def times(n: int, T: int, generator: Generator) -> Tensor:
-    """n whole times 1 … T with density ∝ t."""
-    return (T * torch.rand(n, generator=generator).sqrt()).long().clamp(max=T - 1) + 1
+def times(n: int, T: int, generator: Generator, tilt: float = 1.) -> Tensor:
+    """n whole times 1 … T with density ∝ t^tilt."""
+    return (T * torch.rand(n, generator=generator) ** (1 / (1 + tilt))).long().clamp(max=T - 1) + 1
 
 
-def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generator, schedule: Schedule) -> Tensor:
+def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generator, schedule: Schedule, tilt: float = 1.) -> Tensor:
     x_0, tokens = data
-    t, ctx = times(len(x_0), schedule.T, generator), modules["text"](tokens)
+    t, ctx = times(len(x_0), schedule.T, generator, tilt), modules["text"](tokens)
     eps = torch.randn(x_0.shape, generator=generator).to(x_0)
     return l_hybrid(lambda x_t, t: modules["net"](x_t, t.to(x_t.device), ctx), schedule, x_0, t, eps, "v")[0]
 
 
-def main(*, steps: int = 12000, batch: int = 32, lr: float = 1e-3, two: float = .3, hard: float = 1., empty: float = 0.,
+def main(*, steps: int = 12000, batch: int = 32, lr: float = 1e-3, two: float = .3, hard: float = 1., tilt: float = 1., empty: float = 0.,
          warmup: int = 300, seed: int = 0, init: str = "", name: str = "shapes-glide-conditional", state: str = "runs/shapes_glide",
          device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
     if not 0 <= empty <= 1:
         raise ValueError(f"empty: must be a share from 0 to 1 of the captions, got {empty}")
-    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, hard=hard, empty=empty, warmup=warmup, seed=seed, init=Path(init).name)
+    if not tilt >= 0:
+        raise ValueError(f"tilt: times are drawn with density ∝ t^tilt; it must be 0 or more, got {tilt}")
+    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, hard=hard, tilt=tilt, empty=empty, warmup=warmup, seed=seed, init=Path(init).name)
     schedule = Schedule.cosine()
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     modules, tokenizer, config = models()
@@ -103,7 +105,7 @@ def main(*, steps: int = 12000, batch: int = 32, lr: float = 1e-3, two: float = 
         x_0 = eight_bits(render(scenes, SIZE)).to(on, memory_format=torch.channels_last)
         return x_0, tokenizer([told(scene, rng, empty) for scene in scenes]).to(on)
 
-    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, warmup=warmup,
+    fitted = fit(lambda m, d, g: loss(m, d, g, schedule, tilt), modules, data, steps=steps, lr=lr, seed=seed, warmup=warmup,
                  checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
                  identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")))
     if rank == 0:
