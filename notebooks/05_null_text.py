@@ -57,7 +57,7 @@ from worlds.gaussian import GaussianWorld
 plt.rcParams.update(RC)
 FIGURES = Path(figures.style.__file__).parent
 MODEL, READER = "shapes", "shapes-reader"                                  # names of shipped weights, or paths
-STEPS, W, EDIT_W = 20, 7.5, 3.                                             # of every walk; guidance to come back and to edit
+STEPS, W, EDIT_W = 16, 7.5, 3.                                             # of every walk; guidance to come back and to edit
 CROSS, SELF = .8, .4                                                       # how long Prompt-to-Prompt injects (lesson 04)
 
 # %% [markdown]
@@ -311,7 +311,7 @@ assert quick_db > level - .1 and quick <= published / 3
 # %% [markdown]
 # ## 7. Without its parts
 #
-# Is the pivot needed? Is one ∅ for each step? The paper's ablations, on the first two pictures, with fifteen steps of
+# Is the pivot needed? Is one ∅ for each step? The paper's ablations, on the first two pictures, with twelve steps of
 # five updates at lr = 0.03.
 #
 # **Claim.** Each part is worth having: with one ∅ for all steps, with a *random* pivot (the picture, noised along one
@@ -319,10 +319,10 @@ assert quick_db > level - .1 and quick <= published / 3
 
 # %%
 noise = Rng.of(11, 2).randn((2, *b.latent_shape))
-levels = Rng.of(12, 2).randn((2, 15, *b.latent_shape)).transpose(0, 1)
+levels = Rng.of(12, 2).randn((2, 12, *b.latent_shape)).transpose(0, 1)
 parts = {"the whole": {}, "one ∅ for all steps": dict(shared=True), "a random pivot": dict(noise=noise),
          "no pivot": dict(noise=levels)}
-ablation = {name: psnr(b.decode(null_text(b, two, words, steps=15, w=W, inner=5, lr=.03, **how).z_bar), two).mean().item()
+ablation = {name: psnr(b.decode(null_text(b, two, words, steps=12, w=W, inner=5, lr=.03, **how).z_bar), two).mean().item()
             for name, how in parts.items()}
 fig, ax = plt.subplots(figsize=(7, 2.4), layout="constrained")
 ax.barh(list(ablation), list(ablation.values()), color=[BLUE, ORANGE, ORANGE, ORANGE], height=.6)

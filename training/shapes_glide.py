@@ -7,9 +7,10 @@
 of every attention layer, and it says a variance for every pixel, which L_hybrid teaches (samplers/learned.py).
 The second phase goes on exactly as before, with 20 % of the token rows empty; only then can the model be guided without a classifier.
 
-ours: the prediction is a velocity instead of ε, as in all our recipes (training/shapes.py says why), and times are drawn with density
-∝ t^tilt, so L_vlb is weighted so too: which shape a word means is settled while the picture is nearly noise, and it is learnt last. Scenes are drawn anew for every step, `two` is the share of those with two things, and `hard`
-draws scenes with what is learnt last so many times as often (training/shapes.py).
+ours: the prediction is a velocity instead of ε, as in all our recipes (training/shapes.py says why), and times are drawn with density ∝
+t^tilt, so L_vlb is weighted so too: which shape a word means is settled while the picture is nearly noise, and it is learnt last. Scenes
+are drawn anew for every step, `two` is the share of those with two things, and `hard` draws scenes with what is learnt last so many times
+as often (training/shapes.py).
 """
 from __future__ import annotations
 
