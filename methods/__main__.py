@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from methods.cli import Parser, exit_code
 from methods.commands.attention import declare_attention
 from methods.commands.diffedit import declare_diffedit
+from methods.commands.dreambooth import declare_dreambooth
 from methods.commands.generate import declare_generate
 from methods.commands.invert import declare_invert
 from methods.commands.models import declare_models
@@ -20,7 +21,7 @@ from methods.commands.sdedit import declare_sdedit
 from methods.commands.weights import declare_weights
 
 COMMANDS = (declare_sdedit, declare_diffedit, declare_prompt_to_prompt, declare_null_text, declare_invert, declare_attention,
-            declare_generate, declare_models, declare_weights)
+            declare_dreambooth, declare_generate, declare_models, declare_weights)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,87 @@
+"""A word for something that has none: the rare identifiers of DreamBooth (Ruiz et al., arXiv:2208.12242v2, Sec. 3.2).
+
+A word that means something brings its meaning along; a random string falls apart into letters that mean something too. So look for
+rare tokens of the tokenizer and turn them back into text:
+
+    1  candidates: tokens that are short, of letters, and rare
+    2  keep those that come back: encode(decode(token)) = token
+    3  draw one
+
+# unstated: for another tokenizer than T5's. The paper takes ids 5000 … 10000 of T5-XXL, at most three letters. CLIP's ids are the ranks
+in which its pairs were merged, so the same range holds everyday abbreviations; there the rare ones are the late ones.
+"""
+from __future__ import annotations
+
+import random
+import warnings
+
+from nets.tokenizer import ClipTokenizer, Tokenizer, UnknownWord, WordTokenizer
+from weights import Bundle
+from worlds.scene import RARE_WORDS
+
+RARE_FROM = 40000                                # of CLIP's 49,408 tokens
+LONGEST = 3                                      # letters of a token, and tokens of an identifier  # Sec. 3.2
+LOADED = {"sks", "nsa", "kkk", "isis"}           # ours: they come back, and yet mean something ("sks" is a rifle)
+
+
+class Caution(UserWarning):
+    """What was asked for can be done and is unlikely to be what is wanted."""
+
+
+def rare_words(tokenizer: Tokenizer) -> list[str]:
+    """Every identifier that the search would consider, in the tokenizer's order. ValueError for a tokenizer it does not know."""
+    if isinstance(tokenizer, WordTokenizer):
+        return [word for word in tokenizer.words if word in RARE_WORDS]
+    if not isinstance(tokenizer, ClipTokenizer):
+        raise ValueError(f"identifier: there is no search over a {type(tokenizer).__name__}; name a rare word yourself")
+    short = [tokenizer.strings[i].removesuffix("</w>") for i in range(RARE_FROM, tokenizer.start)
+             if tokenizer.strings[i].endswith("</w>")]
+    short = [word for word in short if len(word) <= LONGEST and word.isascii() and word.isalpha() and word not in LOADED]
+    return [word for word in short if comes_back(tokenizer, word)]
+
+
+def comes_back(tokenizer: Tokenizer, word: str) -> bool:
+    """Whether a word is one token, and that token this word."""  # Sec. 3.2: the token-to-text map, inverted
+    tokens = [token for piece in tokenizer.pieces(word) for token in piece]
+    return len(tokens) == 1 and tokenizer.decode(tokens) == word
+
+
+def find_identifier(tokenizer: Tokenizer, seed: int = 0) -> str:
+    """One rare word. Raises ValueError where the tokenizer has none."""
+    words = rare_words(tokenizer)
+    if not words:
+        raise ValueError("identifier: this model's tokenizer has no rare word to spare; name one yourself")
+    return words[0] if isinstance(tokenizer, WordTokenizer) and seed == 0 else random.Random(seed).choice(words)
+
+
+def check_identifier(b: Bundle, identifier: str, seed: int = 0) -> str:
+    """The identifier to use: the one given, or found for "auto". Warns (Caution) of a common word or one that falls apart.
+
+    Raises ValueError for a model without text, an empty identifier, and a word that the model's tokenizer does not have.
+    """
+    if b.text is None or b.tokenizer is None:
+        raise ValueError(f"model: {b.name} reads no text, so no word of it can come to mean a subject; choose a text-to-image model")
+    if identifier == "auto":
+        return find_identifier(b.tokenizer, seed)
+    words = identifier.split()
+    if not words:
+        raise ValueError("identifier: is empty; name a rare word, or auto")
+    try:
+        tokens = [token for piece in b.tokenizer.pieces(identifier) for token in piece]
+    except UnknownWord as error:
+        free = ", ".join(rare_words(b.tokenizer)) or "none"
+        raise ValueError(f'identifier: the model does not know the word "{error.word}"; its rare words are: {free}') from None
+    if len(tokens) > LONGEST:
+        warnings.warn(f"identifier: {identifier!r} falls apart into {len(tokens)} tokens, each with a meaning of its own; "
+                      "identifier=auto finds a rare one", Caution, stacklevel=3)
+    elif common(b.tokenizer, identifier, tokens):
+        warnings.warn(f"identifier: {identifier!r} is a common word, whose meaning would be mixed into the subject's and lost; "
+                      "identifier=auto finds a rare one", Caution, stacklevel=3)
+    return identifier
+
+
+def common(tokenizer: Tokenizer, identifier: str, tokens: list[int]) -> bool:
+    """Whether the model has a meaning for it, as far as the tokenizer tells."""
+    if isinstance(tokenizer, WordTokenizer):
+        return not set(identifier.split()) <= set(RARE_WORDS)
+    return len(tokens) == 1 and (tokens[0] < RARE_FROM or identifier in LOADED)
