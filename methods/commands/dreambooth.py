@@ -5,12 +5,13 @@ import argparse
 import shutil
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from methods.cli import Mistake, blame, command, options, progress, shared_options, whole
+from methods.cli import Mistake, blame, command, number, options, progress, shared_options, whole
 from methods.commands.pictures import framed, opened
 from methods.dreambooth import Learned, dreambooth
 from methods.identifiers import check_identifier
@@ -39,6 +40,8 @@ def declare_dreambooth(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--prompts", metavar="FILE", help="a text file, a prompt a line; [V] stands for the identifier "
                    '(default: "a [V] NOUN")')
     p.add_argument("-n", type=whole, default=4, metavar="N", help="pictures of each prompt (default: 4)")
+    p.add_argument("--shown-steps", type=whole, default=25, metavar="N", help="of the walks that show them (default: 25)")
+    p.add_argument("--w", type=number, default=3., metavar="X", help="guidance scale of those walks (default: 3.0)")
     p.add_argument("--crop", action="store_true", help="of each picture the central square alone")
     p.add_argument("--word", action="store_true", help="Textual Inversion: look for the word's vector alone (arXiv:2208.01618)")
     options(p, dreambooth, HELPS)
@@ -51,6 +54,8 @@ def run_dreambooth(a: argparse.Namespace) -> None:
     began, out = time.monotonic(), folder(a.out)
     if not 1 <= a.n <= 1000:
         raise Mistake(f"n: must lie between 1 and 1000, got {a.n}")
+    if not 1 <= a.shown_steps <= 1000:
+        raise Mistake(f"shown-steps: must lie between 1 and 1000, got {a.shown_steps}")
     if not a.inputs:
         raise Mistake("IN: no pictures; give three to five of the one subject")
     files = [opened(path, a.crop) for path in a.inputs]
@@ -63,7 +68,9 @@ def run_dreambooth(a: argparse.Namespace) -> None:
     if len(sizes) > 1:
         raise Mistake(f"IN: the pictures have different proportions ({', '.join(f'{x}×{y}' for y, x in sorted(sizes))} as the model "
                       "sees them); --crop takes the central square of each")
-    identifier = check_identifier(b, a.identifier, a.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                                    # the verb says it
+        identifier = check_identifier(b, a.identifier, a.seed)
     check_class(b, a.class_noun, 0. if a.word else a.prior_weight)
     lines = lines or ["a [V]" if a.word or not a.class_noun else f"a [V] {a.class_noun}"]
     prompts = [line.replace("[V]", identifier) for line in lines]
@@ -84,7 +91,7 @@ def run_dreambooth(a: argparse.Namespace) -> None:
     write_json(out / "learned.json", dict(identifier=identifier, prompt=learned.prompt, class_prompt=learned.class_prompt,
                                           instance=learned.instance, prior=learned.prior))
     for k, prompt in enumerate(prompts):
-        made = generate(learned.bundle, prompt, n=a.n, seed=a.seed).picture
+        made = generate(learned.bundle, prompt, n=a.n, steps=a.shown_steps, w=a.w, seed=a.seed).picture
         for i, picture in enumerate(made.split(1)):
             write_picture(picture, out / f"{k:03d}_{i}.png")
     shutil.rmtree(state, ignore_errors=True)                               # its work is done

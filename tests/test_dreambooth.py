@@ -1,0 +1,337 @@
+"""DreamBooth: the loss as printed, a model of its own, identifiers, and everything a user can get wrong."""
+import copy
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import methods.dreambooth as module
+from methods.__main__ import main
+from methods.dreambooth import Noised, dreambooth, dreambooth_loss, flat_weight, snr_weight, v_weight, weighted_error
+from methods.identifiers import Caution, check_identifier, comes_back, find_identifier, rare_words
+from methods.learner import check_pictures
+from methods.prior import prior_latents
+from methods.sampling import generate
+from methods.textual_inversion import read_with, textual_inversion
+from nets.tokenizer import ClipTokenizer, WordTokenizer
+from samplers.ddpm import l_simple
+from tests.tiny import tiny_weights
+from weights import load
+from weights.cache import CacheError, digest, digest_model
+from worlds.files import write_picture
+from worlds.scene import RARE_WORDS, WORDS
+from worlds.subjects import render_subject, sample_context, sample_subject
+
+QUICK = dict(steps=2, batch=2, n_prior=2, prior_steps=1)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def b(file):
+    return load(file, "cpu")
+
+
+@pytest.fixture(scope="module")
+def double(file):
+    return load(file, "cpu", torch.float64)
+
+
+@pytest.fixture(scope="module")
+def x():
+    rng = random.Random(0)
+    return render_subject(sample_subject(rng, "star"), [sample_context(rng) for _ in range(3)], 32)
+
+
+@pytest.fixture(scope="module")
+def learned(b, x):
+    return dreambooth(b, x, "star", steps=3, batch=2, n_prior=2, prior_steps=1, lr=1e-3)
+
+
+def noised(b, n, seed, prompt="a zwx star", low=1):
+    g = torch.Generator().manual_seed(seed)
+    shape = (n, *b.latent_shape)
+    return Noised(torch.randn(shape, generator=g, dtype=b.dtype), b.tokenizer([prompt] * n),
+                  torch.randint(low, b.schedule.T + 1, (n,), generator=g), torch.randn(shape, generator=g, dtype=b.dtype))
+
+
+# ---- Eq. (9) ----
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_the_loss_is_equation_9_by_plain_loops(double, prediction, shift):
+    b = replace(double, prediction=prediction, shift=shift)
+    mine, theirs = noised(b, 2, 1), noised(b, 3, 2, "a star")
+    total, first, second = dreambooth_loss(b, b.text, mine, theirs, .7, flat_weight)
+    terms = []
+    for part in (mine, theirs):
+        errors = []
+        for x, tokens, t, eps in zip(*part):
+            a = b.schedule.at(int(t))
+            z_t = a**.5 * x + (1 - a)**.5 * eps
+            out = b.net(z_t[None], int(t) - shift, b.text(tokens[None]))[0]
+            hat = (z_t - (1 - a)**.5 * out) / a**.5 if prediction == "eps" else a**.5 * z_t - (1 - a)**.5 * out
+            errors.append(((hat - x)**2).mean())
+        terms.append(sum(errors) / len(errors))
+    torch.testing.assert_close(torch.stack((first, second)), torch.stack(terms), rtol=1e-8, atol=0)
+    torch.testing.assert_close(total, terms[0] + .7 * terms[1], rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("prediction, weight", [("eps", snr_weight), ("v", v_weight)])
+def test_w_of_snr_is_the_error_of_eps_and_of_1_plus_snr_that_of_v_and_w_of_1_is_neither(double, prediction, weight):
+    b, (x, tokens, t, eps) = replace(double, prediction=prediction), noised(double, 4, 3)
+    ctx = b.text(tokens)
+    want = l_simple(lambda z_t, t: b.net(z_t, t, ctx), b.schedule, x, t, eps, prediction)
+    torch.testing.assert_close(weighted_error(b, ctx, x, t, eps, weight).mean(), want, rtol=1e-6, atol=0)
+    flat = weighted_error(b, ctx, x, t, eps, flat_weight).mean()
+    assert abs(flat / want - 1) > .1
+
+
+def test_snr_weights_are_those_of_the_schedule(double):
+    t, like = torch.tensor([1, 500, 1000]), torch.zeros(3, 1, 1, 1, dtype=torch.float64)
+    want = torch.tensor([double.schedule.snr(int(n)) for n in t], dtype=torch.float64)
+    torch.testing.assert_close(snr_weight(double.schedule, t, like).flatten(), want, rtol=1e-6, atol=0)
+    torch.testing.assert_close(v_weight(double.schedule, t, like).flatten(), 1 + want, rtol=1e-6, atol=0)
+
+
+def test_the_prior_term_adds_and_identical_halves_give_1_plus_lambda(double):
+    mine, theirs = noised(double, 2, 1), noised(double, 2, 2, "a star")
+    alone, *_ = dreambooth_loss(double, double.text, mine, None, 3., v_weight)
+    without, *_ = dreambooth_loss(double, double.text, mine, theirs, 0., v_weight)
+    twice, *_ = dreambooth_loss(double, double.text, mine, mine, .5, v_weight)
+    torch.testing.assert_close(without, alone)
+    torch.testing.assert_close(twice, 1.5 * alone)
+
+
+# ---- a model of its own ----
+
+def test_the_given_model_is_left_bit_for_bit_and_a_new_one_comes_back(b, x, learned):
+    before = digest_model(b)
+    again = dreambooth(b, x, "star", steps=3, batch=2, n_prior=2, prior_steps=1, lr=1e-3)
+    assert digest_model(b) == before and not any(p.requires_grad for p in b.net.parameters())
+    assert digest_model(again.bundle) == digest_model(learned.bundle) != before        # and it is repeatable
+    assert digest(*learned.bundle.text.state_dict().values()) == digest(*b.text.state_dict().values())      # text was frozen
+    assert not any(p.requires_grad for p in learned.bundle.net.parameters()) and not learned.bundle.net.training
+    moved = [name for name, p in learned.bundle.net.named_parameters() if not torch.equal(p, b.net.get_parameter(name))]
+    assert len(moved) == len(list(b.net.parameters()))                     # the whole U-Net
+
+
+def test_the_result_says_what_was_learned_step_by_step(learned):
+    assert (learned.identifier, learned.prompt, learned.class_prompt) == ("zwx", "a zwx star", "a star")
+    want = [i + p for i, p in zip(learned.instance, learned.prior)]
+    assert len(learned.losses) == 3 and learned.prior_latents.shape == (2, 4, 8, 8)
+    torch.testing.assert_close(torch.tensor(learned.losses), torch.tensor(want))
+    assert generate(learned.bundle, learned.prompt, steps=1).picture.shape == (1, 3, 32, 32)
+
+
+def test_training_brings_the_loss_down(b, x):
+    run = dreambooth(b, x, "star", steps=16, batch=4, lr=1e-2, prior_weight=0)
+    assert sum(run.instance[-4:]) < .85 * sum(run.instance[:4]) and run.prior == [0.] * 16 and run.prior_latents is None
+
+
+def test_prior_pictures_have_times_and_noise_of_their_own_and_the_class_prompt(b, x, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "dreambooth_loss", lambda *given: seen.append(given) or dreambooth_loss(*given))
+    dreambooth(b, x, "star", **QUICK)
+    for _, _, mine, theirs, *_ in seen:
+        assert not torch.equal(mine.eps, theirs.eps) and not torch.equal(mine.t, theirs.t)
+        assert b.tokenizer.decode(mine.tokens[0]) == "a zwx star" and b.tokenizer.decode(theirs.tokens[0]) == "a star"
+    assert not torch.equal(seen[0][2].eps, seen[1][2].eps) and len(seen) == 2
+
+
+def test_pieces_and_recomputed_activations_change_memory_and_not_the_result(b, x):
+    plain, pieces = (dreambooth(b, x, "star", tune_text=True, **QUICK, **how) for how in ({}, dict(accumulate=2, checkpointing=True)))
+    torch.testing.assert_close(pieces.losses, plain.losses)
+    torch.testing.assert_close(pieces.instance, plain.instance)
+    for mine, theirs in ((pieces.bundle.net, plain.bundle.net), (pieces.bundle.text, plain.bundle.text)):
+        for name, p in mine.named_parameters():
+            torch.testing.assert_close(p, theirs.get_parameter(name), rtol=0, atol=2e-5)
+    assert digest(*plain.bundle.text.state_dict().values()) != digest(*b.text.state_dict().values())
+    assert not pieces.bundle.net.recompute
+
+
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(b, x, tmp_path, monkeypatch, learned):
+    calls = []
+
+    def stop(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return dreambooth_loss(*given)
+
+    settings = dict(steps=3, batch=2, n_prior=2, prior_steps=1, lr=1e-3, state=tmp_path / "state")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "dreambooth_loss", stop)
+        with pytest.raises(KeyboardInterrupt):
+            dreambooth(b, x, "star", **settings)
+    resumed = dreambooth(b, x, "star", **settings)
+    assert digest_model(resumed.bundle) == digest_model(learned.bundle)
+    assert (resumed.losses, resumed.instance, resumed.prior) == (learned.losses, learned.instance, learned.prior)
+    with pytest.raises(ValueError, match="checkpoint .* belongs to a run with .*latents"):
+        dreambooth(b, x.flip(0) * .5, "star", **settings)
+
+
+def test_the_prior_is_kept_for_its_own_class_and_model_only(b, tmp_path, learned):
+    file = tmp_path / "prior.safetensors"
+    first = prior_latents(b, "star", 2, steps=1, state=file)
+    assert torch.equal(first, prior_latents(b, "star", 2, steps=1, state=file))
+    assert not torch.equal(first, prior_latents(b, "ring", 2, steps=1))
+    with pytest.raises(CacheError, match="another prompt"):
+        prior_latents(b, "ring", 2, steps=1, state=file)
+    with pytest.raises(CacheError, match="another model"):
+        prior_latents(learned.bundle, "star", 2, steps=1, state=file)
+
+
+def test_a_moving_average_is_what_comes_back_where_one_is_asked_for(b, x):
+    raw, mean = (dreambooth(b, x, "star", prior_weight=0, steps=2, batch=2, lr=1e-2, ema=ema) for ema in (0., .9))
+    start, end, mid = (m.net.conv_in.weight for m in (b, raw.bundle, mean.bundle))
+    assert 0 < (mid - start).norm() < (end - start).norm()
+
+
+# ---- Textual Inversion ----
+
+def test_textual_inversion_moves_one_vector_and_nothing_else(b, x):
+    before = digest_model(b)
+    found = textual_inversion(b, x, "star", steps=2, batch=2)
+    assert digest_model(b) == before and digest(*found.bundle.net.state_dict().values()) == digest(*b.net.state_dict().values())
+    token, coarse = b.tokenizer.token("zwx"), b.tokenizer.token("star")
+    moved = (found.bundle.text.tokens.weight - b.text.tokens.weight).abs().amax(1)
+    assert moved.nonzero().flatten().tolist() == [token]
+    rest = [v for name, v in found.bundle.text.state_dict().items() if name != "tokens.weight"]
+    assert digest(*rest) == digest(*(v for name, v in b.text.state_dict().items() if name != "tokens.weight"))
+    away = (found.bundle.text.tokens.weight[token] - b.text.tokens.weight[coarse]).abs()
+    assert 0 < away.max() < .02 and found.prompt == "a zwx"                # it began at the class's own vector
+
+
+def test_a_text_with_the_word_is_read_as_if_the_vector_stood_in_the_table(b):
+    token, tokens = b.tokenizer.token("zwx"), b.tokenizer(["a zwx on a zwx", "a star"])
+    word = torch.nn.Module()
+    word.vector = torch.nn.Parameter(torch.linspace(-1, 1, 16))
+    text = load_text(b, token, word.vector)
+    torch.testing.assert_close(read_with(b.text, word, token, tokens), text(tokens))
+    read_with(b.text, word, token, tokens).square().mean().backward()
+    assert word.vector.grad.norm() > 0
+
+
+def load_text(b, token, vector):
+    text = copy.deepcopy(b.text)
+    text.tokens.weight.data[token] = vector.detach()
+    return text
+
+
+# ---- identifiers ----
+
+def test_word_identifiers_are_the_reserved_words_and_come_back():
+    tokenizer = WordTokenizer(list(WORDS))
+    assert rare_words(tokenizer) == list(RARE_WORDS) and find_identifier(tokenizer) == RARE_WORDS[0]
+    assert all(comes_back(tokenizer, word) for word in RARE_WORDS) and not comes_back(tokenizer, "zwx star")
+    assert {find_identifier(tokenizer, seed) for seed in range(60)} == set(RARE_WORDS)
+
+
+def test_clip_identifiers_are_short_late_and_come_back():
+    tokenizer = ClipTokenizer(ClipTokenizer.find())
+    words = rare_words(tokenizer)
+    assert 100 < len(words) < 900 and len(set(words)) == len(words) and "sks" not in words
+    for word in words:
+        (token,), = tokenizer.pieces(word)
+        assert token >= 40000 and len(word) <= 3 and tokenizer.decode([token]) == word
+    assert tokenizer.pieces("sks") == [[48136]] and not comes_back(tokenizer, "xxy5syt00")
+    assert find_identifier(tokenizer, 1) == find_identifier(tokenizer, 1) in words
+
+
+@pytest.mark.parametrize("identifier, what", [("red", "common word"), ("xxy5syt00", "7 tokens"), ("bee", "common word"),
+                                              ("sks", "common word")])
+def test_an_identifier_with_a_meaning_is_warned_of(b, identifier, what):
+    bundle = b if identifier == "red" else replace(b, tokenizer=ClipTokenizer(ClipTokenizer.find()))
+    with pytest.warns(Caution, match=f"^identifier: .*{what}"):
+        assert check_identifier(bundle, identifier) == identifier
+
+
+# ---- what is refused ----
+
+@pytest.mark.parametrize("given, what", [
+    (dict(identifier="blarg"), "identifier: the model does not know the word \"blarg\"; its rare words are: zwx"),
+    (dict(identifier=" "), "identifier: is empty"), (dict(class_noun="dog"), "class_noun: the model does not know the word \"dog\""),
+    (dict(class_noun=""), "class_noun: is empty.*prior_weight 0"), (dict(prior_weight=-1.), "prior_weight: must be at least 0"),
+    (dict(n_prior=0), "n_prior: must be at least 1"), (dict(batch=3, accumulate=2), "batch: 3 pictures cannot be shared"),
+    (dict(rank=99), "rank: must lie in 1"), (dict(pictures=[]), "pictures: there are none"),
+    (dict(pictures=[torch.zeros(3, 32, 32), torch.zeros(3, 32, 24)]), "pictures: must be of one size, got 24×32, 32×32"),
+    (dict(pictures=torch.zeros(3, 3, 30, 30)), "pictures: must be .* divide by 8")])
+def test_what_cannot_be_learned_is_refused_in_one_line_that_names_it(b, x, given, what):
+    given = dict(pictures=x, class_noun="star") | QUICK | given
+    with pytest.raises(ValueError, match=f"^{what}") as error:
+        dreambooth(b, **given)
+    assert "\n" not in str(error.value)
+
+
+def test_one_picture_is_warned_of_and_a_model_that_cannot_learn_is_refused(b, x):
+    with pytest.warns(Caution, match="^pictures: only one"):
+        assert check_pictures(b, x[:1]).shape == (1, 3, 32, 32)
+    with pytest.raises(ValueError, match="^model: tiny reads no text"):
+        dreambooth(replace(b, text=None, tokenizer=None), x, "star")
+    with pytest.raises(ValueError, match="^model: fine-tuning needs float32"):
+        dreambooth(replace(b, net=b.net.__class__(in_channels=4, width=8, mult=(1,), attention=(True,), heads=2, ctx_width=16,
+                                                  norm_groups=4).to(torch.bfloat16)), x, "star")
+
+
+# ---- the command ----
+
+@pytest.fixture
+def room(tmp_path, monkeypatch, x):
+    monkeypatch.chdir(tmp_path)
+    for name, picture in zip("abc", x.split(1)):
+        write_picture(picture, tmp_path / f"{name}.png")
+    write_picture(x[:1, :, :, :16], tmp_path / "tall.png")
+    (tmp_path / "prompts.txt").write_text("a [V] star on a red background\n\na star\n")
+    (tmp_path / "odd.txt").write_text("a [V] star\na [V] elephant\n")
+    (tmp_path / "empty.txt").write_text("\n")
+    return tmp_path
+
+
+RUN = "dreambooth a.png b.png c.png --class-noun star --steps 1 --batch 1 --n-prior 1 --prior-steps 1 -n 1 --shown-steps 1 -o out --model TINY".split()
+
+
+def argv(file, *more, without=()):
+    pictures = [word for word in more if word in ("none.png", "tall.png")]
+    options = [word for word in more if word not in pictures]
+    words = [str(file) if word == "TINY" else word for word in RUN if word not in without]
+    return [*words[:1], *pictures, *words[1:], *options]
+
+
+@pytest.mark.parametrize("how, say, kind", [((), "a zwx star", "all weights"), (("--rank", "2"), "a zwx star", "LoRA of rank 2"),
+                                            (("--word",), "a zwx", "a word")])
+def test_the_command_writes_a_model_that_every_other_command_takes(room, file, capsys, how, say, kind):
+    assert main(argv(file, "--prompts", "prompts.txt", *how)) == 0
+    assert sorted(p.name for p in Path("out").iterdir()) == ["000_0.png", "001_0.png", "learned.json", "model.safetensors"]
+    said = capsys.readouterr()
+    assert said.err == "" and kind in said.out and repr(say) in said.out
+    small = Path("out/model.safetensors").stat().st_size < .5 * file.stat().st_size
+    assert small == bool(how)
+    assert main(["generate", "--prompt", say, "--steps", "1", "--model", "out/model.safetensors", "-o", "g.png"]) == 0
+
+
+@pytest.mark.parametrize("more, without, what", [
+    ((), ("a.png", "b.png", "c.png"), "IN: no pictures"), (("none.png",), (), "IN: none.png"),
+    (("tall.png",), (), "IN: the pictures have different proportions"), (("--identifier", "blarg"), (), "identifier: the model does not"),
+    (("--class-noun", "dog"), (), "class_noun: the model does not know"), (("--prompts", "none.txt"), (), "prompts: none.txt cannot"),
+    (("--prompts", "empty.txt"), (), "prompts: empty.txt holds no prompt"), (("--prompts", "odd.txt"), (), "prompts: line 2: unknown word"),
+    (("-o", "a.png"), (), "out: a.png must be a folder"), (("-o", "no/out"), (), "out: no/out must be"), (("-n", "0"), (), "n: must lie"),
+    (("--word", "--rank", "2"), (), "word: looks for one vector"), (("--steps", "0"), (), "steps=0: must lie")])
+def test_a_users_mistake_ends_in_one_line_and_leaves_no_model(room, file, capsys, more, without, what):
+    assert main(argv(file, *more, without=without)) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"palimpsest: error: {what}") and said.err.count("\n") == 1 and said.out == ""
+    assert not Path("out/model.safetensors").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_common_identifier_and_one_picture_are_notes_and_no_errors(room, file, capsys):
+    assert main(argv(file, "--identifier", "red", "--prior-weight", "0", without=("b.png", "c.png"))) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all(line.startswith("palimpsest: note: ") for line in said)
+    assert "only one" in said[0] and "common word" in said[1]
