@@ -293,7 +293,8 @@ def room(tmp_path, monkeypatch, x):
     return tmp_path
 
 
-RUN = "dreambooth a.png b.png c.png --class-noun star --steps 1 --batch 1 --n-prior 1 --prior-steps 1 -n 1 --shown-steps 1 -o out --model TINY".split()
+RUN = ("dreambooth a.png b.png c.png --class-noun star "
+       "--steps 1 --batch 1 --n-prior 1 --prior-steps 1 -n 1 --shown-steps 1 -o out --model TINY").split()
 
 
 def argv(file, *more, without=()):

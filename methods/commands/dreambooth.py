@@ -74,8 +74,8 @@ def run_dreambooth(a: argparse.Namespace) -> None:
     check_class(b, a.class_noun, 0. if a.word else a.prior_weight)
     lines = lines or ["a [V]" if a.word or not a.class_noun else f"a [V] {a.class_noun}"]
     prompts = [line.replace("[V]", identifier) for line in lines]
-    for number, prompt in enumerate(prompts, 1):
-        with blame(f"prompts: line {number}"):
+    for line, prompt in enumerate(prompts, 1):
+        with blame(f"prompts: line {line}"):
             b.tokenizer([prompt])
     out.mkdir(exist_ok=True)
 
