@@ -48,7 +48,7 @@ def comes_back(tokenizer: Tokenizer, word: str) -> bool:
 
 def find_identifier(tokenizer: Tokenizer, seed: int = 0) -> str:
     """One rare word. Raises ValueError where the tokenizer has none."""
-    words = rare_words(tokenizer)
+    words = rare_words(tokenizer)                                          # Sec. 3.2: rare tokens first, then their text
     if not words:
         raise ValueError("identifier: this model's tokenizer has no rare word to spare; name one yourself")
     return words[0] if isinstance(tokenizer, WordTokenizer) and seed == 0 else random.Random(seed).choice(words)
@@ -71,7 +71,7 @@ def check_identifier(b: Bundle, identifier: str, seed: int = 0) -> str:
     except UnknownWord as error:
         free = ", ".join(rare_words(b.tokenizer)) or "none"
         raise ValueError(f'identifier: the model does not know the word "{error.word}"; its rare words are: {free}') from None
-    if len(tokens) > LONGEST:
+    if len(tokens) > LONGEST:                                              # Sec. 3.2: k = 1 … 3
         warnings.warn(f"identifier: {identifier!r} falls apart into {len(tokens)} tokens, each with a meaning of its own; "
                       "identifier=auto finds a rare one", Caution, stacklevel=3)
     elif common(b.tokenizer, identifier, tokens):

@@ -35,7 +35,7 @@ def prior_latents(b: Bundle, class_noun: str, n: int, *, steps: int = 25, w: flo
     """
     if n < 1:
         raise ValueError(f"n_prior: must be at least 1, got {n}; to learn without a prior set prior_weight to 0")
-    prompt = class_prompt(class_noun)
+    prompt = class_prompt(class_noun)                                      # c_pr, Sec. 3.3
     key = dict(model=digest_model(b), prompt=prompt, n=str(n), steps=str(steps), w=str(float(w)), seed=str(seed))
     if state is not None and Path(state).exists():
         tensors, about = read_tensors(state)
