@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from methods.identifiers import Caution
 from nets.tokenizer import TextCut
 from weights import Bundle
 from worlds.files import check_output
@@ -53,12 +54,12 @@ def exit_code(work: Callable[[], Any]) -> int:
 
 @contextmanager
 def noted() -> Iterator[None]:
-    """A prompt that was cut is said in our manner; other warnings are shown as ever."""
+    """A prompt that was cut, or a wish that is unwise, is said in our manner; other warnings are shown as ever."""
     with warnings.catch_warnings():
         usual = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
-            if issubclass(category, TextCut):
+            if issubclass(category, (TextCut, Caution)):
                 say(f"note: {message}")
             else:
                 usual(message, category, *where)

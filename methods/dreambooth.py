@@ -1,173 +1,227 @@
-"""DreamBooth: a few pictures of one thing, and from then on a word for it.
+"""DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation (Ruiz et al., arXiv:2208.12242v2).
 
-"DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation", arXiv:2208.12242v2.
+A few pictures of one thing, and a word that means nothing: the whole net is tuned until the word means the thing. So that "a star" does
+not come to mean *this* star, the frozen model's own pictures of the class are learned beside it.
 
-    1  x_pr ~ the frozen model, under "a [class noun]"                    Sec. 3.3
-    2  repeat: a picture x, "a [identifier] [class noun]"; t, ε
-    3    L = w_t ‖x̂_θ(√ᾱ x + √(1−ᾱ) ε, c) − x‖²                           Eq. (9) here, Eq. (1) there
-    4      + λ w_t′ ‖x̂_θ(√ᾱ′ x_pr + √(1−ᾱ′) ε′, c_pr) − x_pr‖²            Eq. (9) here, Eq. (2) there: t′ and ε′ of its own
-    5    θ ← a step of AdamW                                             the whole U-Net; the text encoder if asked for
+    1  [V] ← a rare word;  c ← "a [V] [class noun]",  c_pr ← "a [class noun]"                         Sec. 3.2
+    2  x_pr ← pictures of the frozen model under c_pr, ancestral sampler                              Sec. 3.3
+    3  for each step:
+    4    t, ε for pictures x;  t′, ε′ of their own for prior pictures x_pr
+    5    θ ← AdamW on  w_t ‖x̂_θ(α_t x + σ_t ε, c) − x‖² + λ w_t′ ‖x̂_θ(α_t′ x_pr + σ_t′ ε′, c_pr) − x_pr‖²      Eq. (9)
 
-Its second term keeps the class what it was: without it "a star" becomes *the* star (language drift), and its pictures become alike.
-The same loop serves LoRA (methods/lora.py), where A and B alone learn, and Textual Inversion (arXiv:2208.01618v1), where nothing learns but
-the vector of the new word.
+    paper        code                              paper        code
+    [V]          identifier                        λ = 1        prior_weight
+    w_t          weight(schedule, t, like)         α_t, σ_t     schedule.signal_noise(t, like)
+
+‖x̂ − x‖² = ‖ε̂ − ε‖²/SNR(t): with w_t = SNR(t), `snr_weight`, Eq. (9) is the plain error of ε for which an ε-net was trained, with
+w_t = 1 + SNR(t), `v_weight`, that of v. w_t = 1, `flat_weight`, asks most where there is most noise, and is another objective.
+LoRA (methods/lora.py) tunes few numbers instead of all; Textual Inversion (methods/textual_inversion.py) the word alone: the same loop.
 """
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from einops import reduce
 from torch import Generator, Tensor, nn
-from torch.utils.checkpoint import checkpoint as recomputed
 
-from methods.identifiers import common, rare_identifiers, tokens_of
-from methods.lora import lora, merge, save_lora
-from methods.sampling import TOP, generate
-from samplers.convert import q_sample, x0_from_eps
-from training.fit import fit
+from methods.identifiers import check_identifier
+from methods.learner import check_class, check_pictures, finished, own_copy
+from methods.prior import class_prompt, prior_latents
+from nets.lora import adapt
+from samplers.convert import q_sample, x0_from_eps, x0_from_v
+from samplers.schedule import Schedule
+from training.fit import fit, rank_and_world
 from weights import Bundle
+from weights.cache import digest
 
-WEIGHTS: dict[str, Callable[[float], float]] = {   # w_t by SNR(t): the error of x̂_0 times SNR is that of ε, times 1 + SNR that of v
-    "snr": lambda snr: snr, "one": lambda snr: 1., "v": lambda snr: 1 + snr}
-WHAT = ("net", "lora", "word")                     # what learns
-
-
-class CommonWord(UserWarning):
-    """An identifier that has a meaning already."""
+Weight = Callable[[Schedule, Tensor, Tensor], Tensor]      # (schedule, t (b,), like (b c y x)) -> w_t (b 1 1 1)
 
 
-class Tuned(NamedTuple):
-    """What a tuning gives back."""
-    bundle: Bundle                                 # a new one; the one that was given is as it was
-    identifier: str
-    prompt: str                                    # "a [identifier] [class noun]"
-    instance: list[float]                          # the first term of the loss, step by step
-    prior: list[float]                             # the second, before λ; empty without
-    prior_pictures: Tensor | None                  # (n, 3, y, x), of the frozen model
+class Learned(NamedTuple):
+    """What `dreambooth` gives. Curves are lists of one number a step."""
+    bundle: Bundle                               # a new model; the one that was given is as it was
+    identifier: str                              # [V]
+    prompt: str                                  # "a [V] [class noun]"
+    class_prompt: str                            # "a [class noun]"
+    losses: list[float]                          # Eq. (9)
+    instance: list[float]                        # its first term
+    prior: list[float]                           # its second, before λ; 0 without a prior
+    prior_latents: Tensor | None                 # x_pr (n c y x); bundle.decode shows them
+    seconds: float                               # of training
 
 
-def dreambooth(b: Bundle, pictures: Tensor, class_noun: str, *, identifier: str = "auto", prompts: Sequence[str] | None = None,
-               steps: int = 400, lr: float = 5e-4, batch: int = 4, prior: float = 1., n_prior: int = 64,
-               prior_prompts: Sequence[str] | None = None, weight: str = "auto", what: str = "net", text: bool = False, rank: int = 4,
-               checkpointing: bool = False, lora_file: str | Path | None = None, state: str | Path | None = None, seed: int = 0) -> Tuned:
-    """A model that knows the thing in the pictures (n, 3, y, x), n of 3 to 5 as a rule, in [−1, 1], all of one size.
+# --------------------------------------------------------------------------- Eq. (9)
 
-    identifier: a word for it, "auto" for the rarest that the tokenizer has. prompts: of the pictures, one or one each, with the identifier
-    in them (default: "a [identifier] [class noun]"). prior: λ, 0 for none; n_prior: pictures of the frozen model, under prior_prompts in
-    turn (default: "a [class noun]"). weight: w_t, "snr" (the paper's choice in effect: the error of ε), "one" or "v"; "auto" is what the
-    net was trained by. what learns: "net", "lora" of that rank, or "word" alone (Textual Inversion; no prior term); text: the text
-    encoder too. lr: ours, for the shipped models; the paper has 5e-6 for Stable Diffusion. checkpointing: recompute the net backward
-    instead of keeping its maps. lora_file: write A and B there before they are merged. state: a checkpoint to go on from.
-    Raises ValueError for what makes no sense, with the mend; warns (CommonWord) of an identifier that has a meaning.
-    """
-    check(b, pictures, class_noun, prior, steps, weight, what)
-    name = rare_identifiers(b.tokenizer)[0] if identifier == "auto" else identifier
-    if (why := common(b.tokenizer, name)) is not None:
-        warnings.warn(f"identifier: {why}; a rare one would be {rare_identifiers(b.tokenizer)[0]!r}", CommonWord, stacklevel=2)
-    prompt = f"a {name} {class_noun}"
-    said = [prompt] * len(pictures) if prompts is None else list(prompts)
-    if len(said) != len(pictures) or not all(name in line.split() for line in said):
-        raise ValueError(f"prompts: {len(said)} for {len(pictures)} pictures; give one each, with the identifier {name!r} in it")
-    before = None
-    if prior > 0 and what != "word":
-        kinds = [f"a {class_noun}"] if prior_prompts is None else list(prior_prompts)
-        before = prior_set(b, [kinds[i % len(kinds)] for i in range(n_prior)], seed)             # l. 1
-
-    learner = Learner(b, name, what, text, rank)
-    own = (b.encode(pictures), b.tokenizer(said))
-    of_class = None if before is None else (b.encode(before[0]), b.tokenizer(before[1]))
-    curves: tuple[list[float], list[float]] = ([], [])
-    w_t = WEIGHTS[weight if weight != "auto" else {"eps": "snr", "v": "v"}[b.prediction]]
-
-    def draw(step: int, g: Generator) -> list[tuple[Tensor, ...]]:
-        parts = []
-        for z, tokens in (own,) if of_class is None else (own, of_class):
-            rows = torch.randint(len(z), (batch,), generator=g)
-            t = torch.randint(1, round(TOP * b.schedule.T) + 1, (batch,), generator=g)
-            parts.append((z[rows], tokens[rows], t, torch.randn((batch, *z.shape[1:]), generator=g)))   # t′, ε′ of their own
-        return parts
-
-    def loss(module: nn.Module, drawn: list[tuple[Tensor, ...]], g: Generator) -> Tensor:
-        terms = [squared(module, b, *part, w_t, checkpointing) for part in drawn]
-        for curve, term in zip(curves, terms):
-            curve.append(term.item())
-        return terms[0] + prior * terms[1] if len(terms) > 1 else terms[0]                       # Eq. (9)
-
-    fitted = fit(loss, learner, draw, steps=steps, lr=lr, warmup=0, ema=0., weight_decay=1e-2 if what == "net" else 0., seed=seed,
-                 checkpoint=state, progress=False, identity=dict(method="dreambooth", what=what, prompts=said))
-    return Tuned(fitted.net.finished(b, lora_file), name, prompt, *curves, None if before is None else before[0])
+def snr_weight(sched: Schedule, t: Tensor, like: Tensor) -> Tensor:
+    """w_t = SNR(t) = α²/σ²: Eq. (9) becomes the error of ε."""
+    signal, noise = sched.signal_noise(t, like)
+    return (signal / noise)**2
 
 
-def squared(learner: nn.Module, b: Bundle, x: Tensor, tokens: Tensor, t: Tensor, eps: Tensor, w_t: Callable[[float], float],
-            checkpointing: bool = False) -> Tensor:
-    """w_t ‖x̂_θ(√ᾱ x + √(1−ᾱ) ε, c) − x‖², the mean over pictures and pixels. # Eq. (9), one of its terms"""
-    x, eps = x.to(b.device), eps.to(x)
-    z_t = q_sample(b.schedule, x, t, eps)
-    ctx = learner.read(tokens.to(b.device))
-    model = replace(b, net=learner.net)
-    says = recomputed(model.eps, z_t, t, ctx, use_reentrant=False) if checkpointing else model.eps(z_t, t, ctx)
-    weights = torch.tensor([w_t(b.schedule.snr(n)) for n in t.tolist()]).to(x)
-    return (weights * (x0_from_eps(b.schedule, z_t, t, says) - x).square().mean(dim=(1, 2, 3))).mean()
+def v_weight(sched: Schedule, t: Tensor, like: Tensor) -> Tensor:
+    """w_t = 1 + SNR(t) = 1/σ²: Eq. (9) becomes the error of v."""
+    return 1 / sched.signal_noise(t, like)[1]**2
 
 
-class Learner(nn.Module):
-    """Copies of a bundle's net and text encoder, of which one part learns."""
+def flat_weight(sched: Schedule, t: Tensor, like: Tensor) -> Tensor:
+    """w_t = 1: the error of x itself."""
+    return torch.ones_like(snr_weight(sched, t, like))
 
-    def __init__(self, b: Bundle, word: str, what: str, text: bool, rank: int):
+
+WEIGHTS: dict[str, Weight] = {"eps": snr_weight, "v": v_weight}            # what each kind of net was trained with
+
+
+def x_hat(b: Bundle, z_t: Tensor, t: Tensor, ctx: Tensor) -> Tensor:
+    """x̂_θ(z_t, c), whatever the net predicts; gradients flow. t: one whole time for each picture."""
+    out = b.net(z_t.to(b.dtype), (t - b.shift).clamp(min=0).to(z_t.device), ctx).to(z_t)
+    out = out.chunk(2, dim=1)[0] if b.learned_variance else out
+    return (x0_from_v if b.prediction == "v" else x0_from_eps)(b.schedule, z_t, t, out)
+
+
+def weighted_error(b: Bundle, ctx: Tensor, x: Tensor, t: Tensor, eps: Tensor, weight: Weight) -> Tensor:
+    """w_t ‖x̂_θ(α_t x + σ_t ε, c) − x‖² of each picture, as a mean over its pixels: (b,). One term of Eq. (9)."""
+    z_t = q_sample(b.schedule, x, t, eps)                                  # α_t x + σ_t ε
+    return reduce(weight(b.schedule, t, x) * (x_hat(b, z_t, t, ctx) - x)**2, "b c y x -> b", "mean")
+
+
+class Noised(NamedTuple):
+    """Pictures with their texts, and a time and a noise of their own each: what a term of Eq. (9) looks at."""
+    x: Tensor
+    tokens: Tensor
+    t: Tensor
+    eps: Tensor
+
+
+def dreambooth_loss(b: Bundle, speak: Callable[[Tensor], Tensor], mine: Noised, theirs: Noised | None, prior_weight: float,
+                    weight: Weight) -> tuple[Tensor, Tensor, Tensor]:
+    """Eq. (9), and its two terms, the second before λ. speak: tokens (b l) -> context (b l d). One pass of the net for both."""
+    parts = [mine] if theirs is None else [mine, theirs]
+    x, tokens, t, eps = (torch.cat(column) for column in zip(*parts))
+    error = weighted_error(b, speak(tokens), x, t, eps, weight)
+    instance, prior = error[:len(mine.x)].mean(), error[len(mine.x):]
+    prior = prior.mean() if theirs is not None else torch.zeros_like(instance)
+    return instance + prior_weight * prior, instance, prior                # Eq. (9)
+
+
+# --------------------------------------------------------------------------- the loop, which LoRA and Textual Inversion share
+
+class Curve(nn.Module):
+    """The terms of the loss, step by step. A buffer of the trained module, so that a resumed run has those before it."""
+
+    def __init__(self, steps: int):
         super().__init__()
-        self.net, self.text = (copy.deepcopy(m).train().requires_grad_(False) for m in (b.net, b.text))
-        self.token, = tokens_of(b.tokenizer, word)[:1]
-        self.what = what
-        if what == "lora":
-            lora(self.net, rank)
-        elif what == "net":
-            self.net.requires_grad_(True)
-        self.text.requires_grad_(text and what != "word")
-        self.word = nn.Parameter(self.text.embed(torch.tensor([self.token], device=b.device))[0].detach().clone(),
-                                 requires_grad=what == "word")
-
-    def read(self, tokens: Tensor) -> Tensor:
-        """Rows of tokens (b l) -> (b l d), with the word's own vector where it stands, if that is what learns. # TI: Sec. 3"""
-        if self.what != "word":
-            return self.text(tokens)
-        vectors = self.text.embed(tokens)
-        return self.text.forward_embedded(torch.where((tokens == self.token)[..., None], self.word, vectors))
-
-    def finished(self, b: Bundle, lora_file: str | Path | None) -> Bundle:
-        """A Bundle of what was learnt, to be used like any other."""
-        if self.what == "lora":
-            if lora_file is not None:
-                save_lora(self.net, lora_file)
-            merge(self.net)
-        if self.what == "word":
-            with torch.no_grad():
-                self.text.tokens.weight[self.token] = self.word
-        return replace(b, name=f"{b.name}-{'textual-inversion' if self.what == 'word' else 'dreambooth'}",
-                       net=self.net.eval().requires_grad_(False), text=self.text.eval().requires_grad_(False))
+        self.register_buffer("terms", torch.zeros(steps, 2))
 
 
-def prior_set(b: Bundle, prompts: Sequence[str], seed: int) -> tuple[Tensor, list[str]]:
-    """Pictures of the frozen model, ancestral, one of each prompt, and the prompts. # Sec. 3.3"""
-    made = [generate(b, prompts[i:i + 16], seed=seed + 10_000 + i, eta=1.).picture for i in range(0, len(prompts), 16)]
-    return torch.cat(made), list(prompts)
+class Course(NamedTuple):
+    """How to learn: the settings of the loop."""
+    steps: int
+    lr: float
+    batch: int
+    prior_weight: float = 0.
+    weight: Weight | None = None
+    weight_decay: float = 0.
+    ema: float = 0.
+    accumulate: int = 1
+    seed: int = 0
+    state: str | Path | None = None
+    progress: bool = False
 
 
-def check(b: Bundle, pictures: Tensor, class_noun: str, prior: float, steps: int, weight: str, what: str) -> None:
-    """Raises ValueError for a model, pictures or settings that make no sense."""
-    if b.text is None or b.net.conv_in.in_channels != b.latent_shape[0]:
-        raise ValueError(f"model: {b.name} is no text-to-picture model on latents alone; load shapes, or Stable Diffusion")
-    if pictures.ndim != 4 or not len(pictures):
-        raise ValueError(f"pictures: must be (n 3 y x) with n ≥ 1, 3 to 5 as a rule, got {tuple(pictures.shape)}")
-    if not class_noun.strip():
-        raise ValueError("class_noun: must be a word for what the thing is, as in star")
-    if not prior >= 0 or steps < 1:
-        raise ValueError(f"prior: λ must be at least 0, and steps at least 1; got {prior} and {steps}")
-    if weight not in ("auto", *WEIGHTS) or what not in WHAT:
-        raise ValueError(f"weight: must be one of auto, {', '.join(WEIGHTS)} and what one of {', '.join(WHAT)}; got {weight!r}, {what!r}")
-    b.embed(f"a {class_noun}")                                             # an unknown noun is named here, before the long work
+def study(b: Bundle, modules: nn.ModuleDict, speak: Callable[[Tensor], Tensor], latents: Tensor, tokens: Tensor, prior: Tensor | None,
+          prior_tokens: Tensor | None, course: Course) -> tuple[nn.ModuleDict, list[float], Tensor, float]:
+    """Train what of `modules` wants a gradient so that the net of `b`, which is among them, shows `latents` (n c y x) under `tokens`.
 
+    tokens (n k l): k texts for each picture, one drawn at a time; fewer rows than pictures serve them in
+    turn. Returns the modules, the loss, its terms (steps 2), the seconds.
+    """
+    rank, world = rank_and_world()
+    size, pieces = course.batch // world, course.accumulate
+    if size < 1 or size % pieces:
+        raise ValueError(f"batch: {course.batch} pictures cannot be shared by {world} processes in {pieces} equal pieces each; "
+                         "choose a multiple")
+    weight = course.weight or WEIGHTS[b.prediction]
+    curve = Curve(course.steps).to(b.device)
+    modules = nn.ModuleDict({**modules, "curve": curve})
+
+    def drawn(pool: Tensor, texts: Tensor, g: Generator) -> Noised:
+        rows, k = torch.randint(len(pool), (size,), generator=g), torch.randint(texts.shape[1], (size,), generator=g)
+        t = torch.randint(1, b.schedule.T + 1, (size,), generator=g)
+        eps = torch.randn((size, *pool.shape[1:]), generator=g)
+        return Noised(pool[rows], texts[rows % len(texts), k].to(pool.device), t, eps.to(pool))
+
+    def batch(step: int, g: Generator) -> object:
+        mine = drawn(latents, tokens, g)                                   # t, ε
+        theirs = None if prior is None else drawn(prior, prior_tokens, g)  # t′, ε′
+        share = [(step, n, *(None if part is None else Noised(*(column.chunk(pieces)[n] for column in part))
+                             for part in (mine, theirs))) for n in range(pieces)]
+        return share if pieces > 1 else share[0]
+
+    def loss(_: nn.Module, data: tuple[int, int, Noised, Noised | None], g: Generator) -> Tensor:
+        step, n, mine, theirs = data
+        total, *terms = dreambooth_loss(b, speak, mine, theirs, course.prior_weight, weight)
+        before = curve.terms[step] if n else 0.
+        curve.terms[step] = before + torch.stack(terms).detach().float() / pieces
+        return total
+
+    identity = dict(latents=digest(latents), prior="" if prior is None else digest(prior), tokens=tokens.flatten().tolist(),
+                    batch=course.batch, prior_weight=course.prior_weight, weight=weight.__name__)
+    # ours: fit's cosine decay of lr; the paper's is constant. unstated: its optimiser's other settings
+    fitted = fit(loss, modules, batch, steps=course.steps, lr=course.lr, warmup=0, ema=course.ema, weight_decay=course.weight_decay,
+                 betas=(.9, .999), accumulate=pieces, seed=course.seed, identity=identity, progress=course.progress,
+                 checkpoint=None if course.state is None else Path(course.state) / "checkpoint.pt")
+    return fitted.ema, fitted.losses, curve.terms.cpu(), fitted.seconds
+
+
+# --------------------------------------------------------------------------- the verb
+
+def dreambooth(b: Bundle, pictures: Tensor | Sequence[Tensor], class_noun: str, *, identifier: str = "auto",
+               prompts: Sequence[str] | None = None, prior_prompts: Sequence[str] | None = None, steps: int = 400, lr: float = 1e-4,
+               batch: int = 4, prior_weight: float = 1., n_prior: int = 100, prior_steps: int = 25, prior_w: float = 3.,
+               weight: Weight | None = None, rank: int = 0, alpha: float = 0., tune_text: bool = False, ema: float = 0.,
+               accumulate: int = 1, checkpointing: bool = False, seed: int = 0, state: str | Path | None = None,
+               progress: bool = False) -> Learned:
+    """A new model in which `identifier` means the thing that `pictures` (n, 3, y, x) in [−1, 1] show; 3 to 5 are what the paper takes.
+
+    class_noun: what it is, in the model's words; "" for none, which leaves no prior to keep (prior_weight=0). identifier: "auto" finds a
+    rare word. prompts: a text for each picture with the identifier in it, "a zwx star on a white background", so that what they name is
+    not learnt as the subject's; None says "a [V] [class noun]" of all. prior_prompts: of the prior pictures, in turn; None is "a [class
+    noun]". lr: the paper's 5e-6 is Stable Diffusion's; a small model needs more. batch: pictures of the subject in a step, and as
+    many of the prior. prior_weight: λ. n_prior, prior_steps, prior_w: how many prior pictures, and the walk that makes them. weight:
+    w_t; None is what the net was trained with. rank > 0: LoRA on the attention, alpha 0 meaning rank. tune_text: the text encoder
+    too. ema: decay of a moving average, 0 = off. accumulate: pieces that a batch is taken in. checkpointing: less memory, more time.
+    state: a folder; a run that was stopped goes on from there.
+    Raises ValueError for what cannot be learned, with the mend; warns (Caution) of one picture and of a common identifier.
+    """
+    x = check_pictures(b, pictures)
+    identifier = check_identifier(b, identifier, seed)
+    check_class(b, class_noun, prior_weight)
+    words = [word for word in (identifier, class_noun) if word]
+    prompt, about = f"a {' '.join(words)}", class_prompt(class_noun)
+    state = None if state is None else Path(state)
+    texts = [prompt] if prompts is None else list(prompts)
+    if prompts is not None and (len(texts) != len(x) or not all(identifier in text.split() for text in texts)):
+        raise ValueError(f"prompts: {len(texts)} for {len(x)} pictures; give one each, with the identifier {identifier!r} in it")
+    of_class = [about] if prior_prompts is None else list(prior_prompts)
+
+    latents, prior = b.encode(x), None
+    if prior_weight > 0:
+        prior = prior_latents(b, of_class, n_prior, steps=prior_steps, w=prior_w, seed=seed,
+                              state=None if state is None else state / "prior.safetensors")
+    new = own_copy(b, checkpointing)
+    if rank:
+        parts = [new.net, new.text] if tune_text else [new.net]
+        for k, part in enumerate(parts):
+            adapt(part, rank, alpha or rank, torch.Generator().manual_seed(seed + k))
+    else:
+        new.net.requires_grad_(True)
+        new.text.requires_grad_(tune_text)
+
+    tokens, prior_tokens = (b.tokenizer(said)[:, None] for said in (texts, of_class))       # (n k l) of one text each
+    modules, losses, terms, seconds = study(
+        new, nn.ModuleDict({"net": new.net, "text": new.text}), new.text, latents, tokens, prior, prior_tokens,
+        Course(steps, lr, batch, prior_weight, weight, ema=ema, accumulate=accumulate, seed=seed, state=state, progress=progress))
+    return Learned(finished(new, modules), identifier, prompt, about, losses, terms[:, 0].tolist(), terms[:, 1].tolist(), prior, seconds)

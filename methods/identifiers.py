@@ -1,54 +1,87 @@
-"""Rare words: names that a text-to-picture model has no meaning for yet (DreamBooth, arXiv:2208.12242v2, Sec. 3.2).
+"""A word for something that has none: the rare identifiers of DreamBooth (Ruiz et al., arXiv:2208.12242v2, Sec. 3.2).
 
-The paper looks rare *tokens* up in the vocabulary and turns them back into letters: a word made of random letters would fall into common
-pieces, and a common word has a meaning that must be fought. A good identifier is one token, short, and comes back as it was written.
-The paper's range of numbers (5000 … 10000) is of T5's vocabulary. CLIP's are in the order of their merges, so that rare means *high*.
+A word that means something brings its meaning along; a random string falls apart into letters that mean something too. So look for
+rare tokens of the tokenizer and turn them back into text:
+
+    1  candidates: tokens that are short, of letters, and rare
+    2  keep those that come back: encode(decode(token)) = token
+    3  draw one
+
+# unstated: for another tokenizer than T5's. The paper takes ids 5000 … 10000 of T5-XXL, at most three letters. CLIP's ids are the ranks
+in which its pairs were merged, so the same range holds everyday abbreviations; there the rare ones are the late ones.
 """
 from __future__ import annotations
 
-import re
+import random
+import warnings
 
-from nets.tokenizer import ClipTokenizer, Tokenizer, WordTokenizer
+from nets.tokenizer import ClipTokenizer, Tokenizer, UnknownWord, WordTokenizer
+from weights import Bundle
+from worlds.scene import RARE_WORDS
 
-RAREST = 9000        # of CLIP's tokens: those that were merged last
-LETTERS = 3          # as the paper: at most three characters
+RARE_FROM = 40000                                # of CLIP's 49,408 tokens
+LONGEST = 3                                      # letters of a token, and tokens of an identifier  # Sec. 3.2
+LOADED = {"sks", "nsa", "kkk", "isis"}           # ours: they come back, and yet mean something ("sks" is a rifle)
 
 
-def rare_identifiers(tokenizer: Tokenizer, used: frozenset[str] | None = None) -> list[str]:
-    """Words for things that have no name, the rarest first.
+class Caution(UserWarning):
+    """What was asked for can be done and is unlikely to be what is wanted."""
 
-    used: for a word tokenizer, the words that captions use; a list of its own words that are never used comes back. For CLIP's, words of
-    one token that reads back as itself, at most three letters long. Raises ValueError for a tokenizer that is neither, or has none.
-    """
+
+def rare_words(tokenizer: Tokenizer) -> list[str]:
+    """Every identifier that the search would consider, in the tokenizer's order. ValueError for a tokenizer it does not know."""
     if isinstance(tokenizer, WordTokenizer):
-        from worlds.scene import RARE_WORDS, WORDS
-        used = frozenset(WORDS) - frozenset(RARE_WORDS) if used is None else used
-        found = [word for word in tokenizer.words if word not in used]
-    elif isinstance(tokenizer, ClipTokenizer):
-        top = tokenizer.vocab_size - 2                                     # start and end come last
-        found = [text for i in reversed(range(top - RAREST, top)) if is_rare(tokenizer, i, text := tokenizer.decode([i]))]
-    else:
-        raise ValueError(f"identifier: no way is known to find a rare word for {type(tokenizer).__name__}; give one")
-    if not found:
-        raise ValueError("identifier: this vocabulary has no word to spare; give one")
-    return found
+        return [word for word in tokenizer.words if word in RARE_WORDS]
+    if not isinstance(tokenizer, ClipTokenizer):
+        raise ValueError(f"identifier: there is no search over a {type(tokenizer).__name__}; name a rare word yourself")
+    short = [tokenizer.strings[i].removesuffix("</w>") for i in range(RARE_FROM, tokenizer.start)
+             if tokenizer.strings[i].endswith("</w>")]
+    short = [word for word in short if len(word) <= LONGEST and word.isascii() and word.isalpha() and word not in LOADED]
+    return [word for word in short if comes_back(tokenizer, word)]
 
 
-def is_rare(tokenizer: Tokenizer, token: int, text: str) -> bool:
-    """Whether a token reads as a short word and that word as the one token. # Sec. 3.2"""
-    return re.fullmatch(rf"[a-z]{{2,{LETTERS}}}", text) is not None and tokens_of(tokenizer, text) == [token]
+def comes_back(tokenizer: Tokenizer, word: str) -> bool:
+    """Whether a word is one token, and that token this word."""  # Sec. 3.2: the token-to-text map, inverted
+    tokens = [token for piece in tokenizer.pieces(word) for token in piece]
+    return len(tokens) == 1 and tokenizer.decode(tokens) == word
 
 
-def tokens_of(tokenizer: Tokenizer, word: str) -> list[int]:
-    """The tokens of a word alone."""
-    return [token for piece in tokenizer.pieces(word) for token in piece]
+def find_identifier(tokenizer: Tokenizer, seed: int = 0) -> str:
+    """One rare word. Raises ValueError where the tokenizer has none."""
+    words = rare_words(tokenizer)                                          # Sec. 3.2: rare tokens first, then their text
+    if not words:
+        raise ValueError("identifier: this model's tokenizer has no rare word to spare; name one yourself")
+    return words[0] if isinstance(tokenizer, WordTokenizer) and seed == 0 else random.Random(seed).choice(words)
 
 
-def common(tokenizer: Tokenizer, word: str) -> str | None:
-    """Why a word is a poor identifier, None if it is a good one. Raises ValueError (UnknownWord) for one that cannot be read."""
-    tokens = tokens_of(tokenizer, word)
-    if len(tokens) > 1:
-        return f'"{word}" falls into {len(tokens)} tokens, and common ones learn it badly'
-    if isinstance(tokenizer, ClipTokenizer):
-        return None if tokens[0] >= tokenizer.vocab_size - 2 - RAREST else f'"{word}" is a common word with a meaning of its own'
-    return None if word in rare_identifiers(tokenizer) else f'"{word}" is a word that captions use'
+def check_identifier(b: Bundle, identifier: str, seed: int = 0) -> str:
+    """The identifier to use: the one given, or found for "auto". Warns (Caution) of a common word or one that falls apart.
+
+    Raises ValueError for a model without text, an empty identifier, and a word that the model's tokenizer does not have.
+    """
+    if b.text is None or b.tokenizer is None:
+        raise ValueError(f"model: {b.name} reads no text, so no word of it can come to mean a subject; choose a text-to-image model")
+    if identifier == "auto":
+        return find_identifier(b.tokenizer, seed)
+    words = identifier.split()
+    if not words:
+        raise ValueError("identifier: is empty; name a rare word, or auto")
+    try:
+        tokens = [token for piece in b.tokenizer.pieces(identifier) for token in piece]
+    except UnknownWord as error:
+        free = ", ".join(rare_words(b.tokenizer)) or "none"
+        raise ValueError(f'identifier: the model does not know the word "{error.word}"; its rare words are: {free}') from None
+    if len(tokens) > LONGEST:                                              # Sec. 3.2: k = 1 … 3
+        warnings.warn(f"identifier: {identifier!r} falls apart into {len(tokens)} tokens, each with a meaning of its own; "
+                      "identifier=auto finds a rare one", Caution, stacklevel=3)
+    elif common(b.tokenizer, identifier, tokens):
+        warnings.warn(f"identifier: {identifier!r} is a common word, whose meaning would be mixed into the subject's and lost; "
+                      "identifier=auto finds a rare one", Caution, stacklevel=3)
+    return identifier
+
+
+def common(tokenizer: Tokenizer, identifier: str, tokens: list[int]) -> bool:
+    """Whether the model has a meaning for it, as far as the tokenizer tells."""
+    if isinstance(tokenizer, WordTokenizer):
+        return not set(identifier.split()) <= set(RARE_WORDS)
+    return len(tokens) == 1 and (tokens[0] < RARE_FROM or identifier in LOADED)

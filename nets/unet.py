@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nets.attention import Attention, Site, Tap, wants
 from nets.blocks import ResBlock, Upsample
@@ -33,6 +34,9 @@ class UNet(nn.Module):
     for each level, whether its blocks have a transformer (the middle always has one); heads: in every attention layer;
     ctx_width: width of the text embedding, None for a net that reads no text; norm_groups: must divide every level's
     channels. All levels but the first halve the map.
+
+    recompute, an attribute: where gradients are wanted, a stage's activations are made again on the way back instead of
+    being kept ("Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174v2). Slower, same gradients.
     """
 
     def __init__(self, *, in_channels: int = 4, out_channels: int = 4, width: int = 320,
@@ -43,6 +47,7 @@ class UNet(nn.Module):
         if len(attention) != len(mult):
             raise ValueError(f"attention={attention} must have one entry for each level of mult={mult}")
         self.ctx_width = ctx_width
+        self.recompute = False
         self.factor = 2 ** (len(mult) - 1)  # between the finest and the coarsest map, each way
         emb_width = 4 * width
         widths = [width * m for m in mult]
@@ -111,19 +116,24 @@ class UNet(nn.Module):
         skips = [h]
         for level in self.down:
             for stage in level.stages:
-                h = stage(h, emb, ctx, tap)
+                h = self.through(stage, h, emb, ctx, tap)
                 skips.append(h)
             if level.resample is not None:
                 h = level.resample(h)
                 skips.append(h)
         for stage in self.mid.stages:
-            h = stage(h, emb, ctx, tap)
+            h = self.through(stage, h, emb, ctx, tap)
         for level in self.up:
             for stage in level.stages:
-                h = stage(torch.cat([h, skips.pop()], dim=1), emb, ctx, tap)
+                h = self.through(stage, torch.cat([h, skips.pop()], dim=1), emb, ctx, tap)
             if level.resample is not None:
                 h = level.resample(h)
         return self.conv_out(F.silu(self.norm_out(h)))
+
+    def through(self, stage: Stage, h: Tensor, emb: Tensor, ctx: Tensor | None, tap: Tap | None) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(stage, h, emb, ctx, tap, use_reentrant=False, preserve_rng_state=False)
+        return stage(h, emb, ctx, tap)
 
     def check(self, x_t: Tensor, t: Tensor, ctx: Tensor | None, tap: Tap | None) -> None:
         c, res = self.conv_in.in_channels, tuple(x_t.shape[-2:])

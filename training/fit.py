@@ -47,14 +47,15 @@ LossFn = Callable[[nn.Module, Any, Generator], Tensor]
 
 def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any], *, steps: int, lr: float,
         warmup: int = 200, ema: float = .999, clip: float = 1., weight_decay: float = 0.,
-        betas: tuple[float, float] = (.9, .99), seed: int = 0, checkpoint: str | Path | None = None,
+        betas: tuple[float, float] = (.9, .99), accumulate: int = 1, seed: int = 0, checkpoint: str | Path | None = None,
         save_every: int = 200, log: str | Path | None = None, identity: dict[str, Any] | None = None,
         progress: bool = True, resume: bool = True) -> Fitted:
     """Train `net` for `steps` steps of `loss_fn(net, batch(step, generator), generator)`, a scalar.
 
     The CPU generator is seeded anew from (seed, step, rank): draw all randomness from it. `lr` rises linearly for
     `warmup` steps, then falls to 0 along a cosine; `clip` bounds the gradient's norm (`math.inf`: never); `ema` in
-    [0, 1) is the decay of the average. `checkpoint` is rewritten every `save_every` steps, never half-written; with
+    [0, 1) is the decay of the average. `accumulate` > 1: `batch` gives a sequence of so many pieces, and a step follows the mean of
+    their losses, one piece in memory at a time. `checkpoint` is rewritten every `save_every` steps, never half-written; with
     `resume` a run goes on from it. `identity`: what else makes this run the run it is (batch size, data …); a checkpoint
     of another one is refused. `log` is a CSV file of step, lr, loss. `net` stays on its device and in its memory
     format; under torchrun, put it on the rank's own device first and `checkpoint` where every rank can read it.
@@ -66,7 +67,7 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
     """
     rank, world = rank_and_world()
     run = dict(steps=steps, lr=lr, warmup=warmup, ema=ema, clip=clip, weight_decay=weight_decay, betas=list(betas),
-               seed=seed, world=world, **(identity or {}))
+               seed=seed, world=world, **({"accumulate": accumulate} if accumulate != 1 else {}), **(identity or {}))
     _check(run, save_every)
 
     def rate(step: int) -> float:
@@ -129,9 +130,15 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
                 for group in optimiser.param_groups:
                     group["lr"] = rate(step)
                 generator = step_generator(seed, step, rank)
-                loss = objective(batch(step, generator), generator)
+                pieces = batch(step, generator) if accumulate > 1 else [batch(step, generator)]
+                if len(pieces) != accumulate:
+                    raise ValueError(f"accumulate={accumulate}: batch must give so many pieces, and gave {len(pieces)}")
                 optimiser.zero_grad()
-                loss.backward()
+                loss = torch.zeros((), device=params[0].device)
+                for piece in pieces:
+                    part = objective(piece, generator) / accumulate
+                    part.backward()
+                    loss += part.detach()
                 with _uninterrupted(), torch.no_grad():            # an update is done whole or not at all
                     norm = nn.utils.clip_grad_norm_(params, clip)
                     optimiser.step()
@@ -201,7 +208,8 @@ def _adamw(params: list[Tensor], lr: float, betas: tuple[float, float], weight_d
 def _check(run: dict[str, Any], save_every: int) -> None:
     wanted = (("steps", run["steps"], 1, math.inf), ("lr", run["lr"], 1e-12, 1e3), ("ema", run["ema"], 0, 1 - 1e-9),
               ("warmup", run["warmup"], 0, math.inf), ("clip", run["clip"], 1e-12, math.inf),
-              ("seed", run["seed"], 0, 2**63), ("save_every", save_every, 1, math.inf))
+              ("seed", run["seed"], 0, 2**63), ("accumulate", run.get("accumulate", 1), 1, math.inf),
+              ("save_every", save_every, 1, math.inf))
     for name, value, low, high in wanted:
         if not low <= value <= high:
             raise ValueError(f"{name}={value}: must lie in [{low}, {high}]")

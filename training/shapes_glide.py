@@ -85,15 +85,16 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generat
     return l_hybrid(lambda x_t, t: modules["net"](x_t, t.to(x_t.device), ctx), schedule, x_0, t, eps, "v")[0]
 
 
-def main(*, steps: int = 12000, batch: int = 32, lr: float = 1e-3, two: float = .3, hard: float = 1., tilt: float = 1., empty: float = 0.,
-         warmup: int = 300, seed: int = 0, init: str = "", name: str = "shapes-glide-conditional", state: str = "runs/shapes_glide",
-         device: str = "auto", out: str = "weights") -> None:
+def main(*, steps: int = 12000, batch: int = 32, lr: float = 1e-3, two: float = .3, hard: float = 1., tilt: float = 1.,
+         empty: float = 0., warmup: int = 300, seed: int = 0, init: str = "", name: str = "shapes-glide-conditional",
+         state: str = "runs/shapes_glide", device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
     if not 0 <= empty <= 1:
         raise ValueError(f"empty: must be a share from 0 to 1 of the captions, got {empty}")
     if not tilt >= 0:
         raise ValueError(f"tilt: times are drawn with density ∝ t^tilt; it must be 0 or more, got {tilt}")
-    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, hard=hard, tilt=tilt, empty=empty, warmup=warmup, seed=seed, init=Path(init).name)
+    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, hard=hard, tilt=tilt, empty=empty, warmup=warmup, seed=seed,
+                     init=Path(init).name)
     schedule = Schedule.cosine()
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     modules, tokenizer, config = models()

@@ -30,6 +30,7 @@ from samplers.convert import eps_from_output
 from samplers.guidance import Denoiser, cfg, combine
 from samplers.schedule import Schedule
 from weights.catalogue import KNOWN, known, place
+from weights.changes import CHANGES, base_of, make_change
 from weights.files import FOLDER, WeightsError, fill, manifest, read_weights, sha256, write_weights
 from weights.public import is_public, read_public, save
 
@@ -285,7 +286,7 @@ def load(name_or_path: str | Path = "shapes", device: str | torch.device = "auto
     which is taken from beside the file or from the shipped ones. `dtype`: of the nets; None is float16 on a GPU, where the U-Net and the
     autoencoder are also laid out channels_last, and float32 elsewhere. What follows gradients or is measured wants torch.float32 by name.
     A path may also lead to a public checkpoint, a file or a folder (weights/public.py); its weights stay mapped from the disk where no
-    conversion is asked for.
+    conversion is asked for. A file that changes a model (weights/changes.py) gives that model, changed.
     Raises WeightsError (a ValueError) for an unknown name, a damaged file, or a file that holds something else.
     """
     device = pick_device(device)
@@ -294,7 +295,10 @@ def load(name_or_path: str | Path = "shapes", device: str | torch.device = "auto
         raise ValueError("dtype: float16 is neither fast nor exact on a CPU; use float32 (or bfloat16)")
     if is_public(path := find(name_or_path)):
         return _laid_out(Bundle(**read_public(path, device, dtype)))
-    path, config, tensors = _read(path, *NETS)
+    path, config, tensors = _read(path, *NETS, *CHANGES)
+    if config["kind"] in CHANGES:
+        with _building(path):
+            return make_change(load(base_of(path, config, find), device, dtype), config, tensors, path)
     with _building(path):
         net, text = (kind(**config[part]) for kind, part in zip(NETS[config["kind"]], ("net", "text")))
         autoencoder = Autoencoder(None)

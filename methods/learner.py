@@ -1,0 +1,72 @@
+"""What the methods that train share before and after: what was given is checked, and the model that learns is one of its own.
+
+The given Bundle is never changed. DreamBooth (arXiv:2208.12242v2), LoRA (arXiv:2106.09685v2) and Textual Inversion (arXiv:2208.01618v1)
+differ in what of the copy may move: all of the net, low-rank changes of its attention, one vector of the text encoder.
+"""
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from methods.identifiers import Caution
+from nets.tokenizer import UnknownWord
+from weights import Bundle
+
+
+def own_copy(b: Bundle, checkpointing: bool = False) -> Bundle:
+    """The same model in memory of its own, nothing of it asking for gradients yet."""
+    # DreamBooth, Sec. 3.2: the pretrained model goes on being needed, frozen, for its prior
+    net, text = (copy.deepcopy(module).eval().requires_grad_(False) for module in (b.net, b.text))
+    if checkpointing:
+        if not hasattr(net, "recompute"):
+            raise ValueError(f"checkpointing: a {type(net).__name__} cannot make its activations again; leave it out")
+        net.recompute = True
+    return replace(b, net=net, text=text)
+
+
+def finished(new: Bundle, modules: nn.ModuleDict) -> Bundle:
+    """The bundle with what was learned, ready to sample: frozen, and with its activations kept again."""
+    net, text = (modules[name].eval().requires_grad_(False) for name in ("net", "text"))
+    if hasattr(net, "recompute"):
+        net.recompute = False
+    return replace(new, net=net, text=text)
+
+
+def check_pictures(b: Bundle, pictures: Tensor | Sequence[Tensor]) -> Tensor:
+    """The pictures (n, 3, y, x) on the model's device. Raises ValueError for none, different sizes, or a model that cannot learn."""
+    if len(pictures) == 0:
+        raise ValueError("pictures: there are none; give three to five of the one subject")
+    if not isinstance(pictures, Tensor):
+        sizes = sorted({tuple(p.shape[-2:]) for p in pictures})
+        if len(sizes) > 1:
+            raise ValueError(f"pictures: must be of one size, got {', '.join(f'{x}×{y}' for y, x in sizes)}; crop or scale them to one")
+        pictures = torch.cat([p.reshape(1, *p.shape[-3:]) for p in pictures])
+    if pictures.ndim != 4 or pictures.shape[1] != 3 or pictures.shape[2] % b.grid or pictures.shape[3] % b.grid:
+        raise ValueError(f"pictures: must be (n, 3, y, x) with sides that divide by {b.grid}, got {tuple(pictures.shape)}")
+    if b.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"model: fine-tuning needs float32, and this bundle is {b.dtype}; load it in float32")
+    if hasattr(b.net, "conv_in") and b.net.conv_in.in_channels != b.latent_shape[0]:
+        raise ValueError(f"model: the net of {b.name} takes {b.net.conv_in.in_channels} channels, more than a latent alone has; choose a "
+                         "text-to-image model")
+    if len(pictures) == 1:                                                 # DreamBooth, Sec. 3.1 takes 3 to 5
+        warnings.warn("pictures: only one, so what is the subject and what its surroundings cannot be told apart; three to five are "
+                      "better", Caution, stacklevel=3)
+    return pictures.to(b.device)
+
+
+def check_class(b: Bundle, class_noun: str, prior_weight: float) -> None:
+    """Raises ValueError for a class noun that the model does not know, and for λ below 0 or without a class."""
+    if not prior_weight >= 0:
+        raise ValueError(f"prior_weight: must be at least 0, got {prior_weight}")
+    if not class_noun.strip() and prior_weight > 0:
+        raise ValueError("class_noun: is empty, so there is no class whose prior could be kept; give one, or prior_weight 0")
+    try:                                                                   # DreamBooth, Sec. 3.2: a coarse class, in known words
+        b.tokenizer.encode(class_noun)
+    except UnknownWord as error:
+        near = f"; the nearest known words are: {', '.join(error.near)}" if error.near else ""
+        raise ValueError(f'class_noun: the model does not know the word "{error.word}"{near}; choose a word it knows') from None

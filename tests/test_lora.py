@@ -1,0 +1,149 @@
+"""LoRA: nothing at the start, the same merged as unmerged, few numbers, and files that change their own base only."""
+import json
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from methods.dreambooth import dreambooth
+from methods.lora import changed_maps, lora_size, merged, save_lora, save_word, scaled
+from methods.textual_inversion import textual_inversion
+from nets.lora import LoraLinear, adapt, merge
+from nets.unet import UNet
+from tests.tiny import NET, shake, tiny_weights
+from weights import WeightsError, load
+from weights.cache import digest, digest_model
+from worlds.subjects import render_subject, sample_context, sample_subject
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def b(file):
+    return load(file, "cpu")
+
+
+@pytest.fixture(scope="module")
+def x():
+    rng = random.Random(0)
+    return render_subject(sample_subject(rng, "star"), [sample_context(rng) for _ in range(3)], 32)
+
+
+@pytest.fixture(scope="module")
+def tuned(b, x):
+    return dreambooth(b, x, "star", rank=2, alpha=3., steps=2, batch=2, lr=1e-2, prior_weight=0, tune_text=True).bundle
+
+
+def answer(b, dtype=torch.float32):
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn((2, *b.latent_shape), generator=g, dtype=dtype)
+    with torch.no_grad():
+        return b.net(z, 300, b.embed(["a zwx star", "a star"]).to(dtype))
+
+
+def test_a_fresh_change_changes_nothing_and_the_first_gradient_is_ups_alone():
+    net = shake(UNet(**NET)).double()
+    g = torch.Generator().manual_seed(1)
+    z, ctx = torch.randn(1, 4, 8, 8, generator=g).double(), torch.randn(1, 5, 16, generator=g).double()
+    before = net(z, 10, ctx)
+    names = adapt(net, 2, 4., g)
+    after = net(z, 10, ctx)
+    assert torch.equal(before, after) and len(names) == 4 * 2 * len(net.transformers())
+    after.square().mean().backward()
+    modules = [m for m in net.modules() if isinstance(m, LoraLinear)]
+    assert all(m.up.grad.abs().max() > 0 and m.down.grad.abs().max() == 0 and m.base.weight.grad is None for m in modules)
+
+
+def test_merged_equals_unmerged():
+    net = shake(UNet(**NET)).double()
+    g = torch.Generator().manual_seed(1)
+    z, ctx = torch.randn(1, 4, 8, 8, generator=g).double(), torch.randn(1, 5, 16, generator=g).double()
+    before = net(z, 10, ctx)
+    adapt(net, 3, 2., g)
+    for m in net.modules():
+        if isinstance(m, LoraLinear):
+            m.up.data = .3 * torch.randn(m.up.shape, generator=g).double()
+    changed = net(z, 10, ctx)
+    assert (changed - before).abs().max() > 1e-3
+    torch.testing.assert_close(merge(net)(z, 10, ctx), changed, rtol=0, atol=1e-10)
+    assert not any(isinstance(m, LoraLinear) for m in net.modules())
+
+
+def test_one_map_is_w_0_plus_alpha_over_r_b_a():
+    g = torch.Generator().manual_seed(0)
+    base = torch.nn.Linear(6, 5).double()
+    layer = LoraLinear(base, 2, 3.)
+    layer.down.data, layer.up.data = torch.randn(2, 6, generator=g).double(), torch.randn(5, 2, generator=g).double()
+    x = torch.randn(4, 6, generator=g).double()
+    want = x @ (base.weight + 1.5 * layer.up @ layer.down).T + base.bias
+    torch.testing.assert_close(layer(x), want)
+    torch.testing.assert_close(layer.merged()(x), want)
+
+
+def test_stable_diffusion_at_rank_4_has_128_maps_and_797184_numbers():
+    with torch.device("meta"):
+        net = UNet()
+    names = adapt(net, 4, 4.)
+    changed = [m for m in net.modules() if isinstance(m, LoraLinear)]
+    assert len(names) == 128 and sum(m.down.numel() + m.up.numel() for m in changed) == 797_184
+    assert all(m.down.numel() + m.up.numel() == 4 * (m.base.in_features + m.base.out_features) for m in changed)
+
+
+def test_learning_moves_the_changes_and_no_weight_of_the_base(b, tuned):
+    plain = scaled(tuned, 0.)
+    torch.testing.assert_close(answer(plain), answer(b))
+    assert (answer(tuned) - answer(b)).abs().max() > 1e-4
+    frozen = [m.base.weight for m in changed_maps(tuned).values()]
+    assert digest(*frozen) == digest(*(b_map(b, name).weight for name in changed_maps(tuned)))
+    assert any(name.startswith("text.") for name in changed_maps(tuned))   # tune_text
+
+
+def b_map(b, name):
+    part, _, rest = name.partition(".")
+    return getattr(b, part).get_submodule(rest)
+
+
+def test_merging_a_bundle_leaves_the_one_that_was_given(tuned):
+    before = digest_model(tuned)
+    plain = merged(tuned)
+    torch.testing.assert_close(answer(plain), answer(tuned), rtol=0, atol=1e-5)
+    assert not changed_maps(plain) and digest_model(tuned) == before
+
+
+def test_a_saved_change_comes_back_to_the_bit_on_its_base_and_on_no_other(b, tuned, file, tmp_path):
+    path = save_lora(tuned, tmp_path / "zwx.safetensors", str(file), dict(identifier="zwx"))
+    assert torch.equal(answer(load(path, "cpu")), answer(tuned))
+    with safe_open(path, "pt") as kept:
+        assert sum(kept.get_tensor(key).numel() for key in kept.keys()) == lora_size(tuned)
+        assert json.loads(kept.metadata()["palimpsest"])["identifier"] == "zwx"
+    (tmp_path / "tiny-vae.safetensors").write_bytes((file.parent / "tiny-vae.safetensors").read_bytes())
+    other = bytearray(file.read_bytes())
+    other[-1] ^= 1
+    (tmp_path / "tiny.safetensors").write_bytes(other)                     # beside the change, and another model
+    with pytest.raises(WeightsError, match="^model: .*changes another tiny.safetensors"):
+        load(path, "cpu")
+
+
+def test_a_saved_word_comes_back_to_the_bit(b, x, file, tmp_path):
+    found = textual_inversion(b, x, "star", steps=1, batch=1, lr=.1).bundle
+    path = save_word(found, tmp_path / "word.safetensors", str(file), "zwx")
+    again = load(path, "cpu")
+    assert torch.equal(again.text.tokens.weight, found.text.tokens.weight) and path.stat().st_size < 2000
+    assert not torch.equal(again.text.tokens.weight, b.text.tokens.weight)
+
+
+def test_what_cannot_be_saved_or_changed_is_refused(b, tuned, file, tmp_path):
+    with pytest.raises(ValueError, match="^bundle: tiny has no low-rank changes"):
+        save_lora(b, tmp_path / "x.safetensors", str(file))
+    with pytest.raises(ValueError, match="must end in .safetensors"):
+        save_lora(tuned, tmp_path / "x.ckpt", str(file))
+    with pytest.raises(ValueError, match="^rank: this Sequential has no attention"):
+        adapt(torch.nn.Sequential(torch.nn.Linear(3, 3)), 1, 1.)
+    with pytest.raises(ValueError, match="^rank: must lie in 1 … 3"):
+        LoraLinear(torch.nn.Linear(3, 5), 4, 1.)
+    assert lora_size(replace(b, text=None)) == 0

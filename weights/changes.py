@@ -1,0 +1,60 @@
+"""Small files that change a model: low-rank changes (LoRA) and single words (Textual Inversion), safetensors with their base's name.
+
+`load` reads one like any model: it loads the base, then makes the change. The base is looked for beside the file, then by name; where it
+was one file, its SHA-256 must be that of the base the change was learned on.
+"""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nets.lora import adapt, adapted
+from weights.files import WeightsError, sha256
+
+if TYPE_CHECKING:
+    from weights import Bundle
+
+CHANGES = ("lora", "word")                       # kinds of such files
+
+
+def of_lora(b: Bundle) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The low-rank changes of a bundle: tensors, and what rebuilds them. Raises ValueError for a bundle without any."""
+    parts = {name: adapted(module) for name, module in (("net", b.net), ("text", b.text)) if module is not None and adapted(module)}
+    if not parts:
+        raise ValueError(f"bundle: {b.name} has no low-rank changes to save; learn some with rank, or save the whole model")
+    one = next(iter(next(iter(parts.values())).values()))
+    tensors = {f"{part}.{name}.{half}": getattr(module, half) for part, modules in parts.items() for name, module in modules.items()
+               for half in ("down", "up")}
+    return tensors, dict(kind="lora", rank=one.rank, alpha=one.alpha, parts=list(parts))
+
+
+def base_of(path: Path, config: dict[str, Any], find: Any) -> Path:
+    """The file or folder of the model that a change belongs to. Raises WeightsError where it is missing or another one."""
+    beside = path.with_name(f"{Path(config['base']).stem}.safetensors")
+    base = beside if beside.exists() else find(config["base"])
+    if config["base_sha256"] and (not base.is_file() or sha256(base) != config["base_sha256"]):
+        raise WeightsError(f"model: {path} changes another {base.name} than the one that is here; put that file beside it")
+    return base
+
+
+@torch.no_grad()
+def make_change(b: Bundle, config: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Bundle:
+    """The freshly loaded bundle b, changed in place. Raises WeightsError for tensors that do not fit."""
+    wanted = {}
+    if config["kind"] == "word":
+        wanted["vector"] = b.text.tokens.weight[config["token"]]
+    else:
+        for part in config["parts"]:
+            adapt(getattr(b, part), config["rank"], config["alpha"])
+            wanted |= {f"{part}.{name}.{half}": getattr(module, half) for name, module in adapted(getattr(b, part)).items()
+                       for half in ("down", "up")}
+    if wanted.keys() != tensors.keys() or any(wanted[name].shape != tensors[name].shape for name in wanted):
+        raise WeightsError(f"model: {path} does not fit its base {config['base']}; take the base that it was learned on")
+    for name, place in wanted.items():
+        place.copy_(tensors[name])
+    for module in (b.net, b.text):
+        module.eval().requires_grad_(False)
+    return b
