@@ -68,12 +68,20 @@ def wants(tap: Tap | None, site: Site) -> bool:
     return tap is not None and getattr(tap, "wants", lambda site: True)(site)
 
 
+def slow_way_back(q: Tensor) -> bool:
+    """Whether torch's fused kernel would spend most of a training step on its gradient: in bfloat16 on a CPU it does not use the
+    processor's bfloat16 units, which plain products do."""
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and q.requires_grad
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None, site: Site | None = None, *, causal: bool = False) -> Tensor:
     """Eq. (1) of the paper: queries (b h i k), keys and values (b h j k) -> (b h i k).
 
     causal: a query sees its own place and those before it. A tap that wants this site stands between softmax and V.
     """
     if not wants(tap, site):
+        if slow_way_back(q) and not causal:
+            return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     logits = q @ k.mT * q.shape[-1] ** -0.5  # (b h i j)
     if causal:

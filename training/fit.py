@@ -31,6 +31,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+PRECISIONS = ("float32", "bfloat16")
 LOOK = 10    # steps between two looks at the loss: reading a number from the GPU halts it
 
 
@@ -47,7 +48,8 @@ LossFn = Callable[[nn.Module, Any, Generator], Tensor]
 
 def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any], *, steps: int, lr: float,
         warmup: int = 200, ema: float = .999, clip: float = 1., weight_decay: float = 0.,
-        betas: tuple[float, float] = (.9, .99), accumulate: int = 1, seed: int = 0, checkpoint: str | Path | None = None,
+        betas: tuple[float, float] = (.9, .99), accumulate: int = 1, precision: str = "float32",
+        seed: int = 0, checkpoint: str | Path | None = None,
         save_every: int = 200, log: str | Path | None = None, identity: dict[str, Any] | None = None,
         progress: bool = True, resume: bool = True) -> Fitted:
     """Train `net` for `steps` steps of `loss_fn(net, batch(step, generator), generator)`, a scalar.
@@ -55,7 +57,8 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
     The CPU generator is seeded anew from (seed, step, rank): draw all randomness from it. `lr` rises linearly for
     `warmup` steps, then falls to 0 along a cosine; `clip` bounds the gradient's norm (`math.inf`: never); `ema` in
     [0, 1) is the decay of the average. `accumulate` > 1: `batch` gives a sequence of so many pieces, and a step follows the mean of
-    their losses, one piece in memory at a time. `checkpoint` is rewritten every `save_every` steps, never half-written; with
+    their losses, one piece in memory at a time. `precision` "bfloat16": products and convolutions run in it (autocast), weights,
+    averages and the loss's own sums stay float32. `checkpoint` is rewritten every `save_every` steps, never half-written; with
     `resume` a run goes on from it. `identity`: what else makes this run the run it is (batch size, data …); a checkpoint
     of another one is refused. `log` is a CSV file of step, lr, loss. `net` stays on its device and in its memory
     format; under torchrun, put it on the rank's own device first and `checkpoint` where every rank can read it.
@@ -67,8 +70,10 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
     """
     rank, world = rank_and_world()
     run = dict(steps=steps, lr=lr, warmup=warmup, ema=ema, clip=clip, weight_decay=weight_decay, betas=list(betas),
-               seed=seed, world=world, **({"accumulate": accumulate} if accumulate != 1 else {}), **(identity or {}))
+               seed=seed, world=world, **({"accumulate": accumulate} if accumulate != 1 else {}),
+               **({"precision": precision} if precision != "float32" else {}), **(identity or {}))
     _check(run, save_every)
+    half = torch.autocast(next(net.parameters()).device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
     def rate(step: int) -> float:
         return learning_rate(step, steps=steps, lr=lr, warmup=warmup)
@@ -136,7 +141,8 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
                 optimiser.zero_grad()
                 loss = torch.zeros((), device=params[0].device)
                 for piece in pieces:
-                    part = objective(piece, generator) / accumulate
+                    with half:
+                        part = objective(piece, generator) / accumulate
                     part.backward()
                     loss += part.detach()
                 with _uninterrupted(), torch.no_grad():            # an update is done whole or not at all
@@ -210,6 +216,8 @@ def _check(run: dict[str, Any], save_every: int) -> None:
               ("warmup", run["warmup"], 0, math.inf), ("clip", run["clip"], 1e-12, math.inf),
               ("seed", run["seed"], 0, 2**63), ("accumulate", run.get("accumulate", 1), 1, math.inf),
               ("save_every", save_every, 1, math.inf))
+    if run.get("precision", "float32") not in PRECISIONS:
+        raise ValueError(f"precision={run['precision']!r}: must be one of {', '.join(PRECISIONS)}")
     for name, value, low, high in wanted:
         if not low <= value <= high:
             raise ValueError(f"{name}={value}: must lie in [{low}, {high}]")

@@ -74,17 +74,19 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generat
 
 
 def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 40000, two: float = .5, hard: float = 1.,
-         warmup: int = 300, seed: int = 0, init: str = "", state: str = "runs/shapes", vae: str = "shapes-vae", device: str = "auto",
-         out: str = "weights") -> None:
+         warmup: int = 300, precision: str = "float32", compiled: int = 0, seed: int = 0, init: str = "", state: str = "runs/shapes",
+         vae: str = "shapes-vae", device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, scenes=scenes, two=two, hard=hard, warmup=warmup, seed=seed,
-                     init=Path(init).name)
+    arguments = dict(steps=steps, batch=batch, lr=lr, scenes=scenes, two=two, hard=hard, warmup=warmup, precision=precision,
+                     compiled=compiled, seed=seed, init=Path(init).name)
     schedule = Schedule.cosine()
     known, latents = make_latents(load_autoencoder(vae, on), scenes // world, step_generator(seed, steps, rank))
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     modules, tokenizer, config = models()
     earlier = start_from(init, dict(modules))
     modules.to(on, memory_format=torch.channels_last)
+    if compiled:
+        modules["net"].compile()
 
     singles, doubles = (torch.tensor([i for i, s in enumerate(known) if len(s.things) == n]) for n in (1, 2))
     often = how_often(known, hard)
@@ -98,7 +100,8 @@ def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 
         return z_0, tokens.to(on)
 
     fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, warmup=warmup,
-                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments), save_every=100)
+                 precision=precision, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments),
+                 save_every=100)
     if rank == 0:
         config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=schedule.T), vae=Path(vae).stem,
                       vae_sha256=sha256(find(vae)), size=64, **config)

@@ -26,13 +26,21 @@ from worlds.shapes import render, sample_scene
 NET = dict(in_channels=3, out_channels=3, width=32, mult=(1, 2, 3), blocks=1, attention=(False, True, True), heads=4, ctx_width=96,
            norm_groups=8)
 SIZE = 32
+DECISIVE = (.15, 6.)    # below, the noise hides nothing; above, everything: between, the text decides what the picture becomes
 SCHEDULE = dict(T=1000, sigma_min=.01, sigma_max=50.)
 
 
+def times(n: int, schedule: Schedule, generator: Generator) -> Tensor:
+    """n whole times of the ladder: half of them of any level, half of those with σ in DECISIVE."""
+    low, high = (schedule.t_of_sigma(sigma) for sigma in DECISIVE)
+    u, decisive = torch.rand(n, generator=generator), torch.rand(n, generator=generator) < .5
+    return torch.where(decisive, low + (high - low) * u, schedule.T * u).ceil().long().clamp(1, schedule.T)
+
+
 def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generator, schedule: Schedule) -> Tensor:
-    """E (1 + σ²) ‖σ s_θ(x_0 + σ z, σ) + z‖², with log σ uniform over the ladder."""
+    """E (1 + σ²) ‖σ s_θ(x_0 + σ z, σ) + z‖², with log σ uniform over the ladder, and again over its decisive part."""
     x_0, tokens = data
-    t = torch.randint(1, schedule.T + 1, (len(x_0),), generator=generator)
+    t = times(len(x_0), schedule, generator)
     sigma = torch.tensor([schedule.sigma(n) for n in t.tolist()], dtype=torch.float32).to(x_0)
     eps = torch.randn(x_0.shape, generator=generator).to(x_0)
     ctx = modules["text"](tokens)
@@ -45,22 +53,24 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generat
     return ve_loss(score, x_0, sigma, eps, weight=1 + sigma**2)                # Eq. (2)
 
 
-def main(*, steps: int = 4000, batch: int = 32, lr: float = 1e-3, seed: int = 0, init: str = "", state: str = "runs/shapes_ve",
-         device: str = "auto", out: str = "weights") -> None:
+def main(*, steps: int = 4000, batch: int = 32, lr: float = 1e-3, two: float = .5, precision: str = "float32", compiled: int = 0,
+         seed: int = 0, init: str = "", state: str = "runs/shapes_ve", device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, seed=seed, init=Path(init).name)
+    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, precision=precision, compiled=compiled, seed=seed, init=Path(init).name)
     schedule = Schedule.geometric(**SCHEDULE)
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     modules, tokenizer, config = models(NET, LENGTH)
     earlier = start_from(init, dict(modules))
     modules.to(on, memory_format=torch.channels_last)
+    if compiled:
+        modules["net"].compile()
 
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        scenes = [sample_scene(rng) for _ in range(batch // world)]
+        scenes = [sample_scene(rng, 1 + (rng.random() < two)) for _ in range(batch // world)]
         return render(scenes, SIZE).to(on, memory_format=torch.channels_last), tokenizer([told(s, rng) for s in scenes]).to(on)
 
-    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed,
+    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, precision=precision,
                  checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
     if rank == 0:
         g = step_generator(seed, steps + 1)
