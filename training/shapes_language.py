@@ -1,0 +1,148 @@
+"""Recipe of shapes-language: a small language model that writes instructions and edited captions, and the triplets that it writes.
+
+    python -m training.shapes_language                               # the model
+    python -m training.shapes_language --sample 4000                  # and triplets.jsonl beside it, by a model that is there
+
+InstructPix2Pix (arXiv:2211.09800v2, Sec. 3.1) fine-tunes GPT-3 for one epoch on 700 triplets written by hand, then has it write one for
+each of many captions. Ours reads captions of the world first (as GPT-3 had read the web), then goes over its 700 for many epochs: it is
+small. What counts in the loss of a triplet is what comes after the caption. Written at temperature .7 with a frequency penalty of .1, a
+text is kept if it has its two marks, both captions are captions, and nobody wrote it before. # ours: a checked grammar instead of trust
+
+`follows` of the record is the truth: how many of those that were kept say what their instruction makes of their caption.
+"""
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+
+from nets.language import LanguageModel, continued, next_token_loss
+from nets.tokenizer import WordTokenizer
+from training.fit import fit, rank_and_world
+from training.recipe import command_line, own_device, publish, start_from, storage_error
+from training.shapes_glide import told
+from weights import WeightsError
+from weights.files import fill, read_weights
+from worlds.scene import WORDS
+from worlds.shapes import sample_scene
+from worlds.triplets import AFTER, THEN, Triplet, follows, read, text_of, valid, write_triplets, written
+
+LENGTH = 64
+NET = dict(length=LENGTH, width=128, layers=3, heads=4)
+TRIES = 3                                        # for a caption whose text is no triplet  # official code
+
+
+def model() -> tuple[LanguageModel, WordTokenizer, dict]:
+    """The net, its tokenizer, and the configuration that rebuilds both."""
+    words = [*WORDS, THEN, AFTER]
+    tokenizer = WordTokenizer(words, LENGTH)
+    config = dict(NET, vocab=tokenizer.vocab_size)
+    return LanguageModel(**config), tokenizer, dict(kind="language", language=config, words=words)
+
+
+def open_language(path: str | Path) -> tuple[LanguageModel, WordTokenizer]:
+    """A trained one from its file."""
+    config, tensors = read_weights(path)
+    if config.get("kind") != "language":
+        raise WeightsError(f"model: {path} holds a {config.get('kind')} model, and a language model is needed here")
+    net = LanguageModel(**config["language"])
+    return fill(net, tensors, "language", path), WordTokenizer(config["words"], net.length)
+
+
+def new_caption(rng: random.Random) -> str:
+    """As people caption: sizes and backgrounds said or not."""
+    return told(sample_scene(rng), rng, 0.)
+
+
+def write(net: LanguageModel, tokenizer: WordTokenizer, n: int, seed: int = 0, batch: int = 64) -> tuple[list[Triplet], dict[str, float]]:
+    """n different valid triplets, or as many as 4 n captions give, and how it went: shares of texts, of captions, of triplets kept."""
+    rng, g = random.Random(f"captions {seed}"), Generator().manual_seed(seed)
+    found: dict[Triplet, None] = {}
+    texts = parsed = kept = captions = 0
+    while len(found) < n and captions < 4 * n:
+        waiting = [new_caption(rng) for _ in range(batch)]
+        captions += batch
+        for _ in range(TRIES):
+            again = []
+            for caption, said in zip(waiting, spoken(net, tokenizer, waiting, g)):
+                texts += 1
+                try:
+                    triplet = read(said)
+                except ValueError:
+                    again.append(caption)
+                    continue
+                parsed += 1
+                if valid(triplet):
+                    kept += 1
+                    found[triplet] = None
+                else:
+                    again.append(caption)
+            waiting = again
+    rows = list(found)[:n]
+    return rows, dict(captions=captions, texts=texts, parsed=parsed / texts, valid=kept / texts, different=len(found) / max(kept, 1),
+                      follows=sum(map(follows, rows)) / max(len(rows), 1))
+
+
+def spoken(net: LanguageModel, tokenizer: WordTokenizer, captions: list[str], g: Generator) -> list[str]:
+    """The line that the net makes of each caption."""
+    rows = [tokenizer.encode(f"{caption} {THEN}")[:-1] for caption in captions]            # without the end
+    return [tokenizer.decode([*row, *more]) for row, more in zip(rows, continued(net, rows, stop=tokenizer.end, generator=g))]
+
+
+def main(*, steps: int = 2400, reading: int = 600, batch: int = 64, lr: float = 1e-3, triplets: int = 700, warmup: int = 100, seed: int = 0,
+         sample: int = 0, init: str = "", state: str = "runs/shapes_language", device: str = "auto", out: str = "weights") -> None:
+    (rank, world), on = rank_and_world(), own_device(device)
+    file = Path(out) / "shapes-language.safetensors"
+    if not 0 <= reading <= steps:
+        raise ValueError(f"reading: the steps that read captions must lie between 0 and steps={steps}, got {reading}")
+    if not sample:
+        arguments = dict(steps=steps, reading=reading, batch=batch, lr=lr, triplets=triplets, warmup=warmup, seed=seed,
+                         init=Path(init).name)
+        torch.manual_seed(seed)
+        net, tokenizer, config = model()
+        earlier = start_from(init, {"language": net})
+        net.to(on)
+        ours = tokenizer([text_of(t) for t in written(triplets, seed)])
+        begins = (ours == tokenizer.token(THEN)).int().argmax(1)                           # of the completion
+        counts = (torch.arange(LENGTH) > begins[:, None]) & (ours != tokenizer.pad)
+
+        def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+            if step < reading:
+                rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
+                tokens = tokenizer([new_caption(rng) for _ in range(batch // world)])
+                return cropped(tokens, tokens != tokenizer.pad)
+            rows = torch.randint(len(ours), (batch // world,), generator=generator)
+            return cropped(ours[rows], counts[rows])
+
+        def cropped(tokens: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+            longest = int((tokens != tokenizer.pad).sum(1).max())
+            return tokens[:, :longest].to(on), counts[:, :longest].to(on)
+
+        def loss(net: nn.Module, drawn: tuple[Tensor, Tensor], generator: Generator) -> Tensor:
+            return next_token_loss(net(drawn[0]), *drawn)
+
+        fitted = fit(loss, net, data, steps=steps, lr=lr, seed=seed, warmup=warmup, weight_decay=.1, checkpoint=f"{state}/checkpoint.pt",
+                     log=f"{state}/loss.csv", identity=dict(recipe=arguments))
+        if rank == 0:
+            fresh = written(triplets + 200, seed + 1)
+            unseen = tokenizer([text_of(t) for t in fresh if t not in set(written(triplets, seed))][:200]).to(on)
+            begins = (unseen == tokenizer.token(THEN)).int().argmax(1)
+            late = (torch.arange(LENGTH, device=on) > begins[:, None]) & (unseen != tokenizer.pad)
+            with torch.no_grad():
+                held = next_token_loss(fitted.ema(unseen), unseen, late).item()
+            _, went = write(fitted.ema, tokenizer, 500, seed + 2)
+            error = storage_error({"language": fitted.ema}, lambda m: m["language"](unseen[:64]))
+            figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]), unseen_loss=held, **went, storage_error=error)
+            print(publish("shapes-language", {"language": fitted.ema}, config, out=out, recipe="training.shapes_language",
+                          arguments=arguments, seconds=fitted.seconds, figures=figures, earlier=earlier), figures)
+    elif rank == 0:
+        net, tokenizer = open_language(file)
+        found, went = write(net.to(on), tokenizer, sample, seed)
+        write_triplets(found, Path(out) / "triplets.jsonl")
+        print(f"{Path(out) / 'triplets.jsonl'}: {len(found)} triplets,", ", ".join(f"{k} {v:.3g}" for k, v in went.items()))
+
+
+if __name__ == "__main__":
+    command_line(main)
