@@ -40,7 +40,7 @@ TWO_WS = (2., 3., 5.)
 T0 = (.5, .6, .7, .8)
 INSTRUCTED = ("recolour", "reshape", "retexture", "resize", "background", "add", "remove", "swap")
 SCALES = ((2., 1.), (3., 1.2), (5., 1.2), (7.5, 1.5))                      # s_text and s_image
-STEPS = 16
+STEPS = 25                                       # as `generate` and the commands take by themselves
 SEED = 7
 
 

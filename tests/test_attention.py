@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from random_weights import normal, randomised
 
-from nets.attention import Attention, Site, at, wants
+from nets.attention import Attention, Site, at, attend, slow_way_back, wants
 
 HERE = Site("down0.1", "self", (2, 3))
 LAYERS = {
@@ -73,6 +74,20 @@ def test_a_tap_works_in_half_precision_with_float32_exponentials():
     layer.double()
     assert half.dtype == torch.bfloat16
     assert (half.double() - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_written_out_for_its_gradient_in_bfloat16_it_is_what_the_fused_kernel_says():
+    q, k, v = (normal(2, 3, 10, 8, seed=n).requires_grad_() for n in range(3))
+    fused = F.scaled_dot_product_attention(q, k, v)
+    wanted = torch.autograd.grad(fused.square().sum(), (q, k, v))
+    half = [t.bfloat16() for t in (q, k, v)]
+    out = attend(*half)
+    assert slow_way_back(half[0]) and "Bmm" in type(out.grad_fn.next_functions[0][0]).__name__ and out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), fused, rtol=.03, atol=.02)
+    for mine, theirs in zip(torch.autograd.grad(out.float().square().sum(), (q, k, v)), wanted):
+        assert ((mine - theirs).square().mean() / theirs.square().mean()).sqrt() < .02
+    with torch.no_grad():
+        assert not slow_way_back(half[0]) and not slow_way_back(q)
 
 
 @pytest.mark.parametrize("restriction, there", [

@@ -86,6 +86,24 @@ def test_the_updates_are_those_of_a_plain_loop():
             assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
+def test_in_bfloat16_products_are_rounded_and_weights_are_not(tmp_path):
+    seen = []
+
+    def watched(model, x, generator):
+        seen.append(model[3](model[0](x).relu()).dtype)
+        return loss(model, x, generator)
+    how = dict(SETTINGS, precision="bfloat16", steps=120)
+    fitted, exact = fit(watched, net(), batch, **how), fit(loss, net(), batch, **dict(how, precision="float32"))
+    assert set(seen) == {torch.bfloat16} and {p.dtype for p in [*fitted.net.parameters(), *fitted.ema.parameters()]} == {torch.float32}
+    assert fitted.losses != exact.losses and sum(fitted.losses[-20:]) == pytest.approx(sum(exact.losses[-20:]), rel=.05)
+    file = tmp_path / "c.pt"
+    with pytest.raises(Stop):
+        fit(loss, net(), stop_at(23), checkpoint=file, **how)
+    assert_same_run(fit(loss, net(), batch, checkpoint=file, **how), fit(loss, net(), batch, **how))
+    with pytest.raises(ValueError, match="precision=bfloat16"):
+        fit(loss, net(), batch, checkpoint=file, **dict(how, precision="float32"))
+
+
 def test_the_learning_rate_rises_to_lr_and_ends_at_nought():
     rates = [learning_rate(n, steps=100, lr=2., warmup=10) for n in range(100)]
     assert rates[9] == rates[10] == 2. and rates[4] == 1. and 0 < rates[-1] < 1e-3
@@ -215,7 +233,7 @@ def test_a_damaged_checkpoint_and_one_of_another_net_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("change", [dict(steps=0), dict(lr=0.), dict(lr=math.nan), dict(warmup=-1), dict(ema=1.),
-                                    dict(clip=0.), dict(seed=-1), dict(save_every=0)])
+                                    dict(clip=0.), dict(seed=-1), dict(save_every=0), dict(precision="float16")])
 def test_a_bad_setting_is_named(change):
     with pytest.raises(ValueError, match=f"^{next(iter(change))}="):
         fit(loss, net(), batch, **{**SETTINGS, **change})

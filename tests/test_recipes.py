@@ -135,6 +135,13 @@ def test_what_is_hard_is_drawn_more_often_and_nothing_else():
     assert (shapes.how_often(scenes, 1.) == 1).all()
 
 
+def test_the_reader_is_shown_what_it_misreads_more_often():
+    def share(hard):
+        scenes = shapes_reader.draw(400, torch.Generator().manual_seed(3), hard)
+        return sum(map(shapes_reader.is_hard, scenes)) / len(scenes)
+    assert share(1.) == 1 and share(.5) == pytest.approx(.5 + .5 * share(0.), abs=.06) and share(0.) < .6
+
+
 def test_reader_labels_are_the_attributes():
     scenes = [sample_scene(random.Random(k)) for k in range(20)]
     found = shapes_reader.labels(scenes)

@@ -70,8 +70,7 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
     """
     rank, world = rank_and_world()
     run = dict(steps=steps, lr=lr, warmup=warmup, ema=ema, clip=clip, weight_decay=weight_decay, betas=list(betas),
-               seed=seed, world=world, **({"accumulate": accumulate} if accumulate != 1 else {}),
-               **({"precision": precision} if precision != "float32" else {}), **(identity or {}))
+               seed=seed, world=world, accumulate=accumulate, precision=precision, **(identity or {}))
     _check(run, save_every)
     half = torch.autocast(next(net.parameters()).device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
@@ -214,9 +213,9 @@ def _adamw(params: list[Tensor], lr: float, betas: tuple[float, float], weight_d
 def _check(run: dict[str, Any], save_every: int) -> None:
     wanted = (("steps", run["steps"], 1, math.inf), ("lr", run["lr"], 1e-12, 1e3), ("ema", run["ema"], 0, 1 - 1e-9),
               ("warmup", run["warmup"], 0, math.inf), ("clip", run["clip"], 1e-12, math.inf),
-              ("seed", run["seed"], 0, 2**63), ("accumulate", run.get("accumulate", 1), 1, math.inf),
+              ("seed", run["seed"], 0, 2**63), ("accumulate", run["accumulate"], 1, math.inf),
               ("save_every", save_every, 1, math.inf))
-    if run.get("precision", "float32") not in PRECISIONS:
+    if run["precision"] not in PRECISIONS:
         raise ValueError(f"precision={run['precision']!r}: must be one of {', '.join(PRECISIONS)}")
     for name, value, low, high in wanted:
         if not low <= value <= high:

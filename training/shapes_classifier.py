@@ -27,10 +27,12 @@ CONFIG = dict(size=SIZE, patch=4, width=128, layers=4, heads=4)
 SCHEDULE = dict(name="cosine", T=1000)
 
 
-def main(*, steps: int = 3000, batch: int = 64, lr: float = 1e-3, two: float = .3, warmup: int = 200, seed: int = 0, tests: int = 1024,
-         init: str = "", state: str = "runs/shapes_classifier", device: str = "auto", out: str = "weights") -> None:
+def main(*, steps: int = 3000, batch: int = 64, lr: float = 1e-3, two: float = .3, warmup: int = 200, precision: str = "float32",
+         seed: int = 0, tests: int = 1024, init: str = "", state: str = "runs/shapes_classifier", device: str = "auto",
+         out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, warmup=warmup, seed=seed, tests=tests, init=Path(init).name)
+    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, warmup=warmup, precision=precision, seed=seed, tests=tests,
+                     init=Path(init).name)
     schedule = Schedule.cosine(SCHEDULE["T"])
     torch.manual_seed(seed)
     net = NoisyReader(attributes={name: len(v) for name, v in ATTRIBUTES.items()}, **CONFIG)
@@ -48,8 +50,8 @@ def main(*, steps: int = 3000, batch: int = 64, lr: float = 1e-3, two: float = .
     def loss(net: nn.Module, d: tuple[Tensor, dict[str, Tensor]], g: Generator) -> Tensor:
         return reader_loss(read(net, d[0], torch.randint(1, schedule.T + 1, (len(d[0]),), generator=g), g), d[1])
 
-    fitted = fit(loss, net, lambda step, g: data(batch // world, g), steps=steps, lr=lr, seed=seed, warmup=warmup, weight_decay=.01,
-                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
+    fitted = fit(loss, net, lambda step, g: data(batch // world, g), steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup,
+                 weight_decay=.01, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
     if rank == 0:
         g, net = step_generator(seed, steps + 1), fitted.ema
         x_0, truth = data(tests, g)

@@ -53,11 +53,12 @@ def logits(net: CLIP | NoisedCLIP, pictures: Tensor, tokens: Tensor, generator: 
     return net(x_t, (t - 1).to(pictures.device), tokens)
 
 
-def main(*, steps: int = 3000, batch: int = 128, lr: float = 1e-3, two: float = .4, noised: int = 0, warmup: int = 200, seed: int = 0,
-         tests: int = 1024, init: str = "", name: str = "shapes-clip", state: str = "runs/shapes_clip", device: str = "auto",
-         out: str = "weights") -> None:
+def main(*, steps: int = 3000, batch: int = 128, lr: float = 1e-3, two: float = .4, noised: int = 0, warmup: int = 200,
+         precision: str = "float32", seed: int = 0, tests: int = 1024, init: str = "", name: str = "shapes-clip",
+         state: str = "runs/shapes_clip", device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, noised=noised, warmup=warmup, seed=seed, tests=tests, init=Path(init).name)
+    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, noised=noised, warmup=warmup, precision=precision, seed=seed, tests=tests,
+                     init=Path(init).name)
     schedule = Schedule.cosine(SCHEDULE["T"])
     torch.manual_seed(seed)
     net, tokenizer, config = model(bool(noised))
@@ -73,8 +74,8 @@ def main(*, steps: int = 3000, batch: int = 128, lr: float = 1e-3, two: float = 
     def loss(net: nn.Module, d: tuple[Tensor, Tensor], generator: Generator) -> Tensor:
         return contrastive_loss(logits(net, *d, generator, schedule))
 
-    fitted = fit(loss, net, lambda step, g: data(batch // world, g), steps=steps, lr=lr, seed=seed, warmup=warmup, weight_decay=.0125,
-                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
+    fitted = fit(loss, net, lambda step, g: data(batch // world, g), steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup,
+                 weight_decay=.0125, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
     if rank == 0:
         g, net = step_generator(seed, steps + 1), fitted.ema
         pictures, tokens = data(tests, g)

@@ -85,21 +85,23 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generat
     return l_hybrid(lambda x_t, t: modules["net"](x_t, t.to(x_t.device), ctx), schedule, x_0, t, eps, "v")[0]
 
 
-def main(*, steps: int = 12000, batch: int = 32, lr: float = 1e-3, two: float = .3, hard: float = 1., tilt: float = 1.,
-         empty: float = 0., warmup: int = 300, seed: int = 0, init: str = "", name: str = "shapes-glide-conditional",
-         state: str = "runs/shapes_glide", device: str = "auto", out: str = "weights") -> None:
+def main(*, steps: int = 12000, batch: int = 32, lr: float = 1e-3, two: float = .3, hard: float = 1., tilt: float = 1., empty: float = 0.,
+         warmup: int = 300, precision: str = "float32", compiled: int = 0, seed: int = 0, init: str = "",
+         name: str = "shapes-glide-conditional", state: str = "runs/shapes_glide", device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
     if not 0 <= empty <= 1:
         raise ValueError(f"empty: must be a share from 0 to 1 of the captions, got {empty}")
     if not tilt >= 0:
         raise ValueError(f"tilt: times are drawn with density ∝ t^tilt; it must be 0 or more, got {tilt}")
-    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, hard=hard, tilt=tilt, empty=empty, warmup=warmup, seed=seed,
-                     init=Path(init).name)
+    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, hard=hard, tilt=tilt, empty=empty, warmup=warmup, precision=precision,
+                     compiled=compiled, seed=seed, init=Path(init).name)
     schedule = Schedule.cosine()
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     modules, tokenizer, config = models()
     earlier = start_from(init, dict(modules))
     modules.to(on, memory_format=torch.channels_last)
+    if compiled:
+        modules["net"].compile()
 
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
@@ -107,8 +109,8 @@ def main(*, steps: int = 12000, batch: int = 32, lr: float = 1e-3, two: float = 
         x_0 = eight_bits(render(scenes, SIZE)).to(on, memory_format=torch.channels_last)
         return x_0, tokenizer([told(scene, rng, empty) for scene in scenes]).to(on)
 
-    fitted = fit(lambda m, d, g: loss(m, d, g, schedule, tilt), modules, data, steps=steps, lr=lr, seed=seed, warmup=warmup,
-                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
+    fitted = fit(lambda m, d, g: loss(m, d, g, schedule, tilt), modules, data, steps=steps, lr=lr, precision=precision, seed=seed,
+                 warmup=warmup, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
                  identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")))
     if rank == 0:
         config = dict(kind="glide", prediction="v", learned_variance=True, schedule=dict(name="cosine", T=schedule.T), vae=None, size=SIZE,

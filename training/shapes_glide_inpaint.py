@@ -34,16 +34,19 @@ def loss(modules: nn.ModuleDict, data: Data, generator: Generator, schedule: Sch
 
 
 def main(*, steps: int = 4000, batch: int = 32, lr: float = 5e-4, two: float = .4, hard: float = 1., empty: float = .2, warmup: int = 200,
-         seed: int = 0, init: str = "weights/shapes-glide.safetensors", state: str = "runs/shapes_glide_inpaint", device: str = "auto",
-         out: str = "weights") -> None:
+         precision: str = "float32", compiled: int = 0, seed: int = 0, init: str = "weights/shapes-glide.safetensors",
+         state: str = "runs/shapes_glide_inpaint", device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, hard=hard, empty=empty, warmup=warmup, seed=seed, init=Path(init).name)
+    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, hard=hard, empty=empty, warmup=warmup, precision=precision,
+                     compiled=compiled, seed=seed, init=Path(init).name)
     schedule = Schedule.cosine()
     torch.manual_seed(seed)
     modules, tokenizer, config = models()
     earlier = start_widened(init, modules)
     config["net"] = dict(config["net"], inpainting=True)
     modules.to(on, memory_format=torch.channels_last)
+    if compiled:
+        modules["net"].compile()
 
     def data(step: int, generator: Generator) -> Data:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
@@ -51,7 +54,7 @@ def main(*, steps: int = 4000, batch: int = 32, lr: float = 5e-4, two: float = .
         x_0 = eight_bits(render(scenes, SIZE)).to(on, memory_format=torch.channels_last)
         return x_0, erased(len(x_0), SIZE, generator).to(on), tokenizer([told(scene, rng, empty) for scene in scenes]).to(on)
 
-    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, warmup=warmup,
+    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup,
                  checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
                  identity=dict(recipe=dict(arguments, init=sha256(init))))
     if rank == 0:

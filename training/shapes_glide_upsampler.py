@@ -57,11 +57,11 @@ def loss(modules: nn.ModuleDict, data: Data, generator: Generator, schedule: Sch
 
 
 def main(*, steps: int = 3000, batch: int = 16, lr: float = 1e-3, two: float = .5, noise: float = 0., inpainting: int = 0,
-         warmup: int = 200, seed: int = 0, init: str = "", name: str = "shapes-glide-upsampler", state: str = "runs/shapes_glide_upsampler",
-         device: str = "auto", out: str = "weights") -> None:
+         warmup: int = 200, precision: str = "float32", seed: int = 0, init: str = "", name: str = "shapes-glide-upsampler",
+         state: str = "runs/shapes_glide_upsampler", device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, noise=noise, inpainting=inpainting, warmup=warmup, seed=seed,
-                     init=Path(init).name)
+    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, noise=noise, inpainting=inpainting, warmup=warmup, precision=precision,
+                     seed=seed, init=Path(init).name)
     schedule = Schedule.linear()
     torch.manual_seed(seed)
     modules, tokenizer, config = models(SMALL_UPSAMPLER)
@@ -76,8 +76,8 @@ def main(*, steps: int = 3000, batch: int = 16, lr: float = 1e-3, two: float = .
         mask = F.interpolate(erased(len(x_0), SIZE // FACTOR, generator), scale_factor=FACTOR).to(on) if inpainting else None
         return x_0.to(on, memory_format=torch.channels_last), shrunk(x_0).to(on), tokenizer([told(s, rng, 0.) for s in scenes]).to(on), mask
 
-    fitted = fit(lambda m, d, g: loss(m, d, g, schedule, noise), modules, data, steps=steps, lr=lr, seed=seed, warmup=warmup,
-                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
+    fitted = fit(lambda m, d, g: loss(m, d, g, schedule, noise), modules, data, steps=steps, lr=lr, precision=precision, seed=seed,
+                 warmup=warmup, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
                  identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")))
     if rank == 0:
         config = dict(kind="glide", prediction="v", learned_variance=True, schedule=dict(name="linear", T=schedule.T), vae=None, size=SIZE,

@@ -92,11 +92,13 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor, Tensor, Tensor], ge
     return l_simple(lambda z_t, t: modules["net"](torch.cat([z_t, c_I], dim=1), t, ctx), schedule, z_0, t, eps, "v")    # Eq. (15)
 
 
-def main(*, steps: int = 6000, batch: int = 32, lr: float = 6e-4, n: int = 24000, pairs: str = "true", warmup: int = 200, seed: int = 0,
-         init: str = "weights/shapes.safetensors", name: str = "shapes-instruct", state: str = "runs/shapes_instruct",
-         vae: str = "shapes-vae", device: str = "auto", out: str = "weights") -> None:
+def main(*, steps: int = 6000, batch: int = 32, lr: float = 6e-4, n: int = 24000, pairs: str = "true", warmup: int = 200,
+         precision: str = "float32", compiled: int = 0, seed: int = 0, init: str = "weights/shapes.safetensors",
+         name: str = "shapes-instruct", state: str = "runs/shapes_instruct", vae: str = "shapes-vae", device: str = "auto",
+         out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, n=n, pairs=Path(pairs).name, warmup=warmup, seed=seed, init=Path(init).name)
+    arguments = dict(steps=steps, batch=batch, lr=lr, n=n, pairs=Path(pairs).name, warmup=warmup, precision=precision, compiled=compiled,
+                     seed=seed, init=Path(init).name)
     schedule, autoencoder = Schedule.cosine(), load_autoencoder(vae, on)
     torch.manual_seed(seed)
     modules, tokenizer, config = models()
@@ -111,6 +113,8 @@ def main(*, steps: int = 6000, batch: int = 32, lr: float = 6e-4, n: int = 24000
     before, after, asked = (true_pairs(autoencoder, n // world, generator) if pairs == "true" else pairs_of(pairs, autoencoder, 64))
     before = before / condition_scale(autoencoder)
     modules.to(on, memory_format=torch.channels_last)
+    if compiled:
+        modules["net"].compile()
     null = tokenizer([""]).to(on)
 
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -118,7 +122,7 @@ def main(*, steps: int = 6000, batch: int = 32, lr: float = 6e-4, n: int = 24000
         z_0, c_I = (z[rows].to(on, memory_format=torch.channels_last) for z in (after, before))
         return z_0, c_I, tokenizer([asked[i] for i in rows.tolist()]).to(on), null
 
-    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, warmup=warmup,
+    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup,
                  checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
                  identity=dict(recipe=dict(arguments, init=sha256(init))))
     if rank == 0:

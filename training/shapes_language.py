@@ -91,14 +91,15 @@ def spoken(net: LanguageModel, tokenizer: WordTokenizer, captions: list[str], g:
     return [tokenizer.decode([*row, *more]) for row, more in zip(rows, continued(net, rows, stop=tokenizer.end, generator=g))]
 
 
-def main(*, steps: int = 2400, reading: int = 600, batch: int = 64, lr: float = 1e-3, triplets: int = 700, warmup: int = 100, seed: int = 0,
-         sample: int = 0, init: str = "", state: str = "runs/shapes_language", device: str = "auto", out: str = "weights") -> None:
+def main(*, steps: int = 2400, reading: int = 600, batch: int = 64, lr: float = 1e-3, triplets: int = 700, warmup: int = 100,
+         precision: str = "float32", seed: int = 0, sample: int = 0, init: str = "", state: str = "runs/shapes_language",
+         device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
     file = Path(out) / "shapes-language.safetensors"
     if not 0 <= reading <= steps:
         raise ValueError(f"reading: the steps that read captions must lie between 0 and steps={steps}, got {reading}")
     if not sample:
-        arguments = dict(steps=steps, reading=reading, batch=batch, lr=lr, triplets=triplets, warmup=warmup, seed=seed,
+        arguments = dict(steps=steps, reading=reading, batch=batch, lr=lr, triplets=triplets, warmup=warmup, precision=precision, seed=seed,
                          init=Path(init).name)
         torch.manual_seed(seed)
         net, tokenizer, config = model()
@@ -123,8 +124,8 @@ def main(*, steps: int = 2400, reading: int = 600, batch: int = 64, lr: float = 
         def loss(net: nn.Module, drawn: tuple[Tensor, Tensor], generator: Generator) -> Tensor:
             return next_token_loss(net(drawn[0]), *drawn)
 
-        fitted = fit(loss, net, data, steps=steps, lr=lr, seed=seed, warmup=warmup, weight_decay=.1, checkpoint=f"{state}/checkpoint.pt",
-                     log=f"{state}/loss.csv", identity=dict(recipe=arguments))
+        fitted = fit(loss, net, data, steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup, weight_decay=.1,
+                     checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
         if rank == 0:
             fresh = written(triplets + 200, seed + 1)
             unseen = tokenizer([text_of(t) for t in fresh if t not in set(written(triplets, seed))][:200]).to(on)

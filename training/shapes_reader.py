@@ -30,9 +30,20 @@ def labels(scenes: list[Scene]) -> dict[str, Tensor]:
     return {name: torch.tensor([values.index(f[name]) for f in found]) for name, values in ATTRIBUTES.items()}
 
 
-def draw(n: int, generator: Generator) -> list[Scene]:
-    rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-    return [sample_scene(rng, held_out=None) for _ in range(n)]
+def is_hard(scene: Scene) -> bool:
+    """Whether something small is striped or dotted: on a few pixels one is nearly the other, and nearly all that is misread is this."""
+    return any(thing.size == "small" and thing.texture != "plain" for thing in scene.things)
+
+
+def draw(n: int, generator: Generator, hard: float = 0.) -> list[Scene]:
+    """n scenes, and of these the share `hard` such as is_hard says, beside those that chance makes so."""
+    rng, found = random.Random(int(torch.randint(2**62, (), generator=generator))), []
+    for _ in range(n):
+        wanted, scene = rng.random() < hard, sample_scene(rng, held_out=None)
+        while wanted and not is_hard(scene):
+            scene = sample_scene(rng, held_out=None)
+        found.append(scene)
+    return found
 
 
 @torch.no_grad()
@@ -50,15 +61,16 @@ def measure(oracle: Oracle, vae: Autoencoder, n: int = 2048, seed: int = 10**6 +
     return figures
 
 
-def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructions: int = 16000, noise: float = .08,
-         tests: int = 2048, seed: int = 0, init: str = "", state: str = "runs/shapes_reader", vae: str = "shapes-vae",
+def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructions: int = 16000, noise: float = .08, hard: float = 0.,
+         tests: int = 2048,
+         precision: str = "float32", seed: int = 0, init: str = "", state: str = "runs/shapes_reader", vae: str = "shapes-vae",
          device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, reconstructions=reconstructions, noise=noise, seed=seed,
-                     init=Path(init).name)
+    arguments = dict(steps=steps, batch=batch, lr=lr, reconstructions=reconstructions, noise=noise, hard=hard, precision=precision,
+                     seed=seed, init=Path(init).name)
     autoencoder = load_autoencoder(vae, on)
     generator = step_generator(seed, steps, rank)
-    known = draw(reconstructions // world, generator)
+    known = draw(reconstructions // world, generator, hard)
     decoded = []
     for i in range(0, len(known), 64):
         z = autoencoder.encode(render(known[i:i + 64]).to(on))
@@ -68,7 +80,7 @@ def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructi
 
     def data(step: int, g: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         half = batch // world // 2
-        fresh, rows = draw(half, g), torch.randint(len(known), (half,), generator=g)
+        fresh, rows = draw(half, g, hard), torch.randint(len(known), (half,), generator=g)
         mine = labels(fresh)
         return torch.cat([render(fresh), decoded[rows].float()]).to(on), {k: torch.cat([mine[k], truth[k][rows]]).to(on) for k in truth}
 
@@ -79,7 +91,7 @@ def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructi
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     net = Reader(attributes={name: len(v) for name, v in ATTRIBUTES.items()}, **CONFIG).to(on)
     earlier = start_from(init, {"reader": net})
-    fitted = fit(loss, net, data, steps=steps, lr=lr, seed=seed, weight_decay=.01, checkpoint=f"{state}/checkpoint.pt",
+    fitted = fit(loss, net, data, steps=steps, lr=lr, precision=precision, seed=seed, weight_decay=.01, checkpoint=f"{state}/checkpoint.pt",
                  log=f"{state}/loss.csv", identity=dict(recipe=arguments))
     if rank == 0:
         figures = measure(Oracle(fitted.ema.cpu(), ATTRIBUTES), load_autoencoder(vae), tests)

@@ -94,20 +94,20 @@ def measure(vae: nn.Module, n: int = 512, seed: int = 10**6) -> dict[str, float]
 
 
 def main(*, steps: int = 3600, batch: int = 8, lr: float = 1.5e-3, kl_weight: float = 1e-6, smooth: float = .1,
-         tests: int = 512, seed: int = 0, init: str = "", state: str = "runs/shapes_vae", device: str = "auto",
+         tests: int = 512, precision: str = "float32", seed: int = 0, init: str = "", state: str = "runs/shapes_vae", device: str = "auto",
          out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, kl_weight=kl_weight, smooth=smooth, seed=seed, init=Path(init).name)
+    arguments = dict(steps=steps, batch=batch, lr=lr, kl_weight=kl_weight, smooth=smooth, precision=precision, seed=seed,
+                     init=Path(init).name)
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     vae = AutoencoderKL(**CONFIG)
     earlier = start_from(init, {"vae": vae})
     if init:
         rebalance(vae, render(scenes(256, Generator().manual_seed(seed))))
     vae.to(on, memory_format=torch.channels_last)
-    fitted = fit(lambda net, x, g: loss(net, x, g, kl_weight, smooth), vae,
-                 lambda step, g: render(scenes(batch // world, g)).to(on, memory_format=torch.channels_last),
-                 steps=steps, lr=lr, seed=seed, save_every=100, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
-                 identity=dict(recipe=arguments))
+    fitted = fit(lambda net, x, g: loss(net, x, g, kl_weight, smooth), vae, lambda step,
+                 g: render(scenes(batch // world, g)).to(on, memory_format=torch.channels_last), steps=steps, lr=lr, precision=precision,
+                 seed=seed, save_every=100, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
     if rank == 0:
         known = render(scenes(256, Generator().manual_seed(seed)))
         rebalance(fitted.ema.cpu(), known)
