@@ -15,8 +15,9 @@ ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_li
 
 
 def runs_here(x: Tensor) -> bool:
-    """Whether the faster way is open: on a CPU, in a dtype that oneDNN has, without a gradient."""
-    return ONEDNN and x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and not torch.is_grad_enabled()
+    """Whether the faster way is open: on a CPU, in a dtype that oneDNN has, without a gradient, and where autocast does not choose it."""
+    return (ONEDNN and x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled("cpu"))
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

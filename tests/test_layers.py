@@ -81,3 +81,10 @@ def test_bfloat16_takes_it_and_differs_by_its_own_rounding(products):
     with torch.no_grad():
         exact = nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double())
         assert relative_error(layer(x).double(), exact) < 2**-7 and len(products) == 1
+
+
+def test_autocast_chooses_the_dtype_itself(products):
+    linear, conv = Linear(5, 6), Conv2d(6, 4, 3, padding=1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert linear(normal(2, 5)).dtype == conv(normal(1, 6, 4, 4).bfloat16()).dtype == torch.bfloat16
+    assert not products
