@@ -90,11 +90,19 @@ def measure_ways(models: Models, drawn: Edits, seed: int, ratios: tuple[float, .
     """Every variant over the ratios; with `settings`, the thresholds and the ways to make the mask at one ratio too."""
     b, real = models.bundle, models.oracle.features(autoencoded(models, drawn.after))
     whole = autoencoded(models, drawn.before)
+    once = in_batches(lambda rows: diffedit(b, drawn.before[rows], drawn.source[rows], drawn.target[rows], steps=1, paste=False,
+                                            seed=seed + rows.start).mask.cpu(), len(drawn.edits))
+
+    def given(rows: slice, how: dict[str, Any], told: list[str]) -> dict[str, Tensor]:
+        """The mask, found once, wherever it is the same: it knows neither the ratio nor what is done with it."""
+        mask, own = once[rows], {"threshold", "clamp", "reduce"} & how.keys() or not how.get("use_mask", True) or told is not drawn.source
+        plain = (mask.amin((1, 2, 3)) == mask.amax((1, 2, 3))).any()                     # all or nothing is refused as a given mask
+        return {} if own or plain else dict(mask=mask)
 
     def score(name: str, how: dict[str, Any], masks: bool = True, told: list[str] = drawn.source) -> Record:
         def way(rows: slice) -> DiffEdit:
             return diffedit(b, drawn.before[rows], told[rows], drawn.target[rows], w=W, steps=STEPS, paste=False,
-                            seed=seed + rows.start, **how)
+                            seed=seed + rows.start, **how, **given(rows, how, told))
         return part(name, lambda: scored(models, drawn, way, real, masks=masks))
     found: Record = dict(
         autoencoder_db=psnr(whole.cpu(), drawn.before, 1 - drawn.changed).mean().item(),

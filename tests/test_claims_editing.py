@@ -7,6 +7,7 @@ import torch
 from claims import CLAIMS, diffedit, null_text, page, prompt_to_prompt
 from claims.common import Models, draw_edits, new_scenes, open_models, rounded
 from figures.make import make
+from methods.diffedit import diffedit as verb
 from metrics.mask import iou
 from nets.reader import Reader
 from tests.tiny import tiny_weights
@@ -67,6 +68,15 @@ def test_diffedit_is_measured_judged_and_drawn(models, tmp_path, monkeypatch):
     low, high = record["bound"]["rows"]
     assert [low["ratio"], high["ratio"]] == [.4, .8] and low["tau"] < high["tau"]
     assert judged_and_drawn(diffedit.DIFFEDIT, record, tmp_path)
+
+
+def test_a_mask_that_was_found_once_gives_the_same_edit_to_the_bit(models):
+    drawn = draw_edits(4, ("recolour", "reshape"), 1, things=1)
+    for how in ({}, dict(encode=False), dict(blend="x0")):
+        found = verb(models.bundle, drawn.before, drawn.source, drawn.target, steps=4, ratio=.6, paste=False, seed=5, **how)
+        given = verb(models.bundle, drawn.before, drawn.source, drawn.target, steps=4, ratio=.6, paste=False, seed=5, mask=found.mask,
+                     **how)
+        assert torch.equal(found.raw, given.raw) and torch.equal(found.mask, given.mask) and given.heat is None
 
 
 def test_prompt_to_prompt_is_measured_judged_and_drawn(models, tmp_path, monkeypatch):
