@@ -285,15 +285,17 @@ def test_both_ways_to_share_paint_and_are_not_the_same(paint, tmp_path):
     (cross, rows), (self_, others) = (content(tmp_path / how) for how in pairs.HOW)
     names = {f"{i:06d}-{k}/before.png" for i in range(2) for k in range(SAMPLES)}
     assert names < set(cross) == set(self_)                                # unfiltered: all of them
-    assert all(cross[name] == self_[name] for name in names)               # the first picture is the model's own
-    assert any(cross[n.replace("before", "after")] != self_[n.replace("before", "after")] for n in names)
+    first, second = (max(float((read_picture(tmp_path / "cross" / name) - read_picture(tmp_path / "self" / name)).abs().max())
+                         for name in (before.replace("before", which) for before in names)) for which in ("before", "after"))
+    assert first < 3 / 127.5 and second > 6 / 127.5                        # the first picture is the model's own
     assert {s["right"] for row in rows + others for s in row["samples"]} == {None}
     assert json.loads(cross["summary.json"])["thresholds"] is None and "dropped.png" not in cross
 
 
 def test_mistakes_are_one_clear_line_before_anything_is_painted(paint, shelf, tmp_path):
-    lines = {"none": "", "unread": '{"caption": "a red star"}\n', "word": json.dumps(Triplet("a red star", "x", "a blue sztar")._asdict()),
-             "same": json.dumps(Triplet("a red star", "make it red", "a red star")._asdict()),
+    lines = {"none": "", "unread": '{"caption": "a red star"}\n',
+             "word": json.dumps(Triplet("a red star", "make the star blue", "a blue sztar")._asdict()),
+             "same": json.dumps(Triplet("a red star", "make the star red", "a red star")._asdict()),
              "odd": json.dumps(Triplet("a red star", "make the star blue", "the blue star make")._asdict())}
     for name, text in lines.items():
         (tmp_path / f"{name}.jsonl").write_text(text)
