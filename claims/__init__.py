@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from claims.diffedit import DIFFEDIT, judge_blend, judge_bound, judge_parts, judge_reference, judge_threshold
+from claims.instruct_pix2pix import BESIDE_SDEDIT, LESS_DATA, SCALES, UNFILTERED, judge_data, judge_faithful, judge_filter, judge_scales
 from claims.null_text import LADDER, judge_ablation, judge_null_text, judge_round_trip
 from claims.page import Claim
 from claims.prompt_to_prompt import LAYOUT, judge_layout
@@ -53,10 +54,14 @@ CLAIMS = (
           "diffedit_masks.png"),
     Claim("C21", "blending latents level by level beats GLIDE's blend of x̂₀", "DiffEdit",
           "CSFID 23.6 against 26.4 at LPIPS 30.5", DIFFEDIT, judge_blend, "diffedit_tradeoff.png"),
-    Claim("C22", "keeps the picture better than SDEdit at an equally strong edit", "InstructPix2Pix", "curves"),
-    Claim("C23", "with less training data only subtle edits remain", "InstructPix2Pix", "curves for 100, 10 and 1 %"),
-    Claim("C24", "filtering the training pairs by CLIP keeps edits consistent", "InstructPix2Pix", "curves"),
-    Claim("C25", "s_T strengthens the edit, s_I keeps the picture", "InstructPix2Pix", "useful: s_T 5–10, s_I 1–1.5"),
+    Claim("C22", "keeps the picture better than SDEdit at an equally strong edit", "InstructPix2Pix", "curves", BESIDE_SDEDIT,
+          judge_faithful, "instruct_sdedit.png"),
+    Claim("C23", "with less training data only subtle edits remain", "InstructPix2Pix", "curves for 100, 10 and 1 %", LESS_DATA,
+          judge_data, "instruct_data.png"),
+    Claim("C24", "filtering the training pairs by CLIP keeps edits consistent", "InstructPix2Pix", "curves", UNFILTERED, judge_filter,
+          "instruct_filter.png"),
+    Claim("C25", "s_T strengthens the edit, s_I keeps the picture", "InstructPix2Pix", "useful: s_T 5–10, s_I 1–1.5", SCALES,
+          judge_scales, "instruct_scales.png"),
     Claim("C26", "injected attention keeps the layout when a word is swapped", "Prompt-to-Prompt", "pictures", LAYOUT, judge_layout,
           "layout.png"),
     Claim("C27", "DDIM inversion survives w = 1 and breaks at w = 7.5", "Null-text", "pictures", LADDER, judge_round_trip, "ladder.png"),

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from claims import CLAIMS
-from claims.common import open_models, rounded
+from claims.common import is_there, open_models, rounded
 from claims.page import PAGE, RECORDS, ROOT, UNMEASURED, find, page
 from claims.parts import Parts, code_of
 from figures.make import make
@@ -39,6 +39,10 @@ def main(argv: list[str] | None = None) -> int:
     if todo:
         folder.mkdir(parents=True, exist_ok=True)
         for m in todo.values():
+            lacking = [name for name in m.needs if not is_there(name, a.models)]
+            if lacking and "all" in a.ids:
+                print(f"{m.name}: skipped, as {', '.join(lacking)} is not trained yet", flush=True)
+                continue
             models = (m.opener or open_models)(a.models, a.device)
             n, start = 8 if a.quick else m.n, time.monotonic()
             part = Parts(STARTED / f"{m.name}.json", dict(files=models.files, n=n, seed=m.seed, code=code_of(m.run)))

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator
 
-from claims.common import Models, autoencoded, draw_edits, in_batches, new_scenes, open_models, rounded
+from claims.common import Models, autoencoded, draw_edits, in_batches, is_there, new_scenes, open_models, place, rounded
 from claims.glide import enlarged
 from claims.page import README, RECORDS, between, read_record
 from figures.make import make
@@ -164,19 +164,9 @@ def instruct(models: Models, parts: dict[str, Part], n: int) -> Part:
 NEEDS = dict(ve="shapes-ve", glide="shapes-glide", upsampler="shapes-glide-upsampler", instruct="shapes-instruct")   # beside `shapes`
 
 
-def place(name: str, models: Models) -> str | Path:
-    """What `load` is given for a model beside those of `models`: the shipped one's name, or the candidate in their folder."""
-    return Path(models.folder) / f"{name}.safetensors" if models.folder else name
-
-
-def is_there(name: str, models: Models) -> bool:
-    """Whether such a model is trained."""
-    return Path(place(name, models)).exists() if models.folder else f"{name}.safetensors" in manifest()
-
-
 def opened(name: str, models: Models) -> tuple[Bundle, dict[str, str]]:
     """A model beside those of `models`, and its hash."""
-    path = place(name, models)
+    path = place(name, models.folder)
     return load(path, models.bundle.device, torch.float32), {find(path).name: sha256(find(path))}
 
 
@@ -299,7 +289,7 @@ def main(argv: list[str] | None = None) -> int:
     parts = {} if record is None or record["files"] != models.files else record["parts"]                # never of other weights
     for name in [a.only] if a.only else PARTS:
         start = time.monotonic()
-        if name in NEEDS and not is_there(NEEDS[name], models):
+        if name in NEEDS and not is_there(NEEDS[name], models.folder):
             print(f"{name}: skipped, as {NEEDS[name]} is not trained yet", flush=True)
             continue
         parts[name] = rounded(PARTS[name](models, parts, 16 if a.quick else 256))

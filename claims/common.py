@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weights import Autoencoder, Bundle, Oracle, find, load, load_reader
-from weights.files import sha256
+from weights.files import manifest, sha256
 from worlds.shapes import Edit, Scene, apply, attributes, caption, changed_mask, edits, is_held_out, render, sample_scene
 
 BATCH = 64
@@ -26,15 +26,22 @@ class Models(NamedTuple):
     folder: str | Path | None = None             # where candidates lie; None for the shipped ones
 
 
+def place(name: str, folder: str | Path | None) -> str | Path:
+    """What loaders are given for a model: the shipped one's name, or the candidate of that name in `folder`."""
+    return name if folder is None else Path(folder) / f"{name}.safetensors"
+
+
+def is_there(name: str, folder: str | Path | None) -> bool:
+    """Whether such a model is trained."""
+    return f"{name}.safetensors" in manifest() if folder is None else Path(place(name, folder)).exists()
+
+
 def open_models(folder: str | Path | None = None, device: str = "cpu") -> Models:
     """The shipped models, or candidates of the same names in `folder`."""
-    def at(name: str) -> str | Path:
-        return name if folder is None else Path(folder) / f"{name}.safetensors"
-
-    b = load(at("shapes"), device, torch.float32)
+    b = load(place("shapes", folder), device, torch.float32)
     name = "shapes" if folder is None else Path(folder).name
-    paths = [find(at(file)) for file in ("shapes", "shapes-reader", "shapes-vae")]
-    return Models(b, load_reader(at("shapes-reader"), device), Autoencoder(b.vae, b.latent_scale), name,
+    paths = [find(place(file, folder)) for file in ("shapes", "shapes-reader", "shapes-vae")]
+    return Models(b, load_reader(place("shapes-reader", folder), device), Autoencoder(b.vae, b.latent_scale), name,
                   {path.name: sha256(path) for path in paths}, folder)
 
 
@@ -57,6 +64,11 @@ class Edits(NamedTuple):
     before: Tensor
     after: Tensor                                # the true result
     changed: Tensor                              # 1 where the true edit changes a pixel
+
+    @property
+    def changes(self) -> list[dict[str, str]]:
+        """Of `wanted` what was not there before; everything where nothing is named that was not (a swap)."""
+        return [{k: v for k, v in w.items() if v != a.get(k)} or w for w, a in zip(self.wanted, self.had)]
 
     def rows(self, kind: str) -> list[int]:
         """Which of them are of this kind."""

@@ -42,8 +42,7 @@ def scored(models: Models, drawn: Edits, edit: Callable[[slice], DiffEdit], real
     pictures = in_batches(one, len(drawn.edits))
     oracle, rest = models.oracle, 1 - drawn.changed
     right = oracle.right(pictures, drawn.wanted)
-    reached = oracle.right(pictures, [{k: v for k, v in w.items() if v != a.get(k)} or w
-                                      for w, a in zip(drawn.wanted, drawn.had)])
+    reached = oracle.right(pictures, drawn.changes)
     kept = rest.flatten(1).any(1)
     outside = psnr(pictures.cpu()[kept], drawn.before[kept], rest[kept])
     found = dict(right=right.double().mean().item(), reached=reached.double().mean().item(), outside_db=outside.mean().item(),

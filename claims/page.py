@@ -36,6 +36,7 @@ class Measurement(NamedTuple):
     seed: int
     pictures: tuple[str, ...]                    # files of figures/ that are drawn from the record
     opener: Callable[..., Any] | None = None     # (folder, device) -> models with .name and .files; None: claims.common.open_models
+    needs: tuple[str, ...] = ()                  # models beside those of open_models without which it cannot be run
 
 
 class Claim(NamedTuple):

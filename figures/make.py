@@ -21,6 +21,7 @@ from torch import Generator
 from claims.common import Models, in_batches, new_scenes, open_models
 from figures.editing import DRAWN, percent, record
 from figures.glide import DRAWN as GLIDE
+from figures.instruct import DRAWN as INSTRUCT
 from figures.style import BAND, BLUE, GREEN, GREY, ORANGE, SKY, figure, save, show, style
 from methods.sampling import generate
 from methods.sdedit import sdedit
@@ -239,7 +240,8 @@ def bench(folder: Path, models: Opener) -> Figure:
 
 
 FIGURES: dict[str, Callable[[Path, Opener], Figure]] = {
-    f"{draw.__name__}.png": draw for draw in (world, samples, hero, sdedit_curve, sdedit_masks, w_curve, bench, *DRAWN, *GLIDE)}
+    f"{draw.__name__}.png": draw
+    for draw in (world, samples, hero, sdedit_curve, sdedit_masks, w_curve, bench, *DRAWN, *GLIDE, *INSTRUCT)}
 
 
 def make(names: Iterable[str], records: Path = HERE, out: Path = HERE, models: Opener | None = None) -> None:

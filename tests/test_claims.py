@@ -9,7 +9,7 @@ import torch
 
 from claims import CLAIMS, bench, page, sdedit
 from claims.__main__ import main
-from claims.common import Models, choose_edit, in_batches, new_scenes, open_models, rank_correlation, rounded
+from claims.common import Models, choose_edit, in_batches, is_there, new_scenes, open_models, rank_correlation, rounded
 from claims.page import read_record
 from figures import hand
 from figures.make import FIGURES, make
@@ -178,8 +178,8 @@ def test_a_painted_edit_touches_nothing_outside_its_mask():
 
 
 def test_a_part_whose_model_is_not_trained_is_left_out(models):
-    assert not bench.is_there("shapes-nothing", models) and bench.is_there("shapes", models)
-    assert bench.is_there("shapes", models._replace(folder=None)) and not bench.is_there("shapes-nothing", models._replace(folder=None))
+    for folder in (models.folder, None):
+        assert is_there("shapes", folder) and not is_there("shapes-nothing", folder)
 
 
 def test_the_bench_measures_every_part_and_draws_it(models, tmp_path):
@@ -230,10 +230,13 @@ def test_the_manifest_gets_figures_and_keeps_the_rest():
 
 
 def test_every_record_is_of_the_weights_that_are_shipped():
-    """A retrained file makes its old figures stale: measure again."""
+    """A retrained file makes its old figures stale: measure again. Only what needs a model that is not shipped may be unmeasured."""
     shipped = {name: record["sha256"] for name, record in manifest().items()}
+    waiting = {c.measurement.name for c in CLAIMS if c.measurement and not all(f"{n}.safetensors" in shipped for n in c.measurement.needs)}
     for name in ("bench", *sorted({c.measurement.name for c in CLAIMS if c.measurement})):
         record = read_record(name)
+        if record is None and name in waiting:
+            continue
         assert record is not None, f"figures/{name}.json is missing: make bench, make claims"
         files = record["files"] | {k: v for part in record.get("parts", {}).values() for k, v in part.get("files", {}).items()}
         assert files == {file: shipped.get(file) for file in files}, f"figures/{name}.json is of other weights"

@@ -8,12 +8,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from nets.clip import CLIP
 from nets.glide import GlideText, GlideUNet
+from nets.reader import Reader
 from nets.text import TextTransformer
 from nets.unet import UNet, widen_input
 from nets.vae import AutoencoderKL
 from weights.files import fill, read_weights, write_weights
 from worlds.scene import WORDS
+from worlds.shapes import ATTRIBUTES
 
 NET = dict(in_channels=4, out_channels=4, width=8, mult=(1, 2), blocks=1, attention=(True, True), heads=2, ctx_width=16,
            norm_groups=4)
@@ -75,3 +78,22 @@ def tiny_ve(folder: Path, name: str = "shapes-ve") -> Path:
     config = dict(kind="text2image", prediction="v", schedule=dict(name="geometric", T=1000, sigma_min=.01, sigma_max=50.), vae=None,
                   size=32, net=net_config, text=TEXT, words=list(WORDS))
     return write_weights(folder / f"{name}.safetensors", {"net": net, "text": text}, config)
+
+
+def tiny_clip(folder: Path, name: str = "shapes-clip") -> Path:
+    """A CLIP that knows nothing."""
+    config = dict(width=16, layers=1, heads=2, embed=8, length=24, text_width=16, text_layers=1, text_heads=2, vocab=3 + len(WORDS), end=2,
+                  size=32, patch=8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        net = CLIP(**config)
+    return write_weights(folder / f"{name}.safetensors", {"clip": net}, dict(kind="clip", clip=config, words=list(WORDS)))
+
+
+def tiny_reader(folder: Path, name: str = "shapes-reader") -> Path:
+    """A reader of 64×64 pictures that cannot read."""
+    config = dict(width=8, heads=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        reader = Reader(attributes={k: len(v) for k, v in ATTRIBUTES.items()}, **config)
+    return write_weights(folder / f"{name}.safetensors", {"reader": reader}, dict(kind="reader", reader=config, values=ATTRIBUTES))

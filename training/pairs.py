@@ -10,8 +10,9 @@ as the captions do, by CLIP's cosines, and of these the four that differ best. `
 published (cross-attention for p of the steps, self-attention for half as many), "self" what the official code does (self-attention alone).
 
 The paper's thresholds (.75, .2, .2) are ViT-L/14's. # ours: for another CLIP those that nine of ten *true* edits pass, each by itself.
-Painted and judged triplets stand in OUT/scores-RANK.jsonl, so a run that was stopped goes on after the last; each kept pair is a folder
-with before.png, after.png and instruction.txt; kept.png and dropped.png show some of either; summary.json counts.
+Painted and judged triplets stand in OUT/scores-RANK.jsonl, so a run that was stopped goes on with the batch that was not done. The batches
+are the same whoever paints them and however often it was stopped, and so are the bits. Each kept pair is a folder with before.png,
+after.png and instruction.txt; kept.png and dropped.png show some of either; summary.json counts.
 """
 from __future__ import annotations
 
@@ -27,6 +28,7 @@ from tqdm import tqdm
 
 from methods.prompt_to_prompt import prompt_to_prompt
 from metrics.similarity import cosine, directional
+from nets.tokenizer import Tokenizer
 from training.fit import rank_and_world
 from training.recipe import command_line, own_device
 from weights import Bundle, Oracle, find, load, load_reader
@@ -68,8 +70,13 @@ def scored(judge: Judge, before: Tensor, after: Tensor, texts: Sequence[str], ne
     return [Scores(*row) for row in torch.stack([cosine(x, y), directional(x, y, c, d), cosine(x, c), cosine(y, d)], dim=1).tolist()]
 
 
-def best(scores: Sequence[Scores], least: Scores, most: int = MOST) -> list[int]:
-    """Which of one triplet's pairs are kept: those that pass, the best direction first, so many at most. # official code"""
+def best(scores: Sequence[Scores], least: Scores | None, most: int = MOST) -> list[int]:
+    """Which of one triplet's pairs are kept: those that pass, the best direction first, so many at most. # official code
+
+    least: None keeps the first, whatever CLIP says of them.
+    """
+    if least is None:
+        return list(range(len(scores)))[:most]
     passing = [k for k, s in enumerate(scores) if s.passes(least)]
     return sorted(passing, key=lambda k: -scores[k].direction)[:most]
 
@@ -111,61 +118,94 @@ def done(out: Path, identity: dict[str, Any]) -> dict[int, list[dict[str, Any]]]
     """What earlier runs left, by triplet. Raises ValueError for a folder of other settings. A line cut short is as if not there."""
     found: dict[int, list[dict[str, Any]]] = {}
     for file in sorted(out.glob("scores-*.jsonl")):
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines()):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if number == 0:
-                if row != identity:
-                    names = ", ".join(k for k in identity if row.get(k) != identity[k])
-                    raise ValueError(f"out: {out} was begun with other settings ({names}); give another folder, or remove it")
-            else:
-                found[row["triplet"]] = row["samples"]
+        first, *rows = lines(file) or [None]
+        if first is None:                        # cut short in its first line: nothing is in it
+            continue
+        if first != identity:
+            names = ", ".join(k for k in identity if first.get(k) != identity[k])
+            raise ValueError(f"out: {out} was begun with other settings ({names}); give another folder, or remove it")
+        found |= {row["triplet"]: row["samples"] for row in rows if row is not None}
     return found
+
+
+def lines(file: Path) -> list[dict[str, Any] | None]:
+    """The lines of a file, None for one that was cut short."""
+    found: list[dict[str, Any] | None] = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        found.append(row if isinstance(row, dict) else None)
+    return found
+
+
+def begin(file: Path, identity: dict[str, Any]) -> None:
+    """A file with the settings in its first line, if it has not got them."""
+    if not file.exists() or (lines(file) or [None])[0] is None:
+        file.write_text(json.dumps(identity) + "\n", encoding="utf-8")
 
 
 def append(file: Path, row: dict[str, Any]) -> None:
     """One more line; what a stopped run left half-written is closed first."""
-    torn = file.exists() and file.stat().st_size and not file.read_bytes().endswith(b"\n")
+    torn = not file.read_bytes().endswith(b"\n")
     with open(file, "a", encoding="utf-8") as f:
         f.write(("\n" if torn else "") + json.dumps(row) + "\n")
+
+
+def check(path: str, wishes: Sequence[Triplet], tokenizers: Sequence[Tokenizer], read: bool) -> None:
+    """Raises ValueError that names the first line which cannot be painted or judged: before hours of work, not after them."""
+    if not wishes:
+        raise ValueError(f"triplets: {path} holds none; write some with python -m training.shapes_language --sample 4000")
+    for number, t in enumerate(wishes, 1):
+        try:
+            for tokenizer in tokenizers:
+                tokenizer([*t])
+            if read:
+                wanted(t.caption), wanted(t.edited)
+        except ValueError as error:
+            raise ValueError(f"triplets: {path}, line {number}: {error}") from None
+        if t.caption == t.edited:
+            raise ValueError(f"triplets: {path}, line {number}: both captions are {t.caption!r}, which asks for no edit; leave it out")
 
 
 def main(*, triplets: str = "weights/triplets.jsonl", out: str = "runs/pairs", samples: int = 4, most: int = MOST, how: str = "cross",
          steps: int = 20, w: float = 3., batch: int = 16, limit: int = 0, unfiltered: int = 0, seed: int = 0, model: str = "shapes",
          clip: str = "shapes-clip", reader: str = "shapes-reader", device: str = "auto") -> None:
+    if how not in HOW:
+        raise ValueError(f"how: must be one of {', '.join(HOW)}, got {how!r}")
+    for name, value, lowest in (("samples", samples, 1), ("most", most, 1), ("steps", steps, 1), ("batch", batch, 1), ("limit", limit, 0)):
+        if value < lowest:
+            raise ValueError(f"{name}: must be at least {lowest}, got {value}")
     (rank, world), on, folder = rank_and_world(), own_device(device), Path(out)
-    if how not in HOW or samples < 1 or most < 1 or batch < 1:
-        raise ValueError(f"how: must be one of {', '.join(HOW)}, and samples, most and batch at least 1; got {how!r}, {samples}, {most}, "
-                         f"{batch}")
     wishes = read_triplets(triplets)[:limit or None]
     b, judge, oracle = load(model, on, torch.float32), load_judge(clip, on), load_reader(reader, on) if reader else None
-    least = Scores(-1., -1., -1., -1.) if unfiltered else thresholds(judge)
+    check(triplets, wishes, (b.tokenizer, judge.tokenizer), read=oracle is not None)
     identity = dict(triplets=sha256(triplets), samples=samples, most=most, how=how, steps=steps, w=w, unfiltered=unfiltered, seed=seed,
                     model=sha256(find(model)), clip=sha256(find(clip)))
-    folder.mkdir(parents=True, exist_ok=True)
     earlier = done(folder, identity)
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"scores-{rank}.jsonl"
-    if not file.exists():
-        append(file, identity)
-    waiting = [i for i in range(rank, len(wishes), world) if i not in earlier]
-    for start in tqdm(range(0, len(waiting), batch), unit="batch", disable=rank > 0):
-        some = waiting[start:start + batch]
+    begin(file, identity)
+    least = None if unfiltered else thresholds(judge)
+    batches = [range(i, min(i + batch, len(wishes))) for i in range(0, len(wishes), batch)][rank::world]
+    for some in tqdm([some for some in batches if not earlier.keys() >= set(some)], unit="batch", disable=rank > 0):
         rows = [(i, k, wishes[i]) for i in some for k in range(samples)]
         parts = [painted(b, rows[j:j + batch], how, steps, w, seed) for j in range(0, len(rows), batch)]
         before, after = (torch.cat(column).cpu() for column in zip(*parts))
         scores = scored(judge, before.to(on), after.to(on), [t.caption for *_, t in rows], [t.edited for *_, t in rows])
         right = told_right(oracle, before, after, rows)
+        kept = [best(scores[n * samples:(n + 1) * samples], least, most) for n in range(len(some))]
+        if some[0] == 0:
+            sheets(folder, before, after, rows, kept)
         for n, i in enumerate(some):
+            if i in earlier:                     # of a batch in which a run was stopped
+                continue
             mine = slice(n * samples, (n + 1) * samples)
-            kept = best(scores[mine], least, most)
-            for rung, k in enumerate(kept):
+            for rung, k in enumerate(kept[n]):
                 keep(folder / f"{i:06d}-{rung}", before[mine][k:k + 1], after[mine][k:k + 1], wishes[i].instruction)
-            append(file, dict(triplet=i, samples=[dict(s._asdict(), p=shared(i, k, seed), kept=k in kept, right=right[mine][k])
+            append(file, dict(triplet=i, samples=[dict(s._asdict(), p=shared(i, k, seed), kept=k in kept[n], right=right[mine][k])
                                                   for k, s in enumerate(scores[mine])]))
-        if start == 0 and rank == 0 and not earlier:
-            sheets(folder, before, after, rows, [best(scores[n * samples:(n + 1) * samples], least, most) for n in range(len(some))])
     print(summary(folder, identity, least, len(wishes)))                   # of two processes the later one has it all
 
 
@@ -173,8 +213,8 @@ def told_right(oracle: Oracle | None, before: Tensor, after: Tensor, rows: Seque
     """Whether both pictures show what their captions say: the truth, which CLIP has to guess. None without a reader."""
     if oracle is None:
         return [None] * len(rows)
-    first, second = oracle.right(before, [wanted(t.caption) for *_, t in rows]), oracle.right(after, [wanted(t.edited) for *_, t in rows])
-    return (first & second).tolist()
+    first = oracle.right(before, [wanted(t.caption) for *_, t in rows])
+    return (first & oracle.right(after, [wanted(t.edited) for *_, t in rows])).tolist()
 
 
 def keep(place: Path, before: Tensor, after: Tensor, instruction: str) -> None:
@@ -195,17 +235,19 @@ def sheets(folder: Path, before: Tensor, after: Tensor, rows: Sequence[Row], kep
                                         [rows[j][2].instruction for j in chosen], scale=2), folder / f"{name}.png")
 
 
-def summary(folder: Path, identity: dict[str, Any], least: Scores, n: int) -> str:
+def summary(folder: Path, identity: dict[str, Any], least: Scores | None, n: int) -> str:
     """Write summary.json: what was painted, kept, and in truth right, of the triplets so far."""
-    rows = [s for samples in done(folder, identity).values() for s in samples]
+    found = done(folder, identity)
+    rows = [s for samples in found.values() for s in samples]
     told = {name: [s["right"] for s in rows if s["right"] is not None and s["kept"] == kept] for name, kept in KEPT.items()}
     right = {name: sum(v) / len(v) if v else None for name, v in told.items()}
-    about = dict(triplets=len(done(folder, identity)), of=n, pairs=len(rows), kept=sum(s["kept"] for s in rows),
-                 thresholds=least._asdict(), right=right, settings=identity)
+    about = dict(triplets=len(found), of=n, pairs=len(rows), kept=sum(s["kept"] for s in rows),
+                 thresholds=None if least is None else least._asdict(), right=right, settings=identity)
     write_json(folder / "summary.json", about)
-    said = ", ".join(f"{name} {v:.0%}" for name, v in right.items() if v is not None)
-    return (f"{folder}: {about['triplets']} of {n} triplets, {about['kept']} of {len(rows)} pairs kept (thresholds "
-            f"{', '.join(f'{k} {v:.2f}' for k, v in least._asdict().items())}); both pictures right: {said}")
+    bars = "no thresholds" if least is None else f"thresholds {', '.join(f'{k} {v:.2f}' for k, v in least._asdict().items())}"
+    truth = ", ".join(f"{name} {v:.0%}" for name, v in right.items() if v is not None)
+    return (f"{folder}: {len(found)} of {n} triplets, {about['kept']} of {len(rows)} pairs kept ({bars})"
+            + (f"; both pictures right: {truth}" if truth else ""))
 
 
 if __name__ == "__main__":

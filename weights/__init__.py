@@ -173,19 +173,23 @@ class Oracle:
     @torch.no_grad()
     def read(self, pictures: Tensor) -> list[dict[str, str]]:
         """Every attribute of every picture (b 3 64 64)."""
-        parts = [self.net(part) for part in pictures.split(256)]
+        parts = [self.net(part) for part in self._seen(pictures)]
         found = {name: torch.cat([p[name] for p in parts]).argmax(1).tolist() for name in self.values}
         return [{name: self.values[name][found[name][i]] for name in self.values} for i in range(len(pictures))]
 
     @torch.no_grad()
     def features(self, pictures: Tensor) -> Tensor:
         """What KID and FID compare sets of pictures by: (b 3 64 64) -> (b d), on the CPU. Only figures of one reader can be compared."""
-        return torch.cat([self.net.features(part).cpu() for part in pictures.split(256)])
+        return torch.cat([self.net.features(part).cpu() for part in self._seen(pictures)])
 
     @torch.no_grad()
     def maps(self, pictures: Tensor) -> Tensor:
         """What two pictures are compared by, place by place (metrics.features.perceptual): (b 3 64 64) -> (b n d), on the CPU."""
-        return torch.cat([self.net.map(part).cpu() for part in pictures.split(256)])
+        return torch.cat([self.net.map(part).cpu() for part in self._seen(pictures)])
+
+    def _seen(self, pictures: Tensor) -> Iterator[Tensor]:
+        """Some at a time, where the net is."""
+        return (part.to(next(self.net.parameters()).device) for part in pictures.split(256))
 
     def right(self, pictures: Tensor, wanted: Sequence[dict[str, str]]) -> Tensor:
         """Whether every wanted attribute is read off each picture: (b,) bool. An attribute that is not asked for does not count."""
