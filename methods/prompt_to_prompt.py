@@ -171,7 +171,8 @@ def prompt_to_prompt(b: Bundle, source: str | Sequence[str], target: str | Seque
     like = torch.empty(n, 3, latent[0] * factor, latent[1] * factor, device=b.device)
     if pictures is not None and pictures.shape != like.shape:
         raise ValueError(f"pictures: must be {tuple(like.shape)}, as the inverted ones, got {tuple(pictures.shape)}")
-    region = None if mask is None else latent_mask(check_mask(mask, like), torch.empty(1, 1, *latent))
+    given = None if mask is None else check_mask(mask, like)
+    region = None if given is None else latent_mask(given, torch.empty(1, 1, *latent))
 
     taps = [Step(i, controls, Watch(watched), cells) for i in range(steps)]
     seen: list[Tensor] = []                                                # what each step saw, (2b y x l)
@@ -195,6 +196,7 @@ def prompt_to_prompt(b: Bundle, source: str | Sequence[str], target: str | Seque
     path = redo(b, start, [*sources, *targets], w=w, control=taps.__getitem__, after=after)      # Alg. 1 l. 2–6
     source_picture, raw = b.decode(path[-1]).chunk(2)
     final = F.interpolate(masks[-1], like.shape[-2:]) if masks else None
+    final = final if given is None else final * given.to(final)            # a cell reaches beyond the mask; the result does not
     kept = source_picture if pictures is None else pictures.to(raw)
     picture = raw if final is None or not paste else torch.where(final > 0, raw, kept)           # to the bit
     return Result(picture, raw, source_picture, path, start.times, torch.stack(seen), alignments,

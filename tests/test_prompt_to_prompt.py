@@ -258,6 +258,18 @@ def test_a_users_mask_holds_alone_and_cuts_down_the_words(b):
     assert torch.equal(both.masks[0], words.masks[0] * r.masks[0])
 
 
+def test_a_users_mask_keeps_every_pixel_outside_of_it_where_it_cuts_through_a_cell(b, picture):
+    odd = torch.zeros(1, 1, 32, 32)
+    odd[..., 3:18, 5:14] = 1                                                # cells are 4×4 pixels
+    r = prompt_to_prompt(b, SOURCE, TARGET, mask=odd, steps=STEPS, seed=4)
+    kept = (odd == 0).expand(-1, 3, -1, -1)
+    assert torch.equal(r.mask, odd.to(r.mask)) and torch.equal(r.picture[kept], r.source_picture[kept])
+    assert (r.raw[kept] != r.source_picture[kept]).any() and (r.picture[~kept] != r.source_picture[~kept]).any()
+    start = invert(b, picture, SOURCE, steps=STEPS)
+    words = prompt_to_prompt(b, SOURCE, TARGET, start=start, pictures=picture, mask=odd, blend=Blend("circle", "star", threshold=.9))
+    assert torch.equal(words.picture[kept], picture[kept]) and not words.mask[:, :1][odd == 0].any()
+
+
 # ---- given pictures ----
 
 def test_an_inversion_is_edited_and_its_source_is_its_own_way_down(b, picture):
