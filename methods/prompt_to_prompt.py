@@ -154,6 +154,10 @@ def prompt_to_prompt(b: Bundle, source: str | Sequence[str], target: str | Seque
         start = from_noise(b, sources, steps=steps, w=3. if w is None else w, seeds=seeds)         # Alg. 1 l. 1
     elif tuple(sources) != start.prompts:
         raise ValueError(f"source: must be the prompts of the inversion, {list(start.prompts)}, got {list(sources)}")
+    if (start.w if w is None else w) == 0:
+        raise ValueError("w: is 0, so that no prompt is asked and nothing could be edited; 1 is no guidance, and more is stronger")
+    if self_res is not None and not self_res >= 1:
+        raise ValueError(f"self_res: must be at least 1, the side of a map in cells, got {self_res}")
     latent, steps = tuple(start.finish(start.start).shape[-2:]), len(start.times) - 1
     watched = [s for s in sites_at(b, latent, res) if s.kind == "cross"]
 

@@ -336,6 +336,7 @@ def test_an_edited_prediction_is_that_of_diffusers_with_an_attention_processor_o
     (dict(cross={"heart": .4}), 'cross: the word "heart" is not in the prompt "a green star"'),
     (dict(cross={"circle": .4}), 'cross: the word "circle" is not in the prompt "a green star"'),
     (dict(self_=-.1), r"self_: must be a fraction of the steps in \[0, 1\], got -0.1"), (dict(self_=True), "self_: must be a fraction"),
+    (dict(w=0.), "w: is 0, so that no prompt is asked"), (dict(self_res=-5), "self_res: must be at least 1, .* got -5"),
     (dict(self_res=2), r"self_res: no self-attention map has 4 cells or fewer; raise it, or set self_=0"),
     (dict(weights={"circle": 2.}), 'weights: the word "circle" is not in the prompt "a green star"'),
     (dict(weights={"star": float("inf")}), 'weights: "star" must have a finite number'),
