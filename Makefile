@@ -28,6 +28,7 @@ weights: .venv/plain
 	$(RUN) -m training.shapes_glide_inpaint
 	$(RUN) -m training.shapes_glide_upsampler --name shapes-glide-upsampler-noised --noise .1 --state runs/upsampler-noised
 	$(RUN) -m training.shapes_glide_upsampler --name shapes-glide-upsampler-inpaint --inpainting 1 --init weights/shapes-glide-upsampler.safetensors --state runs/upsampler-inpaint
+	$(RUN) -m training.shapes_instruct
 
 bench: .venv/full
 	$(RUN) -m claims.bench

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from methods.cli import Parser, exit_code
+from methods.cli import Parser, distinct, exit_code
 from methods.commands.attention import declare_attention
 from methods.commands.diffedit import declare_diffedit
 from methods.commands.dreambooth import declare_dreambooth
@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     def work() -> None:
         arguments = command_line().parse_args(argv)
+        distinct(arguments)
         arguments.run(arguments)
 
     return exit_code(work)

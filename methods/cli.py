@@ -117,6 +117,13 @@ def whole(text: str) -> int:
     return value
 
 
+def device(text: str) -> str:
+    """A device that computes: "meta" only has shapes."""
+    if text.split(":")[0] == "meta":
+        raise argparse.ArgumentTypeError("meta computes nothing; take cpu, or --estimate to see what the command would cost")
+    return text
+
+
 def options(parser: argparse._ActionsContainer, verb: Callable[..., Any], helps: dict[str, str]) -> None:
     """Options for these arguments of a verb: type and default come from its signature and cannot drift from it."""
     for name, text in helps.items():
@@ -145,7 +152,7 @@ def shared_options(parser: argparse.ArgumentParser, out: str = "the result, .png
     """
     parser.add_argument("--model", default="shapes", metavar="NAME",
                         help="a shipped name (`palimpsest models` lists them) or a path (default: 'shapes')")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: 'auto')")
+    parser.add_argument("--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: 'auto')")
     where = parser.add_argument("-o", "--out", required=default is None, default=default, metavar="OUT", help=out)
 
     class Estimate(argparse.Action):
@@ -165,6 +172,19 @@ def writable(argument: str, path: str | Path | None) -> Path | None:
         return None
     with blame(argument):
         return check_output(path)
+
+
+def distinct(given: argparse.Namespace) -> None:
+    """Raises Mistake where two results would go to one file, or one beside the result itself over what was read."""
+    def places(*names: str) -> dict[str, Path]:
+        paths = {name: getattr(given, name, None) for name in names}
+        return {name.replace("_", "-"): Path(path).absolute() for name, path in paths.items() if path and isinstance(path, str)}
+
+    taken = {place: name for name, place in places("input", "mask", "original").items()}
+    for name, place in places("save_mask", "save_heat", "save_steps", "save_source", "save", "out").items():
+        if place in taken and (name != "out" or taken[place].startswith("save")):
+            raise Mistake(f"{name}: {getattr(given, name.replace('-', '_'))} is the file of {taken[place]} too; name another")
+        taken[place] = name
 
 
 # ---- progress ----

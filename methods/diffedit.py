@@ -35,7 +35,7 @@ from torch import Tensor
 
 from methods.inversion import spread
 from methods.masks import check_mask, latent_mask
-from methods.sampling import TOP
+from methods.sampling import TOP, times_below
 from metrics.mask import dilate
 from samplers.convert import eps_from_x0, q_sample, x0_from_eps
 from samplers.ddim import ddim_step, invert
@@ -86,16 +86,23 @@ def diffedit(b: Bundle, x: Tensor, source: str | Sequence[str] = "", target: str
     for name, value in (("steps", steps), ("maps", maps)):
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name}: must be a whole number of at least 1, got {value}")
-    if not (0 <= threshold < 1 and 0 < r < math.inf and .5 < q <= 1 and grow >= 0):
-        raise ValueError("threshold, r, q, grow: need 0 ≤ threshold < 1, a positive r, 0.5 < q ≤ 1 and grow ≥ 0, got "
-                         f"{threshold}, {r}, {q}, {grow}")
+    for name, value, fits, wanted in (
+            ("threshold", threshold, 0 <= threshold < 1, "lie in [0, 1): what of the heat map is edited"),
+            ("r", r, 0 < r < math.inf, "be above 0: the mean clamp cuts at r times the mean"),
+            ("q", q, .5 < q <= 1, "lie in (0.5, 1]: the quantile at which extremes are cut"),
+            ("grow", grow, grow >= 0, "be 0 or more latent cells"),
+            ("iterations", iterations, iterations >= 0, "be 0 (plain DDIM inversion) or more")):
+        if not fits:
+            raise ValueError(f"{name}: must {wanted}, got {value}")
     if mask is not None and not use_mask:
         raise ValueError("use_mask: is off, so a mask would do nothing; leave one of the two out")
     x = x.to(b.device)
     given = None if mask is None else check_mask(mask, x, "take use_mask=False")
     R, Q = (list(spread(prompt, len(x))) for prompt in (source, target))
     R, Q = (R, Q) if any(R + Q) else ("", "")                              # of one shape, so equal texts answer to the bit
-    sched, rng, x_0 = b.schedule, Rng.of(seed, len(x)), b.encode(x)
+    sched, walked = b.schedule, max(1, round(ratio * steps))
+    times = times_below(sched, walked, ratio, "ratio")
+    rng, x_0 = Rng.of(seed, len(x)), b.encode(x)
     z = rng.randn(x_0.shape, x_0)                                          # drawn in every ablation: they share the mask
 
     heat, cells = None, torch.ones_like(x_0[:, :1])
@@ -107,8 +114,6 @@ def diffedit(b: Bundle, x: Tensor, source: str | Sequence[str] = "", target: str
         heat = heat_map(difference(b.denoiser(Q), b.denoiser(R), sched, x_0, t, noises, reduce), clamp, q, r)
         cells = dilate((heat > threshold).to(x_0), grow)
 
-    walked = max(1, round(ratio * steps))
-    times = sched.times(walked, min(ratio, TOP))
     if encode:                                                                                           # Step 2
         encoded = invert(b.denoiser(""), sched, x_0, times, iterations=iterations)                       # Eq. (19)
     else:

@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from methods.inversion import Inversion, invert, redo
-from methods.null_text import null_text
+from methods.inversion import Inversion, invert, redo, spread
+from methods.null_text import check, null_text
+from methods.sampling import TOP
 from methods.variants import direct, negative_prompt
 from metrics.image import psnr
 from weights import Bundle
@@ -42,8 +43,13 @@ def ladder(b: Bundle, x: Tensor, prompt: str | Sequence[str], *, steps: int = 50
            done: Callable[[Rung], None] | None = None) -> list[Rung]:
     """The rungs above for pictures x (b, 3, y, x) in [−1, 1], each under its prompt.
 
-    iterations: of the fixed-point rung. done(rung) is called as each is reached. Raises ValueError as `null_text` does.
+    iterations: of the fixed-point rung. done(rung) is called as each is reached. Raises ValueError as `null_text` does, before the first.
     """
+    check(b, w)
+    b.schedule.times(steps, TOP)
+    if iterations < 0:
+        raise ValueError(f"iterations: must be 0 (plain DDIM inversion) or more, got {iterations}")
+    b.embed(list(spread(prompt, len(x))))                                  # a word that is not known
     x, rungs = x.to(b.device, b.dtype), []
 
     def climb(name: str, latents: Tensor, forwards: int = 0, backwards: int = 0) -> None:

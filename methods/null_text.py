@@ -229,14 +229,19 @@ def _read(path: str | Path, b: Bundle, key: dict[str, str]) -> NullText:
                     int(tensors["forwards"].max()), key=about["key"], **moved)
 
 
-def check(b: Bundle, w: float, inner: int, lr: float, stop: float, solver: str, start: str, shared: bool) -> None:
-    """Raises ValueError for what cannot be optimised, with the mend."""
+def check(b: Bundle, w: float, inner: int = 10, lr: float = 1e-2, stop: float = 1e-5, solver: str = "adam", start: str = "empty",
+          shared: bool = False) -> None:
+    """Raises ValueError for what cannot be optimised, with the mend. Defaults as in `null_text`."""
     if b.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"model: null-text optimisation needs float32, and this bundle is {b.dtype}; load it in float32")
     if not (math.isfinite(w) and w >= 1):
         raise ValueError(f"w: must be at least 1, got {w}; below 1 the walk leans on ∅ itself and no prompt could edit it")
-    if isinstance(inner, bool) or not isinstance(inner, Integral) or inner < 1 or not lr > 0 or not stop >= 0:
-        raise ValueError(f"inner, lr, stop: must be at least 1, above 0 and not below 0, got {inner}, {lr}, {stop}")
+    if isinstance(inner, bool) or not isinstance(inner, Integral) or inner < 1:
+        raise ValueError(f"inner: must be a whole number of at least 1, the updates of a step, got {inner}")
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr: must be above 0, got {lr}; the paper takes 0.01")
+    if not stop >= 0:
+        raise ValueError(f"stop: must be 0 or more, the loss at which a step is done, got {stop}")
     if solver not in SOLVERS:
         raise ValueError(f"solver: must be one of {', '.join(SOLVERS)}, got {solver!r}")
     if start not in ("empty", "prompt", "between") or (shared and (start == "between" or solver != "adam")):

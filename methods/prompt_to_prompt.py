@@ -154,6 +154,10 @@ def prompt_to_prompt(b: Bundle, source: str | Sequence[str], target: str | Seque
         start = from_noise(b, sources, steps=steps, w=3. if w is None else w, seeds=seeds)         # Alg. 1 l. 1
     elif tuple(sources) != start.prompts:
         raise ValueError(f"source: must be the prompts of the inversion, {list(start.prompts)}, got {list(sources)}")
+    if (start.w if w is None else w) == 0:
+        raise ValueError("w: is 0, so that no prompt is asked and nothing could be edited; 1 is no guidance, and more is stronger")
+    if self_res is not None and not self_res >= 1:
+        raise ValueError(f"self_res: must be at least 1, the side of a map in cells, got {self_res}")
     latent, steps = tuple(start.finish(start.start).shape[-2:]), len(start.times) - 1
     watched = [s for s in sites_at(b, latent, res) if s.kind == "cross"]
 
@@ -171,7 +175,8 @@ def prompt_to_prompt(b: Bundle, source: str | Sequence[str], target: str | Seque
     like = torch.empty(n, 3, latent[0] * factor, latent[1] * factor, device=b.device)
     if pictures is not None and pictures.shape != like.shape:
         raise ValueError(f"pictures: must be {tuple(like.shape)}, as the inverted ones, got {tuple(pictures.shape)}")
-    region = None if mask is None else latent_mask(check_mask(mask, like), torch.empty(1, 1, *latent))
+    given = None if mask is None else check_mask(mask, like)
+    region = None if given is None else latent_mask(given, torch.empty(1, 1, *latent))
 
     taps = [Step(i, controls, Watch(watched), cells) for i in range(steps)]
     seen: list[Tensor] = []                                                # what each step saw, (2b y x l)
@@ -195,6 +200,7 @@ def prompt_to_prompt(b: Bundle, source: str | Sequence[str], target: str | Seque
     path = redo(b, start, [*sources, *targets], w=w, control=taps.__getitem__, after=after)      # Alg. 1 l. 2–6
     source_picture, raw = b.decode(path[-1]).chunk(2)
     final = F.interpolate(masks[-1], like.shape[-2:]) if masks else None
+    final = final if given is None else final * given.to(final)            # a cell reaches beyond the mask; the result does not
     kept = source_picture if pictures is None else pictures.to(raw)
     picture = raw if final is None or not paste else torch.where(final > 0, raw, kept)           # to the bit
     return Result(picture, raw, source_picture, path, start.times, torch.stack(seen), alignments,

@@ -20,9 +20,23 @@ from torch import Tensor
 
 from samplers.ddim import ddim_step
 from samplers.noise import Rng
+from samplers.schedule import Schedule
 from weights import Bundle
 
 TOP = .98    # ours: walks start a little below T, where a schedule with ᾱ_T ≈ 0 has no picture left to speak of
+
+
+def times_below(sched: Schedule, steps: int, share: float, name: str) -> list[int]:
+    """steps + 1 falling times from the share of T that the argument `name` asks for, at most TOP, to 0.
+
+    Raises ValueError in the words of that argument: where the share is less than one time, or has fewer times than steps.
+    """
+    there = round(min(share, TOP) * sched.T)
+    if there < 1:
+        raise ValueError(f"{name}: {share:g} is less than one of the schedule's {sched.T} times; take {1 / sched.T:g} or more")
+    if isinstance(steps, Integral) and steps > there:
+        raise ValueError(f"steps={steps} are more than the {there} times below {name}={share:g}: take fewer steps or a larger {name}")
+    return sched.times(steps, min(share, TOP))
 
 
 class Generated(NamedTuple):

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from methods.masks import check_mask, latent_mask
-from methods.sampling import TOP
+from methods.sampling import TOP, times_below
 from metrics.image import rmse
 from samplers.convert import q_sample
 from samplers.ddim import ddim_step
@@ -74,7 +74,7 @@ def vp_walk(eps: Denoiser, sched: Schedule, t0: float, steps: int, eta: float = 
             return ddpm_step(sched, x, eps(x, t), t, s, z)
         return ddim_step(sched, x, eps(x, t), t, s, eta, z)                # Eq. (10)
 
-    return Walk(levels=sched.times(steps, min(t0, TOP)), noise=lambda x_0, t, z: q_sample(sched, x_0, t, z), step=step,
+    return Walk(levels=times_below(sched, steps, t0, "t0"), noise=lambda x_0, t, z: q_sample(sched, x_0, t, z), step=step,
                 view=lambda x, t: x, time=lambda t: t)
 
 

@@ -137,6 +137,9 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
     ("sdedit in.png -o out.png --save-steps nowhere/s.png", "save-steps: cannot write", "make it first"),
     ("sdedit in.png -o out.png --save-steps nowhere/steps", "save-steps: cannot write", "make it first"),
     ("generate --prompt star -n 3 -o nowhere/{i}.png", "out: cannot write nowhere/0.png", "make it first"),
+    (f"{EDIT} --save-steps in.png", "save-steps: in.png is the file of input too", "name another"),
+    (f"{EDIT} --save-steps ./out.png", "out: out.png is the file of save-steps too", "name another"),
+    (f"{EDIT} --mask mask.png --save-mask mask.png", "save-mask: mask.png is the file of mask too"),
     # the model
     (f"{EDIT} --model shape", "model: no model named 'shape'"),
     (f"{EDIT} --model folder.png", "model: folder.png holds no unet/", "or one file"),
@@ -146,9 +149,10 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
       for name in ("empty", "truncated", "garbage", "unfit", "unread", "headless", "odd")],
     *[(f"{EDIT} --model SHELF/{name}.safetensors", "model:", "no palimpsest configuration", "write_weights")
       for name in ("foreign", "scribbled")],
-    (f"{EDIT} --model SHELF/tiny-vae.safetensors", "model:", "holds a vae model", "text2image or glide model is needed"),
+    (f"{EDIT} --model SHELF/tiny-vae.safetensors", "model:", "holds a vae model", "a text2image or glide or", "model is needed here"),
     (f"{EDIT} --model SHELF/orphan.safetensors", "model: no model named 'no-such-vae'"),
     (f"{EDIT} --device gpu7", "device: 'gpu7' is not to be had here", "use cpu"),
+    (f"{EDIT} --device meta", "device: meta computes nothing", "--estimate"),
     # the command itself
     ("", "METHOD", "see palimpsest --help"),
     ("paint in.png -o out.png", "METHOD: invalid choice: 'paint'", "sdedit"),

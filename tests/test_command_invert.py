@@ -75,7 +75,7 @@ def test_null_text_brings_a_picture_back_edits_it_and_keeps_what_it_found(room, 
 
 @pytest.mark.parametrize("more, message", [
     (["--w", 0], "w: must be at least 1"), (["--steps", 0], "steps must be"), (["--solver", "sgd"], "solver: must be one of"),
-    (["--save", "kept.png"], "save: kept.png must end in .safetensors"), (["--inner", 0], "inner, lr, stop"),
+    (["--save", "kept.png"], "save: kept.png must end in .safetensors"), (["--inner", 0], "inner: must be"), (["--lr", 0], "lr: must be"),
     (["--save", "no/kept.safetensors"], "save: no/kept.safetensors must"), (["--load", "no.safetensors"], "load: no.safetensors"),
     (["--load", "in.png"], "load: in.png: is damaged"), (["-o", "out.txt"], "out: ")])
 def test_a_mistake_is_one_line_and_writes_nothing(room, tiny, capsys, more, message):
@@ -91,6 +91,22 @@ def test_a_file_of_another_prompt_is_refused(room, tiny, capsys):
     assert main(*argv, "--prompt", "a red star", "--save", "kept.safetensors") == 0
     assert main(*argv, "--prompt", "a blue star", "--load", "kept.safetensors") == 2
     assert "was made for another prompt ('a red star', not 'a blue star')" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--w", 0], "w: must be at least 1"), (["--steps", 0], "steps must be"), (["--iterations", -1], "iterations: must be 0"),
+    (["--prompt", "a red sart"], 'unknown word "sart"'), (["-o", "out.txt"], "out: ")])
+def test_a_mistake_is_found_before_the_first_rung(room, tiny, capsys, more, message):
+    assert main("invert", "in.png", "--prompt", "a red star", "--steps", 1, "--model", tiny, *more) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith(f"palimpsest: error: {message}") and said.err.count("\n") == 1
+
+
+def test_a_file_to_go_on_from_that_is_of_other_settings_is_named(room, tiny, capsys):
+    argv = ["null-text", "in.png", "--prompt", "a red star", "--inner", 1, "--model", tiny, "-o", "out.png", "--save", "kept.safetensors"]
+    assert main(*argv, "--steps", 1) == 0
+    assert main(*argv, "--steps", 2) == 2
+    assert capsys.readouterr().err.startswith("palimpsest: error: save: kept.safetensors: was made for another steps ('1', not '2')")
 
 
 @pytest.mark.parametrize("argv, verb, own", [

@@ -7,9 +7,11 @@ from PIL import Image
 from methods.cli import Parser, exit_code
 from methods.commands.attention import declare_attention
 from methods.commands.prompt_to_prompt import by_word, declare_prompt_to_prompt
+from methods.null_text import load_null_text, null_text
 from methods.prompt_to_prompt import prompt_to_prompt
 from tests.tiny import tiny_weights
 from weights import load
+from worlds.files import open_picture
 
 PAIR = ["prompt-to-prompt", "a red circle", "a green star"]
 
@@ -58,7 +60,7 @@ def test_the_command_does_what_the_verb_does_and_explains_itself(run, tiny, caps
         assert np.array_equal(pixels(path), want)
 
 
-@pytest.mark.parametrize("inversion", ["ddim", "negative-prompt", "direct", "null-text"])
+@pytest.mark.parametrize("inversion", ["ddim", "negative-prompt", "direct", "edict", "edit-friendly", "null-text"])
 def test_a_picture_is_edited_at_its_own_size_through_any_inversion(run, inversion):
     assert run([*PAIR, "--input", "in.png", "--inversion", inversion]) == 0
     assert pixels("out.png").shape == (30, 40, 3) and (pixels("out.png") != pixels("in.png")).any()
@@ -75,6 +77,52 @@ def test_what_the_blend_keeps_is_the_files_own_and_the_sheet_shows_the_walk(run)
     assert pixels("walk.png").shape[1] > 3 * 3 * 32
 
 
+def test_a_mask_of_ones_own_keeps_the_files_pixels_with_a_blend_and_without(run):
+    white = np.zeros((30, 40), dtype=np.uint8)
+    white[4:21, 7:26] = 255
+    Image.fromarray(white).save("mask.png")
+    for more in ([], ["--blend", "circle:star", "--threshold", "0"]):
+        assert run([*PAIR, "--input", "in.png", "--inversion", "ddim", "--mask", "mask.png", *more, "--save-mask", "seen.png"]) == 0
+        same = (pixels("out.png") == pixels("in.png")).all(2)
+        assert same[white == 0].all() and not same[white == 255].all() and set(np.unique(pixels("seen.png"))) == {0, 255}
+    assert run([*PAIR, "--input", "in.png", "--inversion", "ddim", "--mask", "mask.png", "--no-paste"]) == 0
+    assert (pixels("out.png") != pixels("in.png")).any(2)[white == 0].any()
+
+
+def test_what_null_text_kept_serves_a_later_edit(run, tiny, capsys):
+    b, source = load(tiny), PAIR[1]
+    null_text(b, open_picture("in.png").framed(b.size, b.grid).view(), source, steps=3, w=2., inner=1).save("kept.safetensors")
+    assert run([*PAIR, "--input", "in.png", "--load", "kept.safetensors", "--explain", "--save-steps", "walk.png"]) == 0
+    x = open_picture("in.png").framed(b.size, b.grid)
+    start = load_null_text("kept.safetensors", b, x.view(), source)
+    want = x.restore(prompt_to_prompt(b, *PAIR[1:], start=start, pictures=x.view()).picture)         # 3 steps, w = 2: the file's
+    assert np.array_equal(pixels("out.png"), want[0].permute(1, 2, 0).numpy())
+    capsys.readouterr()
+    for more, said in ((["--w", "3"], "load: kept.safetensors: was made for another w ('2.0', not '3.0')"),
+                       (["--inversion", "ddim"], "inversion: not allowed with argument --load")):
+        assert run([*PAIR, "--input", "in.png", "--load", "kept.safetensors", *more]) == 2
+        assert capsys.readouterr().err.startswith(f"palimpsest: error: {said}")
+    assert run(["prompt-to-prompt", "a star", "a red star", "--input", "in.png", "--load", "kept.safetensors"]) == 2
+    assert "load: kept.safetensors: was made for another prompt" in capsys.readouterr().err
+
+
+def test_equal_prompts_are_said_to_change_nothing(run, capsys):
+    assert run(["prompt-to-prompt", "a red circle", "a Red  circle"]) == 0
+    assert capsys.readouterr().err.startswith("palimpsest: note: SOURCE and TARGET say the same, so nothing will change")
+    assert run(["prompt-to-prompt", "a red circle", "a red circle", "--weight", "red=2"]) == 0 and capsys.readouterr().err == ""
+
+
+def test_a_mistake_about_words_is_found_before_a_picture_is_inverted(run, capsys, monkeypatch):
+    def never(*anything, **named):
+        raise AssertionError("inverted")
+
+    monkeypatch.setattr("methods.commands.prompt_to_prompt.inverted", never)
+    for more, said in ((["--weight", "heart=2"], "weights: "), (["--cross", "heart=.4"], "cross: "), (["--self", "2"], "self: must be"),
+                       (["--blend", "star:star"], "blend: "), (["--blend", "circle:star", "--threshold", "1"], "threshold: ")):
+        assert run([*PAIR, "--input", "in.png", *more]) == 2
+        assert capsys.readouterr().err.startswith(f"palimpsest: error: {said}")
+
+
 def test_an_empty_blend_is_said(run, capsys):
     assert run([*PAIR, "--blend", "circle:star", "--subtract", "a", "--threshold", "0"]) == 0
     assert "note: the blend's mask is empty, so nothing was edited" in capsys.readouterr().err
@@ -87,11 +135,15 @@ def test_cross_is_read_as_a_number_and_by_word():
 
 @pytest.mark.parametrize("more, said", [
     (["--cross", "1.5"], "cross: must be a fraction of the steps in [0, 1], got 1.5"),
-    (["--cross", "x"], "cross: must be a fraction such as"),
+    (["--cross", "x"], "cross: must be a fraction such as"), (["--cross", ".2-.4-.6"], "cross: must be a fraction such as"),
+    (["--self", "2"], "self: must be a fraction of the steps in [0, 1], got 2.0"), (["--self-res", "-5"], "self_res: must be at least 1"),
+    (["--threshold", ".5"], "blend: --subtract and --threshold"), (["--w", "0"], "w: is 0, so that no prompt is asked"),
+    (["--mask", "in.png"], "input: --inversion, --load, --mask"), (["--input", "in.png", "--mask", "no.png"], "mask: no.png"),
     (["--cross", ".2", "--cross", ".4"], "cross: is given twice, .2 and .4"), (["--weight", "star"], "weight: write WORD=C"),
     (["--weight", "=2"], "weight: write WORD=C"), (["--weight", "heart=2"], 'weights: the word "heart" is not in the prompt'),
-    (["--blend", "circle:"], "blend: write SOURCEWORD:TARGETWORD"), (["--subtract", "a"], "blend: --subtract, --save-mask and --no-paste"),
-    (["--inversion", "ddim"], "input: --inversion, --crop and --size make sense only"), (["--input", "no.png"], "input: "),
+    (["--blend", "circle:"], "blend: write SOURCEWORD:TARGETWORD"), (["--subtract", "a"], "blend: --subtract and --threshold"),
+    (["--no-paste"], "blend: --save-mask and --no-paste make sense only with a --blend or a --mask"),
+    (["--inversion", "ddim"], "input: --inversion, --load, --mask, --crop and --size make sense only"), (["--input", "no.png"], "input: "),
     (["--inversion", "magic"], "inversion: invalid choice"), (["--edit", "swap"], "edit: must be replace, refine or auto")])
 def test_a_mistake_is_one_line_that_names_the_argument(run, more, said, capsys, tmp_path):
     assert run([*PAIR, *more]) == 2
@@ -111,6 +163,8 @@ def test_attention_draws_a_sheet_and_says_a_line_a_word(run, more, capsys):
 
 
 def test_attention_names_what_is_wrong(run, capsys):
+    assert run(["attention", "in.png", "--prompt", " "]) == 2
+    assert capsys.readouterr().err.startswith("palimpsest: error: prompt: must say something")
     for more, said in ((["--word", "heart"], 'word: the word "heart" is not in'), (["--res", "5"], "res: the model has no"),
                        (["--crop"], "crop: ")):
         assert run(["attention", "--prompt", "a red circle", *more]) == 2

@@ -63,6 +63,24 @@ def test_a_step_to_zero_is_x0_and_a_step_nowhere_is_the_identity():
         assert torch.equal(ddim_step(SCHED, X, EPS, t, t), X)
 
 
+def test_where_the_public_schedule_has_no_level_below_its_first_step_and_last_inversion_are_the_identity():
+    """steps_offset=0 without set_alpha_to_one: the last of 50 steps leads from level 1 to level 1, and one network call is wasted."""
+    diffusers = pytest.importorskip("diffusers", reason="an independent implementation to compare with")
+    ref = diffusers.DDIMScheduler(1000, beta_start=.00085, beta_end=.012, beta_schedule="scaled_linear", clip_sample=False,
+                                  set_alpha_to_one=False, steps_offset=0)
+    ref.set_timesteps(50)
+    last = int(ref.timesteps[-1])
+    assert last == 0 and torch.allclose(ref.step(EPS, last, X).prev_sample, X, atol=1e-12, rtol=0)
+    assert torch.equal(ddim_step(SCHED, X, EPS, last + 1, 1), X)            # ours: a step nowhere; `times` never takes one
+    times = SCHED.times(50)
+    assert len(set(times)) == 51 and times[-1] == 0
+
+
+def test_without_eta_the_noise_is_not_used():
+    drawn = [ddim_step(SCHED, X, EPS, 500, 400, 0., Rng.of(seed, len(X)).randn(X.shape, X)) for seed in (1, 2)]
+    assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], ddim_step(SCHED, X, EPS, 500, 400))
+
+
 def test_steps_with_one_eps_compose():
     """With ε constant the walk is a straight line in (√ᾱ, √(1−ᾱ)): two steps are one."""
     halfway = ddim_step(SCHED, X, EPS, 900, 400)

@@ -154,7 +154,8 @@ EXACT = [
     "sdedit in.png --prompt STAR --repeats 2 --w 2", "sdedit in.png", "sdedit in.png --prompt STAR --w 1 --size 24",
     "diffedit in.png --source HEART --target STAR --maps 3 --iterations 1", "diffedit in.png --target STAR --no-use-mask --no-encode",
     "generate --prompt STAR -n 3", "prompt-to-prompt HEART STAR", "prompt-to-prompt HEART STAR --w 1 --self 0",
-    "prompt-to-prompt HEART STAR --input in.png --inversion ddim", "null-text in.png --prompt STAR --inner 2 --stop 0",
+    "prompt-to-prompt HEART STAR --input in.png --inversion ddim", "prompt-to-prompt HEART STAR --input in.png --inversion edict",
+    "prompt-to-prompt HEART STAR --input in.png --inversion edit-friendly --w 1", "null-text in.png --prompt STAR --inner 2 --stop 0",
     "null-text in.png --prompt STAR --inner 2 --stop 0 --iterations 1 --solver adam-skip --start between --target HEART",
     "null-text in.png --prompt STAR --w 1", "attention --prompt STAR", "attention in.png --prompt STAR --w 2 --size 24"]
 AT_MOST = ["sdedit in.png --prompt STAR --target-distance .1", "null-text in.png --prompt STAR --solver gauss-newton",

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 import methods.null_solvers as solvers
 import methods.null_text as module
 from methods.inversion import invert, redo
+from methods.ladder import ladder
 from methods.null_solvers import Found, Spent, Step, adam, adam_update, gauss_newton
 from methods.null_text import load_null_text, null_text, pivot_loss, tune, walk
 from samplers.convert import q_sample
@@ -369,8 +370,8 @@ def test_a_damaged_file_is_refused(tmp_path, fast):
 # ---- bad input ----
 
 @pytest.mark.parametrize("how, message", [
-    (dict(w=0.), "^w: must be at least 1"), (dict(w=float("nan")), "^w: must be"), (dict(inner=0), "^inner, lr, stop"),
-    (dict(lr=0.), "^inner, lr, stop"), (dict(stop=-1.), "^inner, lr, stop"), (dict(steps=0), "^steps"),
+    (dict(w=0.), "^w: must be at least 1"), (dict(w=float("nan")), "^w: must be"), (dict(inner=0), "^inner: must be"),
+    (dict(lr=0.), "^lr: must be"), (dict(lr=float("nan")), "^lr: must be"), (dict(stop=-1.), "^stop: must be"), (dict(steps=0), "^steps"),
     (dict(solver="sgd"), "^solver: must be one of adam, adam-skip, gauss-newton"), (dict(start="here"), "^start: must be"),
     (dict(shared=True, solver="adam-skip"), "^start: must be"), (dict(noise=torch.zeros(1, 3, 4, 4)), "^noise: must be"),
     (dict(prompts=["a"]), "^prompts: must be one, or one for each")])
@@ -385,6 +386,16 @@ def test_half_precision_is_refused_in_one_line(dtype):
     half.net.to(dtype)
     with pytest.raises(ValueError, match="^model: null-text optimisation needs float32, and this bundle is torch.*float16"):
         null_text(half, X, PROMPTS)
+
+
+@pytest.mark.parametrize("prompt, message", [
+    ("a cat", "^prompt: the model .* was trained without text; leave the prompt empty or choose another model"),
+    ("", "^model: the model .* was trained without text; this method needs it: choose another model")])
+def test_a_model_without_text_is_refused_whether_or_not_a_prompt_is_given(prompt, message):
+    silent = replace(B, text=None, tokenizer=None)
+    for work in (lambda: null_text(silent, X, prompt, steps=1), lambda: ladder(silent, X, prompt, steps=1)):
+        with pytest.raises(ValueError, match=message):
+            work()
 
 
 def test_one_step_is_enough():

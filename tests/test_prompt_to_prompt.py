@@ -258,6 +258,18 @@ def test_a_users_mask_holds_alone_and_cuts_down_the_words(b):
     assert torch.equal(both.masks[0], words.masks[0] * r.masks[0])
 
 
+def test_a_users_mask_keeps_every_pixel_outside_of_it_where_it_cuts_through_a_cell(b, picture):
+    odd = torch.zeros(1, 1, 32, 32)
+    odd[..., 3:18, 5:14] = 1                                                # cells are 4×4 pixels
+    r = prompt_to_prompt(b, SOURCE, TARGET, mask=odd, steps=STEPS, seed=4)
+    kept = (odd == 0).expand(-1, 3, -1, -1)
+    assert torch.equal(r.mask, odd.to(r.mask)) and torch.equal(r.picture[kept], r.source_picture[kept])
+    assert (r.raw[kept] != r.source_picture[kept]).any() and (r.picture[~kept] != r.source_picture[~kept]).any()
+    start = invert(b, picture, SOURCE, steps=STEPS)
+    words = prompt_to_prompt(b, SOURCE, TARGET, start=start, pictures=picture, mask=odd, blend=Blend("circle", "star", threshold=.9))
+    assert torch.equal(words.picture[kept], picture[kept]) and not words.mask[:, :1][odd == 0].any()
+
+
 # ---- given pictures ----
 
 def test_an_inversion_is_edited_and_its_source_is_its_own_way_down(b, picture):
@@ -324,6 +336,7 @@ def test_an_edited_prediction_is_that_of_diffusers_with_an_attention_processor_o
     (dict(cross={"heart": .4}), 'cross: the word "heart" is not in the prompt "a green star"'),
     (dict(cross={"circle": .4}), 'cross: the word "circle" is not in the prompt "a green star"'),
     (dict(self_=-.1), r"self_: must be a fraction of the steps in \[0, 1\], got -0.1"), (dict(self_=True), "self_: must be a fraction"),
+    (dict(w=0.), "w: is 0, so that no prompt is asked"), (dict(self_res=-5), "self_res: must be at least 1, .* got -5"),
     (dict(self_res=2), r"self_res: no self-attention map has 4 cells or fewer; raise it, or set self_=0"),
     (dict(weights={"circle": 2.}), 'weights: the word "circle" is not in the prompt "a green star"'),
     (dict(weights={"star": float("inf")}), 'weights: "star" must have a finite number'),

@@ -216,7 +216,8 @@ def test_a_latent_is_edited_if_any_of_its_pixels_is():
 
 @pytest.mark.parametrize("change, named", [
     (dict(t0=0.), "t0"), (dict(t0=1.1), "t0"), (dict(t0=-.5), "t0"), (dict(t0=float("nan")), "t0"),
-    (dict(steps=0), "steps"), (dict(steps=0, walk="ve"), "steps"), (dict(t0=.01, steps=50), "steps"),
+    (dict(steps=0), "steps"), (dict(steps=0, walk="ve"), "steps"), (dict(t0=1e-9), "t0: 1e-09 is less than one"),
+    (dict(t0=.01, steps=50), "steps=50 are more than the 10 times below t0=0.01: take fewer steps or a larger t0"),
     (dict(repeats=0), "repeats"),
     (dict(walk="up"), "walk"), (dict(eta=2.), "eta"), (dict(eta=0., walk="ve"), "eta"),
     (dict(original=guide(1, 16)), "original"), (dict(original=guide(1, 8), mask=half(16)), "original"),

@@ -143,7 +143,7 @@ def test_attention_maps_are_named_by_their_shorter_side(room, tiny, capsys):
 @pytest.mark.parametrize("command, said", [
     ("sdedit in.png --size 0", "size: must be 1 or more, got 0"), ("sdedit in.png --size 2.5", "size: must be a whole number"),
     ("sdedit strip.png", "strip.png is 640×8 pixels, 16 times as long as wide or more: cut it"),
-    ("prompt-to-prompt STAR HEART --size 32", "input: --inversion, --crop and --size"),
+    ("prompt-to-prompt STAR HEART --size 32", "input: --inversion, --load, --mask, --crop and --size"),
     ("attention --prompt STAR --size 32", "size: makes sense")])
 def test_a_size_that_makes_no_sense_is_one_line(room, tiny, capsys, command, said):
     Image.new("RGB", (640, 8)).save("strip.png")

@@ -104,9 +104,11 @@ class Bundle:
 
     def embed(self, prompts: str | Sequence[str]) -> Tensor:
         """Prompts -> (b l d). Raises ValueError for a word the tokenizer does not know, or a model without text."""
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if self.text is None:
-            raise ValueError(f"prompt: the model {self.name} was trained without text; leave the prompt empty or choose another model")
-        tokens = self.tokenizer([prompts] if isinstance(prompts, str) else list(prompts))
+            mend = "leave the prompt empty or choose another model" if any(texts) else "this method needs it: choose another model"
+            raise ValueError(f"{'prompt' if any(texts) else 'model'}: the model {self.name} was trained without text; {mend}")
+        tokens = self.tokenizer(texts)
         return self.text(tokens.to(self.device))
 
     def encode(self, pictures: Tensor) -> Tensor:

@@ -316,7 +316,7 @@ def _bytes(picture: Tensor) -> np.ndarray:
     picture = picture.detach()[0].permute(1, 2, 0).cpu()
     if picture.dtype != torch.uint8:
         if not picture.isfinite().all():
-            raise ValueError("picture holds values that are not finite: look at the step that made it")
+            raise ValueError("picture holds values that are not finite: a guidance scale, weight or rate that made it is too large")
         picture = ((picture.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return picture.contiguous().numpy()
 

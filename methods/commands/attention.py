@@ -41,6 +41,8 @@ def run_attention(a: argparse.Namespace) -> None:
     for name in ("crop", "size"):
         if a.input is None and getattr(a, name):
             raise Mistake(f"{name}: makes sense only with a picture IN")
+    if not a.prompt.strip():
+        raise Mistake("prompt: must say something, since it is its words whose maps are shown")
     picture = None if a.input is None else opened(a.input, a.crop)
 
     if a.estimate:

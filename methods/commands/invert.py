@@ -38,10 +38,11 @@ def run_invert(a: argparse.Namespace) -> None:
     b = load(a.model, a.device, torch.float32)                             # it is measured, and null-text follows gradients
     x = framed(picture, b, a.size).view()
 
-    print(f"{'':20}{'PSNR / dB':>10}{'forward':>10}{'backward':>10}{'seconds':>10}")
     began = [time.monotonic()]
 
     def done(rung: Rung) -> None:
+        if len(began) == 1:
+            print(f"{'':20}{'PSNR / dB':>10}{'forward':>10}{'backward':>10}{'seconds':>10}")
         began.append(time.monotonic())
         seconds = began[-1] - began[-2]
         print(f"{rung.name:20}{rung.psnr.item():10.2f}{rung.forwards:10}{rung.backwards:10}{seconds:10.2f}", flush=True)

@@ -14,6 +14,7 @@ from methods.inversion import redo
 from methods.null_text import load_null_text, null_text
 from metrics.image import psnr
 from weights import load
+from weights.cache import CacheError
 from weights.estimate import Passes
 from worlds.files import write_picture
 
@@ -51,9 +52,12 @@ def run_null_text(a: argparse.Namespace) -> None:
         with blame("load"):
             tuned = load_null_text(a.load, b, x, a.prompt, w=a.w)
     else:
-        with progress(b, calls(tuned_passes(a)), "null-text"):
-            tuned = null_text(b, x, a.prompt, steps=a.steps, w=a.w, inner=a.inner, lr=a.lr, stop=a.stop, solver=a.solver,
-                              start=a.start, iterations=a.iterations, state=save)
+        try:
+            with progress(b, calls(tuned_passes(a)), "null-text"):
+                tuned = null_text(b, x, a.prompt, steps=a.steps, w=a.w, inner=a.inner, lr=a.lr, stop=a.stop, solver=a.solver,
+                                  start=a.start, iterations=a.iterations, state=save)
+        except CacheError as error:
+            raise Mistake(f"save: {error}") from None
     if a.target is None:
         latents = tuned.z_bar
     else:

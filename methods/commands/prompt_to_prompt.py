@@ -11,22 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.alignment import align, table
-from methods.by_word import Cross, Span
-from methods.cli import Mistake, command, number, options, progress, say, shared_options, writable
-from methods.commands.dry_run import calls, dry_run, inversion, tuning
-from methods.commands.pictures import framed, frames_of, opened, optional, shown_options
+from methods.alignment import Alignment, align, table
+from methods.by_word import Cross, Span, columns, count, equalise, spans
+from methods.cli import Mistake, blame, command, number, options, progress, say, shared_options, writable
+from methods.commands.dry_run import calls, dry_run, guided, inversion, tuning
+from methods.commands.pictures import framed, frames_of, opened, optional, region_of, shown_options
 from methods.inversion import Inversion, invert
 from methods.local_blend import Blend
-from methods.null_text import null_text
+from methods.null_text import load_null_text, null_text
 from methods.prompt_to_prompt import Result, prompt_to_prompt
-from methods.variants import direct, negative_prompt
+from methods.variants import direct, edict, edit_friendly, negative_prompt
 from metrics.image import rmse
 from weights import Bundle, load
 from weights.estimate import Passes
-from worlds.files import contact_sheet, write_picture
+from worlds.files import contact_sheet, read_mask, write_picture
 
-INVERSIONS = ("ddim", "negative-prompt", "direct", "null-text")
+INVERSIONS = {"negative-prompt": negative_prompt, "direct": direct, "edict": edict, "edit-friendly": edit_friendly, "null-text": null_text}
 
 
 def declare_prompt_to_prompt(commands: argparse._SubParsersAction) -> None:
@@ -36,7 +36,10 @@ def declare_prompt_to_prompt(commands: argparse._SubParsersAction) -> None:
     p.add_argument("source", metavar="SOURCE", help="what the picture shows, in words")
     p.add_argument("target", metavar="TARGET", help="what it should show instead, in words")
     p.add_argument("--input", metavar="IN", help="edit this picture (default: generate one from SOURCE and --seed)")
-    p.add_argument("--inversion", choices=INVERSIONS, help="with --input: how its noise is found (default: null-text)")
+    how = p.add_mutually_exclusive_group()
+    how.add_argument("--inversion", choices=("ddim", *INVERSIONS), help="with --input: how its noise is found (default: null-text)")
+    how.add_argument("--load", metavar="FILE", help="with --input: the null embeddings that `palimpsest null-text … --save FILE` kept")
+    p.add_argument("--mask", metavar="M", help="with --input: white where the picture may change, black where it must stay")
     shown_options(p, "--input")
     options(p, prompt_to_prompt, {"edit": "replace (as many words), refine (words added), or auto"})
     p.add_argument("--cross", action="append", metavar="F or WORD=F", help="fraction of the steps in which the target looks "
@@ -47,13 +50,13 @@ def declare_prompt_to_prompt(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--blend", action="append", default=[], metavar="WORD:WORD",
                    help="change the picture only where this word of SOURCE or that word of TARGET looks")
     p.add_argument("--subtract", action="append", default=[], metavar="WORD", help="with --blend: and not where this word looks")
-    p.add_argument("--threshold", type=number, default=.3, metavar="X", help="of the blend's mask, in [0, 1) (default: 0.3)")
-    options(p, prompt_to_prompt, {"paste": "with --blend: paste the kept pixels back, bit for bit", "steps": "of the walk"})
-    p.add_argument("--w", type=number, metavar="X", help="guidance scale (default: 3, and 7.5 with --input)")
+    p.add_argument("--threshold", type=number, metavar="X", help="of the blend's mask, in [0, 1) (default: 0.3)")
+    options(p, prompt_to_prompt, {"paste": "with --blend or --mask: paste the kept pixels back, bit for bit", "steps": "of the walk"})
+    p.add_argument("--w", type=number, metavar="X", help="guidance scale (default: 3, with --input 7.5, with --load that of the file)")
     options(p, prompt_to_prompt, {"seed": "of the noise"})
     p.add_argument("--explain", action="store_true", help="print which token takes the map of which")
     p.add_argument("--save-source", metavar="PNG", help="also write the source's picture, or what became of IN without an edit")
-    p.add_argument("--save-mask", metavar="PNG", help="with --blend: also write the mask of the last step")
+    p.add_argument("--save-mask", metavar="PNG", help="with --blend or --mask: also write the mask of the last step")
     p.add_argument("--save-steps", metavar="PNG", help="also write the walk of both, and the mask over time, on one sheet")
     shared_options(p, estimates=True)
 
@@ -62,44 +65,60 @@ def run_prompt_to_prompt(a: argparse.Namespace) -> None:
     """One pair: generated, or the second made of a given picture."""
     began = time.monotonic()
     out, more = writable("out", a.out), optional(a, "save-source", "save-mask", "save-steps")
-    if a.input is None and (a.inversion is not None or a.crop or a.size is not None):
-        raise Mistake("input: --inversion, --crop and --size make sense only with an --input")
-    if not a.blend and (a.subtract or "save-mask" in more or not a.paste):
-        raise Mistake("blend: --subtract, --save-mask and --no-paste make sense only with a --blend")
+    if a.input is None and (a.inversion or a.load or a.mask or a.crop or a.size is not None):
+        raise Mistake("input: --inversion, --load, --mask, --crop and --size make sense only with an --input")
+    if not a.blend and (a.subtract or a.threshold is not None):
+        raise Mistake("blend: --subtract and --threshold make sense only with a --blend")
+    if not a.blend and a.mask is None and ("save-mask" in more or not a.paste):
+        raise Mistake("blend: --save-mask and --no-paste make sense only with a --blend or a --mask")
     cross, weights = by_word(a.cross or [".8"]), dict(word_and_number("weight", text) for text in a.weight)
-    pairs = [pair(text) for text in a.blend]
-    blend = Blend([s for s, _ in pairs], [t for _, t in pairs], a.subtract, a.threshold, a.threshold) if pairs else None
+    pairs, threshold = [pair(text) for text in a.blend], .3 if a.threshold is None else a.threshold
+    blend = Blend([s for s, _ in pairs], [t for _, t in pairs], a.subtract, threshold, threshold) if pairs else None
 
     picture = None if a.input is None else opened(a.input, a.crop, "input")
+    mask = None
+    if a.mask is not None:
+        with blame("mask"):
+            mask = read_mask(a.mask, of=picture)
 
     w = a.w if a.w is not None else 3. if picture is None else 7.5
-    name = None if picture is None else a.inversion or "null-text"
-    tunes = name == "null-text"                                            # which follows gradients: not in half precision
+    name = None if picture is None or a.load is not None else a.inversion or "null-text"
+    tunes = name == "null-text" or a.load is not None                      # which follows gradients: not in half precision
     if a.estimate:
         return dry_run(a, lambda b, latent: [*inverting(a, name, w), *editing(a, w, latent)], picture, pictures=2, exact=tunes)
     b = load(a.model, a.device, torch.float32 if tunes else None)
+    alignment = looked_over(a, b, cross, weights, blend)                   # before the long work
     if a.explain:
-        if b.tokenizer is None:
-            raise Mistake(f"explain: the model {b.name} was trained without text; choose another")
-        print(table(align(b.tokenizer, a.source, a.target, a.edit)))
+        print(table(alignment))
+    elif [word.text for word in alignment.source_words] == [word.text for word in alignment.target_words] and not weights:
+        say("note: SOURCE and TARGET say the same, so nothing will change; change a word of TARGET, or give one a --weight")
     x, start = None, None
     if picture is not None:
         picture = framed(picture, b, a.size)
         x = picture.view()
-        with progress(b, calls(inverting(a, name, w)), "invert"):
-            start = inverted(b, x, a.source, name, a.steps, w)
+        if a.load is not None:
+            with blame("load"):
+                start = load_null_text(a.load, b, x, a.source, a.w)
+                w = start.w
+        else:
+            with progress(b, calls(inverting(a, name, w)), "invert"):
+                start = inverted(b, x, a.source, name, a.steps, w)
+    region = None if mask is None else region_of(mask, picture)
     with progress(b, calls(editing(a, w)), "edit"):
-        r = prompt_to_prompt(b, a.source, a.target, start=start, pictures=x, edit=a.edit, cross=cross, self_=a.self_,
+        r = prompt_to_prompt(b, a.source, a.target, start=start, pictures=x, edit=a.edit, cross=cross, self_=a.self_, mask=region,
                              self_res=a.self_res, weights=weights, blend=blend, steps=a.steps, w=w, seed=a.seed, paste=a.paste)
 
     if r.mask is not None and not r.mask.any():
         say("note: the blend's mask is empty, so nothing was edited: these words look nowhere by themselves; lower --threshold, "
             "choose other words, or leave out --subtract")
 
-    def whole(edited: Tensor, mask: Tensor | None = None) -> Tensor:
-        return edited if picture is None else picture.restore(edited, None if mask is None else picture.back(mask))
+    def whole(edited: Tensor, where: Tensor | None = None) -> Tensor:
+        return edited if picture is None else picture.restore(edited, where)
 
-    write_picture(whole(r.picture, r.mask if a.paste else None), out)
+    kept = None
+    if picture is not None and r.mask is not None and a.paste:             # at the file's size, where a --mask is the user's own
+        kept = mask if blend is None else picture.back(r.mask) if mask is None else torch.minimum(picture.back(r.mask), mask)
+    write_picture(whole(r.picture, kept), out)
     if "save-source" in more:
         write_picture(whole(r.source_picture), more["save-source"])
     if "save-mask" in more:
@@ -111,25 +130,39 @@ def run_prompt_to_prompt(a: argparse.Namespace) -> None:
           f"{time.monotonic() - began:.1f} s")
 
 
+def looked_over(a: argparse.Namespace, b: Bundle, cross: Cross, weights: dict[str, float], blend: Blend | None) -> Alignment:
+    """Which token answers to which. Whatever is wrong with words and fractions is said here, before a picture is inverted."""
+    if b.tokenizer is None:
+        raise Mistake(f"model: {b.name} was trained without text, which this method edits by; choose another model")
+    alignment = align(b.tokenizer, a.source, a.target, a.edit)
+    spans(b.tokenizer, a.target, cross, a.steps)
+    count("self", a.self_, a.steps)
+    equalise(b.tokenizer, a.target, weights)
+    if blend is not None:
+        for prompt, words in ((a.source, blend.checked().source), (a.target, blend.target), (a.target, blend.subtract)):
+            columns("blend", b.tokenizer, prompt, words)
+    return alignment
+
+
 def inverted(b: Bundle, x: Tensor, prompt: str, name: str, steps: int, w: float) -> Inversion:
     """The inversion of that name, to be walked down with guidance w: the one place where the command chooses."""
-    if name == "ddim":
-        return invert(b, x, prompt, steps=steps)
-    return {"negative-prompt": negative_prompt, "direct": direct, "null-text": null_text}[name](b, x, prompt, steps=steps, w=w)
+    return invert(b, x, prompt, steps=steps) if name == "ddim" else INVERSIONS[name](b, x, prompt, steps=steps, w=w)
 
 
 def inverting(a: argparse.Namespace, name: str | None, w: float) -> list[Passes]:
     """The passes of that inversion, none where nothing is inverted."""
     if name is None:
         return []
+    if name in ("edict", "edit-friendly"):                                 # under the guidance of the way down
+        return guided(a.steps * (2 if name == "edict" else 1), w, what="invert")
     return tuning(a.steps, inspect.signature(null_text).parameters["inner"].default, w) if name == "null-text" else inversion(a.steps)
 
 
 def editing(a: argparse.Namespace, w: float, latent: tuple[int, int] = (0, 0)) -> list[Passes]:
     """The passes of the pair: the branch under the prompts is tapped, and so goes by itself."""
-    cells = math.prod(latent) // 4 if a.self_res is None else a.self_res**2
-    return [Passes("walk down, without the prompts", a.steps * (w != 1), 2),
-            Passes("walk down, edited", a.steps, 2, kept=2 * (a.steps + 1),
+    cells, times = math.prod(latent) // 4 if a.self_res is None else a.self_res**2, a.steps * (2 if a.inversion == "edict" else 1)
+    return [Passes("walk down, without the prompts", times * (w != 1), 2),
+            Passes("walk down, edited", times, 2, kept=2 * (a.steps + 1),
                    tapped=lambda site: site.kind == "cross" or (a.self_ > 0 and math.prod(site.res) <= cells))]
 
 
@@ -145,8 +178,8 @@ def by_word(given: Sequence[str]) -> Cross:
 def span(text: str) -> Span:
     """A fraction, or two with a hyphen between."""
     try:
-        values = tuple(float(v) for v in text.split("-"))
-        return values[0] if len(values) == 1 else (values[0], values[1])
+        first, *second = (float(v) for v in text.split("-", 1))
+        return (first, *second) if second else first
     except ValueError:
         raise Mistake(f"cross: must be a fraction such as .8, or a span such as .2-.6, got {text!r}") from None
 
