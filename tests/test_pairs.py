@@ -102,14 +102,14 @@ def test_the_scores_of_a_net_are_its_embeddings_cosines(shelf):
 
 
 def test_every_threshold_counts_and_reaching_one_is_enough():
-    least = Scores(.75, .2, .2, .2)
+    least = pairs.PAPER
     assert least.passes(least)
     for name in Scores._fields:
         assert not least._replace(**{name: getattr(least, name) - 1e-6}).passes(least)
 
 
 def test_the_best_are_those_that_pass_by_direction_and_four_at_most():
-    least = Scores(.75, .2, .2, .2)
+    least = pairs.PAPER
     good = [Scores(.8, d, .3, .3) for d in (.3, .9, .25, .5, .7, .6)]
     assert best(good, least) == [1, 4, 5, 3] and best(good, least, most=2) == [1, 4] and best(good[:2], least) == [1, 0]
     assert best([good[0], Scores(.7, 1., .9, .9), Scores(.9, .1, .9, .9), good[3]], least) == [3, 0]

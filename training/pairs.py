@@ -64,9 +64,10 @@ class Scores(NamedTuple):
 PAPER = Scores(.75, .2, .2, .2)                  # of ViT-L/14; the official program's own default for the first is .7
 
 
+@torch.no_grad()
 def scored(judge: Judge, before: Tensor, after: Tensor, texts: Sequence[str], new_texts: Sequence[str]) -> list[Scores]:
     """Of b pairs (b 3 y x) with their captions."""
-    x, y, c, d = judge.images(before).detach(), judge.images(after).detach(), judge.texts(texts), judge.texts(new_texts)
+    x, y, c, d = judge.images(before), judge.images(after), judge.texts(texts), judge.texts(new_texts)
     return [Scores(*row) for row in torch.stack([cosine(x, y), directional(x, y, c, d), cosine(x, c), cosine(y, d)], dim=1).tolist()]
 
 
