@@ -1,6 +1,7 @@
 """Null-text Inversion's claims (arXiv:2211.09794v1): what guidance breaks, what tuned null embeddings mend, and what they need."""
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -86,8 +87,10 @@ def measure_edits(models: Models, *, n: int, seed: int, part: Part = at_once) ->
                     true_db=psnr(pictures.cpu(), drawn.after[rows]).mean().item())
 
     def edited(way: Way) -> Record:
+        start = time.perf_counter()
         made = way(b, drawn.before, drawn.source, EDIT_W)
-        found: Record = dict(calls=made.calls, back_db=psnr(b.decode(redo(b, made, w=EDIT_W)[-1]).cpu(), drawn.before).mean().item())
+        seconds = (time.perf_counter() - start) / n                        # of a picture; they are inverted n at a time
+        found: Record = dict(calls=made.calls, seconds=seconds, back_db=psnr(b.decode(redo(b, made, w=EDIT_W)[-1]).cpu(), drawn.before).mean().item())
         for how, cross, self_ in (("injected", CROSS, SELF), ("uninjected", 0., 0.)):
             raw = prompt_to_prompt(b, drawn.source, drawn.target, start=made, w=EDIT_W, cross=cross, self_=self_, paste=False).raw
             found[how] = {kind: scored(raw[drawn.rows(kind)], drawn.rows(kind)) for kind in KINDS}
