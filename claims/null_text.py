@@ -90,7 +90,8 @@ def measure_edits(models: Models, *, n: int, seed: int, part: Part = at_once) ->
         start = time.perf_counter()
         made = way(b, drawn.before, drawn.source, EDIT_W)
         seconds = (time.perf_counter() - start) / n                        # of a picture; they are inverted n at a time
-        found: Record = dict(calls=made.calls, seconds=seconds, back_db=psnr(b.decode(redo(b, made, w=EDIT_W)[-1]).cpu(), drawn.before).mean().item())
+        found: Record = dict(calls=made.calls, seconds=seconds,
+                             back_db=psnr(b.decode(redo(b, made, w=EDIT_W)[-1]).cpu(), drawn.before).mean().item())
         for how, cross, self_ in (("injected", CROSS, SELF), ("uninjected", 0., 0.)):
             raw = prompt_to_prompt(b, drawn.source, drawn.target, start=made, w=EDIT_W, cross=cross, self_=self_, paste=False).raw
             found[how] = {kind: scored(raw[drawn.rows(kind)], drawn.rows(kind)) for kind in KINDS}
