@@ -102,6 +102,21 @@ def test_a_copy_that_the_hub_keeps_is_used_and_our_own_comes_first(home):
     assert here(k) == cache_folder() / k.file
 
 
+def test_a_network_of_transformers_that_the_hub_keeps_is_found_in_its_folder(home):
+    folder = hub_folder() / "models--openai--clip-vit-base-patch32" / "snapshots" / "aaa"
+    folder.mkdir(parents=True)
+    assert here(known("clip-vit-b-32")) is None
+    (folder / "model.safetensors").touch()
+    assert here(known("clip-vit-b-32")) == place(known("openai/clip-vit-base-patch32")) == folder
+
+
+def test_every_kind_of_file_that_is_read_here_has_a_name_to_fetch_it_by():
+    names = {k.name for k in KNOWN}
+    assert {f"glide-{part}" for part in ("base", "upsample", "base-inpaint", "upsample-inpaint", "clip-image", "clip-text")} <= names
+    assert {"lpips-alex-trunk", "lpips-alex", "lpips-vgg-trunk", "lpips-vgg", "fid-inception"} <= names
+    assert {k.words for k in KNOWN if k.kind == "model"} <= {*names, ""}
+
+
 def test_load_takes_a_public_name_and_downloads_nothing(home, monkeypatch):
     with pytest.raises(WeightsError, match="`palimpsest weights get instruct-pix2pix` fetches it, or give the path of your copy") as e:
         load("instruct-pix2pix")
