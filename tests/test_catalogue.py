@@ -37,7 +37,7 @@ def test_every_entry_of_the_catalogue_is_complete():
         assert len(k.sha256) in (0, 64) or len(k.sha256) >= 8, k.name
         assert k.sha256 == k.sha256.lower() and set(k.sha256) <= set("0123456789abcdef"), k.name
         assert k.size is None or k.size > 10**5, k.name
-        assert k.page.startswith("https://"), k.name
+        assert k.page.startswith("https://") and k.page.count("/") > 3, k.name                     # a page, and not a machine
 
 
 def test_a_digest_that_stands_in_an_address_is_the_one_of_the_catalogue():

@@ -49,7 +49,8 @@ def test_the_list_tells_size_digest_licence_limits_and_whether_it_is_here(capsys
     assert list(blocks) == [k.name for k in KNOWN]
     main(["weights", "list"])
     out = capsys.readouterr().out
-    assert "4,265 MB, SHA-256 6ce0161689b3" in out and out.count("CreativeML Open RAIL-M") >= 4 and out.count("cannot: ") == len(KNOWN)
+    assert "4,265 MB, SHA-256 6ce0161689b3" in out and "vocab.bpe, 0.5 MB" in out
+    assert out.count("CreativeML Open RAIL-M") >= 4 and out.count("cannot: ") == len(KNOWN)
     assert "size not published, SHA-256 not published" in out and "fbc31a67aa… (only these digits were published)" in out
     assert out.count("    here: ") == 1 and out.count("    not here\n") == len(KNOWN) - 1
 

@@ -44,7 +44,7 @@ def run_list(a: argparse.Namespace) -> None:
 
 def size_of(k: Known) -> str:
     """The published size, for people."""
-    return f"{k.file}, size not published" if k.size is None else f"{k.file}, {k.size / 1e6:,.0f} MB"
+    return f"{k.file}, size not published" if k.size is None else f"{k.file}, {k.size / 1e6:,.{0 if k.size > 1e7 else 1}f} MB"
 
 
 def digest_of(k: Known) -> str:
