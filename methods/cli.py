@@ -151,8 +151,8 @@ def shared_options(parser: argparse.ArgumentParser, out: str = "the result, .png
     estimates: whether the command can say what it would cost (--estimate); it then writes nothing, and -o need not be given.
     """
     parser.add_argument("--model", default="shapes", metavar="NAME",
-                        help="a shipped name (`palimpsest models` lists them) or a path (default: 'shapes')")
-    parser.add_argument("--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: 'auto')")
+                        help="a shipped name (`palimpsest models`), a public one (`palimpsest weights list`) or a path (default: 'shapes')")
+    parser.add_argument("--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: \'auto\')")
     where = parser.add_argument("-o", "--out", required=default is None, default=default, metavar="OUT", help=out)
 
     class Estimate(argparse.Action):

@@ -22,16 +22,16 @@ from typing import Any
 
 from torch import Tensor
 
-from nets.lora import LoraLinear, adapted, merge
+from nets.lora import LoraLinear, adapted
 from weights import Bundle, find
 from weights.cache import write_tensors
-from weights.changes import of_lora
+from weights.changes import folded, of_lora
 from weights.files import sha256
 
 
 def merged(b: Bundle) -> Bundle:
     """A plain model that gives the same: W = W_0 + (α/r) B A."""  # Eq. (3), Sec. 4.1: no further cost in use
-    return replace(b, net=merge(copy.deepcopy(b.net)), text=None if b.text is None else merge(copy.deepcopy(b.text)))
+    return folded(b)
 
 
 def scaled(b: Bundle, by: float) -> Bundle:

@@ -37,7 +37,7 @@ def test_every_entry_of_the_catalogue_is_complete():
         assert len(k.sha256) in (0, 64) or len(k.sha256) >= 8, k.name
         assert k.sha256 == k.sha256.lower() and set(k.sha256) <= set("0123456789abcdef"), k.name
         assert k.size is None or k.size > 10**5, k.name
-        assert k.page.startswith("https://"), k.name
+        assert k.page.startswith("https://") and k.page.count("/") > 3, k.name                     # a page, and not a machine
 
 
 def test_a_digest_that_stands_in_an_address_is_the_one_of_the_catalogue():
@@ -100,6 +100,21 @@ def test_a_copy_that_the_hub_keeps_is_used_and_our_own_comes_first(home):
     cache_folder().mkdir(parents=True)
     (cache_folder() / k.file).touch()
     assert here(k) == cache_folder() / k.file
+
+
+def test_a_network_of_transformers_that_the_hub_keeps_is_found_in_its_folder(home):
+    folder = hub_folder() / "models--openai--clip-vit-base-patch32" / "snapshots" / "aaa"
+    folder.mkdir(parents=True)
+    assert here(known("clip-vit-b-32")) is None
+    (folder / "model.safetensors").touch()
+    assert here(known("clip-vit-b-32")) == place(known("openai/clip-vit-base-patch32")) == folder
+
+
+def test_every_kind_of_file_that_is_read_here_has_a_name_to_fetch_it_by():
+    names = {k.name for k in KNOWN}
+    assert {f"glide-{part}" for part in ("base", "upsample", "base-inpaint", "upsample-inpaint", "clip-image", "clip-text")} <= names
+    assert {"lpips-alex-trunk", "lpips-alex", "lpips-vgg-trunk", "lpips-vgg", "fid-inception"} <= names
+    assert {k.words for k in KNOWN if k.kind == "model"} <= {*names, ""}
 
 
 def test_load_takes_a_public_name_and_downloads_nothing(home, monkeypatch):

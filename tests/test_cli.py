@@ -2,6 +2,8 @@
 import configparser
 import inspect
 import io
+import shlex
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -47,6 +49,25 @@ def pixels(path):
 
 def sdedit_argv(tiny, *more):
     return ["sdedit", "in.png", "--prompt", "a red star", "--steps", "1", "--model", str(tiny), "-o", "out.png", *more]
+
+
+# ---- what the README shows ----
+
+def test_the_commands_of_the_readme_are_understood_and_name_files_that_are_there():
+    root = Path(__file__).parent.parent
+    lines = [line for line in (root / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("palimpsest ")]
+    assert len(lines) > 12
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        a = vars(command_line().parse_args(words))
+        given = a.get("inputs") or [a[name] for name in ("input", "mask", "prompts") if a.get(name)]
+        missing = [file for file in given if not (root / file).is_file()]
+        assert missing == (["photo.jpg"] if "photo.jpg" in words else []), line                  # the reader's own, with real weights
+
+
+def test_the_command_line_starts_without_torchvision():
+    code = "import methods.__main__, sys; sys.exit(any(m in sys.modules for m in ('torchvision', 'torch._dynamo', 'matplotlib')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
 
 
 # ---- sdedit ----

@@ -11,11 +11,11 @@ import methods.commands.weights as commands
 import weights.catalogue
 from methods.__main__ import main
 from nets.tokenizer import ClipTokenizer
-from tests.tiny import tiny_weights
+from tests.tiny import tiny_glide, tiny_weights
 from weights.catalogue import KNOWN, cache_folder, known
 from weights.files import sha256
 from weights.parts import vocabulary
-from weights.tower_names import clip_openai_names, dino_official_names, pack
+from weights.tower_names import clip_openai_names, clip_transformers_names, dino_official_names, pack
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def entry(home, monkeypatch):
     source = home / "source.safetensors"
     save_file({"a": torch.arange(9.)}, source)
     entry = replace(KNOWN[0], name="little", file="little.safetensors", urls=(source.as_uri(),), size=source.stat().st_size,
-                    sha256=sha256(source), repos=())
+                    sha256=sha256(source), repos=(), words="")
     for module in (weights.catalogue, commands):
         monkeypatch.setattr(module, "KNOWN", (entry,))
     return entry
@@ -49,7 +49,8 @@ def test_the_list_tells_size_digest_licence_limits_and_whether_it_is_here(capsys
     assert list(blocks) == [k.name for k in KNOWN]
     main(["weights", "list"])
     out = capsys.readouterr().out
-    assert "4,265 MB, SHA-256 6ce0161689b3" in out and out.count("CreativeML Open RAIL-M") >= 4 and out.count("cannot: ") == len(KNOWN)
+    assert "4,265 MB, SHA-256 6ce0161689b3" in out and "vocab.bpe, 0.5 MB" in out
+    assert out.count("CreativeML Open RAIL-M") >= 4 and out.count("cannot: ") == len(KNOWN)
     assert "size not published, SHA-256 not published" in out and "fbc31a67aa… (only these digits were published)" in out
     assert out.count("    here: ") == 1 and out.count("    not here\n") == len(KNOWN) - 1
 
@@ -74,7 +75,7 @@ def test_get_can_put_it_elsewhere_and_tells_a_digest_that_was_never_published(en
 
 def test_get_says_what_reading_texts_needs_besides(entry, capsys, monkeypatch):
     words = replace(entry, name="clip-vocabulary", file="words.gz")
-    monkeypatch.setattr(weights.catalogue, "KNOWN", (replace(entry, repos=("some/where",)), words))
+    monkeypatch.setattr(weights.catalogue, "KNOWN", (replace(entry, words="clip-vocabulary"), words))
     monkeypatch.setattr(ClipTokenizer, "find", staticmethod(lambda: "vocabulary"))
     assert main(["weights", "get", "little"]) == 0 and "clip-vocabulary" not in capsys.readouterr().err
 
@@ -128,6 +129,20 @@ def test_verify_looks_into_what_metrics_are_made_of(home, capsys):
         assert main(["weights", "verify", file]) == 0
         count, tensors = sum(p.numel() for p in net.parameters()), len(list(net.parameters()))
         assert f"    {name}: {count:,} parameters in {tensors} tensors, all in their places\n" in capsys.readouterr().out
+
+
+def test_verify_looks_into_folders_of_transformers_parts_and_our_other_kinds(home, capsys):
+    clip = small_clip()
+    (home / "clip").mkdir()
+    save_file({name: t.contiguous() for name, t in pack(clip, clip_transformers_names(clip)).items()}, home / "clip" / "model.safetensors")
+    torch.save({"lin0.model.1.weight": torch.ones(1, 64, 1, 1)}, home / "alex.pth")
+    for path, said in (("clip", "    CLIP: "), (str(tiny_weights(home).with_name("tiny-vae.safetensors")), "    vae: "),
+                       (str(tiny_glide(home)), "    net: ")):
+        assert main(["weights", "verify", path]) == 0
+        out = capsys.readouterr().out
+        assert said in out and out.endswith("all in their places\n")
+    assert main(["weights", "verify", "alex.pth"]) == 0
+    assert "holds the heads of LPIPS, a part of a network; load_lpips" in capsys.readouterr().err
 
 
 def test_verify_of_a_shipped_model_says_so(capsys):

@@ -17,7 +17,7 @@ from methods.__main__ import main
 from nets.text import TextTransformer
 from nets.unet import UNet
 from nets.vae import AutoencoderKL
-from tests.tiny import NET, TEXT, VAE, shake, tiny_weights
+from tests.tiny import NET, TEXT, VAE, shake, tiny_instruct, tiny_weights
 from weights import load
 from weights.estimate import Ledger, Passes, _Fused, estimate, table
 from weights.files import write_weights
@@ -187,6 +187,21 @@ def test_a_command_evaluates_the_net_as_often_as_its_estimate_says(command, room
         assert (len(asked), sum(asked)) == (evaluations, said)
     else:
         assert .1 * evaluations < len(asked) <= evaluations and sum(asked) <= said
+
+
+@pytest.mark.parametrize("more, rows", [([], 3), (["--s-image", "1"], 2), (["--s-text", "0", "--s-image", "1"], 1)])
+def test_an_instruction_is_estimated_by_the_answers_that_its_scales_ask_for(room, tiny, capsys, more, rows):
+    argv = ["instruct-pix2pix", "in.png", "--instruction", "a red star", "--steps", "2", "--model"]
+    asked, path = [], tiny_instruct(tiny.parent)
+    hook = register_module_forward_pre_hook(lambda module, given: asked.append(len(given[0])) if isinstance(module, UNet) else None)
+    try:
+        assert main([*argv, str(path), *more, "--estimate"]) == 0 and told(capsys.readouterr().out) == ([(2, rows)], 2)
+        asked.clear()
+        assert main([*argv, str(path), *more, "-o", "out.png"]) == 0 and asked == [rows, rows]
+    finally:
+        hook.remove()
+    assert main([*argv, str(tiny), "--estimate"]) == 2
+    assert "needs a net that sees a picture beside the latent" in capsys.readouterr().err
 
 
 def test_an_estimate_for_a_gpu_needs_none_and_null_text_stays_in_float32(room, tiny, capsys):

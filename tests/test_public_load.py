@@ -3,16 +3,19 @@ import dataclasses
 import json
 import subprocess
 import sys
+import types
 import warnings
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from random_weights import normal, randomised, relative_error
 from safetensors.torch import load_file, save_file
 
 from nets.ddpm import DDPM
+from nets.lora import adapt, adapted
 from nets.text import TextTransformer
 from nets.tokenizer import ClipTokenizer
 from nets.unet import UNet
@@ -20,7 +23,7 @@ from nets.vae import AutoencoderKL
 from samplers.ddim import ddim_step
 from samplers.schedule import Schedule
 from tests.tiny import tiny_weights
-from weights import Bundle, WeightsError, load, save
+from weights import Bundle, WeightsError, load, save, save_like
 from weights.layouts import compvis_unet_names, compvis_vae_names, ddpm_names, diffusers_names, ema_name, to_compvis_shape
 
 ROOT = Path(__file__).parent.parent
@@ -189,6 +192,20 @@ def test_our_own_small_models_are_saved_as_one_file_and_not_as_a_folder(tmp_path
     assert not (tmp_path / "folder").exists()
 
 
+def test_low_rank_changes_are_saved_inside_their_maps(tmp_path):
+    tiny = load(tiny_weights(tmp_path), device="cpu")
+    for net in (tiny.net, tiny.text):
+        adapt(net, 1, 1., torch.Generator().manual_seed(0))
+        for change in adapted(net).values():
+            torch.nn.init.normal_(change.up, generator=torch.Generator().manual_seed(1))
+    z, plain = normal(1, 4, 8, 8), load(tiny_weights(tmp_path), device="cpu").denoiser("a red star", 2.)
+    for path in (save(tiny, tmp_path / "out.safetensors"), save_like(tiny, tmp_path / "tiny.safetensors", tmp_path / "mine.safetensors")):
+        again = load(path, device="cpu").denoiser("a red star", 2.)(z, 500)
+        torch.testing.assert_close(again, tiny.denoiser("a red star", 2.)(z, 500), rtol=1e-4, atol=1e-5)
+        assert (again - plain(z, 500)).abs().max() > .01
+    assert adapted(tiny.net)                                               # the bundle that was saved keeps its own
+
+
 def test_a_file_is_saved_over_itself_and_no_pickle_is_written(b, single, tmp_path):
     path = tmp_path / "sd.safetensors"
     path.write_bytes(single.read_bytes())
@@ -341,6 +358,30 @@ REFUSED = [
 @pytest.fixture(scope="module")
 def tensors():
     return compvis(small())
+
+
+def test_what_a_training_program_left_beside_the_weights_is_passed_over_and_never_run(tensors, tmp_path, monkeypatch):
+    """Stable Diffusion v1.4's file names the class of a callback of PyTorch Lightning; others keep numpy's numbers."""
+    lightning = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
+
+    class ModelCheckpoint:
+        def __init__(self, *given):
+            raise AssertionError("run")
+
+        def __reduce__(self):
+            return ModelCheckpoint, (1,), {"best": 2}
+
+    ModelCheckpoint.__module__, ModelCheckpoint.__qualname__ = lightning.__name__, "ModelCheckpoint"
+    lightning.ModelCheckpoint = ModelCheckpoint
+    for name in ("pytorch_lightning", "pytorch_lightning.callbacks", lightning.__name__):
+        monkeypatch.setitem(sys.modules, name, lightning)
+    left = {ModelCheckpoint: {"monitor": "val/loss", "best_model_score": np.float64(.5)}, "made": object.__new__(ModelCheckpoint)}
+    for form in (True, False):
+        torch.save({"state_dict": tensors, "callbacks": left}, tmp_path / "sd.ckpt", _use_new_zipfile_serialization=form)
+        assert same(small(), load(tmp_path / "sd.ckpt", device="cpu")) == []
+    torch.save({"state_dict": tensors, "callbacks": left | {"more": Code()}}, tmp_path / "sd.ckpt")
+    with pytest.raises(WeightsError, match="wants to run .*not done here; take its .safetensors"):
+        load(tmp_path / "sd.ckpt", device="cpu")
 
 
 @pytest.mark.parametrize("how, said", REFUSED, ids=[how for how, _ in REFUSED])

@@ -13,12 +13,14 @@ from nets.unet import UNet
 from nets.vae import AutoencoderKL
 from samplers.schedule import Schedule
 from weights import Bundle, save
+from weights.files import sha256
 from weights.layouts import diffusers_names
 from weights.tower_names import clip_openai_names, dino_official_names, pack
 from weights.verify import Missing, Remark, Row, Setting, Skipped, real, reference, relative, written
 from weights.verify import __main__ as program
 from weights.verify.nets import blocks_of, compare, counterparts, drawn, first, noise, twin_text, twin_unet, twin_vae
-from weights.verify.walks import published_times, scheduler
+from weights.verify.walks import pipeline, published_times, scheduler
+from worlds.files import read_picture, write_picture
 from worlds.scene import WORDS
 
 pytest.importorskip("diffusers", reason="the reference of the certificate")
@@ -207,11 +209,39 @@ def test_the_published_picture_is_compared_for_its_own_checkpoint_alone(small, m
     assert "not of the size" in next(real.published_rows("x-1-4")(s._replace(bundle=dataclasses.replace(small, size=256)))).why
 
 
+def test_the_published_edit_is_compared_where_the_net_sees_a_picture_and_the_portrait_is_given(small, tmp_path, monkeypatch):
+    write_picture(torch.rand(1, 3, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1, tmp_path / "example.png")
+    monkeypatch.setattr(real, "V3_PROMPT", "a red circle")
+    sees = dataclasses.replace(small, net=drawn(UNet, S, dict(in_channels=8, attention=(False, False, True), mult=(1, 1, 2), blocks=1)))
+    rows = [real.published_rows("x.ckpt", portrait)(S._replace(bundle=b)) for b, portrait in (
+        (small, tmp_path / "example.png"), (sees, None))]
+    assert ["sees no picture" in why.why or "--portrait" in why.why for why in (list(r)[1] for r in rows)] == [True, True]
+
+    x = read_picture(tmp_path / "example.png")
+    made = real.published_edit(sees, x, "a red circle")
+    assert made.shape == x.shape and 0 <= made.min() < made.max() <= 1
+    monkeypatch.setattr(real, "V3", tuple(real.corner(made).tolist()))
+    _, row = real.published_rows("x.ckpt", tmp_path / "example.png")(S._replace(bundle=sees))
+    assert row.passed and row.what.startswith("V3") and row.tolerance == 1e-3
+    monkeypatch.setattr(real, "V3", tuple((real.corner(made) + 2e-3).tolist()))
+    assert not list(real.published_rows("x.ckpt", tmp_path / "example.png")(S._replace(bundle=sees)))[1].passed
+
+
+def test_the_published_edit_is_what_the_pipeline_makes(small, tmp_path):
+    sees = dataclasses.replace(small, net=drawn(UNet, S, dict(in_channels=8, attention=(False, False, True), mult=(1, 1, 2), blocks=1)))
+    x = torch.rand(1, 3, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad(), pipeline("StableDiffusionInstructPix2PixPipeline", sees, twin_unet(sees.net)) as pipe:
+        pipe.vae.register_to_config(scaling_factor=sees.latent_scale)
+        theirs = pipe(prompt_embeds=sees.embed("a red circle"), negative_prompt_embeds=sees.embed(""), image=x / 2 + .5, guidance_scale=7.5,
+                      image_guidance_scale=1., num_inference_steps=3, generator=torch.Generator().manual_seed(0), output_type="pt").images
+    torch.testing.assert_close(real.published_edit(sees, x, "a red circle"), theirs, rtol=0, atol=1e-3)
+
+
 def test_a_checkpoint_by_path_is_hashed_counted_and_compared(small, tmp_path, capsys):
     path = save(small, tmp_path / "small.safetensors")
     assert program.main([str(path)]) == 0
     out = capsys.readouterr().out
-    assert f"{path}: safetensors, {path.stat().st_size:,} bytes, whole; SHA-256 {real.sha256(path)}, not one that is known here" in out
+    assert f"{path}: safetensors, {path.stat().st_size:,} bytes, whole; SHA-256 {sha256(path)}, not one that is known here" in out
     parameters, tensors = sum(p.numel() for p in small.net.parameters()), len(list(small.net.parameters()))
     assert "U-Net of small" in out and f"{parameters:,} in {tensors}" in out
     assert out.count("\nok ") == 2 + 4 + 2 + 2 + 2 + 3 and "FAILED" not in out
@@ -265,7 +295,8 @@ def test_the_exit_code_says_whether_all_was_well(monkeypatch, capsys, output, co
 
 
 def test_a_users_mistake_is_one_line(capsys):
-    for argv, said in ((["no-such-model"], "model: no model named 'no-such-model'"), (["--device", "gpu7"], "device: 'gpu7'")):
+    for argv, said in ((["no-such-model"], "model: no model named 'no-such-model'"), (["--device", "gpu7"], "device: 'gpu7'"),
+                       (["--portrait", "x.png"], "portrait: is shown to a real InstructPix2Pix")):
         assert program.main(argv) == 2
         err = capsys.readouterr().err
         assert err.startswith(f"weights.verify: error: {said}") and err.count("\n") == 1

@@ -30,7 +30,7 @@ from samplers.convert import eps_from_output
 from samplers.guidance import Denoiser, cfg, combine
 from samplers.schedule import Schedule
 from weights.catalogue import KNOWN, known, place
-from weights.changes import CHANGES, base_of, make_change
+from weights.changes import CHANGES, base_of, folded, make_change
 from weights.files import FOLDER, WeightsError, fill, manifest, read_weights, sha256, write_weights
 from weights.public import is_public, read_public, save
 
@@ -331,9 +331,11 @@ def save_like(b: Bundle, source: str | Path, path: str | Path) -> Path:
     """
     if is_public(found := find(source)):
         return save(b, path)
+    b = folded(b)
     config = read_weights(found)[0]
     if config["vae"] is not None and (beside := found.with_name(f"{config['vae']}.safetensors")).exists() and beside.parent != FOLDER:
-        shutil.copy(beside, Path(path).with_name(beside.name))
+        if not (there := Path(path).with_name(beside.name)).exists() or not there.samefile(beside):
+            shutil.copy(beside, there)
     return write_weights(path, {"net": b.net, "text": b.text}, config, torch.float32)
 
 

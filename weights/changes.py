@@ -5,13 +5,15 @@ was one file, its SHA-256 must be that of the base the change was learned on.
 """
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from nets.lora import adapt, adapted
+from nets.lora import adapt, adapted, merge
 from weights.files import WeightsError, sha256
 
 if TYPE_CHECKING:
@@ -29,6 +31,12 @@ def of_lora(b: Bundle) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {f"{part}.{name}.{half}": getattr(module, half) for part, modules in parts.items() for name, module in modules.items()
                for half in ("down", "up")}
     return tensors, dict(kind="lora", rank=one.rank, alpha=one.alpha, parts=list(parts))
+
+
+def folded(b: Bundle) -> Bundle:
+    """A plain bundle that gives the same, each low-rank change put into its map; b itself where it has none."""
+    changed = {name: module for name, module in (("net", b.net), ("text", b.text)) if module is not None and adapted(module)}
+    return replace(b, **{name: merge(copy.deepcopy(module)) for name, module in changed.items()}) if changed else b
 
 
 def base_of(path: Path, config: dict[str, Any], find: Any) -> Path:

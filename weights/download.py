@@ -163,6 +163,12 @@ def weight_files(path: Path) -> list[Path]:
     return [file for part in parts for file in Checkpoint.of_folder(part).mapped]
 
 
+def hashed(path: Path) -> str:
+    """The SHA-256 of a file, with a bar on terminals: some gigabytes take a while."""
+    with tqdm(total=path.stat().st_size, desc=f"SHA-256 of {path.name}", unit="B", unit_scale=True, leave=False, disable=None) as bar:
+        return sha256(path, bar.update)
+
+
 def check(path: Path, known: Known) -> str:
     """The SHA-256 of a file that is whole and, as far as that was published, the known one. Raises WeightsError for any other."""
     if known.kind != "vocabulary":
@@ -170,7 +176,7 @@ def check(path: Path, known: Known) -> str:
     if known.size not in (None, size := path.stat().st_size):
         raise WeightsError(f"model: {path} has {size:,} bytes and {known.name} was published with {known.size:,}; remove it and fetch it "
                            "again")
-    digest = sha256(path)
+    digest = hashed(path)
     if not digest.startswith(known.sha256):
         raise WeightsError(f"model: {path} is not {known.name} as it was published (its SHA-256 is {digest[:10]}…, not "
                            f"{known.sha256[:10]}…); remove it and fetch it again")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,16 @@ class WeightsError(ValueError):
     """A weight file that is missing, damaged, or not the one that was asked for."""
 
 
-def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal. It is read a piece at a time: a checkpoint may be larger than the memory."""
+def sha256(path: str | Path, tell: Callable[[int], object] = lambda n: None) -> str:
+    """The SHA-256 of a file, in hexadecimal. It is read a piece at a time: a checkpoint may be larger than the memory.
+
+    tell: called with the bytes of each piece.
+    """
     total = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(2**20):
             total.update(piece)
+            tell(len(piece))
     return total.hexdigest()
 
 

@@ -10,7 +10,7 @@ import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,7 +20,18 @@ from torch import Tensor, nn
 from weights.files import WeightsError
 
 Net = TypeVar("Net", bound=nn.Module)
+LEFTOVERS = ("pytorch_lightning.", "lightning.", "omegaconf.", "numpy.")    # of programs that train: classes beside the weights
 FETCH = "fetch it again, or take the .safetensors that most checkpoints are published as too"
+
+
+class Inert:
+    """Stands for a class that a pickle names beside its tensors: it takes everything, keeps nothing and does nothing."""
+
+    def __init__(self, *given: object):
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 class Checkpoint:
@@ -115,13 +126,13 @@ def kind(path: Path) -> str:
 def tensors_of(path: Path) -> dict[str, Tensor]:
     """Every tensor of a file by name, mapped: its bytes are read when they are used. No code in the file is run.
 
-    Raises WeightsError for a damaged file, and for a pickle that is more than tensors and plain values.
+    Raises WeightsError for a damaged file, and for a pickle that is more than tensors, plain values and LEFTOVERS.
     """
     form = kind(path)
     try:
         if form == "safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=form == "zip")
+        found = _unpickled(path, form == "zip")
     except pickle.UnpicklingError as error:
         wants = re.search(r"GLOBAL (\S+)", str(error))
         raise WeightsError(
@@ -133,6 +144,24 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     return {str(name): t for name, t in found.items() if isinstance(t, Tensor)} if isinstance(found, dict) else {}
+
+
+def _unpickled(path: Path, mmap: bool) -> Any:
+    """torch's reader of tensors alone, told to put an Inert in the place of each class of LEFTOVERS that it comes upon.
+
+    Stable Diffusion v1.4's file, as others that PyTorch Lightning wrote, names the class of a callback, which is no part of the model.
+    """
+    inert: dict[str, Any] = {}
+    while True:
+        try:
+            with torch.serialization.safe_globals(list(inert.values())):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        except pickle.UnpicklingError as error:
+            named = re.search(r"GLOBAL (\S+)", str(error))
+            if named is None or named[1] in inert or not named[1].startswith(LEFTOVERS):
+                raise
+            module, _, name = named[1].rpartition(".")
+            inert[named[1]] = type(name, (Inert,), {"__module__": module})
 
 
 def read_json(path: Path) -> dict:

@@ -21,6 +21,7 @@ import torch
 from nets.ddpm import DDPM
 from nets.unet import UNet
 from samplers.schedule import Schedule
+from weights.changes import folded
 from weights.compvis import KIND, read_compvis, write_compvis
 from weights.files import WeightsError
 from weights.folders import read_diffusers, write_diffusers
@@ -77,10 +78,11 @@ def read_ddpm(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) 
 def save(b: Bundle, path: str | Path) -> Path:
     """Write a Bundle where others can read it: FILE.safetensors is the CompVis layout, any other name a diffusers folder.
 
-    Weights keep their dtype and their bits. A file replaces an old one whole or not at all. Raises ValueError for a name that ends like
-    a pickle, a folder's name that is a file's, and for a Bundle that the layout cannot say.
+    Weights keep their dtype and their bits; low-rank changes are put into the maps that they change. A file replaces an old one whole or
+    not at all. Raises ValueError for a name that ends like a pickle, a folder's name that is a file's, and for a Bundle that the layout
+    cannot say.
     """
-    path = Path(path)
+    path, b = Path(path), folded(b)
     if not isinstance(b.net, UNet):
         raise ValueError(f"path: {b.name} is a {type(b.net).__name__}, which neither layout can say; keep the file that it was read from")
     if path.suffix == ".safetensors":

@@ -14,12 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from metrics.trunks import LPIPS, FIDInception, lpips_alex, lpips_vgg
 from nets.clip import CLIP
 from nets.dino import DINO
 from nets.noised_clip import NoisedCLIP
@@ -40,6 +39,9 @@ from weights.tower_names import (
     noised_clip_of_shapes,
     unpack,
 )
+
+if TYPE_CHECKING:
+    from metrics.trunks import LPIPS, FIDInception
 
 Device = torch.device | str
 AGAIN = "fetch it again"
@@ -220,6 +222,7 @@ def load_noised_clip(image: Path | str, text: Path | str, device: Device = "cpu"
 
 def load_lpips(trunk: Path | str, heads: Path | str, device: Device = "cpu") -> LPIPS:
     """LPIPS, float32. trunk: torchvision's AlexNet or VGG-16, trained for ImageNet; heads: the file of LPIPS 0.1 that goes with it."""
+    from metrics.trunks import lpips_alex, lpips_vgg  # here, since torchvision takes as long to import as torch
     files = [_open(path, what)[0] for path, what in ((trunk, "a trunk of LPIPS"), (heads, "the heads of LPIPS"))]
     widths = tuple(files[1].shapes[name][1] for name in sorted(files[1].shapes) if re.fullmatch(r"lin\d\.model\.1\.weight", name))
     makers = {(64, 192, 384, 256, 256): lpips_alex, (64, 128, 256, 512, 512): lpips_vgg}
@@ -241,6 +244,7 @@ def load_lpips(trunk: Path | str, heads: Path | str, device: Device = "cpu") -> 
 
 def load_inception(path: Path | str, device: Device = "cpu") -> FIDInception:
     """The Inception of FID, float32, from pt_inception-2015-12-05-6726825d.pth. torchvision's own weights are refused."""
+    from metrics.trunks import FIDInception
     file, kind = _open(path, "Inception")
     if any(name.startswith("AuxLogits.") for name in file.shapes):
         raise WeightsError(f"model: {path} is torchvision's own Inception, by which no published FID is measured; take "

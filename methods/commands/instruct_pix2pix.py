@@ -5,9 +5,11 @@ import argparse
 import time
 
 from methods.cli import command, options, progress, shared_options, writable
+from methods.commands.dry_run import dry_run
 from methods.commands.pictures import framed, opened, shown_options
 from methods.instruct_pix2pix import check_model, instruct_pix2pix
-from weights import load
+from weights import Bundle, load
+from weights.estimate import Passes
 from worlds.files import write_picture
 
 
@@ -21,7 +23,7 @@ def declare_instruct_pix2pix(commands: argparse._SubParsersAction) -> None:
     options(p, instruct_pix2pix, {"s_text": "how strongly the instruction is followed, 5 to 10", "s_image": "how strongly the picture is "
                                   "kept, 1 to 1.5", "steps": "of the walk", "eta": "1 Euler ancestral, 0 DDIM", "seed": "of the noise",
                                   "start": "where the walk starts, as a fraction of the whole noising time"})
-    shared_options(p)
+    shared_options(p, estimates=True)
     p.set_defaults(model="shapes-instruct")
 
 
@@ -29,6 +31,8 @@ def run_instruct_pix2pix(a: argparse.Namespace) -> None:
     """One picture edited as it is told to be."""
     began, out = time.monotonic(), writable("out", a.out)
     picture = opened(a.input, a.crop)
+    if a.estimate:
+        return dry_run(a, lambda b, latent: passes(a, b), picture)
     b = load(a.model, a.device)
     check_model(b)
     picture = framed(picture, b, a.size)
@@ -37,3 +41,10 @@ def run_instruct_pix2pix(a: argparse.Namespace) -> None:
                                 start=a.start, seed=a.seed)
     write_picture(picture.restore(edit.picture.cpu()), out)
     print(f"{a.out}: s_text {a.s_text:g}, s_image {a.s_image:g}, seed {a.seed}, {time.monotonic() - began:.1f} s")
+
+
+def passes(a: argparse.Namespace, b: Bundle) -> list[Passes]:
+    """Of the net: the answers of Eq. (16) that no scale multiplies by zero, in one batch. An empty instruction asks for none."""
+    check_model(b)
+    answers = sum(weight != 0 for weight in (1 - a.s_image, a.s_image - a.s_text, a.s_text))
+    return [Passes("walk down", a.steps * bool(a.instruction.strip()), answers, kept=a.steps + 1)]

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from methods.cli import Mistake, Parser, blame, command, say
-from weights import find, load
+from weights import find, load, load_autoencoder, load_reader
 from weights.catalogue import KNOWN, Known, find_known, here, known, whose
-from weights.download import check, download, weight_files, whole
-from weights.files import read_weights, sha256
-from weights.parts import vocabulary
+from weights.download import check, download, hashed, weight_files, whole
+from weights.files import read_weights
+from weights.judges import load_classifier, load_judge
+from weights.parts import gpt2_vocabulary, vocabulary
 from weights.public import is_public, read_public
-from weights.towers import Unpacked, load_clip, load_dino, recognise
+from weights.towers import Unpacked, load_clip, load_dino, load_inception, recognise
 
 
 def declare_weights(commands: argparse._SubParsersAction) -> None:
@@ -43,7 +44,7 @@ def run_list(a: argparse.Namespace) -> None:
 
 def size_of(k: Known) -> str:
     """The published size, for people."""
-    return f"{k.file}, size not published" if k.size is None else f"{k.file}, {k.size / 1e6:,.0f} MB"
+    return f"{k.file}, size not published" if k.size is None else f"{k.file}, {k.size / 1e6:,.{0 if k.size > 1e7 else 1}f} MB"
 
 
 def digest_of(k: Known) -> str:
@@ -62,14 +63,14 @@ def run_get(a: argparse.Namespace) -> None:
         with blame("to" if a.to else "name"):
             place = download(k, None if a.to is None else Path(a.to))
         if not k.sha256:
-            say(f"note: no SHA-256 of {k.file} is published; this one has {sha256(place)}, see {k.page}")
+            say(f"note: no SHA-256 of {k.file} is published; this one has {hashed(place)}, see {k.page}")
     elif place.is_file():
         check(place, k)
-    if k.kind == "model" and k.repos and place.is_file():                  # one file of Stable Diffusion: its words are not in it
+    if k.kind == "model" and k.words and place.is_file():                  # a single file: its words are not in it
         try:
-            vocabulary()
+            {"clip-vocabulary": vocabulary, "gpt2-vocabulary": gpt2_vocabulary}[k.words]()
         except ValueError:
-            say("note: to read texts it needs CLIP's vocabulary too: `palimpsest weights get clip-vocabulary`")
+            say(f"note: to read texts it needs a vocabulary too: `palimpsest weights get {k.words}`")
     print(place)
 
 
@@ -86,7 +87,7 @@ def run_verify(a: argparse.Namespace) -> None:
         if k is not None and k.kind == "vocabulary":
             print(f"{file}: {check(file, k)}, as published")
             return
-        form, digest = whole(file), sha256(file)
+        form, digest = whole(file), hashed(file)
         print(f"{file}: {form}, {file.stat().st_size:,} bytes, whole\n    SHA-256 {digest}, {whose(digest)}")
     for name, module in modules_of(path).items():
         print(f"    {name}: {sum(p.numel() for p in module.parameters()):,} parameters in {len(list(module.parameters()))} tensors, "
@@ -95,13 +96,17 @@ def run_verify(a: argparse.Namespace) -> None:
 
 def modules_of(path: Path) -> dict[str, nn.Module]:
     """The modules of a checkpoint, strictly fitted. Raises WeightsError for one that does not fit, or of no known kind."""
-    if path.is_file() and (kind := recognise(Unpacked(path).shapes)) is not None:
-        read = {"load_clip": load_clip, "load_dino": load_dino}.get(kind.loader)
+    if not (path / "unet").is_dir() and (kind := recognise(Unpacked(path).shapes)) is not None:
+        read = {"load_clip": load_clip, "load_dino": load_dino, "load_inception": load_inception}.get(kind.loader)
+        if read is None:
+            say(f"note: {path} holds {kind.what}, a part of a network; {kind.loader} of weights/towers.py reads it with the other part")
         return {kind.what: read(path, "meta")} if read else {}
     if is_public(path):
         fields = read_public(path, torch.device("meta"), torch.float32)
         return {name: fields[name] for name in ("net", "text", "vae") if fields[name] is not None}
-    if read_weights(path)[0].get("kind") == "text2image":
-        b = load(path, "cpu")
-        return {name: module for name, module in (("net", b.net), ("text", b.text), ("vae", b.vae)) if module is not None}
-    return {}
+    ours = {"vae": lambda: load_autoencoder(path).vae, "reader": lambda: load_reader(path).net, "clip": lambda: load_judge(path).net,
+            "noised_clip": lambda: load_judge(path).net, "classifier": lambda: load_classifier(path).net}
+    if (kind := read_weights(path)[0].get("kind")) in ours:
+        return {kind: ours[kind]()}
+    b = load(path, "cpu")
+    return {name: module for name, module in (("net", b.net), ("text", b.text), ("vae", b.vae)) if module is not None}

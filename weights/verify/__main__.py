@@ -1,4 +1,4 @@
-"""python -m weights.verify [NAME] [--size small|full] [--device D] [--dtype T] [--blocks]: the certificate, as a table."""
+"""python -m weights.verify [NAME] [options]: the certificate, as a table."""
 from __future__ import annotations
 
 import argparse
@@ -38,17 +38,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=("small", "full"), default="small", help="of the random nets, and of the inputs (default: small)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the nets (default: float32)")
+    parser.add_argument("--portrait", metavar="FILE", help="with a NAME: the example picture of timbrooks/instruct-pix2pix, for which "
+                        "figures are published")
     parser.add_argument("--blocks", action="store_true", help="print the difference at every block")
     a = parser.parse_args(argv)
     torch.backends.cudnn.allow_tf32 = False                                # 10 bits of mantissa are no float32
     began, results = time.monotonic(), []
     try:
+        if a.portrait and not a.name:
+            raise ValueError("portrait: is shown to a real InstructPix2Pix; give its name or path too")
         device = pick_device(a.device)
         bundle, tower = opened(a.name, device, DTYPES[a.dtype]) if a.name else (None, None)
         s = Setting(a.size, device, DTYPES[a.dtype], bundle, tower)
         groups = NETS + TOWERS + WALKS
         if a.name:
-            groups = (file_rows(a.name), *(TOWERS if tower is not None else (*NETS, published_rows(a.name), *WALKS)))
+            groups = (file_rows(a.name), *(TOWERS if tower is not None else (*NETS, published_rows(a.name, a.portrait), *WALKS)))
         print(HEADER)
         for result in certificate(s, groups):
             print(written(result, a.blocks), flush=True)

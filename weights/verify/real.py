@@ -13,17 +13,23 @@ import torch
 from numpy.random import RandomState
 from torch import Tensor, nn
 
+from methods.instruct_pix2pix import condition
+from nets.unet import UNet
 from samplers.ddim import ddim_step
+from samplers.guidance import cfg_two
 from weights import Bundle, find, load
 from weights.catalogue import known, place, whose
-from weights.download import weight_files, whole
-from weights.files import WeightsError, sha256
+from weights.download import hashed, weight_files, whole
+from weights.files import WeightsError
 from weights.towers import Unpacked, load_clip, load_dino, recognise
 from weights.verify import Remark, Row, Setting, Skipped
 from weights.verify.walks import published_times
+from worlds.files import read_picture
 
 V1 = (.38019, .28647, .27321, .40377, .38290, .35446, .39218, .38165, .42239)
 V1_PROMPT = "a photograph of an astronaut riding a horse"
+V3 = (.3828, .3834, .3818, .3792, .3865, .3752, .3792, .3847, .3753)
+V3_PROMPT = "turn him into a cyborg"
 
 
 def where(name: str) -> Path:
@@ -50,7 +56,7 @@ def file_rows(name: str) -> Callable[[Setting], Iterator[Remark]]:
     """The group of rows that says what the file of `name` is."""
     def group(s: Setting) -> Iterator[Remark]:
         for file in weight_files(where(name)):
-            digest = sha256(file)
+            digest = hashed(file)
             yield Remark(f"{file}: {whole(file)}, {file.stat().st_size:,} bytes, whole; SHA-256 {digest}, {whose(digest)}")
     return group
 
@@ -71,16 +77,34 @@ def published_picture(b: Bundle, z: Tensor, prompt: str, *, steps: int = 3, w: f
     return b.decode(z).float().cpu() / 2 + .5
 
 
+@torch.no_grad()
+def published_edit(b: Bundle, x: Tensor, instruction: str, *, steps: int = 3, s_text: float = 7.5, s_image: float = 1.) -> Tensor:
+    """The picture (b 3 y x) in [0, 1] that InstructPix2Pix's published chain, by DDIM, makes of x (b 3 y x) in [−1, 1]."""
+    seen, ctx, null = condition(b, x), b.embed(instruction), b.embed("")
+    z = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0)).to(seen)
+    eps = cfg_two(b.eps, ctx, null, seen, s_text, s_image)
+    for t, s in pairwise(published_times(b.schedule, steps)):
+        z = ddim_step(b.schedule, z, eps(z, t), t, s)
+    return b.decode(z).float().cpu() / 2 + .5
+
+
 def corner(picture: Tensor) -> Tensor:
     """What the published figures are: the lower right 3×3 of the last channel of the first picture, row by row: (9,)."""
     return picture[0, -1, -3:, -3:].flatten()
 
 
-def published_rows(name: str) -> Callable[[Setting], Iterator[Row | Skipped]]:
+def published_rows(name: str, portrait: str | Path | None = None) -> Callable[[Setting], Iterator[Row | Skipped]]:
     """The group with V1, for Stable Diffusion v1.4, and V3, for InstructPix2Pix; absolute differences of values in [0, 1].
 
-    V1 is compared for the known name, and for a path with 1-4 in it: which weights others are is not known.
+    V1 is compared for the known name, and for a path with 1-4 in it: which weights others are is not known. V3 is compared where the net
+    sees a picture and its example portrait is given as a file: it is not shipped.
     """
+    x = None if portrait is None else read_picture(portrait)
+
+    def against(what: str, shape: str, made: Tensor, told: tuple[float, ...], layout: str, tolerance: float, s: Setting) -> Row:
+        return Row(what, f"{shape}, {s.name}", layout, "diffusers' tests (float32, CUDA)", None, {},
+                   (corner(made) - torch.tensor(told)).abs().max().item(), s.allow(tolerance))
+
     def group(s: Setting) -> Iterator[Row | Skipped]:
         what, found = "V1, three steps to a picture", known(name)
         if "1-4" not in (found.name if found else Path(name).name):
@@ -88,8 +112,14 @@ def published_rows(name: str) -> Callable[[Setting], Iterator[Row | Skipped]]:
         elif s.bundle.text is None or s.bundle.latent_shape != (4, 64, 64):
             yield Skipped(what, f"{name} is not of the size of Stable Diffusion v1.4")
         else:
-            found = corner(published_picture(s.bundle, published_latents(), V1_PROMPT))
-            yield Row(what, f"1×4×64×64, {s.name}", "text2img", "diffusers' tests (float32, CUDA)", None, {},
-                      (found - torch.tensor(V1)).abs().max().item(), s.allow(1e-4))
-        yield Skipped("V3, InstructPix2Pix's portrait", "it needs the example portrait of timbrooks/instruct-pix2pix, which is not shipped")
+            made = published_picture(s.bundle, published_latents(), V1_PROMPT)
+            yield against(what, "1×4×64×64", made, V1, "text2img", 1e-4, s)
+        what = "V3, InstructPix2Pix's portrait"
+        if not isinstance(s.bundle.net, UNet) or s.bundle.net.conv_in.in_channels != 2 * s.bundle.latent_shape[0]:
+            yield Skipped(what, f"{name} sees no picture beside its latent")
+        elif x is None:
+            yield Skipped(what, "it needs the example portrait of timbrooks/instruct-pix2pix (example.jpg), which is not shipped: give the "
+                                "file with --portrait")
+        else:
+            yield against(what, "×".join(map(str, x.shape)), published_edit(s.bundle, x, V3_PROMPT), V3, "instruct", 1e-3, s)
     return group
