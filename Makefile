@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 RUN := .venv/bin/python
-RECIPES := shapes_vae shapes_reader shapes shapes_ve shapes_glide shapes_glide_upsampler shapes_clip shapes_classifier
+RECIPES := shapes_vae shapes_reader shapes shapes_ve shapes_glide shapes_glide_upsampler shapes_clip shapes_classifier shapes_dino
 
 .PHONY: demo test notebooks figures weights bench claims lint clean
 

@@ -15,7 +15,8 @@ not come to mean *this* star, the frozen model's own pictures of the class are l
 
 ‖x̂ − x‖² = ‖ε̂ − ε‖²/SNR(t): with w_t = SNR(t), `snr_weight`, Eq. (9) is the plain error of ε for which an ε-net was trained, with
 w_t = 1 + SNR(t), `v_weight`, that of v. w_t = 1, `flat_weight`, asks most where there is most noise, and is another objective.
-LoRA (methods/lora.py) tunes few numbers instead of all; Textual Inversion (methods/textual_inversion.py) the word alone: the same loop.
+LoRA (methods/lora.py) tunes few numbers instead of all; Textual Inversion (methods/textual_inversion.py) the word alone; an upsampler
+(methods/super_resolution.py) sees a small picture beside: the same loop.
 """
 from __future__ import annotations
 
@@ -38,6 +39,7 @@ from weights import Bundle
 from weights.cache import digest
 
 Weight = Callable[[Schedule, Tensor, Tensor], Tensor]      # (schedule, t (b,), like (b c y x)) -> w_t (b 1 1 1)
+Error = Callable[[Bundle, Tensor, Tensor, Tensor, Tensor, Weight], Tensor]             # as `weighted_error`
 
 
 class Learned(NamedTuple):
@@ -74,17 +76,18 @@ def flat_weight(sched: Schedule, t: Tensor, like: Tensor) -> Tensor:
 WEIGHTS: dict[str, Weight] = {"eps": snr_weight, "v": v_weight}            # what each kind of net was trained with
 
 
-def x_hat(b: Bundle, z_t: Tensor, t: Tensor, ctx: Tensor) -> Tensor:
-    """x̂_θ(z_t, c), whatever the net predicts; gradients flow. t: one whole time for each picture."""
-    out = b.net(z_t.to(b.dtype), (t - b.shift).clamp(min=0).to(z_t.device), ctx).to(z_t)
+def x_hat(b: Bundle, z_t: Tensor, t: Tensor, ctx: Tensor, low_res: Tensor | None = None) -> Tensor:
+    """x̂_θ(z_t, c), whatever the net predicts; gradients flow. t: one whole time for each picture; low_res: what an upsampler enlarges."""
+    seen = z_t if low_res is None else b.net.inputs(z_t, low_res=low_res)
+    out = b.net(seen.to(b.dtype), (t - b.shift).clamp(min=0).to(z_t.device), ctx).to(z_t)
     out = out.chunk(2, dim=1)[0] if b.learned_variance else out
     return (x0_from_v if b.prediction == "v" else x0_from_eps)(b.schedule, z_t, t, out)
 
 
-def weighted_error(b: Bundle, ctx: Tensor, x: Tensor, t: Tensor, eps: Tensor, weight: Weight) -> Tensor:
+def weighted_error(b: Bundle, ctx: Tensor, x: Tensor, t: Tensor, eps: Tensor, weight: Weight, low_res: Tensor | None = None) -> Tensor:
     """w_t ‖x̂_θ(α_t x + σ_t ε, c) − x‖² of each picture, as a mean over its pixels: (b,). One term of Eq. (9)."""
     z_t = q_sample(b.schedule, x, t, eps)                                  # α_t x + σ_t ε
-    return reduce(weight(b.schedule, t, x) * (x_hat(b, z_t, t, ctx) - x)**2, "b c y x -> b", "mean")
+    return reduce(weight(b.schedule, t, x) * (x_hat(b, z_t, t, ctx, low_res) - x)**2, "b c y x -> b", "mean")
 
 
 class Noised(NamedTuple):
@@ -96,12 +99,12 @@ class Noised(NamedTuple):
 
 
 def dreambooth_loss(b: Bundle, speak: Callable[[Tensor], Tensor], mine: Noised, theirs: Noised | None, prior_weight: float,
-                    weight: Weight) -> tuple[Tensor, Tensor, Tensor]:
+                    weight: Weight, error: Error = weighted_error) -> tuple[Tensor, Tensor, Tensor]:
     """Eq. (9), and its two terms, the second before λ. speak: tokens (b l) -> context (b l d). One pass of the net for both."""
     parts = [mine] if theirs is None else [mine, theirs]
     x, tokens, t, eps = (torch.cat(column) for column in zip(*parts))
-    error = weighted_error(b, speak(tokens), x, t, eps, weight)
-    instance, prior = error[:len(mine.x)].mean(), error[len(mine.x):]
+    found = error(b, speak(tokens), x, t, eps, weight)
+    instance, prior = found[:len(mine.x)].mean(), found[len(mine.x):]
     prior = prior.mean() if theirs is not None else torch.zeros_like(instance)
     return instance + prior_weight * prior, instance, prior                # Eq. (9)
 
@@ -132,11 +135,11 @@ class Course(NamedTuple):
 
 
 def study(b: Bundle, modules: nn.ModuleDict, speak: Callable[[Tensor], Tensor], latents: Tensor, tokens: Tensor, prior: Tensor | None,
-          prior_tokens: Tensor | None, course: Course) -> tuple[nn.ModuleDict, list[float], Tensor, float]:
+          prior_tokens: Tensor | None, course: Course, error: Error = weighted_error) -> tuple[nn.ModuleDict, list[float], Tensor, float]:
     """Train what of `modules` wants a gradient so that the net of `b`, which is among them, shows `latents` (n c y x) under `tokens`.
 
     tokens (n k l): k texts for each picture, one drawn at a time; fewer rows than pictures serve them in
-    turn. Returns the modules, the loss, its terms (steps 2), the seconds.
+    turn. error: of one term of Eq. (9). Returns the modules, the loss, its terms (steps 2), the seconds.
     """
     rank, world = rank_and_world()
     size, pieces = course.batch // world, course.accumulate
@@ -162,13 +165,14 @@ def study(b: Bundle, modules: nn.ModuleDict, speak: Callable[[Tensor], Tensor], 
 
     def loss(_: nn.Module, data: tuple[int, int, Noised, Noised | None], g: Generator) -> Tensor:
         step, n, mine, theirs = data
-        total, *terms = dreambooth_loss(b, speak, mine, theirs, course.prior_weight, weight)
+        total, *terms = dreambooth_loss(b, speak, mine, theirs, course.prior_weight, weight, error)
         before = curve.terms[step] if n else 0.
         curve.terms[step] = before + torch.stack(terms).detach().float() / pieces
         return total
 
+    of = {} if error is weighted_error else dict(error=repr(error))
     identity = dict(latents=digest(latents), prior="" if prior is None else digest(prior), tokens=tokens.flatten().tolist(),
-                    batch=course.batch, prior_weight=course.prior_weight, weight=weight.__name__)
+                    batch=course.batch, prior_weight=course.prior_weight, weight=weight.__name__, **of)
     # ours: fit's cosine decay of lr; the paper's is constant. unstated: its optimiser's other settings
     fitted = fit(loss, modules, batch, steps=course.steps, lr=course.lr, warmup=0, ema=course.ema, weight_decay=course.weight_decay,
                  betas=(.9, .999), accumulate=pieces, seed=course.seed, identity=identity, progress=course.progress,

@@ -37,8 +37,11 @@ def finished(new: Bundle, modules: nn.ModuleDict) -> Bundle:
     return replace(new, net=net, text=text)
 
 
-def check_pictures(b: Bundle, pictures: Tensor | Sequence[Tensor]) -> Tensor:
-    """The pictures (n, 3, y, x) on the model's device. Raises ValueError for none, different sizes, or a model that cannot learn."""
+def check_pictures(b: Bundle, pictures: Tensor | Sequence[Tensor], beside: int = 0) -> Tensor:
+    """The pictures (n, 3, y, x) on the model's device; beside: channels that the net sees next to a latent's own.
+
+    Raises ValueError for none, different sizes, or a model that cannot learn.
+    """
     if len(pictures) == 0:
         raise ValueError("pictures: there are none; give three to five of the one subject")
     if not isinstance(pictures, Tensor):
@@ -50,7 +53,7 @@ def check_pictures(b: Bundle, pictures: Tensor | Sequence[Tensor]) -> Tensor:
         raise ValueError(f"pictures: must be (n, 3, y, x) with sides that divide by {b.grid}, got {tuple(pictures.shape)}")
     if b.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"model: fine-tuning needs float32, and this bundle is {b.dtype}; load it in float32")
-    if hasattr(b.net, "conv_in") and b.net.conv_in.in_channels != b.latent_shape[0]:
+    if hasattr(b.net, "conv_in") and b.net.conv_in.in_channels != b.latent_shape[0] + beside:
         raise ValueError(f"model: the net of {b.name} takes {b.net.conv_in.in_channels} channels, more than a latent alone has; choose a "
                          "text-to-image model")
     if len(pictures) == 1:                                                 # DreamBooth, Sec. 3.1 takes 3 to 5

@@ -10,14 +10,16 @@ import torch
 import methods.dreambooth as module
 from methods.__main__ import main
 from methods.dreambooth import Noised, dreambooth, dreambooth_loss, flat_weight, snr_weight, study, v_weight, weighted_error
+from methods.glide import upsample
 from methods.identifiers import Caution, check_identifier, comes_back, find_identifier, rare_words
 from methods.learner import check_pictures
 from methods.prior import prior_latents
 from methods.sampling import generate
+from methods.super_resolution import Enlarging, dreambooth_upsampler, made_small
 from methods.textual_inversion import read_with, textual_inversion
 from nets.tokenizer import ClipTokenizer, WordTokenizer
 from samplers.ddpm import l_simple
-from tests.tiny import tiny_weights
+from tests.tiny import tiny_glide, tiny_weights
 from weights import load
 from weights.cache import CacheError, digest, digest_model
 from worlds.files import write_picture
@@ -349,3 +351,58 @@ def test_each_picture_may_have_a_text_of_its_own_and_so_may_each_prior_picture(b
     for wrong in (said[:2], [*said[:2], "a star on a green background"]):
         with pytest.raises(ValueError, match="prompts: .* give one each, with the identifier 'zwx' in it"):
             dreambooth(b, x, "star", prompts=wrong, **QUICK)
+
+
+# ---- the upsampler ----
+
+@pytest.fixture(scope="module")
+def upsampler(tmp_path_factory):
+    return load(tiny_glide(tmp_path_factory.mktemp("up"), size=32, upsampling=True), "cpu", torch.float64)
+
+
+def test_an_upsamplers_error_is_equation_9_beside_its_own_small_picture(upsampler, x):
+    g = torch.Generator().manual_seed(0)
+    pictures, t = x[:2].double(), torch.tensor([300, 700])
+    noise = torch.randn((2, 6, 32, 32), generator=g, dtype=torch.float64)
+    small = made_small(pictures, 2)
+    ctx = upsampler.text(upsampler.tokenizer(["a zwx star"] * 2))
+    both = torch.cat([pictures, small.repeat_interleave(2, 2).repeat_interleave(2, 3)], dim=1)
+    found = Enlarging(.3, 2)(upsampler, ctx, both, t, noise, v_weight)
+    for k in range(2):
+        a, eps = upsampler.schedule.at(int(t[k])), noise[k, :3]
+        low = small[k] + .3 * noise[k, 3:, ::2, ::2]
+        seen = torch.nn.functional.interpolate(low[None], (32, 32), mode="bilinear", align_corners=False)
+        z_t = a**.5 * pictures[k] + (1 - a)**.5 * eps
+        out = upsampler.net(torch.cat([z_t[None], seen], 1), int(t[k]), ctx[k:k + 1])[0, :3]
+        wanted = ((out - (a**.5 * eps - (1 - a)**.5 * pictures[k]))**2).mean()              # the error of v
+        torch.testing.assert_close(found[k], wanted, rtol=1e-6, atol=0)
+
+
+def test_a_small_picture_is_the_mean_of_its_pixels_in_256_levels():
+    x = torch.tensor([[0., 1.], [-.5, .5]]).expand(1, 3, 2, 2)
+    assert made_small(x, 2).shape == (1, 3, 1, 1) and abs(made_small(x, 2)[0, 0, 0, 0].item() - .25) < 1 / 255
+    assert torch.equal(made_small(made_small(x, 2), 1), made_small(x, 2))
+
+
+def test_an_upsampler_is_tuned_into_a_new_one_that_enlarges(upsampler, x):
+    b, before = replace(upsampler, net=upsampler.net.float(), text=upsampler.text.float()), digest_model(upsampler)
+    plain, noisy = (dreambooth_upsampler(b, x, "star", steps=2, batch=2, lr=1e-3, aug=aug) for aug in (0., .5))
+    assert digest_model(b) == before != digest_model(plain.bundle) != digest_model(noisy.bundle)
+    assert plain.losses != noisy.losses and plain.prior == [0., 0.] and plain.prompt == "a zwx star" and plain.prior_latents is None
+    made = upsample(plain.bundle, made_small(x, 2), plain.prompt, steps="2")
+    assert made.shape == x.shape and not torch.equal(made, upsample(b, made_small(x, 2), plain.prompt, steps="2"))
+
+
+@pytest.mark.parametrize("given, what", [
+    (dict(aug=-1.), "aug: must be at least 0"), (dict(factor=5), "factor: must be at least 2 and divide 32"),
+    (dict(pictures=torch.zeros(3, 3, 16, 16)), "pictures: must be 32×32"), (dict(prompts=["a zwx star"]), "prompts: 1 for 3 pictures"),
+    (dict(class_noun="dog"), "class_noun: the model does not know")])
+def test_what_an_upsampler_cannot_learn_is_refused(upsampler, x, given, what):
+    b = replace(upsampler, net=upsampler.net.float(), text=upsampler.text.float())
+    with pytest.raises(ValueError, match=f"^{what}"):
+        dreambooth_upsampler(b, **dict(pictures=x, class_noun="star", steps=1, batch=1) | given)
+
+
+def test_only_an_upsampler_is_tuned_as_one(b, x):
+    with pytest.raises(ValueError, match="^model: tiny is not one of GLIDE's"):
+        dreambooth_upsampler(b, x, "star")

@@ -56,6 +56,29 @@ def assert_same_run(a, b):
     assert_close(dict(a.ema.state_dict()), dict(b.ema.state_dict()), atol=0, rtol=0)
 
 
+def test_what_is_to_be_done_after_a_step_sees_its_update_and_is_resumed(tmp_path):
+    class Followed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+            self.register_buffer("sum", torch.zeros(()))
+
+    def run(at=None, **more):
+        model = Followed()
+        before = model.net[0].weight.clone()
+
+        def after(step):
+            assert step > 0 or not torch.equal(model.net[0].weight, before)
+            model.sum += (1 + step) * model.net[0].weight.detach().norm()
+        return fit(lambda m, x, g: loss(m.net, x, g), model, batch if at is None else stop_at(at), after=after,
+                   **SETTINGS | dict(steps=12) | more)
+    whole = run()
+    with pytest.raises(Stop):
+        run(at=9, checkpoint=tmp_path / "c.pt")
+    assert_same_run(run(checkpoint=tmp_path / "c.pt"), whole)
+    assert whole.net.sum > 0
+
+
 def test_the_loss_falls_and_the_average_is_a_copy():
     fitted = fit(loss, net(), batch, **{**SETTINGS, "steps": 120})
     assert len(fitted.losses) == 120 and sum(fitted.losses[-20:]) < .5 * sum(fitted.losses[:20])

@@ -51,7 +51,7 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
         betas: tuple[float, float] = (.9, .99), accumulate: int = 1, precision: str = "float32",
         seed: int = 0, checkpoint: str | Path | None = None,
         save_every: int = 200, log: str | Path | None = None, identity: dict[str, Any] | None = None,
-        progress: bool = True, resume: bool = True) -> Fitted:
+        progress: bool = True, resume: bool = True, after: Callable[[int], None] | None = None) -> Fitted:
     """Train `net` for `steps` steps of `loss_fn(net, batch(step, generator), generator)`, a scalar.
 
     The CPU generator is seeded anew from (seed, step, rank): draw all randomness from it. `lr` rises linearly for
@@ -62,7 +62,8 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
     `resume` a run goes on from it. `identity`: what else makes this run the run it is (batch size, data …); a checkpoint
     of another one is refused. `log` is a CSV file of step, lr, loss. `net` stays on its device and in its memory
     format; under torchrun, put it on the rank's own device first and `checkpoint` where every rank can read it.
-    Only rank 0 writes.
+    Only rank 0 writes. `after(step)`, without gradients, is called when a step's update is done: a teacher that follows its
+    student moves here. What it changes belongs into buffers or frozen parameters of `net`, which a checkpoint holds.
 
     Raises ValueError for bad settings or another run's checkpoint, FloatingPointError when the loss or its gradient is
     not finite (the checkpoint stays at the last good step). Ctrl-C saves and raises KeyboardInterrupt; an update that
@@ -148,6 +149,8 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
                     norm = nn.utils.clip_grad_norm_(params, clip)
                     optimiser.step()
                     torch._foreach_lerp_(average_params, params, 1 - ema_decay(step, ema))
+                    if after is not None:
+                        after(step)
                     pending.append(torch.stack((loss.detach().float(), norm.float())))
                     done = step + 1
                     if done % LOOK == 0 or done % save_every == 0 or done == steps:

@@ -1,8 +1,9 @@
-"""What looks at pictures of the shapes world and says how well they fit: a CLIP, clean or noised, and a classifier that knows noise.
+"""What looks at pictures of the shapes world and says how well they fit: a CLIP, clean or noised, a classifier that knows noise, a DINO.
 
     clip = load_judge("shapes-clip")                     # cos of pictures with captions; a score, and what re-ranking goes by
     noised = load_judge("shapes-clip-noised")            # the same of x_t at time t; its gradient guides, Eq. (8)
     classifier = load_classifier("shapes-classifier")    # log p(attributes | x_t, t); its gradient guides, Eq. (6)
+    dino = load_likeness("shapes-dino")                  # cos of pictures with pictures: whether they show the same individual
 
 Times are levels of the schedule, 1 … T, whole or not: the nets count from 0 and know whole ones, so they are told the nearest.
 """
@@ -17,11 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nets.clip import CLIP, clip_view
+from nets.dino import DINO, dino_view
 from nets.noised_clip import NoisedCLIP
 from nets.noisy_reader import NoisyReader
 from nets.tokenizer import Tokenizer, WordTokenizer
-from weights import _building, _read, pick_device
+from weights import _building, _read, find, pick_device
 from weights.files import fill
+from weights.public import is_public
+from weights.towers import load_dino
 
 
 def told(t: float, times: int) -> int:
@@ -88,6 +92,20 @@ class Classifier:
         return torch.stack(total)
 
 
+@dataclass(frozen=True)
+class Likeness:
+    """A DINO and how it looks: the short side of a picture is brought to `resize`, and the central square of the net's size is seen."""
+    net: DINO
+    resize: int
+
+    @torch.no_grad()
+    def images(self, pictures: Tensor) -> Tensor:
+        """(b 3 y x) in [−1, 1] -> class tokens (b d), of length 1, on the CPU."""
+        size, device = self.net.side * self.net.patch, next(self.net.parameters()).device
+        seen = [self.net(dino_view(part.to(device), size, self.resize)).cls for part in pictures.split(128)]
+        return F.normalize(torch.cat(seen), dim=-1).cpu()
+
+
 def load_judge(name_or_path: str | Path = "shapes-clip", device: str | torch.device = "cpu") -> Judge:
     """A shipped CLIP, clean or noised, ready to run. (weights/towers.py reads public ones.)"""
     path, config, tensors = _read(name_or_path, "clip", "noised_clip")
@@ -103,3 +121,16 @@ def load_classifier(name_or_path: str | Path = "shapes-classifier", device: str 
         values = {name: tuple(v) for name, v in config["values"].items()}
         net = NoisyReader(attributes={name: len(v) for name, v in values.items()}, **config["classifier"])
         return Classifier(fill(net, tensors, "classifier", path).to(pick_device(device)), values)
+
+
+def load_likeness(name_or_path: str | Path = "shapes-dino", device: str | torch.device = "cpu") -> Likeness:
+    """The shipped DINO, which sees whole pictures; or a published one, ViT-S/16 by the path of its file, at 256 cut to 224 as its own
+    evaluation sees (arXiv:2208.12242v2, Sec. 4.1 measures with that; its view is unstated). Ready to run."""
+    if is_public(path := find(name_or_path)):
+        net = load_dino(path, pick_device(device))
+        size = net.side * net.patch
+        return Likeness(net, round(size * 8 / 7))
+    path, config, tensors = _read(path, "dino")
+    with _building(path):
+        net = fill(DINO(**config["dino"]), tensors, "dino", path).to(pick_device(device))
+        return Likeness(net, config["dino"]["size"])
