@@ -18,7 +18,7 @@ import hashlib
 import json
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,9 +48,9 @@ class EmojiError(ValueError):
 class Emoji:
     """One picture's record: its CLDR name, style, code points and category, and what it is made of, "" where that does not apply.
 
-    person: what remains of the code without the rest, and so what the pictures of one person, gesture or thing share; tone: of TONES, two of
-    them for a couple of two tones; gender: person, man, woman, child, boy or girl; hair; facing: "right" where it was turned around.
-    backgrounds: the colours on which it can be seen.
+    person: what remains of the code without the rest, and so what all pictures of one person, gesture or thing share; tone: of TONES, two
+    of them for a couple of two tones; gender: person, man, woman, child, boy or girl; hair; facing: "right" where it was turned around.
+    grounds: the colours of the backgrounds on which it can be seen; a colour that the name says is none of them.
     """
     name: str
     style: str
@@ -126,7 +126,14 @@ def write_world(world: World, folder: str | Path) -> Path:
 
 def sample_scene(emoji: Emoji, rng: random.Random) -> Scene:
     """Put an emoji on a background on which it can be seen."""
-    return Scene(emoji, rng.choice(emoji.grounds or tuple(COLOURS)), sample_ground(rng))
+    return Scene(emoji, rng.choice(emoji.grounds), sample_ground(rng))
+
+
+def sample_scenes(emoji: Sequence[Emoji], n: int, rng: random.Random) -> list[Scene]:
+    """n scenes. A person of 18 tones and genders in a style is drawn √18 times as often as a thing of one picture, not 18 times."""
+    many = Counter((e.person, e.hair, e.style) for e in emoji)
+    often = [many[e.person, e.hair, e.style] ** -.5 for e in emoji]
+    return [sample_scene(e, rng) for e in rng.choices(emoji, often, k=n)]
 
 
 def render(world: World, scenes: Sequence[Scene]) -> Tensor:
@@ -148,8 +155,8 @@ def _hash(*words: str) -> int:
 
 def is_held_out(e: Emoji) -> bool:
     """Whether a picture is kept out of training: its (person, tone, gender) is, or its emoji is held out in its style."""
-    combination = e.tone != "" and _hash("combination", e.person, e.hair, e.tone, e.gender) % 10 == 0
-    style = _hash("style", e.person, e.hair, e.gender)       # all its tones with it, so that none gives the others away
+    combination = e.tone != "" and _hash("combination", e.person, e.hair, e.facing, e.tone, e.gender) % 10 == 0
+    style = _hash("style", e.person, e.hair, e.facing, e.gender)   # all its tones with it, so that none gives the others away
     return combination or (style % 10 == 0 and e.style == STYLES[style // 10 % 2])
 
 # --------------------------------------------------------------------------- true edits
@@ -227,6 +234,12 @@ def pairs(world: World, rng: random.Random, held_out: bool | None = False, kinds
             found.append(Pair("background", Scene(e, old, ground), Scene(e, new, ground), f"change the background to {new}"))
     return found
 
+
+def texts(world: World) -> set[str]:
+    """Whatever captions and instructions of this world can say, in pieces: what a vocabulary must hold."""
+    said = {f"in {style} style" for style in STYLES} | {on_background(c) for c in COLOURS}
+    said |= {f"change the background to {c}" for c in COLOURS} | {told for *_, told in _edits(world.emoji)}
+    return said | {e.name for e in world.emoji}
 
 # --------------------------------------------------------------------------- what ships
 

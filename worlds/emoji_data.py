@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from worlds.emoji import Emoji, EmojiError, World, shipped, write_world
+from worlds.emoji import SHIPPED, Emoji, EmojiError, World, shipped, write_world
 from worlds.files import open_picture
 from worlds.scene import COLOURS
 
@@ -104,7 +104,7 @@ def read_records(entries: Sequence[dict], names: dict[str, str]) -> Iterator[tup
 # --------------------------------------------------------------------------- pictures
 
 def stands_out(pictures: Tensor, near: float = .25, most: float = .4) -> list[tuple[str, ...]]:
-    """The backgrounds on which each picture (n 4 y x, uint8) can be seen: at most a share of its rim is near the background's colour.
+    """The backgrounds on which each picture (n 4 y x, uint8) can be seen: at most `most` of its rim is nearer than `near` to the colour.
 
     The rim: opaque pixels within two of a clear one, or of the picture's border. Distances are of RGB in [0, 1].
     """
@@ -166,7 +166,8 @@ def build(packages: Path) -> World:
     names = {"-".join(f"{ord(c):04X}" for c in emoji): about["name"] for emoji, about in named.items()}
     rows = list(read_records(entries, names))
     pictures = torch.cat([cut(sheets[e.style], [(x, y)]) for e, x, y in rows])
-    return World(tuple(replace(e, grounds=g) for (e, _, _), g in zip(rows, stands_out(pictures))), pictures)
+    seen = [tuple(c for c in found if c not in e.name.split()) for (e, _, _), found in zip(rows, stands_out(pictures))]
+    return World(tuple(replace(e, grounds=colours) for (e, _, _), colours in zip(rows, seen)), pictures)
 
 
 def main() -> None:
@@ -174,16 +175,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--packages", type=Path, help="folder with the .tgz files of npm pack; left out, npm brings them")
     parser.add_argument("--to", type=Path, default=Path("runs/emoji_data"), help="(default: %(default)s)")
-    parser.add_argument("--shipped", type=Path, help="where to write the small held-out set instead")
+    parser.add_argument("--shipped", action="store_true", help="write the small held-out set that ships, instead")
     wish = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         if wish.packages is None:
             fetch(Path(scratch))
         world = build(wish.packages or Path(scratch))
-    if wish.shipped:
-        print(write_world(shipped(world), wish.shipped))
-    else:
-        print(write_world(world, wish.to))
+    print(write_world(shipped(world), SHIPPED) if wish.shipped else write_world(world, wish.to))
 
 
 if __name__ == "__main__":
