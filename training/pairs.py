@@ -173,7 +173,8 @@ def told_right(oracle: Oracle | None, before: Tensor, after: Tensor, rows: Seque
     """Whether both pictures show what their captions say: the truth, which CLIP has to guess. None without a reader."""
     if oracle is None:
         return [None] * len(rows)
-    return (oracle.right(before, [wanted(t.caption) for *_, t in rows]) & oracle.right(after, [wanted(t.edited) for *_, t in rows])).tolist()
+    first, then = [wanted(t.caption) for *_, t in rows], [wanted(t.edited) for *_, t in rows]
+    return (oracle.right(before, first) & oracle.right(after, then)).tolist()
 
 
 def keep(place: Path, before: Tensor, after: Tensor, instruction: str) -> None:
