@@ -1,13 +1,14 @@
 # Every target is self-sufficient on a fresh machine: it first makes .venv and installs what it needs there.
 #   make demo                  install, then edit the pictures in figures/hand by text
 #   make test                  install with the test extras, then run the tests
+#   make emoji-data            build the emoji world's pictures into runs/emoji_data: by npm, or PACKAGES=folder with its three packages
 #   make PYTHON=python3.12 …   choose the interpreter that .venv is made from
 
 PYTHON ?= python3
 RUN := .venv/bin/python
 RECIPES := shapes_vae shapes_reader shapes shapes_ve shapes_glide shapes_glide_upsampler shapes_clip shapes_classifier shapes_dino
 
-.PHONY: demo test notebooks figures weights bench claims lint clean
+.PHONY: demo test notebooks figures emoji-data weights bench claims lint clean
 
 demo: .venv/plain
 	$(RUN) -m methods.demo
@@ -20,6 +21,9 @@ notebooks: .venv/full
 
 figures: .venv/plain
 	$(RUN) -m figures.make
+
+emoji-data: .venv/plain
+	$(RUN) -m worlds.emoji_data $(if $(PACKAGES),--packages $(PACKAGES))
 
 weights: .venv/plain
 	for recipe in $(RECIPES); do $(RUN) -m training.$$recipe || exit $$?; done

@@ -2,7 +2,7 @@
 
 Two tokenizers behind one protocol. `ClipTokenizer` is the byte-pair encoder of CLIP and so of Stable Diffusion v1
 ("Neural Machine Translation of Rare Words with Subword Units", arXiv:1508.07909v5, Algorithm 1, on bytes); its
-vocabulary is a public file. `WordTokenizer` knows a closed list of words, one token each.
+vocabulary is a public file. `WordTokenizer` knows a closed list of words, one token each, and may spell the others.
 """
 from __future__ import annotations
 
@@ -117,13 +117,13 @@ class WordTokenizer(Tokenizer):
     """One token for each word of a closed list, and for each punctuation mark in it; lower case.
 
     words: in order of their tokens, which begin at 3 after <pad>, <start>, <end>; the list is all there is to save.
-    Raises ValueError for a list with a word that could never be read or that stands there twice; `encode` raises
-    UnknownWord.
+    A list with LETTERS in it can spell: a word that it lacks is one piece of a token per letter. Otherwise `encode` raises UnknownWord.
+    Raises ValueError for a list with a word that could never be read or that stands there twice.
     """
 
     def __init__(self, words: list[str], length: int = 24):
         for word in words:
-            if split_words(word) != [word]:
+            if split_words(word) != [word] and word not in LETTERS:
                 raise ValueError(f'words must be single lower-case words or punctuation marks, not "{word}"')
         if len(set(words)) < len(words):
             raise ValueError(f'words has "{max(words, key=words.count)}" twice')
@@ -135,16 +135,31 @@ class WordTokenizer(Tokenizer):
         self.tokens = {word: 3 + i for i, word in enumerate(words)}
 
     def pieces(self, text: str) -> list[list[int]]:
-        return [[self.token(word)] for word in split_words(text)]
+        return [self.piece(word) for word in split_words(text)]
 
     def token(self, word: str) -> int:
         if word not in self.tokens:
             raise UnknownWord(word, difflib.get_close_matches(word, self.words, n=3, cutoff=0.6), self.words)
         return self.tokens[word]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        return " ".join(self.words[i - 3] for i in map(int, ids) if i >= 3)
+    def piece(self, word: str) -> list[int]:
+        if word in self.tokens or not self.tokens.keys() >= set(LETTERS):
+            return [self.token(word)]
+        signs = [c if f"+{c}" in self.tokens else "?" for c in word]
+        return [self.tokens[f"{signs[0]}+"], *(self.tokens[f"+{c}"] for c in signs[1:])]
 
+    def forgetting(self, words: Iterable[str]) -> WordTokenizer:
+        """One that spells these words too, all tokens being the same: so a net gets to read spelling in training."""
+        other = WordTokenizer(self.words, self.length)
+        other.tokens = {word: token for word, token in self.tokens.items() if word not in set(words) - set(LETTERS)}
+        return other
+
+    def decode(self, ids: Iterable[int]) -> str:
+        text = " ".join(self.words[i - 3] for i in map(int, ids) if i >= 3)
+        return re.sub(r"(?<=[^ ])\+(?= |$)|\+? \+(?=[^ ])", "", text)  # "z+ +o +o" is "zoo"
+
+
+LETTERS = tuple(sign for c in "abcdefghijklmnopqrstuvwxyz0123456789?" for sign in (f"{c}+", f"+{c}"))  # a word's first, and the others
 
 def split_words(text: str) -> list[str]:
     """Lower-case words and single punctuation marks: "A star, red" -> ["a", "star", ",", "red"]."""

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nets.tokenizer import ClipTokenizer, TextCut, UnknownWord, WordTokenizer, clean_openai, clean_plain, read_merges
+from nets.tokenizer import LETTERS, ClipTokenizer, TextCut, UnknownWord, WordTokenizer, clean_openai, clean_plain, read_merges
 
 WORDS = ["a", "red", "blue", "star", "square", "of", "left", ",", "-"]
 
@@ -80,6 +80,34 @@ def test_the_word_list_is_all_there_is_to_save(words):
 def test_a_word_list_that_could_not_be_read_is_refused(bad, said):
     with pytest.raises(ValueError, match=said):
         WordTokenizer(bad)
+
+
+@pytest.fixture(scope="module")
+def speller():
+    return WordTokenizer(["a", "red", "heart", ",", "+", "?", *LETTERS], length=20)
+
+
+def test_a_list_with_letters_spells_the_words_that_it_lacks(speller):
+    text = "a red zoo + bax, a q ?"
+    assert speller.decode(speller.encode(text)) == "a red zoo + bax , a q ?"
+    assert [len(piece) for piece in speller.pieces(text)] == [1, 1, 3, 1, 3, 1, 1, 1, 1]
+    assert speller.decode(speller.encode("a 日本 heart")) == "a ?? heart"
+    assert speller.positions("a zoo, red zoo heart", "zoo") == [2, 3, 4, 7, 8, 9]
+    with pytest.raises(ValueError, match='"zo" is not in the prompt'):
+        speller.positions("a zoo", "zo")
+    assert WordTokenizer(json.loads(json.dumps(speller.words)), 20)([text]).equal(speller([text]))
+
+
+def test_a_list_without_all_letters_does_not_spell(speller):
+    with pytest.raises(UnknownWord, match='unknown word "zoo"'):
+        WordTokenizer(["a", *LETTERS[:-1]]).encode("a zoo")
+
+
+def test_forgetting_a_word_spells_it_and_leaves_all_other_tokens(speller):
+    other = speller.forgetting(["red", "zoo"])
+    assert other.decode(other.encode("a red heart")) == "a red heart" == speller.decode(other.encode("a red heart"))
+    assert len(other.encode("a red heart")) == len(speller.encode("a red heart")) + 2
+    assert other.encode("a heart, zoo") == speller.encode("a heart, zoo") and other.vocab_size == speller.vocab_size
 
 
 def test_one_string_is_not_a_list_of_texts(words):

@@ -15,7 +15,9 @@ times as often.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -39,12 +41,12 @@ LENGTH = 24
 HARD = ("flower", "dotted")                        # a shape and a texture
 
 
-def models(net: dict = NET, length: int = LENGTH) -> tuple[nn.ModuleDict, WordTokenizer, dict]:
+def models(net: dict = NET, length: int = LENGTH, words: Sequence[str] = WORDS) -> tuple[nn.ModuleDict, WordTokenizer, dict]:
     """The trainable modules, their tokenizer, and the configuration that rebuilds both."""
-    tokenizer = WordTokenizer(list(WORDS), length)
+    tokenizer = WordTokenizer(list(words), length)
     text = dict(vocab=tokenizer.vocab_size, length=length, width=net["ctx_width"], layers=2, heads=4)
     modules = nn.ModuleDict({"net": UNet(**net), "text": TextTransformer(**text)})
-    return modules, tokenizer, dict(net=net, text=text, words=list(WORDS))
+    return modules, tokenizer, dict(net=net, text=text, words=list(words))
 
 
 def told(scene: Scene, rng: random.Random) -> str:
@@ -61,8 +63,13 @@ def make_latents(vae: Autoencoder, n: int, generator: Generator) -> tuple[list[S
     """n scenes and their latents (n c y x)."""
     rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
     scenes = [sample_scene(rng) for _ in range(n)]
-    device = next(vae.vae.parameters()).device
-    return scenes, torch.cat([vae.encode(render(scenes[i:i + 64]).to(device)).cpu() for i in range(0, n, 64)])
+    return scenes, encode_all(vae, scenes, render)
+
+
+def encode_all(vae: Autoencoder, scenes: Sequence[Any], draw: Callable[[Sequence[Any]], Tensor]) -> Tensor:
+    """The latents (n c y x) of scenes, drawn and encoded 64 at a time; on the CPU, in the precision of the autoencoder."""
+    some = next(vae.vae.parameters())
+    return torch.cat([vae.encode(draw(scenes[i:i + 64]).to(some)).cpu() for i in range(0, len(scenes), 64)])
 
 
 def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generator, schedule: Schedule) -> Tensor:
@@ -73,20 +80,39 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generat
     return l_simple(lambda z_t, t: modules["net"](z_t, t, ctx), schedule, z_0, t, eps, "v")              # Eq. (5) in v-form
 
 
+def train(name: str, modules: nn.ModuleDict, data: Callable[[int, Generator], tuple[Tensor, Tensor]], config: dict, arguments: dict, *,
+          earlier: list[dict], vae: str, state: str, on: torch.device, out: str) -> None:
+    """Train the modules on latents and tokens that `data` gives for a step, and publish them; `arguments` are the recipe's."""
+    schedule, seed, steps = Schedule.cosine(), arguments["seed"], arguments["steps"]
+    modules.to(on, memory_format=torch.channels_last)
+    if arguments["compiled"]:
+        modules["net"].compile()
+    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=arguments["lr"], seed=seed,
+                 warmup=arguments["warmup"], precision=arguments["precision"], checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
+                 identity=dict(recipe=arguments), save_every=100)
+    if rank_and_world()[0] == 0:
+        config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=schedule.T), vae=Path(vae).stem,
+                      vae_sha256=sha256(find(vae)), size=64, **config)
+        g = step_generator(seed, steps + 1)
+        z, tokens = data(steps, g)
+        t = torch.linspace(50, schedule.T, len(z)).long()
+        noised = q_sample(schedule, z, t, torch.randn(z.shape, generator=g).to(z))
+        figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]),
+                       storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](noised, t, m["text"](tokens))))
+        print(publish(name, dict(fitted.ema), config, out=out, recipe=f"training.{name}", arguments=arguments, seconds=fitted.seconds,
+                      figures=figures, earlier=earlier), figures)
+
+
 def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 40000, two: float = .5, hard: float = 1.,
          warmup: int = 300, precision: str = "float32", compiled: int = 0, seed: int = 0, init: str = "", state: str = "runs/shapes",
          vae: str = "shapes-vae", device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
     arguments = dict(steps=steps, batch=batch, lr=lr, scenes=scenes, two=two, hard=hard, warmup=warmup, precision=precision,
                      compiled=compiled, seed=seed, init=Path(init).name)
-    schedule = Schedule.cosine()
     known, latents = make_latents(load_autoencoder(vae, on), scenes // world, step_generator(seed, steps, rank))
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     modules, tokenizer, config = models()
     earlier = start_from(init, dict(modules))
-    modules.to(on, memory_format=torch.channels_last)
-    if compiled:
-        modules["net"].compile()
 
     singles, doubles = (torch.tensor([i for i, s in enumerate(known) if len(s.things) == n]) for n in (1, 2))
     often = how_often(known, hard)
@@ -99,19 +125,7 @@ def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 
         z_0, tokens = latents[rows].to(on, memory_format=torch.channels_last), tokenizer([told(known[i], rng) for i in rows.tolist()])
         return z_0, tokens.to(on)
 
-    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, warmup=warmup,
-                 precision=precision, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments),
-                 save_every=100)
-    if rank == 0:
-        config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=schedule.T), vae=Path(vae).stem,
-                      vae_sha256=sha256(find(vae)), size=64, **config)
-        g = step_generator(seed, steps + 1)
-        (z, tokens), t = data(steps, g), torch.linspace(50, schedule.T, batch // world).long()
-        noised = q_sample(schedule, z, t, torch.randn(z.shape, generator=g).to(z))
-        figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]),
-                       storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](noised, t, m["text"](tokens))))
-        print(publish("shapes", dict(fitted.ema), config, out=out, recipe="training.shapes", arguments=arguments, seconds=fitted.seconds,
-                      figures=figures, earlier=earlier), figures)
+    train("shapes", modules, data, config, arguments, earlier=earlier, vae=vae, state=state, on=on, out=out)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ colour and place. Hence β is small, γ asks for latents that shrink as pictures
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -84,38 +85,51 @@ def rebalance(vae: AutoencoderKL, x: Tensor) -> None:
 
 
 @torch.no_grad()
-def measure(vae: nn.Module, n: int = 512, seed: int = 10**6) -> dict[str, float]:
-    """Held-out reconstruction (any colour × shape pair) and the scale of the latents."""
-    x = render(scenes(n, Generator().manual_seed(seed), held_out=None))
+def measure(vae: nn.Module, x: Tensor) -> dict[str, float]:
+    """Reconstruction of pictures that were not trained on, and the scale of their latents."""
     z = torch.cat([vae.encode(part)[0] for part in x.split(64)])
     db = torch.cat([psnr(vae.decode(a).clamp(-1, 1), b) for a, b in zip(z.split(64), x.split(64))])
     smooth = avg_pool2d(z, 2).var((0, 2, 3)).sum() / z.var((0, 2, 3)).sum()
-    return dict(psnr_mean=db.mean().item(), psnr_p05=db.quantile(.05).item(), latent_std=z.std().item(), smooth_share=smooth.item(), n=n)
+    return dict(psnr_mean=db.mean().item(), psnr_p05=db.quantile(.05).item(), latent_std=z.std().item(), smooth_share=smooth.item(),
+                n=len(x))
+
+
+def train(name: str, draw: Callable[[int, Generator], Tensor], unseen: Callable[[int, Generator], Tensor], *, config: dict, steps: int,
+          batch: int, lr: float, kl_weight: float, smooth: float, tests: int, seed: int, init: str, state: str, device: str, out: str,
+          precision: str = "float32", compiled: int = 0) -> None:
+    """The autoencoder of a world: `draw` gives its training pictures, `unseen` those it is measured on, so many from a generator."""
+    (rank, world), on = rank_and_world(), own_device(device)
+    arguments = dict(steps=steps, batch=batch, lr=lr, kl_weight=kl_weight, smooth=smooth, precision=precision, compiled=compiled,
+                     seed=seed, init=Path(init).name)
+    torch.manual_seed(seed)                                              # the initial weights, alike on every rank
+    vae = AutoencoderKL(**config)
+    earlier = start_from(init, {"vae": vae})
+    if init:
+        rebalance(vae, draw(256, Generator().manual_seed(seed)))
+    vae.to(on, memory_format=torch.channels_last)
+    if compiled:
+        vae.encoder.compile()
+        vae.decoder.compile()
+    fitted = fit(lambda net, x, g: loss(net, x, g, kl_weight, smooth), vae,
+                 lambda step, g: draw(batch // world, g).to(on, memory_format=torch.channels_last),
+                 steps=steps, lr=lr, seed=seed, precision=precision, save_every=100, checkpoint=f"{state}/checkpoint.pt",
+                 log=f"{state}/loss.csv", identity=dict(recipe=arguments))
+    if rank == 0:
+        known = draw(256, Generator().manual_seed(seed))
+        rebalance(fitted.ema.cpu(), known)
+        figures = measure(fitted.ema, unseen(tests, Generator().manual_seed(10**6)))
+        figures["storage_error"] = storage_error({"vae": fitted.ema}, lambda m: m["vae"].decode(m["vae"].encode(known[:32])[0]))
+        header = dict(kind="vae", vae=config, latent_scale=1 / figures["latent_std"], size=64)
+        print(publish(name, {"vae": fitted.ema}, header, out=out, recipe=f"training.{name.replace('-', '_')}", arguments=arguments,
+                      seconds=fitted.seconds, figures=figures, earlier=earlier), figures)
 
 
 def main(*, steps: int = 3600, batch: int = 8, lr: float = 1.5e-3, kl_weight: float = 1e-6, smooth: float = .1,
          tests: int = 512, precision: str = "float32", seed: int = 0, init: str = "", state: str = "runs/shapes_vae", device: str = "auto",
          out: str = "weights") -> None:
-    (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, kl_weight=kl_weight, smooth=smooth, precision=precision, seed=seed,
-                     init=Path(init).name)
-    torch.manual_seed(seed)                                              # the initial weights, alike on every rank
-    vae = AutoencoderKL(**CONFIG)
-    earlier = start_from(init, {"vae": vae})
-    if init:
-        rebalance(vae, render(scenes(256, Generator().manual_seed(seed))))
-    vae.to(on, memory_format=torch.channels_last)
-    fitted = fit(lambda net, x, g: loss(net, x, g, kl_weight, smooth), vae, lambda step,
-                 g: render(scenes(batch // world, g)).to(on, memory_format=torch.channels_last), steps=steps, lr=lr, precision=precision,
-                 seed=seed, save_every=100, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
-    if rank == 0:
-        known = render(scenes(256, Generator().manual_seed(seed)))
-        rebalance(fitted.ema.cpu(), known)
-        figures = measure(fitted.ema, tests)
-        figures["storage_error"] = storage_error({"vae": fitted.ema}, lambda m: m["vae"].decode(m["vae"].encode(known[:32])[0]))
-        config = dict(kind="vae", vae=CONFIG, latent_scale=1 / figures["latent_std"], size=64)
-        print(publish("shapes-vae", {"vae": fitted.ema}, config, out=out, recipe="training.shapes_vae", arguments=arguments,
-                      seconds=fitted.seconds, figures=figures, earlier=earlier), figures)
+    train("shapes-vae", lambda n, g: render(scenes(n, g)), lambda n, g: render(scenes(n, g, held_out=None)), config=CONFIG, steps=steps,
+          batch=batch, lr=lr, kl_weight=kl_weight, smooth=smooth, tests=tests, precision=precision, seed=seed, init=init,
+          state=state, device=device, out=out)
 
 
 if __name__ == "__main__":

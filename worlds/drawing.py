@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
-from worlds.scene import COLOURS, SHAPES, Scene, Thing
+from worlds.scene import COLOURS, SHAPES, Scene, Standing, Thing
 
 # --------------------------------------------------------------------------- outlines
 
@@ -146,13 +146,18 @@ def _pattern(things: Sequence[Thing], x: Tensor, y: Tensor, pixel: float) -> Ten
     return (.5 - distance / pixel).clamp(0, 1) * _column([t.texture != "plain" for t in things])
 
 
-def _paint_ground(scenes: Sequence[Scene], x: Tensor, y: Tensor) -> Tensor:
+def _paint_ground(scenes: Sequence[Standing], x: Tensor, y: Tensor) -> Tensor:
     light = _column([s.ground.slope[0] for s in scenes]) * (x - .5) + _column([s.ground.slope[1] for s in scenes]) * (y - .5)
     for k in range(4):
         fx, fy, phase, amplitude = (_column([s.ground.waves[k][j] for s in scenes]) for j in range(4))
         a, b = 2 * math.pi * fx * x[:1], 2 * math.pi * fy * y[:, :1] + phase       # cos(a + b), a along x only and b along y only
         light = light + amplitude * (a.cos() * b.cos() - a.sin() * b.sin())
     return (_colours([s.background for s in scenes]) + light[:, None]).clamp(0, 1)
+
+
+def grounds(scenes: Sequence[Standing], size: int = 64) -> Tensor:
+    """The bare backgrounds, (b, 3, size, size) in [0, 1], of anything that has a `background`, a colour's name, and a `ground`."""
+    return _paint_ground(scenes, *_grid(size))
 
 
 def _paint_things(canvas: Tensor, scenes: Sequence[Scene], x: Tensor, y: Tensor, pixel: float, *, textured: bool = True) -> Tensor:

@@ -7,7 +7,7 @@ Lengths are fractions of the picture's width, angles are radians, x grows to the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring", "cross", "crescent", "diamond", "flower")
 COLOURS = {  # name -> RGB in [0, 1]
@@ -44,6 +44,17 @@ class Ground(NamedTuple):
     kind: str                                             # "gradient", "noise" or "pattern": how it was drawn up, for statistics only
     slope: tuple[float, float]
     waves: tuple[Wave, Wave, Wave, Wave]
+
+
+class Standing(Protocol):
+    """Whatever stands on a background: the name of its colour, and the unnamed texture on it."""
+    background: str
+    ground: Ground
+
+
+def on_background(colour: str) -> str:
+    """How a caption says it: "on a blue background"."""
+    return f"on a{'n' if colour[0] in 'aeiou' else ''} {colour} background"
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,18 @@ import torch
 from torch import Tensor
 
 from worlds.drawing import render, silhouettes, simulate_strokes, strokes
-from worlds.scene import COLOURS, HELD_OUT, RELATIONS, SHAPES, SIZES, TEXTURES, WORDS, Ground, Scene, Thing, Wave
+from worlds.scene import COLOURS, HELD_OUT, RELATIONS, SHAPES, SIZES, TEXTURES, WORDS, Ground, Scene, Thing, Wave, on_background
 
 __all__ = ["ATTRIBUTES", "COLOURS", "Edit", "HELD_OUT", "RELATIONS", "SHAPES", "SIZES", "TEXTURES", "WORDS", "Ground", "Scene", "Thing",
-           "Wave", "apply", "attributes", "caption", "changed_mask", "edits", "instruction", "is_held_out", "render", "sample_scene",
-           "silhouettes", "simulate_strokes", "strokes"]
+           "Wave", "apply", "attributes", "caption", "changed_mask", "edits", "instruction", "is_held_out", "render", "sample_ground",
+           "sample_scene", "silhouettes", "simulate_strokes", "strokes"]
 
 _MARGIN = .03                                             # free space around things, as a fraction of the width
 
 # --------------------------------------------------------------------------- sampling
 
-def _sample_ground(rng: random.Random) -> Ground:
+def sample_ground(rng: random.Random) -> Ground:
+    """Draw the unnamed texture of a background."""
     kind = rng.choice(("gradient", "noise", "pattern"))
     angle, light = rng.uniform(0, 2 * math.pi), rng.uniform(.12, .34)
     slope = (light * math.cos(angle), light * math.sin(angle)) if kind == "gradient" else (0., 0.)
@@ -98,7 +99,7 @@ def sample_scene(rng: random.Random, things: int | None = None, held_out: bool |
         for _ in range(60):
             placed = tuple(replace(t, x=x, y=y) for t in drawn for x, y in [_place(rng, t.radius)])
             if n == 1 or _clear(*placed):
-                scene = Scene(background, _sample_ground(rng), _ordered(placed))
+                scene = Scene(background, sample_ground(rng), _ordered(placed))
                 if held_out is None or is_held_out(scene) == held_out:
                     return scene
                 break
@@ -115,7 +116,7 @@ def _phrase(thing: Thing, size: bool = True) -> str:
 def caption(scene: Scene, size: bool = True, background: bool = True) -> str:
     """The caption: every named attribute, or without the sizes or the background where those are False."""
     text = f" {scene.relation} ".join(_phrase(t, size) for t in scene.things)
-    return f"{text} on a{'n' if scene.background == 'orange' else ''} {scene.background} background" if background else text
+    return f"{text} {on_background(scene.background)}" if background else text
 
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {                # what the oracle reader reads; "none" where there is no second thing

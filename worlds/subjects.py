@@ -27,7 +27,7 @@ from torch import Tensor
 
 from worlds.drawing import OUTLINES, _colours, _column, _disc, _grid, _local, _paint_ground, _paint_things
 from worlds.scene import COLOURS, SHAPES, SIZES, Ground, Scene, Thing
-from worlds.shapes import _clear, _ordered, _phrase, _place, _sample_ground, _sample_thing
+from worlds.shapes import _clear, _ordered, _phrase, _place, _sample_thing, sample_ground
 
 RGB = tuple[float, float, float]
 PATTERNS = ("stripes", "dots", "checks", "halves", "rings")
@@ -116,7 +116,7 @@ def sample_context(rng: random.Random, background: str | None = None, size: str 
             tx, ty = _place(rng, small)
             thing = Thing(thing.shape, thing.colour, "small", thing.texture, tx, ty, small, thing.tilt, thing.shade, thing.period,
                           thing.slant, thing.phase)
-        found = Context(background, _sample_ground(rng), x, y, radius, size, rng.uniform(-.45, .45), rng.uniform(-.04, .04), colour, thing)
+        found = Context(background, sample_ground(rng), x, y, radius, size, rng.uniform(-.45, .45), rng.uniform(-.04, .04), colour, thing)
         if thing is None or _clear(_stand_in(found), thing):
             return found
 
