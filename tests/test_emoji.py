@@ -195,7 +195,8 @@ def check_the_split(world):
 
 
 def test_held_out_pictures_are_never_in_training(world):
-    check_the_split(world)
+    train, test = check_the_split(world)
+    assert len(train) > 100 and len(test) > 100
 
 
 def test_what_is_held_out_depends_on_what_a_picture_is_alone(world):
@@ -207,12 +208,13 @@ def test_what_is_held_out_depends_on_what_a_picture_is_alone(world):
         return {(p.kind, p.before.emoji, p.after.emoji) for p in pairs(w, random.Random(0), held_out=True)}
     assert told(world) == told(back)
     e = Emoji("", "noto", "", "", "person-2695", "dark", "woman")
-    assert [k for k in range(60) if is_held_out(replace(e, person=f"P-{k}"))] == [0, 1, 6, 10, 20, 38, 44, 46, 48]     # on every machine
+    found = [k for k in range(60) if is_held_out(replace(e, person=f"P-{k}"))]
+    assert found == [0, 1, 6, 10, 18, 20, 38, 44, 46, 48, 57]           # on every machine
 
 
 def test_a_combination_is_held_out_in_both_styles_and_an_emoji_in_one():
     made = [Emoji("", "noto", "", "", f"P-{k}", tone, gender)
-            for k in range(400) for tone in ("", "light", "dark") for gender in ("man", "woman")]
+            for k in range(2000) for tone in ("", "light", "dark") for gender in ("man", "woman")]
     both = [(is_held_out(e), is_held_out(replace(e, style="twemoji"))) for e in made]
     plain, toned = ([b for b, e in zip(both, made) if bool(e.tone) == t] for t in (False, True))
     assert (True, True) not in plain and .07 < sum(map(any, plain)) / len(plain) < .13

@@ -48,7 +48,8 @@ def read(tokenizer: WordTokenizer, texts: list[str], rng: random.Random) -> Tens
     """The rows of texts (b l); in one of ten a word is spelled, as long as there is room."""
     rows = []
     for text in texts:
-        spelled = tokenizer.forgetting([rng.choice(split_words(text))]) if text and rng.random() < .1 else tokenizer
+        words = [word for word in split_words(text) if word.isalnum()]
+        spelled = tokenizer.forgetting([rng.choice(words)]) if words and rng.random() < .1 else tokenizer
         fits = len(spelled.encode(text)) <= tokenizer.length
         rows.append((spelled if fits else tokenizer)([text]))
     return torch.cat(rows)
