@@ -82,7 +82,7 @@ def test_turning_the_axes_of_a_latent_keeps_the_pictures_and_makes_smooth_axes_s
 
 
 def test_a_shape_that_does_not_fit_its_configuration_is_refused(folder):
-    with pytest.raises(WeightsError, match="a text2image or glide model is needed"):
+    with pytest.raises(WeightsError, match="a text2image or glide or lora or word model is needed"):
         load(folder / "shapes-reader.safetensors")
     with pytest.raises(WeightsError, match="no model named"):
         load("shapse")
@@ -112,11 +112,19 @@ def test_the_ve_loss_is_the_squared_error_of_v():
     x_0, tokens = render([sample_scene(random.Random(k)) for k in range(3)], 32).double(), tokenizer([""] * 3)
     found = shapes_ve.loss(modules, (x_0, tokens), Generator().manual_seed(5), schedule)
     g = Generator().manual_seed(5)
-    t = torch.randint(1, schedule.T + 1, (3,), generator=g)
+    t = shapes_ve.times(3, schedule, g)
     eps = torch.randn(x_0.shape, generator=g)                              # float32 draws, as in the recipe
     ctx = modules["text"](tokens)
     wanted = l_simple(lambda x_t, t: modules["net"](x_t, t, ctx), schedule, x_0, t, eps.double(), "v")
     assert_close(found, wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_half_of_the_noise_levels_are_drawn_where_pictures_are_decided():
+    schedule = Schedule.geometric(**shapes_ve.SCHEDULE)
+    t = shapes_ve.times(20_000, schedule, Generator().manual_seed(0))
+    low, high = (schedule.t_of_sigma(sigma) for sigma in shapes_ve.DECISIVE)
+    inside = ((t > low) & (t <= high)).double().mean().item()
+    assert 1 == t.min() and t.max() == schedule.T and inside == pytest.approx(.5 + .5 * (high - low) / schedule.T, abs=.01)
 
 
 def test_one_caption_in_ten_is_empty_and_the_others_never_lie():
