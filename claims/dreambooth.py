@@ -48,6 +48,7 @@ FEWER = (1, 2, 3, 5)                             # and where it is
 EACH, OF_CLASS = 4, 8                            # pictures of each context, and of the class
 RATES = (2e-4, 8e-4, 3.2e-3)
 POINTS = 24                                      # of a curve over the steps
+SCALES, TILTS = (1.07, 1.12, 1.18, 1.23), 4      # poses that are tried: radii, and tilts to either side
 EDGE = 3                                         # pixels of half the size by which a pose's box may stand out of the picture
 WATCHED = 1e-9                                   # a λ by which the prior term is seen and not followed
 METRICS = ("dino", "clip_i", "clip_t", "pres", "div", "error", "ground")
@@ -141,7 +142,7 @@ def poses(subject: Subject, context: Context, side: int) -> tuple[Tensor, Tensor
     """The subject in every size and tilt of a grid, cut out, and its masks: (k 3 y x), (k 1 y x). Two pixels of `side` make one."""
     half = 1 / side
     drawn = [replace(context, x=.5 + dx, y=.5 + dy, radius=SIZES["large"] * by, tilt=.12 * k, shade=0., other=None)
-             for by in (1.07, 1.12, 1.18, 1.23) for k in range(-4, 5) for dx in (0., half) for dy in (0., half)]
+             for by in SCALES for k in range(-TILTS, TILTS + 1) for dx in (0., half) for dy in (0., half)]
     true, mask = (F.avg_pool2d(p, 2) for p in (render_subject(subject, drawn, side), subject_mask(subject, drawn, side)))
     ys, xs = (mask.amax(dim=(0, 1)).amax(dim=k).nonzero().flatten() for k in (1, 0))
     box = (..., slice(int(ys[0]), int(ys[-1]) + 1), slice(int(xs[0]), int(xs[-1]) + 1))

@@ -58,9 +58,13 @@ def judges():
 def quick(monkeypatch):
     for module, name, value in ((claims_dreambooth, "STEPS", 2), (claims_dreambooth, "BATCH", 1), (claims_dreambooth, "N_PRIOR", 1),
                                 (claims_dreambooth, "WALK", 1), (claims_dreambooth, "EACH", 2), (claims_dreambooth, "OF_CLASS", 2),
-                                (claims_dreambooth, "FEWER", (1, 3, 5)), (dreambooth_upsampler, "STEPS", 1),
+                                (claims_dreambooth, "FEWER", (1, 3, 5)), (claims_dreambooth, "SCALES", (1.15,)),
+                                (claims_dreambooth, "TILTS", 1), (dreambooth_upsampler, "STEPS", 1),
                                 (dreambooth_upsampler, "BATCH", 1), (dreambooth_upsampler, "WALK", "2")):
         monkeypatch.setattr(module, name, value)
+    claims_dreambooth.poses.cache_clear()
+    yield
+    claims_dreambooth.poses.cache_clear()
 
 
 def whole(measurement, record):
