@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 from claims.diffedit import DIFFEDIT, judge_blend, judge_bound, judge_parts, judge_reference, judge_threshold
+from claims.dreambooth import DREAMBOOTH, judge_count, judge_noun, judge_prior, judge_word
+from claims.dreambooth_upsampler import UPSAMPLER, judge_upsampler
 from claims.instruct_pix2pix import BESIDE_SDEDIT, LESS_DATA, SCALES, UNFILTERED, judge_data, judge_faithful, judge_filter, judge_scales
 from claims.null_text import LADDER, judge_ablation, judge_null_text, judge_round_trip
 from claims.page import Claim
@@ -34,15 +36,16 @@ CLAIMS = (
     Claim("C11", "choosing the best of n by CLIP helps", "GLIDE",
           "GLIDE wins over DALL·E on captions 83 % of the time, 71 % once DALL·E is re-ranked"),
     Claim("C12", "prior preservation stops language drift and restores diversity for a little subject fidelity",
-          "DreamBooth", "with / without: PRES .493 / .664, DIV .391 / .371, DINO .684 / .712"),
+          "DreamBooth", "with / without: PRES .493 / .664, DIV .391 / .371, DINO .684 / .712", DREAMBOOTH, judge_prior,
+          "dreambooth_prior.png"),
     Claim("C13", "the right class noun helps; none or a wrong one hurts", "DreamBooth",
-          "DINO right / none / wrong: .744 / .303 / .454"),
+          "DINO right / none / wrong: .744 / .303 / .454", DREAMBOOTH, judge_noun, "dreambooth_noun.png"),
     Claim("C14", "three to five pictures are enough", "DreamBooth",
-          "DINO over 1…5 pictures of a backpack: .494 .515 .596 .604 .597"),
+          "DINO over 1…5 pictures of a backpack: .494 .515 .596 .604 .597", DREAMBOOTH, judge_count, "dreambooth_count.png"),
     Claim("C15", "beats Textual Inversion on fidelity to subject and prompt", "DreamBooth",
-          "DINO .668 against .569, CLIP-T .305 against .255"),
+          "DINO .668 against .569, CLIP-T .305 against .255", DREAMBOOTH, judge_word, "dreambooth_word.png"),
     Claim("C16", "the super-resolution stage must be tuned too, with less noise augmentation", "DreamBooth",
-          "pictures"),
+          "pictures", UPSAMPLER, judge_upsampler, "dreambooth_upsampler.png"),
     Claim("C17", "mask and encoding each help, both together most", "DiffEdit",
           "curves: both ablations lie between SDEdit and DiffEdit", DIFFEDIT, judge_parts, "diffedit_tradeoff.png"),
     Claim("C18", "a mask threshold of .5 is best; .25 edits too much, .75 too little", "DiffEdit",

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m claims", description="Measure claims and write CLAIMS.md.")
     parser.add_argument("ids", nargs="*", metavar="C1", help="claims to measure, or all; none: only rewrite CLAIMS.md")
     parser.add_argument("--models", metavar="FOLDER", help="measure candidates in FOLDER; records go to FOLDER/claims")
-    parser.add_argument("--quick", action="store_true", help="a few pictures, into runs/quick, to see that all runs")
+    parser.add_argument("--quick", action="store_true", help="a few pictures or subjects, into runs/quick, to see that all runs")
     parser.add_argument("--device", default="cpu")
     a = parser.parse_args(argv)
     measured = [i for i in known if known[i].measurement is not None]
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"{m.name}: skipped, as {', '.join(lacking)} is not trained yet", flush=True)
                 continue
             models = (m.opener or open_models)(a.models, a.device)
-            n, start = 8 if a.quick else m.n, time.monotonic()
+            n, start = min(8, max(1, m.n // 8)) if a.quick else m.n, time.monotonic()
             part = Parts(STARTED / f"{m.name}.json", dict(files=models.files, n=n, seed=m.seed, code=code_of(m.run)))
             before = part.seconds
             print(f"{m.name}: n = {n} …" + (f" ({len(part.done)} parts are there)" if part.done else ""), flush=True)

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Generator
 
 from claims.common import Models, in_batches, new_scenes, open_models
+from figures.dreambooth import DRAWN as DREAMBOOTH
 from figures.editing import DRAWN, percent, record
 from figures.glide import DRAWN as GLIDE
 from figures.instruct import DRAWN as INSTRUCT
@@ -241,7 +242,7 @@ def bench(folder: Path, models: Opener) -> Figure:
 
 FIGURES: dict[str, Callable[[Path, Opener], Figure]] = {
     f"{draw.__name__}.png": draw
-    for draw in (world, samples, hero, sdedit_curve, sdedit_masks, w_curve, bench, *DRAWN, *GLIDE, *INSTRUCT)}
+    for draw in (world, samples, hero, sdedit_curve, sdedit_masks, w_curve, bench, *DRAWN, *GLIDE, *DREAMBOOTH, *INSTRUCT)}
 
 
 def make(names: Iterable[str], records: Path = HERE, out: Path = HERE, models: Opener | None = None) -> None:
