@@ -50,16 +50,16 @@ def diffedit_tradeoff(folder: Path, models: Opener) -> Figure:
             colour, line, marker = VARIANTS[name]
             ax.plot([p[x] for p in rows], [p[y] for p in rows], line, color=colour, marker=marker, label=name)
         ends = r[part]["curves"]["DiffEdit"]
-        for p in (ends[0], ends[-1]):
-            ax.annotate(f"r = {p['ratio']:g}", (p[x], p[y]), textcoords="offset points", xytext=(12, 3 if y == "right" else -13),
-                        color=BLUE, fontsize=9)
+        for p, side in ((ends[0], -1), (ends[-1], 1)):
+            at, where = ((12, 3), "left") if y == "right" else ((8 * side, -14), "left" if side > 0 else "right")
+            ax.annotate(f"r = {p['ratio']:g}", (p[x], p[y]), textcoords="offset points", xytext=at, ha=where, color=BLUE, fontsize=9)
         ax.set_title(title)
         if y == "right":
             percent(ax)
             ax.axvline(r[part]["autoencoder_db"], color=GREY, linewidth=1, linestyle="--", label="the autoencoder alone")
             ax.set_xlabel("PSNR outside the true change (dB)")
         else:
-            ax.set(xlabel="distance to the input (LPIPS, our features)", ylabel="distance to true edits (CSFID)")
+            ax.set(xlabel="distance to the input (LPIPS, our features)", ylabel="distance to true edits (CSFID)", xlim=(0, None))
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=6)
     return fig
@@ -80,15 +80,20 @@ def diffedit_masks(folder: Path, models: Opener) -> Figure:
     for ax, title in ((left, "IoU with the true change"), (middle, "share of the picture")):
         ax.set_xticks(range(len(kinds)), kinds)
         ax.set_title(title)
-        ax.set_ylim(0, 1.25)
+        ax.set(ylim=(0, 1.22), yticks=[0, .2, .4, .6, .8, 1])
         ax.legend(loc="upper left")
     thresholds = r["one"]["thresholds"]
     x = [p["threshold"] for p in thresholds]
     right.plot(x, [p["iou"] for p in thresholds], "o-", color=BLUE, label="IoU")
     right.plot(x, [p["right"] for p in thresholds], "^-", color=ORANGE, label="all right")
-    right.plot(x, [p["outside_db"] / 50 for p in thresholds], "s-", color=GREEN, label="PSNR outside, / 50 dB")
-    right.set(title="over the threshold", xticks=x, ylim=(0, 1.02))
-    right.legend(loc="lower right")
+    kept = right.twinx()
+    kept.plot(x, [p["outside_db"] for p in thresholds], "s-", color=GREEN, label="kept, PSNR outside (right)")
+    kept.set(ylim=(20, 40), ylabel="dB")
+    kept.spines["right"].set_visible(True)
+    kept.grid(False)
+    right.set(title="over the threshold", xticks=x, ylim=(0, 1.22), yticks=[0, .2, .4, .6, .8, 1], xlabel="threshold θ")
+    lines = [*right.get_lines(), *kept.get_lines()]
+    right.legend(lines, [line.get_label() for line in lines], loc="upper left")
     return fig
 
 
@@ -141,7 +146,7 @@ def ladder(folder: Path, models: Opener) -> Figure:
         ax.text(p["db"] + .3, i, f"{p['db']:.1f} dB" + (f", {cost}" if p["forwards"] else ""), va="center", fontsize=10,
                 bbox=dict(facecolor="white", edgecolor="none", pad=1))
     ax.set_yticks(range(len(r["rungs"])), [p["name"] for p in r["rungs"]])
-    ax.set(xlim=(0, top * 1.35), xlabel="PSNR to the given picture (dB)")
+    ax.set(xlim=(0, top * 1.35), xlabel="PSNR to the given picture (dB); blue: at most 3 dB below the best, dashed: the autoencoder alone")
     ax.axvline(r["rungs"][0]["db"], color=GREY, linewidth=1, linestyle="--")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
@@ -160,7 +165,8 @@ def null_text_updates(folder: Path, models: Opener) -> Figure:
     left, right = fig.subplots(1, 2, width_ratios=[1.5, 1])
     for name, (colour, marker, words) in SOLVED.items():
         rows = sorted((p for p in r["updates"] if p["solver"] == name), key=lambda p: p["forwards"] + p["backwards"])
-        left.plot([p["forwards"] + p["backwards"] for p in rows], [p["db"] for p in rows], marker=marker, color=colour, label=words)
+        left.plot([p["forwards"] + p["backwards"] for p in rows], [p["db"] for p in rows], marker=marker, color=colour, label=words,
+                  **(dict(markersize=11, markerfacecolor="none", linestyle="") if len(rows) == 1 else {}))
     left.plot(raw["forwards"], raw["db"], "x", color=RED, markersize=9, label="not tuned")
     for name, words in (("autoencoder", "autoencoder"), ("w = 1", "round trip at w = 1")):
         db = next(p for p in r["rungs"] if p["name"] == name)["db"]

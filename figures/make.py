@@ -146,7 +146,7 @@ def sdedit_curve(folder: Path, models: Opener) -> Figure:
     r = record(folder, "sdedit_curve")
     fig = figure(12, 7.2)
     axes = fig.subplots(2, 3, sharey="col")
-    columns = (("rmse", "distance to the painting (RMSE)"), ("kid", "distance to real pictures (KID)"),
+    columns = (("rmse", "distance to the painting (RMSE)"), ("kid", "distance to real pictures (KID, may be < 0)"),
                ("right", "all attributes right"))
     for i, x in enumerate(("t0", "sigma")):
         for k, (y, words) in enumerate(columns):
@@ -203,6 +203,7 @@ def w_curve(folder: Path, models: Opener) -> Figure:
     fig = figure(7, 4.2)
     ax = fig.subplots()
     lines = (("single", "one thing", .96, BLUE, "o"), ("two", "two things and their relation", .78, ORANGE, "^"))
+    scales = {p["w"] for name, *_ in lines if name in parts for p in parts[name]["curve"]}
     lowest = min((p["right"] for name, *_ in lines if name in parts for p in parts[name]["curve"]), default=1.)
     for name, words, floor, colour, marker in lines:
         if name in parts:
@@ -213,7 +214,7 @@ def w_curve(folder: Path, models: Opener) -> Figure:
         p = parts["held_out"]
         ax.plot([p["w"]], [p["right"]], "D", color=GREEN, markersize=8, label="one thing, colour × shape never seen")
         ax.axhline(.85, color=GREEN, linewidth=1, linestyle="--")
-    ax.set(title="all attributes right (dashed: floors)", xlabel="guidance scale w", xticks=[1, 2, 3, 5, 7.5])
+    ax.set(title="all attributes right (dashed: floors)", xlabel="guidance scale w", xticks=sorted(scales))
     percent(ax, max(0., min(.4, lowest - .05)))
     fig.legend(loc="outside lower center", ncols=3)
     return fig
@@ -233,7 +234,7 @@ def bench(folder: Path, models: Opener) -> Figure:
         words = f"{r.shown(r.measured)}, floor {r.shown(r.floor)}" + ("" if ok else ": missed")
         ax.text(1.02, i, words, va="center", fontsize=10)
     ax.set_yticks(range(len(found)), [r.figure for r in found])
-    ax.set(xlim=(0, 1), xticks=[])
+    ax.set(xlim=(0, 1), xticks=[], title="measured, as bars; black: the floor; orange: missed")
     ax.invert_yaxis()
     ax.grid(False)
     ax.spines[["bottom", "left"]].set_visible(False)
