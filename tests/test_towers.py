@@ -1,6 +1,7 @@
 """The files of CLIP, DINO, LPIPS and FID's Inception: recognised from their keys, read strictly, never run."""
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
 import subprocess
@@ -104,6 +105,31 @@ def test_prefixes_and_what_is_no_weight_do_no_harm(make, names, load, prefix, ex
     assert same(load(write(tensors, tmp_path / "net.pt")), net)
     torch.save({"epoch": 3, "state_dict": tensors}, tmp_path / "training.pt")
     assert same(load(tmp_path / "training.pt"), net)
+
+
+@pytest.mark.parametrize("missing, found", [((), "teacher"), (("teacher",), "student")])
+def test_of_a_whole_training_of_dino_the_teachers_backbone_is_taken(missing, found, tmp_path):
+    nets = {"teacher": small_dino(), "student": small_dino()}
+    for parameter in nets["student"].parameters():
+        parameter.data += 1.
+    whole = {name: {"module.backbone." + key: t for key, t in of(net, dino_official_names).items()} | {
+        "module.head.mlp.0.weight": torch.ones(2, 2), "module.head.last_layer.weight_g": torch.ones(2, 1)} for name, net in nets.items()}
+    whole |= {"optimizer": {"state": {0: {"step": 3}}, "param_groups": [{"lr": .1}]}, "epoch": 3}
+    whole |= {"args": argparse.Namespace(arch="vit_small")}
+    torch.save({name: value for name, value in whole.items() if name not in missing}, tmp_path / "checkpoint.pth")
+    assert same(load_dino(tmp_path / "checkpoint.pth"), nets[found])
+
+
+@pytest.mark.parametrize("file", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_a_folder_of_open_clip_is_found_and_says_its_activation(file, tmp_path):
+    clip = small_clip()
+    write(of(clip, clip_openai_names), tmp_path / file)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}}))
+    found = load_clip(tmp_path)
+    assert same(found, clip) and found.image.layers[0].activation is F.gelu
+    (tmp_path / file).rename(tmp_path / "weights.bin")
+    with pytest.raises(WeightsError, match="holds no weights .*open_clip_model"):
+        load_clip(tmp_path)
 
 
 @pytest.mark.parametrize("make, names, load", [(small_clip, clip_openai_names, load_clip), (small_dino, dino_official_names, load_dino)])

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from weights.files import WeightsError
 
 Net = TypeVar("Net", bound=nn.Module)
-LEFTOVERS = ("pytorch_lightning.", "lightning.", "omegaconf.", "numpy.")    # of programs that train: classes beside the weights
+LEFTOVERS = ("pytorch_lightning.", "lightning.", "omegaconf.", "numpy.", "argparse.Namespace")      # what programs that train leave behind
+INSIDE = ("state_dict", "teacher", "student")       # where the weights lie; of DINO's two nets the teacher, an average, is the better
 FETCH = "fetch it again, or take the .safetensors that most checkpoints are published as too"
 
 
@@ -51,9 +52,9 @@ class Checkpoint:
 
     @classmethod
     def of_folder(cls, folder: Path) -> Checkpoint:
-        """The weights in one folder of a diffusers model, safetensors before pickles, whole or in shards that an index names."""
-        for stem, end in (("diffusion_pytorch_model", "safetensors"), ("model", "safetensors"),
-                          ("diffusion_pytorch_model", "bin"), ("pytorch_model", "bin")):
+        """The weights in a folder of diffusers, transformers or open_clip, safetensors before pickles, whole or in shards of an index."""
+        for stem, end in (("diffusion_pytorch_model", "safetensors"), ("model", "safetensors"), ("open_clip_model", "safetensors"),
+                          ("diffusion_pytorch_model", "bin"), ("pytorch_model", "bin"), ("open_clip_pytorch_model", "bin")):
             for variant in ("", ".fp16"):
                 if (whole := folder / f"{stem}{variant}.{end}").is_file():
                     return cls(folder, [whole])
@@ -62,7 +63,7 @@ class Checkpoint:
                     if missing := [shard.name for shard in shards if not shard.is_file()]:
                         raise WeightsError(f"model: {folder} lacks {some(missing)}, which {index.name} names; fetch the whole folder")
                     return cls(folder, shards)
-        raise WeightsError(f"model: {folder} holds no weights (diffusion_pytorch_model or model, .safetensors or .bin); "
+        raise WeightsError(f"model: {folder} holds no weights (diffusion_pytorch_model, model or open_clip_model, .safetensors or .bin); "
                            "fetch the whole folder")
 
     def fits(self, module: nn.Module, names: Mapping[str, str], ignored: Iterable[str] = ()) -> None:
@@ -141,15 +142,15 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise WeightsError(f"model: {path} is not a whole {'safetensors' if form == 'safetensors' else 'torch'} file "
                            f"({type(error).__name__}); {FETCH}") from None
-    while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
+    while isinstance(found, dict) and (inside := next((name for name in INSIDE if isinstance(found.get(name), dict)), None)):
+        found = found[inside]
     return {str(name): t for name, t in found.items() if isinstance(t, Tensor)} if isinstance(found, dict) else {}
 
 
 def _unpickled(path: Path, mmap: bool) -> Any:
     """torch's reader of tensors alone, told to put an Inert in the place of each class of LEFTOVERS that it comes upon.
 
-    Stable Diffusion v1.4's file, as others that PyTorch Lightning wrote, names the class of a callback, which is no part of the model.
+    Files that PyTorch Lightning wrote may name the class of a callback, and DINO's the options of its command line: no part of a model.
     """
     inert: dict[str, Any] = {}
     while True:

@@ -1,7 +1,7 @@
 """The networks that judge: CLIP, plain and noised, DINO, LPIPS and FID's Inception, read from the files in which they are published.
 
     clip = load_clip("ViT-B-32.pt")                        # OpenAI (TorchScript or a state dict), open_clip, or a folder of transformers
-    dino = load_dino("dino_deitsmall16_pretrain.pth")      # DINO's own file, timm's, or a folder of transformers
+    dino = load_dino("dino_deitsmall16_pretrain.pth")      # DINO's own (of a whole training, the teacher), timm's, or transformers' folder
     lpips = load_lpips("alexnet-owt-7be5be79.pth", "alex.pth")            # torchvision's trunk, and the heads of LPIPS 0.1
     noised = load_noised_clip("clip_image_enc.pt", "clip_text_enc.pt")    # GLIDE's, which looks at x_t and is told t
     inception = load_inception("pt_inception-2015-12-05-6726825d.pth")    # not torchvision's own, whose figures are others
@@ -132,7 +132,9 @@ def _open(path: Path | str, what: str) -> tuple[Unpacked, Kind]:
 def _fill(file: Unpacked, kind: Kind, net: nn.Module, names: dict[str, str], device: Device, dtype: torch.dtype | None) -> Any:
     names = {ours: kind.prefix + theirs for ours, theirs in names.items()}
     extra = re.compile(re.escape(kind.prefix) + EXTRAS.get(kind.what, "(?!)"))
-    file.fits(net, names, ignored=[key for key in file.shapes if BUFFERS.match(key) or extra.fullmatch(key)])
+    head = kind.prefix.removesuffix("backbone.") + "head." if kind.prefix.endswith("backbone.") else None
+    file.fits(net, names, ignored=[key for key in file.shapes if BUFFERS.match(key) or extra.fullmatch(key)
+                                  or head is not None and key.startswith(head)])          # what DINO's training sets on its backbone
     return file.pour(net, names, device, dtype or torch.float32)
 
 
