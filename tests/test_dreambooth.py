@@ -1,12 +1,14 @@
 """DreamBooth: the loss as printed, a model of its own, identifiers, and everything a user can get wrong."""
 import copy
 import random
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import methods.commands.dreambooth as the_command
 import methods.dreambooth as module
 from methods.__main__ import main
 from methods.dreambooth import Noised, dreambooth, dreambooth_loss, flat_weight, snr_weight, study, v_weight, weighted_error
@@ -313,7 +315,7 @@ def test_the_command_writes_a_model_that_every_other_command_takes(room, file, c
     own = [] if how else ["tiny-vae.safetensors"]                          # its autoencoder is no shipped one, so it goes along
     assert sorted(p.name for p in Path("out").iterdir()) == ["000_0.png", "001_0.png", "learned.json", "model.safetensors", *own]
     said = capsys.readouterr()
-    assert said.err == "" and kind in said.out and repr(say) in said.out
+    assert said.err == "" and kind in said.out and repr(say) in said.out and "; 2 prompts, 1 picture each, " in said.out
     small = Path("out/model.safetensors").stat().st_size < .5 * file.stat().st_size
     assert small == bool(how)
     assert main(["generate", "--prompt", say, "--steps", "1", "--model", "out/model.safetensors", "-o", "g.png"]) == 0
@@ -322,7 +324,8 @@ def test_the_command_writes_a_model_that_every_other_command_takes(room, file, c
 @pytest.mark.parametrize("more, without, what", [
     ((), ("a.png", "b.png", "c.png"), "IN: no pictures"), (("none.png",), (), "IN: none.png"),
     (("tall.png",), (), "IN: the pictures have different proportions"), (("--identifier", "blarg"), (), "identifier: the model does not"),
-    (("--class-noun", "dog"), (), "class_noun: the model does not know"), (("--prompts", "none.txt"), (), "prompts: none.txt cannot"),
+    (("--class-noun", "dog"), (), "class_noun: the model does not know"),
+    (("--prompts", "none.txt"), (), "prompts: none.txt is not there; check the name"),
     (("--prompts", "empty.txt"), (), "prompts: empty.txt holds no prompt"), (("--prompts", "odd.txt"), (), "prompts: line 2: unknown word"),
     (("-o", "a.png"), (), "out: a.png must be a folder"), (("-o", "no/out"), (), "out: no/out must be"), (("-n", "0"), (), "n: must lie"),
     (("--word", "--rank", "2"), (), "word: looks for one vector"), (("--steps", "0"), (), "steps=0: must lie")])
@@ -331,6 +334,20 @@ def test_a_users_mistake_ends_in_one_line_and_leaves_no_model(room, file, capsys
     said = capsys.readouterr()
     assert said.err.startswith(f"palimpsest: error: {what}") and said.err.count("\n") == 1 and said.out == ""
     assert not Path("out/model.safetensors").exists()
+
+
+def test_the_pictures_at_the_end_have_a_bar_too_and_one_prompt_is_not_called_each(room, file, capsys, monkeypatch):
+    bars = []
+
+    @contextmanager
+    def bar(b, calls, what=""):
+        bars.append((what, calls))
+        yield
+
+    monkeypatch.setattr(the_command, "progress", bar)
+    for n, said in (("1", "; 1 prompt, 1 picture, "), ("2", "; 1 prompt, 2 pictures, ")):
+        assert main(argv(file, "-n", n, "--shown-steps", "2", "--prior-weight", "0")) == 0 and said in capsys.readouterr().out
+    assert bars == 2 * [("prior pictures", 0), ("pictures", 2)]
 
 
 @pytest.mark.filterwarnings("default")

@@ -90,13 +90,15 @@ def run_dreambooth(a: argparse.Namespace) -> None:
         save_like(learned.bundle, a.model, model)
     write_json(out / "learned.json", dict(identifier=identifier, prompt=learned.prompt, class_prompt=learned.class_prompt,
                                           instance=learned.instance, prior=learned.prior))
-    for k, prompt in enumerate(prompts):
-        made = generate(learned.bundle, prompt, n=a.n, steps=a.shown_steps, w=a.w, seed=a.seed).picture
-        for i, picture in enumerate(made.split(1)):
-            write_picture(picture, out / f"{k:03d}_{i}.png")
+    with progress(learned.bundle, len(prompts) * a.shown_steps, "pictures"):
+        for k, prompt in enumerate(prompts):
+            made = generate(learned.bundle, prompt, n=a.n, steps=a.shown_steps, w=a.w, seed=a.seed).picture
+            for i, picture in enumerate(made.split(1)):
+                write_picture(picture, out / f"{k:03d}_{i}.png")
     shutil.rmtree(state, ignore_errors=True)                               # its work is done
-    print(f"{model}: {kind}; say {learned.prompt!r}; {len(prompts)} prompt{'s' if len(prompts) > 1 else ''}, {a.n} pictures each, "
-          f"{time.monotonic() - began:.0f} s")
+    made = f"{a.n} picture{'s' if a.n > 1 else ''}"
+    made = f"{len(prompts)} prompts, {made} each" if len(prompts) > 1 else f"1 prompt, {made}"
+    print(f"{model}: {kind}; say {learned.prompt!r}; {made}, {time.monotonic() - began:.0f} s")
 
 
 def learn(a: argparse.Namespace, b: Bundle, x: Tensor, identifier: str, state: Path) -> Learned:
@@ -125,6 +127,8 @@ def prompt_lines(name: str | None) -> list[str]:
         return []
     try:
         lines = [line.strip() for line in Path(name).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise Mistake(f"prompts: {name} is not there; check the name, or write that file with a prompt a line") from None
     except (OSError, UnicodeDecodeError) as error:
         raise Mistake(f"prompts: {name} cannot be read as text ({type(error).__name__}); give a file with a prompt a line") from None
     if not lines:
