@@ -152,6 +152,11 @@ def shared_options(parser: argparse.ArgumentParser, out: str = "the result, .png
     """
     parser.add_argument("--model", default="shapes", metavar="NAME",
                         help="a shipped name (`palimpsest models`), a public one (`palimpsest weights list`) or a path (default: 'shapes')")
+    run_options(parser, out, default, estimates=estimates)
+
+
+def run_options(parser: argparse.ArgumentParser, out: str, default: str | None = None, *, estimates: bool = False) -> None:
+    """Of these all but --model."""
     parser.add_argument("--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: \'auto\')")
     where = parser.add_argument("-o", "--out", required=default is None, default=default, metavar="OUT", help=out)
 

@@ -141,11 +141,7 @@ def study(b: Bundle, modules: nn.ModuleDict, speak: Callable[[Tensor], Tensor], 
     tokens (n k l): k texts for each picture, one drawn at a time; fewer rows than pictures serve them in
     turn. error: of one term of Eq. (9). Returns the modules, the loss, its terms (steps 2), the seconds.
     """
-    rank, world = rank_and_world()
-    size, pieces = course.batch // world, course.accumulate
-    if size < 1 or size % pieces:
-        raise ValueError(f"batch: {course.batch} pictures cannot be shared by {world} processes in {pieces} equal pieces each; "
-                         "choose a multiple")
+    size, pieces = share(course.batch, course.accumulate), course.accumulate
     weight = course.weight or WEIGHTS[b.prediction]
     curve = Curve(course.steps).to(b.device)
     modules = nn.ModuleDict({**modules, "curve": curve})
@@ -178,6 +174,14 @@ def study(b: Bundle, modules: nn.ModuleDict, speak: Callable[[Tensor], Tensor], 
                  betas=(.9, .999), accumulate=pieces, seed=course.seed, identity=identity, progress=course.progress,
                  checkpoint=None if course.state is None else Path(course.state) / "checkpoint.pt")
     return fitted.ema, fitted.losses, curve.terms.cpu(), fitted.seconds
+
+
+def share(batch: int, pieces: int) -> int:
+    """How many of a batch's pictures this process takes. Raises ValueError where that does not come out even."""
+    world = rank_and_world()[1]
+    if batch < world or pieces < 1 or batch // world % pieces:
+        raise ValueError(f"batch: {batch} pictures cannot be shared by {world} processes in {pieces} equal pieces each; choose a multiple")
+    return batch // world
 
 
 # --------------------------------------------------------------------------- the verb
@@ -215,17 +219,21 @@ def dreambooth(b: Bundle, pictures: Tensor | Sequence[Tensor], class_noun: str, 
     if prior_weight > 0:
         prior = prior_latents(b, of_class, n_prior, steps=prior_steps, w=prior_w, seed=seed,
                               state=None if state is None else state / "prior.safetensors")
-    new = own_copy(b, checkpointing)
-    if rank:
-        parts = [new.net, new.text] if tune_text else [new.net]
-        for k, part in enumerate(parts):
-            adapt(part, rank, alpha or rank, torch.Generator().manual_seed(seed + k))
-    else:
-        new.net.requires_grad_(True)
-        new.text.requires_grad_(tune_text)
-
+    new = learner(b, rank=rank, alpha=alpha, tune_text=tune_text, checkpointing=checkpointing, seed=seed)
     tokens, prior_tokens = (b.tokenizer(said)[:, None] for said in (texts, of_class))       # (n k l) of one text each
     modules, losses, terms, seconds = study(
         new, nn.ModuleDict({"net": new.net, "text": new.text}), new.text, latents, tokens, prior, prior_tokens,
         Course(steps, lr, batch, prior_weight, weight, ema=ema, accumulate=accumulate, seed=seed, state=state, progress=progress))
     return Learned(finished(new, modules), identifier, prompt, about, losses, terms[:, 0].tolist(), terms[:, 1].tolist(), prior, seconds)
+
+
+def learner(b: Bundle, *, rank: int, alpha: float, tune_text: bool, checkpointing: bool, seed: int = 0) -> Bundle:
+    """A copy of the model of which that may move which is to be learned: all of the net, or low-rank changes, and the text's likewise."""
+    new = own_copy(b, checkpointing)
+    if rank:
+        for k, part in enumerate([new.net, new.text] if tune_text else [new.net]):
+            adapt(part, rank, alpha or rank, torch.Generator().manual_seed(seed + k))
+    else:
+        new.net.requires_grad_(True)
+        new.text.requires_grad_(tune_text)
+    return new

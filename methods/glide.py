@@ -102,11 +102,7 @@ def inpaint(b: Bundle, picture: Tensor, mask: Tensor, prompts: str | Sequence[st
     paste: put the kept pixels back at the end, bit for bit.
     Raises ValueError as `glide`, for a mask that marks nothing or everything, and sizes that do not go together.
     """
-    known(b, upsampling=False)
-    if how not in WAYS:
-        raise ValueError(f"how: must be one of {', '.join(WAYS)}, got {how!r}")
-    if how == "trained" and not b.net.inpainting:
-        raise ValueError(f'how: the model {b.name} was not fine-tuned for inpainting; load one that was, or take how="replace" or "x0"')
+    check_way(b, how)
     texts = texts_of(prompts, len(picture) if isinstance(prompts, str) else 1)
     if len(texts) != len(picture):
         raise ValueError(f"prompts: {len(texts)} for {len(picture)} pictures; give one, or one each")
@@ -214,6 +210,15 @@ def texts_of(prompts: str | Sequence[str], n: int) -> list[str]:
     if n < 1 or not prompts:
         raise ValueError(f"n: must be at least 1, and prompts not empty; got {n} of {len(prompts)}")
     return [prompt for prompt in prompts for _ in range(n)]
+
+
+def check_way(b: Bundle, how: str) -> None:
+    """Raises ValueError unless b is a base model of GLIDE's that can inpaint this way."""
+    known(b, upsampling=False)
+    if how not in WAYS:
+        raise ValueError(f"how: must be one of {', '.join(WAYS)}, got {how!r}")
+    if how == "trained" and not b.net.inpainting:
+        raise ValueError(f'how: the model {b.name} was not fine-tuned for inpainting; load one that was, or take how="replace" or "x0"')
 
 
 def known(b: Bundle, *, upsampling: bool) -> None:

@@ -14,12 +14,14 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from methods.__main__ import main
+from methods.lora import lora_size
+from nets.glide import GlideUNet
 from nets.text import TextTransformer
 from nets.unet import UNet
 from nets.vae import AutoencoderKL
-from tests.tiny import NET, TEXT, VAE, shake, tiny_instruct, tiny_weights
+from tests.tiny import NET, TEXT, VAE, shake, tiny_glide, tiny_instruct, tiny_weights
 from weights import load
-from weights.estimate import Ledger, Passes, _Fused, estimate, table
+from weights.estimate import Learning, Ledger, Passes, _Fused, estimate, table
 from weights.files import write_weights
 from worlds.scene import WORDS
 
@@ -217,3 +219,84 @@ def test_an_estimate_finds_the_mistakes_that_need_no_net(room, tiny, capsys):
                        (["in.png", "-o", "out.txt"], "out: cannot write"), (["in.png", "--device", "gpu7"], "device: 'gpu7'")):
         assert main(["sdedit", *more, "--estimate", "--model", str(tiny)]) == 2
         assert capsys.readouterr().err.startswith(f"palimpsest: error: {said}")
+
+
+@pytest.mark.parametrize("command", ["sdedit in.png", "diffedit in.png --target STAR", "null-text in.png --prompt STAR",
+                                     "generate --prompt STAR", "prompt-to-prompt STAR STAR", "invert in.png --prompt STAR",
+                                     "attention --prompt STAR", "dreambooth in.png --class-noun star"])
+def test_an_estimate_refuses_a_net_that_takes_more_channels_than_the_method_shows_it(command, room, tiny, capsys):
+    argv = [{"STAR": "a red star"}.get(word, word) for word in command.split()] + ["--model", str(tiny_instruct(tiny.parent))]
+    said = []
+    for more in (["--estimate"], ["-o", "out.png"] if command.startswith("sdedit") else ["--estimate"]):
+        assert main([*argv, *more]) == 2
+        said.append(capsys.readouterr().err)
+    assert " takes 8 channels" in said[0] and said[0] == said[1] and said[0].splitlines()[-1].startswith("palimpsest: error: model: the ")
+
+
+GLIDE = [("generate", ["-n", "3", "--w", "2"], "base", True, [(3, 6), (5, 3)]), ("generate", ["--w", "1"], "base", False, [(3, 1)]),
+         ("inpaint", ["in.png", "--mask", "mask.png", "--crop"], "fine", True, [(3, 2), (5, 1)])]
+
+
+@pytest.mark.parametrize("what, more, model, enlarged, rows", GLIDE)
+def test_both_stages_of_glide_are_estimated_with_guidance_and_without(what, more, model, enlarged, rows, room, capsys):
+    fine = model == "fine"
+    base, up = tiny_glide(room, model, inpainting=fine), tiny_glide(room, "up", 16, upsampling=True, inpainting=fine)
+    Image.fromarray(np.uint8(255 * (np.arange(50) < 25))[None].repeat(37, 0)).save("mask.png")
+    argv = ["glide", what, *more, "--prompt", "a red star", "--model", str(base), "--upsampler", str(up) if enlarged else "none",
+            "--steps", "3", "--up-steps", "5", "--device", "cpu"]
+    asked = []
+    hook = register_module_forward_pre_hook(lambda module, given: asked.append(len(given[0])) if isinstance(module, GlideUNet) else None)
+    try:
+        assert main([*argv, "--estimate"]) == 0 and not Path("out.png").exists()
+        out = capsys.readouterr().out
+        assert told(out) == (rows, sum(times for times, _ in rows))
+        asked.clear()
+        assert main([*argv, "-o", "out.png"]) == 0 and asked == [n for times, n in rows for _ in range(times)]
+    finally:
+        hook.remove()
+    both = [load(path, "meta") for path in ([base, up] if enlarged else [base])]
+    weights = sum(p.numel() for b in both for net in (b.net, b.text) for p in net.parameters())
+    assert f"weights {4 * weights / 1e6:.1f} MB" in out
+    assert main([*argv, "--estimate", "--model", str(up)]) == 2 and "and a base model is needed here" in capsys.readouterr().err
+    if not fine:
+        assert main(["glide", "inpaint", "in.png", "--mask", "mask.png", "--crop", *argv[argv.index("--prompt"):], "--estimate"]) == 2
+        assert "was not fine-tuned for inpainting" in capsys.readouterr().err
+
+
+LEARNT = [([], [(2, 4), (2, 4), (4, 2)], None), (["--rank", "2", "--accumulate", "2", "--prior-weight", "0"], [(4, 1), (4, 2)], 2),
+          (["--word", "--checkpointing"], [(2, 2), (4, 2)], 1)]
+
+
+@pytest.mark.parametrize("more, rows, kind", LEARNT)
+def test_a_training_is_estimated_with_gradients_and_moments_of_what_it_learns_alone(more, rows, kind, room, tiny, capsys):
+    Path("prompts.txt").write_text("a [V]\na [V] on a red background\n")
+    argv = ["dreambooth", "in.png", "in.png", "--class-noun", "star", "--prompts", "prompts.txt", "-n", "1", "--shown-steps", "2",
+            "--w", "2", "--steps", "2", "--batch", "2", "--n-prior", "2", "--prior-steps", "2", "--prior-w", "2",
+            "--model", str(tiny), *more]
+    asked = []
+    hook = register_module_forward_pre_hook(lambda module, given: asked.append(len(given[0])) if isinstance(module, UNet) else None)
+    try:
+        assert main([*argv, "--estimate"]) == 0 and not Path("out").exists()
+        out = capsys.readouterr().out
+        assert told(out) == (rows, sum(times for times, _ in rows))
+        asked.clear()
+        assert main([*argv, "-o", "out"]) == 0 and asked == [n for times, n in rows for _ in range(times)]
+    finally:
+        hook.remove()
+    b = load(tiny, "meta")
+    free = {None: sum(p.numel() for p in b.net.parameters()), 1: TEXT["width"]}.get(kind) or lora_size(load("out/model.safetensors"))
+    learnt, nets = 4 * free / 1e6, 4 * sum(p.numel() for net in (b.net, b.text) for p in net.parameters()) / 1e6
+    said = re.search(r"copies of the nets (\S+) MB, gradients (\S+) MB, Adam's moments (\S+) MB", out)
+    copies, gradients, moments = map(float, said.groups())
+    assert gradients == pytest.approx(learnt, abs=.051) and moments == pytest.approx(2 * learnt, abs=.051)
+    assert copies == pytest.approx(2 * nets + (kind is not None) * 2 * learnt, abs=.051)
+
+
+def test_a_training_takes_its_gradients_in_the_peak_of_its_step(tiny):
+    b = load(tiny, "meta")
+    net = nn.ModuleDict({"net": nn.Linear(1000, 1000, bias=False, device=META)})
+    x = torch.empty(1, 1000, device=META)
+    cost = estimate(b, (32, 32), [Learning("learn", 3, 1, net, lambda: net["net"](x).sum().backward())])
+    one = 4 * 1000**2                                                      # the weights, and so the gradients
+    part = next(p for p in cost.parts if p.what == "learn")
+    assert cost.adds == (2 * one, one, 2 * one) and 5 * one <= part.peak < 5.1 * one and part.flops == 3 * 2 * 2 * 1000**2

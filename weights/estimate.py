@@ -7,8 +7,9 @@
 On PyTorch's meta device a tensor has a shape and no numbers, so a net runs over it in a moment and takes no memory. A `Ledger`
 looks on: it adds up the bytes of every tensor as it comes and goes, and the multiplications of every product and convolution.
 
-Counted are the weights, what the nets hold at their widest moment, and what a walk keeps. Not counted are the process itself
-(Python and PyTorch: about 0.3 GB; on a GPU also its context) and what an allocator keeps in reserve. Seconds are not promised.
+Counted are the weights, what the nets hold at their widest moment, what a walk keeps, and what a training adds. Not counted are the
+process itself (Python and PyTorch: about 0.3 GB; on a GPU also its context) and what an allocator keeps in reserve. Seconds are not
+promised.
 """
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -37,7 +38,8 @@ class Passes(NamedTuple):
 
     times: how many; rows: pictures in each, guidance branches included; kept: latents that they leave behind, all together, as
     a walk keeps its path; tapped: which attention layers have their probabilities written out, None for none; backward: each
-    is followed by the way back to the embedding of the text.
+    is followed by the way back to the embedding of the text; beside: channels that the method shows the net next to the latent's own;
+    held: bytes that something else takes meanwhile.
     """
     what: str
     times: int
@@ -45,6 +47,22 @@ class Passes(NamedTuple):
     kept: int = 0
     tapped: Callable[[Site], bool] | None = None
     backward: bool = False
+    beside: int = 0
+    held: int = 0
+
+
+class Learning(NamedTuple):
+    """So many passes of a training, there and back (training/fit.py): times, rows as above.
+
+    modules: what is trained, on the meta device, a copy of the model's; fit keeps an average of it beside. Of its parameters those that
+    want a gradient have one, and Adam's two moments. pass_: one, which leaves its gradients there; pieces: of which a step has so many.
+    """
+    what: str
+    times: int
+    rows: int
+    modules: nn.ModuleDict
+    pass_: Callable[[], Any]
+    pieces: int = 1
 
 
 class Part(NamedTuple):
@@ -63,6 +81,7 @@ class Estimate(NamedTuple):
     weights: int                                 # of all nets
     kept: int                                    # by the walks, at their end
     dtype: torch.dtype                           # of the nets
+    adds: tuple[int, int, int] = (0, 0, 0)       # by a training: copies of the nets, gradients, Adam's moments; in its part's peak
 
     @property
     def peak(self) -> int:
@@ -80,12 +99,13 @@ class Estimate(NamedTuple):
         return sum(part.flops for part in self.parts)
 
 
-def estimate(b: Bundle, size: tuple[int, int], passes: Iterable[Passes], *, pictures: int = 1, given: bool = True,
+def estimate(b: Bundle, size: tuple[int, int], passes: Iterable[Passes | Learning], *, pictures: int = 1, decodes: int = 1, given: int = 1,
              workspace: bool = True) -> Estimate:
     """The cost of these passes on pictures of `size` = (rows, columns), multiples of b.grid, with a Bundle of the meta device.
 
-    pictures: how many are decoded at once in the end; given: whether there is a picture to encode. workspace: see Ledger.
-    Passes of which there are none are left out. Raises ValueError for a Bundle on another device, and a size off its grid.
+    pictures: how many are decoded at once in the end, and decodes: how often; given: how many are encoded. workspace: see Ledger.
+    Passes of which there are none are left out. Raises ValueError for a Bundle on another device, a size off its grid, and, as the
+    passes themselves would, for a net that takes other channels than it is shown.
     """
     passes = [p for p in passes if p.times > 0]
     if b.device.type != "meta":
@@ -93,41 +113,68 @@ def estimate(b: Bundle, size: tuple[int, int], passes: Iterable[Passes], *, pict
     if min(size) < 1 or size[0] % b.grid or size[1] % b.grid:
         raise ValueError(f"size: rows and columns must be multiples of {b.grid}, got {tuple(size)}")
     factor = b.vae.factor if b.vae is not None else 1
-    c_in, c, y, x = b.net.conv_in.in_channels, b.latent_shape[0], size[0] // factor, size[1] // factor
-    meta = torch.device("meta")
+    c, y, x = b.latent_shape[0], size[0] // factor, size[1] // factor
+    meta, adds = torch.device("meta"), (0, 0, 0)
 
     def ask(p: Passes) -> None:
         ctx = None
         if b.text is not None:
             ctx = torch.empty(p.rows, *b.text.positions.shape, dtype=b.dtype, device=meta, requires_grad=p.backward)
         with torch.set_grad_enabled(p.backward):
-            eps = b.eps(torch.empty(p.rows, c_in, y, x, device=meta), 1, ctx, None if p.tapped is None else _Copy(p.tapped))
+            eps = b.eps(torch.empty(p.rows, c + p.beside, y, x, device=meta), 1, ctx, None if p.tapped is None else _Copy(p.tapped))
             if p.backward:
                 torch.autograd.grad(eps.sum(), ctx)
 
-    def part(what: str, run: Callable[[], Any], times: int = 1, rows: int = 1, evaluates: bool = False) -> Part:
+    def part(what: str, run: Callable[[], Any], times: int = 1, rows: int = 1, evaluates: bool = False, held: int = 0) -> Part:
         with Ledger(workspace) as ledger, _Fused(), torch.no_grad():
             run()
-        return Part(what, times, rows, times * ledger.flops, ledger.peak, evaluates)
+        return Part(what, times, rows, times * ledger.flops, ledger.peak + held, evaluates)
+
+    def learn(p: Learning) -> Part:
+        looks = min(p.pieces, 2)                                           # the second finds the gradients of the first
+        with Ledger(workspace) as ledger, _Fused():
+            for _ in range(looks):
+                p.pass_()
+        copies, _, moments = adds
+        return Part(p.what, p.times, p.rows, p.times * ledger.flops // looks, ledger.peak + copies + moments, True)
 
     parts = []
     if b.text is not None:
         parts.append(part("read the prompts", lambda: b.text(torch.empty(2, b.tokenizer.length, dtype=torch.long, device=meta)), rows=2))
     if given:
-        parts.append(part("picture to latent", lambda: b.encode(torch.empty(1, 3, *size, device=meta))))
-    parts += [part(p.what, lambda: ask(p), p.times, p.rows, True) for p in passes]                       # noqa: B023, run at once
-    parts.append(part("latent to picture", lambda: b.decode(torch.empty(pictures, c, y, x, device=meta)), rows=pictures))
-    weights = sum(t.nbytes for net in (b.net, b.text, b.vae) if net is not None for t in net.state_dict().values())
-    return Estimate(parts, weights, 4 * c * y * x * sum(p.kept for p in passes), b.dtype)
+        parts.append(part("picture to latent", lambda: b.encode(torch.empty(given, 3, *size, device=meta)), rows=given))
+    for p in passes:
+        if isinstance(p, Learning):
+            free = sum(t.nbytes for t in p.modules.parameters() if t.requires_grad)
+            adds = 2 * nbytes(p.modules), free, 2 * free
+            parts.append(learn(p))
+        else:
+            parts.append(part(p.what, lambda: ask(p), p.times, p.rows, True, p.held))                    # noqa: B023, run at once
+    walks = [p for p in passes if isinstance(p, Passes)]
+    parts.append(part("latent to picture", lambda: b.decode(torch.empty(pictures, c, y, x, device=meta)), decodes, pictures,
+                      held=max((p.held for p in walks), default=0)))
+    return Estimate(parts, nbytes(b.net, b.text, b.vae), 4 * c * y * x * sum(p.kept for p in walks), b.dtype, adds)
+
+
+def together(first: Estimate, then: Estimate) -> Estimate:
+    """Of two models that are in memory at once and work one after the other."""
+    return Estimate(first.parts + then.parts, first.weights + then.weights, first.kept + then.kept, first.dtype)
+
+
+def nbytes(*nets: nn.Module | None) -> int:
+    """Of their weights; None has none."""
+    return sum(t.nbytes for net in nets if net is not None for t in net.state_dict().values())
 
 
 def table(cost: Estimate) -> str:
     """The estimate in lines, one for each part and two for the whole. MB and GB are powers of ten."""
     lines = [f"{'':32}{'passes':>8}{'at once':>9}{'TFLOP':>11}{'memory':>11}"]
     lines += [f"{p.what:32}{p.times:8}{p.rows:9}{p.flops / 1e12:11.3g}{_bytes(p.peak):>11}" for p in cost.parts]
+    copies, gradients, moments = map(_bytes, cost.adds)
+    adds = f"learning adds copies of the nets {copies}, gradients {gradients}, Adam's moments {moments}; " if any(cost.adds) else ""
     return "\n".join([*lines, f"network evaluations {cost.evaluations}, {cost.flops / 1e12:.3g} TFLOP in all",
                       f"memory at most {_bytes(cost.peak)}, of which weights {_bytes(cost.weights)} in {str(cost.dtype).split('.')[1]}; "
-                      "Python and PyTorch come on top"])
+                      f"{adds}Python and PyTorch come on top"])
 
 
 def _bytes(n: int) -> str:

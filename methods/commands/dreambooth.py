@@ -6,22 +6,26 @@ import shutil
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.cli import Mistake, blame, command, number, options, progress, shared_options, whole
+from methods.commands.dry_run import branches, dry_run
 from methods.commands.pictures import framed, opened
-from methods.dreambooth import Learned, dreambooth
+from methods.dreambooth import WEIGHTS, Learned, Noised, dreambooth, dreambooth_loss, learner, share
 from methods.identifiers import check_identifier
-from methods.learner import check_class
+from methods.learner import check_class, check_pictures, own_copy
 from methods.lora import save_lora, save_word
+from methods.prior import BATCH
 from methods.sampling import generate
-from methods.textual_inversion import textual_inversion
+from methods.textual_inversion import Word, one_token, read_with, textual_inversion
 from weights import Bundle, load, save_like
+from weights.estimate import Learning, Passes, nbytes
 from weights.files import write_json
-from worlds.files import write_picture
+from worlds.files import Original, write_picture
 
 HELPS = {"identifier": "a rare word for the subject, or auto", "steps": "of the training", "lr": "of AdamW, at the first step; "
          "Stable Diffusion wants the paper's 5e-06", "batch": "pictures of the subject in a step, and as many of the prior",
@@ -46,12 +50,12 @@ def declare_dreambooth(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--word", action="store_true", help="Textual Inversion: look for the word's vector alone (arXiv:2208.01618)")
     options(p, dreambooth, HELPS)
     shared_options(p, "a folder, there or to be made: model.safetensors, which --model of every command takes, and the pictures; "
-                   "a run that was stopped goes on from there")
+                   "a run that was stopped goes on from there", estimates=True)
 
 
 def run_dreambooth(a: argparse.Namespace) -> None:
     """Check everything, learn, save, show."""
-    began, out = time.monotonic(), folder(a.out)
+    began, out = time.monotonic(), None if a.out is None else folder(a.out)
     if not 1 <= a.n <= 1000:
         raise Mistake(f"n: must lie between 1 and 1000, got {a.n}")
     if not 1 <= a.shown_steps <= 1000:
@@ -61,26 +65,20 @@ def run_dreambooth(a: argparse.Namespace) -> None:
     files = [opened(path, a.crop) for path in a.inputs]
     if a.word and a.rank:
         raise Mistake("word: looks for one vector and has no rank; leave out --word or --rank")
+    if a.prior_weight > 0 and not a.word and a.n_prior < 1:
+        raise Mistake(f"n-prior: must be at least 1, got {a.n_prior}; to learn without a prior set --prior-weight to 0")
     lines = prompt_lines(a.prompts)
+    if a.estimate:
+        prior, shown = prior_of(a), a.n * max(1, len(lines))
+        at_once = max(a.n, min(prior, BATCH))
+        return dry_run(a, lambda b, latent: passes(a, b, latent, files, lines), files[0], pictures=at_once,
+                       decodes=-(-(prior + shown) // at_once), given=len(files), exact=True)
     b = load(a.model, a.device, torch.float32)
-    shown = [framed(file, b, None).view() for file in files]
-    sizes = {tuple(x.shape[-2:]) for x in shown}
-    if len(sizes) > 1:
-        raise Mistake(f"IN: the pictures have different proportions ({', '.join(f'{x}×{y}' for y, x in sorted(sizes))} as the model "
-                      "sees them); --crop takes the central square of each")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                                    # the verb says it
-        identifier = check_identifier(b, a.identifier, a.seed)
-    check_class(b, a.class_noun, 0. if a.word else a.prior_weight)
-    lines = lines or ["a [V]" if a.word or not a.class_noun else f"a [V] {a.class_noun}"]
-    prompts = [line.replace("[V]", identifier) for line in lines]
-    for line, prompt in enumerate(prompts, 1):
-        with blame(f"prompts: line {line}"):
-            b.tokenizer([prompt])
+    x, identifier, prompts = checked(a, b, files, lines)
     out.mkdir(exist_ok=True)
 
     state = out / "state"
-    learned = learn(a, b, torch.cat(shown), identifier, state)
+    learned = learn(a, b, x, identifier, state)
     model, kind = out / "model.safetensors", "a word" if a.word else f"LoRA of rank {a.rank}" if a.rank else "all weights"
     if a.word:
         save_word(learned.bundle, model, str(a.model), identifier)
@@ -96,9 +94,28 @@ def run_dreambooth(a: argparse.Namespace) -> None:
             for i, picture in enumerate(made.split(1)):
                 write_picture(picture, out / f"{k:03d}_{i}.png")
     shutil.rmtree(state, ignore_errors=True)                               # its work is done
-    made = f"{a.n} picture{'s' if a.n > 1 else ''}"
-    made = f"{len(prompts)} prompts, {made} each" if len(prompts) > 1 else f"1 prompt, {made}"
-    print(f"{model}: {kind}; say {learned.prompt!r}; {made}, {time.monotonic() - began:.0f} s")
+    count = f"{a.n} picture{'s' if a.n > 1 else ''}"
+    count = f"{len(prompts)} prompts, {count} each" if len(prompts) > 1 else f"1 prompt, {count}"
+    print(f"{model}: {kind}; say {learned.prompt!r}; {count}, {time.monotonic() - began:.0f} s")
+
+
+def checked(a: argparse.Namespace, b: Bundle, files: list[Original], lines: list[str]) -> tuple[Tensor, str, list[str]]:
+    """The pictures as the model sees them (n 3 y x), the identifier, the prompts with it. Raises ValueError for what cannot be learned."""
+    shown = [framed(file, b, None).view() for file in files]
+    sizes = {tuple(x.shape[-2:]) for x in shown}
+    if len(sizes) > 1:
+        raise Mistake(f"IN: the pictures have different proportions ({', '.join(f'{x}×{y}' for y, x in sorted(sizes))} as the model "
+                      "sees them); --crop takes the central square of each")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                                    # the verb says it
+        identifier = check_identifier(b, a.identifier, a.seed)
+    check_class(b, a.class_noun, 0. if a.word else a.prior_weight)
+    lines = lines or ["a [V]" if a.word or not a.class_noun else f"a [V] {a.class_noun}"]
+    prompts = [line.replace("[V]", identifier) for line in lines]
+    for line, prompt in enumerate(prompts, 1):
+        with blame(f"prompts: line {line}"):
+            b.tokenizer([prompt])
+    return torch.cat(shown), identifier, prompts
 
 
 def learn(a: argparse.Namespace, b: Bundle, x: Tensor, identifier: str, state: Path) -> Learned:
@@ -111,6 +128,45 @@ def learn(a: argparse.Namespace, b: Bundle, x: Tensor, identifier: str, state: P
     with progress(b, rounds, "prior pictures"):
         return dreambooth(b, x, a.class_noun, prior_weight=a.prior_weight, n_prior=a.n_prior, prior_steps=a.prior_steps,
                           prior_w=a.prior_w, rank=a.rank, alpha=a.alpha, tune_text=a.tune_text, ema=a.ema, **shared)
+
+
+def passes(a: argparse.Namespace, b: Bundle, latent: tuple[int, int], files: list[Original], lines: list[str]) -> list[Passes | Learning]:
+    """Of the net: for the prior pictures, in full batches and in a last one; of the training, there and back; to show what it learned."""
+    x, identifier, prompts = checked(a, b, files, lines)
+    check_pictures(b, x)
+    prior = prior_of(a)
+    rows, (full, rest) = branches(a.class_noun, a.prior_w), divmod(prior, BATCH)
+    learning = learning_of(a, b, (b.latent_shape[0], *latent), identifier, 2 if prior else 1)
+    learned = nbytes(learning.modules["net"], learning.modules["text"])    # is there beside the model that it came from
+    return [Passes("prior pictures", full * a.prior_steps, BATCH * rows, kept=prior + min(prior, BATCH) * (a.prior_steps + 1)),
+            Passes("prior pictures, the last batch", a.prior_steps * (rest > 0), rest * rows), learning,
+            Passes("show it", len(prompts) * a.shown_steps, a.n * branches("a", a.w), kept=a.n * (a.shown_steps + 1), held=learned)]
+
+
+def prior_of(a: argparse.Namespace) -> int:
+    """How many prior pictures it asks for."""
+    return a.n_prior if a.prior_weight > 0 and not a.word else 0
+
+
+def learning_of(a: argparse.Namespace, b: Bundle, shape: tuple[int, int, int], identifier: str, terms: int) -> Learning:
+    """The training on latents of that shape, with nets of the meta device; terms: of Eq. (9), 2 with a prior."""
+    size = share(a.batch, a.accumulate) // a.accumulate
+    if a.word:
+        new = own_copy(b, a.checkpointing)
+        token, word = one_token(b, "identifier", identifier), Word(new.text.tokens.weight[one_token(b, "class_noun", a.class_noun)])
+        modules, speak = {"word": word}, partial(read_with, new.text, word, token)
+    else:
+        new = learner(b, rank=a.rank, alpha=a.alpha, tune_text=a.tune_text, checkpointing=a.checkpointing)
+        modules, speak = {}, new.text
+
+    def pass_() -> None:
+        latents = [torch.empty(size, *shape, device=b.device) for _ in range(2 * terms)]
+        tokens, t = torch.zeros(size, b.tokenizer.length, dtype=torch.long, device=b.device), torch.ones(size, dtype=torch.long)
+        mine, theirs = [*(Noised(z, tokens, t, eps) for z, eps in zip(latents[::2], latents[1::2])), None][:2]
+        dreambooth_loss(new, speak, mine, theirs, a.prior_weight, WEIGHTS[b.prediction])[0].backward()
+
+    return Learning("learn", a.steps * a.accumulate, terms * size, nn.ModuleDict({"net": new.net, "text": new.text, **modules}), pass_,
+                    a.accumulate)
 
 
 def folder(name: str) -> Path:

@@ -9,24 +9,34 @@ import torch
 
 from methods.commands.pictures import framed
 from weights import Bundle, load, pick_device, pick_dtype
-from weights.estimate import Passes, estimate, table
+from weights.estimate import Estimate, Learning, Passes, estimate, table
 from worlds.files import Original
 
-Plan = Callable[[Bundle, tuple[int, int]], Sequence[Passes]]               # (model, rows and columns of its latents) -> its passes
+Plan = Callable[[Bundle, tuple[int, int]], Sequence[Passes | Learning]]    # (model, rows and columns of its latents) -> its passes
 
 
-def dry_run(a: argparse.Namespace, plan: Plan, picture: Original | None = None, *, pictures: int = 1, exact: bool = False) -> None:
+def dry_run(a: argparse.Namespace, plan: Plan, picture: Original | None = None, *, pictures: int = 1, decodes: int = 1, given: int = 1,
+            exact: bool = False) -> None:
     """Print the cost of a command; nothing is computed and nothing written.
 
-    picture: the one that it edits, None where it makes one of the model's own size; pictures: decoded at once in the end;
-    exact: whether the nets have to be float32 wherever they run. A GPU need not be there to be estimated for.
+    picture: the one that it edits, None where it makes one of the model's own size; given: how many such there are; pictures: decoded at
+    once in the end, so many times; exact: whether the nets have to be float32 wherever they run.
     """
-    device = torch.device("cuda") if re.fullmatch(r"cuda(:\d+)?", a.device) else pick_device(a.device)
+    device = meant(a)
     b = load(a.model, "meta", torch.float32 if exact else pick_dtype(device))
-    size = (b.size, b.size) if picture is None else framed(picture, b, a.size).seen
+    size = (b.size, b.size) if picture is None else framed(picture, b, getattr(a, "size", None)).seen
     factor = b.vae.factor if b.vae is not None else 1
-    cost = estimate(b, size, plan(b, (size[0] // factor, size[1] // factor)), pictures=pictures, given=picture is not None,
-                    workspace=device.type == "cpu")
+    told(b, size, device, estimate(b, size, plan(b, (size[0] // factor, size[1] // factor)), pictures=pictures, decodes=decodes,
+                                   given=given * (picture is not None), workspace=device.type == "cpu"))
+
+
+def meant(a: argparse.Namespace) -> torch.device:
+    """The device of the real run. A GPU need not be there to be estimated for."""
+    return torch.device("cuda") if re.fullmatch(r"cuda(:\d+)?", a.device) else pick_device(a.device)
+
+
+def told(b: Bundle, size: tuple[int, int], device: torch.device, cost: Estimate) -> None:
+    """Print it."""
     print(f"{b.name} on {device.type}, pictures of {size[1]}×{size[0]} (estimate: nothing was computed, and seconds are not promised)")
     print(table(cost))
 

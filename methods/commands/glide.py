@@ -7,15 +7,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from methods.cli import Mistake, blame, command, number, options, progress, say, whole, writable
+import torch
+
+from methods.cli import Mistake, blame, command, number, options, progress, run_options, say, whole, writable
+from methods.commands.dry_run import meant, told
 from methods.commands.pictures import framed, opened
-from methods.glide import glide, inpaint, rerank, texts_of
+from methods.glide import check_way, glide, inpaint, known, rerank, texts_of
 from methods.glide_session import Session, parse
 from samplers.guidance import Gradient, classifier_guidance, clip_guidance
 from samplers.respacing import respaced
-from weights import Bundle, load
+from weights import Bundle, load, pick_dtype
+from weights.estimate import Passes, estimate, together
 from weights.judges import load_classifier, load_judge
-from worlds.files import contact_sheet, read_mask, write_picture
+from worlds.files import Original, contact_sheet, read_mask, write_picture
 from worlds.words import wanted
 
 GUIDES = ("text", "clip", "classifier")
@@ -36,7 +40,7 @@ def declare_glide(commands: argparse._SubParsersAction) -> None:
                    "for classifier)")
     g.add_argument("--rerank", action="store_true", help="order the n pictures by a CLIP, the best first")
     options(g, glide, {"w": "guidance scale of the text"})
-    stages(g, "shapes-glide", "shapes-glide-upsampler", glide, "eta")
+    stages(g, "shapes-glide", "shapes-glide-upsampler", glide, "eta", estimates=True)
 
     i = command(parts, "inpaint", "a part of a picture painted anew", run_inpaint)
     i.add_argument("input", metavar="IN", help="the picture")
@@ -44,7 +48,7 @@ def declare_glide(commands: argparse._SubParsersAction) -> None:
     i.add_argument("--prompt", required=True, metavar="P", help="what the whole picture should show")
     i.add_argument("--crop", action="store_true", help="of IN the central square alone; what is outside of it stays as it is")
     options(i, inpaint, {"how": "how the rest is kept: trained, replace or x0", "w": "guidance scale of the text"})
-    stages(i, "shapes-glide-inpaint", "shapes-glide-upsampler-inpaint", inpaint, "eta", "paste")
+    stages(i, "shapes-glide-inpaint", "shapes-glide-upsampler-inpaint", inpaint, "eta", "paste", estimates=True)
 
     s = command(parts, "session", "one inpainting after another, from a script or by asking", run_session)
     s.add_argument("script", nargs="?", metavar="SCRIPT", help="a prompt a line, as in 'a red star | box .5 .2 .9 .8'; without one, "
@@ -55,22 +59,46 @@ def declare_glide(commands: argparse._SubParsersAction) -> None:
     stages(s, "shapes-glide-inpaint", "shapes-glide-upsampler-inpaint", glide)
 
 
-def stages(p: argparse.ArgumentParser, base: str, upsampler: str, verb: Callable, *more: str) -> None:
+def stages(p: argparse.ArgumentParser, base: str, upsampler: str, verb: Callable, *more: str, estimates: bool = False) -> None:
     """The options that the three share."""
     known = {"eta": "1 ancestral, 0 DDIM", "paste": "paste the kept pixels back, bit for bit"}
     options(p, verb, {"steps": "of the base model: a respacing, as 50, 10,10,3,2,2 or ddim25", "up_steps": "of the upsampler, likewise",
                       "seed": "of the noise", **{name: known[name] for name in more}})
     p.add_argument("--model", default=base, metavar="NAME", help=f"the base model (default: {base!r})")
     p.add_argument("--upsampler", default=upsampler, metavar="NAME", help=f"none for small pictures (default: {upsampler!r})")
-    p.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: 'auto')")
-    p.add_argument("-o", "--out", required=True, metavar="OUT", help="the result, .png, .jpg or .webp")
+    run_options(p, "the result, .png, .jpg or .webp", estimates=estimates)
 
 
-def opened_stages(a: argparse.Namespace) -> tuple[Bundle, Bundle | None]:
+def opened_stages(a: argparse.Namespace, device: str | None = None, dtype: torch.dtype | None = None) -> tuple[Bundle, Bundle | None]:
     """The base model and, unless none is wanted, the upsampler."""
-    b = load(a.model, a.device)
+    b = load(a.model, device or a.device, dtype)
     with blame("upsampler"):
-        return b, None if a.upsampler == "none" else load(a.upsampler, a.device)
+        return b, None if a.upsampler == "none" else load(a.upsampler, device or a.device, dtype)
+
+
+def dry_run_stages(a: argparse.Namespace, n: int, w: float, check: Callable[[Bundle, Bundle | None], object]) -> None:
+    """Print what both stages cost for n pictures, w being the guidance of the first. check: whether these models can do it."""
+    device = meant(a)
+    b, upsampler = opened_stages(a, "meta", pick_dtype(device))
+    check(b, upsampler)
+    check(b, upsampler)
+    costs = []
+    for model, what, steps, rows in ((b, "paint", a.steps, n if w == 1 else 2 * n), (upsampler, "enlarge", a.up_steps, n)):
+        if model is not None:
+            known(model, upsampling=model is upsampler)
+            times = len(respaced(model.schedule.T, steps)) - 1
+            walk = Passes(what, times, rows, kept=n * (times + 1), beside=model.net.conv_in.in_channels - model.net.channels)
+            costs.append(estimate(model, (model.size, model.size), [walk], pictures=n, given=0, workspace=device.type == "cpu"))
+    large = upsampler or b
+    told(b, (large.size, large.size), device, costs[0] if upsampler is None else together(*costs))
+
+
+def framed_square(a: argparse.Namespace, picture: Original, b: Bundle, upsampler: Bundle | None) -> Original:
+    """The picture as large as the last stage paints. Raises Mistake where that is no square."""
+    seen = framed(picture, upsampler or b, None)
+    if len({*seen.seen}) > 1:
+        raise Mistake(f"IN: GLIDE paints squares, and {a.input} is {seen.size[1]}×{seen.size[0]}; take --crop")
+    return seen
 
 
 def run_generate(a: argparse.Namespace) -> None:
@@ -80,14 +108,17 @@ def run_generate(a: argparse.Namespace) -> None:
         raise Mistake(f"n: must lie between 1 and 64, got {a.n}")
     if a.guide == "text" and a.scale is not None:
         raise Mistake("scale: is for --guide clip or classifier; the text's is --w")
+    if a.estimate:
+        if a.guide != "text":
+            say("note: guide: what guides is a net of its own, and comes on top of this")
+        return dry_run_stages(a, a.n, a.w if a.guide == "text" else 1., lambda b, upsampler: None)
     b, upsampler = opened_stages(a)
-    texts = texts_of(a.prompt, a.n)
+    texts, judge = texts_of(a.prompt, a.n), load_judge("shapes-clip") if a.rerank else None
     how = dict(w=a.w) if a.guide == "text" else dict(w=1., gradient=gradient_of(a, texts))
     with progress(b, len(respaced(b.schedule.T, a.steps)) - 1, "glide"):
         made = glide(b, a.prompt, n=a.n, upsampler=upsampler, steps=a.steps, up_steps=a.up_steps, eta=a.eta, seed=a.seed, **how)
     pictures = made.picture.cpu()
-    if a.rerank:
-        judge = load_judge("shapes-clip")
+    if judge is not None:
         scores = judge.cosines(pictures, texts)
         order = rerank(scores, a.n)[0]
         pictures = pictures[order]
@@ -113,10 +144,15 @@ def run_inpaint(a: argparse.Namespace) -> None:
     picture = opened(a.input, a.crop)
     with blame("mask"):
         mask = read_mask(a.mask, of=picture)
+
+    def check(b: Bundle, upsampler: Bundle | None) -> None:
+        check_way(b, a.how)
+        framed_square(a, picture, b, upsampler)
+
+    if a.estimate:
+        return dry_run_stages(a, 1, a.w, check)
     b, upsampler = opened_stages(a)
-    seen = framed(picture, upsampler or b, None)
-    if len({*seen.seen}) > 1:
-        raise Mistake(f"IN: GLIDE paints squares, and {a.input} is {seen.size[1]}×{seen.size[0]}; take --crop")
+    seen = framed_square(a, picture, b, upsampler)
     with progress(b, len(respaced(b.schedule.T, a.steps)) - 1, "inpaint"):
         made = inpaint(b, seen.view(), seen.region(mask), a.prompt, how=a.how, upsampler=upsampler, steps=a.steps, up_steps=a.up_steps,
                        w=a.w, eta=a.eta, seed=a.seed, paste=a.paste)

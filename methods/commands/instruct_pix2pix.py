@@ -44,7 +44,10 @@ def run_instruct_pix2pix(a: argparse.Namespace) -> None:
 
 
 def passes(a: argparse.Namespace, b: Bundle) -> list[Passes]:
-    """Of the net: the answers of Eq. (16) that no scale multiplies by zero, in one batch. An empty instruction asks for none."""
+    """Of the net, which sees the picture beside the latent: the answers of Eq. (16) that no scale multiplies by zero, in one batch.
+
+    An empty instruction asks for none.
+    """
     check_model(b)
     answers = sum(weight != 0 for weight in (1 - a.s_image, a.s_image - a.s_text, a.s_text))
-    return [Passes("walk down", a.steps * bool(a.instruction.strip()), answers, kept=a.steps + 1)]
+    return [Passes("walk down", a.steps * bool(a.instruction.strip()), answers, kept=a.steps + 1, beside=b.latent_shape[0])]
