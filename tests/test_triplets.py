@@ -105,7 +105,7 @@ def test_files_come_back_and_name_their_bad_lines(tmp_path):
 
 def test_the_recipe_teaches_and_writes(tmp_path, capsys):
     how = dict(state=str(tmp_path / "s"), out=str(tmp_path))
-    shapes_language.main(steps=6, reading=2, batch=4, triplets=20, warmup=1, **how)
+    shapes_language.main(steps=6, reading=2, batch=4, triplets=20, warmup=1, tests=2, **how)
     net, tokenizer = open_language(tmp_path / "shapes-language.safetensors")
     assert tokenizer.decode(tokenizer.encode(text_of(written(1)[0]))) == text_of(written(1)[0])
     rows, went = write(net, tokenizer, 2, batch=4)

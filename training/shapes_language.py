@@ -61,6 +61,7 @@ def write(net: LanguageModel, tokenizer: WordTokenizer, n: int, seed: int = 0, b
     rng, g = random.Random(f"captions {seed}"), Generator().manual_seed(seed)
     found: dict[Triplet, None] = {}
     texts = parsed = kept = captions = 0
+    batch = min(batch, 4 * n)
     while len(found) < n and captions < 4 * n:
         waiting = [new_caption(rng) for _ in range(batch)]
         captions += batch
@@ -92,7 +93,7 @@ def spoken(net: LanguageModel, tokenizer: WordTokenizer, captions: list[str], g:
 
 
 def main(*, steps: int = 2400, reading: int = 600, batch: int = 64, lr: float = 1e-3, triplets: int = 700, warmup: int = 100,
-         precision: str = "float32", seed: int = 0, sample: int = 0, init: str = "", state: str = "runs/shapes_language",
+         precision: str = "float32", seed: int = 0, sample: int = 0, tests: int = 500, init: str = "", state: str = "runs/shapes_language",
          device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
     file = Path(out) / "shapes-language.safetensors"
@@ -133,7 +134,7 @@ def main(*, steps: int = 2400, reading: int = 600, batch: int = 64, lr: float = 
             late = (torch.arange(LENGTH, device=on) > begins[:, None]) & (unseen != tokenizer.pad)
             with torch.no_grad():
                 held = next_token_loss(fitted.ema(unseen), unseen, late).item()
-            _, went = write(fitted.ema, tokenizer, 500, seed + 2)
+            _, went = write(fitted.ema, tokenizer, tests, seed + 2)
             error = storage_error({"language": fitted.ema}, lambda m: m["language"](unseen[:64]))
             figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]), unseen_loss=held, **went, storage_error=error)
             print(publish("shapes-language", {"language": fitted.ema}, config, out=out, recipe="training.shapes_language",
