@@ -21,7 +21,7 @@ from nets.unet import UNet
 from nets.vae import AutoencoderKL
 from tests.tiny import NET, TEXT, VAE, shake, tiny_glide, tiny_instruct, tiny_weights
 from weights import load
-from weights.estimate import Learning, Ledger, Passes, _Fused, estimate, table
+from weights.estimate import Learning, Ledger, Passes, _one_piece, estimate, table
 from weights.files import write_weights
 from worlds.scene import WORDS
 
@@ -70,7 +70,7 @@ def test_a_view_costs_nothing_and_the_workspace_of_a_convolution_is_its_larger_m
 
 def test_attention_is_one_piece_until_a_tap_asks_for_its_probabilities(tiny):
     q, k = torch.empty(2, 4, 64, 16, device=META), torch.empty(2, 4, 32, 16, device=META)
-    with Ledger() as ledger, _Fused(), torch.no_grad():
+    with Ledger() as ledger, _one_piece(), torch.no_grad():
         for t in (q, k):
             ledger.own(t)
         F.scaled_dot_product_attention(q, k, k)
