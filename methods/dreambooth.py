@@ -29,7 +29,7 @@ from einops import reduce
 from torch import Generator, Tensor, nn
 
 from methods.identifiers import check_identifier
-from methods.learner import check_class, check_pictures, finished, own_copy
+from methods.learner import check_class, check_pictures, check_square, finished, own_copy
 from methods.prior import class_prompt, prior_latents
 from nets.lora import adapt
 from samplers.convert import q_sample, x0_from_eps, x0_from_v
@@ -207,6 +207,7 @@ def dreambooth(b: Bundle, pictures: Tensor | Sequence[Tensor], class_noun: str, 
     x = check_pictures(b, pictures)
     identifier = check_identifier(b, identifier, seed)
     check_class(b, class_noun, prior_weight)
+    check_square(b, x, prior_weight)
     words = [word for word in (identifier, class_noun) if word]
     prompt, about = f"a {' '.join(words)}", class_prompt(class_noun)
     state = None if state is None else Path(state)

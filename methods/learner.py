@@ -62,6 +62,14 @@ def check_pictures(b: Bundle, pictures: Tensor | Sequence[Tensor], beside: int =
     return pictures.to(b.device)
 
 
+def check_square(b: Bundle, pictures: Tensor, prior_weight: float) -> None:
+    """Raises ValueError where prior pictures, which the model makes as it was trained to, would be of another size than the subject's."""
+    if prior_weight > 0 and tuple(pictures.shape[-2:]) != (b.size, b.size):
+        y, x = pictures.shape[-2:]
+        raise ValueError(f"pictures: are {x}×{y} as the model sees them, and its prior pictures {b.size}×{b.size}; take the central "
+                         "squares (--crop), or prior_weight 0")
+
+
 def check_class(b: Bundle, class_noun: str, prior_weight: float) -> None:
     """Raises ValueError for a class noun that the model does not know, and for λ below 0 or without a class."""
     if not prior_weight >= 0:

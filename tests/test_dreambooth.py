@@ -323,6 +323,7 @@ def test_the_command_writes_a_model_that_every_other_command_takes(room, file, c
 
 @pytest.mark.parametrize("more, without, what", [
     ((), ("a.png", "b.png", "c.png"), "IN: no pictures"), (("none.png",), (), "IN: none.png"),
+    (("tall.png",), ("a.png", "b.png", "c.png"), "pictures: are 32×64 as the model sees them, and its prior pictures 32×32"),
     (("tall.png",), (), "IN: the pictures have different proportions"), (("--identifier", "blarg"), (), "identifier: the model does not"),
     (("--class-noun", "dog"), (), "class_noun: the model does not know"),
     (("--prompts", "none.txt"), (), "prompts: none.txt is not there; check the name"),

@@ -21,7 +21,7 @@ from nets.unet import UNet
 from nets.vae import AutoencoderKL
 from tests.tiny import NET, TEXT, VAE, shake, tiny_glide, tiny_instruct, tiny_weights
 from weights import load
-from weights.estimate import Learning, Ledger, Passes, _Fused, estimate, table
+from weights.estimate import Learning, Ledger, Passes, _one_piece, estimate, table
 from weights.files import write_weights
 from worlds.scene import WORDS
 
@@ -70,7 +70,7 @@ def test_a_view_costs_nothing_and_the_workspace_of_a_convolution_is_its_larger_m
 
 def test_attention_is_one_piece_until_a_tap_asks_for_its_probabilities(tiny):
     q, k = torch.empty(2, 4, 64, 16, device=META), torch.empty(2, 4, 32, 16, device=META)
-    with Ledger() as ledger, _Fused(), torch.no_grad():
+    with Ledger() as ledger, _one_piece(), torch.no_grad():
         for t in (q, k):
             ledger.own(t)
         F.scaled_dot_product_attention(q, k, k)
@@ -223,7 +223,7 @@ def test_an_estimate_finds_the_mistakes_that_need_no_net(room, tiny, capsys):
 
 @pytest.mark.parametrize("command", ["sdedit in.png", "diffedit in.png --target STAR", "null-text in.png --prompt STAR",
                                      "generate --prompt STAR", "prompt-to-prompt STAR STAR", "invert in.png --prompt STAR",
-                                     "attention --prompt STAR", "dreambooth in.png --class-noun star"])
+                                     "attention --prompt STAR", "dreambooth in.png --class-noun star --crop"])
 def test_an_estimate_refuses_a_net_that_takes_more_channels_than_the_method_shows_it(command, room, tiny, capsys):
     argv = [{"STAR": "a red star"}.get(word, word) for word in command.split()] + ["--model", str(tiny_instruct(tiny.parent))]
     said = []
@@ -263,7 +263,7 @@ def test_both_stages_of_glide_are_estimated_with_guidance_and_without(what, more
         assert "was not fine-tuned for inpainting" in capsys.readouterr().err
 
 
-LEARNT = [([], [(2, 4), (2, 4), (4, 2)], None), (["--rank", "2", "--accumulate", "2", "--prior-weight", "0"], [(4, 1), (4, 2)], 2),
+LEARNT = [(["--crop"], [(2, 4), (2, 4), (4, 2)], None), (["--rank", "2", "--accumulate", "2", "--prior-weight", "0"], [(4, 1), (4, 2)], 2),
           (["--word", "--checkpointing"], [(2, 2), (4, 2)], 1)]
 
 

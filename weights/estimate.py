@@ -14,13 +14,13 @@ promised.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -126,13 +126,13 @@ def estimate(b: Bundle, size: tuple[int, int], passes: Iterable[Passes | Learnin
                 torch.autograd.grad(eps.sum(), ctx)
 
     def part(what: str, run: Callable[[], Any], times: int = 1, rows: int = 1, evaluates: bool = False, held: int = 0) -> Part:
-        with Ledger(workspace) as ledger, _Fused(), torch.no_grad():
+        with Ledger(workspace) as ledger, _one_piece(), torch.no_grad():
             run()
         return Part(what, times, rows, times * ledger.flops, ledger.peak + held, evaluates)
 
     def learn(p: Learning) -> Part:
         looks = min(p.pieces, 2)                                           # the second finds the gradients of the first
-        with Ledger(workspace) as ledger, _Fused():
+        with Ledger(workspace) as ledger, _one_piece():
             for _ in range(looks):
                 p.pass_()
         copies, _, moments = adds
@@ -225,13 +225,17 @@ class Ledger(TorchDispatchMode):
         self.alive -= nbytes
 
 
-class _Fused(TorchFunctionMode):
-    """Attention stays in one piece, as every real device has it; the meta device alone would write the probabilities out."""
+@contextmanager
+def _one_piece() -> Iterator[None]:
+    """Attention stays in one piece, as every real device has it; the meta device alone would write the probabilities out.
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            return fused(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    torch's function is exchanged for as long: its modes for this purpose are put aside on the way back, where activations are made again.
+    """
+    usual, F.scaled_dot_product_attention = F.scaled_dot_product_attention, fused
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = usual
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0., is_causal: bool = False) -> Tensor:

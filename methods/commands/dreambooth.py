@@ -17,7 +17,7 @@ from methods.commands.dry_run import branches, dry_run
 from methods.commands.pictures import framed, opened
 from methods.dreambooth import WEIGHTS, Learned, Noised, dreambooth, dreambooth_loss, learner, share
 from methods.identifiers import check_identifier
-from methods.learner import check_class, check_pictures, own_copy
+from methods.learner import check_class, check_pictures, check_square, own_copy
 from methods.lora import save_lora, save_word
 from methods.prior import BATCH
 from methods.sampling import generate
@@ -110,6 +110,7 @@ def checked(a: argparse.Namespace, b: Bundle, files: list[Original], lines: list
         warnings.simplefilter("ignore")                                    # the verb says it
         identifier = check_identifier(b, a.identifier, a.seed)
     check_class(b, a.class_noun, 0. if a.word else a.prior_weight)
+    check_square(b, shown[0], 0. if a.word else a.prior_weight)
     lines = lines or ["a [V]" if a.word or not a.class_noun else f"a [V] {a.class_noun}"]
     prompts = [line.replace("[V]", identifier) for line in lines]
     for line, prompt in enumerate(prompts, 1):
