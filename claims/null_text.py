@@ -71,7 +71,7 @@ def measure_ladder(models: Models, *, n: int, seed: int, part: Part = at_once) -
                 edits=measure_edits(models, n=2 * n, seed=seed, part=part), trip=[dict(w=w, db=db(redo(b, up, w=w)[-1])) for w in WS])
 
 
-LADDER = Measurement("null_text", measure_ladder, 8, 0, ("ladder.png", "null_text_updates.png", "inverted_edits.png"))
+LADDER = Measurement("null_text", measure_ladder, 16, 0, ("ladder.png", "null_text_updates.png", "inverted_edits.png"))
 
 
 # --------------------------------------------------------------------------- editing
