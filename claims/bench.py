@@ -35,12 +35,12 @@ from weights.files import MANIFEST, manifest, sha256, write_json
 from worlds.shapes import Scene, attributes, caption, instruction, render, strokes
 
 Part = dict[str, Any]
-WS = (1., 1.5, 2., 3., 5.)
-TWO_WS = (1.5, 2., 3.)
+WS = (1., 2., 3., 5., 7.5)
+TWO_WS = (2., 3., 5.)
 T0 = (.5, .6, .7, .8)
 INSTRUCTED = ("recolour", "reshape", "retexture", "resize", "background", "add", "remove", "swap")
-SCALES = ((2., 1.), (3., 1.2), (5., 1.2))                      # s_text and s_image
-STEPS = 25                                       # as `generate` and the commands take by themselves
+SCALES = ((2., 1.), (3., 1.2), (5., 1.2), (7.5, 1.5))                      # s_text and s_image
+STEPS = 16
 SEED = 7
 
 

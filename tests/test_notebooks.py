@@ -8,17 +8,14 @@ import warnings
 
 import matplotlib.pyplot as plt
 import pytest
-import torch
 
 from notebooks import exercises
-from weights import load
 from weights.files import manifest
 
 jupytext = pytest.importorskip("jupytext", reason="jupytext is an extra of the tests")
 render = pytest.importorskip("notebooks.render", reason="nbclient is an extra of the tests")
 
 LESSONS = render.names()
-YARDSTICK = 4.5    # CPU-seconds of the passes in `slowness` on two usual cores, whose waiting threads count too
 # lesson -> what its model must reach in the bench, so that there is something to see
 NEEDS = {"01_sdedit": ("strokes_all_right", .6)} | {                  # figures of the shipped model that a lesson stands on
     "02_ddim_inversion": ("single_all_right", .6), "03_diffedit": ("single_all_right", .5),
@@ -57,29 +54,16 @@ def run(path):
         plt.close("all")
 
 
-@pytest.fixture(scope="module")
-def slowness():
-    """How much slower than the two cores for which the limit is meant these are just now, at least 1: from a few passes of the net."""
-    b = load("shapes", "cpu")
-    z, ctx = torch.zeros(32, *b.latent_shape), b.embed(["a red star"] * 32)
-    with torch.inference_mode():
-        b.net(z, 500, ctx)
-        start = time.process_time()
-        for _ in range(12):
-            b.net(z, 500, ctx)
-    return max(1., (time.process_time() - start) / YARDSTICK)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LESSONS)
-def test_a_lesson_runs_in_ninety_seconds(name, tmp_path, monkeypatch, slowness):
+def test_a_lesson_runs_in_ninety_seconds(name, tmp_path, monkeypatch):
     if too_weak(name):
         pytest.skip(too_weak(name))
     monkeypatch.chdir(tmp_path)
     start = time.process_time()
     with plt.rc_context():
         run(render.HERE / f"{name}.py")
-    assert time.process_time() - start < 2 * 90 * slowness, "seconds on two cores"
+    assert time.process_time() - start < 2 * 90, "seconds on two cores"
     assert list(tmp_path.iterdir()) == [], "a lesson leaves nothing behind"
 
 
