@@ -157,7 +157,7 @@ def shared_options(parser: argparse.ArgumentParser, out: str = "the result, .png
 
 def run_options(parser: argparse.ArgumentParser, out: str, default: str | None = None, *, estimates: bool = False) -> None:
     """Of these all but --model."""
-    parser.add_argument("--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: \'auto\')")
+    parser.add_argument("--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: 'auto')")
     where = parser.add_argument("-o", "--out", required=default is None, default=default, metavar="OUT", help=out)
 
     class Estimate(argparse.Action):

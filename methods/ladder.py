@@ -19,7 +19,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from methods.inversion import Inversion, invert, redo, spread
-from methods.null_text import check, null_text
+from methods.null_text import check_guidance, null_text
 from methods.sampling import TOP
 from methods.variants import direct, negative_prompt
 from metrics.image import psnr
@@ -45,7 +45,7 @@ def ladder(b: Bundle, x: Tensor, prompt: str | Sequence[str], *, steps: int = 50
 
     iterations: of the fixed-point rung. done(rung) is called as each is reached. Raises ValueError as `null_text` does, before the first.
     """
-    check(b, w)
+    check_guidance(b, w)
     b.schedule.times(steps, TOP)
     if iterations < 0:
         raise ValueError(f"iterations: must be 0 (plain DDIM inversion) or more, got {iterations}")

@@ -229,13 +229,17 @@ def _read(path: str | Path, b: Bundle, key: dict[str, str]) -> NullText:
                     int(tensors["forwards"].max()), key=about["key"], **moved)
 
 
-def check(b: Bundle, w: float, inner: int = 10, lr: float = 1e-2, stop: float = 1e-5, solver: str = "adam", start: str = "empty",
-          shared: bool = False) -> None:
-    """Raises ValueError for what cannot be optimised, with the mend. Defaults as in `null_text`."""
+def check_guidance(b: Bundle, w: float) -> None:
+    """Raises ValueError for a model or a guidance scale under which no embedding can be tuned, with the mend."""
     if b.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"model: null-text optimisation needs float32, and this bundle is {b.dtype}; load it in float32")
     if not (math.isfinite(w) and w >= 1):
         raise ValueError(f"w: must be at least 1, got {w}; below 1 the walk leans on ∅ itself and no prompt could edit it")
+
+
+def check(b: Bundle, w: float, inner: int, lr: float, stop: float, solver: str, start: str, shared: bool) -> None:
+    """Raises ValueError for what cannot be optimised, with the mend."""
+    check_guidance(b, w)
     if isinstance(inner, bool) or not isinstance(inner, Integral) or inner < 1:
         raise ValueError(f"inner: must be a whole number of at least 1, the updates of a step, got {inner}")
     if not 0 < lr < math.inf:

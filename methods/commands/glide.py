@@ -81,7 +81,6 @@ def dry_run_stages(a: argparse.Namespace, n: int, w: float, check: Callable[[Bun
     device = meant(a)
     b, upsampler = opened_stages(a, "meta", pick_dtype(device))
     check(b, upsampler)
-    check(b, upsampler)
     costs = []
     for model, what, steps, rows in ((b, "paint", a.steps, n if w == 1 else 2 * n), (upsampler, "enlarge", a.up_steps, n)):
         if model is not None:
