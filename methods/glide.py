@@ -35,6 +35,7 @@ from samplers.learned import learned_variance
 from samplers.noise import Rng
 from samplers.respacing import respaced
 from weights import Autoencoder, Bundle
+from worlds.files import eight_bits
 
 WAYS = ("trained", "replace", "x0")              # how a part is kept
 TEMPERATURE = .997                               # of the upsampler's first noise   official code: 1 is sharper and grainier
@@ -84,7 +85,7 @@ def upsample(b: Bundle, small: Tensor, prompts: str | Sequence[str], *, picture:
         raise ValueError(f"small: must be (b 3 y y) with y a fraction of {side}, the side that {b.name} paints, not {tuple(small.shape)}")
     if len(texts) != len(small):
         raise ValueError(f"prompts: {len(texts)} for {len(small)} pictures; give one, or one each")
-    low_res = ((small + 1) * 127.5).round() / 127.5 - 1                  # 8 bits: what it was taught to enlarge  # Sec. 4.1, official code
+    low_res = eight_bits(small)                                            # what it was taught to enlarge  # Sec. 4.1, official code
     rng = Rng.of(seed, len(small))
     x_T = temperature * rng.randn((len(small), 3, side, side)).to(b.device)
     path = walk(b, x_T, respaced(b.schedule.T, steps), texts, rng, low_res=low_res, picture=picture, mask=mask, eta=eta)

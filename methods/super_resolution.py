@@ -30,6 +30,7 @@ from methods.identifiers import check_identifier
 from methods.learner import check_class, check_pictures, finished, own_copy
 from methods.prior import class_prompt
 from weights import Bundle
+from worlds.files import eight_bits
 
 
 class Enlarging(NamedTuple):
@@ -44,8 +45,8 @@ class Enlarging(NamedTuple):
 
 
 def made_small(x: Tensor, factor: int) -> Tensor:
-    """(b 3 y x) -> (b 3 y/f x/f): the mean of f × f pixels, as a file of 8 bits holds it. # GLIDE, Sec. 4.1: what it learns to enlarge"""
-    return ((F.avg_pool2d(x, factor) + 1) * 127.5).round() / 127.5 - 1
+    """(b 3 y x) -> (b 3 y/f x/f): mean of f × f pixels, as a file holds it. # GLIDE, Sec. 4.1; official code (guided-diffusion): area"""
+    return eight_bits(F.avg_pool2d(x, factor))
 
 
 def dreambooth_upsampler(b: Bundle, pictures: Tensor | Sequence[Tensor], class_noun: str, *, identifier: str = "auto",

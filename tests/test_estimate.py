@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,19 @@ from weights.files import write_weights
 from worlds.scene import WORDS
 
 META = torch.device("meta")
+
+
+@contextmanager
+def rows_of(kind):
+    """How many rows each pass of a net of this kind is given, while inside."""
+    asked = []
+    hook = register_module_forward_pre_hook(lambda module, given: asked.append(len(given[0])) if isinstance(module, kind) else None)
+    try:
+        yield asked
+    finally:
+        hook.remove()
+
+
 WIDE_NET = NET | dict(width=32, mult=(1, 2, 2), attention=(False, False, True), norm_groups=8)
 WIDE_VAE = VAE | dict(width=16, mult=(1, 2), mid_attention=False)           # its widest maps are those of the picture
 
@@ -166,24 +180,14 @@ AT_MOST = ["sdedit in.png --prompt STAR --target-distance .1", "null-text in.png
 
 @pytest.mark.parametrize("command", [*EXACT, *AT_MOST])
 def test_a_command_evaluates_the_net_as_often_as_its_estimate_says(command, room, tiny, capsys):
-    asked = []
-
-    def count(module, given):
-        if isinstance(module, UNet):
-            asked.append(len(given[0]))
-
     argv = [{"STAR": "a red star", "HEART": "a red heart"}.get(word, word) for word in command.split()]
     argv += ["--steps", "2", "--model", str(tiny)]
-    hook = register_module_forward_pre_hook(count)
-    try:
+    with rows_of(UNet) as asked:
         assert main([*argv, "--estimate"]) == 0
         rows, evaluations = told(capsys.readouterr().out)
-        on_meta = len(asked)
-        assert [p.name for p in room.iterdir()] == ["in.png"] and on_meta == len(rows)
+        assert [p.name for p in room.iterdir()] == ["in.png"] and len(asked) == len(rows)
+        asked.clear()
         assert main([*argv, "-o", "out.png"]) == 0
-    finally:
-        hook.remove()
-    asked = asked[on_meta:]
     said = sum(times * n for times, n in rows)
     if command in EXACT:
         assert (len(asked), sum(asked)) == (evaluations, said)
@@ -194,14 +198,11 @@ def test_a_command_evaluates_the_net_as_often_as_its_estimate_says(command, room
 @pytest.mark.parametrize("more, rows", [([], 3), (["--s-image", "1"], 2), (["--s-text", "0", "--s-image", "1"], 1)])
 def test_an_instruction_is_estimated_by_the_answers_that_its_scales_ask_for(room, tiny, capsys, more, rows):
     argv = ["instruct-pix2pix", "in.png", "--instruction", "a red star", "--steps", "2", "--model"]
-    asked, path = [], tiny_instruct(tiny.parent)
-    hook = register_module_forward_pre_hook(lambda module, given: asked.append(len(given[0])) if isinstance(module, UNet) else None)
-    try:
+    path = tiny_instruct(tiny.parent)
+    with rows_of(UNet) as asked:
         assert main([*argv, str(path), *more, "--estimate"]) == 0 and told(capsys.readouterr().out) == ([(2, rows)], 2)
         asked.clear()
         assert main([*argv, str(path), *more, "-o", "out.png"]) == 0 and asked == [rows, rows]
-    finally:
-        hook.remove()
     assert main([*argv, str(tiny), "--estimate"]) == 2
     assert "needs a net that sees a picture beside the latent" in capsys.readouterr().err
 
@@ -244,16 +245,12 @@ def test_both_stages_of_glide_are_estimated_with_guidance_and_without(what, more
     Image.fromarray(np.uint8(255 * (np.arange(50) < 25))[None].repeat(37, 0)).save("mask.png")
     argv = ["glide", what, *more, "--prompt", "a red star", "--model", str(base), "--upsampler", str(up) if enlarged else "none",
             "--steps", "3", "--up-steps", "5", "--device", "cpu"]
-    asked = []
-    hook = register_module_forward_pre_hook(lambda module, given: asked.append(len(given[0])) if isinstance(module, GlideUNet) else None)
-    try:
+    with rows_of(GlideUNet) as asked:
         assert main([*argv, "--estimate"]) == 0 and not Path("out.png").exists()
         out = capsys.readouterr().out
         assert told(out) == (rows, sum(times for times, _ in rows))
         asked.clear()
         assert main([*argv, "-o", "out.png"]) == 0 and asked == [n for times, n in rows for _ in range(times)]
-    finally:
-        hook.remove()
     both = [load(path, "meta") for path in ([base, up] if enlarged else [base])]
     weights = sum(p.numel() for b in both for net in (b.net, b.text) for p in net.parameters())
     assert f"weights {4 * weights / 1e6:.1f} MB" in out
@@ -273,16 +270,12 @@ def test_a_training_is_estimated_with_gradients_and_moments_of_what_it_learns_al
     argv = ["dreambooth", "in.png", "in.png", "--class-noun", "star", "--prompts", "prompts.txt", "-n", "1", "--shown-steps", "2",
             "--w", "2", "--steps", "2", "--batch", "2", "--n-prior", "2", "--prior-steps", "2", "--prior-w", "2",
             "--model", str(tiny), *more]
-    asked = []
-    hook = register_module_forward_pre_hook(lambda module, given: asked.append(len(given[0])) if isinstance(module, UNet) else None)
-    try:
+    with rows_of(UNet) as asked:
         assert main([*argv, "--estimate"]) == 0 and not Path("out").exists()
         out = capsys.readouterr().out
         assert told(out) == (rows, sum(times for times, _ in rows))
         asked.clear()
         assert main([*argv, "-o", "out"]) == 0 and asked == [n for times, n in rows for _ in range(times)]
-    finally:
-        hook.remove()
     b = load(tiny, "meta")
     free = {None: sum(p.numel() for p in b.net.parameters()), 1: TEXT["width"]}.get(kind) or lora_size(load("out/model.safetensors"))
     learnt, nets = 4 * free / 1e6, 4 * sum(p.numel() for net in (b.net, b.text) for p in net.parameters()) / 1e6

@@ -5,14 +5,16 @@ import pytest
 import torch
 from torch import Generator
 
+from methods.super_resolution import made_small
 from samplers.schedule import Schedule
 from training import shapes_classifier, shapes_clip, shapes_glide, shapes_glide_inpaint, shapes_glide_upsampler
-from training.shapes_glide import draw, eight_bits, told
-from training.shapes_glide_upsampler import shrunk, spoilt
+from training.shapes_glide import draw, told
+from training.shapes_glide_upsampler import spoilt
 from weights import WeightsError, load
 from weights.files import read_weights
 from weights.judges import load_classifier, load_judge
 from worlds.erase import boxes, erased, strokes_of_a_brush
+from worlds.files import eight_bits
 from worlds.shapes import attributes, render
 
 
@@ -90,7 +92,7 @@ def test_eight_bits_and_small_pictures():
     import random
     x = eight_bits(render(draw(3, random.Random(2), .5)))
     assert torch.equal(eight_bits(x), x) and x.abs().max() <= 1
-    small = shrunk(x)
+    small = made_small(x, 2)
     assert small.shape == (3, 3, 32, 32) and torch.equal(eight_bits(small), small)
     assert (small - render(draw(3, random.Random(2), .5), 32)).abs().mean() < .01
     assert spoilt(x, 0., Generator()) is x and (spoilt(x, .2, Generator().manual_seed(0)) - x).std() > .01

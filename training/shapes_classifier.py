@@ -19,8 +19,9 @@ from samplers.convert import q_sample
 from samplers.schedule import Schedule
 from training.fit import fit, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, start_from, storage_error
-from training.shapes_glide import SIZE, draw, eight_bits
+from training.shapes_glide import SIZE, draw
 from training.shapes_reader import labels
+from worlds.files import eight_bits
 from worlds.shapes import ATTRIBUTES, render
 
 CONFIG = dict(size=SIZE, patch=4, width=128, layers=4, heads=4)

@@ -24,7 +24,8 @@ from samplers.convert import q_sample
 from samplers.schedule import Schedule
 from training.fit import fit, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, start_from, storage_error
-from training.shapes_glide import draw, eight_bits, told
+from training.shapes_glide import draw, told
+from worlds.files import eight_bits
 from worlds.scene import WORDS
 from worlds.shapes import render
 

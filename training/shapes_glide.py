@@ -29,6 +29,7 @@ from training.fit import fit, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, start_from, storage_error
 from training.shapes import how_often
 from weights.files import read_weights, sha256
+from worlds.files import eight_bits
 from worlds.scene import WORDS, Scene
 from worlds.shapes import caption, render, sample_scene
 
@@ -66,11 +67,6 @@ def draw(n: int, rng: random.Random, two: float, hard: float = 1.) -> list[Scene
             scene = sample_scene(rng, things)
         drawn.append(scene)
     return drawn
-
-
-def eight_bits(x: Tensor) -> Tensor:
-    """Pictures in [−1, 1] as a file would hold them: 256 grey levels."""
-    return ((x + 1) * 127.5).round() / 127.5 - 1
 
 
 def times(n: int, T: int, generator: Generator, tilt: float = 1.) -> Tensor:

@@ -18,9 +18,10 @@ from samplers.learned import l_hybrid
 from samplers.schedule import Schedule
 from training.fit import fit, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, storage_error
-from training.shapes_glide import SIZE, draw, eight_bits, models, start_widened, times, told
+from training.shapes_glide import SIZE, draw, models, start_widened, times, told
 from weights.files import sha256
 from worlds.erase import erased
+from worlds.files import eight_bits
 from worlds.shapes import render
 
 Data = tuple[Tensor, Tensor, Tensor]                         # pictures, masks of what is rubbed out, tokens

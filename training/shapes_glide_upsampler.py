@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from methods.super_resolution import made_small
 from metrics.image import psnr
 from nets.glide import SMALL_UPSAMPLER
 from samplers.convert import x0_from_v
@@ -27,19 +28,15 @@ from samplers.learned import l_hybrid
 from samplers.schedule import Schedule
 from training.fit import fit, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, start_from, storage_error
-from training.shapes_glide import draw, eight_bits, models, start_widened, told
+from training.shapes_glide import draw, models, start_widened, told
 from weights.files import sha256
 from worlds.erase import erased
+from worlds.files import eight_bits
 from worlds.shapes import render
 
 SIZE, FACTOR = 64, 2
 
 Data = tuple[Tensor, Tensor, Tensor, Tensor | None]          # pictures, the same made small, tokens, masks of what is rubbed out
-
-
-def shrunk(pictures: Tensor) -> Tensor:
-    """(b 3 y x) -> (b 3 y/2 x/2), the mean of every 2×2 pixels, as a file would hold it. official code (guided-diffusion): area, too."""
-    return eight_bits(F.avg_pool2d(pictures, FACTOR))
 
 
 def spoilt(pictures: Tensor, noise: float, generator: Generator) -> Tensor:
@@ -74,7 +71,8 @@ def main(*, steps: int = 3000, batch: int = 16, lr: float = 1e-3, two: float = .
         scenes = draw(batch // world, rng, two)
         x_0 = eight_bits(render(scenes, SIZE))
         mask = F.interpolate(erased(len(x_0), SIZE // FACTOR, generator), scale_factor=FACTOR).to(on) if inpainting else None
-        return x_0.to(on, memory_format=torch.channels_last), shrunk(x_0).to(on), tokenizer([told(s, rng, 0.) for s in scenes]).to(on), mask
+        small = made_small(x_0, FACTOR).to(on)
+        return x_0.to(on, memory_format=torch.channels_last), small, tokenizer([told(s, rng, 0.) for s in scenes]).to(on), mask
 
     fitted = fit(lambda m, d, g: loss(m, d, g, schedule, noise), modules, data, steps=steps, lr=lr, precision=precision, seed=seed,
                  warmup=warmup, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,

@@ -177,6 +177,11 @@ def read_mask(path: str | Path, of: Original | None = None) -> Tensor:
     return edit
 
 
+def eight_bits(pictures: Tensor) -> Tensor:
+    """Pictures in [−1, 1] as a file would hold them: 256 levels."""
+    return ((pictures + 1) * 127.5).round() / 127.5 - 1
+
+
 def write_picture(picture: Tensor, path: str | Path) -> None:
     """Write (1, 3, y, x) in [-1, 1], or uint8 (1, 3 or 4, y, x), in the format that the suffix names.
 
