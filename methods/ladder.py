@@ -19,7 +19,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from methods.inversion import Inversion, invert, redo, spread
-from methods.null_text import check_guidance, null_text
+from methods.null_solvers import check_guidance
+from methods.null_text import null_text
 from methods.sampling import TOP
 from methods.variants import direct, negative_prompt
 from metrics.image import psnr

@@ -192,3 +192,11 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
 
 
 SOLVERS: dict[str, Callable[..., Found]] = {"adam": adam, "adam-skip": adam_skip, "gauss-newton": gauss_newton}
+
+
+def check_guidance(b: Bundle, w: float) -> None:
+    """Raises ValueError for a model or a guidance scale under which no embedding can be tuned, with the mend."""
+    if b.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"model: null-text optimisation needs float32, and this bundle is {b.dtype}; load it in float32")
+    if not (math.isfinite(w) and w >= 1):
+        raise ValueError(f"w: must be at least 1, got {w}; below 1 the walk leans on ∅ itself and no prompt could edit it")

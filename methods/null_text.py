@@ -33,7 +33,7 @@ from einops import reduce
 from torch import Tensor
 
 from methods.inversion import Inversion, invert, spread
-from methods.null_solvers import SOLVERS, Found, Spent, Step, adam_update, between
+from methods.null_solvers import SOLVERS, Found, Spent, Step, adam_update, between, check_guidance
 from methods.sampling import TOP
 from samplers.convert import q_sample
 from samplers.ddim import ddim_step
@@ -227,14 +227,6 @@ def _read(path: str | Path, b: Bundle, key: dict[str, str]) -> NullText:
     moved = {name: tensors[name].to(b.device) if name in ("nulls", "losses", "z_bar") else tensors[name] for name in TENSORS}
     return NullText(tuple(about["prompts"]), about["w"], tuple(about["times"]), list(tensors["path"].to(b.device)),
                     int(tensors["forwards"].max()), key=about["key"], **moved)
-
-
-def check_guidance(b: Bundle, w: float) -> None:
-    """Raises ValueError for a model or a guidance scale under which no embedding can be tuned, with the mend."""
-    if b.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"model: null-text optimisation needs float32, and this bundle is {b.dtype}; load it in float32")
-    if not (math.isfinite(w) and w >= 1):
-        raise ValueError(f"w: must be at least 1, got {w}; below 1 the walk leans on ∅ itself and no prompt could edit it")
 
 
 def check(b: Bundle, w: float, inner: int, lr: float, stop: float, solver: str, start: str, shared: bool) -> None:
