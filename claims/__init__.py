@@ -10,6 +10,9 @@ from __future__ import annotations
 from claims.diffedit import DIFFEDIT, judge_blend, judge_bound, judge_parts, judge_reference, judge_threshold
 from claims.dreambooth import DREAMBOOTH, judge_count, judge_noun, judge_prior, judge_word
 from claims.dreambooth_upsampler import UPSAMPLER, judge_upsampler
+from claims.glide import EMPTY, GUIDANCE, RERANK, judge_diversity, judge_empty, judge_people, judge_rerank, judge_scorer
+from claims.glide_filtered import WITHOUT, judge_filtered
+from claims.glide_inpaint import PARTS_ANEW, SESSION, judge_session, judge_ways
 from claims.instruct_pix2pix import BESIDE_SDEDIT, LESS_DATA, SCALES, UNFILTERED, judge_data, judge_faithful, judge_filter, judge_scales
 from claims.null_text import LADDER, judge_ablation, judge_null_text, judge_round_trip
 from claims.page import Claim
@@ -25,16 +28,21 @@ CLAIMS = (
           "compositing of faces: L2 21.70, masked LPIPS .03 (Poisson 63.04, .05)", MASKS, judge_masks,
           "sdedit_masks.png"),
     Claim("C4", "people prefer classifier-free guidance to CLIP guidance", "GLIDE",
-          "Elo for realism / caption: 82.7 / 110.9 against −73.2 / 29.3"),
-    Claim("C5", "CLIP guidance wins on CLIP score, as an adversary of the scorer would", "GLIDE", "curves"),
-    Claim("C6", "more guidance: more fidelity, less diversity", "GLIDE", "curves of precision, recall, IS and FID"),
+          "Elo for realism / caption: 82.7 / 110.9 against −73.2 / 29.3", GUIDANCE, judge_people, "glide_guidance.png"),
+    Claim("C5", "CLIP guidance wins on CLIP score, as an adversary of the scorer would", "GLIDE", "curves", GUIDANCE, judge_scorer,
+          "glide_guidance.png"),
+    Claim("C6", "more guidance: more fidelity, less diversity", "GLIDE", "curves of precision, recall, IS and FID", GUIDANCE,
+          judge_diversity, "glide_guidance.png"),
     Claim("C7", "fine-tuning with 20 % of the texts dropped adds unconditional sampling at no cost to the conditional",
-          "GLIDE", "20 %; no figure"),
-    Claim("C8", "a model fine-tuned to inpaint beats replacing the known region at each step", "GLIDE", "pictures"),
-    Claim("C9", "inpainting step by step composes what one prompt cannot", "GLIDE", "pictures"),
-    Claim("C10", "a model trained on filtered pictures ignores prompts for what was filtered out", "GLIDE", "pictures"),
+          "GLIDE", "20 %; no figure", EMPTY, judge_empty),
+    Claim("C8", "a model fine-tuned to inpaint beats replacing the known region at each step", "GLIDE", "pictures",
+          PARTS_ANEW, judge_ways, "glide_inpaint.png"),
+    Claim("C9", "inpainting step by step composes what one prompt cannot", "GLIDE", "pictures", SESSION, judge_session,
+          "glide_session.png"),
+    Claim("C10", "a model trained on filtered pictures ignores prompts for what was filtered out", "GLIDE", "pictures", WITHOUT,
+          judge_filtered, "glide_filtered.png"),
     Claim("C11", "choosing the best of n by CLIP helps", "GLIDE",
-          "GLIDE wins over DALL·E on captions 83 % of the time, 71 % once DALL·E is re-ranked"),
+          "GLIDE wins over DALL·E on captions 83 % of the time, 71 % once DALL·E is re-ranked", RERANK, judge_rerank, "glide_rerank.png"),
     Claim("C12", "prior preservation stops language drift and restores diversity for a little subject fidelity",
           "DreamBooth", "with / without: PRES .493 / .664, DIV .391 / .371, DINO .684 / .712", DREAMBOOTH, judge_prior,
           "dreambooth_prior.png"),

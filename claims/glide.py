@@ -32,6 +32,7 @@ SCALES = {"text": (1., 1.5, 2., 3., 5., 8.), "clip": (.3, 1., 3., 10.), "classif
 BEST_OF = (1, 2, 4, 8)
 PARTS = ("shapes-glide-conditional", "shapes-glide", "shapes-glide-inpaint", "shapes-glide-upsampler", "shapes-glide-upsampler-inpaint",
          "shapes-clip", "shapes-clip-noised", "shapes-classifier", "shapes-reader")
+NEEDS = PARTS[:-1]                               # beside the reader, which every measurement has
 
 
 class GlideModels(NamedTuple):
@@ -122,7 +123,7 @@ def measure_guidance(models: GlideModels, *, n: int, seed: int, part: Part = at_
     return dict(steps=STEPS, curves=curves, truth=truth)
 
 
-GUIDANCE = Measurement("glide_guidance", measure_guidance, 512, 0, ("glide_guidance.png",), open_glide)
+GUIDANCE = Measurement("glide_guidance", measure_guidance, 512, 0, ("glide_guidance.png",), open_glide, NEEDS)
 
 
 def best(rows: list[dict], key: str) -> dict:
@@ -189,7 +190,7 @@ def measure_empty(models: GlideModels, *, n: int, seed: int, part: Part = at_onc
     return dict(steps=STEPS, **found, truth=looks(models, enlarged(render(scenes, 32)), real))
 
 
-EMPTY = Measurement("glide_empty", measure_empty, 512, 0, (), open_glide)
+EMPTY = Measurement("glide_empty", measure_empty, 512, 0, (), open_glide, NEEDS)
 
 
 def judge_empty(record: Record) -> Finding:
@@ -224,7 +225,7 @@ def measure_rerank(models: GlideModels, *, n: int, seed: int, part: Part = at_on
     return dict(steps=STEPS, captions=len(scenes), curves={f"{w:g}": part(f"w {w:g}", partial(one, w)) for w in (1., 3.)})
 
 
-RERANK = Measurement("glide_rerank", measure_rerank, 1024, 0, ("glide_rerank.png",), open_glide)
+RERANK = Measurement("glide_rerank", measure_rerank, 1024, 0, ("glide_rerank.png",), open_glide, NEEDS)
 
 
 def judge_rerank(record: Record) -> Finding:

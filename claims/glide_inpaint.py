@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from claims.common import Edits, draw_edits, new_scenes
-from claims.glide import STEPS, GlideModels, enlarged, open_glide
+from claims.glide import NEEDS, STEPS, GlideModels, enlarged, open_glide
 from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
 from claims.parts import Part, at_once
 from claims.prompt_to_prompt import silhouette
@@ -64,7 +64,7 @@ def measure_ways(models: GlideModels, *, n: int, seed: int, part: Part = at_once
     return dict(steps=STEPS, w=W, hidden_share=mask.mean().item(), ways=ways, border=float(seam(before, after, mask).mean()))
 
 
-PARTS_ANEW = Measurement("glide_inpaint", measure_ways, 512, 0, ("glide_inpaint.png",), open_glide)
+PARTS_ANEW = Measurement("glide_inpaint", measure_ways, 512, 0, ("glide_inpaint.png",), open_glide, NEEDS)
 
 
 def judge_ways(record: Record) -> Finding:
@@ -139,7 +139,7 @@ def half(scene: Scene) -> Tensor:
     return mask
 
 
-SESSION = Measurement("glide_session", measure_session, 512, 0, ("glide_session.png",), open_glide)
+SESSION = Measurement("glide_session", measure_session, 512, 0, ("glide_session.png",), open_glide, NEEDS)
 
 
 def judge_session(record: Record) -> Finding:

@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 
 from claims.common import Models, draw_edits
 from claims.glide import STEPS, open_glide
+from claims.glide_filtered import asked, open_filtered
 from claims.glide_inpaint import KINDS, WAYS, W, hidden
 from figures.editing import percent, record
 from figures.style import BLUE, GREEN, GREY, ORANGE, figure, show
 from methods.glide import glide, inpaint, upsample
 from methods.glide_session import Session, box
-from worlds.shapes import render
+from worlds.shapes import caption, render
 
 Opener = Callable[[], Models]
 GUIDES = {"text": ("the text, without a classifier (7)", BLUE, "o"), "clip": ("a noised CLIP (8)", ORANGE, "^"),
@@ -120,6 +121,17 @@ def glide_cascade(folder: Path, models: Opener) -> Figure:
     return grid([("base, 32×32", small), ("bicubic", bicubic), ("upsampler, 64×64", upsample(m.upsampler, small, texts, seed=5))], texts)
 
 
+@torch.no_grad()
+def glide_filtered(folder: Path, models: Opener) -> Figure:
+    """The shape that one model never saw, asked of it and of the one that saw all, from the same noise."""
+    r, m = record(folder, "glide_filtered"), open_filtered()
+    scenes = asked(6, 71, m.removed)[0]
+    texts = [caption(scene) for scene in scenes]
+    columns = [(f"{name}\n{m.removed}: {r[key]['removed']['shape']:.0%}", glide(b, texts, steps=STEPS, w=r["w"], seed=7).small)
+               for name, key, b in (("saw all", "whole", m.whole), (f"never saw a {m.removed}", "filtered", m.filtered))]
+    return grid([*columns, ("as asked", render(scenes, 32))], texts)
+
+
 def grid(columns: list[tuple[str, torch.Tensor]], words: list[str]) -> Figure:
     """Pictures in rows with their text at the left, under column headings."""
     fig = figure(2. * len(columns) + 2.4, 2. * len(words) + .5)
@@ -130,4 +142,4 @@ def grid(columns: list[tuple[str, torch.Tensor]], words: list[str]) -> Figure:
     return fig
 
 
-DRAWN = (glide_guidance, glide_rerank, glide_inpaint, glide_session, glide_cascade)
+DRAWN = (glide_guidance, glide_rerank, glide_inpaint, glide_session, glide_cascade, glide_filtered)

@@ -53,7 +53,7 @@ from worlds.shapes import SIZES, Edit, apply, changed_mask, edits
 plt.rcParams.update(RC)
 FIGURES = Path(figures.style.__file__).parent
 MODEL, READER = "shapes", "shapes-reader"                                  # names of shipped weights, or paths
-STEPS, W, RATIO = 20, 3., .7                                               # of every edit below, unless it is varied
+STEPS, W, RATIO = 16, 3., .7                                               # of every edit below, unless it is varied
 
 
 def grey(mask):

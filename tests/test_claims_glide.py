@@ -8,20 +8,23 @@ import pytest
 import torch
 
 from claims import glide as claims_glide
-from claims import glide_inpaint, page
+from claims import glide_filtered, glide_inpaint, page
 from claims.common import draw_edits, rounded
 from claims.glide import GlideModels, enlarged
+from claims.glide_filtered import FilteredModels, asked, judge_filtered, open_filtered
 from claims.glide_inpaint import bounding, hidden, room
-from claims.page import FAILS, HOLDS, PARTLY
+from claims.page import FAILS, HOLDS, PARTLY, UNJUDGED
 from nets.clip import CLIP
 from nets.noised_clip import NoisedCLIP
 from nets.noisy_reader import NoisyReader
 from nets.reader import Reader
 from nets.tokenizer import WordTokenizer
 from tests.tiny import tiny_glide
+from training import shapes_glide
 from weights import Oracle, load
+from weights.files import write_weights
 from weights.judges import Classifier, Judge
-from worlds.scene import WORDS
+from worlds.scene import HELD_OUT, WORDS
 from worlds.shapes import ATTRIBUTES, caption, render, sample_scene, silhouettes
 
 
@@ -88,6 +91,41 @@ def test_the_other_judges_say_what_their_rules_say():
     for gains, verdict in (((.1, .1), HOLDS), ((.1, 0.), PARTLY), ((0., 0.), FAILS)):
         curves = {w: [dict(k=1, chosen=.5, any=.5), dict(k=8, chosen=.5 + g, any=.9)] for w, g in zip(("1", "3"), gains)}
         assert claims_glide.judge_rerank(dict(curves=curves)).verdict == verdict
+
+
+def test_the_judge_of_a_filtered_model_says_what_its_rule_says():
+    def record(whole, filtered, others):
+        painted = dict(star=filtered, ring=.7, heart=.1)
+        return dict(shape="star", whole=dict(removed=dict(shape=whole), others=dict(shape=.9)),
+                    filtered=dict(removed=dict(shape=filtered, painted=painted), others=dict(shape=others)))
+    for numbers, verdict in (((.9, .02, .85), HOLDS), ((.9, .02, .5), PARTLY), ((.9, .3, .85), PARTLY), ((.9, .6, .85), FAILS),
+                             ((.4, .0, .85), UNJUDGED)):
+        found = judge_filtered(record(*numbers))
+        assert found.verdict == verdict and "most often a ring instead" in found.ours
+
+
+def test_the_same_scenes_are_asked_for_with_the_shape_and_without():
+    there, gone = asked(40, 3, "star")
+    assert len(there) == len(gone) == 40 and all(s.things[0].shape == "star" for s in there)
+    for a, b in zip(there, gone):
+        assert b.things[0].shape != "star" and caption(a).replace("star", b.things[0].shape) == caption(b)
+        assert not {(s.things[0].colour, s.things[0].shape) for s in (a, b)} & HELD_OUT
+
+
+def test_what_was_removed_stands_in_the_file_of_the_model(tmp_path, models, monkeypatch):
+    run = dict(steps=1, batch=2, state=str(tmp_path / "state"), out=str(tmp_path), warmup=1)
+    shapes_glide.main(**run, without="heart", name="shapes-glide-filtered")
+    shapes_glide.main(**run | dict(state=str(tmp_path / "other")), name="shapes-glide")
+    write_weights(tmp_path / "shapes-reader.safetensors", {"reader": models.oracle.net},
+                  dict(kind="reader", reader=dict(width=8, heads=2), values=ATTRIBUTES))
+    opened = open_filtered(tmp_path)
+    assert opened.removed == "heart" and len(opened.files) == 3
+    with pytest.raises(ValueError, match=r"shapes-glide.safetensors: not every run that trained it left out one and the same shape"):
+        glide_filtered.removed_from(tmp_path / "shapes-glide.safetensors")
+    small = FilteredModels(models.base, models.base, "heart", models.oracle, "tiny", {})
+    monkeypatch.setattr(glide_filtered, "STEPS", "2")
+    record = json.loads(json.dumps(rounded(glide_filtered.measure_filtered(small, n=4, seed=0))))
+    assert judge_filtered(record).ours and sum(record["filtered"]["removed"]["painted"].values()) == pytest.approx(1, abs=1e-3)
 
 
 def test_a_bounding_box_is_the_smallest_and_its_margin_goes_round():

@@ -88,6 +88,16 @@ def test_the_hard_scenes_come_more_often():
     assert share[1] > 1.4 * share[0]
 
 
+def test_a_shape_can_be_left_out_of_training(tmp_path):
+    import random
+    for hard in (1., 4.):
+        scenes = draw(300, random.Random(1), .5, hard, without="star")
+        assert "star" not in {t.shape for s in scenes for t in s.things} and {len(s.things) for s in scenes} == {1, 2}
+    with pytest.raises(ValueError, match="^without: no shape is called 'stars'; there are circle, square"):
+        shapes_glide.main(steps=1, without="stars", out=str(tmp_path), state=str(tmp_path / "s"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_eight_bits_and_small_pictures():
     import random
     x = eight_bits(render(draw(3, random.Random(2), .5)))

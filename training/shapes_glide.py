@@ -2,6 +2,7 @@
 
     python -m training.shapes_glide                                                    # conditional: every picture with its caption
     python -m training.shapes_glide --init weights/shapes-glide-conditional.safetensors --empty .2 --name shapes-glide
+    python -m training.shapes_glide --without star --empty .2 --name shapes-glide-filtered              # it never sees a star
 
 "GLIDE", arXiv:2112.10741v3, Sec. 4.1 and 4.2. The net is the published one made small (nets/glide.py): the text stands among the keys
 of every attention layer, and it says a variance for every pixel, which L_hybrid teaches (samplers/learned.py).
@@ -30,7 +31,7 @@ from training.recipe import command_line, own_device, publish, start_from, stora
 from training.shapes import how_often
 from weights.files import read_weights, sha256
 from worlds.files import eight_bits
-from worlds.scene import WORDS, Scene
+from worlds.scene import SHAPES, WORDS, Scene
 from worlds.shapes import caption, render, sample_scene
 
 SIZE = 32
@@ -58,12 +59,13 @@ def told(scene: Scene, rng: random.Random, empty: float) -> str:
     return "" if rng.random() < empty else caption(scene, size=rng.random() > .15, background=rng.random() > .15)
 
 
-def draw(n: int, rng: random.Random, two: float, hard: float = 1.) -> list[Scene]:
-    """n scenes, the share `two` of them with two things; those with what is learnt last `hard` times as often as chance has them."""
+def draw(n: int, rng: random.Random, two: float, hard: float = 1., without: str = "") -> list[Scene]:
+    """n scenes, the share `two` of them with two things; those with what is learnt last `hard` times as often as chance has them, and none
+    with a thing of the shape `without`."""
     counts, drawn = [1 + (rng.random() < two) for _ in range(n)], []
     for things in counts:
         scene = sample_scene(rng, things)
-        while hard > 1 and rng.random() > float(how_often([scene], hard)[0]) / hard:
+        while without in {thing.shape for thing in scene.things} or hard > 1 and rng.random() > float(how_often([scene], hard)[0]) / hard:
             scene = sample_scene(rng, things)
         drawn.append(scene)
     return drawn
@@ -82,15 +84,17 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generat
 
 
 def main(*, steps: int = 12000, batch: int = 32, lr: float = 1e-3, two: float = .3, hard: float = 1., tilt: float = 1., empty: float = 0.,
-         warmup: int = 300, precision: str = "float32", compiled: int = 0, seed: int = 0, init: str = "",
+         without: str = "", warmup: int = 300, precision: str = "float32", compiled: int = 0, seed: int = 0, init: str = "",
          name: str = "shapes-glide-conditional", state: str = "runs/shapes_glide", device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
     if not 0 <= empty <= 1:
         raise ValueError(f"empty: must be a share from 0 to 1 of the captions, got {empty}")
     if not tilt >= 0:
         raise ValueError(f"tilt: times are drawn with density ∝ t^tilt; it must be 0 or more, got {tilt}")
-    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, hard=hard, tilt=tilt, empty=empty, warmup=warmup, precision=precision,
-                     compiled=compiled, seed=seed, init=Path(init).name)
+    if without not in ("", *SHAPES):
+        raise ValueError(f"without: no shape is called {without!r}; there are {', '.join(SHAPES)}")
+    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, hard=hard, tilt=tilt, empty=empty, without=without, warmup=warmup,
+                     precision=precision, compiled=compiled, seed=seed, init=Path(init).name)
     schedule = Schedule.cosine()
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     modules, tokenizer, config = models()
@@ -101,7 +105,7 @@ def main(*, steps: int = 12000, batch: int = 32, lr: float = 1e-3, two: float = 
 
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        scenes = draw(batch // world, rng, two, hard)
+        scenes = draw(batch // world, rng, two, hard, without)
         x_0 = eight_bits(render(scenes, SIZE)).to(on, memory_format=torch.channels_last)
         return x_0, tokenizer([told(scene, rng, empty) for scene in scenes]).to(on)
 
