@@ -164,6 +164,9 @@ def test_generate_writes_one_picture_a_sheet_or_numbered_files(room, tiny, monke
     assert main([*argv, "-n", "3", "-o", "sheet.png"]) == 0
     assert min(pixels("sheet.png").shape[:2]) > 2 * 3 * 32
     assert len(list(room.iterdir())) == 2 + 1 + 3 + 1
+    assert main([*argv, "-n", "3", "-o", "heart{i}.png", "--save-steps", "steps"]) == 0     # the walk of the first
+    assert sorted(p.name for p in Path("steps").iterdir()) == ["step_000.png", "step_001.png"]
+    assert np.array_equal(pixels("steps/step_001.png"), pixels("heart0.png"))
 
 
 def test_models_prints_size_recipe_and_figures_of_each(monkeypatch, capsys):

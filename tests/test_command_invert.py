@@ -1,6 +1,7 @@
 """palimpsest invert and null-text, called in this process on a tiny random model."""
 import argparse
 import inspect
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +72,12 @@ def test_null_text_brings_a_picture_back_edits_it_and_keeps_what_it_found(room, 
     assert capsys.readouterr().out.split(" s\n")[0].split(",")[:2] == first.split(",")[:2]
     assert main(*argv, "--load", "kept.safetensors", "--target", "a blue heart") == 0
     assert (np.asarray(Image.open("out.png")) != back).any()
+    ends = []
+    for target in ([], ["--target", "a blue heart"]):
+        assert main(*argv, "--load", "kept.safetensors", *target, "--save-steps", "walk") == 0
+        assert sorted(p.name for p in Path("walk").iterdir()) == ["step_000.png", "step_001.png", "step_002.png"]
+        ends.append([np.asarray(Image.open(f"walk/step_{n:03d}.png")) for n in (0, 2)])
+    assert np.array_equal(ends[0][0], ends[1][0]) and (ends[0][1] != ends[1][1]).any()
 
 
 @pytest.mark.parametrize("more, message", [

@@ -102,7 +102,9 @@ def test_a_step_that_cannot_be_done_is_named_and_the_rest_stands(session):
 def test_the_command_paints_inpaints_and_keeps_a_session(folder, tmp_path, capsys):
     stages = ["--model", str(folder / "base.safetensors"), "--upsampler", str(folder / "up.safetensors"), "--steps", "3", "--up-steps", "3",
               "--device", "cpu"]
-    assert main(["glide", "generate", "--prompt", A, "-n", "2", "-o", str(tmp_path / "a.png"), *stages]) == 0
+    assert main(["glide", "generate", "--prompt", A, "-n", "2", "-o", str(tmp_path / "a.png"), *stages,
+                 "--save-steps", str(tmp_path / "walk")]) == 0
+    assert sorted(p.name for p in (tmp_path / "walk").iterdir()) == [f"step_{k:03d}.png" for k in range(4)]
     assert main(["glide", "inpaint", str(folder / "in.png"), "--mask", str(folder / "mask.png"), "--prompt", A,
                  "-o", str(tmp_path / "b.png"), *stages]) == 0
     before, after, mask = (read_picture(p) for p in (folder / "in.png", tmp_path / "b.png", folder / "mask.png"))

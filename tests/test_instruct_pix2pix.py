@@ -170,7 +170,12 @@ def test_the_command_edits_a_file_and_an_empty_instruction_copies_it(folder, tmp
     assert not torch.equal(read_picture(out), read_picture(folder / "in.png"))
     assert main(["instruct-pix2pix", str(folder / "in.png"), "--instruction", "", *model, "-o", str(out)]) == 0
     assert torch.equal(read_picture(out), read_picture(folder / "in.png"))
+    walk = tmp_path / "walk"
+    assert main(["instruct-pix2pix", str(folder / "in.png"), "--instruction", ASK, *model, "-o", str(out), "--save-steps", str(walk)]) == 0
+    assert len(list(walk.iterdir())) == 3
     out.unlink()
+    assert main(["instruct-pix2pix", str(folder / "in.png"), "--instruction", " ", *model, "-o", str(out), "--save-steps", str(walk)]) == 2
+    assert "save-steps: an empty instruction" in capsys.readouterr().err
     mistakes = ((["--model", str(folder / "tiny.safetensors")], "takes 4 channels"), (["--s-text", "nan"], "s-text: must be a finite"))
     for argv, said_ in mistakes:
         assert main(["instruct-pix2pix", str(folder / "in.png"), "--instruction", ASK, *model, *argv, "-o", str(out)]) == 2

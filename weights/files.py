@@ -48,7 +48,7 @@ def manifest() -> dict[str, dict[str, Any]]:
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A name to write to; the file takes the place of `path` when the block is done, and is gone if the block was broken off."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")            # two processes may write the same: the later one has it
     try:
         yield part
         os.replace(part, path)

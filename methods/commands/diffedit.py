@@ -6,7 +6,17 @@ import time
 
 from methods.cli import Mistake, blame, command, options, progress, say, shared_options, writable
 from methods.commands.dry_run import branches, calls, dry_run, inversion
-from methods.commands.pictures import at_the_files_size, framed, opened, optional, region_of, shown_options, steps_target, write_steps
+from methods.commands.pictures import (
+    at_the_files_size,
+    framed,
+    opened,
+    optional,
+    region_of,
+    shown_options,
+    steps_option,
+    steps_target,
+    write_steps,
+)
 from methods.diffedit import DiffEdit, diffedit
 from metrics.image import rmse
 from weights import load
@@ -39,7 +49,7 @@ def declare_diffedit(commands: argparse._SubParsersAction) -> None:
         "paste": "paste the kept pixels back, bit for bit"})
     p.add_argument("--save-mask", metavar="PNG", help="also write the mask, at the file's size: touch it up and give it to --mask")
     p.add_argument("--save-heat", metavar="PNG", help="also write the heat map that the threshold cuts")
-    p.add_argument("--save-steps", metavar="PNG_OR_FOLDER", help="also write the walk down: one sheet, or a folder of all")
+    steps_option(p, "the walk down")
     shared_options(p, estimates=True)
 
 
@@ -47,7 +57,7 @@ def run_diffedit(a: argparse.Namespace) -> None:
     """One picture edited, under a found mask or a given one."""
     began = time.monotonic()
     out, more = writable("out", a.out), optional(a, "save-mask", "save-heat")
-    save_steps = None if a.save_steps is None else steps_target(a.save_steps)
+    save_steps = steps_target(a)
     if "save-heat" in more and (a.mask is not None or not a.use_mask):
         raise Mistake("save-heat: there is a heat map only where a mask is found; leave out --mask and --no-use-mask")
     if not a.use_mask and (a.mask is not None or a.save_mask is not None):
@@ -76,8 +86,7 @@ def run_diffedit(a: argparse.Namespace) -> None:
         write_picture(at_the_files_size(picture, (picture.back(e.cells) > .5).float()), more["save-mask"])
     if "save-heat" in more:
         write_picture(at_the_files_size(picture, picture.back(e.heat)), more["save-heat"])
-    if save_steps is not None:
-        write_steps(b, e, save_steps)
+    write_steps(b, e, save_steps)
     print(f"{out}: edits {e.mask.mean():.0%} of the picture, ratio {a.ratio:g} (σ {b.schedule.sigma(e.levels[0]):.3g}), distance "
           f"{rmse(e.picture.cpu(), x).item():.3f}, {time.monotonic() - began:.1f} s")
 

@@ -9,6 +9,7 @@ import torch
 
 from methods.cli import Mistake, command, options, progress, shared_options, whole, writable
 from methods.commands.dry_run import branches, calls, dry_run
+from methods.commands.pictures import steps_option, steps_target, write_steps
 from methods.sampling import generate
 from weights import load
 from weights.estimate import Passes
@@ -25,6 +26,7 @@ def declare_generate(commands: argparse._SubParsersAction) -> None:
     p.add_argument("-n", type=whole, default=1, metavar="N", help="how many; picture i has seed + i (default: 1)")
     options(p, generate, {"steps": "of the walk", "w": "guidance scale", "eta": "0 DDIM, 1 ancestral",
                           "seed": "of the noise"})
+    steps_option(p, "the walk of the first")
     shared_options(p, "one picture; for n > 1 a sheet of all, or, with {i} in the name, a file for each", estimates=True)
 
 
@@ -37,6 +39,7 @@ def run_generate(a: argparse.Namespace) -> None:
         return dry_run(a, lambda b, latent: passes(a), pictures=min(a.n, BATCH), decodes=-(-a.n // BATCH))
     digits = len(str(a.n - 1))
     files = [writable("out", a.out.replace("{i}", f"{i:0{digits}d}")) for i in range(a.n if "{i}" in a.out else 1)]
+    save_steps = steps_target(a)
     b = load(a.model, a.device)
     with progress(b, calls(passes(a)), "generate"):
         batches = [generate(b, a.prompt, n=min(BATCH, a.n - i), steps=a.steps, w=a.w, eta=a.eta, seed=a.seed + i)
@@ -47,6 +50,7 @@ def run_generate(a: argparse.Namespace) -> None:
         pictures = [contact_sheet([pictures[i:i + columns] for i in range(0, a.n, columns)], title=a.prompt)]
     for picture, file in zip(pictures, files, strict=True):
         write_picture(picture, file)
+    write_steps(b, batches[0], save_steps)
     print(f"{a.out}: {a.n} picture{'s' if a.n > 1 else ''}, seed {a.seed}, {time.monotonic() - began:.1f} s")
 
 

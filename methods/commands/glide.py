@@ -11,7 +11,7 @@ import torch
 
 from methods.cli import Mistake, blame, command, number, options, progress, run_options, say, whole, writable
 from methods.commands.dry_run import meant, told
-from methods.commands.pictures import framed, opened
+from methods.commands.pictures import framed, opened, steps_option, steps_target, write_steps
 from methods.glide import check_way, glide, inpaint, known, rerank, texts_of
 from methods.glide_session import Session, parse
 from samplers.guidance import Gradient, classifier_guidance, clip_guidance
@@ -40,6 +40,7 @@ def declare_glide(commands: argparse._SubParsersAction) -> None:
                    "for classifier)")
     g.add_argument("--rerank", action="store_true", help="order the n pictures by a CLIP, the best first")
     options(g, glide, {"w": "guidance scale of the text"})
+    steps_option(g, "the base model's walk of the first")
     stages(g, "shapes-glide", "shapes-glide-upsampler", glide, "eta", estimates=True)
 
     i = command(parts, "inpaint", "a part of a picture painted anew", run_inpaint)
@@ -102,7 +103,7 @@ def framed_square(a: argparse.Namespace, picture: Original, b: Bundle, upsampler
 
 def run_generate(a: argparse.Namespace) -> None:
     """n pictures of one prompt, one file or a sheet."""
-    began, out = time.monotonic(), writable("out", a.out)
+    began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
     if not 1 <= a.n <= 64:
         raise Mistake(f"n: must lie between 1 and 64, got {a.n}")
     if a.guide == "text" and a.scale is not None:
@@ -125,6 +126,7 @@ def run_generate(a: argparse.Namespace) -> None:
     columns = max(1, round(a.n ** .5))
     rows = [list(pictures[k:k + columns].split(1)) for k in range(0, a.n, columns)]
     write_picture(pictures[:1] if a.n == 1 else contact_sheet(rows, title=a.prompt), out)
+    write_steps(b, made, save_steps)
     print(f"{a.out}: {a.n} picture{'s' if a.n > 1 else ''}, seed {a.seed}, {time.monotonic() - began:.1f} s")
 
 

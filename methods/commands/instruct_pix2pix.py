@@ -4,9 +4,9 @@ from __future__ import annotations
 import argparse
 import time
 
-from methods.cli import command, options, progress, shared_options, writable
+from methods.cli import Mistake, command, options, progress, shared_options, writable
 from methods.commands.dry_run import dry_run
-from methods.commands.pictures import framed, opened, shown_options
+from methods.commands.pictures import framed, opened, shown_options, steps_option, steps_target, write_steps
 from methods.instruct_pix2pix import check_model, instruct_pix2pix
 from weights import Bundle, load
 from weights.estimate import Passes
@@ -23,13 +23,16 @@ def declare_instruct_pix2pix(commands: argparse._SubParsersAction) -> None:
     options(p, instruct_pix2pix, {"s_text": "how strongly the instruction is followed, 5 to 10", "s_image": "how strongly the picture is "
                                   "kept, 1 to 1.5", "steps": "of the walk", "eta": "1 Euler ancestral, 0 DDIM", "seed": "of the noise",
                                   "start": "where the walk starts, as a fraction of the whole noising time"})
+    steps_option(p)
     shared_options(p, estimates=True)
     p.set_defaults(model="shapes-instruct")
 
 
 def run_instruct_pix2pix(a: argparse.Namespace) -> None:
     """One picture edited as it is told to be."""
-    began, out = time.monotonic(), writable("out", a.out)
+    began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
+    if save_steps and not a.instruction.strip():
+        raise Mistake("save-steps: an empty instruction returns the picture without a walk; give one, or leave this out")
     picture = opened(a.input, a.crop)
     if a.estimate:
         return dry_run(a, lambda b, latent: passes(a, b), picture)
@@ -40,6 +43,7 @@ def run_instruct_pix2pix(a: argparse.Namespace) -> None:
         edit = instruct_pix2pix(b, picture.view(), a.instruction, s_text=a.s_text, s_image=a.s_image, steps=a.steps, eta=a.eta,
                                 start=a.start, seed=a.seed)
     write_picture(picture.restore(edit.picture.cpu()), out)
+    write_steps(b, edit, save_steps)
     print(f"{a.out}: s_text {a.s_text:g}, s_image {a.s_image:g}, seed {a.seed}, {time.monotonic() - began:.1f} s")
 
 

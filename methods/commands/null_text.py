@@ -9,7 +9,7 @@ import torch
 
 from methods.cli import Mistake, blame, command, options, progress, shared_options, writable
 from methods.commands.dry_run import calls, dry_run, guided, tuning
-from methods.commands.pictures import framed, opened, shown_options
+from methods.commands.pictures import Walk, framed, opened, shown_options, steps_option, steps_target, write_steps
 from methods.inversion import redo
 from methods.null_text import load_null_text, null_text
 from metrics.image import psnr
@@ -34,12 +34,13 @@ def declare_null_text(commands: argparse._SubParsersAction) -> None:
     kept = p.add_mutually_exclusive_group()
     kept.add_argument("--save", metavar="FILE", help="keep the embeddings, .safetensors; an interrupted run goes on from it")
     kept.add_argument("--load", metavar="FILE", help="take the embeddings from there; settings of the tuning are the file's")
+    steps_option(p, "the walk down")
     shared_options(p, estimates=True)
 
 
 def run_null_text(a: argparse.Namespace) -> None:
     """One picture, tuned or loaded, and walked down."""
-    began, out = time.monotonic(), writable("out", a.out)
+    began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
     save = None if a.save is None else tensor_file(a.save)
     picture = opened(a.input, a.crop)
     if a.estimate:
@@ -58,12 +59,10 @@ def run_null_text(a: argparse.Namespace) -> None:
                                   start=a.start, iterations=a.iterations, state=save)
         except CacheError as error:
             raise Mistake(f"save: {error}") from None
-    if a.target is None:
-        latents = tuned.z_bar
-    else:
-        latents = redo(b, tuned, [a.prompt, a.target])[-1][1:]
-    result = b.decode(latents)
-    write_picture(picture.restore(result), out)
+    prompts = [a.prompt] if a.target is None else [a.prompt, a.target]
+    path = [z[-1:] for z in redo(b, tuned, prompts)] if len(prompts) > 1 or save_steps else [tuned.z_bar]
+    write_picture(picture.restore(b.decode(path[-1])), out)
+    write_steps(b, Walk(path, tuned.times), save_steps)
     back = psnr(b.decode(tuned.z_bar).cpu(), x).item()
     print(f"{out}: comes back at {back:.2f} dB after {int(tuned.updates.sum())} updates, {int(tuned.forwards.max())} forward and "
           f"{int(tuned.backwards.max())} backward passes, {time.monotonic() - began:.1f} s")
@@ -77,7 +76,7 @@ def tuned_passes(a: argparse.Namespace) -> list[Passes]:
 def passes(a: argparse.Namespace) -> list[Passes]:
     """Of the net, the edit included. What --load finds is taken to have as many steps as --steps says."""
     found = [] if a.load is not None else tuned_passes(a)
-    return found if a.target is None else [*found, *guided(a.steps, a.w, 2, "edit")]
+    return found if a.target is None and a.save_steps is None else [*found, *guided(a.steps, a.w, 1 + (a.target is not None), "walk down")]
 
 
 def tensor_file(name: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,12 @@ FRAMES = 8                                       # of a walk, on one sheet
 
 class Walked(Protocol):
     """A result that kept its walk: latents, and the time of each."""
+    path: list[Tensor]
+    levels: Sequence[float]
+
+
+class Walk(NamedTuple):
+    """A walk without a result of its own."""
     path: list[Tensor]
     levels: Sequence[float]
 
@@ -71,9 +77,16 @@ def frames_of(steps: int) -> list[int]:
     return sorted({round(steps * k / (FRAMES - 1)) for k in range(FRAMES)})
 
 
-def steps_target(path: str) -> Path:
-    """A picture file for a sheet, or a folder, there or to be made."""
-    target = Path(path)
+def steps_option(parser: argparse.ArgumentParser, walk: str = "the walk") -> None:
+    """--save-steps, of this walk."""
+    parser.add_argument("--save-steps", metavar="PNG_OR_FOLDER", help=f"also write {walk}: one sheet, or a folder of all")
+
+
+def steps_target(a: argparse.Namespace) -> Path | None:
+    """Where --save-steps wants the walk: a picture file for a sheet, or a folder, there or to be made. None where it was not asked for."""
+    if a.save_steps is None:
+        return None
+    target = Path(a.save_steps)
     if target.suffix.lower() in SAVE and not target.is_dir():
         return writable("save-steps", target)
     writable("save-steps", target / "step.png" if target.is_dir() else target.parent / "step.png")
@@ -82,13 +95,15 @@ def steps_target(path: str) -> Path:
     return target
 
 
-def write_steps(b: Bundle, e: Walked, target: Path) -> None:
-    """The walk, decoded: `FRAMES` of it on one sheet, or all in a folder."""
+def write_steps(b: Bundle, e: Walked, target: Path | None) -> None:
+    """The walk of the first picture, decoded: `FRAMES` of it on one sheet, or all in a folder. Nothing where there is no target."""
+    if target is None:
+        return
     if target.suffix.lower() in SAVE and not target.is_dir():
         chosen = frames_of(len(e.path) - 1)
-        frames, labels = [b.decode(e.path[n]) for n in chosen], [f"t = {e.levels[n]:.0f}" for n in chosen]
+        frames, labels = [b.decode(e.path[n][:1]) for n in chosen], [f"t = {e.levels[n]:.0f}" for n in chosen]
         write_picture(contact_sheet([frames], (), labels), target)
     else:
         target.mkdir(exist_ok=True)
         for n, z in enumerate(e.path):
-            write_picture(b.decode(z), target / f"step_{n:03d}.png")
+            write_picture(b.decode(z[:1]), target / f"step_{n:03d}.png")

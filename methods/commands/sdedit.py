@@ -13,7 +13,7 @@ from torch import Tensor
 
 from methods.cli import Mistake, blame, command, number, options, progress, say, shared_options, writable
 from methods.commands.dry_run import branches, dry_run
-from methods.commands.pictures import framed, opened, optional, region_of, shown_options, steps_target, write_steps
+from methods.commands.pictures import framed, opened, optional, region_of, shown_options, steps_option, steps_target, write_steps
 from methods.masks import latent_mask
 from methods.sdedit import Edit, at_distance, bisect_t0, sdedit
 from metrics.image import rmse
@@ -41,7 +41,7 @@ def declare_sdedit(commands: argparse._SubParsersAction) -> None:
                         "w": "guidance scale", "eta": "vp only: 1 ancestral, 0 DDIM", "seed": "of the noise",
                         "paste": "paste the kept pixels back, bit for bit"})
     p.add_argument("--save-mask", metavar="PNG", help="also write the mask as the model used it, in latent cells")
-    p.add_argument("--save-steps", metavar="PNG_OR_FOLDER", help="also write the walk: one sheet, or a folder of all")
+    steps_option(p)
     shared_options(p, estimates=True)
 
 
@@ -50,7 +50,7 @@ def run_sdedit(a: argparse.Namespace) -> None:
     began = time.monotonic()
     out = writable("out", a.out)
     more = optional(a, "save-mask")
-    save_steps = None if a.save_steps is None else steps_target(a.save_steps)
+    save_steps = steps_target(a)
     if a.mask is None and (a.save_mask or a.original or not a.paste):
         raise Mistake("mask: --save-mask, --original and --no-paste make sense only with a --mask")
 
@@ -95,8 +95,7 @@ def run_sdedit(a: argparse.Namespace) -> None:
     write(result)
     if "save-mask" in more:
         write_picture(mask_picture(region, result.path[0]), more["save-mask"])
-    if save_steps is not None:
-        write_steps(b, result, save_steps)
+    write_steps(b, result, save_steps)
     distance = rmse(result.picture.cpu(), guide).item()
     print(f"{out}: t0 {t0:.3f} (σ {result.sigma:.3g}, SNR {result.snr:.3g}), distance {distance:.3f}, "
           f"{time.monotonic() - began:.1f} s")
