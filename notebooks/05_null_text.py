@@ -57,7 +57,7 @@ from worlds.gaussian import GaussianWorld
 plt.rcParams.update(RC)
 FIGURES = Path(figures.style.__file__).parent
 MODEL, READER = "shapes", "shapes-reader"                                  # names of shipped weights, or paths
-STEPS, W, EDIT_W = 14, 7.5, 3.                                             # of every walk; guidance to come back and to edit
+STEPS, W, EDIT_W = 12, 7.5, 3.                                             # of every walk; guidance to come back and to edit
 CROSS, SELF = .8, .4                                                       # how long Prompt-to-Prompt injects (lesson 04)
 
 # %% [markdown]
@@ -460,17 +460,17 @@ assert (quiet - alone).abs().max() < 1e-3
 # | half precision: black pictures | the gradient underflows | float32; the verb refuses the rest |
 # | minutes a picture | ten updates a step, needed or not | the faster way; or one that tunes nothing |
 #
-# One call each shows which: how far ten steps of tuning come by learning rate and updates (written at w = 7.5), and one
+# One call each shows which: how far eight steps of tuning come by learning rate and updates (written at w = 7.5), and one
 # edit by w and injection, on negative-prompt, which tunes nothing.
 #
 # **Claim.** Three updates a step at ten times the published learning rate come back closer than at the published one.
 
 # %%
 def back_by(lr, inner):
-    return b.decode(null_text(b, photos[:1], source[:1], steps=10, w=W, lr=lr, inner=inner).z_bar)
+    return b.decode(null_text(b, photos[:1], source[:1], steps=8, w=W, lr=lr, inner=inner).z_bar)
 
 
-started = {w: negative_prompt(b, photos[:1], source[:1], steps=10, w=w) for w in (3., 7.5)}
+started = {w: negative_prompt(b, photos[:1], source[:1], steps=8, w=w) for w in (3., 7.5)}
 
 
 def edit_by(cross, w):
