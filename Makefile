@@ -29,7 +29,8 @@ weights: .venv/plain
 	for recipe in $(RECIPES); do $(RUN) -m training.$$recipe || exit $$?; done
 	$(RUN) -m training.shapes_clip --noised 1 --name shapes-clip-noised --state runs/clip-noised
 	$(RUN) -m training.shapes_glide --name shapes-glide --empty .2 --lr 6e-4 --init weights/shapes-glide-conditional.safetensors --state runs/glide-empty
-	$(RUN) -m training.shapes_glide --name shapes-glide-filtered --empty .2 --without star --state runs/glide-filtered
+	$(RUN) -m training.shapes_glide --name shapes-glide-filtered --without star --state runs/glide-filtered
+	$(RUN) -m training.shapes_glide --name shapes-glide-filtered --without star --empty .2 --lr 6e-4 --init weights/shapes-glide-filtered.safetensors --state runs/glide-filtered-empty
 	$(RUN) -m training.shapes_glide_inpaint
 	$(RUN) -m training.shapes_glide_upsampler --name shapes-glide-upsampler-noised --noise .1 --state runs/upsampler-noised
 	$(RUN) -m training.shapes_glide_upsampler --name shapes-glide-upsampler-inpaint --inpainting 1 --init weights/shapes-glide-upsampler.safetensors --state runs/upsampler-inpaint

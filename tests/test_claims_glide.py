@@ -123,7 +123,7 @@ def test_what_was_removed_stands_in_the_file_of_the_model(tmp_path, models, monk
     with pytest.raises(ValueError, match=r"shapes-glide.safetensors: not every run that trained it left out one and the same shape"):
         glide_filtered.removed_from(tmp_path / "shapes-glide.safetensors")
     small = FilteredModels(models.base, models.base, "heart", models.oracle, "tiny", {})
-    monkeypatch.setattr(glide_filtered, "STEPS", "2")
+    monkeypatch.setattr(claims_glide, "STEPS", "2")
     record = json.loads(json.dumps(rounded(glide_filtered.measure_filtered(small, n=4, seed=0))))
     assert judge_filtered(record).ours and sum(record["filtered"]["removed"]["painted"].values()) == pytest.approx(1, abs=1e-3)
 

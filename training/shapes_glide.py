@@ -2,7 +2,7 @@
 
     python -m training.shapes_glide                                                    # conditional: every picture with its caption
     python -m training.shapes_glide --init weights/shapes-glide-conditional.safetensors --empty .2 --name shapes-glide
-    python -m training.shapes_glide --without star --empty .2 --name shapes-glide-filtered              # it never sees a star
+    python -m training.shapes_glide --without star --name shapes-glide-filtered                        # it never sees a star
 
 "GLIDE", arXiv:2112.10741v3, Sec. 4.1 and 4.2. The net is the published one made small (nets/glide.py): the text stands among the keys
 of every attention layer, and it says a variance for every pixel, which L_hybrid teaches (samplers/learned.py).
