@@ -14,7 +14,7 @@ demo: .venv/plain
 	$(RUN) -m methods.demo
 
 test: .venv/full
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 notebooks: .venv/full
 	$(RUN) -m notebooks.render

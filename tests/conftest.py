@@ -4,6 +4,8 @@ import os
 os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+if "PYTEST_XDIST_WORKER" in os.environ:                    # a worker for each core: more threads would only wait for one another
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import socket  # noqa: E402
 
@@ -11,6 +13,12 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 HERE = ("127.0.0.1", "::1", "localhost")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Of several workers none shall begin the longest test when the others are done: slow ones first."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: (item.get_closest_marker("xdist_group") is None, item.get_closest_marker("slow") is None))
 
 
 @pytest.fixture(autouse=True, scope="session")

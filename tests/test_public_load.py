@@ -468,6 +468,7 @@ def zeros(b, dtype):
     return {k: torch.zeros(v.shape, dtype=dtype) for k, v in averaged(compvis(b)).items()}
 
 
+@pytest.mark.xdist_group("memory")             # gigabytes: one at a time
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of one process is read off /proc")
 @pytest.mark.parametrize("width, form, dtype", [
     (64, "half.ckpt", torch.float16), *[pytest.param(*case, marks=pytest.mark.slow) for case in (

@@ -430,6 +430,7 @@ print((peak() - before) / sum(p.nbytes for p in parameters))
 """
 
 
+@pytest.mark.xdist_group("memory")             # gigabytes: one at a time
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of one process is read off /proc")
 @pytest.mark.parametrize("form, dtype", [("clip.pt", torch.float16), ("clip.safetensors", torch.float16), ("state.pt", torch.float16),

@@ -302,6 +302,7 @@ def test_a_users_mistake_is_one_line(capsys):
         assert err.startswith(f"weights.verify: error: {said}") and err.count("\n") == 1
 
 
+@pytest.mark.xdist_group("memory")             # gigabytes: one at a time
 @pytest.mark.slow
 def test_the_published_sizes_agree_too():
     results = list(program.certificate(S._replace(size="full")))
