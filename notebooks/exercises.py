@@ -207,6 +207,39 @@ def _moved(moved: Callable) -> str | None:
     return None
 
 
+# --------------------------------------------------------------------------- 07
+
+def _looks(times: float) -> str | None:
+    if times == 127:
+        return None
+    return f"not yet: {times:g}" + ("; guidance asks the base model twice a step" if times == 77 else
+                                    "; the upsampler is not guided" if times == 154 else "")
+
+
+def _put_back(put_back: Callable) -> str | None:
+    x_s, picture, noise = torch.randn((3, 2, 3, 4, 4), generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    mask = torch.zeros(2, 1, 4, 4, dtype=torch.float64)
+    mask[..., 1:3] = 1
+    for abar in (.2, 1.):
+        found, painted = put_back(x_s, picture, mask, noise, abar), mask.expand_as(x_s) > 0
+        if not torch.equal(found[painted], x_s[painted]):
+            return "not yet: where the mask is 1 the walk's own state has changed"
+        if not torch.allclose(found[~painted], (abar ** .5 * picture + (1 - abar) ** .5 * noise)[~painted]):
+            return f"not yet: at ᾱ = {abar:g}, where it is kept, this is not the picture under as much noise as the rest has"
+    return None
+
+
+def _new_weights(slope_of: Callable) -> str | None:
+    g = torch.Generator().manual_seed(3)
+    dy, k = torch.randn(2, 3, 4, 5, generator=g, dtype=torch.float64), torch.randn(2, 2, 4, 5, generator=g, dtype=torch.float64)
+    new = torch.zeros(3, 2, 1, 1, dtype=torch.float64, requires_grad=True)
+    (torch.nn.functional.conv2d(k, new) * dy).sum().backward()
+    found = slope_of(dy, k)
+    if tuple(found.shape) != (3, 2):
+        return f"not yet: a slope for every weight of U is wanted, (3, 2), and this is {tuple(found.shape)}"
+    return None if torch.allclose(found, new.grad[:, :, 0, 0]) else "not yet: autograd finds another one for U = 0"
+
+
 # --------------------------------------------------------------------------- 08
 
 def _snr(weight: float) -> str | None:
@@ -255,5 +288,6 @@ CHECKS: dict[str, Callable] = {"00.1": _same_noise, "00.2": _second_order, "00.3
                                "04.1": _row_sum, "04.2": _alignment, "04.3": _share_out,
                                "05.1": _silence, "05.2": _the_most, "05.3": _pull,
                                "06.1": _counted_from_zero, "06.2": _peak, "06.3": _moved,
+                               "07.1": _looks, "07.2": _put_back, "07.3": _new_weights,
                                "08.1": _snr, "08.2": _numbers, "08.3": _pictures,
                                "09.1": _by_answers, "09.2": _dropped_text, "09.3": _sigma_up}
