@@ -383,6 +383,13 @@ def test_a_tensor_that_is_no_picture_is_refused(tmp_path, picture, message):
 
 # -- contact sheets --------------------------------------------------------------------------------------------------
 
+def test_a_long_title_is_wrapped_to_the_sheet():
+    rows = [[torch.zeros(1, 3, 64, 64)]]
+    short, long = (contact_sheet(rows, title="a wish " * n)[0].float().mean(0) for n in (1, 12))
+    assert long.shape[1] == short.shape[1] and long.shape[0] > short.shape[0] + 20
+    assert (long[:, -10:] == 255).all(), "nothing runs over the right edge"
+
+
 def test_a_contact_sheet_shows_every_pixel_as_a_block_on_white():
     tile = torch.from_numpy(noise(5, 7)).permute(2, 0, 1)[None]
     sheet = contact_sheet([[tile, None], [None, tile]], ["a", "b"], ["one", "two"], scale=4)

@@ -221,7 +221,7 @@ def contact_sheet(rows: Sequence[Sequence[Tensor | None]], row_labels: Sequence[
     """Pictures (1, 3, y, x) in [-1, 1] on one labelled white sheet: uint8 (1, 3, y, x), for `write_picture`.
 
     Every pixel becomes a block of scale × scale, so nothing is blurred; None leaves a cell empty; labels are wrapped to
-    their cells. Raises ValueError.
+    their cells, the title to the sheet. Raises ValueError.
     """
     if not rows or not any(t is not None for row in rows for t in row):
         raise ValueError("rows: at least one picture is needed")
@@ -243,16 +243,17 @@ def contact_sheet(rows: Sequence[Sequence[Tensor | None]], row_labels: Sequence[
     down = [_wrap(text, font, em * 11) for text in row_labels]
     gutter = max((font.getlength(line) for lines in down for line in lines), default=0)
     x0 = margin + round(gutter + em if gutter else 0)
-    y_head = margin + (round(em * 2.2) if title else 0)
-    y0 = y_head + (leading * max(len(lines) for lines in across) + round(em * .4) if across else 0)
     left = [x0 + sum(width[:n]) + gap * n for n in range(columns)]
+    head = _wrap(title, bold, left[-1] + width[-1] - x0) if title else []
+    y_head = margin + (round(em * 2.2) + round(em * 1.6) * (len(head) - 1) if head else 0)
+    y0 = y_head + (leading * max(len(lines) for lines in across) + round(em * .4) if across else 0)
     top = [y0 + sum(height[:m]) + gap * m for m in range(len(rows))]
     sheet = Image.new("RGB", (left[-1] + width[-1] + margin, top[-1] + height[-1] + margin), "white")
     draw = ImageDraw.Draw(sheet)
     ink = (51, 51, 51)
 
-    if title:
-        draw.text((x0, margin), title, ink, bold)
+    for k, line in enumerate(head):
+        draw.text((x0, margin + round(em * 1.6) * k), line, ink, bold)
     for n, lines in enumerate(across):                                      # headings stand on their pictures
         for k, line in enumerate(reversed(lines)):
             draw.text((left[n] + width[n] / 2, y0 - em * .4 - leading * k), line, ink, font, anchor="md")
