@@ -301,15 +301,15 @@ assert abs(five / 1.1e-7 - 1) < .1 and abs(plain - .017) < .001
 
 # %%
 floor = psnr(b.decode(b.encode(photos)), photos).mean().item()
-trips = {0: {}, 3: {}}                                                     # rounds -> {network calls: dB}
-for k, steps in ((0, 4), (0, 8), (0, 16), (0, 32), (3, 8), (3, 16)):
+trips = {0: {2 * STEPS: first[1.]}, 3: {}}                                  # rounds -> {network calls: dB}
+for k, steps in ((0, 4), (0, 8), (0, 32), (3, 8), (3, 16)):
     found = invert(b, photos, captions, steps=steps, iterations=k)
     trips[k][found.calls + steps] = psnr(b.decode(redo(b, found, w=1.)[-1]), photos).mean().item()
 exact = found                                                              # 16 steps, three rounds: used again below
 
 fig, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
 for (k, points), colour in zip(trips.items(), (BLUE, GREEN)):
-    ax.semilogx(list(points), list(points.values()), "o-", color=colour, label=f"{k} rounds")
+    ax.semilogx(*zip(*sorted(points.items())), "o-", color=colour, label=f"{k} rounds")
 ax.axhline(floor, color=GREY, linestyle="--", linewidth=1)
 ax.text(8, floor, "autoencoder", color=GREY, va="bottom", fontsize=9)
 ax.set(title="there and back at w = 1 (dB to the picture)", xlabel="network calls, both ways")
@@ -380,10 +380,10 @@ for w in (1.5, 2., 3.):
 # that of w = 1.
 
 # %%
-scales, fewer = (1., 2., 4., 7.5), (1., 3., 7.5)
-curve = {name: (at, [psnr(b.decode(redo(b, found, w=w)[-1]), photos).mean().item() for w in at])
-         for name, found, at in (("plain inversion", up, scales), ("three rounds", exact, fewer))}
-shell = {w: invert(b, photos, captions, steps=STEPS, w=w).start.std().item() for w in (1., 7.5)}
+scales, comes_back = (1., 2., 4., 7.5), lambda found, w: psnr(b.decode(redo(b, found, w=w)[-1]), photos).mean().item()
+curve = {"plain inversion": (scales, [first[1.], comes_back(up, 2.), comes_back(up, 4.), first[7.5]]),
+         "three rounds": ((1., 3., 7.5), [trips[3][80], comes_back(exact, 3.), comes_back(exact, 7.5)])}
+shell = {1.: up.start.std().item(), 7.5: invert(b, photos, captions, steps=STEPS, w=7.5).start.std().item()}
 fig, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
 for (name, (at, values)), colour in zip(curve.items(), (BLUE, GREEN)):
     ax.plot(at, values, "o-", color=colour, label=name)

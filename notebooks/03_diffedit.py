@@ -374,7 +374,7 @@ assert encoding_bound(.5, 3., .02) < noising_bound(.5, 1.) and encoding_bound(20
 # away the higher the ratio.
 
 # %%
-six, ratios = d.before[:6], (.3, .5, .7, .9)
+six, ratios = d.before[:6], (.3, .6, .9)
 distance = {}
 for name, encode in (("noised", False), ("encoded", True)):
     ends = [diffedit(b, six, target=d.target[:6], ratio=r, steps=STEPS, w=1., encode=encode, use_mask=False, seed=3)
@@ -540,7 +540,7 @@ assert torch.equal(own.picture * (1 - own.mask), grounds.before * (1 - own.mask)
 # %%
 k = 0
 swept = sweep(partial(diffedit, b, d.before[k:k + 1], d.source[k], d.target[k], steps=STEPS, w=W, seed=1),
-              {"ratio": [.4, .6, .8], "threshold": [.25, .5, .75]})
+              {"ratio": [.4, .8], "threshold": [.25, .5, .75]})
 
 
 def hang(picture):
@@ -554,7 +554,7 @@ hang(sheet(swept, before=d.before[k:k + 1], scale=2, title=f"wish: {d.target[k]}
 hang(sheet(swept, of=lambda e: grey(e.mask), before=d.before[k:k + 1], scale=2, title="the masks"))
 moved = {tuple(v.values()): rmse(e.raw, d.before[k:k + 1], e.mask).item() for v, e in zip(swept.settings, swept.results)}
 marked = {tuple(v.values()): e.mask.sum().item() for v, e in zip(swept.settings, swept.results)}
-assert moved[.8, .5] > moved[.4, .5] and marked[.6, .25] > marked[.6, .5] > marked[.6, .75]
+assert moved[.8, .5] > moved[.4, .5] and marked[.4, .25] > marked[.4, .5] > marked[.4, .75]
 
 # %% [markdown]
 # | what you see | why | turn |

@@ -57,7 +57,7 @@ from worlds.gaussian import GaussianWorld
 plt.rcParams.update(RC)
 FIGURES = Path(figures.style.__file__).parent
 MODEL, READER = "shapes", "shapes-reader"                                  # names of shipped weights, or paths
-STEPS, W, EDIT_W = 12, 7.5, 3.                                             # of every walk; guidance to come back and to edit
+STEPS, W, EDIT_W = 10, 7.5, 3.                                             # of every walk; guidance to come back and to edit
 CROSS, SELF = .8, .4                                                       # how long Prompt-to-Prompt injects (lesson 04)
 
 # %% [markdown]
