@@ -1,36 +1,34 @@
 """The command line: palimpsest METHOD INPUT… [options] -o OUT, also python -m methods.
 
-A method's command is a file of methods/commands with one function that declares its options and one that runs: check the
-outputs, read the inputs, load the model, call the verb, write. To add one, write the two and name the first in COMMANDS.
+A method's command is a file of methods/commands with one function that declares its options, `declare_` and the file's name, and one
+that runs: check the outputs, read the inputs, load the model, call the verb, write. To add one, write the two and name the file in
+COMMANDS.
 """
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from methods.cli import Parser, distinct, exit_code
-from methods.commands.attention import declare_attention
-from methods.commands.diffedit import declare_diffedit
-from methods.commands.dreambooth import declare_dreambooth
-from methods.commands.generate import declare_generate
-from methods.commands.glide import declare_glide
-from methods.commands.instruct_pix2pix import declare_instruct_pix2pix
-from methods.commands.invert import declare_invert
-from methods.commands.models import declare_models
-from methods.commands.null_text import declare_null_text
-from methods.commands.prompt_to_prompt import declare_prompt_to_prompt
-from methods.commands.sdedit import declare_sdedit
-from methods.commands.weights import declare_weights
+if TYPE_CHECKING:
+    from methods.cli import Parser
 
-COMMANDS = (declare_sdedit, declare_diffedit, declare_prompt_to_prompt, declare_null_text, declare_invert, declare_attention,
-            declare_dreambooth, declare_generate, declare_glide, declare_instruct_pix2pix,
-            declare_models, declare_weights)
+COMMANDS = ("sdedit", "diffedit", "prompt_to_prompt", "null_text", "invert", "attention", "dreambooth", "generate", "glide",
+            "instruct_pix2pix", "models", "weights")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
+    try:
+        from methods.cli import distinct, exit_code  # it imports torch, which takes seconds, and Ctrl-C may come in them
+        parser = command_line()
+    except KeyboardInterrupt:
+        print("palimpsest: interrupted", file=sys.stderr)
+        return 130
+
     def work() -> None:
-        arguments = command_line().parse_args(argv)
+        arguments = parser.parse_args(argv)
         distinct(arguments)
         arguments.run(arguments)
 
@@ -39,11 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command_line() -> Parser:
     """The parser with every command in it."""
+    from methods.cli import Parser
+
     parser = Parser("palimpsest", allow_abbrev=False, description="Edit pictures with diffusion models.",
                     epilog="`palimpsest METHOD --help` tells a method's options.")
     commands = parser.add_subparsers(metavar="METHOD", required=True)
-    for declare in COMMANDS:
-        declare(commands)
+    for name in COMMANDS:
+        getattr(import_module(f"methods.commands.{name}"), f"declare_{name}")(commands)
     return parser
 
 

@@ -42,7 +42,7 @@ def exit_code(work: Callable[[], Any]) -> int:
         say("error: device: its memory is too small for this; ask for less at once, or take --device cpu")
         return 2
     except (ValueError, ArithmeticError, OSError, MemoryError) as error:
-        say(f"error: {error or 'out of memory: ask for less at once'}")
+        say(f"error: {str(error) or 'out of memory: ask for less at once'}")
         return 2
     except RuntimeError as error:
         if "DefaultCPUAllocator" not in str(error):                        # how PyTorch says that the CPU's memory is spent

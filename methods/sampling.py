@@ -61,9 +61,11 @@ def generate(b: Bundle, prompts: str | Sequence[str], *, n: int = 1, steps: int 
         raise ValueError(f"eta: must lie in [0, 1] (0 deterministic, 1 ancestral), got {eta}")
     texts = [prompt for prompt in prompts for _ in range(n)]
     eps = b.denoiser(texts if any(texts) else "", w)
+    if isinstance(steps, Integral) and steps > (there := round(TOP * b.schedule.T)):
+        raise ValueError(f"steps: {steps} are more than the {there} times of the schedule; take fewer")
     levels, rng = b.schedule.times(steps, TOP), Rng.of(seed, len(texts))
 
-    z = rng.randn((len(texts), *b.latent_shape)).to(b.device, b.dtype)     # Alg. 2 l. 1
+    z = rng.randn((len(texts), *b.latent_shape)).to(b.device)              # Alg. 2 l. 1
     path = [z]
     for t, s in pairwise(levels):                                          # Alg. 2 l. 2
         noise = rng.randn(z.shape, z) if eta > 0 else None

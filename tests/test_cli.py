@@ -66,7 +66,8 @@ def test_the_commands_of_the_readme_are_understood_and_name_files_that_are_there
 
 
 def test_the_command_line_starts_without_torchvision():
-    code = "import methods.__main__, sys; sys.exit(any(m in sys.modules for m in ('torchvision', 'torch._dynamo', 'matplotlib')))"
+    code = ("import methods.__main__ as m, sys; m.command_line(); "
+            "sys.exit(any(m in sys.modules for m in ('torchvision', 'torch._dynamo', 'matplotlib')))")
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
 
 
@@ -246,6 +247,21 @@ def test_memory_that_cannot_be_had_is_one_line(capsys):
     assert cli.exit_code(lambda: torch.empty(2**60, dtype=torch.uint8)) == 2
     said = capsys.readouterr().err
     assert said.startswith("palimpsest: error: out of memory") and said.count("\n") == 1
+
+    def nothing():
+        raise MemoryError                                                  # Python's own says nothing
+
+    assert cli.exit_code(nothing) == 2
+    assert capsys.readouterr().err == "palimpsest: error: out of memory: ask for less at once\n"
+
+
+def test_ctrl_c_while_the_program_starts_is_one_line(monkeypatch, capsys):
+    def stopped():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("methods.__main__.command_line", stopped)
+    assert main(["models"]) == 130
+    assert capsys.readouterr().err == "palimpsest: interrupted\n"
 
 
 # ---- the demonstration ----

@@ -16,7 +16,6 @@ from torch import nn
 from torch.testing import assert_close
 
 import methods.__main__ as commands
-from methods.commands.diffedit import declare_diffedit
 from methods.diffedit import decode, diffedit, difference, encoding_bound, heat_map, noising_bound, printed_encoding_bound
 from methods.sampling import TOP
 from samplers.convert import q_sample
@@ -552,7 +551,7 @@ def test_a_picture_that_the_latents_do_not_divide_is_named(tiny):
 def palimpsest(tmp_path, monkeypatch, tiny, tmp_path_factory):
     """The command in a folder with a picture and a mask."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(commands, "COMMANDS", (declare_diffedit,))
+    monkeypatch.setattr(commands, "COMMANDS", ("diffedit",))
     monkeypatch.setattr("methods.commands.diffedit.load", lambda *name: tiny)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save("in.png")
     Image.fromarray(np.uint8(255 * (np.arange(40) < 20))[None].repeat(40, 0)).save("mask.png")

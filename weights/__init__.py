@@ -126,10 +126,11 @@ class Bundle:
         What a net reads beside the latent (the picture of an instruction model, the mask of an inpainting model) stands in the channels
         after it. Raises ValueError for another number of channels than the net takes.
         """
-        if isinstance(self.net, UNet) and z_t.shape[1] != (takes := self.net.conv_in.in_channels):
-            latent = self.net.conv_out.out_channels
+        if isinstance(self.net, (UNet, GlideUNet)) and z_t.shape[1] != (takes := self.net.conv_in.in_channels):
+            latent, glide = self.latent_shape[0], isinstance(self.net, GlideUNet)
             beside = {0: "a latent alone", latent: "a latent and a picture beside it, as instruct_pix2pix gives",
                       latent + 1: "a latent, a mask and a masked picture, for inpainting"}.get(takes - latent, "of its own kind")
+            beside = "x_t and what glide shows it beside that" if glide and takes > latent else beside
             raise ValueError(f"model: the U-Net of {self.name} takes {takes} channels ({beside}) and is given {z_t.shape[1]}; choose a "
                              "model that was trained for this method")
         return self.eps_and_v(z_t, t, ctx, tap)[0]
