@@ -119,7 +119,10 @@ def ve(models: Models, parts: dict[str, Part], n: int) -> Part:
         pictures = in_batches(lambda rows: sdedit(b, guides[rows], captions[rows], t0=t0, walk="ve", steps=STEPS, w=2.,
                                                   seed=SEED + rows.start).picture, n)
         return models.oracle.right(enlarged(pictures), [attributes(s) for s in scenes]).double().mean().item()
-    return dict(n=n, seed=SEED + 9, steps=STEPS, w=2., files=files, curve=[dict(t0=t0, right=right(t0)) for t0 in (.3, .4, .5)])
+    wanted = [attributes(s) for s in scenes]
+    untouched, true = (models.oracle.right(enlarged(p), wanted).double().mean().item() for p in (guides, F.avg_pool2d(render(scenes), 2)))
+    return dict(n=n, seed=SEED + 9, steps=STEPS, w=2., files=files, untouched=untouched, true=true,
+                curve=[dict(t0=t0, right=right(t0)) for t0 in (.3, .4, .5)])
 
 
 def glide_base(models: Models, parts: dict[str, Part], n: int) -> Part:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from methods.cli import Parser, exit_code, number, whole
 from weights import pick_device
-from weights.files import FOLDER, MANIFEST, fill, manifest, read_weights, sha256, write_json, write_weights
+from weights.files import FOLDER, MANIFEST, WeightsError, fill, manifest, read_weights, sha256, write_json, write_weights
 
 
 def command_line(main: Callable[..., Any]) -> None:
@@ -24,7 +24,18 @@ def command_line(main: Callable[..., Any]) -> None:
     for name, p in inspect.signature(main).parameters.items():
         kind = {int: whole, float: number}.get(type(p.default), str)
         parser.add_argument("--" + name.replace("_", "-"), type=kind, default=p.default, help=f"(default: {p.default!r})")
-    sys.exit(exit_code(lambda: main(**vars(parser.parse_args()))))
+    sys.exit(exit_code(lambda: main(**checked(vars(parser.parse_args())))))
+
+
+COUNTS = ("steps", "batch", "scenes", "n", "tests", "triplets", "reading", "reconstructions")
+
+
+def checked(given: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's arguments, if what it counts is there to be counted: asked before the long work."""
+    for name in COUNTS:
+        if isinstance(given.get(name), int) and given[name] < 1:
+            raise ValueError(f"{name}: must be at least 1, got {given[name]}")
+    return given
 
 
 def revision() -> str:
@@ -60,7 +71,10 @@ def start_from(init: str, modules: dict[str, nn.Module]) -> list[dict[str, Any]]
         return []
     config, tensors = read_weights(init)
     for name, module in modules.items():
-        fill(module, tensors, name, init).train().requires_grad_(True)
+        try:
+            fill(module, tensors, name, init).train().requires_grad_(True)
+        except WeightsError:
+            raise ValueError(f"init: {init} holds another model than this recipe trains; name an earlier file of its own") from None
     return config["trained"]
 
 
