@@ -234,9 +234,9 @@ def rows(parts: dict[str, Part]) -> list[Row]:
         add("two", f"two things and their relation, all attributes (w = {best['w']:g})", .78, best["right"], "shapes",
             "two_all_right")
     if "ve" in parts:
-        best = curves["ve"]
-        add("ve", f"stroke painting to 32×32 picture on the VE walk, all attributes (t₀ = {best['t0']:g})", None, best["right"],
-            "shapes-ve", "strokes_all_right")
+        best, itself = curves["ve"], parts["ve"]["untouched"]
+        add("ve", f"stroke painting to 32×32 picture on the VE walk, all attributes (t₀ = {best['t0']:g}; of the paintings themselves "
+            f"{itself:.1%})", None, best["right"], "shapes-ve", "strokes_all_right")
     if "glide" in parts:
         best = curves["glide"]
         add("glide", f"GLIDE's base at 32×32, one thing from its caption, all attributes (w = {best['w']:g})", .85, best["right"],

@@ -16,6 +16,7 @@ from itertools import pairwise
 from numbers import Integral
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from samplers.ddim import ddim_step
@@ -31,7 +32,9 @@ def times_below(sched: Schedule, steps: int, share: float, name: str) -> list[in
 
     Raises ValueError in the words of that argument: where the share is less than one time, or has fewer times than steps.
     """
-    there = round(min(share, TOP) * sched.T)
+    there, all_ = (round(min(s, TOP) * sched.T) for s in (share, 1.))
+    if isinstance(steps, Integral) and steps > all_:
+        raise ValueError(f"steps: {steps} are more than the {all_} times that a walk of this schedule has; take fewer")
     if there < 1:
         raise ValueError(f"{name}: {share:g} is less than one of the schedule's {sched.T} times; take {1 / sched.T:g} or more")
     if isinstance(steps, Integral) and steps > there:
@@ -61,11 +64,9 @@ def generate(b: Bundle, prompts: str | Sequence[str], *, n: int = 1, steps: int 
         raise ValueError(f"eta: must lie in [0, 1] (0 deterministic, 1 ancestral), got {eta}")
     texts = [prompt for prompt in prompts for _ in range(n)]
     eps = b.denoiser(texts if any(texts) else "", w)
-    if isinstance(steps, Integral) and steps > (there := round(TOP * b.schedule.T)):
-        raise ValueError(f"steps: {steps} are more than the {there} times of the schedule; take fewer")
-    levels, rng = b.schedule.times(steps, TOP), Rng.of(seed, len(texts))
+    levels, rng = times_below(b.schedule, steps, TOP, "steps"), Rng.of(seed, len(texts))
 
-    z = rng.randn((len(texts), *b.latent_shape)).to(b.device)              # Alg. 2 l. 1
+    z = rng.randn((len(texts), *b.latent_shape)).to(b.device, torch.promote_types(b.dtype, torch.float32))               # Alg. 2 l. 1
     path = [z]
     for t, s in pairwise(levels):                                          # Alg. 2 l. 2
         noise = rng.randn(z.shape, z) if eta > 0 else None

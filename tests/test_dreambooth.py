@@ -151,7 +151,7 @@ def test_prior_pictures_have_times_and_noise_of_their_own_and_the_class_prompt(b
 def test_pieces_and_recomputed_activations_change_memory_and_not_the_result(b, x):
     plain, pieces = (dreambooth(b, x, "star", tune_text=True, **QUICK, **how) for how in ({}, dict(accumulate=2, checkpointing=True)))
     torch.testing.assert_close(pieces.losses, plain.losses)
-    torch.testing.assert_close(pieces.instance, plain.instance)
+    torch.testing.assert_close(pieces.instance, plain.instance, rtol=1e-5, atol=1e-6)
     for mine, theirs in ((pieces.bundle.net, plain.bundle.net), (pieces.bundle.text, plain.bundle.text)):
         for name, p in mine.named_parameters():
             torch.testing.assert_close(p, theirs.get_parameter(name), rtol=0, atol=2e-5)

@@ -186,7 +186,7 @@ def test_our_own_small_models_are_saved_as_one_file_and_not_as_a_folder(tmp_path
     tiny = load(tiny_weights(tmp_path), device="cpu")
     found = load(save(tiny, tmp_path / "out" / "again.safetensors"), device="cpu")
     assert same(tiny, found) == [] and found.shift == tiny.shift == 0 and found.size == tiny.size
-    assert torch.equal(found.embed("a red circle"), tiny.embed("a red circle"))
+    torch.testing.assert_close(found.embed("a red circle"), tiny.embed("a red circle"))
     with pytest.raises(ValueError, match="path: a diffusers folder cannot say what tiny is"):
         save(tiny, tmp_path / "folder")
     assert not (tmp_path / "folder").exists()

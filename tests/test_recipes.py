@@ -2,8 +2,13 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +18,7 @@ from torch.testing import assert_close
 from nets.vae import AutoencoderKL
 from samplers.schedule import Schedule
 from training import shapes, shapes_reader, shapes_vae, shapes_ve
-from training.recipe import storage_error
+from training.recipe import command_line, storage_error
 from weights import WeightsError, load, load_autoencoder, load_reader
 from weights.files import read_weights, sha256
 from worlds.shapes import ATTRIBUTES, attributes, caption, render, sample_scene
@@ -53,6 +58,40 @@ def test_latents_have_about_unit_variance(folder):
     vae = load_autoencoder(folder / "shapes-vae.safetensors")
     z = vae.encode(render(shapes_vae.scenes(64, Generator().manual_seed(3), held_out=None)))
     assert .7 < z.std() < 1.4
+
+
+def test_two_processes_train_one_model(tmp_path):
+    """Under torchrun, as README says it: each rank draws its half of the batch, one file is written, the ranks end alike."""
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()),
+                           "-m", "training.shapes_ve", "--steps", "2", "--batch", "4", "--device", "cpu", "--state", str(tmp_path / "ve"),
+                           "--out", str(tmp_path)], cwd=Path(__file__).parent.parent, env=os.environ | {"OMP_NUM_THREADS": "1"},
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == ["shapes-ve.safetensors"]
+    record = json.loads((tmp_path / "shapes-ve.json").read_text())
+    assert record["steps"] == 2 and record["arguments"]["batch"] == 4
+    alone = tmp_path / "alone"
+    shapes_ve.main(steps=2, batch=4, device="cpu", state=str(alone / "ve"), out=str(alone))
+    two, one = (read_weights(folder / "shapes-ve.safetensors")[1] for folder in (tmp_path, alone))
+    assert two.keys() == one.keys() and any(not torch.equal(two[k], one[k]) for k in two), "two ranks see other pictures than one"
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.mark.parametrize("given, said", [
+    (["--batch", "0"], "batch: must be at least 1, got 0"), (["--steps", "-3"], "steps: must be at least 1, got -3"),
+    (["--init", "shapes-vae.safetensors"], "init: shapes-vae.safetensors holds another model than this recipe trains")])
+def test_a_recipe_refuses_in_one_line_what_makes_no_sense(folder, monkeypatch, capsys, given, said):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["shapes_ve", "--device", "cpu", *given])
+    with pytest.raises(SystemExit) as stopped:
+        command_line(shapes_ve.main)
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2 and err.startswith(f"palimpsest: error: {said}") and err.count("\n") == 1
 
 
 def test_a_run_can_go_on_from_a_file(folder, tmp_path):

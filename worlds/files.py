@@ -202,11 +202,16 @@ def write_picture(picture: Tensor, path: str | Path) -> None:
         part.unlink(missing_ok=True)
 
 
+LONGEST = 200    # bytes of a name that is written: less than 255, for a file that is not yet whole has a longer one
+
+
 def check_output(path: str | Path) -> Path:
     """The path, if a picture can be written there: ask before long work, not after it. Raises PictureError."""
     path = Path(path)
     if path.suffix.lower() not in SAVE:
         raise PictureError(f"cannot write {path}: the name must end in {', '.join(SAVE)}")
+    if len(os.fsencode(path.name)) > LONGEST:
+        raise PictureError(f"cannot write {path.name[:40]}…: its name is too long; take at most {LONGEST} bytes")
     if path.is_dir():
         raise PictureError(f"cannot write {path}: it is a folder; name a file in it")
     if not path.parent.is_dir():
@@ -269,6 +274,8 @@ def contact_sheet(rows: Sequence[Sequence[Tensor | None]], row_labels: Sequence[
 
 def _open(path: Path) -> Image.Image:
     """The first frame, decoded and upright; every way a file can fail ends in a PictureError."""
+    if len(os.fsencode(path.name)) > 255:
+        raise PictureError(f"{path.name[:40]}… does not exist: no file can have so long a name")
     if path.is_dir():
         raise PictureError(f"{path} is a folder: name a picture file")
     try:

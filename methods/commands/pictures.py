@@ -86,6 +86,8 @@ def steps_target(a: argparse.Namespace) -> Path | None:
     """Where --save-steps wants the walk: a picture file for a sheet, or a folder, there or to be made. None where it was not asked for."""
     if a.save_steps is None:
         return None
+    if not a.save_steps.strip():
+        raise Mistake("save-steps: is empty; name a folder, or a picture for a sheet")
     target = Path(a.save_steps)
     if target.suffix.lower() in SAVE and not target.is_dir():
         return writable("save-steps", target)
