@@ -211,6 +211,8 @@ def judge_bound(record: Record) -> Finding:
     ours = (f"RMS in latents, encoded / noised: {low['encoded']:.2f} / {low['noised']:.2f} at r = {low['ratio']:g}, "
             f"{high['encoded']:.2f} / {high['noised']:.2f} at {high['ratio']:g}; bounds there {high['bound_encoded']:.3g} / "
             f"{high['bound_noised']:.3g} (as printed {high['bound_printed']:.3g})")
+    if over := sum(row["bound_encoded"] > row["bound_noised"] for row in rows):
+        ours += f"; at {over} of {len(rows)} ratios encoding's bound lies above noising's, so it does not explain this"
     return Finding(HOLDS if closer and under else PARTLY if closer else FAILS, ours)
 
 

@@ -89,7 +89,7 @@ def judge_layout(record: Record) -> Finding:
     strict = gain >= .2 and with_["iou"] >= .75 and kept >= 8 and with_["right"] >= without["right"] - .05
     ours = (f"recolour, injected / not: silhouette IoU {with_['iou']:.2f} / {without['iou']:.2f}, the rest {with_['kept_db']:.1f} / "
             f"{without['kept_db']:.1f} dB, all right {with_['right']:.0%} / {without['right']:.0%}; with local blend too "
-            f"{blended['kept_db']:.1f} dB, {blended['right']:.0%}; IoU of the others " +
-            ", ".join(f"{kind} {r['injected']['iou']:.2f} / {r['uninjected']['iou']:.2f}"
-                      for kind, r in record["kinds"].items() if kind != "recolour"))
+            f"{blended['kept_db']:.1f} dB, {blended['right']:.0%}; IoU and all right of the others " +
+            ", ".join(f"{kind} {r['injected']['iou']:.2f} / {r['uninjected']['iou']:.2f}, {r['injected']['right']:.0%} / "
+                      f"{r['uninjected']['right']:.0%}" for kind, r in record["kinds"].items() if kind != "recolour"))
     return Finding(HOLDS if strict else PARTLY if gain > 0 and kept > 0 else FAILS, ours)

@@ -91,6 +91,7 @@ def diffedit(b: Bundle, x: Tensor, source: str | Sequence[str] = "", target: str
             ("r", r, 0 < r < math.inf, "be above 0: the mean clamp cuts at r times the mean"),
             ("q", q, .5 < q <= 1, "lie in (0.5, 1]: the quantile at which extremes are cut"),
             ("grow", grow, grow >= 0, "be 0 or more latent cells"),
+            ("w", w, 0 < w < math.inf, "be above 0 and finite: at 0 the target says nothing"),
             ("iterations", iterations, iterations >= 0, "be 0 (plain DDIM inversion) or more")):
         if not fits:
             raise ValueError(f"{name}: must {wanted}, got {value}")

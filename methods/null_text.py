@@ -215,7 +215,8 @@ def load_null_text(path: str | Path, b: Bundle, x: Tensor, prompt: str | Sequenc
     key |= {} if prompt is None else {"prompt": " | ".join(spread(prompt, len(x)))}
     run = _read(path, b, key | ({} if w is None else {"w": str(float(w))}))
     if len(run.nulls) < len(run.times) - 1:
-        raise CacheError(f"{path}: is unfinished, {len(run.nulls)} of {len(run.times) - 1} steps; give it to null_text as state")
+        raise CacheError(f"{path}: is unfinished, {len(run.nulls)} of {len(run.times) - 1} steps; go on with null_text(state=…), on the "
+                         "command line with --save and the same settings")
     return run
 
 

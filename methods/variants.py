@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from methods.inversion import Inversion, invert, spread
-from methods.sampling import TOP
+from methods.sampling import TOP, times_below
 from samplers.convert import q_sample
 from samplers.ddim import ddim_step
 from samplers.ddpm import beta_tilde
@@ -87,38 +87,44 @@ class Edict(Inversion):
     p: float                                     # how much of itself each keeps in a mixing, in (0, 1)
 
     def step(self, sched: Schedule, i: int, z: Tensor, eps: Denoiser, t: int, s: int) -> Tensor:
-        x, y = z.chunk(2, 1)                                               # arXiv:2211.12446v2, Sec. 4
+        x, y = self.ordered(z, i)                                          # arXiv:2211.12446v2, Sec. 4
         x = ddim_step(sched, x, eps(y, t), t, s)                           # each takes its ε from the other, Eq. (17)
         y = ddim_step(sched, y, eps(x, t), t, s)
         x = self.p * x + (1 - self.p) * y                                  # and they are kept from drifting apart
         y = self.p * y + (1 - self.p) * x
-        return torch.cat([x, y], 1)
+        return torch.cat(self.ordered(torch.cat([x, y], 1), i), 1)
 
-    def unstep(self, sched: Schedule, z: Tensor, eps: Denoiser, t: int, s: int) -> Tensor:
+    def unstep(self, sched: Schedule, i: int, z: Tensor, eps: Denoiser, t: int, s: int) -> Tensor:
         """The state at t from the state at s: `step`, line by line from the last to the first."""
-        x, y = z.chunk(2, 1)
+        x, y = self.ordered(z, i)
         y = (y - (1 - self.p) * x) / self.p
         x = (x - (1 - self.p) * y) / self.p
         y = ddim_step(sched, y, eps(x, t), s, t)                           # Eq. (19), with the very ε of the way down
         x = ddim_step(sched, x, eps(y, t), s, t)
-        return torch.cat([x, y], 1)
+        return torch.cat(self.ordered(torch.cat([x, y], 1), i), 1)
+
+    def ordered(self, z: Tensor, i: int) -> tuple[Tensor, Tensor]:
+        """The pair, the one that goes first in step i first: they take turns, so that neither leads. # official code"""
+        x, y = z.chunk(2, 1)
+        return (x, y) if i % 2 == 0 else (y, x)
 
     def finish(self, z: Tensor) -> Tensor:
         return z.chunk(2, 1)[0]
 
 
-def edict(b: Bundle, x: Tensor, prompt: str | Sequence[str], *, steps: int = 50, w: float = 7.5, p: float = .93) -> Edict:
-    """Exact inversion by two coupled walks; `w` is that of both ways. The paper edits at w = 3, from .8 of the way up.
+def edict(b: Bundle, x: Tensor, prompt: str | Sequence[str], *, steps: int = 50, w: float = 7.5, top: float = TOP,
+          p: float = .93) -> Edict:
+    """Exact inversion by two coupled walks to the time top · T; `w` is that of both ways. The paper edits at w = 3 with top = .8.
 
     Rounding grows by about 1/p a step on the way up, so p near 1 keeps more digits, and less keeps the pair together.
     """
     if not 0 < p < 1:
         raise ValueError(f"p: must lie in (0, 1), got {p}; the paper takes .93")
-    prompts, times, z = spread(prompt, len(x)), b.schedule.times(steps, TOP), b.encode(x)
+    prompts, times, z = spread(prompt, len(x)), times_below(b.schedule, steps, top, "top"), b.encode(x)
     inversion = Edict(prompts, w, tuple(times), [torch.cat([z, z], 1)], 2 * steps * (1 if w in (0, 1) else 2), p=p)
     eps = b.denoiser(list(prompts), w)
-    for s, t in pairwise(reversed(times)):
-        inversion.path.insert(0, inversion.unstep(b.schedule, inversion.path[0], eps, t, s))
+    for i, (t, s) in reversed(list(enumerate(pairwise(times)))):
+        inversion.path.insert(0, inversion.unstep(b.schedule, i, inversion.path[0], eps, t, s))
     return inversion
 
 
@@ -141,16 +147,17 @@ class EditFriendly(Inversion):
 
 
 def edit_friendly(b: Bundle, x: Tensor, prompt: str | Sequence[str], *, steps: int = 50, w: float = 3.5, eta: float = 1.,
-                  seed: int = 0) -> EditFriendly:
+                  top: float = TOP, seed: int = 0) -> EditFriendly:
     """Noise the picture to each level *independently*, then read off the noise that leads the walk from each to the next.
 
-    The paper: 100 steps, w = 3.5 here and 15 in the edit, which begins at .64 T. seed: picture i draws from seed + i.
+    The paper: 100 steps, w = 3.5 here and 15 in the edit, from top = .64. seed: picture i draws from seed + i.
     # ours: the last step adds no noise, so its jump is kept as an offset; the official code leaves it out.
     # official code: η where the root needs η², which is right for η = 1 only.
     """
     if not 0 < eta <= 1:
         raise ValueError(f"eta: must lie in (0, 1], got {eta}; without noise there is nothing to choose")
-    prompts, times, z_0, rng = spread(prompt, len(x)), b.schedule.times(steps, TOP), b.encode(x), Rng.of(seed, len(x))
+    prompts, times = spread(prompt, len(x)), times_below(b.schedule, steps, top, "top")
+    z_0, rng = b.encode(x), Rng.of(seed, len(x))
     path = [q_sample(b.schedule, z_0, t, rng.randn(z_0.shape, z_0)) for t in times[:-1]] + [z_0]     # one ε for each level
     eps, still = b.denoiser(list(prompts), w), torch.zeros_like(z_0)
     jumps = [z_s - ddim_step(b.schedule, z_t, eps(z_t, t), t, s, eta, still)

@@ -500,8 +500,8 @@ assert max(rungs, key=lambda r: r.forwards + r.backwards).name == "null-text"
 # %% [markdown]
 # ## Where this breaks
 #
-# **Iteration under guidance.** Fixed-point iteration converges where one round shrinks the error. At w = 1 it always
-# does; the guided answer changes w times as fast from point to point.
+# **Iteration under guidance.** Fixed-point iteration converges where one round shrinks the error. At w = 1 it mostly
+# does, where the answer changes smoothly from point to point; the guided answer changes w times as fast.
 #
 # **Claim.** In the world of cats at w = 7.5, five rounds make 20 steps *worse* (0.7 → 10) and mend 200 steps (0.4 →
 # 3 · 10⁻⁵). If you must iterate, iterate at w = 1.

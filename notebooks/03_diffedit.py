@@ -396,7 +396,7 @@ assert all(v == sorted(v) for v in distance.values())
 #
 # The paper's two-by-two: with the mask or without, encoded or noised. Without both it is SDEdit. All four share noise
 # and mask, and none is pasted, so that what is lost can be seen. The dashed lines come from `figures/diffedit.json`
-# (`python -m claims C17`, hundreds of edits), if it has been measured; the marks are the six edits of section 1, whose
+# (`python -m claims C17`, 64 edits of two things), if it has been measured; the marks are the six edits of section 1, whose
 # second thing should stay.
 #
 # **Claim.** Encoded and noised runs find the same mask, to the bit. Outside the true change DiffEdit keeps more than

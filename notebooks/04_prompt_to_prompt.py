@@ -279,7 +279,7 @@ assert torch.allclose(alone, kept.source_picture[2:3], atol=5e-3)
 # ## 6. Two dials
 #
 # τ is given as `cross`, the share of the steps with the source's maps, 1 − τ/T. Dashed: `figures/layout.json` (`python -m
-# claims C26`, hundreds of pairs), if it has been measured.
+# claims C26`, 32 recoloured pairs), if it has been measured.
 #
 # **Claim.** Layout is decided early: the first 40 % of the steps bring at least half of the overlap that all of them
 # bring.

@@ -163,10 +163,6 @@ assert apart < .05
 #
 # **Claim.** So widened, the net says to the bit what it said before, whatever is put into the new channels. Fine-tuning
 # begins from a model that works.
-#
-# **Claim.** In the shipped model, fine-tuned with boxes and strokes rubbed out, the new channels are no longer zero. Shown
-# more of the picture, it foresees the rest better: at t = 900, where x_t says little, its guess of the whole picture comes
-# closer when a half is shown than when nothing is.
 
 # %%
 x_0 = made_small(render(new_scenes(8, 9, things=1)), 2)
@@ -186,6 +182,12 @@ with torch.no_grad():
         foreseen[name] = ((x_t - (1 - a) ** .5 * eps_hat) / a ** .5).clamp(-1, 1)
 assert torch.equal(before, after)
 
+# %% [markdown]
+# **Claim.** In the shipped model, fine-tuned with boxes and strokes rubbed out, the new channels are no longer zero. Shown
+# more of the picture, it foresees the rest better: at t = 900, where x_t says little, its guess of the whole picture comes
+# closer when a half is shown than when nothing is.
+
+# %%
 size = m.inpaint.net.conv_in.weight.detach().square().mean((0, 2, 3)).sqrt()
 fig, (left, *rest) = plt.subplots(1, 5, figsize=(11, 2.6), width_ratios=[2.2, 1, 1, 1, 1], layout="constrained")
 left.bar(range(7), size, color=[GREY] * 3 + [BLUE] * 3 + [ORANGE])

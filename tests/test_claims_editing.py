@@ -163,7 +163,7 @@ def there_and_back(one=33., many=24., paper=32.8, fast=32.9, passes=200., edited
     updates = [dict(solver="adam, empty", inner=10, updates=240., forwards=600., backwards=240., db=paper),
                dict(solver="gauss-newton, prompt", inner=2, updates=20., forwards=passes, backwards=20., db=fast)]
     way = {how: dict(recolour=dict(right=edited, outside_db=db)) for how, db in (("injected", 30. + gain), ("uninjected", 30.))}
-    return dict(w=7.5, rungs=rungs, updates=updates, start_std={"1": 1., "7.5": 2.}, edits=dict(ways={"null-text": way, "DDIM": way}))
+    return dict(w=7.5, rungs=rungs, updates=updates, start_std={"1": 1., "7.5": 2.}, edits=dict(n=32, ways={"null-text": way, "DDIM": way}))
 
 
 @pytest.mark.parametrize("record, verdict", [

@@ -1,4 +1,6 @@
 """The commands prompt-to-prompt and attention, called in this process on a tiny random model."""
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -71,10 +73,14 @@ def test_what_the_blend_keeps_is_the_files_own_and_the_sheet_shows_the_walk(run)
                 "--save-mask", "mask.png", "--save-steps", "walk.png"]) == 0
     before, after, mask = pixels("in.png"), pixels("out.png"), pixels("mask.png")
     assert np.array_equal(after[:, :5], before[:, :5]) and np.array_equal(after[:, 35:], before[:, 35:])     # outside the crop
-    kept = np.asarray(Image.fromarray(mask).resize((30, 30), Image.Resampling.NEAREST))[..., 0] == 0
+    assert mask.shape == before.shape and not mask[:, :5].any()                                # of the file's size, as --mask wants it
+    kept = mask[:, 5:35, 0] == 0
     shrunk = np.minimum.reduce([np.roll(kept, (y, x), (0, 1)) for y in (-2, 0, 2) for x in (-2, 0, 2)])
     assert 0 < shrunk.mean() < 1 and np.array_equal(after[:, 5:35][shrunk], before[:, 5:35][shrunk])
     assert pixels("walk.png").shape[1] > 3 * 3 * 32
+    assert run([*PAIR, "--input", "in.png", "--crop", "--inversion", "ddim", "--mask", "mask.png", "--save-steps", "walk"]) == 0
+    assert [p.name for p in sorted(Path("walk").iterdir())] == [f"step_{n:03d}.png" for n in range(3)]
+    assert pixels("walk/step_002.png").shape == (32, 64, 3)                                     # both, side by side
 
 
 def test_a_mask_of_ones_own_keeps_the_files_pixels_with_a_blend_and_without(run):

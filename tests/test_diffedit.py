@@ -307,10 +307,10 @@ def test_ratio_1_starts_at_the_top_and_one_step_is_enough():
     assert diffedit(b, pictures(), "red", "blue", steps=50).levels[:2] == [800, 780]       # 40 of 50 steps
 
 
-def test_w_0_ignores_the_target():
-    settings = dict(mask=half(), steps=5, w=0.)
-    red, blue = (diffedit(bundle(), pictures(), "", text, **settings).picture for text in ("red", "blue"))
-    assert torch.equal(red, blue)
+@pytest.mark.parametrize("w", [0., -3., float("nan"), float("inf")])
+def test_a_w_that_asks_for_nothing_is_refused(w):
+    with pytest.raises(ValueError, match=f"^w: must be above 0 and finite: at 0 the target says nothing, got {w}$"):
+        diffedit(bundle(), pictures(), "", "red", mask=half(), steps=5, w=w)
 
 
 @pytest.mark.parametrize("settings, calls", [({}, 20 + 4 + 8), (dict(maps=3), 6 + 4 + 8), (dict(w=1.), 20 + 4 + 4),

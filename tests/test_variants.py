@@ -69,7 +69,7 @@ def test_negative_prompt_inversion_with_a_fixed_point_pivot_is_exact_under_guida
     assert back(negative_prompt(B, X, PROMPTS, steps=24, iterations=150)) < 1e-9
 
 
-def test_edict_is_two_coupled_walks_and_p_near_1_lets_them_go_apart():
+def test_edict_is_two_coupled_walks_that_take_turns_and_unmixing_pulls_them_apart():
     one = edict(B, X, PROMPTS, steps=S, w=3.)
     assert one.start.shape == (2, 6, 4, 4) and torch.equal(one.path[-1], torch.cat([X, X], 1))
     eps, (t, s) = B.denoiser(PROMPTS, 3.), one.times[:2]
@@ -79,9 +79,16 @@ def test_edict_is_two_coupled_walks_and_p_near_1_lets_them_go_apart():
     x_s = .93 * x_mid + .07 * y_mid
     assert_close(one.path[1], torch.cat([x_s, .93 * y_mid + .07 * x_s], 1), atol=1e-10, rtol=1e-10)
     apart = [(lambda x, y: (x - y).abs().max().item())(*edict(B, X, PROMPTS, steps=S, p=p, w=1.).start.chunk(2, 1))
-             for p in (.93, .999)]
-    assert min(apart) > 1e-4 and apart[0] != pytest.approx(apart[1], rel=.01)
+             for p in (.5, .999)]
+    assert apart[0] > 1.5 * apart[1] > 1e-4
+    (t, s), (x, y) = one.times[1:3], one.path[1].chunk(2, 1)                # the next step: now y goes first
+    y_mid = ddim_step(B.schedule, y, eps(x, t), t, s)
+    x_mid = ddim_step(B.schedule, x, eps(y_mid, t), t, s)
+    y_s = .93 * y_mid + .07 * x_mid
+    assert_close(one.path[2], torch.cat([.93 * x_mid + .07 * y_s, y_s], 1), atol=1e-10, rtol=1e-10)
     assert redo(B, one)[-1].shape == X.shape
+    low = edict(B, X, PROMPTS, steps=S, w=3., top=.6)
+    assert low.times[0] == 600 and torch.equal(low.path[-1], one.path[-1]) and edit_friendly(B, X, PROMPTS, steps=S, top=.6).times[0] == 600
 
 
 @pytest.mark.parametrize("eta", [1., .5])

@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import time
 from pathlib import Path
 
 import torch
 
-from methods.cli import Mistake, blame, command, options, progress, shared_options, writable
+from methods.cli import Mistake, blame, command, number, options, progress, shared_options, writable
 from methods.commands.dry_run import calls, dry_run, guided, tuning
 from methods.commands.pictures import Walk, framed, opened, shown_options, steps_option, steps_target, write_steps
 from methods.inversion import redo
@@ -18,6 +19,8 @@ from weights.cache import CacheError
 from weights.estimate import Passes
 from worlds.files import write_picture
 
+W = inspect.signature(null_text).parameters["w"].default
+
 
 def declare_null_text(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest null-text`."""
@@ -27,7 +30,8 @@ def declare_null_text(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--prompt", required=True, metavar="P", help="what it shows, in words")
     p.add_argument("--target", metavar="P", help="what it should show (default: the prompt, which brings the picture back)")
     shown_options(p)
-    options(p, null_text, {"steps": "of the walk", "w": "guidance scale", "inner": "updates of each step, at most",
+    p.add_argument("--w", type=number, metavar="X", help=f"guidance scale (default: {W}, with --load that of the file)")
+    options(p, null_text, {"steps": "of the walk", "inner": "updates of each step, at most",
                            "lr": "of Adam, at the first step", "stop": "loss at which the first step is done",
                            "solver": "adam, adam-skip or gauss-newton", "start": "empty, prompt or between",
                            "iterations": "fixed-point rounds of the inversion, for each step"})
@@ -41,7 +45,7 @@ def declare_null_text(commands: argparse._SubParsersAction) -> None:
 def run_null_text(a: argparse.Namespace) -> None:
     """One picture, tuned or loaded, and walked down."""
     began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
-    save = None if a.save is None else tensor_file(a.save)
+    save, a.w, wanted = None if a.save is None else tensor_file(a.save), W if a.w is None else a.w, a.w
     picture = opened(a.input, a.crop)
     if a.estimate:
         return dry_run(a, lambda b, latent: passes(a), picture, exact=True)
@@ -51,7 +55,7 @@ def run_null_text(a: argparse.Namespace) -> None:
 
     if a.load is not None:
         with blame("load"):
-            tuned = load_null_text(a.load, b, x, a.prompt, w=a.w)
+            tuned = load_null_text(a.load, b, x, a.prompt, w=wanted)
     else:
         try:
             with progress(b, calls(tuned_passes(a)), "null-text"):

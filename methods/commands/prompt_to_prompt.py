@@ -6,6 +6,7 @@ import inspect
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,17 @@ from methods.alignment import Alignment, align, table
 from methods.by_word import Cross, Span, columns, count, equalise, spans
 from methods.cli import Mistake, blame, command, number, options, progress, say, shared_options, writable
 from methods.commands.dry_run import calls, dry_run, guided, inversion, tuning
-from methods.commands.pictures import framed, frames_of, opened, optional, region_of, shown_options
+from methods.commands.pictures import (
+    at_the_files_size,
+    framed,
+    frames_of,
+    opened,
+    optional,
+    region_of,
+    shown_options,
+    steps_option,
+    steps_target,
+)
 from methods.inversion import Inversion, invert
 from methods.local_blend import Blend
 from methods.null_text import load_null_text, null_text
@@ -24,7 +35,7 @@ from methods.variants import direct, edict, edit_friendly, negative_prompt
 from metrics.image import rmse
 from weights import Bundle, load
 from weights.estimate import Passes
-from worlds.files import contact_sheet, read_mask, write_picture
+from worlds.files import SAVE, contact_sheet, read_mask, write_picture
 
 INVERSIONS = {"negative-prompt": negative_prompt, "direct": direct, "edict": edict, "edit-friendly": edit_friendly, "null-text": null_text}
 
@@ -57,14 +68,15 @@ def declare_prompt_to_prompt(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--explain", action="store_true", help="print which token takes the map of which")
     p.add_argument("--save-source", metavar="PNG", help="also write the source's picture, or what became of IN without an edit")
     p.add_argument("--save-mask", metavar="PNG", help="with --blend or --mask: also write the mask of the last step")
-    p.add_argument("--save-steps", metavar="PNG", help="also write the walk of both, and the mask over time, on one sheet")
+    steps_option(p, "the walk of both")
     shared_options(p, estimates=True)
 
 
 def run_prompt_to_prompt(a: argparse.Namespace) -> None:
     """One pair: generated, or the second made of a given picture."""
     began = time.monotonic()
-    out, more = writable("out", a.out), optional(a, "save-source", "save-mask", "save-steps")
+    out, more = writable("out", a.out), optional(a, "save-source", "save-mask")
+    save_steps = steps_target(a)
     if a.input is None and (a.inversion or a.load or a.mask or a.crop or a.size is not None):
         raise Mistake("input: --inversion, --load, --mask, --crop and --size make sense only with an --input")
     if not a.blend and (a.subtract or a.threshold is not None):
@@ -122,9 +134,9 @@ def run_prompt_to_prompt(a: argparse.Namespace) -> None:
     if "save-source" in more:
         write_picture(whole(r.source_picture), more["save-source"])
     if "save-mask" in more:
-        write_picture(r.mask.expand(-1, 3, -1, -1) * 2 - 1, more["save-mask"])
-    if "save-steps" in more:
-        write_picture(walk_sheet(b, r, a.source, a.target), more["save-steps"])
+        shown = r.mask.expand(-1, 3, -1, -1) * 2 - 1
+        write_picture(shown if picture is None else at_the_files_size(picture, (picture.back(r.mask) > .5).float()), more["save-mask"])
+    write_walk(b, r, a, save_steps)
     changed = f", edits {r.mask.gt(0).float().mean():.0%} of the picture" if r.mask is not None else ""
     print(f"{out}: {r.alignments[0].edit}{changed}, distance {rmse(r.picture, r.source_picture).item():.3f} to the source, "
           f"{time.monotonic() - began:.1f} s")
@@ -202,6 +214,18 @@ def pair(text: str) -> tuple[str, str]:
     if not source.strip() or (colon and not target.strip()):
         raise Mistake(f"blend: write SOURCEWORD:TARGETWORD, as in circle:star; got {text!r}")
     return source.strip(), (target if colon else source).strip()
+
+
+def write_walk(b: Bundle, r: Result, a: argparse.Namespace, target: Path | None) -> None:
+    """The walk of both: on one sheet, with the mask over time, or a picture of the two side by side for each step in a folder."""
+    if target is None:
+        return
+    if target.suffix.lower() in SAVE and not target.is_dir():
+        write_picture(walk_sheet(b, r, a.source, a.target), target)
+    else:
+        target.mkdir(exist_ok=True)
+        for n, z in enumerate(r.path):
+            write_picture(torch.cat(b.decode(z[:2]).split(1), 3), target / f"step_{n:03d}.png")
 
 
 def walk_sheet(b: Bundle, r: Result, source: str, target: str) -> Tensor:
