@@ -387,7 +387,8 @@ assert min(kept_db[name] for name in free[1:]) < kept_db["null-text"] < kept_db[
 
 # %% [markdown]
 # Two pictures prove little. `python -m claims C28` edits many more by every way, with injection and without;
-# here is its record. Up and to the right is better: more edits all right, more kept.
+# here is its record. Up and to the right is better: more edits all right, more kept. (`figures/inverted_edits.png` has
+# recolouring and reshaping apart.)
 #
 # **Claim.** In the record every way keeps more with injection than without. Whatever the inversion, it is attention
 # control that keeps.
