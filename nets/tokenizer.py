@@ -170,16 +170,16 @@ class ClipTokenizer(Tokenizer):
     """The byte-pair encoder of CLIP: 49,408 tokens, rows of 77.
 
     path: bpe_simple_vocab_16e6.txt.gz (`ClipTokenizer.find()` looks for one), or the merges.txt of a model, which is
-    the same list. pad: None pads with the end token, as Stable Diffusion v1 was trained; 0 is what OpenAI's own
+    the same list, or its pairs themselves. pad: None pads with the end token, as Stable Diffusion v1 was trained; 0 is what OpenAI's own
     `clip.tokenize` does. clean: `clean_plain`, as the tokenizer of the public Stable Diffusion pipelines, or
     `clean_openai`, as the paper's code; they differ on HTML entities and damaged text only. truncate: cut a long text to
     its first 75 tokens, with a warning that says which words are left out, or refuse it.
     Raises ValueError for a file that is not the vocabulary.
     """
 
-    def __init__(self, path: str | Path, *, length: int = 77, pad: int | None = None,
+    def __init__(self, path: str | Path | Sequence[tuple[str, str]], *, length: int = 77, pad: int | None = None,
                  clean: Callable[[str], str] | None = None, truncate: bool = False):
-        merges = read_merges(path)
+        merges = read_merges(path) if isinstance(path, (str, Path)) else list(path)
         letters = list(byte_letters().values())
         vocabulary = [*letters, *(c + "</w>" for c in letters), *(a + b for a, b in merges), *SPECIAL]
         self.rank = {pair: i for i, pair in enumerate(merges)}
@@ -201,8 +201,8 @@ class ClipTokenizer(Tokenizer):
         for folder in (spec.submodule_search_locations or []) if spec else []:
             if (path := Path(folder) / "bpe_simple_vocab_16e6.txt.gz").exists():
                 return path
-        raise ValueError("no CLIP vocabulary found: install open_clip_torch, or set PALIMPSEST_CLIP_VOCABULARY to the "
-                         "path of bpe_simple_vocab_16e6.txt.gz")
+        raise ValueError("no CLIP vocabulary found: `palimpsest weights get clip-vocabulary` fetches it; or install open_clip_torch, or "
+                         "set PALIMPSEST_CLIP_VOCABULARY to the path of bpe_simple_vocab_16e6.txt.gz")
 
     def pieces(self, text: str) -> list[list[int]]:
         return [self.piece(string) for string in split_clip(self.clean(text))]

@@ -99,6 +99,9 @@ def test_a_file_that_went_bad_is_refused_by_get_and_by_verify(entry, capsys):
         assert main(["weights", "get", "little"]) == 2
         err = capsys.readouterr().err
         assert err.startswith("palimpsest: error: ") and err.count("\n") == 1 and said in err
+    path.write_bytes(content[:-1] + b"?")                                  # whole by its size, and yet another
+    assert main(["weights", "verify", "little"]) == 2
+    assert "is not little as it was published" in capsys.readouterr().err
     path.write_bytes(content[:-4])
     assert main(["weights", "verify", str(path)]) == 2
     assert "it was cut off" in capsys.readouterr().err

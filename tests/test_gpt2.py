@@ -93,7 +93,8 @@ def test_a_word_is_found_at_the_beginning_and_after_a_space(invented):
     assert torch.equal(tokens(["cat"])[0, tokens.positions("cat", "cat")], torch.tensor([257]))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\xff", gzip.compress(b"a b\nc d\n"), gzip.compress(b"a b\n" * 50000)[:99]])
+@pytest.mark.parametrize("content", [None, b"", b"\xff", gzip.compress(b"a b\nc d\n"), gzip.compress(b"a b\n" * 50000)[:99]],
+                         ids=["none", "empty", "no gzip", "too short", "cut off"])
 def test_a_file_that_is_not_the_vocabulary_is_refused(tmp_path, content):
     file = tmp_path / "bpe.txt.gz"
     if content is not None:

@@ -281,6 +281,47 @@ def test_the_folder_names_the_pipeline_of_its_unet(b, tmp_path, channels, pipeli
     save(dataclasses.replace(b, net=small(channels).net), tmp_path / "folder")
     assert json.loads((tmp_path / "folder" / "model_index.json").read_text())["_class_name"] == f"StableDiffusion{pipeline}Pipeline"
     assert load(tmp_path / "folder", device="cpu").net.conv_in.in_channels == channels
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is an extra of the tests")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipe = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "folder", local_files_only=True)
+    assert type(pipe).__name__ == f"StableDiffusion{pipeline}Pipeline" and pipe.unet.config.in_channels == channels
+
+
+def test_a_single_file_brings_its_words(b, tmp_path, monkeypatch):
+    file = save(b, tmp_path / "mine.safetensors")
+    monkeypatch.setattr("weights.parts.vocabulary", lambda: pytest.fail("nothing is looked for"))
+    assert load(file, device="cpu").tokenizer(["a photo of a cat"]).tolist() == b.tokenizer(["a photo of a cat"]).tolist()
+
+
+def test_without_a_vocabulary_the_mend_is_said_before_the_weights_are_read(b, tmp_path, monkeypatch):
+    save_file(compvis(b), tmp_path / "theirs.safetensors")
+    monkeypatch.setenv("PALIMPSEST_CLIP_VOCABULARY", str(tmp_path / "none.gz"))
+    monkeypatch.setattr("weights.mapped.Checkpoint.pour", lambda *a: pytest.fail("the weights are read"))
+    with pytest.raises(WeightsError, match="^model: .*theirs.safetensors reads texts: cannot read the CLIP vocabulary"):
+        load(tmp_path / "theirs.safetensors", device="cpu")
+
+
+def test_a_text_encoder_of_another_tokenizer_is_refused_before_the_walk(b, tmp_path):
+    other = dataclasses.replace(b, text=small().text)                      # which knows 100 tokens
+    with pytest.raises(ValueError, match="^model: the text encoder of small knows 100 tokens and its tokenizer gives number 49407"):
+        other.embed("a cat")
+    folder = save(b, tmp_path / "folder")
+    (folder / "tokenizer" / "merges.txt").unlink()
+    with pytest.raises(WeightsError, match="^model: .*folder has a tokenizer without a merges.txt, so another than CLIP's"):
+        load(folder, device="cpu")
+
+
+def test_the_sides_of_a_latent_may_be_two_numbers(b, tmp_path):
+    config = save(b, tmp_path / "folder") / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": [16, 24]}))
+    assert load(tmp_path / "folder", device="cpu").size == 16 * b.vae.factor
+
+
+def test_a_judge_is_not_taken_for_a_painter(tmp_path):
+    save_file({"visual.class_embedding": torch.zeros(8), "token_embedding.weight": torch.zeros(9, 8)}, tmp_path / "clip.safetensors")
+    with pytest.raises(WeightsError, match="^model: .*clip.safetensors holds .*, which paints nothing; load_clip of weights/towers.py"):
+        load(tmp_path / "clip.safetensors", device="cpu")
 
 
 # ---------------------------------------------------------------------------------------------------------------- mistakes

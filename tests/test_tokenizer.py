@@ -292,11 +292,12 @@ def test_the_vocabulary_is_found_by_its_variable(monkeypatch, tmp_path):
     assert ClipTokenizer.find() == tmp_path / "mine.gz"
     monkeypatch.delenv("PALIMPSEST_CLIP_VOCABULARY")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="no CLIP vocabulary found: install open_clip_torch"):
+    with pytest.raises(ValueError, match="no CLIP vocabulary found: `palimpsest weights get clip-vocabulary`"):
         ClipTokenizer.find()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no gzip", gzip.compress(b"a b\nc d\n"), gzip.compress(b"a b\n" * 60000)[:99]])
+@pytest.mark.parametrize("content", [None, b"", b"no gzip", gzip.compress(b"a b\nc d\n"), gzip.compress(b"a b\n" * 60000)[:99]],
+                         ids=["none", "empty", "no gzip", "too short", "cut off"])
 def test_a_file_that_is_not_the_vocabulary_is_refused(tmp_path, content):
     path = tmp_path / "bpe.txt.gz"
     if content is not None:

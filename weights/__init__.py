@@ -109,6 +109,9 @@ class Bundle:
             mend = "leave the prompt empty or choose another model" if any(texts) else "this method needs it: choose another model"
             raise ValueError(f"{'prompt' if any(texts) else 'model'}: the model {self.name} was trained without text; {mend}")
         tokens = self.tokenizer(texts)
+        if isinstance(self.text, TextTransformer) and tokens.max() >= (held := self.text.tokens.num_embeddings):
+            raise ValueError(f"model: the text encoder of {self.name} knows {held} tokens and its tokenizer gives number {tokens.max()}: "
+                             "it was trained with another tokenizer, which is not known here")
         return self.text(tokens.to(self.device))
 
     def encode(self, pictures: Tensor) -> Tensor:

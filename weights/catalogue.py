@@ -103,7 +103,8 @@ KNOWN: tuple[Known, ...] = (
           "sd-v1-5-inpainting.ckpt",
           _hub("sd-v1-5-inpainting.ckpt", "stable-diffusion-v1-5/stable-diffusion-inpainting", "sd-legacy/stable-diffusion-inpainting"),
           4_265_437_280, "c6bbc15e3224e6973459ba78de4998b80b50112b0ae5b5c67113d56b4e366b19", RAIL,
-          f"anything without a mask and a masked picture beside the latent; {SD_LIMITS}",
+          "anything without a mask and a masked picture beside the latent, which no method here gives it: it is read, compared and saved; "
+          f"{SD_LIMITS}",
           ("stable-diffusion-v1-5/stable-diffusion-inpainting", "sd-legacy/stable-diffusion-inpainting",
            "runwayml/stable-diffusion-inpainting"), CLIP_WORDS),
     Known("instruct-pix2pix", "model", "InstructPix2Pix, edits by instruction, 8 channels", "instruct-pix2pix-00-22000.safetensors",

@@ -29,6 +29,7 @@ from weights.layouts import (
 )
 from weights.mapped import Checkpoint, some
 from weights.parts import LATENT_SCALE, LATENT_SIDE, bare, fit_together, tokenizer_of, write_file
+from weights.towers import recognise
 
 if TYPE_CHECKING:
     from weights import Bundle
@@ -62,12 +63,17 @@ def read_compvis(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtyp
         for start, what in FRAGMENTS.items():
             if begins(start):
                 raise WeightsError(f"model: {path} {what}")
+        if kind := recognise(shapes):
+            raise WeightsError(f"model: {path} holds {kind.what}, which paints nothing; {kind.loader} of weights/towers.py reads it")
         raise WeightsError(f"model: {path} carries no palimpsest configuration in its header and no layout that is known here (its keys: "
                            f"{some(sorted(shapes)) or 'none'}); take a Stable Diffusion v1 checkpoint, or a file that write_weights wrote")
     if any(key.endswith("proj_in.weight") and len(shape) == 2 for key, shape in shapes.items()):
         raise WeightsError(f"model: {path} has linear projections in its U-Net: Stable Diffusion 2 or later, which is {V1}")
 
-    said = json.loads(checkpoint.header.get("palimpsest", "{}"))           # what `save` knew and shapes do not tell
+    try:
+        said = json.loads(checkpoint.header.get("palimpsest", "{}"))       # what `save` knew and shapes do not tell
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"model: {path} has a damaged header ({error}); save it again") from None
     def part(prefix: str) -> dict[str, tuple[int, ...]]:
         return {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
 
@@ -91,11 +97,12 @@ def read_compvis(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtyp
     wanted = {f"{name}.{k}": v for name, keys in names.items() for k, v in keys.items()}
     checkpoint.fits(whole, wanted | {f"net.{k}": v for k, v in averages.items()},
                     ignored=[*(key for key in shapes if BUFFERS.match(key)), *names["net"].values()])
+    tokenizer = tokenizer_of(text, said.get("words"), path, said.get("merges"))                 # asked for before the long work
     for name, keys in (names | ({"net": averages} if averages else {})).items():
         checkpoint.pour(modules[name], keys, device, dtype)
 
     return dict(
-        name=path.stem, net=net, text=text, vae=vae, tokenizer=tokenizer_of(text, said.get("words"), path),
+        name=path.stem, net=net, text=text, vae=vae, tokenizer=tokenizer,
         schedule=Schedule(torch.tensor(said["abar"], dtype=torch.float64)) if "abar" in said else Schedule.scaled_linear(),
         prediction=said.get("prediction", "eps"), latent_scale=said.get("latent_scale", LATENT_SCALE),
         size=said.get("size") or LATENT_SIDE * vae.factor, shift=said.get("shift", 1))
@@ -114,5 +121,7 @@ def write_compvis(b: Bundle, path: Path) -> Path:
                 abar=b.schedule.abar.tolist())
     if isinstance(b.tokenizer, WordTokenizer):
         said["words"] = b.tokenizer.words
+    elif b.tokenizer is not None:
+        said["merges"] = [" ".join(pair) for pair in b.tokenizer.rank]     # a single file has no folder to keep them in
     write_file(path, tensors, {"palimpsest": json.dumps(said)})
     return path

@@ -42,7 +42,8 @@ def download(known: Known, folder: Path | None = None, *, progress: bool | None 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WeightsError(f"name: {path.parent} cannot be made ({error.strerror}); set TORCH_HOME to a folder that can") from None
+        mend = "name another folder" if folder else "set TORCH_HOME to a folder that can"
+        raise WeightsError(f"{'to' if folder else 'name'}: {path.parent} cannot be made ({error.strerror}); {mend}") from None
     for url in known.mirrors():
         try:
             for _ in range(2):                                             # a bad file may be an old part's fault: then once from the start

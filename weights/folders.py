@@ -38,6 +38,7 @@ def read_diffusers(folder: Path, device: torch.device, dtype: torch.dtype) -> di
             raise WeightsError(f"model: {folder / name / 'config.json'} lacks {error}; fetch the whole folder") from None
     net, vae, text = modules["unet"], modules["vae"], modules["text_encoder"]
     fit_together(folder, net, text, vae)
+    tokenizer = tokenizer_of(text, None, folder)
     ready = []
     for name, module in modules.items():                                   # all are looked at before the first is read
         checkpoint = Checkpoint.of_folder(folder / name)
@@ -47,10 +48,11 @@ def read_diffusers(folder: Path, device: torch.device, dtype: torch.dtype) -> di
     for checkpoint, module, names in ready:
         checkpoint.pour(module, names, device, dtype)
     schedule, prediction = _schedule(folder / "scheduler" / "scheduler_config.json")
+    side = read_json(folder / "unet" / "config.json").get("sample_size") or LATENT_SIDE
     return dict(
-        name=folder.resolve().name, net=net, text=text, vae=vae, tokenizer=tokenizer_of(text, None, folder), schedule=schedule,
+        name=folder.resolve().name, net=net, text=text, vae=vae, tokenizer=tokenizer, schedule=schedule,
         prediction=prediction, latent_scale=read_json(folder / "vae" / "config.json").get("scaling_factor", LATENT_SCALE),
-        size=(read_json(folder / "unet" / "config.json").get("sample_size") or LATENT_SIDE) * vae.factor, shift=1)
+        size=(min(side) if isinstance(side, list) else side) * vae.factor, shift=1)
 
 
 def _schedule(path: Path) -> tuple[Schedule, str]:
@@ -98,6 +100,7 @@ def write_diffusers(b: Bundle, folder: Path) -> Path:
     latent = b.net.conv_out.out_channels
     pipeline = {latent: "", 2 * latent: "InstructPix2Pix"}.get(b.net.conv_in.in_channels, "Inpaint")
     write_json(folder / "model_index.json", {
+        "_diffusers_version": "0.30.0",                                    # which it asks for before it loads an inpainting model
         "_class_name": f"StableDiffusion{pipeline}Pipeline", "feature_extractor": [None, None], "safety_checker": [None, None],
         "requires_safety_checker": False, "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],

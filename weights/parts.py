@@ -52,15 +52,25 @@ def gpt2_vocabulary() -> Path:
     return here(find_known("gpt2-vocabulary")) or GPT2Tokenizer.find()
 
 
-def tokenizer_of(text: TextTransformer | None, words: list[str] | None, path: Path) -> Tokenizer | None:
-    """The tokenizer of a text encoder: of these words, or CLIP's, from the merges in the folder where there are any."""
+def tokenizer_of(text: TextTransformer | None, words: list[str] | None, path: Path, pairs: list[str] | None = None) -> Tokenizer | None:
+    """The tokenizer of a text encoder: of these words, or CLIP's, of these pairs, or from the merges in the folder where there are any.
+
+    Raises WeightsError where CLIP's vocabulary is nowhere to be found, or the folder has another tokenizer.
+    """
     if text is None:
         return None
-    length = len(text.positions)
+    length, merges = len(text.positions), path / "tokenizer" / "merges.txt"
     if words is not None:
         return WordTokenizer(words, length)
-    merges = path / "tokenizer" / "merges.txt"
-    return ClipTokenizer(merges if merges.is_file() else vocabulary(), length=length, truncate=True)
+    if merges.parent.is_dir() and not merges.is_file():
+        raise WeightsError(f"model: {path} has a tokenizer without a merges.txt, so another than CLIP's, which is the only one known here")
+    try:
+        learnt = [tuple(pair.split(" ")) for pair in pairs or ()] or (merges if merges.is_file() else vocabulary())
+        return ClipTokenizer(learnt, length=length, truncate=True)
+    except WeightsError:
+        raise
+    except ValueError as error:
+        raise WeightsError(f"model: {path} reads texts: {error}") from None
 
 
 def write_file(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:

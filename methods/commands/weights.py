@@ -84,9 +84,11 @@ def run_verify(a: argparse.Namespace) -> None:
         raise Mistake(f"path: {a.path} is not on this disk; `palimpsest weights get {k.name}` fetches it" if k else
                       f"path: there is no {a.path}")
     for file in weight_files(path):
-        if k is not None and k.kind == "vocabulary":
-            print(f"{file}: {check(file, k)}, as published")
-            return
+        if k is not None and file.name == k.file:
+            digest = check(file, k)
+            if k.kind == "vocabulary":
+                print(f"{file}: {digest}, as published")
+                return
         form, digest = whole(file), hashed(file)
         print(f"{file}: {form}, {file.stat().st_size:,} bytes, whole\n    SHA-256 {digest}, {whose(digest)}")
     for name, module in modules_of(path).items():
