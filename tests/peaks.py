@@ -1,4 +1,4 @@
-"""Measured memory: how much more a process holds at its widest moment than at rest, for one edit after another.
+"""Measured memory: how much more a process holds at its widest moment than at rest, for one job after another.
 
     python -m tests.peaks MODEL sdedit:384x512 null_text:256x256          # a line of bytes for each, rows × columns
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from methods.dreambooth import dreambooth
 from methods.inversion import invert
 from methods.null_text import null_text
 from methods.prompt_to_prompt import prompt_to_prompt
@@ -38,7 +39,12 @@ def tuned(b: Bundle, x: Tensor) -> None:
     null_text(b, x, SOURCE, steps=1, inner=1)
 
 
-WORK: dict[str, Callable[[Bundle, Tensor], None]] = {"sdedit": edited, "prompt_to_prompt": tapped, "null_text": tuned}
+def learnt(b: Bundle, x: Tensor) -> None:
+    """Two steps of a training of the whole U-Net: the second finds Adam's moments there."""
+    dreambooth(b, x.repeat(3, 1, 1, 1), "star", steps=2, batch=4, prior_weight=0.)
+
+
+WORK: dict[str, Callable[[Bundle, Tensor], None]] = {"sdedit": edited, "prompt_to_prompt": tapped, "null_text": tuned, "dreambooth": learnt}
 
 
 def kilobytes(key: str) -> int:

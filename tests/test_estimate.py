@@ -1,8 +1,10 @@
 """weights/estimate: what a job is said to cost is what it then takes, in bytes, products and evaluations."""
 import os
 import re
+import shlex
 import subprocess
 import sys
+from argparse import Namespace
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from methods.__main__ import main
+from methods.commands.dreambooth import learning_of
 from methods.lora import lora_size
+from nets.ddpm import DDPM
 from nets.glide import GlideUNet
 from nets.text import TextTransformer
 from nets.unet import UNet
@@ -24,6 +28,7 @@ from tests.tiny import NET, TEXT, VAE, shake, tiny_glide, tiny_instruct, tiny_we
 from weights import load
 from weights.estimate import Learning, Ledger, Passes, _one_piece, estimate, table
 from weights.files import write_weights
+from weights.layouts import ddpm_names
 from worlds.scene import WORDS
 
 META = torch.device("meta")
@@ -58,6 +63,14 @@ def wide(tmp_path_factory):
     config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=1000), vae="wide-vae", size=64, net=WIDE_NET, text=TEXT,
                   words=list(WORDS))
     return write_weights(folder / "wide.safetensors", {"net": shake(UNet(**WIDE_NET)), "text": TextTransformer(**TEXT)}, config)
+
+
+@pytest.fixture(scope="module")
+def wordless(tmp_path_factory):
+    """A small one of the unconditional checkpoints that SDEdit takes."""
+    path, net = tmp_path_factory.mktemp("wordless") / "celeba.ckpt", DDPM(width=32, mult=(1, 2), blocks=1, attention=(False, False))
+    torch.save({ddpm_names(net)[name]: t for name, t in net.state_dict().items()}, path)
+    return path
 
 
 # ---- the ledger, in numbers that can be worked out by hand ----
@@ -97,11 +110,15 @@ def test_attention_is_one_piece_until_a_tap_asks_for_its_probabilities(tiny):
 
 # ---- the estimate against what was measured ----
 
-CASES = {  # what tests.peaks does -> its passes, and how many pictures it decodes at once
-    "sdedit": ([Passes("walk down", 1, 2)], 1),
-    "prompt_to_prompt": ([Passes("invert", 1), Passes("without the prompts", 1, 2), Passes("edited", 1, 2, tapped=lambda site: True)], 2),
-    "null_text": ([Passes("invert", 1), Passes("look", 1), Passes("tune", 1, backward=True), Passes("walk down", 1, 2)], 1)}
-SIZES = {"sdedit": ((256, 384), (384, 512)), "prompt_to_prompt": ((256, 384),), "null_text": ((256, 384),)}
+TRAINING = Namespace(steps=2, batch=4, accumulate=1, prior_weight=0., rank=0, alpha=0., tune_text=False, checkpointing=False, word=False)
+CASES = {  # what tests.peaks does -> its passes on latents (b c y x), and how many pictures it is given and decodes at once
+    "sdedit": (lambda b, *latent: [Passes("walk down", 1, 2)], 1, 1),
+    "prompt_to_prompt": (lambda b, *latent: [Passes("invert", 1), Passes("without the prompts", 1, 2),
+                                             Passes("edited", 1, 2, tapped=lambda site: True)], 1, 2),
+    "null_text": (lambda b, *latent: [Passes("invert", 1), Passes("look", 1), Passes("tune", 1, backward=True),
+                                      Passes("walk down", 1, 2)], 1, 1),
+    "dreambooth": (lambda b, *latent: [learning_of(TRAINING, b, latent, "zwx", 1)], 3, 1)}
+SIZES = {"sdedit": ((256, 384), (384, 512)), "prompt_to_prompt": ((256, 384),), "null_text": ((256, 384),), "dreambooth": ((128, 128),)}
 
 
 def test_the_peak_is_within_a_quarter_of_what_a_process_is_measured_to_take(wide):
@@ -117,8 +134,9 @@ def test_the_peak_is_within_a_quarter_of_what_a_process_is_measured_to_take(wide
     assert done.returncode == 0, done.stderr
     b, off = load(wide, "meta"), {}
     for (name, y, x), measured in zip(wanted, map(int, done.stdout.split()), strict=True):
-        passes, pictures = CASES[name]
-        cost = estimate(b, (y, x), passes, pictures=pictures)
+        passes, given, pictures = CASES[name]
+        latent = b.latent_shape[0], y // b.vae.factor, x // b.vae.factor
+        cost = estimate(b, (y, x), passes(b, *latent), given=given, pictures=pictures)
         off[name, y, x] = (cost.peak - cost.weights) / measured
     assert {case: ratio for case, ratio in off.items() if not .75 < ratio < 1.25} == {}
 
@@ -143,11 +161,13 @@ def test_half_precision_halves_the_weights_and_a_backward_pass_keeps_every_layer
     assert back.parts[2].flops > 1.5 * costs[0].parts[2].flops and back.parts[2].peak > 2 * costs[0].parts[2].peak
 
 
-def test_what_cannot_be_estimated_is_refused(tiny):
+def test_what_cannot_be_estimated_is_refused(tiny, wordless):
     with pytest.raises(ValueError, match="b: is on cpu, where nets compute"):
         estimate(load(tiny, "cpu"), (32, 32), [Passes("down", 1)])
     with pytest.raises(ValueError, match="size: rows and columns must be multiples of 8, got"):
         estimate(load(tiny, "meta"), (32, 36), [Passes("down", 1)])
+    with pytest.raises(ValueError, match="model: the model celeba was trained without text; this method needs it"):
+        estimate(load(wordless, "meta"), (32, 32), [Passes("tune", 1, backward=True)])
 
 
 # ---- --estimate: what a command says beforehand is what it then does ----
@@ -232,6 +252,37 @@ def test_an_estimate_refuses_a_net_that_takes_more_channels_than_the_method_show
         assert main([*argv, *more]) == 2
         said.append(capsys.readouterr().err)
     assert " takes 8 channels" in said[0] and said[0] == said[1] and said[0].splitlines()[-1].startswith("palimpsest: error: model: the ")
+
+
+@pytest.mark.parametrize("command", [
+    "sdedit in.png --prompt cat", "diffedit in.png --target cat", "diffedit in.png --source cat --target ''", "generate --prompt cat",
+    "null-text in.png --prompt cat", "null-text in.png --prompt '' --w 1", "invert in.png --prompt cat", "prompt-to-prompt cat dog",
+    "prompt-to-prompt cat dog --input in.png", "prompt-to-prompt cat dog --input in.png --inversion ddim", "attention --prompt cat",
+    "attention in.png --prompt cat", "dreambooth in.png --class-noun cat --crop", "instruct-pix2pix in.png --instruction cat"])
+def test_an_estimate_refuses_a_model_without_text_in_the_words_of_the_command(command, room, wordless, capsys):
+    said = []
+    for more in (["--estimate"], ["-o", "out.png"]):
+        assert main([*shlex.split(command), "--model", str(wordless), *more]) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1] and said[0].startswith(("palimpsest: error: model: ", "palimpsest: error: prompt: "))
+
+
+@pytest.mark.parametrize("command", ["sdedit in.png --size 16", "diffedit in.png --target '' --size 16 --maps 1", "generate --prompt ''"])
+def test_what_asks_for_no_text_is_estimated_for_a_model_without(command, room, wordless, capsys):
+    with rows_of(DDPM) as asked:
+        assert main([*shlex.split(command), "--model", str(wordless), "--steps", "3", "--estimate"]) == 0
+        rows, _ = told(capsys.readouterr().out)
+        assert asked == [1] * len(rows) and {n for _, n in rows} == {1}
+
+
+@pytest.mark.parametrize("more, said", [(["--weight", "hat=2"], "weight"), (["--self", "2"], "self")])
+def test_an_estimate_of_a_pair_looks_its_words_and_fractions_over(more, said, room, tiny, capsys):
+    argv = ["prompt-to-prompt", "a red heart", "a red star", "--model", str(tiny), *more]
+    errors = []
+    for last in (["--estimate"], ["-o", "out.png"]):
+        assert main([*argv, *last]) == 2
+        errors.append(capsys.readouterr().err)
+    assert errors[0] == errors[1] and errors[0].startswith(f"palimpsest: error: {said}")
 
 
 GLIDE = [("generate", ["-n", "3", "--w", "2"], "base", True, [(3, 6), (5, 3)]), ("generate", ["--w", "1"], "base", False, [(3, 1)]),

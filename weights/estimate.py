@@ -105,7 +105,7 @@ def estimate(b: Bundle, size: tuple[int, int], passes: Iterable[Passes | Learnin
 
     pictures: how many are decoded at once in the end, and decodes: how often; given: how many are encoded. workspace: see Ledger.
     Passes of which there are none are left out. Raises ValueError for a Bundle on another device, a size off its grid, and, as the
-    passes themselves would, for a net that takes other channels than it is shown.
+    passes themselves would, for a net that takes other channels than it is shown, or that reads no text to go back to.
     """
     passes = [p for p in passes if p.times > 0]
     if b.device.type != "meta":
@@ -120,6 +120,8 @@ def estimate(b: Bundle, size: tuple[int, int], passes: Iterable[Passes | Learnin
         ctx = None
         if b.text is not None:
             ctx = torch.empty(p.rows, *b.text.positions.shape, dtype=b.dtype, device=meta, requires_grad=p.backward)
+        elif p.backward:
+            b.embed("")                                                    # says that there is none
         with torch.set_grad_enabled(p.backward):
             eps = b.eps(torch.empty(p.rows, c + p.beside, y, x, device=meta), 1, ctx, None if p.tapped is None else _Copy(p.tapped))
             if p.backward:

@@ -70,7 +70,8 @@ def run_diffedit(a: argparse.Namespace) -> None:
             mask = read_mask(a.mask, of=picture)
 
     if a.estimate:
-        return dry_run(a, lambda b, latent: passes(a), picture)
+        return dry_run(a, lambda b, latent: passes(a), picture,
+                       check=lambda b: b.denoiser([a.target] if a.source or a.target else ""))
     b = load(a.model, a.device)
     picture = framed(picture, b, a.size)
     x = picture.view()

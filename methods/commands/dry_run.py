@@ -16,14 +16,16 @@ Plan = Callable[[Bundle, tuple[int, int]], Sequence[Passes | Learning]]    # (mo
 
 
 def dry_run(a: argparse.Namespace, plan: Plan, picture: Original | None = None, *, pictures: int = 1, decodes: int = 1, given: int = 1,
-            exact: bool = False) -> None:
+            exact: bool = False, check: Callable[[Bundle], object] = lambda b: None) -> None:
     """Print the cost of a command; nothing is computed and nothing written.
 
     picture: the one that it edits, None where it makes one of the model's own size; given: how many such there are; pictures: decoded at
-    once in the end, so many times; exact: whether the nets have to be float32 wherever they run.
+    once in the end, so many times; exact: whether the nets have to be float32 wherever they run; check: what the command itself refuses a
+    model by before it computes, as one that cannot read its texts.
     """
     device = meant(a)
     b = load(a.model, "meta", torch.float32 if exact else pick_dtype(device))
+    check(b)
     size = (b.size, b.size) if picture is None else framed(picture, b, getattr(a, "size", None)).seen
     factor = b.vae.factor if b.vae is not None else 1
     told(b, size, device, estimate(b, size, plan(b, (size[0] // factor, size[1] // factor)), pictures=pictures, decodes=decodes,

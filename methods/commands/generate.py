@@ -36,7 +36,8 @@ def run_generate(a: argparse.Namespace) -> None:
     if not 1 <= a.n <= 1000:
         raise Mistake(f"n: must lie between 1 and 1000, got {a.n}")
     if a.estimate:
-        return dry_run(a, lambda b, latent: passes(a), pictures=min(a.n, BATCH), decodes=-(-a.n // BATCH))
+        return dry_run(a, lambda b, latent: passes(a), pictures=min(a.n, BATCH), decodes=-(-a.n // BATCH),
+                       check=lambda b: b.denoiser(a.prompt))
     digits = len(str(a.n - 1))
     files = [writable("out", a.out.replace("{i}", f"{i:0{digits}d}")) for i in range(a.n if "{i}" in a.out else 1)]
     save_steps = steps_target(a)

@@ -34,7 +34,7 @@ def run_invert(a: argparse.Namespace) -> None:
     out = writable("out", a.out) if a.out else None
     picture = opened(a.input, a.crop)
     if a.estimate:
-        return dry_run(a, lambda b, latent: passes(a), picture, exact=True)
+        return dry_run(a, lambda b, latent: passes(a), picture, exact=True, check=lambda b: b.embed(a.prompt))
     b = load(a.model, a.device, torch.float32)                             # it is measured, and null-text follows gradients
     x = framed(picture, b, a.size).view()
 

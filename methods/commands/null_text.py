@@ -48,7 +48,7 @@ def run_null_text(a: argparse.Namespace) -> None:
     save, a.w, wanted = None if a.save is None else tensor_file(a.save), W if a.w is None else a.w, a.w
     picture = opened(a.input, a.crop)
     if a.estimate:
-        return dry_run(a, lambda b, latent: passes(a), picture, exact=True)
+        return dry_run(a, lambda b, latent: passes(a), picture, exact=True, check=lambda b: b.embed(a.prompt))
     b = load(a.model, a.device, torch.float32)                             # gradients through half precision lose the last digits
     picture = framed(picture, b, a.size)
     x = picture.view()

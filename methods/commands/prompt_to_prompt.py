@@ -97,7 +97,8 @@ def run_prompt_to_prompt(a: argparse.Namespace) -> None:
     name = None if picture is None or a.load is not None else a.inversion or "null-text"
     tunes = name == "null-text" or a.load is not None                      # which follows gradients: not in half precision
     if a.estimate:
-        return dry_run(a, lambda b, latent: [*inverting(a, name, w), *editing(a, w, latent)], picture, pictures=2, exact=tunes)
+        return dry_run(a, lambda b, latent: [*inverting(a, name, w), *editing(a, w, latent)], picture, pictures=2, exact=tunes,
+                       check=lambda b: looked_over(a, b, cross, weights, blend))
     b = load(a.model, a.device, torch.float32 if tunes else None)
     alignment = looked_over(a, b, cross, weights, blend)                   # before the long work
     if a.explain:

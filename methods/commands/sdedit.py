@@ -68,7 +68,7 @@ def run_sdedit(a: argparse.Namespace) -> None:
             mask = read_mask(a.mask, of=picture)
 
     if a.estimate:
-        return dry_run(a, lambda b, latent: passes(a), picture)
+        return dry_run(a, lambda b, latent: passes(a), picture, check=lambda b: b.denoiser(a.prompt))
     b = load(a.model, a.device)
     picture, kept = framed(picture, b, a.size), framed(kept, b, a.size)
     guide, original = picture.view(), None if mask is None else kept.view()
