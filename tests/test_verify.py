@@ -1,22 +1,26 @@
 """The certificate: it passes on equal nets, names the block where unequal ones part, and says what it did not run."""
 import copy
 import dataclasses
+import re
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from methods.diffedit import heat_map
 from nets.clip import CLIP
 from nets.dino import DINO
 from nets.text import TextTransformer
 from nets.tokenizer import WordTokenizer
 from nets.unet import UNet
 from nets.vae import AutoencoderKL
+from samplers.guidance import cfg_two
 from samplers.schedule import Schedule
-from weights import Bundle, save
+from weights import Bundle, catalogue, load, names, save
 from weights.files import sha256
 from weights.layouts import diffusers_names
 from weights.tower_names import clip_openai_names, dino_official_names, pack
-from weights.verify import Missing, Remark, Row, Setting, Skipped, real, reference, relative, written
+from weights.verify import CELLS, LOGITS, NET, WALK, Missing, Remark, Row, Setting, Skipped, real, reference, relative, walks, written
 from weights.verify import __main__ as program
 from weights.verify.nets import blocks_of, compare, counterparts, drawn, first, noise, twin_text, twin_unet, twin_vae
 from weights.verify.walks import pipeline, published_times, scheduler
@@ -249,6 +253,42 @@ def test_a_checkpoint_by_path_is_hashed_counted_and_compared(small, tmp_path, ca
     assert "15 of 15 comparisons within their tolerance, 3 not run" in out
 
 
+@pytest.mark.parametrize("name", names())
+def test_every_shipped_model_has_a_certificate_in_which_nothing_fails(name, capsys):
+    assert program.main([name]) == ("glide" in name)                       # 1: of GLIDE nothing is compared here
+    out = capsys.readouterr().out
+    assert "FAILED" not in out and "\nnot run " in out and "comparisons within their tolerance" in out
+    assert out.count("tests/test_glide.py compares that") == 2 * ("glide" in name)
+    assert out.count("\nok ") == (0 if "glide" in name else 4 if name == "shapes-ve" else 8)
+    assert out.count("to call the level t by t − 0, and diffusers calls it t − 1") == {"shapes": 3, "shapes-instruct": 1}.get(name, 0)
+
+
+def test_latents_that_diffusers_would_take_for_pictures_are_not_given_to_it():
+    sees, plain = (dataclasses.replace(load(name, "cpu", torch.float32), shift=1) for name in ("shapes-instruct", "shapes"))
+    for bundle, groups in ((sees, program.WALKS[3:]), (plain, program.WALKS[1:3])):
+        results = list(program.certificate(S._replace(bundle=bundle), groups))
+        assert len(results) == len(groups) and all("diffusers takes only 4 channels for a latent" in r.why for r in results)
+
+
+@pytest.mark.parametrize("known_digits", [64, 10, 0])
+def test_a_published_name_whose_file_has_one_other_bit_fails(tmp_path, monkeypatch, known_digits):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    file = catalogue.cache_folder() / "made-up.safetensors"
+    file.parent.mkdir()
+    save_file({"w": torch.ones(100)}, file)
+    entry = dataclasses.replace(catalogue.KNOWN[0], name="made-up", file=file.name, size=file.stat().st_size,
+                                sha256=sha256(file)[:known_digits])
+    monkeypatch.setattr(catalogue, "KNOWN", (entry,))
+    (remark,) = program.certificate(S, [real.file_rows("made-up")])
+    assert isinstance(remark, Remark)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-4] + bytes([whole[-4] ^ 1]) + whole[-3:])
+    remark, *rows = program.certificate(S, [real.file_rows("made-up")])
+    assert isinstance(remark, Remark) and [row.passed for row in rows] == [False] * bool(known_digits)
+    assert all(written(row).startswith("FAILED    the file of made-up") for row in rows)
+    assert len(list(program.certificate(S, [real.file_rows(str(file))]))) == 1                   # a path claims no name
+
+
 def test_a_clip_and_a_dino_by_path_are_compared_too(tmp_path, capsys):
     clip, dino = drawn(CLIP, S), drawn(DINO, S)
     torch.save(pack(clip, clip_openai_names(clip)), tmp_path / "clip.pt")
@@ -266,6 +306,40 @@ def test_a_model_that_is_no_such_model_says_what_was_not_compared(small):
     assert not any(isinstance(r, Row) for r in results)
     assert [r.why for r in results if isinstance(r, Skipped)][:3] == [
         "wide has none", "wide reads no text", "wide is no text-to-picture model on latents alone"]
+
+
+# ------------------------------------------------------------------------------------------------------------ what is allowed
+
+def test_no_dtype_allows_what_a_mistake_makes(small, monkeypatch):
+    guided, allowed = Bundle.denoiser, [S._replace(dtype=dtype).allow(WALK) for dtype in program.DTYPES.values()]
+    monkeypatch.setattr(Bundle, "denoiser", lambda b, cond, w=1., negative="", tap=None: guided(b, cond, 1., negative, tap))
+    unguided, picture = walks.sampling_rows(S._replace(bundle=small))
+    monkeypatch.setattr(Bundle, "denoiser", guided)
+    monkeypatch.setattr(walks, "cfg_two", lambda eps, cond, null, seen, text, image: cfg_two(eps, cond, null, -seen, text, image))
+    sees = dataclasses.replace(small, net=drawn(UNet, S, dict(in_channels=8, attention=(False, False, True), mult=(1, 1, 2), blocks=1)))
+    negative, _ = walks.instruct_pix2pix_rows(S._replace(bundle=sees))
+    for row in (unguided, picture, negative):
+        assert not any(row._replace(tolerance=tolerance).passed for tolerance in allowed), written(row)
+
+
+def test_half_precision_allows_a_tenth_in_a_net_and_three_in_a_walk():
+    for dtype, factor in ((torch.bfloat16, 1.), (torch.float16, .1)):
+        s = S._replace(dtype=dtype)
+        assert [s.allow(what) for what in (NET, LOGITS, WALK)] == pytest.approx([.1 * factor, .2 * factor, .3 * factor])
+
+
+@pytest.mark.parametrize("flipped, in_float32, in_half", [(0, True, True), (1, False, True), (7, False, True), (8, False, False)])
+def test_two_cells_in_a_hundred_may_flip_in_half_precision_and_none_in_float32(small, monkeypatch, flipped, in_float32, in_half):
+    def flip(*given):
+        heat = heat_map(*given)
+        heat.view(-1)[:flipped] = (heat.view(-1)[:flipped] <= .5).to(heat)
+        return heat
+
+    monkeypatch.setattr(walks, "heat_map", flip)
+    row = next(walks.diffedit_rows(S._replace(bundle=small)))
+    assert row.output == pytest.approx(flipped / (16 * 24)) and row.passed == in_float32
+    for dtype in (torch.bfloat16, torch.float16):
+        assert row._replace(tolerance=S._replace(dtype=dtype).allow(CELLS)).passed == in_half
 
 
 # ------------------------------------------------------------------------------------------------------------ the program
@@ -302,6 +376,18 @@ def test_a_users_mistake_is_one_line(capsys):
         assert err.startswith(f"weights.verify: error: {said}") and err.count("\n") == 1
 
 
+def test_the_last_line_tells_seconds_and_the_peak_of_memory_where_the_system_does(monkeypatch, capsys, tmp_path):
+    for groups in ("NETS", "TOWERS", "WALKS"):
+        monkeypatch.setattr(program, groups, ())
+    (status := tmp_path / "status").write_text("Name:\tpython\nVmPeak:\t99000000 kB\nVmHWM:\t 2500000 kB\nVmRSS:\t 1 kB\n")
+    monkeypatch.setattr(program, "STATUS", status)
+    program.main([])
+    assert re.search(r"0 not run; \d+ s on cpu, 2\.6 GB of memory at most\n$", capsys.readouterr().out)
+    monkeypatch.setattr(program, "STATUS", tmp_path / "none")
+    program.main([])
+    assert program.peak() is None and capsys.readouterr().out.endswith(" s on cpu\n")
+
+
 @pytest.mark.xdist_group("memory")             # gigabytes: one at a time
 @pytest.mark.slow
 def test_the_published_sizes_agree_too():
@@ -310,3 +396,4 @@ def test_the_published_sizes_agree_too():
     assert [written(row) for row in rows if not row.passed] == [] and len(rows) == 25
     assert {r.census for r in rows if r.census} == {(859_520_964, 686), (859_532_484, 686), (859_535_364, 686), (83_653_863, 248),
                                                     (123_060_480, 196), *TOWER_CENSUS}
+    assert program.peak() is None or program.peak() < 20e9                 # of this process, and whatever ran in it before

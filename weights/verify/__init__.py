@@ -5,13 +5,15 @@
     python -m weights.verify NAME --device cuda        a real checkpoint, by name or path, and the values published for it
 
 A row is one comparison. Its figure is the largest difference in units of the largest value of the reference, max|a − b| / max|b|, at the
-output and, for a net, at every block on the way: found by hooks on both nets, which the names of weights/layouts.py bring together.
+output and, for a net, at every block on the way: found by hooks on both nets, which the names of weights/layouts.py bring together. Of a
+mask it is the share of cells that differ.
 A group of rows is a function (Setting) -> iterator of Row, Skipped and Remark; weights/verify/__main__.py lists the groups.
 """
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
+from collections.abc import Mapping
 from types import ModuleType
 from typing import NamedTuple
 
@@ -20,8 +22,12 @@ from torch import Tensor, nn
 
 from weights import Bundle
 
-NET, WALK = 1e-4, 1e-3                           # what float32 may differ by: in one pass of a net, and after ten guided steps
-LOOSER = {torch.float64: 1e-3, torch.float32: 1., torch.bfloat16: 1e3, torch.float16: 300.}         # × the above, in another dtype
+# What may differ, by the dtype of the nets: at least 3 times what was measured on the small nets, and less than a mistake makes.
+EXACT, HALF = (torch.float64, torch.float32), (torch.bfloat16, torch.float16)
+NET = dict(zip(EXACT + HALF, (1e-7, 1e-4, .1, .01)))                       # in one pass of a net
+LOGITS = dict(zip(EXACT + HALF, (1e-7, 1e-4, .2, .02)))                    # in products of vectors nearly at right angles, which cancel
+WALK = dict(zip(EXACT + HALF, (1e-6, 1e-3, .3, .03)))                      # after ten guided steps
+CELLS = dict(zip(EXACT + HALF, (0., 0., .02, .02)))                        # which share of a mask: values close to its threshold
 
 
 class Setting(NamedTuple):
@@ -37,9 +43,9 @@ class Setting(NamedTuple):
     def name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 
-    def allow(self, tolerance: float) -> float:
-        """A tolerance for float32, in the dtype at hand."""
-        return tolerance * LOOSER[self.dtype]
+    def allow(self, tolerances: Mapping[torch.dtype, float]) -> float:
+        """What may differ in the dtype at hand."""
+        return tolerances[self.dtype]
 
 
 class Row(NamedTuple):

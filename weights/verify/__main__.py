@@ -5,6 +5,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 
@@ -19,6 +20,7 @@ Result = Row | Skipped | Remark
 NETS = (unet_rows, vae_rows, text_rows)
 TOWERS = (clip_rows, dino_rows)
 WALKS = (sampling_rows, sdedit_rows, diffedit_rows, instruct_pix2pix_rows)
+STATUS = Path("/proc/self/status")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -29,6 +31,12 @@ def certificate(s: Setting, groups: Sequence[Callable[[Setting], Iterator[Result
             yield from group(s)
         except Missing as error:
             yield Skipped(group.__name__.removesuffix("_rows").replace("_", " "), str(error))
+
+
+def peak() -> int | None:
+    """The bytes that this process held at its widest moment, as Linux counts them (VmHWM); None where that is not told."""
+    lines = STATUS.read_text().splitlines() if STATUS.exists() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,8 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     rows, skipped = ([r for r in results if isinstance(r, kind)] for kind in (Row, Skipped))
     failed = [row for row in rows if not row.passed]
+    memory = "" if (most := peak()) is None else f", {most / 1e9:.1f} GB of memory at most"
     print(f"{len(rows) - len(failed)} of {len(rows)} comparisons within their tolerance, {len(skipped)} not run; "
-          f"{time.monotonic() - began:.0f} s on {device}")
+          f"{time.monotonic() - began:.0f} s on {device}{memory}")
     return int(bool(failed) or not rows)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nets.blocks import ResBlock
 from nets.clip import CLIP
 from nets.dino import DINO
+from nets.glide import GlideUNet
 from nets.text import TextLayer, TextTransformer
 from nets.unet import Transformer, UNet
 from nets.vae import AutoencoderKL, SpatialAttention
@@ -173,7 +174,9 @@ def _unet(s: Setting, what: str, net: UNet) -> Iterator[Row]:
 def unet_rows(s: Setting) -> Iterator[Row | Skipped]:
     """The U-Net on latents that are not square, each with a time of its own: 4 channels, 8 and 9."""
     if s.bundle is not None and not isinstance(s.bundle.net, UNet):
-        yield Skipped("U-Net", f"{s.bundle.name} is a {type(s.bundle.net).__name__}; tests/test_layouts.py compares that with UNet2DModel")
+        where = ("tests/test_glide.py compares that with UNet2DConditionModel" if isinstance(s.bundle.net, GlideUNet) else
+                 "tests/test_layouts.py compares that with UNet2DModel")
+        yield Skipped("U-Net", f"{s.bundle.name} is a {type(s.bundle.net).__name__}; {where}")
         return
     if s.bundle is not None:
         yield from _unet(s, f"U-Net of {s.bundle.name}", s.bundle.net)
@@ -213,6 +216,9 @@ def text_rows(s: Setting) -> Iterator[Row | Skipped]:
     text = drawn(TextTransformer, s) if s.bundle is None else s.bundle.text
     if text is None:
         yield Skipped("text encoder", f"{s.bundle.name} reads no text")
+        return
+    if not isinstance(text, TextTransformer):
+        yield Skipped("text encoder", f"{s.bundle.name} has a GlideText; tests/test_glide.py compares that with torch's encoder")
         return
     vocab, length = text.tokens.num_embeddings, len(text.positions)
     rows = torch.randint(1, vocab - 2, (2, length), generator=torch.Generator().manual_seed(s.seed)).to(s.device)

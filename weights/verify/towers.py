@@ -17,7 +17,7 @@ from weights.tower_names import (
     dino_official_names,
     pack,
 )
-from weights.verify import NET, Remark, Row, Setting, census, reference, version
+from weights.verify import LOGITS, NET, Remark, Row, Setting, census, reference, version
 from weights.verify.nets import compare, counterparts, drawn, noise
 
 
@@ -94,12 +94,12 @@ def _clip(s: Setting, what: str, clip: CLIP) -> Iterator[Row]:
     del pairs["image.norm_out"]                                            # they normalise the class token alone
     blocks, output = compare(clip, theirs, pairs, lambda: clip(views, tokens),
                              lambda: theirs(input_ids=tokens, pixel_values=views).logits_per_image)
-    yield Row(what, shape, "transformers", version("transformers"), census(clip), blocks, output, s.allow(NET))
+    yield Row(what, shape, "transformers", version("transformers"), census(clip), blocks, output, s.allow(LOGITS))
 
     theirs, names = twin_of_open_clip(clip), clip_openai_names(clip)
     pairs = {ours: their for ours, their in counterparts(clip, names).items() if not ours.endswith("_projection")}     # no modules there
     blocks, output = compare(clip, theirs, pairs, lambda: clip(views, tokens), lambda: theirs.get_logits(views, tokens)[0])
-    yield Row(what, shape, "OpenAI", version("open_clip"), census(clip), blocks, output, s.allow(NET))
+    yield Row(what, shape, "OpenAI", version("open_clip"), census(clip), blocks, output, s.allow(LOGITS))
 
 
 # --------------------------------------------------------------------------- DINO

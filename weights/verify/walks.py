@@ -1,7 +1,9 @@
-"""Whole walks beside the pipelines of diffusers: text to picture, image to image, DiffEdit; the same latents, texts and noise.
+"""Whole walks beside the pipelines of diffusers: text to picture, image to image, DiffEdit, InstructPix2Pix.
 
-Their nets hold the very tensors of ours (weights/verify/nets.py). Texts enter as embeddings, so no vocabulary is needed. Their times count
-from 0 and their last step leads to ᾱ_0, which is our t = 1 and not the clean picture: every walk here does as they do.
+Latents, texts and noise are the same. Of ours each walk takes the pieces that its function names, from samplers/ and methods/; the loop
+over the times is written here, but for DiffEdit's. Their nets hold the very tensors of ours (weights/verify/nets.py). Texts enter as
+embeddings, so no vocabulary is needed. Their times count from 0 and their last step leads to ᾱ_0, which is our t = 1 and not the clean
+picture: every walk here does as they do.
 """
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ from samplers.guidance import cfg_two
 from samplers.schedule import Schedule
 from weights import Bundle
 from weights.parts import LATENT_SCALE
-from weights.verify import WALK, Remark, Row, Setting, Skipped, reference, relative, version
+from weights.verify import CELLS, WALK, Remark, Row, Setting, Skipped, reference, relative, version
 from weights.verify.nets import drawn, first, noise, twin_unet, twin_vae
 
 STEPS, W = 10, 7.5
@@ -88,14 +90,21 @@ def latents(s: Setting, b: Bundle, seed: int = 21) -> Tensor:
     return noise(s, 1, b.net.conv_out.out_channels, *((32, 24) if s.size == "full" else (16, 24)), seed=seed)
 
 
-def _row(s: Setting, what: str, ours: Tensor, theirs: Tensor, pipe: str, tolerance: float = WALK) -> Row:
+def _row(s: Setting, what: str, ours: Tensor, theirs: Tensor, pipe: str) -> Row:
     return Row(what, f"{'×'.join(map(str, ours.shape))}, {s.name}", pipe, version("diffusers"), None, {}, relative(ours, theirs),
-               s.allow(tolerance))
+               s.allow(WALK))
 
 
-def _unfit(s: Setting, b: Bundle, what: str) -> Skipped | None:
-    if not isinstance(b.net, UNet) or b.vae is None or b.net.conv_in.in_channels != b.net.conv_out.out_channels:
-        return Skipped(what, f"{b.name} is no text-to-picture model on latents alone")
+def _unfit(b: Bundle, what: str, *, given: bool = True, beside: bool = False) -> Skipped | None:
+    """Why the walk is not compared, or None. given: theirs is given a latent for a picture; beside: the net sees it beside its own."""
+    latent = b.net.conv_out.out_channels if isinstance(b.net, UNet) else 0
+    if not latent or b.vae is None or b.net.conv_in.in_channels != (1 + beside) * latent:
+        return Skipped(what, f"{b.name} sees no picture beside its latent" if beside else
+                       f"{b.name} is no text-to-picture model on latents alone")
+    if b.shift != 1:
+        return Skipped(what, f"the net of {b.name} was trained to call the level t by t − {b.shift}, and diffusers calls it t − 1")
+    if given and latent != 4:
+        return Skipped(what, f"{b.name} has latents of {latent} channels, and diffusers takes only 4 channels for a latent")
     return None
 
 
@@ -105,7 +114,7 @@ def _unfit(s: Setting, b: Bundle, what: str) -> Skipped | None:
 def sampling_rows(s: Setting) -> Iterator[Row | Skipped]:
     """Ten DDIM steps with guidance, and the picture that they end in."""
     b = drawn_bundle(s)
-    if unfit := _unfit(s, b, "ten guided DDIM steps"):
+    if unfit := _unfit(b, "ten guided DDIM steps", given=False):
         yield unfit
         return
     z, (cond, _, null) = latents(s, b), texts(s, b)
@@ -125,9 +134,11 @@ def sampling_rows(s: Setting) -> Iterator[Row | Skipped]:
 
 @torch.no_grad()
 def sdedit_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
-    """methods/sdedit.py beside their image-to-image, which is SDEdit by DDIM: strength .6 of ten steps; eta 0, and eta 1 (ancestral)."""
+    """Noise and step of vp_walk (methods/sdedit.py), in a loop over their times, beside their image-to-image, which is SDEdit by DDIM:
+    strength .6 of ten steps; eta 0, and eta 1 (ancestral). The levels of vp_walk, and the loop of `sdedit` itself, are not compared.
+    """
     b = drawn_bundle(s)
-    if unfit := _unfit(s, b, "image to image (SDEdit)"):
+    if unfit := _unfit(b, "image to image (SDEdit)"):
         yield unfit
         return
     x_0, (cond, _, null) = latents(s, b), texts(s, b)
@@ -155,9 +166,11 @@ def _draw(rng: torch.Generator, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def diffedit_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
-    """methods/diffedit.py beside their DiffEdit: mask, encoding, and the decode under the mask with their lag of a level put in."""
+    """Mask (`difference` and `heat_map` of methods/diffedit.py), encoding (samplers/ddim.py) and `decode` under the mask, with their lag
+    of a level put in, beside their DiffEdit. The figure of the mask is the share of cells that differ.
+    """
     b = drawn_bundle(s)
-    if unfit := _unfit(s, b, "DiffEdit"):
+    if unfit := _unfit(b, "DiffEdit"):
         yield unfit
         return
     if not hasattr(reference("diffusers"), "StableDiffusionDiffEditPipeline"):
@@ -180,7 +193,8 @@ def diffedit_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
     level = times[-1 - round(.5 * STEPS)]
     seen_under = (b.denoiser(text, negative=null) for text in (target, source))
     heat = heat_map(difference(*seen_under, b.schedule, x_0, level, noises.split(1)), "mean")
-    yield _row(s, f"DiffEdit, the mask from {maps} noises", (heat > .5).double(), mask[:, None].double(), "DiffEdit", 0.)
+    yield Row(f"DiffEdit, the mask from {maps} noises", f"{'×'.join(map(str, heat.shape))}, {s.name}", "DiffEdit", version("diffusers"),
+              None, {}, ((heat > .5).double().cpu() != mask[:, None].double()).double().mean().item(), s.allow(CELLS))
 
     walked = times[-1 - round(.8 * STEPS):]
     path = invert(b.denoiser(null, negative=null), b.schedule, x_0, walked)
@@ -200,11 +214,13 @@ def diffedit_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
 
 @torch.no_grad()
 def instruct_pix2pix_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
-    """The walk of methods/instruct_pix2pix.py beside theirs, DDIM, from one latent of a picture and one noise."""
+    """`cfg_two`, the guidance of methods/instruct_pix2pix.py, in a loop of DDIM steps over their times, beside their pipeline: from one
+    latent of a picture and one noise. The walk of the method itself, which is ancestral by default, is not compared.
+    """
     b = s.bundle or replace(drawn_bundle(s), net=drawn(UNet, s, {"in_channels": 8}))
     what = f"InstructPix2Pix, {STEPS} DDIM steps, {S_TEXT} and {S_IMAGE}"
-    if not isinstance(b.net, UNet) or b.vae is None or b.net.conv_in.in_channels != 2 * b.net.conv_out.out_channels:
-        yield Skipped(what, f"{b.name} sees no picture beside its latent")
+    if unfit := _unfit(b, what, beside=True):
+        yield unfit
         return
     z, seen, (cond, _, null) = latents(s, b), latents(s, b, seed=22), texts(s, b)
     with pipeline("StableDiffusionInstructPix2PixPipeline", b, twin_unet(b.net)) as pipe:
