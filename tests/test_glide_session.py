@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 
 from methods.__main__ import main
 from methods.glide_session import Session, box, parse
@@ -141,3 +142,18 @@ def test_a_person_is_asked_until_done(folder, tmp_path, monkeypatch, capsys):
                  "-o", str(tmp_path / "x.png")]) == 0
     seen = capsys.readouterr()
     assert "zzz" in seen.err and "1 state," in seen.out
+
+
+@pytest.mark.parametrize("command, said", [("generate", "works with --model shapes-glide-conditional --w 1"),
+                                           ("inpaint", "`make weights` trains it")])
+def test_a_default_that_is_not_shipped_yet_is_said_to_be(tmp_path, monkeypatch, capsys, command, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("methods.commands.glide.names", lambda: [])
+    Image.new("RGB", (64, 64)).save("in.png")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (16, 16, 48, 48))
+    mask.save("mask.png")
+    more = ["in.png", "--mask", "mask.png"] if command == "inpaint" else []
+    assert main(["glide", command, *more, "--prompt", "a star", "-o", "out.png"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("palimpsest: error: ") and "is not shipped yet" in err and said in err and err.count("\n") == 1

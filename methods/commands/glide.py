@@ -16,7 +16,7 @@ from methods.glide import check_way, glide, inpaint, known, rerank, texts_of
 from methods.glide_session import Session, parse
 from samplers.guidance import Gradient, classifier_guidance, clip_guidance
 from samplers.respacing import respaced
-from weights import Bundle, load, pick_dtype
+from weights import Bundle, load, names, pick_dtype
 from weights.estimate import Passes, estimate, together
 from weights.judges import load_classifier, load_judge
 from worlds.files import Original, contact_sheet, read_mask, write_picture
@@ -70,8 +70,15 @@ def stages(p: argparse.ArgumentParser, base: str, upsampler: str, verb: Callable
     run_options(p, "the result, .png, .jpg or .webp", estimates=estimates)
 
 
+UNSHIPPED = {                                    # what a command takes by default, and is still to be trained
+    "shapes-glide": "`glide generate` works with --model shapes-glide-conditional --w 1; `make weights` trains it",
+    "shapes-glide-inpaint": "`make weights` trains it"}
+
+
 def opened_stages(a: argparse.Namespace, device: str | None = None, dtype: torch.dtype | None = None) -> tuple[Bundle, Bundle | None]:
     """The base model and, unless none is wanted, the upsampler."""
+    if a.model in UNSHIPPED and a.model not in names():
+        raise Mistake(f"model: {a.model} is not shipped yet; {UNSHIPPED[a.model]}")
     b = load(a.model, device or a.device, dtype)
     with blame("upsampler"):
         return b, None if a.upsampler == "none" else load(a.upsampler, device or a.device, dtype)
