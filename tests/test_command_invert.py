@@ -100,6 +100,16 @@ def test_a_file_of_another_prompt_is_refused(room, tiny, capsys):
     assert "was made for another prompt ('a red star', not 'a blue star')" in capsys.readouterr().err
 
 
+def test_the_files_own_w_serves_where_none_is_given(room, tiny, capsys):
+    argv = ["null-text", "in.png", "--prompt", "a red star", "--steps", 1, "--inner", 1, "--model", tiny, "-o", "out.png"]
+    assert main(*argv, "--w", 3, "--save", "kept.safetensors") == 0
+    first = (room / "out.png").read_bytes()
+    assert main(*argv, "--load", "kept.safetensors") == 0 and (room / "out.png").read_bytes() == first
+    assert main(*argv, "--load", "kept.safetensors", "--w", 5) == 2
+    assert "was made for another w ('3.0', not '5.0')" in capsys.readouterr().err
+    assert main(*argv) == 0 and (room / "out.png").read_bytes() != first    # 7.5, as the verb has it
+
+
 @pytest.mark.parametrize("more, message", [
     (["--w", 0], "w: must be at least 1"), (["--steps", 0], "steps must be"), (["--iterations", -1], "iterations: must be 0"),
     (["--prompt", "a red sart"], 'unknown word "sart"'), (["-o", "out.txt"], "out: ")])
@@ -118,7 +128,7 @@ def test_a_file_to_go_on_from_that_is_of_other_settings_is_named(room, tiny, cap
 
 @pytest.mark.parametrize("argv, verb, own", [
     (["invert", "in.png", "--prompt", ""], ladder, {"b", "x", "prompt", "done"}),
-    (["null-text", "in.png", "--prompt", "", "-o", "out.png"], null_text, {"b", "x", "prompt", "shared", "noise", "state"})])
+    (["null-text", "in.png", "--prompt", "", "-o", "out.png"], null_text, {"b", "x", "prompt", "w", "shared", "noise", "state"})])
 def test_the_defaults_are_those_of_the_verb(argv, verb, own):
     parsed, parameters = vars(parse(*argv)), inspect.signature(verb).parameters
     assert {name: parsed[name] for name in parameters if name not in own} == \
