@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -74,8 +75,7 @@ def l_vlb(sched: Schedule, x_0: Tensor, x_t: Tensor, t: Tensor, eps: Tensor, v: 
     KL(q(x_{t−1} | x_t, x_0) ‖ N(μ_θ, Σ_θ)), μ_θ from eps and Σ_θ from v; for t = 1 the code length −log p(x_0 | x_1) of an 8-bit
     picture (DDPM, Eq. 13). x_0, x_t, eps, v: (b c y x); t: (b,), whole, 1 … T.
     """
-    low, high, share = (rearrange(torch.tensor(column, dtype=torch.float64), "b -> b 1 1 1").to(x_t)
-                        for column in zip(*(_terms(sched, n) for n in t.tolist())))
+    low, high, share = (rearrange(column, "b -> b 1 1 1").to(x_t) for column in _terms(sched)[:, t.cpu()])
     f = (v + 1) / 2
     log_var = f * high + (1 - f) * low
     off = share * (x_0 - x0_from_eps(sched, x_t, t, eps))                   # μ̃ − μ_θ: both means are the same mixture with x_t
@@ -85,10 +85,14 @@ def l_vlb(sched: Schedule, x_0: Tensor, x_t: Tensor, t: Tensor, eps: Tensor, v: 
     return nats.mean(dim=(1, 2, 3)) / math.log(2)
 
 
-def _terms(sched: Schedule, t: int) -> tuple[float, float, float]:
-    """(log β̃_t, log β_t, weight of x_0 in the mean of q(x_{t−1} | x_t, x_0))."""
-    a_t, a_s = sched.at(t), sched.at(t - 1)
-    return *log_bounds(sched, t, t - 1), a_s ** .5 * (1 - a_t / a_s) / (1 - a_t)
+@lru_cache(maxsize=8)
+def _terms(sched: Schedule) -> Tensor:
+    """log β̃_t, log β_t and the weight of x_0 in the mean of q(x_{t−1} | x_t, x_0), for all t = 0 … T: (3 T+1), nothing at t = 0."""
+    rows = [(math.nan,) * 3]
+    for t in range(1, sched.T + 1):
+        a_t, a_s = sched.at(t), sched.at(t - 1)
+        rows.append((*log_bounds(sched, t, t - 1), a_s ** .5 * (1 - a_t / a_s) / (1 - a_t)))
+    return torch.tensor(rows, dtype=torch.float64).T
 
 
 def code_length(x_0: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:

@@ -65,3 +65,13 @@ class Rng:
             raise ValueError(f"shape asks for {b} pictures, this Rng has {len(self)} seeds: make Rng.of(seed, {b})")
         z = torch.stack([draw(tuple(size), g) for g in self.generators])
         return z.float() if like is None else z.to(like)
+
+
+def gaussian(like: Tensor, generator: Generator) -> Tensor:
+    """N(0, 1) of the shape, dtype and device of `like`, drawn on that device, whose own generator the CPU's seeds.
+
+    For training, where the CPU would not keep up with a GPU: the same on every run, but not the same on every device.
+    """
+    if like.is_cuda:
+        generator = Generator(like.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    return torch.randn(like.shape, generator=generator, device=generator.device).to(like)

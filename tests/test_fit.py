@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from training import fit as module
-from training.fit import ema_decay, fit, learning_rate, rank_and_world, step_generator
+from training.fit import ahead, ema_decay, fit, learning_rate, moved, rank_and_world, step_generator
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = dict(steps=40, lr=1e-2, warmup=4, save_every=7, progress=False)
@@ -138,6 +139,31 @@ def test_data_of_a_step_depends_on_seed_step_and_rank_alone():
     draws = [torch.randn(4, generator=step_generator(*key)) for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
     assert_close(draws[0], torch.randn(4, generator=step_generator(0, 0, 0)), atol=0, rtol=0)
     assert all(not torch.equal(a, b) for n, a in enumerate(draws) for b in draws[:n])
+
+
+def test_a_run_whose_data_others_draw_ahead_is_the_same_run_and_goes_on_where_it_was_stopped(tmp_path):
+    whole = fit(loss, net(), batch, **SETTINGS)
+    assert_same_run(fit(loss, net(), batch, workers=2, **SETTINGS), whole)
+    files = dict(checkpoint=tmp_path / "c.pt")
+    with pytest.raises(Stop):
+        fit(loss, net(), stop_at(20), workers=2, **files, **SETTINGS)
+    assert_same_run(fit(loss, net(), batch, workers=1, **files, **SETTINGS), whole)
+    in_pieces = fit(loss, net(), lambda n, g: [batch(n, g), batch(n, g)], accumulate=2, **SETTINGS)
+    assert_same_run(fit(loss, net(), lambda n, g: [batch(n, g), batch(n, g)], accumulate=2, workers=2, **SETTINGS), in_pieces)
+
+
+def test_ahead_keeps_the_order_and_gives_what_draw_gives():
+    for workers in (0, 2):
+        found = list(ahead(lambda n: (Path(str(n)), [n], {"a": torch.full((2,), n)}), range(3, 10), workers))
+        assert [(path, numbers, d["a"].tolist()) for path, numbers, d in found] == [(Path(str(n)), [n], [n, n]) for n in range(3, 10)]
+
+
+def test_data_is_moved_whatever_it_is_packed_in():
+    pair = namedtuple("pair", "a b")
+    found = moved((1, "x", [torch.ones(2)], {"k": torch.ones(3)}, None), torch.device("meta"))
+    assert found[:2] == (1, "x") and found[4] is None and found[2][0].device.type == found[3]["k"].device.type == "meta"
+    assert isinstance(found[2], list)
+    assert moved(pair(torch.ones(1), 2), torch.device("meta")).a.device.type == "meta"
 
 
 def test_frozen_weights_stay_and_the_memory_format_is_kept():

@@ -8,7 +8,7 @@ from torch import Generator
 from methods.super_resolution import made_small
 from samplers.schedule import Schedule
 from training import shapes_classifier, shapes_clip, shapes_glide, shapes_glide_inpaint, shapes_glide_upsampler
-from training.shapes_glide import draw, told
+from training.scenes import draw, told
 from training.shapes_glide_upsampler import spoilt
 from weights import WeightsError, load
 from weights.files import read_weights

@@ -56,7 +56,7 @@ def read(tokenizer: WordTokenizer, texts: list[str], rng: random.Random) -> Tens
 
 
 def main(*, steps: int = 20000, batch: int = 64, lr: float = 1e-3, scenes: int = 60000, warmup: int = 300, precision: str = "float32",
-         compiled: int = 0, seed: int = 0, init: str = "", data: str = "runs/emoji_data", state: str = "runs/emoji",
+         compiled: int = 0, seed: int = 0, workers: int = 0, init: str = "", data: str = "runs/emoji_data", state: str = "runs/emoji",
          vae: str = "emoji-vae", device: str = "auto", out: str = "weights") -> None:
     (rank, many), on = rank_and_world(), own_device(device)
     arguments = dict(steps=steps, batch=batch, lr=lr, scenes=scenes, warmup=warmup, precision=precision, compiled=compiled, seed=seed,
@@ -64,7 +64,7 @@ def main(*, steps: int = 20000, batch: int = 64, lr: float = 1e-3, scenes: int =
     world = open_world(data)
     rng = random.Random(int(torch.randint(2**62, (), generator=step_generator(seed, steps, rank))))
     known = sample_scenes([e for e in world.emoji if not is_held_out(e)], scenes // many, rng)
-    latents = encode_all(load_autoencoder(vae, on), known, lambda part: render(world, part)).half()
+    latents = encode_all(load_autoencoder(vae, on), known, lambda part: render(world, part), workers).half()
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     modules, tokenizer, config = models(NET, LENGTH, vocabulary(world))
     earlier = start_from(init, dict(modules))
@@ -73,9 +73,9 @@ def main(*, steps: int = 20000, batch: int = 64, lr: float = 1e-3, scenes: int =
         rows = torch.randint(len(known), (batch // many,), generator=generator)
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         tokens = read(tokenizer, [told(known[i], rng) for i in rows.tolist()], rng)
-        return latents[rows].float().to(on, memory_format=torch.channels_last), tokens.to(on)
+        return latents[rows].float().to(memory_format=torch.channels_last), tokens
 
-    train("emoji", modules, draw, config, arguments, earlier=earlier, vae=vae, state=state, on=on, out=out)
+    train("emoji", modules, draw, config, arguments, earlier=earlier, vae=vae, state=state, on=on, out=out, workers=workers)
 
 
 if __name__ == "__main__":

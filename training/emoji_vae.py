@@ -32,12 +32,12 @@ def pictures(world: World, held_out: bool) -> Callable[[int, Generator], Tensor]
 
 
 def main(*, steps: int = 6000, batch: int = 16, lr: float = 1.5e-3, kl_weight: float = 1e-6, smooth: float = .1, tests: int = 512,
-         precision: str = "float32", compiled: int = 0, seed: int = 0, init: str = "", data: str = "runs/emoji_data",
+         precision: str = "float32", compiled: int = 0, seed: int = 0, workers: int = 0, init: str = "", data: str = "runs/emoji_data",
          state: str = "runs/emoji_vae", device: str = "auto", out: str = "weights") -> None:
     world = open_world(data)
     train("emoji-vae", pictures(world, held_out=False), pictures(world, held_out=True), config=CONFIG, steps=steps, batch=batch,
           lr=lr, kl_weight=kl_weight, smooth=smooth, tests=tests, seed=seed, init=init, state=state, device=device, out=out,
-          precision=precision, compiled=compiled)
+          precision=precision, compiled=compiled, workers=workers)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@
 
 Nothing random outlives a step, so the state of a run is (θ, m, AdamW's moments, step), and a run resumed from it is
 bit for bit the run that was never stopped. Under `python` it is one process; under `torchrun` as many as asked for:
-each rank sees its own data and DDP averages the gradients.
+each rank sees its own data and DDP averages the gradients. Since data is a pure function of the step, other processes can
+draw it ahead (`workers`), and the run is still the same run.
 
 AdamW: Loshchilov & Hutter, arXiv:1711.05101v3. Cosine decay: the same authors, arXiv:1608.03983v5.
 """
@@ -19,7 +20,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,8 +30,11 @@ import torch
 import torch.distributed as dist
 from torch import Generator, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+PAUSE = 20.  # seconds between two checkpoints on a GPU, which does `save_every` small steps in less
+PATIENCE = 300   # seconds to wait for what another process draws: one that died, or whose data cannot be sent, never answers
 PRECISIONS = ("float32", "bfloat16")
 LOOK = 10    # steps between two looks at the loss: reading a number from the GPU halts it
 
@@ -49,21 +53,22 @@ LossFn = Callable[[nn.Module, Any, Generator], Tensor]
 def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any], *, steps: int, lr: float,
         warmup: int = 200, ema: float = .999, clip: float = 1., weight_decay: float = 0.,
         betas: tuple[float, float] = (.9, .99), accumulate: int = 1, precision: str = "float32",
-        seed: int = 0, checkpoint: str | Path | None = None,
+        seed: int = 0, workers: int = 0, checkpoint: str | Path | None = None,
         save_every: int = 200, log: str | Path | None = None, identity: dict[str, Any] | None = None,
         progress: bool = True, resume: bool = True, after: Callable[[int], None] | None = None) -> Fitted:
     """Train `net` for `steps` steps of `loss_fn(net, batch(step, generator), generator)`, a scalar.
 
-    The CPU generator is seeded anew from (seed, step, rank): draw all randomness from it. `lr` rises linearly for
-    `warmup` steps, then falls to 0 along a cosine; `clip` bounds the gradient's norm (`math.inf`: never); `ema` in
-    [0, 1) is the decay of the average. `accumulate` > 1: `batch` gives a sequence of so many pieces, and a step follows the mean of
-    their losses, one piece in memory at a time. `precision` "bfloat16": products and convolutions run in it (autocast), weights,
-    averages and the loss's own sums stay float32. `checkpoint` is rewritten every `save_every` steps, never half-written; with
-    `resume` a run goes on from it. `identity`: what else makes this run the run it is (batch size, data …); a checkpoint
-    of another one is refused. `log` is a CSV file of step, lr, loss. `net` stays on its device and in its memory
-    format; under torchrun, put it on the rank's own device first and `checkpoint` where every rank can read it.
-    Only rank 0 writes. `after(step)`, without gradients, is called when a step's update is done: a teacher that follows its
-    student moves here. What it changes belongs into buffers or frozen parameters of `net`, which a checkpoint holds.
+    The CPU generator is seeded anew from (seed, step, rank): draw all randomness from it (samplers.noise.gaussian does, on any device).
+    `batch` gives tensors on the CPU, in tuples, lists or dicts, and they are moved to the net's device; `workers` processes, which must not
+    touch a GPU, draw them ahead, 0: none does. `lr` rises linearly for `warmup` steps, then falls to 0 along a cosine; `clip` bounds the
+    gradient's norm (`math.inf`: never); `ema` in [0, 1) is the decay of the average. `accumulate` > 1: `batch` gives a sequence of so many
+    pieces, and a step follows the mean of their losses, one piece in memory at a time. `precision` "bfloat16": products and convolutions
+    run in it (autocast), weights, averages and the loss's own sums stay float32. `checkpoint` is rewritten every `save_every` steps, never
+    half-written, but on a GPU not more often than every PAUSE seconds; with `resume` a run goes on from it. `identity`: what else makes
+    this run the run it is (batch size, data …); a checkpoint of another one is refused. `log` is a CSV file of step, lr, loss. `net` stays
+    on its device and in its memory format; under torchrun, put it on the rank's own device first and `checkpoint` where every rank can read
+    it. Only rank 0 writes. `after(step)`, without gradients, is called when a step's update is done: a teacher that follows its student
+    moves here. What it changes belongs into buffers or frozen parameters of `net`, which a checkpoint holds.
 
     Raises ValueError for bad settings or another run's checkpoint, FloatingPointError when the loss or its gradient is
     not finite (the checkpoint stays at the last good step). Ctrl-C saves and raises KeyboardInterrupt; an update that
@@ -72,8 +77,9 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
     rank, world = rank_and_world()
     run = dict(steps=steps, lr=lr, warmup=warmup, ema=ema, clip=clip, weight_decay=weight_decay, betas=list(betas),
                seed=seed, world=world, accumulate=accumulate, precision=precision, **(identity or {}))
-    _check(run, save_every)
-    half = torch.autocast(next(net.parameters()).device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    _check(run, save_every, workers)
+    device = next(net.parameters()).device
+    half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
     def rate(step: int) -> float:
         return learning_rate(step, steps=steps, lr=lr, warmup=warmup)
@@ -83,6 +89,11 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
 
     def seconds() -> float:
         return before + time.monotonic() - began
+
+    def drawn(step: int) -> tuple[Any, Tensor]:
+        """A step's data, and where its generator stands after them."""
+        generator = step_generator(seed, step, rank)
+        return batch(step, generator), generator.get_state()
 
     def look() -> None:
         """Read the losses since the last look; stop at the first that is not finite."""
@@ -128,18 +139,20 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
             Path(log).parent.mkdir(parents=True, exist_ok=True)
             Path(log).write_text("step,lr,loss\n" + rows(0))
 
-        began = time.monotonic()
+        began = saved = time.monotonic()
+        pause = PAUSE if device.type == "cuda" else 0.
         bar = tqdm(initial=done, total=steps, disable=not (progress and rank == 0), unit="step")
         try:
-            for step in range(done, steps):
+            for step, (data, state) in zip(range(done, steps), ahead(drawn, range(done, steps), workers, device.type == "cuda")):
                 for group in optimiser.param_groups:
                     group["lr"] = rate(step)
-                generator = step_generator(seed, step, rank)
-                pieces = batch(step, generator) if accumulate > 1 else [batch(step, generator)]
+                data, generator = moved(data, device), Generator()
+                generator.set_state(state)
+                pieces = data if accumulate > 1 else [data]
                 if len(pieces) != accumulate:
                     raise ValueError(f"accumulate={accumulate}: batch must give so many pieces, and gave {len(pieces)}")
                 optimiser.zero_grad()
-                loss = torch.zeros((), device=params[0].device)
+                loss = torch.zeros((), device=device)
                 for piece in pieces:
                     with half:
                         part = objective(piece, generator) / accumulate
@@ -156,8 +169,9 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
                     if done % LOOK == 0 or done % save_every == 0 or done == steps:
                         look()
                         bar.set_postfix(loss=f"{np.mean(losses[-100:]):.4f}", refresh=False)
-                    if done % save_every == 0 or done == steps:
+                    if done % save_every == 0 and time.monotonic() - saved >= pause or done == steps:
                         save()
+                        saved = time.monotonic()
                 bar.update()
         except KeyboardInterrupt:
             with _uninterrupted():
@@ -194,6 +208,44 @@ def rank_and_world() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+def moved(data: Any, device: torch.device) -> Any:
+    """The tensors in tuples, lists and dicts on the device; whatever else is in them stays."""
+    if isinstance(data, Tensor):
+        return data.to(device, non_blocking=True)
+    if isinstance(data, dict):
+        return {name: moved(value, device) for name, value in data.items()}
+    if isinstance(data, (tuple, list)):
+        found = [moved(value, device) for value in data]
+        return data._make(found) if hasattr(data, "_make") else type(data)(found)
+    return data
+
+
+def ahead(draw: Callable[[int], Any], numbers: Sequence[int], workers: int, pin: bool = False) -> Iterator[Any]:
+    """draw(n) of each number, in their order: when it is asked for, or drawn ahead by processes that are forked from this one.
+
+    draw must depend on nothing but n and must not touch a GPU. pin: put tensors where a GPU fetches them from while it computes.
+    """
+    if not workers:
+        return map(draw, numbers)
+    return iter(DataLoader(_Drawn(draw), batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=4, pin_memory=pin,
+                           collate_fn=_as_it_is, multiprocessing_context="fork",
+                           timeout=PATIENCE))
+
+
+class _Drawn(Dataset):
+    """A function as DataLoader wants one."""
+
+    def __init__(self, draw: Callable[[int], Any]):
+        self.draw = draw
+
+    def __getitem__(self, n: int) -> Any:
+        return self.draw(n)
+
+
+def _as_it_is(drawn: Any) -> Any:
+    return drawn
+
+
 class _Objective(nn.Module):
     """The loss as a module: DDP then sees every gradient, whichever parts of the net the loss happens to call."""
 
@@ -213,11 +265,11 @@ def _adamw(params: list[Tensor], lr: float, betas: tuple[float, float], weight_d
         return torch.optim.AdamW(params, lr, betas, weight_decay=weight_decay)
 
 
-def _check(run: dict[str, Any], save_every: int) -> None:
+def _check(run: dict[str, Any], save_every: int, workers: int) -> None:
     wanted = (("steps", run["steps"], 1, math.inf), ("lr", run["lr"], 1e-12, 1e3), ("ema", run["ema"], 0, 1 - 1e-9),
               ("warmup", run["warmup"], 0, math.inf), ("clip", run["clip"], 1e-12, math.inf),
               ("seed", run["seed"], 0, 2**63), ("accumulate", run["accumulate"], 1, math.inf),
-              ("save_every", save_every, 1, math.inf))
+              ("save_every", save_every, 1, math.inf), ("workers", workers, 0, math.inf))
     if run["precision"] not in PRECISIONS:
         raise ValueError(f"precision={run['precision']!r}: must be one of {', '.join(PRECISIONS)}")
     for name, value, low, high in wanted:

@@ -27,8 +27,9 @@ from nets.tokenizer import WordTokenizer
 from nets.unet import UNet
 from samplers.convert import q_sample
 from samplers.ddpm import l_simple
+from samplers.noise import gaussian
 from samplers.schedule import Schedule
-from training.fit import fit, rank_and_world, step_generator
+from training.fit import ahead, fit, moved, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, start_from, storage_error
 from weights import Autoencoder, find, load_autoencoder
 from weights.files import sha256
@@ -59,44 +60,47 @@ def how_often(scenes: list[Scene], hard: float) -> Tensor:
     return torch.tensor([hard if any({thing.shape, thing.texture} & set(HARD) for thing in scene.things) else 1. for scene in scenes])
 
 
-def make_latents(vae: Autoencoder, n: int, generator: Generator) -> tuple[list[Scene], Tensor]:
+def make_latents(vae: Autoencoder, n: int, generator: Generator, workers: int = 0) -> tuple[list[Scene], Tensor]:
     """n scenes and their latents (n c y x)."""
     rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
     scenes = [sample_scene(rng) for _ in range(n)]
-    return scenes, encode_all(vae, scenes, render)
+    return scenes, encode_all(vae, scenes, render, workers)
 
 
-def encode_all(vae: Autoencoder, scenes: Sequence[Any], draw: Callable[[Sequence[Any]], Tensor]) -> Tensor:
-    """The latents (n c y x) of scenes, drawn and encoded 64 at a time; on the CPU, in the precision of the autoencoder."""
+def encode_all(vae: Autoencoder, scenes: Sequence[Any], draw: Callable[[Sequence[Any]], Tensor], workers: int = 0) -> Tensor:
+    """The latents (n c y x) of scenes, drawn (by `workers` processes) and encoded 64 at a time; on the CPU, in the autoencoder's precision.
+    """
     some = next(vae.vae.parameters())
-    return torch.cat([vae.encode(draw(scenes[i:i + 64]).to(some)).cpu() for i in range(0, len(scenes), 64)])
+    pictures = ahead(lambda i: draw(scenes[i:i + 64]), range(0, len(scenes), 64), workers)
+    return torch.cat([vae.encode(p.to(some)).cpu() for p in pictures])
 
 
 def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generator, schedule: Schedule) -> Tensor:
     z_0, tokens = data
-    t = (schedule.T * torch.rand(len(z_0), generator=generator).sqrt()).long() + 1                       # density ∝ t, see above
-    eps = torch.randn(z_0.shape, generator=generator).to(z_0)
+    t = (schedule.T * torch.rand(len(z_0), generator=generator).sqrt()).long().clamp(max=schedule.T - 1) + 1     # density ∝ t, see above
+    eps = gaussian(z_0, generator)
     ctx = modules["text"](tokens)
     return l_simple(lambda z_t, t: modules["net"](z_t, t, ctx), schedule, z_0, t, eps, "v")              # Eq. (5) in v-form
 
 
 def train(name: str, modules: nn.ModuleDict, data: Callable[[int, Generator], tuple[Tensor, Tensor]], config: dict, arguments: dict, *,
-          earlier: list[dict], vae: str, state: str, on: torch.device, out: str) -> None:
+          earlier: list[dict], vae: str, state: str, on: torch.device, out: str,
+          workers: int = 0) -> None:
     """Train the modules on latents and tokens that `data` gives for a step, and publish them; `arguments` are the recipe's."""
     schedule, seed, steps = Schedule.cosine(), arguments["seed"], arguments["steps"]
     modules.to(on, memory_format=torch.channels_last)
     if arguments["compiled"]:
         modules["net"].compile()
     fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=arguments["lr"], seed=seed,
-                 warmup=arguments["warmup"], precision=arguments["precision"], checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
-                 identity=dict(recipe=arguments), save_every=100)
+                 warmup=arguments["warmup"], workers=workers, precision=arguments["precision"],
+                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments), save_every=100)
     if rank_and_world()[0] == 0:
         config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=schedule.T), vae=Path(vae).stem,
                       vae_sha256=sha256(find(vae)), size=64, **config)
         g = step_generator(seed, steps + 1)
-        z, tokens = data(steps, g)
+        z, tokens = moved(data(steps, g), on)
         t = torch.linspace(50, schedule.T, len(z)).long()
-        noised = q_sample(schedule, z, t, torch.randn(z.shape, generator=g).to(z))
+        noised = q_sample(schedule, z, t, gaussian(z, g))
         figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]),
                        storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](noised, t, m["text"](tokens))))
         print(publish(name, dict(fitted.ema), config, out=out, recipe=f"training.{name}", arguments=arguments, seconds=fitted.seconds,
@@ -104,12 +108,12 @@ def train(name: str, modules: nn.ModuleDict, data: Callable[[int, Generator], tu
 
 
 def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 40000, two: float = .5, hard: float = 1.,
-         warmup: int = 300, precision: str = "float32", compiled: int = 0, seed: int = 0, init: str = "", state: str = "runs/shapes",
-         vae: str = "shapes-vae", device: str = "auto", out: str = "weights") -> None:
+         warmup: int = 300, precision: str = "float32", compiled: int = 0, seed: int = 0, workers: int = 0, init: str = "",
+         state: str = "runs/shapes", vae: str = "shapes-vae", device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
     arguments = dict(steps=steps, batch=batch, lr=lr, scenes=scenes, two=two, hard=hard, warmup=warmup, precision=precision,
                      compiled=compiled, seed=seed, init=Path(init).name)
-    known, latents = make_latents(load_autoencoder(vae, on), scenes // world, step_generator(seed, steps, rank))
+    known, latents = make_latents(load_autoencoder(vae, on), scenes // world, step_generator(seed, steps, rank), workers)
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     modules, tokenizer, config = models()
     earlier = start_from(init, dict(modules))
@@ -122,10 +126,10 @@ def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 
         rows = torch.where(pairs, *(group[torch.multinomial(often[group], len(pairs), replacement=True, generator=generator)]
                                     for group in (doubles, singles)))
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        z_0, tokens = latents[rows].to(on, memory_format=torch.channels_last), tokenizer([told(known[i], rng) for i in rows.tolist()])
-        return z_0, tokens.to(on)
+        z_0, tokens = latents[rows].to(memory_format=torch.channels_last), tokenizer([told(known[i], rng) for i in rows.tolist()])
+        return z_0, tokens
 
-    train("shapes", modules, data, config, arguments, earlier=earlier, vae=vae, state=state, on=on, out=out)
+    train("shapes", modules, data, config, arguments, earlier=earlier, vae=vae, state=state, on=on, out=out, workers=workers)
 
 
 if __name__ == "__main__":

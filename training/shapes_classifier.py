@@ -7,7 +7,6 @@ diffusion model that is to be guided, here GLIDE's base at 32×32. Held-out pair
 """
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import torch
@@ -16,23 +15,24 @@ from torch import Generator, Tensor, nn
 from nets.noisy_reader import NoisyReader
 from nets.reader import reader_loss
 from samplers.convert import q_sample
+from samplers.noise import gaussian
 from samplers.schedule import Schedule
-from training.fit import fit, rank_and_world, step_generator
+from training.fit import fit, moved, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, start_from, storage_error
-from training.shapes_glide import SIZE, draw
+from training.scenes import Draw, Supply
+from training.shapes_glide import SIZE
 from training.shapes_reader import labels
-from worlds.files import eight_bits
-from worlds.shapes import ATTRIBUTES, render
+from worlds.shapes import ATTRIBUTES
 
 CONFIG = dict(size=SIZE, patch=4, width=128, layers=4, heads=4)
 SCHEDULE = dict(name="cosine", T=1000)
 
 
-def main(*, steps: int = 3000, batch: int = 64, lr: float = 1e-3, two: float = .3, warmup: int = 200, precision: str = "float32",
-         seed: int = 0, tests: int = 1024, init: str = "", state: str = "runs/shapes_classifier", device: str = "auto",
-         out: str = "weights") -> None:
+def main(*, steps: int = 3000, batch: int = 64, lr: float = 1e-3, two: float = .3, kept: int = 0, warmup: int = 200,
+         precision: str = "float32", seed: int = 0, workers: int = 0, tests: int = 1024, init: str = "",
+         state: str = "runs/shapes_classifier", device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, warmup=warmup, precision=precision, seed=seed, tests=tests,
+    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, kept=kept, warmup=warmup, precision=precision, seed=seed, tests=tests,
                      init=Path(init).name)
     schedule = Schedule.cosine(SCHEDULE["T"])
     torch.manual_seed(seed)
@@ -40,22 +40,25 @@ def main(*, steps: int = 3000, batch: int = 64, lr: float = 1e-3, two: float = .
     earlier = start_from(init, {"classifier": net})
     net.to(on)
 
-    def data(n: int, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        scenes = draw(n, random.Random(int(torch.randint(2**62, (), generator=generator))), two)
-        return eight_bits(render(scenes, SIZE)).to(on), {name: found.to(on) for name, found in labels(scenes).items()}
+    supply = Supply(SIZE, two=two, kept=kept // world, seed=(seed, rank), workers=workers)
+
+    def data(n: int, generator: Generator, scenes_of: Draw = supply) -> tuple[Tensor, dict[str, Tensor]]:
+        scenes, pictures, _ = scenes_of(n, generator)
+        return pictures, labels(scenes)
 
     def read(net: nn.Module, x_0: Tensor, t: Tensor, generator: Generator) -> dict[str, Tensor]:
-        x_t = q_sample(schedule, x_0, t, torch.randn(x_0.shape, generator=generator).to(x_0))
+        x_t = q_sample(schedule, x_0, t, gaussian(x_0, generator))
         return net(x_t, (t - 1).to(on))
 
     def loss(net: nn.Module, d: tuple[Tensor, dict[str, Tensor]], g: Generator) -> Tensor:
         return reader_loss(read(net, d[0], torch.randint(1, schedule.T + 1, (len(d[0]),), generator=g), g), d[1])
 
     fitted = fit(loss, net, lambda step, g: data(batch // world, g), steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup,
-                 weight_decay=.01, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
+                 workers=workers, weight_decay=.01, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
+                 identity=dict(recipe=arguments))
     if rank == 0:
         g, net = step_generator(seed, steps + 1), fitted.ema
-        x_0, truth = data(tests, g)
+        x_0, truth = moved(data(tests, g, supply.fresh), on)
         figures = {"n": tests, "loss": sum(fitted.losses[-200:]) / len(fitted.losses[-200:])}
         for t in (1, 250, 500, 750):
             logits = read(net, x_0, torch.full((tests,), t), g)

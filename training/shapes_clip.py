@@ -10,7 +10,6 @@ Chance finds a picture's caption among n once in n; the record tells how often t
 """
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import torch
@@ -21,13 +20,12 @@ from nets.noised_clip import NoisedCLIP
 from nets.tokenizer import WordTokenizer
 from nets.vit import standardise
 from samplers.convert import q_sample
+from samplers.noise import gaussian
 from samplers.schedule import Schedule
-from training.fit import fit, rank_and_world, step_generator
+from training.fit import fit, moved, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, start_from, storage_error
-from training.shapes_glide import draw, told
-from worlds.files import eight_bits
+from training.scenes import Draw, Supply, told
 from worlds.scene import WORDS
-from worlds.shapes import render
 
 LENGTH = 24
 TOWERS = dict(width=128, layers=4, heads=4, embed=64, length=LENGTH, text_width=128, text_layers=3, text_heads=4)
@@ -50,36 +48,37 @@ def logits(net: CLIP | NoisedCLIP, pictures: Tensor, tokens: Tensor, generator: 
     if isinstance(net, CLIP):
         return net(standardise(pictures, MEAN, STD), tokens)
     t = torch.randint(1, schedule.T + 1, (len(pictures),), generator=generator) if t is None else t
-    x_t = q_sample(schedule, pictures, t, torch.randn(pictures.shape, generator=generator).to(pictures))
+    x_t = q_sample(schedule, pictures, t, gaussian(pictures, generator))
     return net(x_t, (t - 1).to(pictures.device), tokens)
 
 
-def main(*, steps: int = 3000, batch: int = 128, lr: float = 1e-3, two: float = .4, noised: int = 0, warmup: int = 200,
-         precision: str = "float32", seed: int = 0, tests: int = 1024, init: str = "", name: str = "shapes-clip",
+def main(*, steps: int = 3000, batch: int = 128, lr: float = 1e-3, two: float = .4, noised: int = 0, kept: int = 0, warmup: int = 200,
+         precision: str = "float32", seed: int = 0, workers: int = 0, tests: int = 1024, init: str = "", name: str = "shapes-clip",
          state: str = "runs/shapes_clip", device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, noised=noised, warmup=warmup, precision=precision, seed=seed, tests=tests,
-                     init=Path(init).name)
+    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, noised=noised, kept=kept, warmup=warmup, precision=precision, seed=seed,
+                     tests=tests, init=Path(init).name)
     schedule = Schedule.cosine(SCHEDULE["T"])
     torch.manual_seed(seed)
     net, tokenizer, config = model(bool(noised))
     earlier = start_from(init, {"clip": net})
     net.to(on)
 
-    def data(n: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        scenes = draw(n, rng, two)
-        pictures = eight_bits(render(scenes, config["clip"]["size"]))
-        return pictures.to(on), tokenizer([told(scene, rng, 0.) for scene in scenes]).to(on)
+    supply = Supply(config["clip"]["size"], two=two, kept=kept // world, seed=(seed, rank), workers=workers)
+
+    def data(n: int, generator: Generator, scenes_of: Draw = supply) -> tuple[Tensor, Tensor]:
+        scenes, pictures, rng = scenes_of(n, generator)
+        return pictures, tokenizer([told(scene, rng) for scene in scenes])
 
     def loss(net: nn.Module, d: tuple[Tensor, Tensor], generator: Generator) -> Tensor:
         return contrastive_loss(logits(net, *d, generator, schedule))
 
     fitted = fit(loss, net, lambda step, g: data(batch // world, g), steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup,
-                 weight_decay=.0125, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
+                 workers=workers, weight_decay=.0125, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
+                 identity=dict(recipe=arguments))
     if rank == 0:
         g, net = step_generator(seed, steps + 1), fitted.ema
-        pictures, tokens = data(tests, g)
+        pictures, tokens = moved(data(tests, g, supply.fresh), on)
         figures = {"n": tests, "among": AMONG, "loss": sum(fitted.losses[-200:]) / len(fitted.losses[-200:])}
         for t in (1, 250, 500, 750) if noised else (0,):
             found = [logits(net, p, k, g, schedule, torch.full((len(p),), t)).argmax(1) == torch.arange(len(p), device=on)

@@ -10,12 +10,11 @@ The second phase goes on exactly as before, with 20 % of the token rows empty; o
 
 ours: the prediction is a velocity instead of ε, as in all our recipes (training/shapes.py says why), and times are drawn with density ∝
 t^tilt, so L_vlb is weighted so too: which shape a word means is settled while the picture is nearly noise, and it is learnt last. Scenes
-are drawn anew for every step, `two` is the share of those with two things, and `hard` draws scenes with what is learnt last so many times
-as often (training/shapes.py).
+are drawn anew for every step, or `kept` of them once (training/scenes.py); `two` is the share of those with two things, and `hard` draws
+scenes with what is learnt last so many times as often (training/shapes.py).
 """
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import torch
@@ -25,14 +24,13 @@ from nets.glide import SMALL, SMALL_TEXT, GlideText, GlideUNet, for_inpainting
 from nets.tokenizer import WordTokenizer
 from samplers.convert import eps_from_output, q_sample
 from samplers.learned import l_hybrid, l_vlb
+from samplers.noise import gaussian
 from samplers.schedule import Schedule
-from training.fit import fit, rank_and_world, step_generator
+from training.fit import fit, moved, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, start_from, storage_error
-from training.shapes import how_often
+from training.scenes import Draw, Supply, told
 from weights.files import read_weights, sha256
-from worlds.files import eight_bits
-from worlds.scene import SHAPES, WORDS, Scene
-from worlds.shapes import caption, render, sample_scene
+from worlds.scene import SHAPES, WORDS
 
 SIZE = 32
 
@@ -54,23 +52,6 @@ def start_widened(init: str, modules: nn.ModuleDict) -> list[dict]:
     return start_from(init, dict(modules)) if widened else earlier
 
 
-def told(scene: Scene, rng: random.Random, empty: float) -> str:
-    """A caption, now and then without sizes or background; empty for the share `empty`, each picture by its own draw."""
-    return "" if rng.random() < empty else caption(scene, size=rng.random() > .15, background=rng.random() > .15)
-
-
-def draw(n: int, rng: random.Random, two: float, hard: float = 1., without: str = "") -> list[Scene]:
-    """n scenes, the share `two` of them with two things; those with what is learnt last `hard` times as often as chance has them, and none
-    with a thing of the shape `without`."""
-    counts, drawn = [1 + (rng.random() < two) for _ in range(n)], []
-    for things in counts:
-        scene = sample_scene(rng, things)
-        while without in {thing.shape for thing in scene.things} or hard > 1 and rng.random() > float(how_often([scene], hard)[0]) / hard:
-            scene = sample_scene(rng, things)
-        drawn.append(scene)
-    return drawn
-
-
 def times(n: int, T: int, generator: Generator, tilt: float = 1.) -> Tensor:
     """n whole times 1 … T with density ∝ t^tilt."""
     return (T * torch.rand(n, generator=generator) ** (1 / (1 + tilt))).long().clamp(max=T - 1) + 1
@@ -79,13 +60,14 @@ def times(n: int, T: int, generator: Generator, tilt: float = 1.) -> Tensor:
 def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generator, schedule: Schedule, tilt: float = 1.) -> Tensor:
     x_0, tokens = data
     t, ctx = times(len(x_0), schedule.T, generator, tilt), modules["text"](tokens)
-    eps = torch.randn(x_0.shape, generator=generator).to(x_0)
+    eps = gaussian(x_0, generator)
     return l_hybrid(lambda x_t, t: modules["net"](x_t, t.to(x_t.device), ctx), schedule, x_0, t, eps, "v")[0]
 
 
 def main(*, steps: int = 12000, batch: int = 32, lr: float = 1e-3, two: float = .3, hard: float = 1., tilt: float = 1., empty: float = 0.,
-         without: str = "", warmup: int = 300, precision: str = "float32", compiled: int = 0, seed: int = 0, init: str = "",
-         name: str = "shapes-glide-conditional", state: str = "runs/shapes_glide", device: str = "auto", out: str = "weights") -> None:
+         without: str = "", kept: int = 0, warmup: int = 300, precision: str = "float32", compiled: int = 0, seed: int = 0,
+         workers: int = 0, init: str = "", name: str = "shapes-glide-conditional", state: str = "runs/shapes_glide", device: str = "auto",
+         out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
     if not 0 <= empty <= 1:
         raise ValueError(f"empty: must be a share from 0 to 1 of the captions, got {empty}")
@@ -93,7 +75,7 @@ def main(*, steps: int = 12000, batch: int = 32, lr: float = 1e-3, two: float = 
         raise ValueError(f"tilt: times are drawn with density ∝ t^tilt; it must be 0 or more, got {tilt}")
     if without not in ("", *SHAPES):
         raise ValueError(f"without: no shape is called {without!r}; there are {', '.join(SHAPES)}")
-    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, hard=hard, tilt=tilt, empty=empty, without=without, warmup=warmup,
+    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, hard=hard, tilt=tilt, empty=empty, without=without, kept=kept, warmup=warmup,
                      precision=precision, compiled=compiled, seed=seed, init=Path(init).name)
     schedule = Schedule.cosine()
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
@@ -103,19 +85,20 @@ def main(*, steps: int = 12000, batch: int = 32, lr: float = 1e-3, two: float = 
     if compiled:
         modules["net"].compile()
 
-    def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        scenes = draw(batch // world, rng, two, hard, without)
-        x_0 = eight_bits(render(scenes, SIZE)).to(on, memory_format=torch.channels_last)
-        return x_0, tokenizer([told(scene, rng, empty) for scene in scenes]).to(on)
+    supply = Supply(SIZE, two=two, hard=hard, without=without, kept=kept // world, seed=(seed, rank), workers=workers)
+
+    def data(step: int, generator: Generator, scenes_of: Draw = supply) -> tuple[Tensor, Tensor]:
+        scenes, x_0, rng = scenes_of(batch // world, generator)
+        return x_0.to(memory_format=torch.channels_last), tokenizer([told(scene, rng, empty) for scene in scenes])
 
     fitted = fit(lambda m, d, g: loss(m, d, g, schedule, tilt), modules, data, steps=steps, lr=lr, precision=precision, seed=seed,
-                 warmup=warmup, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
+                 warmup=warmup, workers=workers, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
                  identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")))
     if rank == 0:
         config = dict(kind="glide", prediction="v", learned_variance=True, schedule=dict(name="cosine", T=schedule.T), vae=None, size=SIZE,
                       **config)
-        figures = judge(dict(fitted.ema), data(steps, step_generator(seed, steps + 1)), schedule, fitted.losses, seed)
+        figures = judge(dict(fitted.ema), moved(data(steps, step_generator(seed, steps + 1), supply.fresh), on), schedule, fitted.losses,
+                        seed)
         print(publish(name, dict(fitted.ema), config, out=out, recipe="training.shapes_glide", arguments=arguments, seconds=fitted.seconds,
                       figures=figures, earlier=earlier), figures)
 
@@ -126,7 +109,7 @@ def judge(modules: dict[str, nn.Module], data: tuple[Tensor, Tensor], schedule: 
     """What the manifest says of a finished run: the loss, its bound on the code length, and what float16 costs."""
     (x_0, tokens), g = data, step_generator(seed, 0)
     t = torch.linspace(50, schedule.T, len(x_0)).long()
-    eps = torch.randn(x_0.shape, generator=g).to(x_0)
+    eps = gaussian(x_0, g)
     x_t, ctx = q_sample(schedule, x_0, t, eps), modules["text"](tokens)
 
     def bits(t: Tensor) -> float:

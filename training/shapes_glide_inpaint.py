@@ -8,21 +8,20 @@ Their weights begin as zero, so that the first step is the base model's own (tes
 """
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
 
 from samplers.learned import l_hybrid
+from samplers.noise import gaussian
 from samplers.schedule import Schedule
-from training.fit import fit, rank_and_world, step_generator
+from training.fit import fit, moved, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, storage_error
-from training.shapes_glide import SIZE, draw, models, start_widened, times, told
+from training.scenes import Draw, Supply, told
+from training.shapes_glide import SIZE, models, start_widened, times
 from weights.files import sha256
 from worlds.erase import erased
-from worlds.files import eight_bits
-from worlds.shapes import render
 
 Data = tuple[Tensor, Tensor, Tensor]                         # pictures, masks of what is rubbed out, tokens
 
@@ -30,15 +29,16 @@ Data = tuple[Tensor, Tensor, Tensor]                         # pictures, masks o
 def loss(modules: nn.ModuleDict, data: Data, generator: Generator, schedule: Schedule) -> Tensor:
     x_0, mask, tokens = data
     t, ctx, net = times(len(x_0), schedule.T, generator), modules["text"](tokens), modules["net"]
-    eps = torch.randn(x_0.shape, generator=generator).to(x_0)
+    eps = gaussian(x_0, generator)
     return l_hybrid(lambda x_t, t: net(net.inputs(x_t, picture=x_0, mask=mask), t.to(x_t.device), ctx), schedule, x_0, t, eps, "v")[0]
 
 
-def main(*, steps: int = 4000, batch: int = 32, lr: float = 5e-4, two: float = .4, hard: float = 1., empty: float = .2, warmup: int = 200,
-         precision: str = "float32", compiled: int = 0, seed: int = 0, init: str = "weights/shapes-glide.safetensors",
-         state: str = "runs/shapes_glide_inpaint", device: str = "auto", out: str = "weights") -> None:
+def main(*, steps: int = 4000, batch: int = 32, lr: float = 5e-4, two: float = .4, hard: float = 1., empty: float = .2, kept: int = 0,
+         warmup: int = 200, precision: str = "float32", compiled: int = 0, seed: int = 0, workers: int = 0,
+         init: str = "weights/shapes-glide.safetensors", state: str = "runs/shapes_glide_inpaint", device: str = "auto",
+         out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, hard=hard, empty=empty, warmup=warmup, precision=precision,
+    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, hard=hard, empty=empty, kept=kept, warmup=warmup, precision=precision,
                      compiled=compiled, seed=seed, init=Path(init).name)
     schedule = Schedule.cosine()
     torch.manual_seed(seed)
@@ -49,19 +49,20 @@ def main(*, steps: int = 4000, batch: int = 32, lr: float = 5e-4, two: float = .
     if compiled:
         modules["net"].compile()
 
-    def data(step: int, generator: Generator) -> Data:
-        rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        scenes = draw(batch // world, rng, two, hard)
-        x_0 = eight_bits(render(scenes, SIZE)).to(on, memory_format=torch.channels_last)
-        return x_0, erased(len(x_0), SIZE, generator).to(on), tokenizer([told(scene, rng, empty) for scene in scenes]).to(on)
+    supply = Supply(SIZE, two=two, hard=hard, kept=kept // world, seed=(seed, rank), workers=workers)
+
+    def data(step: int, generator: Generator, scenes_of: Draw = supply) -> Data:
+        scenes, x_0, rng = scenes_of(batch // world, generator)
+        return (x_0.to(memory_format=torch.channels_last), erased(len(x_0), SIZE, generator),
+                tokenizer([told(scene, rng, empty) for scene in scenes]))
 
     fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup,
-                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
+                 workers=workers, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
                  identity=dict(recipe=dict(arguments, init=sha256(init))))
     if rank == 0:
         config = dict(kind="glide", prediction="v", learned_variance=True, schedule=dict(name="cosine", T=schedule.T), vae=None, size=SIZE,
                       **config)
-        x_0, mask, tokens = data(steps, step_generator(seed, steps + 1))
+        x_0, mask, tokens = moved(data(steps, step_generator(seed, steps + 1), supply.fresh), on)
         t = torch.linspace(50, schedule.T, len(x_0)).long().to(on)
         figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]), storage_error=storage_error(
             dict(fitted.ema), lambda m: m["net"](m["net"].inputs(x_0, picture=x_0, mask=mask), t, m["text"](tokens))))

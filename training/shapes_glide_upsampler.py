@@ -13,7 +13,6 @@ is rubbed out; the small one it sees whole.
 """
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import torch
@@ -25,14 +24,14 @@ from metrics.image import psnr
 from nets.glide import SMALL_UPSAMPLER
 from samplers.convert import x0_from_v
 from samplers.learned import l_hybrid
+from samplers.noise import gaussian
 from samplers.schedule import Schedule
-from training.fit import fit, rank_and_world, step_generator
+from training.fit import fit, moved, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, start_from, storage_error
-from training.shapes_glide import draw, models, start_widened, told
+from training.scenes import Draw, Supply, told
+from training.shapes_glide import models, start_widened
 from weights.files import sha256
 from worlds.erase import erased
-from worlds.files import eight_bits
-from worlds.shapes import render
 
 SIZE, FACTOR = 64, 2
 
@@ -42,45 +41,48 @@ Data = tuple[Tensor, Tensor, Tensor, Tensor | None]          # pictures, the sam
 def spoilt(pictures: Tensor, noise: float, generator: Generator) -> Tensor:
     """With Gaussian noise of a standard deviation drawn from U(0, noise) for each picture."""
     level = noise * torch.rand((len(pictures), 1, 1, 1), generator=generator)
-    return (pictures + (level * torch.randn(pictures.shape, generator=generator)).to(pictures)) if noise else pictures
+    return pictures + level.to(pictures) * gaussian(pictures, generator) if noise else pictures
 
 
 def loss(modules: nn.ModuleDict, data: Data, generator: Generator, schedule: Schedule, noise: float) -> Tensor:
     x_0, small, tokens, mask = data
     t, ctx, net = torch.randint(1, schedule.T + 1, (len(x_0),), generator=generator), modules["text"](tokens), modules["net"]
-    eps, small = torch.randn(x_0.shape, generator=generator).to(x_0), spoilt(small, noise, generator)
+    eps, small = gaussian(x_0, generator), spoilt(small, noise, generator)
     kept = {} if mask is None else dict(picture=x_0, mask=mask)
     return l_hybrid(lambda x_t, t: net(net.inputs(x_t, low_res=small, **kept), t.to(x_t.device), ctx), schedule, x_0, t, eps, "v")[0]
 
 
-def main(*, steps: int = 3000, batch: int = 16, lr: float = 1e-3, two: float = .5, noise: float = 0., inpainting: int = 0,
-         warmup: int = 200, precision: str = "float32", seed: int = 0, init: str = "", name: str = "shapes-glide-upsampler",
-         state: str = "runs/shapes_glide_upsampler", device: str = "auto", out: str = "weights") -> None:
+def main(*, steps: int = 3000, batch: int = 16, lr: float = 1e-3, two: float = .5, noise: float = 0., inpainting: int = 0, kept: int = 0,
+         warmup: int = 200, precision: str = "float32", compiled: int = 0, seed: int = 0, workers: int = 0, init: str = "",
+         name: str = "shapes-glide-upsampler", state: str = "runs/shapes_glide_upsampler", device: str = "auto",
+         out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, noise=noise, inpainting=inpainting, warmup=warmup, precision=precision,
-                     seed=seed, init=Path(init).name)
+    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, noise=noise, inpainting=inpainting, kept=kept, warmup=warmup,
+                     precision=precision, compiled=compiled, seed=seed, init=Path(init).name)
     schedule = Schedule.linear()
     torch.manual_seed(seed)
     modules, tokenizer, config = models(SMALL_UPSAMPLER)
     earlier = start_widened(init, modules) if inpainting else start_from(init, dict(modules))
     config["net"] = dict(config["net"], inpainting=modules["net"].inpainting)
     modules.to(on, memory_format=torch.channels_last)
+    if compiled:
+        modules["net"].compile()
 
-    def data(step: int, generator: Generator) -> Data:
-        rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        scenes = draw(batch // world, rng, two)
-        x_0 = eight_bits(render(scenes, SIZE))
-        mask = F.interpolate(erased(len(x_0), SIZE // FACTOR, generator), scale_factor=FACTOR).to(on) if inpainting else None
-        small = made_small(x_0, FACTOR).to(on)
-        return x_0.to(on, memory_format=torch.channels_last), small, tokenizer([told(s, rng, 0.) for s in scenes]).to(on), mask
+    supply = Supply(SIZE, two=two, kept=kept // world, seed=(seed, rank), workers=workers)
+
+    def data(step: int, generator: Generator, scenes_of: Draw = supply) -> Data:
+        scenes, x_0, rng = scenes_of(batch // world, generator)
+        mask = F.interpolate(erased(len(x_0), SIZE // FACTOR, generator), scale_factor=FACTOR) if inpainting else None
+        small = made_small(x_0, FACTOR)
+        return x_0.to(memory_format=torch.channels_last), small, tokenizer([told(s, rng) for s in scenes]), mask
 
     fitted = fit(lambda m, d, g: loss(m, d, g, schedule, noise), modules, data, steps=steps, lr=lr, precision=precision, seed=seed,
-                 warmup=warmup, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
+                 warmup=warmup, workers=workers, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
                  identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")))
     if rank == 0:
         config = dict(kind="glide", prediction="v", learned_variance=True, schedule=dict(name="linear", T=schedule.T), vae=None, size=SIZE,
                       **config)
-        figures = judge(dict(fitted.ema), data(steps, step_generator(seed, steps + 1)), schedule)
+        figures = judge(dict(fitted.ema), moved(data(steps, step_generator(seed, steps + 1), supply.fresh), on), schedule)
         figures["loss"] = sum(fitted.losses[-200:]) / len(fitted.losses[-200:])
         print(publish(name, dict(fitted.ema), config, out=out, recipe="training.shapes_glide_upsampler", arguments=arguments,
                       seconds=fitted.seconds, figures=figures, earlier=earlier), figures)

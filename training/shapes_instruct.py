@@ -20,8 +20,9 @@ from torch import Generator, Tensor, nn
 from nets.unet import widen_input
 from samplers.convert import q_sample
 from samplers.ddpm import l_simple
+from samplers.noise import gaussian
 from samplers.schedule import Schedule
-from training.fit import fit, rank_and_world, step_generator
+from training.fit import ahead, fit, moved, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, start_from, storage_error
 from training.shapes import NET, models
 from weights import Autoencoder, find, load_autoencoder
@@ -46,10 +47,19 @@ def condition_scale(vae: Autoencoder) -> float:
     return vae.latent_scale
 
 
-def true_pairs(vae: Autoencoder, n: int, generator: Generator) -> Pairs:
-    """n edits of every kind in turn, no held-out pair of colour and shape among them, and their latents."""
-    rng, device = random.Random(int(torch.randint(2**62, (), generator=generator))), next(vae.vae.parameters()).device
-    before, after, asked = [], [], []
+def true_pairs(vae: Autoencoder, n: int, generator: Generator, workers: int = 0) -> Pairs:
+    """n edits of every kind in turn, no held-out pair of colour and shape among them, and their latents, drawn by `workers` processes."""
+    seed, device = int(torch.randint(2**62, (), generator=generator)), next(vae.vae.parameters()).device
+    parts = []
+    for before, after, asked in ahead(lambda first: drawn_pairs(min(64, n - first), f"{seed} {first}"), range(0, n, 64), workers):
+        parts.append((vae.encode(before.to(device)).cpu(), vae.encode(after.to(device)).cpu(), asked))
+    before, after, asked = zip(*parts)
+    return torch.cat(before), torch.cat(after), [text for some in asked for text in some]
+
+
+def drawn_pairs(n: int, seed: str) -> tuple[Tensor, Tensor, list[str]]:
+    """n pictures before and after (n 3 64 64) and what was asked for, the kinds in turn."""
+    rng, before, after, asked = random.Random(seed), [], [], []
     while len(before) < n:
         scene, kind = sample_scene(rng), KINDS[len(before) % len(KINDS)]
         options = [e for e in edits(scene) if e.kind == kind and not is_held_out(apply(scene, e))]
@@ -58,8 +68,7 @@ def true_pairs(vae: Autoencoder, n: int, generator: Generator) -> Pairs:
             before.append(scene)
             after.append(apply(scene, edit))
             asked.append(said(instruction(scene, edit), rng))
-    z = [torch.cat([vae.encode(render(scenes[i:i + 64]).to(device)).cpu() for i in range(0, n, 64)]) for scenes in (before, after)]
-    return z[0], z[1], asked
+    return render(before), render(after), asked
 
 
 def pairs_of(folder: str | Path, vae: Autoencoder, size: int) -> Pairs:
@@ -85,7 +94,7 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor, Tensor, Tensor], ge
     """Eq. (15), in v-form."""
     z_0, c_I, tokens, null = data
     t = (schedule.T * torch.rand(len(z_0), generator=generator).sqrt()).long().clamp(max=schedule.T - 1) + 1
-    eps = torch.randn(z_0.shape, generator=generator).to(z_0)
+    eps = gaussian(z_0, generator)
     no_text, no_picture = (drop.to(z_0.device) for drop in dropped(torch.rand(len(z_0), generator=generator)))
     ctx = modules["text"](torch.where(no_text[:, None], null, tokens))
     c_I = torch.where(no_picture[:, None, None, None], 0., c_I)
@@ -93,7 +102,7 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor, Tensor, Tensor], ge
 
 
 def main(*, steps: int = 6000, batch: int = 32, lr: float = 6e-4, n: int = 24000, pairs: str = "true", warmup: int = 200,
-         precision: str = "float32", compiled: int = 0, seed: int = 0, init: str = "weights/shapes.safetensors",
+         precision: str = "float32", compiled: int = 0, seed: int = 0, workers: int = 0, init: str = "weights/shapes.safetensors",
          name: str = "shapes-instruct", state: str = "runs/shapes_instruct", vae: str = "shapes-vae", device: str = "auto",
          out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
@@ -110,27 +119,28 @@ def main(*, steps: int = 6000, batch: int = 32, lr: float = 6e-4, n: int = 24000
         modules["net"] = widen_input(modules["net"], latent)                          # Sec. 3.2: zeros, so step 0 is the model's own
     config["net"] = dict(config["net"], in_channels=2 * latent)
     generator = step_generator(seed, steps, rank)
-    before, after, asked = (true_pairs(autoencoder, n // world, generator) if pairs == "true" else pairs_of(pairs, autoencoder, 64))
+    before, after, asked = (true_pairs(autoencoder, n // world, generator, workers) if pairs == "true" else
+                            pairs_of(pairs, autoencoder, 64))
     before = before / condition_scale(autoencoder)
     modules.to(on, memory_format=torch.channels_last)
     if compiled:
         modules["net"].compile()
-    null = tokenizer([""]).to(on)
+    null = tokenizer([""])
 
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         rows = torch.randint(len(asked), (batch // world,), generator=generator)
-        z_0, c_I = (z[rows].to(on, memory_format=torch.channels_last) for z in (after, before))
-        return z_0, c_I, tokenizer([asked[i] for i in rows.tolist()]).to(on), null
+        z_0, c_I = (z[rows].to(memory_format=torch.channels_last) for z in (after, before))
+        return z_0, c_I, tokenizer([asked[i] for i in rows.tolist()]), null
 
     fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup,
-                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
+                 workers=workers, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
                  identity=dict(recipe=dict(arguments, init=sha256(init))))
     if rank == 0:
         config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=schedule.T), vae=Path(vae).stem,
                       vae_sha256=sha256(find(vae)), size=64, **config)
-        z_0, c_I, tokens, _ = data(steps, g := step_generator(seed, steps + 1))
+        z_0, c_I, tokens, _ = moved(data(steps, g := step_generator(seed, steps + 1)), on)
         t = torch.linspace(50, schedule.T, len(z_0)).long()
-        seen = torch.cat([q_sample(schedule, z_0, t, torch.randn(z_0.shape, generator=g).to(z_0)), c_I], dim=1)
+        seen = torch.cat([q_sample(schedule, z_0, t, gaussian(z_0, g)), c_I], dim=1)
         figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]), pairs=len(asked) * (world if pairs == "true" else 1),
                        storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](seen, t, m["text"](tokens))))
         print(publish(name, dict(fitted.ema), config, out=out, recipe="training.shapes_instruct", arguments=arguments,

@@ -22,7 +22,7 @@ from nets.language import LanguageModel, continued, next_token_loss
 from nets.tokenizer import WordTokenizer
 from training.fit import fit, rank_and_world
 from training.recipe import command_line, own_device, publish, start_from, storage_error
-from training.shapes_glide import told
+from training.scenes import told
 from weights import WeightsError
 from weights.files import fill, read_weights
 from worlds.scene import WORDS
@@ -53,7 +53,7 @@ def open_language(path: str | Path) -> tuple[LanguageModel, WordTokenizer]:
 
 def new_caption(rng: random.Random) -> str:
     """As people caption: sizes and backgrounds said or not."""
-    return told(sample_scene(rng), rng, 0.)
+    return told(sample_scene(rng), rng)
 
 
 def write(net: LanguageModel, tokenizer: WordTokenizer, n: int, seed: int = 0, batch: int = 64) -> tuple[list[Triplet], dict[str, float]]:
@@ -120,7 +120,7 @@ def main(*, steps: int = 2400, reading: int = 600, batch: int = 64, lr: float = 
 
         def cropped(tokens: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
             longest = int((tokens != tokenizer.pad).sum(1).max())
-            return tokens[:, :longest].to(on), counts[:, :longest].to(on)
+            return tokens[:, :longest], counts[:, :longest]
 
         def loss(net: nn.Module, drawn: tuple[Tensor, Tensor], generator: Generator) -> Tensor:
             return next_token_loss(net(drawn[0]), *drawn)

@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from nets.reader import Reader, reader_loss
+from samplers.noise import gaussian
 from training.fit import fit, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, start_from, storage_error
 from weights import Autoencoder, Oracle, load_autoencoder
@@ -62,9 +63,8 @@ def measure(oracle: Oracle, vae: Autoencoder, n: int = 2048, seed: int = 10**6 +
 
 
 def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructions: int = 16000, noise: float = .08, hard: float = 0.,
-         tests: int = 2048,
-         precision: str = "float32", seed: int = 0, init: str = "", state: str = "runs/shapes_reader", vae: str = "shapes-vae",
-         device: str = "auto", out: str = "weights") -> None:
+         tests: int = 2048, precision: str = "float32", seed: int = 0, workers: int = 0, init: str = "",
+         state: str = "runs/shapes_reader", vae: str = "shapes-vae", device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
     arguments = dict(steps=steps, batch=batch, lr=lr, reconstructions=reconstructions, noise=noise, hard=hard, precision=precision,
                      seed=seed, init=Path(init).name)
@@ -75,24 +75,24 @@ def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructi
     for i in range(0, len(known), 64):
         z = autoencoder.encode(render(known[i:i + 64]).to(on))
         level = noise * torch.rand((len(z), 1, 1, 1), generator=generator)
-        decoded.append(autoencoder.decode(z + (level * torch.randn(z.shape, generator=generator)).to(z)).half().cpu())
+        decoded.append(autoencoder.decode(z + level.to(z) * gaussian(z, generator)).half().cpu())
     decoded, truth = torch.cat(decoded), labels(known)
 
     def data(step: int, g: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         half = batch // world // 2
         fresh, rows = draw(half, g, hard), torch.randint(len(known), (half,), generator=g)
         mine = labels(fresh)
-        return torch.cat([render(fresh), decoded[rows].float()]).to(on), {k: torch.cat([mine[k], truth[k][rows]]).to(on) for k in truth}
+        return torch.cat([render(fresh), decoded[rows].float()]), {k: torch.cat([mine[k], truth[k][rows]]) for k in truth}
 
     def loss(net: nn.Module, d: tuple[Tensor, dict[str, Tensor]], g: Generator) -> Tensor:
-        x = d[0] + (.04 * torch.rand((len(d[0]), 1, 1, 1), generator=g) * torch.randn(d[0].shape, generator=g)).to(d[0])
+        x = d[0] + (.04 * torch.rand((len(d[0]), 1, 1, 1), generator=g)).to(d[0]) * gaussian(d[0], g)
         return reader_loss(net(x), d[1])
 
     torch.manual_seed(seed)                                              # the initial weights, alike on every rank
     net = Reader(attributes={name: len(v) for name, v in ATTRIBUTES.items()}, **CONFIG).to(on)
     earlier = start_from(init, {"reader": net})
-    fitted = fit(loss, net, data, steps=steps, lr=lr, precision=precision, seed=seed, weight_decay=.01, checkpoint=f"{state}/checkpoint.pt",
-                 log=f"{state}/loss.csv", identity=dict(recipe=arguments))
+    fitted = fit(loss, net, data, steps=steps, lr=lr, precision=precision, seed=seed, weight_decay=.01, workers=workers,
+                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
     if rank == 0:
         figures = measure(Oracle(fitted.ema.cpu(), ATTRIBUTES), load_autoencoder(vae), tests)
         seen = render(known[:64])

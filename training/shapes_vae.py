@@ -25,6 +25,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from metrics.image import psnr
 from nets.vae import AutoencoderKL
+from samplers.noise import gaussian
 from training.fit import fit, rank_and_world
 from training.recipe import command_line, own_device, publish, start_from, storage_error
 from worlds.shapes import render, sample_scene
@@ -40,7 +41,7 @@ def scenes(n: int, generator: Generator, held_out: bool | None = False) -> list:
 
 def loss(vae: nn.Module, x: Tensor, generator: Generator, kl_weight: float, smooth: float) -> Tensor:
     mean, logvar = vae.encode(x)
-    z = mean + (logvar / 2).exp() * torch.randn(mean.shape, generator=generator).to(mean)
+    z = mean + (logvar / 2).exp() * gaussian(mean, generator)
     kl = (mean**2 + logvar.exp() - 1 - logvar).mean() / 2                # per latent number
     halved = ((vae.decode(avg_pool2d(z, 2)) - avg_pool2d(x, 2)) ** 2).mean() if smooth else 0.
     return ((vae.decode(z) - x) ** 2).mean() + kl_weight * kl + smooth * halved
@@ -96,7 +97,7 @@ def measure(vae: nn.Module, x: Tensor) -> dict[str, float]:
 
 def train(name: str, draw: Callable[[int, Generator], Tensor], unseen: Callable[[int, Generator], Tensor], *, config: dict, steps: int,
           batch: int, lr: float, kl_weight: float, smooth: float, tests: int, seed: int, init: str, state: str, device: str, out: str,
-          precision: str = "float32", compiled: int = 0) -> None:
+          precision: str = "float32", compiled: int = 0, workers: int = 0) -> None:
     """The autoencoder of a world: `draw` gives its training pictures, `unseen` those it is measured on, so many from a generator."""
     (rank, world), on = rank_and_world(), own_device(device)
     arguments = dict(steps=steps, batch=batch, lr=lr, kl_weight=kl_weight, smooth=smooth, precision=precision, compiled=compiled,
@@ -111,8 +112,8 @@ def train(name: str, draw: Callable[[int, Generator], Tensor], unseen: Callable[
         vae.encoder.compile()
         vae.decoder.compile()
     fitted = fit(lambda net, x, g: loss(net, x, g, kl_weight, smooth), vae,
-                 lambda step, g: draw(batch // world, g).to(on, memory_format=torch.channels_last),
-                 steps=steps, lr=lr, seed=seed, precision=precision, save_every=100, checkpoint=f"{state}/checkpoint.pt",
+                 lambda step, g: draw(batch // world, g).to(memory_format=torch.channels_last),
+                 steps=steps, lr=lr, seed=seed, workers=workers, precision=precision, save_every=100, checkpoint=f"{state}/checkpoint.pt",
                  log=f"{state}/loss.csv", identity=dict(recipe=arguments))
     if rank == 0:
         known = draw(256, Generator().manual_seed(seed))
@@ -125,11 +126,11 @@ def train(name: str, draw: Callable[[int, Generator], Tensor], unseen: Callable[
 
 
 def main(*, steps: int = 3600, batch: int = 8, lr: float = 1.5e-3, kl_weight: float = 1e-6, smooth: float = .1,
-         tests: int = 512, precision: str = "float32", seed: int = 0, init: str = "", state: str = "runs/shapes_vae", device: str = "auto",
-         out: str = "weights") -> None:
+         tests: int = 512, precision: str = "float32", seed: int = 0, workers: int = 0, init: str = "", state: str = "runs/shapes_vae",
+         device: str = "auto", out: str = "weights") -> None:
     train("shapes-vae", lambda n, g: render(scenes(n, g)), lambda n, g: render(scenes(n, g, held_out=None)), config=CONFIG, steps=steps,
           batch=batch, lr=lr, kl_weight=kl_weight, smooth=smooth, tests=tests, precision=precision, seed=seed, init=init,
-          state=state, device=device, out=out)
+          state=state, device=device, out=out, workers=workers)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from einops import rearrange
 from torch import Generator, Tensor, nn
 
 from samplers.convert import eps_from_v, q_sample
+from samplers.noise import gaussian
 from samplers.schedule import Schedule
 from samplers.ve_sde import ve_loss
-from training.fit import fit, rank_and_world, step_generator
+from training.fit import fit, moved, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, start_from, storage_error
 from training.shapes import LENGTH, models, told
 from worlds.shapes import render, sample_scene
@@ -42,7 +43,7 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generat
     x_0, tokens = data
     t = times(len(x_0), schedule, generator)
     sigma = torch.tensor([schedule.sigma(n) for n in t.tolist()], dtype=torch.float32).to(x_0)
-    eps = torch.randn(x_0.shape, generator=generator).to(x_0)
+    eps = gaussian(x_0, generator)
     ctx = modules["text"](tokens)
 
     def score(x: Tensor, sigma: Tensor) -> Tensor:
@@ -54,7 +55,8 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generat
 
 
 def main(*, steps: int = 4000, batch: int = 32, lr: float = 1e-3, two: float = .5, precision: str = "float32", compiled: int = 0,
-         seed: int = 0, init: str = "", state: str = "runs/shapes_ve", device: str = "auto", out: str = "weights") -> None:
+         seed: int = 0, workers: int = 0, init: str = "",
+         state: str = "runs/shapes_ve", device: str = "auto", out: str = "weights") -> None:
     (rank, world), on = rank_and_world(), own_device(device)
     arguments = dict(steps=steps, batch=batch, lr=lr, two=two, precision=precision, compiled=compiled, seed=seed, init=Path(init).name)
     schedule = Schedule.geometric(**SCHEDULE)
@@ -68,14 +70,14 @@ def main(*, steps: int = 4000, batch: int = 32, lr: float = 1e-3, two: float = .
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         scenes = [sample_scene(rng, 1 + (rng.random() < two)) for _ in range(batch // world)]
-        return render(scenes, SIZE).to(on, memory_format=torch.channels_last), tokenizer([told(s, rng) for s in scenes]).to(on)
+        return render(scenes, SIZE).to(memory_format=torch.channels_last), tokenizer([told(s, rng) for s in scenes])
 
     fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, seed=seed, precision=precision,
-                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
+                 workers=workers, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
     if rank == 0:
         g = step_generator(seed, steps + 1)
-        (x, tokens), t = data(steps, g), torch.linspace(50, schedule.T, batch // world).long()
-        noised = q_sample(schedule, x, t, torch.randn(x.shape, generator=g).to(x))
+        (x, tokens), t = moved(data(steps, g), on), torch.linspace(50, schedule.T, batch // world).long()
+        noised = q_sample(schedule, x, t, gaussian(x, g))
         figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]),
                        storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](noised, t, m["text"](tokens))))
         config = dict(kind="text2image", prediction="v", schedule=dict(name="geometric", **SCHEDULE), vae=None, size=SIZE, **config)

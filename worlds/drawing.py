@@ -95,6 +95,8 @@ SOLID = {"ring": (0., -.70), "crescent": (-.52, 0.)}      # where a pattern is a
 
 # --------------------------------------------------------------------------- pictures
 
+AT_ONCE = 2**17                                           # pixels that are drawn at once: what is in work then fits the cache
+
 def _grid(size: int) -> tuple[Tensor, Tensor]:
     centres = (torch.arange(size) + .5) / size
     y, x = torch.meshgrid(centres, centres, indexing="ij")
@@ -184,7 +186,9 @@ def render(scenes: Scene | Sequence[Scene], size: int = 64) -> Tensor:
     """
     scenes = [scenes] if isinstance(scenes, Scene) else list(scenes)
     x, y = _grid(size)
-    return 2 * _paint_things(_paint_ground(scenes, x, y), scenes, x, y, 1 / size) - 1
+    some = max(1, AT_ONCE // size**2)
+    return torch.cat([2 * _paint_things(_paint_ground(part, x, y), part, x, y, 1 / size) - 1
+                      for part in (scenes[i:i + some] for i in range(0, len(scenes), some))])
 
 
 def silhouettes(scene: Scene, size: int = 64) -> Tensor:
