@@ -215,7 +215,7 @@ def measure_rerank(models: GlideModels, *, n: int, seed: int, part: Part = at_on
     def one(w: float) -> list[Record]:
         made = painted(models.base, texts, seed, lambda rows: dict(w=w))
         right = models.oracle.right(made, [attributes(scene) for scene in scenes for _ in range(most)]).view(-1, most)
-        cosines = models.clip.cosines(made, texts).view(-1, most)
+        cosines = models.clip.cosines(made, texts).cpu().view(-1, most)
         rows = []
         for k in (k for k in BEST_OF if k <= most):
             groups = cosines.view(-1, k)

@@ -51,6 +51,7 @@ class Judge:
 
     def images(self, pictures: Tensor, t: float = 1) -> Tensor:
         """(b 3 y x) in [−1, 1], or x_t at time t for a noised one -> (b d), of length 1. A clean one sees every size in its own."""
+        pictures = pictures.to(next(self.net.parameters()).device)
         if not self.noised:
             return self.net.encode_image(clip_view(pictures, self.net.size))
         side = self.net.image.side * self.net.image.patch
