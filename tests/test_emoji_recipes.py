@@ -3,15 +3,21 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 
 import pytest
 import torch
 from torch import Generator
+from torch.testing import assert_close
 
+from methods.instruct_pix2pix import instruct_pix2pix
 from nets.tokenizer import LETTERS, WordTokenizer, split_words
-from training import emoji, emoji_vae
-from weights import load
-from worlds.emoji import SHIPPED, caption, is_held_out, open_world, render, sample_scenes, texts
+from training import emoji, emoji_instruct, emoji_vae
+from training.fit import step_generator
+from weights import load, load_autoencoder
+from weights.files import read_weights
+from worlds.emoji import KINDS, SHIPPED, World, caption, is_held_out, open_world, pairs, render, sample_scenes, texts
+from worlds.files import write_picture
 
 TINY = dict(emoji.NET, width=16, ctx_width=16)
 TINY_VAE = dict(emoji_vae.CONFIG, width=8)
@@ -82,7 +88,7 @@ def test_the_model_draws_no_held_out_picture(world, monkeypatch):
     class Enough(Exception):
         pass
 
-    def stop(vae, scenes, draw):
+    def stop(vae, scenes, draw, workers):
         drawn.extend(scenes)
         raise Enough
 
@@ -99,6 +105,80 @@ def test_one_caption_in_ten_is_empty_and_the_others_never_lie(world):
     told = [emoji.told(scene, rng) for _ in range(1000)]
     assert 60 < told.count("") < 140
     assert {t for t in told if t} == {caption(scene, style=a, background=b) for a in (True, False) for b in (True, False)}
+
+
+# ---- edits by instruction ----
+
+@pytest.fixture
+def seen_only(folder, monkeypatch):
+    """The models of `folder`, and the pictures that ship as if none was held out: they hold few pairs of which both are trained on."""
+    monkeypatch.setattr("worlds.emoji.is_held_out", lambda e: False)
+    monkeypatch.setattr(emoji_instruct, "NET", TINY)
+    return folder
+
+
+def instructed(folder, out, **more):
+    emoji_instruct.main(**dict(steps=1, batch=2, n=12, init=str(folder / "emoji.safetensors"), data=str(SHIPPED), state=str(out / "s"),
+                               vae=str(folder / "emoji-vae.safetensors"), out=str(out)) | more)
+    return out / "emoji-instruct.safetensors"
+
+
+def test_the_instruct_model_begins_as_the_text_to_picture_model_and_edits(seen_only, tmp_path, world):
+    path = instructed(seen_only, tmp_path, lr=1e-12)
+    first, wide = read_weights(seen_only / "emoji.safetensors")[1], read_weights(path)[1]
+    weight = wide["net.conv_in.weight"]
+    assert_close(weight[:, :8], first["net.conv_in.weight"], rtol=0, atol=1e-3)
+    assert weight.shape[1] == 16 and weight[:, 8:].abs().max() < 1e-6
+    header, record = read_weights(path)[0], json.loads((tmp_path / "emoji-instruct.json").read_text())
+    assert [run["steps"] for run in header["trained"]] == [2, 1] and record["figures"]["pairs"] == 12
+    assert record["recipe"] == "python -m training.emoji_instruct" and 0 <= record["figures"]["storage_error"] < .01
+    shutil.copy(seen_only / "emoji-vae.safetensors", tmp_path)
+    b = load(path, "cpu", torch.float32)
+    x = render(world, sample_scenes(world.emoji, 2, random.Random(0)))
+    assert instruct_pix2pix(b, x, "change the skin tone to dark", steps=2).picture.shape == x.shape
+
+
+def test_the_instruct_model_learns_from_pairs_of_files_too_and_goes_on_from_its_own_file(seen_only, tmp_path):
+    (tmp_path / "pairs" / "one").mkdir(parents=True)
+    for name in ("before", "after"):
+        write_picture(torch.rand((1, 3, 64, 64), generator=Generator().manual_seed(1)) * 2 - 1, tmp_path / "pairs" / "one" / f"{name}.png")
+    (tmp_path / "pairs" / "one" / "instruction.txt").write_text("make the heart blue\n")
+    path = instructed(seen_only, tmp_path, pairs=str(tmp_path / "pairs"))
+    record = json.loads((tmp_path / "emoji-instruct.json").read_text())
+    assert record["figures"]["pairs"] == 13 and record["arguments"]["pairs"] == "pairs"
+    again = tmp_path / "again"
+    assert len(read_weights(instructed(seen_only, again, init=str(path)))[0]["trained"]) == 3
+    with pytest.raises(ValueError, match="pairs: .* holds no folders"):
+        instructed(seen_only, tmp_path / "none", pairs=str(tmp_path / "nothing"))
+
+
+def test_pairs_for_training_are_never_held_out_and_rare_kinds_come_often(world):
+    fresh = emoji_instruct.draw_pairs(world, 60, random.Random(0))
+    assert len(fresh) == 60 and not any(is_held_out(s.emoji) for pair in fresh for s in pair[1:3])
+    assert {p.instruction for p in fresh if p.kind == "background"} <= {f"change the background to {p.after.background}" for p in fresh}
+    some = [e for e in world.emoji if not is_held_out(e)]
+    kinds = {kind: sum(p.kind == kind for p in pairs(world, random.Random(0))) for kind in KINDS}
+    drawn = emoji_instruct.draw_pairs(World(tuple(some), world.pictures[world.rows(some)]), 4000, random.Random(0))
+    total = sum(n ** .5 for n in kinds.values())
+    for kind, n in kinds.items():
+        assert abs(sum(p.kind == kind for p in drawn) / 4000 - n ** .5 / total) < .03
+    assert len({(p.before.emoji, p.before.ground) for p in drawn}) == 4000
+
+
+def test_latents_of_pairs_are_those_of_their_pictures(folder, world):
+    vae = load_autoencoder(folder / "emoji-vae.safetensors")
+    drawn = emoji_instruct.draw_pairs(world, 6, random.Random(0))
+    before, after, asked = emoji_instruct.encoded(vae, world, drawn)
+    assert before.dtype == after.dtype == torch.float16 and asked == [p.instruction for p in drawn]
+    assert_close(before.float(), vae.encode(render(world, [p.before for p in drawn])), rtol=2e-3, atol=2e-3)
+    assert_close(after.float(), vae.encode(render(world, [p.after for p in drawn])), rtol=2e-3, atol=2e-3)
+
+
+def test_a_word_of_an_instruction_is_spelled_now_and_then_by_the_steps_own_generator(world):
+    tokenizer = WordTokenizer(emoji.vocabulary(world), emoji.LENGTH)
+    said = ["make the heart blue"] * 200
+    rows, same = (emoji_instruct.read_some(tokenizer, said, step_generator(0, 5)) for _ in range(2))
+    assert torch.equal(rows, same) and 5 < (rows != tokenizer(said)).any(1).sum() < 40
 
 
 def test_the_model_is_within_its_budget():

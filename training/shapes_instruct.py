@@ -12,11 +12,14 @@ p ≤ r < 2p, with p = .05. The text encoder learns on: captions are not instruc
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+from nets.tokenizer import WordTokenizer
 from nets.unet import widen_input
 from samplers.convert import q_sample
 from samplers.ddpm import l_simple
@@ -24,7 +27,7 @@ from samplers.noise import gaussian
 from samplers.schedule import Schedule
 from training.fit import ahead, fit, moved, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, start_from, storage_error
-from training.shapes import NET, models
+from training.shapes import models
 from weights import Autoencoder, find, load_autoencoder
 from weights.files import read_weights, sha256
 from worlds.files import read_picture
@@ -101,6 +104,55 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor, Tensor, Tensor], ge
     return l_simple(lambda z_t, t: modules["net"](torch.cat([z_t, c_I], dim=1), t, ctx), schedule, z_0, t, eps, "v")    # Eq. (15)
 
 
+def widened(parts: tuple[nn.ModuleDict, WordTokenizer, dict], init: str) -> tuple[nn.ModuleDict, WordTokenizer, dict, list[dict]]:
+    """The parts of a text-to-picture model (training.shapes.models), filled from the file `init` and made to see a picture beside the
+    latent, and what that file was trained with. A file that was trained to see a picture is gone on from."""
+    modules, tokenizer, config = parts
+    latent = config["net"]["in_channels"]
+    again = read_weights(init)[0]["net"]["in_channels"] > latent
+    if again:
+        modules["net"] = widen_input(modules["net"], latent)
+    earlier = start_from(init, dict(modules))
+    if not again:
+        modules["net"] = widen_input(modules["net"], latent)                          # Sec. 3.2: zeros, so step 0 is the model's own
+    return modules, tokenizer, config | dict(net=dict(config["net"], in_channels=2 * latent)), earlier
+
+
+def train(name: str, model: tuple[nn.ModuleDict, WordTokenizer, dict, list[dict]], pairs: Pairs, arguments: dict[str, Any], *, init: str,
+          scale: float, count: int, recipe: str, vae: str, state: str, on: torch.device, out: str, workers: int = 0,
+          read: Callable[[WordTokenizer, list[str], Generator], Tensor] = lambda tokenizer, texts, generator: tokenizer(texts)) -> None:
+    """Train what `widened` gives on pairs, and publish it.
+
+    scale: the `condition_scale` of their autoencoder; count: how many pairs there are, over all ranks; read: the rows of instructions.
+    """
+    (modules, tokenizer, config, earlier), (before, after, asked) = model, pairs
+    (rank, world), schedule, seed, steps = rank_and_world(), Schedule.cosine(), arguments["seed"], arguments["steps"]
+    modules.to(on, memory_format=torch.channels_last)
+    if arguments["compiled"]:
+        modules["net"].compile()
+    null = tokenizer([""])
+
+    def data(step: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        rows = torch.randint(len(asked), (arguments["batch"] // world,), generator=generator)
+        z_0, c_I = (z[rows].float() for z in (after, before))
+        tokens = read(tokenizer, [asked[i] for i in rows.tolist()], generator)
+        return z_0.to(memory_format=torch.channels_last), (c_I / scale).to(memory_format=torch.channels_last), tokens, null
+
+    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=arguments["lr"], precision=arguments["precision"],
+                 seed=seed, warmup=arguments["warmup"], workers=workers, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
+                 save_every=100, identity=dict(recipe=dict(arguments, init=sha256(init))))
+    if rank == 0:
+        config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=schedule.T), vae=Path(vae).stem,
+                      vae_sha256=sha256(find(vae)), size=64, **config)
+        z_0, c_I, tokens, _ = moved(data(steps, g := step_generator(seed, steps + 1)), on)
+        t = torch.linspace(50, schedule.T, len(z_0)).long()
+        seen = torch.cat([q_sample(schedule, z_0, t, gaussian(z_0, g)), c_I], dim=1)
+        figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]), pairs=count,
+                       storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](seen, t, m["text"](tokens))))
+        print(publish(name, dict(fitted.ema), config, out=out, recipe=recipe, arguments=arguments, seconds=fitted.seconds,
+                      figures=figures, earlier=earlier), figures)
+
+
 def main(*, steps: int = 6000, batch: int = 32, lr: float = 6e-4, n: int = 24000, pairs: str = "true", warmup: int = 200,
          precision: str = "float32", compiled: int = 0, seed: int = 0, workers: int = 0, init: str = "weights/shapes.safetensors",
          name: str = "shapes-instruct", state: str = "runs/shapes_instruct", vae: str = "shapes-vae", device: str = "auto",
@@ -108,43 +160,12 @@ def main(*, steps: int = 6000, batch: int = 32, lr: float = 6e-4, n: int = 24000
     (rank, world), on = rank_and_world(), own_device(device)
     arguments = dict(steps=steps, batch=batch, lr=lr, n=n, pairs=Path(pairs).name, warmup=warmup, precision=precision, compiled=compiled,
                      seed=seed, init=Path(init).name)
-    schedule, autoencoder = Schedule.cosine(), load_autoencoder(vae, on)
-    torch.manual_seed(seed)
-    modules, tokenizer, config = models()
-    latent, again = NET["in_channels"], read_weights(init)[0]["net"]["in_channels"] > NET["in_channels"]
-    if again:
-        modules["net"] = widen_input(modules["net"], latent)
-    earlier = start_from(init, dict(modules))
-    if not again:
-        modules["net"] = widen_input(modules["net"], latent)                          # Sec. 3.2: zeros, so step 0 is the model's own
-    config["net"] = dict(config["net"], in_channels=2 * latent)
-    generator = step_generator(seed, steps, rank)
-    before, after, asked = (true_pairs(autoencoder, n // world, generator, workers) if pairs == "true" else
-                            pairs_of(pairs, autoencoder, 64))
-    before = before / condition_scale(autoencoder)
-    modules.to(on, memory_format=torch.channels_last)
-    if compiled:
-        modules["net"].compile()
-    null = tokenizer([""])
-
-    def data(step: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        rows = torch.randint(len(asked), (batch // world,), generator=generator)
-        z_0, c_I = (z[rows].to(memory_format=torch.channels_last) for z in (after, before))
-        return z_0, c_I, tokenizer([asked[i] for i in rows.tolist()]), null
-
-    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup,
-                 workers=workers, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
-                 identity=dict(recipe=dict(arguments, init=sha256(init))))
-    if rank == 0:
-        config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=schedule.T), vae=Path(vae).stem,
-                      vae_sha256=sha256(find(vae)), size=64, **config)
-        z_0, c_I, tokens, _ = moved(data(steps, g := step_generator(seed, steps + 1)), on)
-        t = torch.linspace(50, schedule.T, len(z_0)).long()
-        seen = torch.cat([q_sample(schedule, z_0, t, gaussian(z_0, g)), c_I], dim=1)
-        figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]), pairs=len(asked) * (world if pairs == "true" else 1),
-                       storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](seen, t, m["text"](tokens))))
-        print(publish(name, dict(fitted.ema), config, out=out, recipe="training.shapes_instruct", arguments=arguments,
-                      seconds=fitted.seconds, figures=figures, earlier=earlier), figures)
+    autoencoder, generator = load_autoencoder(vae, on), step_generator(seed, steps, rank)
+    torch.manual_seed(seed)                                                            # the initial weights, alike on every rank
+    model = widened(models(), init)
+    known = true_pairs(autoencoder, n // world, generator, workers) if pairs == "true" else pairs_of(pairs, autoencoder, 64)
+    train(name, model, known, arguments, init=init, scale=condition_scale(autoencoder), recipe="training.shapes_instruct",
+          count=len(known[2]) * (world if pairs == "true" else 1), vae=vae, state=state, on=on, out=out, workers=workers)
 
 
 if __name__ == "__main__":

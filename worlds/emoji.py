@@ -210,6 +210,22 @@ def _edits(emoji: Sequence[Emoji]) -> Iterator[tuple[str, Emoji, Emoji, str]]:
                 yield kind, before, after, told
 
 
+def _stand(kind: str, before: Emoji, after: Emoji, told: str, rng: random.Random) -> Pair | None:
+    """A pair on a background drawn for it, or on two, if the background is what is edited; None where there is no such background."""
+    both = [c for c in COLOURS if c in before.grounds and c in after.grounds]
+    if len(both) < 1 + (kind == "background"):
+        return None
+    old, new = rng.sample(both, 2) if kind == "background" else [rng.choice(both)] * 2
+    ground = sample_ground(rng)
+    told = f"change the background to {new}" if kind == "background" else told
+    return Pair(kind, Scene(before, old, ground), Scene(after, new, ground), told)
+
+
+def elsewhere(pair: Pair, rng: random.Random) -> Pair:
+    """The same edit on a background drawn anew."""
+    return _stand(pair.kind, pair.before.emoji, pair.after.emoji, pair.instruction, rng)
+
+
 def pairs(world: World, rng: random.Random, held_out: bool | None = False, kinds: Sequence[str] = KINDS) -> list[Pair]:
     """Every true edit of these kinds, once, on a background drawn for it.
 
@@ -223,18 +239,14 @@ def pairs(world: World, rng: random.Random, held_out: bool | None = False, kinds
     found = []
     for kind, before, after, told in _edits(world.emoji):
         wanted = held_out is None or is_held_out(after) == held_out and not is_held_out(before)
-        both = [c for c in COLOURS if c in before.grounds and c in after.grounds]
-        if kind in kinds and wanted and both:
+        if kind in kinds and wanted:
             old, new = (world.pictures[place[e.code, e.style]] for e in (before, after))
             if not torch.equal(old, new):
-                background, ground = rng.choice(both), sample_ground(rng)
-                found.append(Pair(kind, Scene(before, background, ground), Scene(after, background, ground), told))
+                found.append(_stand(kind, before, after, told, rng))
     for e in world.emoji if "background" in kinds else ():
-        if (held_out is None or is_held_out(e) == held_out) and len(e.grounds) > 1:
-            old, new = rng.sample(e.grounds, 2)
-            ground = sample_ground(rng)
-            found.append(Pair("background", Scene(e, old, ground), Scene(e, new, ground), f"change the background to {new}"))
-    return found
+        if held_out is None or is_held_out(e) == held_out:
+            found.append(_stand("background", e, e, "", rng))
+    return [pair for pair in found if pair is not None]
 
 
 def texts(world: World) -> set[str]:
