@@ -21,6 +21,7 @@ from torch import Generator
 from claims.common import Models, in_batches, new_scenes, open_models
 from figures.dreambooth import DRAWN as DREAMBOOTH
 from figures.editing import DRAWN, percent, record
+from figures.emoji import DRAWN as EMOJI
 from figures.glide import DRAWN as GLIDE
 from figures.instruct import DRAWN as INSTRUCT
 from figures.style import BAND, BLUE, GREEN, GREY, ORANGE, SKY, figure, save, show, style
@@ -243,7 +244,7 @@ def bench(folder: Path, models: Opener) -> Figure:
 
 FIGURES: dict[str, Callable[[Path, Opener], Figure]] = {
     f"{draw.__name__}.png": draw
-    for draw in (world, samples, hero, sdedit_curve, sdedit_masks, w_curve, bench, *DRAWN, *GLIDE, *DREAMBOOTH, *INSTRUCT)}
+    for draw in (world, samples, hero, sdedit_curve, sdedit_masks, w_curve, bench, *DRAWN, *GLIDE, *DREAMBOOTH, *INSTRUCT, *EMOJI)}
 
 
 def make(names: Iterable[str], records: Path = HERE, out: Path = HERE, models: Opener | None = None) -> None:

@@ -3,6 +3,7 @@
     from tests.tiny import tiny_weights
     b = load(tiny_weights(tmp_path))             # text, U-Net and autoencoder, with the words of the shipped model
 """
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -33,13 +34,14 @@ def shake(module: nn.Module) -> nn.Module:
     return module
 
 
-def tiny_weights(folder: Path, name: str = "tiny", size: int = 32) -> Path:
+def tiny_weights(folder: Path, name: str = "tiny", size: int = 32, words: Sequence[str] = WORDS, length: int = 24) -> Path:
     """Write `name`.safetensors and its autoencoder beside it; the path of the first. The same weights at every call."""
+    about = TEXT | dict(vocab=3 + len(words), length=length)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net, text, vae = shake(UNet(**NET)), TextTransformer(**TEXT), shake(AutoencoderKL(**VAE))
+        net, text, vae = shake(UNet(**NET)), TextTransformer(**about), shake(AutoencoderKL(**VAE))
     config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=1000), vae=f"{name}-vae", size=size,
-                  net=NET, text=TEXT, words=list(WORDS))
+                  net=NET, text=about, words=list(words))
     config_vae = dict(kind="vae", vae=VAE, latent_scale=1., size=size)
     write_weights(folder / f"{name}-vae.safetensors", {"vae": vae}, config_vae)
     return write_weights(folder / f"{name}.safetensors", {"net": net, "text": text}, config)
@@ -63,7 +65,7 @@ def tiny_glide(folder: Path, name: str = "tiny-glide", size: int = 8, **kind: bo
 def tiny_instruct(folder: Path, name: str = "instruct", beside: str = "tiny") -> Path:
     """The net of `tiny_weights(folder, beside)` made to see a picture too, with random weights for it."""
     config, tensors = read_weights(folder / f"{beside}.safetensors")
-    net, text = fill(UNet(**NET), tensors, "net"), fill(TextTransformer(**TEXT), tensors, "text")
+    net, text = fill(UNet(**NET), tensors, "net"), fill(TextTransformer(**config["text"]), tensors, "text")
     net = widen_input(net, 4)
     net.conv_in.weight.data[:, 4:] = .1 * torch.randn(net.conv_in.weight[:, 4:].shape, generator=torch.Generator().manual_seed(1))
     return write_weights(folder / f"{name}.safetensors", {"net": net, "text": text}, config | dict(net=NET | dict(in_channels=8)))
@@ -80,14 +82,14 @@ def tiny_ve(folder: Path, name: str = "shapes-ve") -> Path:
     return write_weights(folder / f"{name}.safetensors", {"net": net, "text": text}, config)
 
 
-def tiny_clip(folder: Path, name: str = "shapes-clip") -> Path:
+def tiny_clip(folder: Path, name: str = "shapes-clip", words: Sequence[str] = WORDS) -> Path:
     """A CLIP that knows nothing."""
-    config = dict(width=16, layers=1, heads=2, embed=8, length=24, text_width=16, text_layers=1, text_heads=2, vocab=3 + len(WORDS), end=2,
+    config = dict(width=16, layers=1, heads=2, embed=8, length=24, text_width=16, text_layers=1, text_heads=2, vocab=3 + len(words), end=2,
                   size=32, patch=8)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         net = CLIP(**config)
-    return write_weights(folder / f"{name}.safetensors", {"clip": net}, dict(kind="clip", clip=config, words=list(WORDS)))
+    return write_weights(folder / f"{name}.safetensors", {"clip": net}, dict(kind="clip", clip=config, words=list(words)))
 
 
 def tiny_reader(folder: Path, name: str = "shapes-reader") -> Path:

@@ -1,0 +1,139 @@
+"""The scoreboard of the emoji world runs on models that know nothing, and counts as it says."""
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+
+from claims import emoji as board
+from claims.common import rounded
+from claims.emoji import COPY, METHODS, drawn, floors, gallery, held_out_pairs, measure, open_emoji, row, scored, table
+from figures.make import make
+from tests.tiny import tiny_clip, tiny_instruct, tiny_weights
+from training.emoji import LENGTH, vocabulary
+from worlds.emoji import KINDS, SHIPPED, is_held_out, open_world, render
+from worlds.files import read_picture
+
+
+@pytest.fixture(scope="module")
+def world():
+    return open_world()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, world):
+    out, words = tmp_path_factory.mktemp("emoji-models"), vocabulary(world)
+    tiny_weights(out, "emoji", 64, words, LENGTH)
+    return out
+
+
+@pytest.fixture(autouse=True)
+def two_steps(monkeypatch):
+    monkeypatch.setattr(board, "STEPS", 2)
+
+
+FAST = {name: (way, settings[:2]) for name, (way, settings) in METHODS.items()}
+
+
+def test_pairs_are_held_out_take_turns_and_repeat(world):
+    found = held_out_pairs(world, 0)
+    assert found == held_out_pairs(world, 0) != held_out_pairs(world, 1)
+    assert all(is_held_out(p.after.emoji) for p in found)
+    kinds = [k for k in KINDS if any(p.kind == k for p in found)]
+    assert [p.kind for p in found[:len(kinds)]] == kinds and max(Counter(p.kind for p in found[:3 * len(kinds)]).values()) == 3
+
+
+def test_the_changed_mask_is_where_the_true_edit_changes(world):
+    some = held_out_pairs(world, 0)[:12]
+    edits = drawn(world, some)
+    same = (edits.before - edits.after).abs().amax(1, keepdim=True) <= 4 / 255
+    assert torch.equal(edits.changed == 0, same) and torch.equal(edits.after, render(world, [p.after for p in some]))
+    assert edits.changed.flatten(1).any(1).all()
+
+
+def test_copying_gains_nothing_and_the_truth_gains_all(world, folder):
+    models, edits = open_emoji(folder), drawn(world, held_out_pairs(world, 0)[:12])
+    copied, true = (scored(models, pictures, edits) for pictures in (edits.before, edits.after))
+    assert (copied["gain"] == 0).all() and row(copied, range(12))["beats"] == 0
+    kept = ~copied["outside_db"].isnan()
+    assert kept.any() and (copied["outside_db"][kept] == 60).all() and (true["outside_db"][kept] > 40).all()
+    assert (true["db"] == 60).all() and row(true, range(12))["beats"] == 1
+    assert row(true, [3])["gain"] == pytest.approx((true["db"] - copied["db"])[3].item())
+    assert "clip" not in copied and "lpips" not in copied
+
+
+@pytest.mark.parametrize("whole", (False, True))
+def test_the_scoreboard_is_measured_drawn_and_told(world, folder, tmp_path, whole):
+    if whole:
+        tiny_instruct(folder, "emoji-instruct", "emoji")
+        tiny_clip(folder, "emoji-clip", vocabulary(world))
+    models = open_emoji(folder)
+    record, sheet = measure(models, world, n=10, seed=0, tune=4, methods=FAST)
+    names = [name for name in METHODS if whole or name != "InstructPix2Pix"]
+    assert list(record["methods"])[:-1] == names and list(record["methods"])[-1] == COPY
+    assert ("clip" in record["methods"][COPY]["all"]) == whole and (record["missing"] == ["lpips-alex"]) == whole
+    for name in names:
+        of = record["methods"][name]
+        assert all(of["settings"][kind] in METHODS[name][1][:2] for kind in of["kinds"])
+        mean = sum(r["gain"] * r["n"] for r in of["kinds"].values()) / record["n"]
+        assert of["all"]["gain"] == pytest.approx(mean, abs=1e-4) and 0 <= of["all"]["beats"] <= 1
+    text = table(rounded(record))
+    assert all(f"| {name} |" in text for name in names) and text.count("floor: ") == 6 and "MISSED" in text
+    board.write_picture(sheet, tmp_path / "emoji_edits.png")
+    assert read_picture(tmp_path / "emoji_edits.png").shape == (1, 3, 4 * 64, 9 * 64) and len(record["gallery"]) == 10
+    (tmp_path / "emoji.json").write_text(json.dumps(rounded(record)))
+    make(["emoji_gallery.png"], tmp_path, tmp_path)
+    assert (tmp_path / "emoji_gallery.png").stat().st_size > 30_000
+
+
+def test_a_setting_is_chosen_for_each_kind_by_its_nearness_to_the_truth(world, folder):
+    edits = drawn(world, held_out_pairs(world, 0)[:8])
+    tones = set(edits.rows("tone"))
+
+    def way(models, asked, setting):
+        """Right on skin tones with one setting, on the rest with the other."""
+        found = []
+        for k, x in enumerate(asked.x):
+            i = next(i for i, b in enumerate(edits.before) if torch.equal(b, x) and edits.asked[i] == asked.instruction[k])
+            found.append(edits.after[i] if (i in tones) == (setting["s"] == 1) else x)
+        return torch.stack(found)
+    best = board.choose(open_emoji(folder), way, [dict(s=1.), dict(s=2.)], edits, 0)
+    assert {kind for kind in KINDS if best[kind] == dict(s=1.)} == {"tone"}
+
+
+def test_the_gallery_is_chosen_by_score_and_no_kind_fills_it():
+    n = 60
+    gains = {"a": torch.linspace(5, -5, n), "b": torch.full((n,), -3.)}
+    kinds = ["tone" if i < 30 else "clock" for i in range(n)]
+    top, low = gallery(gains, kinds)
+    assert len(top) == 24 and len(low) == 12 and not {s.pair for s in top} & {s.pair for s in low}
+    assert Counter(kinds[s.pair] for s in top) == dict(tone=12, clock=12)
+    assert [s.pair for s in top] == [*range(12), *range(30, 42)]
+    assert all(s.method == ("a" if gains["a"][s.pair] >= -3 else "b") and s.gain == max(gains["a"][s.pair], -3.) for s in (*top, *low))
+    assert [s.gain for s in low] == sorted((s.gain for s in low), reverse=True) and low[-1].gain == -3
+
+
+def test_floors_are_what_the_record_says():
+    def of(gain, beats):
+        return dict(all=dict(db=20., gain=gain, beats=beats),
+                    kinds={k: dict(n=3, db=20., gain=gain, beats=beats) for k in ("colour", "tone", "background")})
+    record = dict(methods={"a": of(5.5, .6), "b": of(1., .51), COPY: of(0., 0.)}, limit=of(9., 1.) | dict(all=dict(db=29.6)),
+                  back=dict(autoencoder_db=30., null_text_db=29.1))
+    assert [reached for _, reached in floors(record)] == [True] * 6
+    record["methods"]["b"], record["back"]["null_text_db"] = of(1., .5), 28.9
+    record["methods"]["a"]["kinds"]["tone"]["gain"] = 4.9
+    assert [reached for _, reached in floors(record)] == [True, False, False, False, False, False]
+    record["limit"]["all"]["db"] = 29.4
+    assert not floors(record)[0][1]
+
+
+def test_the_command_writes_beside_the_candidates(folder, capsys, monkeypatch):
+    monkeypatch.setattr(board, "METHODS", {"SDEdit": FAST["SDEdit"]})
+    assert board.main(["--models", str(folder), "--data", str(SHIPPED), "--n", "4"]) == 0
+    assert "| SDEdit |" in capsys.readouterr().out
+    assert {"emoji.json", "emoji_edits.png", "emoji_gallery.png"} <= {p.name for p in (folder / "claims").iterdir()}
+    assert json.loads((folder / "claims" / "emoji.json").read_text())["n"] == 4
+    with pytest.raises(ValueError, match="n: must be at least 1"):
+        board.main(["--n", "0"])
