@@ -12,6 +12,9 @@ Two ways to agree on everything and say nothing: one prototype for every picture
 centre off the teacher's scores forbids the first and invites the second; a low temperature τ_t, sharpening, does the opposite. Both
 together keep the balance (Sec. 5.3); `entropies` shows whether they do.
 
+DINOv2, arXiv:2304.07193v2, Sec. 4, forbids both more firmly, which a short training needs: `balanced` shares the prototypes of a batch
+out evenly, where the centre only leans that way, and `koleo` drives the batch's vectors apart.
+
 Letters: v views, b batch, k prototypes, d width.
 """
 from __future__ import annotations
@@ -31,22 +34,31 @@ TAU_S = .1                                       # the student's temperature
 class DINOHead(nn.Module):
     """cls (b d) -> the cosine with each prototype (b k), through three linear maps and a narrow, normalised vector. # Appendix C
 
+    hidden=0: without the maps; cls itself is the vector that is compared, `width` long, and all that the loss teaches is in it. # SwAV's
     The prototypes have length 1, too: official code: so by default for large nets ("norm_last_layer"), for then training is stable.
     """
 
     def __init__(self, *, width: int = 384, hidden: int = 2048, narrow: int = 256, prototypes: int = 65536):
         super().__init__()
-        self.maps = nn.Sequential(Linear(width, hidden), nn.GELU(), Linear(hidden, hidden), nn.GELU(), Linear(hidden, narrow))
-        self.prototypes = nn.Parameter(torch.empty(prototypes, narrow))
-        for module in self.maps:
+        self.maps = nn.Sequential(Linear(width, hidden), nn.GELU(), Linear(hidden, hidden), nn.GELU(),
+                                  Linear(hidden, narrow)) if hidden else nn.Identity()
+        self.prototypes = nn.Parameter(torch.empty(prototypes, narrow if hidden else width))
+        for module in self.maps.children():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=.02)
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.prototypes)
 
-    def forward(self, cls: Tensor) -> Tensor:
-        z = F.normalize(self.maps(cls), dim=-1)
+    def narrow(self, cls: Tensor) -> Tensor:
+        """The vector of length 1 that prototypes are compared with: (b d) -> (b narrow)."""
+        return F.normalize(self.maps(cls), dim=-1)
+
+    def scores(self, z: Tensor) -> Tensor:
+        """Its cosine with each prototype: (… narrow) -> (… k)."""
         return z @ F.normalize(self.prototypes, dim=-1).mT
+
+    def forward(self, cls: Tensor) -> Tensor:
+        return self.scores(self.narrow(cls))
 
 
 def sharpened(scores: Tensor, centre: Tensor, tau: float) -> Tensor:
@@ -54,12 +66,36 @@ def sharpened(scores: Tensor, centre: Tensor, tau: float) -> Tensor:
     return ((scores.detach() - centre) / tau).softmax(dim=-1)
 
 
-def dino_loss(student: Tensor, teacher: Tensor, centre: Tensor, tau_t: float, tau_s: float = TAU_S) -> Tensor:
-    """Eq. (3) for scores of the student (v b k) and of the teacher (2 b k), whose views are the first of the student's: a scalar.
+@torch.no_grad()
+def balanced(scores: Tensor, tau: float, rounds: int = 3) -> Tensor:
+    """The teacher's P_t by Sinkhorn-Knopp, (b k): of exp(scores/τ), columns and rows are scaled in turn until every prototype has an equal
+    share of the batch and every picture sums to 1. # SwAV, arXiv:2006.09882v5, Sec. 3.1; DINOv2, Sec. 4, in place of the centre
+
+    Three rounds, as both papers have it; the last thing scaled are the pictures. Under torchrun each process balances its own batch.
+    """
+    log_p = scores.double() / tau                          # as logarithms: nothing overflows, whatever τ is
+    for _ in range(rounds):
+        log_p = log_p - log_p.logsumexp(dim=0, keepdim=True)
+        log_p = log_p - log_p.logsumexp(dim=1, keepdim=True)
+    return log_p.exp().to(scores.dtype)
+
+
+def koleo(z: Tensor) -> Tensor:
+    """−mean log of the distance from each row of z (b d), of length 1, to the nearest other: least where rows lie evenly. # DINOv2, Sec. 4
+
+    Kozachenko and Leonenko's estimate of entropy; the nearest picture of another subject is most often one that shares the ground.
+    """
+    with torch.no_grad():
+        nearest = torch.cdist(z, z).fill_diagonal_(torch.inf).argmin(dim=1)
+    return -((z - z[nearest]).norm(dim=1) + 1e-6).log().mean()
+
+
+def dino_loss(student: Tensor, wanted: Tensor, tau_s: float = TAU_S) -> Tensor:
+    """Eq. (3) for scores of the student (v b k) and P_t of the teacher (2 b k), whose views are the first of the student's: a scalar.
 
     A mean over the pairs and the batch, as in the official code; the paper writes a sum. A view is never compared with itself.
     """
-    wanted, said = sharpened(teacher, centre, tau_t), (student / tau_s).log_softmax(dim=-1)     # Eq. (1)
+    said = (student / tau_s).log_softmax(dim=-1)                                                        # Eq. (1)
     entropy = -torch.einsum("vbk,wbk->vw", wanted, said) / student.shape[1]                             # Eq. (2)
     others = ~torch.eye(*entropy.shape, dtype=torch.bool, device=entropy.device)
     return entropy[others].mean()                                                                       # Eq. (3)
@@ -73,11 +109,6 @@ def moved_centre(centre: Tensor, mean: Tensor, momentum: float = .9) -> Tensor:
 def teacher_momentum(step: int, steps: int, start: float = .996) -> float:
     """λ of the update after `step`: from `start` in the first to 1 in the last, along a cosine. # Sec. 3.1"""
     return 1 - (1 - start) * (1 + math.cos(math.pi * min(1., (step + 1) / steps))) / 2
-
-
-def teacher_temperature(step: int, warm: int, low: float = .04, high: float = .07) -> float:
-    """τ_t: from `low` to `high` in `warm` steps, along a line; then `high`. # Sec. 3.2"""
-    return low + (high - low) * min(1., step / warm) if warm else high
 
 
 @torch.no_grad()

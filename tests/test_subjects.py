@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from nets.tokenizer import WordTokenizer
+from worlds import subjects as world
 from worlds.scene import SHAPES, WORDS, Wave
 from worlds.shapes import caption as plain_caption
 from worlds.shapes import sample_scene
-from worlds.subjects import caption, render_subject, sample_context, sample_subject, subject_mask
+from worlds.subjects import MOUTHS, PATTERNS, caption, render_subject, render_subjects, sample_context, sample_subject, subject_mask
 
 
 def drawn(seed=0, n=3, **asked):
@@ -24,6 +25,18 @@ def test_a_batch_is_the_same_pictures_one_by_one_and_inside_the_range():
     together = render_subject(subject, contexts)
     assert together.shape == (5, 3, 64, 64) and together.abs().max() <= 1
     torch.testing.assert_close(together, torch.cat([render_subject(subject, c) for c in contexts]), rtol=0, atol=1e-6)
+
+
+def test_many_subjects_together_are_the_pictures_of_each_alone(monkeypatch):
+    monkeypatch.setattr(world, "AT_ONCE", 7 * 64 * 64)                     # and the last go is a short one
+    rng = random.Random(3)
+    subjects = [replace(sample_subject(rng, noun), pattern=pattern, face=sample_subject(rng).face._replace(mouth=mouth))
+                for noun, pattern, mouth in zip(SHAPES, PATTERNS * 2, MOUTHS[1:] + MOUTHS * 2)]
+    contexts = [sample_context(rng, other=k == 3, colour="red" if k == 5 else None) for k in range(len(subjects))]
+    together = render_subjects(subjects, contexts)
+    torch.testing.assert_close(together, torch.cat([render_subject(s, c) for s, c in zip(subjects, contexts)]), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="^contexts: one for each subject, 10; got 9"):
+        render_subjects(subjects, contexts[1:])
 
 
 @pytest.mark.parametrize("noun", SHAPES)

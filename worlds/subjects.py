@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worlds.drawing import OUTLINES, _colours, _column, _disc, _grid, _local, _paint_ground, _paint_things
+from worlds.drawing import OUTLINES, _column, _disc, _grid, _local, _paint_ground, _paint_things
 from worlds.scene import COLOURS, SHAPES, SIZES, Ground, Scene, Thing
 from worlds.shapes import _clear, _ordered, _phrase, _place, _sample_thing, sample_ground
 
@@ -35,7 +35,9 @@ MOUTHS = ("smile", "grin", "flat", "frown", "round")
 FACE = {  # shape -> (x, y, scale) of the face, in radii: where the shape is wide enough
     "circle": (0., 0., .56), "square": (0., 0., .56), "triangle": (0., .24, .42), "star": (0., .04, .46), "heart": (0., -.1, .54),
     "ring": (0., -.70, .25), "cross": (0., 0., .40), "crescent": (-.70, 0., .32), "diamond": (0., 0., .42), "flower": (0., 0., .5)}
+RISE = {"smile": .26, "grin": .42, "flat": 0., "frown": -.26, "round": 0.}    # mouth -> how far its corners rise, in units of the face
 _INK = (.10, .09, .12)
+AT_ONCE = 64 * 64 * 64                                    # pixels drawn at once
 
 
 class Face(NamedTuple):
@@ -148,70 +150,128 @@ def caption(context: Context, identifier: str | None, noun: str | None, backgrou
 
 # --------------------------------------------------------------------------- pictures
 
-def _pattern(subject: Subject, u: Tensor, v: Tensor) -> Tensor:
-    """Signed distance to the second tone, in radii: (n y x), in the subject's own frame, so that the pattern turns with it."""
-    c, s, period = math.cos(subject.slant), math.sin(subject.slant), subject.period
-    a, b = (c * u + s * v) / period + subject.phase[0], (c * v - s * u) / period + subject.phase[1]
-    near_a, near_b = a - a.round(), b - b.round()         # in periods, from the nearest stripe or dot
-    if subject.pattern == "stripes":
-        return (near_a.abs() - .25) * period
-    if subject.pattern == "dots":
-        return (torch.hypot(near_a, near_b) - .30) * period
-    if subject.pattern == "checks":
-        to_a, to_b = near_a.abs() - .25, near_b.abs() - .25
-        return torch.minimum(to_a.abs(), to_b.abs()) * -(to_a * to_b).sign() * period
-    if subject.pattern == "rings":
-        r = torch.hypot(u, v) / (.8 * period)
-        return ((r - r.round()).abs() - .25) * .8 * period
-    return c * u + s * v + .15 * subject.phase[0]         # halves
+def _rows(values: Sequence[str]) -> dict[str, list[int]]:
+    """Which rows have a value: for what is drawn by another formula for each."""
+    return {value: [i for i, v in enumerate(values) if v == value] for value in dict.fromkeys(values)}
 
 
-def _mouth(kind: str, x: Tensor, y: Tensor) -> Tensor:
-    """Signed distance to the mouth, in units of the face: an arch through (0, .55), or a round one."""
-    if kind == "round":
-        return _disc(x, y, 0, .58, .17)
-    rise = {"smile": .26, "grin": .42, "flat": 0., "frown": -.26}[kind]
+def _outlines(subjects: Sequence[Subject], u: Tensor, v: Tensor) -> Tensor:
+    """Signed distance to each outline, in radii: (n y x)."""
+    distance = torch.empty_like(u)
+    for noun, rows in _rows([s.noun for s in subjects]).items():
+        distance[rows] = OUTLINES[noun](u[rows], v[rows])
+    return distance
+
+
+def _patterns(subjects: Sequence[Subject], u: Tensor, v: Tensor) -> Tensor:
+    """Signed distance to the second tone, in radii: (n y x), in each subject's own frame, so that the pattern turns with it."""
+    distance = torch.empty_like(u)
+    for pattern, rows in _rows([s.pattern for s in subjects]).items():
+        some = [subjects[i] for i in rows]
+        c, s, period = (_column(x) for x in zip(*((math.cos(z.slant), math.sin(z.slant), z.period) for z in some)))
+        phase_a, phase_b = (_column([z.phase[k] for z in some]) for k in range(2))
+        if pattern == "rings":
+            r = torch.hypot(u[rows], v[rows]) / (.8 * period)
+            distance[rows] = ((r - r.round()).abs() - .25) * .8 * period
+            continue
+        along, across = c * u[rows] + s * v[rows], c * v[rows] - s * u[rows]
+        if pattern == "halves":
+            distance[rows] = along + .15 * phase_a
+            continue
+        a, b = along / period + phase_a, across / period + phase_b
+        near_a, near_b = a - a.round(), b - b.round()     # in periods, from the nearest stripe or dot
+        if pattern == "stripes":
+            distance[rows] = (near_a.abs() - .25) * period
+        elif pattern == "dots":
+            distance[rows] = (torch.hypot(near_a, near_b) - .30) * period
+        else:                                             # checks
+            to_a, to_b = near_a.abs() - .25, near_b.abs() - .25
+            distance[rows] = torch.minimum(to_a.abs(), to_b.abs()) * -(to_a * to_b).sign() * period
+    return distance
+
+
+def _mouths(kinds: Sequence[str], x: Tensor, y: Tensor) -> Tensor:
+    """Signed distance to each mouth, in units of the face: an arch through (0, .55), or a round one. (n y x)"""
+    rise = _column([RISE[kind] for kind in kinds])
     half = .42
-    arch = y - (.50 + rise * (.6 - (x / half)**2))
-    arch = arch.abs() / torch.sqrt(1 + (2 * rise * x / half**2)**2)
-    return torch.maximum(arch - .085, x.abs() - half)
+    t = x / half
+    arch = (y - (.50 + rise * (.6 - t * t))).abs() / torch.sqrt(1 + (2 * rise * t / half)**2)
+    distance = torch.maximum(arch - .085, x.abs() - half)
+    if rows := [i for i, kind in enumerate(kinds) if kind == "round"]:
+        distance[rows] = _disc(x[rows], y[rows], 0, .58, .17)
+    return distance
 
 
 def render_subject(subject: Subject, contexts: Context | Sequence[Context], size: int = 64) -> Tensor:
     """Draw a subject in one context or in many: (b, 3, size, size) float32 in [−1, 1]. Any size draws the same picture."""
     contexts = [contexts] if isinstance(contexts, Context) else list(contexts)
+    return render_subjects([subject] * len(contexts), contexts, size)
+
+
+def render_subjects(subjects: Sequence[Subject], contexts: Sequence[Context], size: int = 64) -> Tensor:
+    """Draw each subject in its own context: (b, 3, size, size) float32 in [−1, 1].
+
+    So many are drawn at once that the cost of a call is small, and no more, for the cache's sake.
+    """
+    n, pixels = len(subjects), size * size
+    if n != len(contexts):
+        raise ValueError(f"contexts: one for each subject, {n}; got {len(contexts)}")
+    at_once = max(1, AT_ONCE // pixels)
+    made = torch.empty((n, 3, size, size))
+    for i in range(0, n, at_once):
+        made[i:i + at_once] = _paint(subjects[i:i + at_once], contexts[i:i + at_once], size)
+    return made
+
+
+def _paint(subjects: Sequence[Subject], contexts: Sequence[Context], size: int) -> Tensor:
+    """`render_subjects` of few."""
     x, y = _grid(size)
     scenes = [Scene(c.background, c.ground, () if c.other is None else (c.other,)) for c in contexts]
     canvas = _paint_things(_paint_ground(scenes, x, y), scenes, x, y, 1 / size)
     u, v = _local(contexts, x, y)
-    radius = _column([c.radius for c in contexts])
+    pixels = _column([c.radius * size for c in contexts])                                           # of a radius
 
-    def lay(distance: Tensor, colour: Tensor, within: Tensor | float = 1.) -> None:
-        """Paint where a distance, in radii, is negative."""
-        cover = (.5 - distance * radius * size).clamp(0, 1) * within
-        canvas.copy_(canvas + cover[:, None] * (colour - canvas))
+    def column(rgbs: Sequence[RGB]) -> Tensor:
+        return torch.tensor(rgbs, dtype=torch.float32)[:, :, None, None]
 
-    def flat(rgb: RGB) -> Tensor:
-        return torch.tensor(rgb, dtype=torch.float32)[:, None, None]
+    def lay(cover: Tensor, colour: Tensor) -> None:
+        canvas.lerp_(colour, cover[:, None])
 
-    body = OUTLINES[subject.noun](u, v)
-    inside = (.5 - body * radius * size).clamp(0, 1)
+    def cover(distance: Tensor, scale: Tensor | float = 1.) -> Tensor:
+        """How much of each pixel lies where a distance, in radii / scale, is negative."""
+        return (distance * (-scale * pixels)).add_(.5).clamp_(0, 1)
+
+    body = _outlines(subjects, u, v)
+    inside = cover(body)
     light = (_column([c.shade for c in contexts]) - .07 * v.clamp(-1, 1))[:, None]                  # lit softly from above
-    first = torch.stack([_colours([c.colour])[0] if c.colour else flat(subject.tones[0]) for c in contexts])
-    lay(body, (first + light).clamp(0, 1))
-    lay(_pattern(subject, u, v), (flat(subject.tones[1]) + light).clamp(0, 1), inside)
-    lay(-body - subject.rim, flat(subject.rim_colour), inside)                                      # a rim within the outline
+    first = column([COLOURS[c.colour] if c.colour else s.tones[0] for s, c in zip(subjects, contexts)])
+    lay(inside, (first + light).clamp_(0, 1))
+    lay(cover(_patterns(subjects, u, v)).mul_(inside), (column([s.tones[1] for s in subjects]) + light).clamp_(0, 1))
+    lay(cover(-body - _column([s.rim for s in subjects])).mul_(inside), column([s.rim_colour for s in subjects]))   # within the outline
 
-    cx, cy, scale = FACE[subject.noun]
-    fx, fy, face = (u - cx) / scale, (v - cy) / scale, subject.face
+    cx, cy, scale = (_column(z) for z in zip(*(FACE[s.noun] for s in subjects)))
+    eye, apart = _column([s.face.eye for s in subjects]), [s.face.apart for s in subjects]
+    gaze_x, gaze_y = (_column([.13 * s.face.gaze[k] for s in subjects]) for k in range(2))
+    fx, fy = (u - cx) / scale, (v - cy) / scale
+    under, white = torch.ones_like(u), torch.zeros_like(u)                                          # shares; the rest of a pixel is ink
+
+    def lay_face(share: Tensor, whiten: bool = False) -> None:
+        share = share.mul_(inside)
+        under.sub_(under * share)
+        white.sub_(white * share)
+        if whiten:
+            white.add_(share)
+
+    ey = fy + .22
     for side in (-1, 1):
-        ex, ey = side * face.apart, -.22
-        lay((torch.hypot(fx - ex, fy - ey) - face.eye - .10) * scale, flat(_INK), inside)
-        lay((torch.hypot(fx - ex, fy - ey) - face.eye) * scale, flat((1., 1., 1.)), inside)
-        px, py = ex + .13 * face.gaze[0], ey + .13 * face.gaze[1]
-        lay((torch.hypot(fx - px, fy - py) - .55 * face.eye) * scale, flat(_INK), inside)
-    lay(_mouth(face.mouth, fx, fy) * scale, flat(_INK), inside)
-    return 2 * canvas - 1
+        ex = fx - side * _column(apart)
+        r = (ex * ex + ey * ey).sqrt_()
+        lay_face(cover(r - eye - .10, scale))
+        lay_face(cover(r - eye, scale), whiten=True)
+        lay_face(cover(((ex - gaze_x)**2 + (ey - gaze_y)**2).sqrt_() - .55 * eye, scale))
+    lay_face(cover(_mouths([s.face.mouth for s in subjects], fx, fy), scale))
+    ink = torch.tensor(_INK)[:, None, None]
+    return canvas.mul_(under[:, None]).add_(white[:, None]).addcmul_((1 - under - white)[:, None], ink).mul_(2).sub_(1)
 
 
 def subject_mask(subject: Subject, contexts: Context | Sequence[Context], size: int = 64) -> Tensor:
