@@ -156,7 +156,7 @@ def judge(net: Couple, n: int, each: int, seed: int, tau: float = .04) -> dict[s
 
 def main(*, steps: int = 1000, batch: int = 64, lr: float = 2e-3, tau: float = .04, centring: str = "sinkhorn", spread: float = .3,
          momentum: float = .95, weight_decay: float = .04, warmup: int = 50, precision: str = "float32", tests: int = 64, seed: int = 0,
-         init: str = "", name: str = "shapes-dino", state: str = "runs/shapes_dino", device: str = "auto", out: str = "weights") -> None:
+         workers: int = 0, init: str = "", name: str = "shapes-dino", state: str = "runs/shapes_dino", device: str = "auto", out: str = "weights") -> None:
     if centring not in CENTRINGS:
         raise ValueError(f"centring={centring!r}: must be one of {', '.join(CENTRINGS)}")
     (rank, world), on = rank_and_world(), own_device(device)
@@ -173,7 +173,7 @@ def main(*, steps: int = 1000, batch: int = 64, lr: float = 2e-3, tau: float = .
 
     # ours: λ from .95 and a constant weight decay, where the paper has .996 and .04 to .4: our runs are a hundredth as long
     fitted = fit(lambda m, d, g: loss(m, d, tau=tau, centring=centring, spread=spread), net, data, steps=steps, lr=lr, seed=seed,
-                 warmup=warmup, ema=0., weight_decay=weight_decay, betas=(.9, .999), precision=precision,
+                 warmup=warmup, ema=0., workers=workers, weight_decay=weight_decay, betas=(.9, .999), precision=precision,
                  checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments), save_every=100,
                  after=lambda step: move(net, step, steps, momentum))
     if rank == 0:
