@@ -128,8 +128,8 @@ def main(*, steps: int = 2400, reading: int = 600, batch: int = 64, lr: float = 
         fitted = fit(loss, net, data, steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup, weight_decay=.1,
                      checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
         if rank == 0:
-            fresh = written(triplets + 200, seed + 1)
-            unseen = tokenizer([text_of(t) for t in fresh if t not in set(written(triplets, seed))][:200]).to(on)
+            fresh, known = written(triplets + 200, seed + 1), set(written(triplets, seed))
+            unseen = tokenizer([text_of(t) for t in fresh if t not in known][:200]).to(on)
             begins = (unseen == tokenizer.token(THEN)).int().argmax(1)
             late = (torch.arange(LENGTH, device=on) > begins[:, None]) & (unseen != tokenizer.pad)
             with torch.no_grad():
