@@ -34,7 +34,7 @@ TAU_S = .1                                       # the student's temperature
 class DINOHead(nn.Module):
     """cls (b d) -> the cosine with each prototype (b k), through three linear maps and a narrow, normalised vector. # Appendix C
 
-    hidden=0: without the maps; cls itself is the vector that is compared, `width` long, and all that the loss teaches is in it. # SwAV's
+    hidden=0: without the maps; cls itself is the vector that is compared, `width` long, and all that the loss teaches is in it. # ours
     The prototypes have length 1, too: official code: so by default for large nets ("norm_last_layer"), for then training is stable.
     """
 
