@@ -159,7 +159,8 @@ def judge(net: Couple, n: int, each: int, seed: int, tau: float = .04) -> dict[s
 
 def main(*, steps: int = 1000, batch: int = 64, lr: float = 2e-3, tau: float = .04, centring: str = "sinkhorn", spread: float = .1,
          momentum: float = .95, weight_decay: float = .04, warmup: int = 50, precision: str = "float32", tests: int = 64, seed: int = 0,
-         workers: int = 0, init: str = "", name: str = "shapes-dino", state: str = "runs/shapes_dino", device: str = "auto", out: str = "weights") -> None:
+         workers: int = 0, init: str = "", name: str = "shapes-dino", state: str = "runs/shapes_dino", device: str = "auto",
+         out: str = "weights") -> None:
     if centring not in CENTRINGS:
         raise ValueError(f"centring={centring!r}: must be one of {', '.join(CENTRINGS)}")
     (rank, world), on = rank_and_world(), own_device(device)
