@@ -50,7 +50,7 @@ from weights.towers import load_lpips
 from worlds.emoji import KINDS, Pair, World, caption, open_world, pairs, render
 from worlds.files import write_picture
 
-STEPS, BATCH = 25, 64
+STEPS, BATCH = 25, 128
 TUNE = 80                                        # pairs on which settings are chosen
 W_BACK = 7.5                                     # of the reconstruction by null-text
 COPY = "the picture as it was"
