@@ -31,7 +31,7 @@ def emoji_gallery(folder: Path, models: Callable[[], Models]) -> Figure:
         gap = torch.ones(3, SIZE, 4)
         heading = "" if i not in (0, r["successes"]) else "successes: before, made, true" if i == 0 else "failures: before, made, true"
         show(ax, torch.cat([parts[0], gap, parts[1], gap, parts[2]], -1),
-             f"{item['source'].split(' in ')[0]}: “{item['asked']}”; {item['method']}, {item['gain']:+.1f} dB over copying",
+             f"{item['source'].rsplit(' in ', 1)[0]}: “{item['asked']}”; {item['method']}, {item['gain']:+.1f} dB over copying",
              above=heading, width=52)
     return fig
 
