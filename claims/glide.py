@@ -27,7 +27,8 @@ from weights.judges import Classifier, Judge, load_classifier, load_judge
 from worlds.scene import Scene
 from worlds.shapes import attributes, caption, render
 
-STEPS = "25"
+STEPS = "15"                                     # fewer steps before fewer samples
+DTYPE = torch.bfloat16                           # of the painting nets, which were trained so; judges and states of a walk are float32
 SCALES = {"text": (1., 1.5, 2., 3., 5., 8.), "clip": (.3, 1., 3., 10.), "classifier": (.3, 1., 3., 10.)}
 BEST_OF = (1, 2, 4, 8)
 PARTS = ("shapes-glide-conditional", "shapes-glide", "shapes-glide-inpaint", "shapes-glide-upsampler", "shapes-glide-upsampler-inpaint",
@@ -53,7 +54,7 @@ class GlideModels(NamedTuple):
 def open_glide(folder: str | Path | None = None, device: str = "cpu") -> GlideModels:
     """The shipped models, or candidates of the same names in `folder`."""
     at = {name: name if folder is None else Path(folder) / f"{name}.safetensors" for name in PARTS}
-    nets = [load(at[name], device, torch.float32) for name in PARTS[:5]]
+    nets = [load(at[name], device, DTYPE) for name in PARTS[:5]]
     judges = [load_judge(at[name], device) for name in PARTS[5:7]]
     return GlideModels(*nets, *judges, load_classifier(at[PARTS[7]], device), load_reader(at[PARTS[8]], device),
                        "shapes-glide" if folder is None else Path(folder).name, {find(f).name: sha256(find(f)) for f in at.values()})
@@ -74,10 +75,10 @@ def guide(models: GlideModels, kind: str, scale: float, texts: Sequence[str], sc
     return dict(w=1., gradient=classifier_guidance(lambda x, t: models.classifier.log_p(x, t, asked), scale))
 
 
-def painted(b: Bundle, texts: Sequence[str], seed: int, how: Callable[[slice], dict]) -> Tensor:
+def painted(b: Bundle, texts: Sequence[str], seed: int, how: Callable[[slice], dict], steps: str = STEPS) -> Tensor:
     """One picture of each text, 64 at a time, enlarged: (n 3 64 64). how: the guidance of each batch, as arguments of `glide`."""
     rows = [slice(i, min(i + 64, len(texts))) for i in range(0, len(texts), 64)]
-    return enlarged(torch.cat([glide(b, texts[r], steps=STEPS, seed=seed + r.start, **how(r)).picture.cpu()
+    return enlarged(torch.cat([glide(b, texts[r], steps=steps, seed=seed + r.start, **how(r)).picture.cpu()
                                for r in rows]))
 
 
@@ -120,7 +121,7 @@ def measure_guidance(models: GlideModels, *, n: int, seed: int, part: Part = at_
         return dict(scale=scale, **judged(models, made, texts, scenes, real))
     curves = {kind: [part(f"{kind}, scale {scale:g}", partial(one, kind, scale)) for scale in of] for kind, of in scales.items()}
     truth = part("true renders", lambda: judged(models, enlarged(render(scenes, 32)), texts, scenes, real))
-    return dict(steps=STEPS, curves=curves, truth=truth)
+    return dict(steps=STEPS, dtype=str(DTYPE), curves=curves, truth=truth)
 
 
 GUIDANCE = Measurement("glide_guidance", measure_guidance, 512, 0, ("glide_guidance.png",), open_glide, NEEDS)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from claims.common import new_scenes
-from claims.glide import STEPS, painted
+from claims.glide import painted
 from claims.page import FAILS, HOLDS, PARTLY, UNJUDGED, Finding, Measurement, Record
 from claims.parts import Part, at_once
 from weights import Bundle, Oracle, find, load, load_reader
@@ -23,7 +23,7 @@ from worlds.scene import HELD_OUT, SHAPES, Scene
 from worlds.shapes import attributes, caption
 
 WHOLE, FILTERED, READER = "shapes-glide", "shapes-glide-filtered", "shapes-reader"
-W = 3.
+W, STEPS = 3., "25"
 
 
 class FilteredModels(NamedTuple):
@@ -62,7 +62,7 @@ def measure_filtered(models: FilteredModels, *, n: int, seed: int, part: Part = 
     """n captions of one thing, with the shape that was removed and with others: how often each model paints the shape that is asked for,
     how often all, and which shapes it paints instead."""
     def one(b: Bundle, scenes: list[Scene]) -> Record:
-        made = painted(b, [caption(s) for s in scenes], seed, lambda rows: dict(w=W))
+        made = painted(b, [caption(s) for s in scenes], seed, lambda rows: dict(w=W), STEPS)
         read, wanted = models.oracle.read(made), [attributes(s) for s in scenes]
         shapes = [r["shape_1"] for r in read]
         return dict(shape=sum(a == w["shape_1"] for a, w in zip(shapes, wanted)) / n,

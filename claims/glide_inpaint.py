@@ -12,7 +12,7 @@ from claims.glide import NEEDS, STEPS, GlideModels, enlarged, open_glide
 from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
 from claims.parts import Part, at_once
 from claims.prompt_to_prompt import silhouette
-from methods.glide import glide, inpaint
+from methods.glide import glide, inpaint, pasted
 from metrics.image import rmse, seam
 from metrics.mask import dilate
 from worlds.scene import Scene
@@ -53,8 +53,9 @@ def measure_ways(models: GlideModels, *, n: int, seed: int, part: Part = at_once
     def one(how: str, net: str) -> Record:
         b = getattr(models, net)
         rows = [slice(i, min(i + 64, n)) for i in range(0, n, 64)]
-        raw, made = (torch.cat([inpaint(b, before[r], mask[r], drawn.target[r], how=how, steps=STEPS, w=W, seed=seed + r.start,
-                                        paste=paste).picture.cpu() for r in rows]) for paste in (False, True))
+        raw = torch.cat([inpaint(b, before[r], mask[r], drawn.target[r], how=how, steps=STEPS, w=W, seed=seed + r.start,
+                                 paste=False).picture.cpu() for r in rows])
+        made = pasted(raw, before, mask)
         right = models.oracle.right(enlarged(made), drawn.wanted)
         return dict(right=right.double().mean().item(), seam=seam(made, after, mask).mean().item(),
                     seam_raw=seam(raw, after, mask).mean().item(),
