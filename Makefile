@@ -2,13 +2,14 @@
 #   make demo                  install, then edit the pictures in figures/hand by text
 #   make test                  install with the test extras, then run the tests
 #   make emoji-data            build the emoji world's pictures into runs/emoji_data: by npm, or PACKAGES=folder with its three packages
+#   make emoji-weights         the same, then train the emoji world's models on them
 #   make PYTHON=python3.12 …   choose the interpreter that .venv is made from
 
 PYTHON ?= python3
 RUN := .venv/bin/python
 RECIPES := shapes_vae shapes_reader shapes shapes_ve shapes_glide shapes_glide_upsampler shapes_clip shapes_classifier shapes_dino
 
-.PHONY: demo test notebooks figures emoji-data weights bench claims lint clean
+.PHONY: demo test notebooks figures emoji-data emoji-weights weights bench claims lint clean
 
 demo: .venv/plain
 	$(RUN) -m methods.demo
@@ -35,6 +36,11 @@ weights: .venv/plain
 	$(RUN) -m training.shapes_glide_upsampler --name shapes-glide-upsampler-noised --noise .1 --state runs/upsampler-noised
 	$(RUN) -m training.shapes_glide_upsampler --name shapes-glide-upsampler-inpaint --inpainting 1 --init weights/shapes-glide-upsampler.safetensors --state runs/upsampler-inpaint
 	$(RUN) -m training.shapes_instruct
+	$(RUN) -m training.shapes_language
+	$(RUN) -m training.shapes_language --sample 4000
+
+emoji-weights: emoji-data
+	for recipe in emoji_vae emoji emoji_instruct; do $(RUN) -m training.$$recipe || exit $$?; done
 
 bench: .venv/full
 	$(RUN) -m claims.bench

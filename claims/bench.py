@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Generator
 
 from claims.common import Models, autoencoded, draw_edits, in_batches, is_there, new_scenes, open_models, place, rounded
-from claims.glide import enlarged
+from claims.glide import DTYPE, enlarged
 from claims.page import README, RECORDS, between, read_record
 from figures.make import make
 from methods.cli import exit_code
@@ -39,7 +39,7 @@ WS = (1., 2., 3., 5., 7.5)
 TWO_WS = (2., 3., 5.)
 T0 = (.5, .6, .7, .8)
 INSTRUCTED = ("recolour", "reshape", "retexture", "resize", "background", "add", "remove", "swap")
-SCALES = ((2., 1.), (3., 1.2), (5., 1.2), (7.5, 1.5))                      # s_text and s_image
+SCALES = ((2., 1.5), (3., 1.2))                      # s_text and s_image
 STEPS = 16
 SEED = 7
 
@@ -127,14 +127,14 @@ def ve(models: Models, parts: dict[str, Part], n: int) -> Part:
 
 def glide_base(models: Models, parts: dict[str, Part], n: int) -> Part:
     """Captions of one thing by GLIDE's base at 32×32, enlarged by bicubic interpolation for the reader, over the guidance scale."""
-    b, files = opened(NEEDS["glide"], models)
+    b, files = opened(NEEDS["glide"], models, DTYPE)
     scenes = new_scenes(n, SEED + 2, things=1)
     captions = [caption(s) for s in scenes]
 
     def right(w: float) -> float:
         pictures = in_batches(lambda rows: glide(b, captions[rows], steps="20", w=w, seed=SEED + rows.start).picture, n)
         return models.oracle.right(enlarged(pictures), [attributes(s) for s in scenes]).double().mean().item()
-    return dict(n=n, seed=SEED + 2, steps=20, files=files, curve=[dict(w=w, right=right(w)) for w in (1., 2., 3., 5.)])
+    return dict(n=n, seed=SEED + 2, steps=20, dtype=str(DTYPE), files=files, curve=[dict(w=w, right=right(w)) for w in (1., 2., 3.)])
 
 
 def upsampler(models: Models, parts: dict[str, Part], n: int) -> Part:
@@ -167,10 +167,10 @@ def instruct(models: Models, parts: dict[str, Part], n: int) -> Part:
 NEEDS = dict(ve="shapes-ve", glide="shapes-glide", upsampler="shapes-glide-upsampler", instruct="shapes-instruct")   # beside `shapes`
 
 
-def opened(name: str, models: Models) -> tuple[Bundle, dict[str, str]]:
+def opened(name: str, models: Models, dtype: torch.dtype = torch.float32) -> tuple[Bundle, dict[str, str]]:
     """A model beside those of `models`, and its hash."""
     path = place(name, models.folder)
-    return load(path, models.bundle.device, torch.float32), {find(path).name: sha256(find(path))}
+    return load(path, models.bundle.device, dtype), {find(path).name: sha256(find(path))}
 
 
 PARTS: dict[str, Callable[[Models, dict[str, Part], int], Part]] = dict(

@@ -29,7 +29,7 @@ from worlds.shapes import attributes, caption, render
 
 STEPS = "15"                                     # fewer steps before fewer samples
 DTYPE = torch.bfloat16                           # of the painting nets, which were trained so; judges and states of a walk are float32
-SCALES = {"text": (1., 1.5, 2., 3., 5., 8.), "clip": (.3, 1., 3., 10.), "classifier": (.3, 1., 3., 10.)}
+SCALES = {"text": (1., 2., 3., 5., 8.), "clip": (1., 3., 10.), "classifier": (1., 3.)}
 BEST_OF = (1, 2, 4, 8)
 PARTS = ("shapes-glide-conditional", "shapes-glide", "shapes-glide-inpaint", "shapes-glide-upsampler", "shapes-glide-upsampler-inpaint",
          "shapes-clip", "shapes-clip-noised", "shapes-classifier", "shapes-reader")
@@ -51,10 +51,10 @@ class GlideModels(NamedTuple):
     files: dict[str, str]                        # the sha256 of each file, for the record
 
 
-def open_glide(folder: str | Path | None = None, device: str = "cpu") -> GlideModels:
-    """The shipped models, or candidates of the same names in `folder`."""
+def open_glide(folder: str | Path | None = None, device: str = "cpu", dtype: torch.dtype = DTYPE) -> GlideModels:
+    """The shipped models, or candidates of the same names in `folder`; dtype: of the nets that paint."""
     at = {name: name if folder is None else Path(folder) / f"{name}.safetensors" for name in PARTS}
-    nets = [load(at[name], device, DTYPE) for name in PARTS[:5]]
+    nets = [load(at[name], device, dtype) for name in PARTS[:5]]
     judges = [load_judge(at[name], device) for name in PARTS[5:7]]
     return GlideModels(*nets, *judges, load_classifier(at[PARTS[7]], device), load_reader(at[PARTS[8]], device),
                        "shapes-glide" if folder is None else Path(folder).name, {find(f).name: sha256(find(f)) for f in at.values()})
@@ -75,10 +75,11 @@ def guide(models: GlideModels, kind: str, scale: float, texts: Sequence[str], sc
     return dict(w=1., gradient=classifier_guidance(lambda x, t: models.classifier.log_p(x, t, asked), scale))
 
 
-def painted(b: Bundle, texts: Sequence[str], seed: int, how: Callable[[slice], dict], steps: str = STEPS) -> Tensor:
-    """One picture of each text, 64 at a time, enlarged: (n 3 64 64). how: the guidance of each batch, as arguments of `glide`."""
+def painted(b: Bundle, texts: Sequence[str], seed: int, how: Callable[[slice], dict], steps: str = "") -> Tensor:
+    """One picture of each text, 64 at a time, enlarged: (n 3 64 64). how: the guidance of each batch, as arguments of `glide`;
+    steps: other than STEPS."""
     rows = [slice(i, min(i + 64, len(texts))) for i in range(0, len(texts), 64)]
-    return enlarged(torch.cat([glide(b, texts[r], steps=steps, seed=seed + r.start, **how(r)).picture.cpu()
+    return enlarged(torch.cat([glide(b, texts[r], steps=steps or STEPS, seed=seed + r.start, **how(r)).picture.cpu()
                                for r in rows]))
 
 
@@ -226,7 +227,7 @@ def measure_rerank(models: GlideModels, *, n: int, seed: int, part: Part = at_on
     return dict(steps=STEPS, captions=len(scenes), curves={f"{w:g}": part(f"w {w:g}", partial(one, w)) for w in (1., 3.)})
 
 
-RERANK = Measurement("glide_rerank", measure_rerank, 1024, 0, ("glide_rerank.png",), open_glide, NEEDS)
+RERANK = Measurement("glide_rerank", measure_rerank, 512, 0, ("glide_rerank.png",), open_glide, NEEDS)
 
 
 def judge_rerank(record: Record) -> Finding:

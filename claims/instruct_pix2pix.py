@@ -159,8 +159,10 @@ def measure_scales(models: InstructModels, *, n: int, seed: int, part: Part = at
 
 
 BESIDE_SDEDIT = Measurement("instruct_sdedit", measure_sdedit, 256, 0, ("instruct_sdedit.png",), partial(open_instruct, (TRUE,)), NEEDS)
-LESS_DATA = Measurement("instruct_data", measure_data, 256, 0, ("instruct_data.png",), partial(open_instruct, DATA), NEEDS)
-UNFILTERED = Measurement("instruct_filter", measure_filter, 256, 0, ("instruct_filter.png",), partial(open_instruct, FILTER), NEEDS)
+LESS_DATA = Measurement("instruct_data", measure_data, 256, 0, ("instruct_data.png",), partial(open_instruct, DATA),
+                        (*DATA, "shapes-clip"))
+UNFILTERED = Measurement("instruct_filter", measure_filter, 256, 0, ("instruct_filter.png",), partial(open_instruct, FILTER),
+                         (*FILTER, "shapes-clip"))
 SCALES = Measurement("instruct_scales", measure_scales, 256, 0, ("instruct_scales.png",), partial(open_instruct, (TRUE,)), NEEDS)
 
 

@@ -209,7 +209,7 @@ assert min(inside.values()) > .9
 # **Claim.** At t ≈ 500 the bounds differ by less than 1 % in σ with 1000 steps and by more than 10 % with 10.
 
 # %%
-m = open_glide()
+m = open_glide(dtype=torch.float32)
 texts = ["a large red star on a white background", "a small striped blue heart on a yellow background",
          "a large green ring on a purple background", "a large black circle on an orange background"]
 fig, left = plt.subplots(figsize=(5.4, 3.4), layout="constrained")

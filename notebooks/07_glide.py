@@ -48,7 +48,7 @@ from worlds.shapes import attributes, caption, render
 plt.rcParams.update(RC)
 FIGURES = Path(figures.style.__file__).parent
 STEPS, W = "20", 3.                                                        # of the base model's walks
-m = open_glide()
+m = open_glide(dtype=torch.float32)
 
 # %% [markdown]
 # ## 1. Why two stages

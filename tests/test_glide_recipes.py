@@ -1,6 +1,8 @@
 """The recipes of issue GLIDE run from the first step to files that load, and what they promise about the first step is so."""
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from torch import Generator
@@ -8,7 +10,7 @@ from torch import Generator
 from methods.super_resolution import made_small
 from samplers.schedule import Schedule
 from training import shapes_classifier, shapes_clip, shapes_glide, shapes_glide_inpaint, shapes_glide_upsampler
-from training.scenes import draw, told
+from training.scenes import Supply, draw, told
 from training.shapes_glide_upsampler import spoilt
 from weights import WeightsError, load
 from weights.files import read_weights
@@ -34,6 +36,21 @@ def folder(tmp_path_factory):
     run(shapes_clip, "g", batch=4, tests=64, noised=1, name="shapes-clip-noised")
     run(shapes_classifier, "h", batch=4, tests=64)
     return out
+
+
+def test_scenes_that_are_kept_are_drawn_once_and_the_same_whoever_draws_them():
+    choice = dict(two=.5, hard=2., without="star", kept=300, seed=(3, 0))
+    alone, helped = Supply(32, **choice), Supply(32, workers=2, **choice)
+    assert len(alone.scenes) == 300 and alone.scenes == helped.scenes and torch.equal(alone.pictures, helped.pictures)
+    assert len(set(map(repr, alone.scenes))) == 300 and not any(t.shape == "star" for s in alone.scenes for t in s.things)
+    scenes, pictures, rng = alone(5, torch.Generator().manual_seed(0))
+    assert all(scene in alone.scenes for scene in scenes) and isinstance(rng, random.Random)
+    torch.testing.assert_close(pictures, eight_bits(render(scenes, 32)), atol=1e-6, rtol=0)
+    fresh, _, _ = alone.fresh(50, torch.Generator().manual_seed(0))
+    assert not set(map(repr, fresh)) & set(map(repr, alone.scenes)), "what judges a net is not what it was shown"
+    anew = Supply(32, two=.5)
+    (first, x, _), (again, y, _) = (anew(4, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert first == again and torch.equal(x, y) and anew.pictures is None
 
 
 def test_the_files_load_as_what_they_are(folder):

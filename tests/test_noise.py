@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from samplers.noise import Rng
+from samplers.noise import Rng, gaussian
 
 SIZE = (3, 5, 4)
 
@@ -71,3 +71,18 @@ def test_mistakes_are_named():
         with pytest.raises(ValueError, match="^seeds must be whole numbers"):
             Rng(seeds)
     assert len(Rng.of(0, 3)) == 3
+
+
+def test_noise_for_training_is_that_of_the_generator_in_the_dtype_of_what_it_is_added_to():
+    like = torch.zeros(2, 3, 4, dtype=torch.float64)
+    drawn = gaussian(like, torch.Generator().manual_seed(5))
+    assert drawn.dtype == like.dtype and torch.equal(drawn, torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(5)).double())
+    assert not torch.equal(drawn, gaussian(like, torch.Generator().manual_seed(6)))
+    assert gaussian(torch.zeros(2, device="meta"), torch.Generator()).device.type == "meta"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_noise_for_training_is_drawn_there_and_the_same_again():
+    like = torch.zeros(2, 3, 4, device="cuda")
+    first, again = (gaussian(like, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert first.is_cuda and torch.equal(first, again)
