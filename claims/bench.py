@@ -139,17 +139,17 @@ def glide_base(models: Models, parts: dict[str, Part], n: int) -> Part:
 
 def upsampler(models: Models, parts: dict[str, Part], n: int) -> Part:
     """True 32×32 pictures enlarged under their captions: PSNR to the true 64×64, beside bicubic's."""
-    b, files = opened(NEEDS["upsampler"], models)
+    b, files = opened(NEEDS["upsampler"], models, DTYPE)
     scenes = new_scenes(n, SEED + 7)
     truth, captions = render(scenes), [caption(s) for s in scenes]
     small = F.avg_pool2d(truth, 2)
     made = in_batches(lambda rows: upsample(b, small[rows], captions[rows], seed=SEED + rows.start), n, 32).cpu()
-    return dict(n=n, seed=SEED + 7, files=files, psnr=psnr(made, truth).mean().item(), bicubic=psnr(enlarged(small), truth).mean().item())
+    return dict(n=n, seed=SEED + 7, dtype=str(DTYPE), files=files, psnr=psnr(made, truth).mean().item(), bicubic=psnr(enlarged(small), truth).mean().item())
 
 
 def instruct(models: Models, parts: dict[str, Part], n: int) -> Part:
     """Edits by instruction against the true ones, every kind in turn, over pairs of scales (s_text, s_image)."""
-    b, files = opened(NEEDS["instruct"], models)
+    b, files = opened(NEEDS["instruct"], models, DTYPE)
     drawn = draw_edits(n, INSTRUCTED, SEED + 8)
     asked = [instruction(s, e) for s, e in zip(drawn.scenes, drawn.edits)]
 
@@ -161,7 +161,7 @@ def instruct(models: Models, parts: dict[str, Part], n: int) -> Part:
                     kinds={k: right[drawn.rows(k)].double().mean().item() for k in INSTRUCTED if drawn.rows(k)},
                     outside_db=psnr(made[some], drawn.before[some], 1 - drawn.changed[some]).clamp(max=60).mean().item(),
                     truth_db=psnr(made, drawn.after).mean().item())
-    return dict(n=n, seed=SEED + 8, steps=STEPS, files=files, curve=[one(*scales) for scales in SCALES])
+    return dict(n=n, seed=SEED + 8, steps=STEPS, dtype=str(DTYPE), files=files, curve=[one(*scales) for scales in SCALES])
 
 
 NEEDS = dict(ve="shapes-ve", glide="shapes-glide", upsampler="shapes-glide-upsampler", instruct="shapes-instruct")   # beside `shapes`

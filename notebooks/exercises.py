@@ -281,6 +281,24 @@ def _sigma_up(sigma_up: Callable) -> str | None:
     return None
 
 
+# --------------------------------------------------------------------------- 10
+
+def _doing_nothing(db: float) -> str | None:
+    return None if math.isclose(db, -10 * math.log10(.1 / 16), abs_tol=.05) else f"not yet: {db:g}; the mean square over all pixels counts"
+
+
+def _family(edits_of: Callable) -> str | None:
+    wrong = next((n for n, pairs in ((1, 0), (2, 2), (6, 30)) if edits_of(n) != pairs), None)
+    return None if wrong is None else f"not yet: of {wrong} tones it is not {edits_of(wrong)}; an edit has a direction"
+
+
+def _over(over: Callable) -> str | None:
+    for c, alpha, g in ((1., 0., .2), (1., 1., .2), (.8, .25, .4)):
+        if not math.isclose(over(c, alpha, g), g + alpha * (c - g)):
+            return f"not yet: with an opacity of {alpha:g} a colour of {c:g} on {g:g} is not {over(c, alpha, g):g}"
+    return None
+
+
 CHECKS: dict[str, Callable] = {"00.1": _same_noise, "00.2": _second_order, "00.3": _first_order,
                                "01.1": _half_forgotten, "01.2": _translate, "01.3": _repeats,
                                "02.1": _upward_step, "02.2": _the_bill, "02.3": _labels_tie,
@@ -290,4 +308,5 @@ CHECKS: dict[str, Callable] = {"00.1": _same_noise, "00.2": _second_order, "00.3
                                "06.1": _counted_from_zero, "06.2": _peak, "06.3": _moved,
                                "07.1": _looks, "07.2": _put_back, "07.3": _new_weights,
                                "08.1": _snr, "08.2": _numbers, "08.3": _pictures,
-                               "09.1": _by_answers, "09.2": _dropped_text, "09.3": _sigma_up}
+                               "09.1": _by_answers, "09.2": _dropped_text, "09.3": _sigma_up,
+                               "10.1": _doing_nothing, "10.2": _family, "10.3": _over}
