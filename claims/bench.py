@@ -144,7 +144,8 @@ def upsampler(models: Models, parts: dict[str, Part], n: int) -> Part:
     truth, captions = render(scenes), [caption(s) for s in scenes]
     small = F.avg_pool2d(truth, 2)
     made = in_batches(lambda rows: upsample(b, small[rows], captions[rows], seed=SEED + rows.start), n, 32).cpu()
-    return dict(n=n, seed=SEED + 7, dtype=str(DTYPE), files=files, psnr=psnr(made, truth).mean().item(), bicubic=psnr(enlarged(small), truth).mean().item())
+    return dict(n=n, seed=SEED + 7, dtype=str(DTYPE), files=files,
+                psnr=psnr(made, truth).mean().item(), bicubic=psnr(enlarged(small), truth).mean().item())
 
 
 def instruct(models: Models, parts: dict[str, Part], n: int) -> Part:
