@@ -165,7 +165,8 @@ assert torch.equal(outside, d.before) and gain["DiffEdit"].mean() > gain["SDEdit
 back = edit_friendly(b, d.before, d.source, steps=STEPS, w=2.)
 with torch.no_grad():
     kept = b.decode(b.encode(d.before)).clamp(-1, 1)
-same = {name: psnr(x.clamp(-1, 1), d.before).mean().item() for name, x in (("autoencoder", kept), ("walked again", b.decode(redo(b, back)[-1])))}
+walked = b.decode(redo(b, back)[-1]).clamp(-1, 1)
+same = {name: psnr(x, d.before).mean().item() for name, x in (("autoencoder", kept), ("walked again", walked))}
 print({name: f"{db:.2f} dB" for name, db in same.items()})
 assert abs(same["walked again"] - same["autoencoder"]) < .05
 
