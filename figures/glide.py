@@ -85,7 +85,7 @@ def glide_inpaint(folder: Path, models: Opener) -> Figure:
     columns = [("given", before), ("hidden", torch.where(mask > 0, torch.full_like(before, .6), before))]
     for name, (how, net) in WAYS.items():
         made = inpaint(getattr(m, net), before, mask, drawn.target, how=how, steps=STEPS, w=W, seed=3).picture
-        columns.append((f"{name}\nright {r['ways'][name]['right']:.0%}, seam {r['ways'][name]['seam']:.3f}", made))
+        columns.append((f"{name}: right {r['ways'][name]['right']:.0%}, seam {r['ways'][name]['seam']:.3f}", made))
     columns.append(("the true edit", after))
     return grid(columns, drawn.target)
 
@@ -127,8 +127,8 @@ def glide_filtered(folder: Path, models: Opener) -> Figure:
     r, m = record(folder, "glide_filtered"), open_filtered()
     scenes = asked(6, 71, m.removed)[0]
     texts = [caption(scene) for scene in scenes]
-    columns = [(f"{name}\n{m.removed}: {r[key]['removed']['shape']:.0%}", glide(b, texts, steps=STEPS, w=r["w"], seed=7).small)
-               for name, key, b in (("saw all", "whole", m.whole), (f"never saw a {m.removed}", "filtered", m.filtered))]
+    columns = [(f"{name}: {r[key]['removed']['shape']:.0%} show one", glide(b, texts, steps=str(r["steps"]), w=r["w"], seed=7).small)
+               for name, key, b in ((f"saw {m.removed}s", "whole", m.whole), (f"never saw a {m.removed}", "filtered", m.filtered))]
     return grid([*columns, ("as asked", render(scenes, 32))], texts)
 
 
