@@ -28,13 +28,13 @@ emoji-data: .venv/plain
 
 weights: .venv/plain
 	for recipe in $(RECIPES); do $(RUN) -m training.$$recipe || exit $$?; done
-	$(RUN) -m training.shapes_clip --noised 1 --name shapes-clip-noised --state runs/clip-noised
-	$(RUN) -m training.shapes_glide --name shapes-glide --empty .2 --lr 6e-4 --init weights/shapes-glide-conditional.safetensors --state runs/glide-empty
-	$(RUN) -m training.shapes_glide --name shapes-glide-filtered --without star --state runs/glide-filtered
-	$(RUN) -m training.shapes_glide --name shapes-glide-filtered --without star --empty .2 --lr 6e-4 --init weights/shapes-glide-filtered.safetensors --state runs/glide-filtered-empty
+	$(RUN) -m training.shapes_clip --noised 1 --name shapes-clip-noised
+	$(RUN) -m training.shapes_glide --name shapes-glide --empty .2 --lr 6e-4 --init weights/shapes-glide-conditional.safetensors
+	$(RUN) -m training.shapes_glide --name shapes-glide-filtered --without star
+	$(RUN) -m training.shapes_glide --name shapes-glide-filtered --without star --empty .2 --lr 6e-4 --state runs/shapes-glide-filtered-empty --init weights/shapes-glide-filtered.safetensors
 	$(RUN) -m training.shapes_glide_inpaint
-	$(RUN) -m training.shapes_glide_upsampler --name shapes-glide-upsampler-noised --noise .1 --state runs/upsampler-noised
-	$(RUN) -m training.shapes_glide_upsampler --name shapes-glide-upsampler-inpaint --inpainting 1 --init weights/shapes-glide-upsampler.safetensors --state runs/upsampler-inpaint
+	$(RUN) -m training.shapes_glide_upsampler --name shapes-glide-upsampler-noised --noise .1
+	$(RUN) -m training.shapes_glide_upsampler --name shapes-glide-upsampler-inpaint --inpainting 1 --init weights/shapes-glide-upsampler.safetensors
 	$(RUN) -m training.shapes_instruct
 	$(RUN) -m training.shapes_language
 	$(RUN) -m training.shapes_language --sample 4000

@@ -61,6 +61,9 @@ def glide(b: Bundle, prompts: str | Sequence[str], *, upsampler: Bundle | None =
     """
     texts = texts_of(prompts, n)
     known(b, upsampling=False)
+    check_walks(b, steps, upsampler, up_steps)
+    if at == "mean" and gradient is not None and eta == 0:
+        raise ValueError("at: DDIM takes the gradient at x_t, as a noise; leave at, or take eta=1")
     rng = Rng.of(seed, len(texts))
     x_T = rng.randn((len(texts), *b.latent_shape)).to(b.device)                                  # l. 1
     levels = respaced(b.schedule.T, steps)
@@ -71,11 +74,12 @@ def glide(b: Bundle, prompts: str | Sequence[str], *, upsampler: Bundle | None =
 
 
 def upsample(b: Bundle, small: Tensor, prompts: str | Sequence[str], *, picture: Tensor | None = None, mask: Tensor | None = None,
-             steps: str = "fast27", eta: float = 0., temperature: float = TEMPERATURE, seed: int = 0) -> Tensor:
+             steps: str = "fast27", eta: float = 0., temperature: float = TEMPERATURE, seed: int = 0, paste: bool = True) -> Tensor:
     """Small pictures (b 3 y x) in [−1, 1] made as large as the upsampler paints, under their prompts: (b 3 y' x').
 
     picture (b 3 y' x') and mask (b 1 y' x'), 1 = paint here: for a net that was fine-tuned for inpainting; it sees the large picture
-    where it is kept, and there gives it back bit for bit. Not guided: official code, too, reads the text here without Eq. (7).
+    where it is kept, and there gives it back bit for bit, unless paste=False. Not guided: official code, too, reads the text here
+    without Eq. (7).
     Raises ValueError as `glide`, and for a small picture of a side that is not a fraction of the large one's.
     """
     known(b, upsampling=True)
@@ -89,7 +93,8 @@ def upsample(b: Bundle, small: Tensor, prompts: str | Sequence[str], *, picture:
     rng = Rng.of(seed, len(small))
     x_T = temperature * rng.randn((len(small), 3, side, side)).to(b.device)
     path = walk(b, x_T, respaced(b.schedule.T, steps), texts, rng, low_res=low_res, picture=picture, mask=mask, eta=eta)
-    return pasted(path[-1].clamp(-1, 1), picture, mask)
+    made = path[-1].clamp(-1, 1)
+    return pasted(made, picture, mask) if paste else made
 
 
 def inpaint(b: Bundle, picture: Tensor, mask: Tensor, prompts: str | Sequence[str], *, how: str = "trained",
@@ -104,6 +109,7 @@ def inpaint(b: Bundle, picture: Tensor, mask: Tensor, prompts: str | Sequence[st
     Raises ValueError as `glide`, for a mask that marks nothing or everything, and sizes that do not go together.
     """
     check_way(b, how)
+    check_walks(b, steps, upsampler, up_steps)
     texts = texts_of(prompts, len(picture) if isinstance(prompts, str) else 1)
     if len(texts) != len(picture):
         raise ValueError(f"prompts: {len(texts)} for {len(picture)} pictures; give one, or one each")
@@ -125,7 +131,7 @@ def inpaint(b: Bundle, picture: Tensor, mask: Tensor, prompts: str | Sequence[st
     result = painted
     if upsampler is not None:
         kept = dict(picture=picture, mask=mask) if upsampler.net.inpainting else {}
-        result = upsample(upsampler, painted, texts, steps=up_steps, seed=seed, **kept)
+        result = upsample(upsampler, painted, texts, steps=up_steps, seed=seed, paste=paste, **kept)
     elif not paste:
         result = path[-1].clamp(-1, 1)
     return Painted(pasted(result, picture, mask) if paste else result, painted, path, levels)
@@ -220,6 +226,22 @@ def check_way(b: Bundle, how: str) -> None:
         raise ValueError(f"how: must be one of {', '.join(WAYS)}, got {how!r}")
     if how == "trained" and not b.net.inpainting:
         raise ValueError(f'how: the model {b.name} was not fine-tuned for inpainting; load one that was, or take how="replace" or "x0"')
+
+
+def check_walks(b: Bundle, steps: str, upsampler: Bundle | None, up_steps: str) -> None:
+    """Raises ValueError, in the words of the argument, for an upsampler that is none and a respacing that makes no sense: before the
+    walks, not between them."""
+    if upsampler is not None:
+        try:
+            known(upsampler, upsampling=True)
+        except ValueError as error:
+            raise ValueError(f"upsampler: {str(error).removeprefix('model: ')}") from None
+    for name, model, sections in (("steps", b, steps), ("up_steps", upsampler, up_steps)):
+        try:
+            if model is not None:
+                respaced(model.schedule.T, sections)
+        except ValueError as error:
+            raise ValueError(f"{name}: {str(error).removeprefix('sections: ')}") from None
 
 
 def known(b: Bundle, *, upsampling: bool) -> None:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from methods.glide import glide, inpaint
+from methods.glide import check_walks, glide, inpaint
 from weights import Bundle
 from worlds.files import contact_sheet, read_mask
 
@@ -42,12 +42,13 @@ class Session:
     """A picture that is worked on.
 
     b: a base model fine-tuned for inpainting; upsampler: likewise, or None to work in the base model's size; picture (1, 3, y, x): where to
-    begin, None for nothing; seed: step k draws from seed + k unless it is given one; steps, w as in methods/glide.py.
+    begin, None for nothing; seed: step k draws from seed + k unless it is given one; steps, up_steps, w as in methods/glide.py.
     """
 
     def __init__(self, b: Bundle, upsampler: Bundle | None = None, picture: Tensor | None = None, *, seed: int = 0, steps: str = "50",
-                 w: float = 3.):
-        self.b, self.upsampler, self.seed, self.steps, self.w = b, upsampler, seed, steps, w
+                 up_steps: str = "fast27", w: float = 3.):
+        check_walks(b, steps, upsampler, up_steps)
+        self.b, self.upsampler, self.seed, self.steps, self.up_steps, self.w = b, upsampler, seed, steps, up_steps, w
         self.states: list[State] = [] if picture is None else [State(picture, "", None, seed)]
         self.undone: list[State] = []
 
@@ -66,7 +67,7 @@ class Session:
     def paint(self, prompt: str, mask: Tensor | None = None, *, seed: int | None = None) -> Tensor:
         """Paint what the mask marks (1, 1, y, x), or without one a new picture; the picture as it then stands. # Sec. 4.3"""
         seed = self.seed + len(self.states) if seed is None else seed
-        how = dict(upsampler=self.upsampler, steps=self.steps, w=self.w, seed=seed)
+        how = dict(upsampler=self.upsampler, steps=self.steps, up_steps=self.up_steps, w=self.w, seed=seed)
         made = glide(self.b, prompt, **how) if mask is None else inpaint(self.b, self.picture, mask, prompt, **how)
         self.states.append(State(made.picture, prompt, mask, seed))
         self.undone.clear()

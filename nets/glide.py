@@ -32,6 +32,7 @@ from nets.unet import TimeEmbedding
 UPSAMPLER = dict(upsampling=True, mult=(1, 1, 2, 2, 4, 4), blocks=2, attention=(False, False, False, True, True, True))
 SMALL = dict(width=48, mult=(1, 2, 3), blocks=1, attention=(False, True, True), head_width=24, ctx_width=128, norm_groups=16, dropout=0.)
 SMALL_UPSAMPLER = SMALL | dict(upsampling=True, width=32, mult=(1, 1, 2, 3), attention=(False, False, True, True), head_width=32)
+# ours: the small model's empty text is a start, an end and padding, as WordTokenizer writes it; the published one's is all padding
 SMALL_TEXT = dict(length=24, width=128, layers=4, heads=4, pad=0)   # and vocab, as many as the tokenizer has; 0 is the pad of WordTokenizer
 
 

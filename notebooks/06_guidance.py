@@ -279,7 +279,36 @@ for row, (words, (kind, scales)) in zip(axes, rows.items()):
 print(f"“{prompt}”")
 
 # %% [markdown]
-# ## 7. A judge that is fooled
+# ## 7. What an empty text is worth
+#
+# Guidance without a classifier asks the model twice, once without a text. GLIDE's base was trained with a caption beside
+# every picture, so it never learnt what to say then; its second phase leaves every fifth caption out. Here are both, from
+# the same noise, with no text.
+#
+# **Claim.** Without a text, the model after this phase foresees the noise in pictures of the world better than before.
+
+# %%
+def unasked(b, x_0, t, eps):
+    """The mean squared error of its answer to no text."""
+    x_t = q_sample(b.schedule, x_0, t, eps)
+    return (b.eps_and_v(x_t, t, b.embed("").expand(len(x_t), -1, -1))[0] - eps).square().mean().item()
+
+
+x_0 = render(new_scenes(24, 6), 32)
+eps = Rng.of(6, 24).randn(x_0.shape)
+phases = {"before": m.conditional, "after": m.base}
+fig, axes = plt.subplots(2, 6, figsize=(9, 3.2), layout="constrained")
+for row, (name, b) in zip(axes, phases.items()):
+    for ax, picture in zip(row, enlarged(glide(b, "", n=6, steps=STEPS, w=1., seed=9).picture)):
+        show(ax, picture)
+    row[0].set_ylabel(name)
+with torch.no_grad():
+    missed = {name: unasked(b, x_0, 600, eps) for name, b in phases.items()}
+print({name: f"{error:.4f}" for name, error in missed.items()})
+assert missed["after"] < missed["before"]
+
+# %% [markdown]
+# ## 8. A judge that is fooled
 #
 # GLIDE's authors saw CLIP guidance win on CLIP score and lose with people, and read it as adversarial: the gradient
 # finds what *raises the score*, not what shows the thing. Here truth can be read off a picture, so the two can be put
@@ -308,7 +337,7 @@ assert judged["clip", 10.][0] > judged["text", 3.][0] and judged["clip", 10.][0]
 assert judged["clip", 10.][1] <= judged["text", 3.][1]
 
 # %% [markdown]
-# ## 8. Measured on hundreds
+# ## 9. Measured on hundreds
 #
 # From `figures/glide_guidance.json`, which `python -m claims C4 C5 C6` made: each guide over its scales.
 #

@@ -90,7 +90,9 @@ def test_the_other_judges_say_what_their_rules_say():
         assert glide_inpaint.judge_session(dict(once=.5, session=dict(right=steps, first=.9))).verdict == verdict
     for gains, verdict in (((.1, .1), HOLDS), ((.1, 0.), PARTLY), ((0., 0.), FAILS)):
         curves = {w: [dict(k=1, chosen=.5, any=.5), dict(k=8, chosen=.5 + g, any=.9)] for w, g in zip(("1", "3"), gains)}
-        assert claims_glide.judge_rerank(dict(curves=curves)).verdict == verdict
+        assert claims_glide.judge_rerank(dict(curves=curves, captions=500)).verdict == verdict
+    few = dict(curves={w: [dict(k=1, chosen=.5, any=.5), dict(k=8, chosen=.6, any=.9)] for w in ("1", "3")}, captions=64)
+    assert claims_glide.judge_rerank(few).verdict == FAILS, "a gain within two standard errors is none"
 
 
 def test_the_judge_of_a_filtered_model_says_what_its_rule_says():

@@ -8,14 +8,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from methods.glide import both, glide, inpaint, rerank, upsample, walk
+from claims.common import new_scenes
+from methods.glide import blurred, both, glide, inpaint, rerank, upsample, walk
+from metrics.image import psnr
 from samplers.convert import eps_from_x0, x0_from_eps
 from samplers.ddpm import ddpm_step
 from samplers.learned import learned_variance
 from samplers.noise import Rng
 from samplers.respacing import respaced
 from tests.tiny import tiny_glide, tiny_weights
-from weights import load
+from weights import load, load_autoencoder
+from worlds.shapes import render
 
 A, B = "a red star on a blue background", "a green ring on a white background"
 
@@ -112,6 +115,18 @@ def test_where_the_gradient_is_taken_is_told(nets):
     assert [t for t, _ in asked] == [max(s, 1) for s in made.levels[1:]]
 
 
+def test_a_gradient_at_the_mean_is_none_of_ddims(nets):
+    with pytest.raises(ValueError, match="at: DDIM"):
+        glide(nets["base"], A, steps="3", w=1., eta=0., gradient=lambda x, t: torch.zeros_like(x), at="mean")
+
+
+def test_blurred_is_through_the_autoencoder_and_back():
+    vae = load_autoencoder()
+    pictures = render(new_scenes(2, 0))
+    made = blurred(pictures, vae)
+    assert torch.equal(made, vae.decode(vae.encode(pictures))) and 25 < psnr(made.clamp(-1, 1), pictures).min() < 50
+
+
 # ---- upsampling ----
 
 def test_the_upsampler_sees_eight_bits(nets):
@@ -194,7 +209,7 @@ def test_mistakes_are_named(nets):
         "w: must be a finite": lambda: glide(b, A, w=math.nan, steps="2"),
         "eta: must be 0 or 1": lambda: glide(b, A, eta=.5, steps="2"),
         "at: ": lambda: glide(b, A, at="here", steps="2"),
-        "sections": lambda: glide(b, A, steps="no"),
+        "steps: must be counts": lambda: glide(b, A, steps="no"),
         "n: must be at least 1": lambda: glide(b, A, n=0),
         "zzz": lambda: glide(b, "a zzz star", steps="2"),
         "small: must be": lambda: upsample(up, picture(side=7), A),

@@ -107,7 +107,8 @@ def test_the_command_paints_inpaints_and_keeps_a_session(folder, tmp_path, capsy
                  "--save-steps", str(tmp_path / "walk")]) == 0
     assert sorted(p.name for p in (tmp_path / "walk").iterdir()) == [f"step_{k:03d}.png" for k in range(4)]
     assert main(["glide", "inpaint", str(folder / "in.png"), "--mask", str(folder / "mask.png"), "--prompt", A,
-                 "-o", str(tmp_path / "b.png"), *stages]) == 0
+                 "-o", str(tmp_path / "b.png"), *stages, "--save-steps", str(tmp_path / "steps.png")]) == 0
+    assert (tmp_path / "steps.png").exists()
     before, after, mask = (read_picture(p) for p in (folder / "in.png", tmp_path / "b.png", folder / "mask.png"))
     kept = (mask < 0).expand_as(before)
     assert torch.equal(before[kept], after[kept]) and not torch.equal(before, after)
@@ -124,13 +125,20 @@ def test_the_command_paints_inpaints_and_keeps_a_session(folder, tmp_path, capsy
     (["generate", "--prompt", A, "--scale", "2"], "scale: "), (["generate", "--prompt", A, "--w", "nan"], "w: "),
     (["inpaint", "in.png", "--mask", "mask.png", "--prompt", A, "--how", "magic"], "how: "),
     (["inpaint", "in.png", "--mask", "in.png", "--prompt", A, "--model", "up.safetensors"], "upsampler"),
+    (["generate", "--prompt", A, "--steps", "foo"], "steps: "), (["generate", "--prompt", A, "--up-steps", "foo"], "up_steps: "),
+    (["session", "good.txt", "--up-steps", "foo"], "up_steps: "),
+    (["generate", "--prompt", A, "--upsampler", "base.safetensors"], "upsampler: "),
+    (["generate", "--prompt", " ".join([A] * 5)], "prompt"),
 ])
 def test_a_mistake_ends_in_one_line_and_no_file(folder, tmp_path, monkeypatch, capsys, argv, said):
     monkeypatch.chdir(folder)
     (folder / "bad.txt").write_text(f"{A}\n{B} | box 1 2\n")
+    (folder / "good.txt").write_text(f"{A}\n")
     models = [] if "--model" in argv else ["--model", "base.safetensors"]
     out = tmp_path / "x.png"
-    assert main(["glide", *argv, *models, "--upsampler", "up.safetensors", "--steps", "2", "--up-steps", "2", "-o", str(out)]) == 2
+    rest = {"--upsampler": "up.safetensors", "--steps": "2", "--up-steps": "2", "-o": str(out)}
+    more = [word for pair in rest.items() if pair[0] not in argv for word in pair]
+    assert main(["glide", *argv, *models, *more]) == 2
     line = capsys.readouterr().err.strip()
     assert said in line and len(line.splitlines()) == 1 and not out.exists()
 
@@ -144,16 +152,19 @@ def test_a_person_is_asked_until_done(folder, tmp_path, monkeypatch, capsys):
     assert "zzz" in seen.err and "1 state," in seen.out
 
 
-@pytest.mark.parametrize("command, said", [("generate", "works with --model shapes-glide-conditional --w 1"),
-                                           ("inpaint", "`make weights` trains it")])
-def test_a_default_that_is_not_shipped_yet_is_said_to_be(tmp_path, monkeypatch, capsys, command, said):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("methods.commands.glide.names", lambda: [])
-    Image.new("RGB", (64, 64)).save("in.png")
-    mask = Image.new("L", (64, 64))
-    mask.paste(255, (16, 16, 48, 48))
-    mask.save("mask.png")
-    more = ["in.png", "--mask", "mask.png"] if command == "inpaint" else []
-    assert main(["glide", command, *more, "--prompt", "a star", "-o", "out.png"]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("palimpsest: error: ") and "is not shipped yet" in err and said in err and err.count("\n") == 1
+def test_a_session_on_a_file_of_another_size_gives_back_that_size(folder, tmp_path):
+    Image.new("RGB", (40, 24), "red").save(tmp_path / "wide.png")
+    (tmp_path / "s.txt").write_text(f"{A} | box .3 .3 .7 .7\n")
+    assert main(["glide", "session", str(tmp_path / "s.txt"), "--picture", str(tmp_path / "wide.png"), "--model",
+                 str(folder / "base.safetensors"), "--upsampler", "none", "--steps", "2", "--device", "cpu",
+                 "-o", str(tmp_path / "x.png")]) == 0
+    with Image.open(tmp_path / "x.png") as made:
+        assert made.size == (40, 24)
+
+
+def test_what_guides_must_be_told_what_to_look_for_and_how_strongly_in_its_own_words(folder, tmp_path, capsys):
+    stages = ["--model", str(folder / "base.safetensors"), "--upsampler", "none", "--steps", "2", "-o", str(tmp_path / "x.png")]
+    for more, said in ((["--prompt", "", "--guide", "classifier"], "prompt: "), (["--prompt", A, "--guide", "clip", "--w", "5"], "w: ")):
+        assert main(["glide", "generate", *more, *stages]) == 2
+        line = capsys.readouterr().err.strip()
+        assert line.startswith(f"palimpsest: error: {said}") and len(line.splitlines()) == 1 and not (tmp_path / "x.png").exists()

@@ -228,7 +228,7 @@ def ahead(draw: Callable[[int], Any], numbers: Sequence[int], workers: int, pin:
     if not workers:
         return map(draw, numbers)
     return iter(DataLoader(_Drawn(draw), batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=4, pin_memory=pin,
-                           collate_fn=_as_it_is, multiprocessing_context="fork",
+                           collate_fn=_as_it_is, multiprocessing_context="fork", generator=Generator(),
                            timeout=PATIENCE))
 
 

@@ -45,10 +45,11 @@ def draw(n: int, rng: random.Random, two: float, hard: float = 1., without: str 
 class Supply:
     """Scenes as `draw` draws them, with their pictures at `size` pixels, in the 256 levels of a file.
 
-    kept: so many are drawn now, from `seed` and by `workers` processes, and each step takes some of them; 0: each step draws its own.
+    kept: so many are drawn now, from `seed` (any value that prints) by `workers` processes, and each step takes some of them; 0: each step
+    draws its own.
     """
 
-    def __init__(self, size: int, *, two: float, hard: float = 1., without: str = "", kept: int = 0, seed: int = 0, workers: int = 0):
+    def __init__(self, size: int, *, two: float, hard: float = 1., without: str = "", kept: int = 0, seed: object = 0, workers: int = 0):
         self.size, self.choice = size, dict(two=two, hard=hard, without=without)
         self.scenes: list[Scene] = []
         pictures = []

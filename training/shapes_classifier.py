@@ -22,6 +22,7 @@ from training.recipe import command_line, own_device, publish, start_from, stora
 from training.scenes import Draw, Supply
 from training.shapes_glide import SIZE
 from training.shapes_reader import labels
+from weights.files import sha256
 from worlds.shapes import ATTRIBUTES
 
 CONFIG = dict(size=SIZE, patch=4, width=128, layers=4, heads=4)
@@ -55,7 +56,7 @@ def main(*, steps: int = 3000, batch: int = 64, lr: float = 1e-3, two: float = .
 
     fitted = fit(loss, net, lambda step, g: data(batch // world, g), steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup,
                  workers=workers, weight_decay=.01, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
-                 identity=dict(recipe=arguments))
+                 identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")))
     if rank == 0:
         g, net = step_generator(seed, steps + 1), fitted.ema
         x_0, truth = moved(data(tests, g, supply.fresh), on)

@@ -25,6 +25,7 @@ from samplers.schedule import Schedule
 from training.fit import fit, moved, rank_and_world, step_generator
 from training.recipe import command_line, own_device, publish, start_from, storage_error
 from training.scenes import Draw, Supply, told
+from weights.files import sha256
 from worlds.scene import WORDS
 
 LENGTH = 24
@@ -54,8 +55,8 @@ def logits(net: CLIP | NoisedCLIP, pictures: Tensor, tokens: Tensor, generator: 
 
 def main(*, steps: int = 3000, batch: int = 128, lr: float = 1e-3, two: float = .4, noised: int = 0, kept: int = 0, warmup: int = 200,
          precision: str = "float32", seed: int = 0, workers: int = 0, tests: int = 1024, init: str = "", name: str = "shapes-clip",
-         state: str = "runs/shapes_clip", device: str = "auto", out: str = "weights") -> None:
-    (rank, world), on = rank_and_world(), own_device(device)
+         state: str = "", device: str = "auto", out: str = "weights") -> None:
+    (rank, world), on, state = rank_and_world(), own_device(device), state or f"runs/{name}"
     arguments = dict(steps=steps, batch=batch, lr=lr, two=two, noised=noised, kept=kept, warmup=warmup, precision=precision, seed=seed,
                      tests=tests, init=Path(init).name)
     schedule = Schedule.cosine(SCHEDULE["T"])
@@ -75,7 +76,7 @@ def main(*, steps: int = 3000, batch: int = 128, lr: float = 1e-3, two: float = 
 
     fitted = fit(loss, net, lambda step, g: data(batch // world, g), steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup,
                  workers=workers, weight_decay=.0125, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
-                 identity=dict(recipe=arguments))
+                 identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")))
     if rank == 0:
         g, net = step_generator(seed, steps + 1), fitted.ema
         pictures, tokens = moved(data(tests, g, supply.fresh), on)

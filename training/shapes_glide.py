@@ -66,9 +66,9 @@ def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generat
 
 def main(*, steps: int = 12000, batch: int = 32, lr: float = 1e-3, two: float = .3, hard: float = 1., tilt: float = 1., empty: float = 0.,
          without: str = "", kept: int = 0, warmup: int = 300, precision: str = "float32", compiled: int = 0, seed: int = 0,
-         workers: int = 0, init: str = "", name: str = "shapes-glide-conditional", state: str = "runs/shapes_glide", device: str = "auto",
+         workers: int = 0, init: str = "", name: str = "shapes-glide-conditional", state: str = "", device: str = "auto",
          out: str = "weights") -> None:
-    (rank, world), on = rank_and_world(), own_device(device)
+    (rank, world), on, state = rank_and_world(), own_device(device), state or f"runs/{name}"
     if not 0 <= empty <= 1:
         raise ValueError(f"empty: must be a share from 0 to 1 of the captions, got {empty}")
     if not tilt >= 0:

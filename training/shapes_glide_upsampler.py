@@ -54,9 +54,9 @@ def loss(modules: nn.ModuleDict, data: Data, generator: Generator, schedule: Sch
 
 def main(*, steps: int = 3000, batch: int = 16, lr: float = 1e-3, two: float = .5, noise: float = 0., inpainting: int = 0, kept: int = 0,
          warmup: int = 200, precision: str = "float32", compiled: int = 0, seed: int = 0, workers: int = 0, init: str = "",
-         name: str = "shapes-glide-upsampler", state: str = "runs/shapes_glide_upsampler", device: str = "auto",
+         name: str = "shapes-glide-upsampler", state: str = "", device: str = "auto",
          out: str = "weights") -> None:
-    (rank, world), on = rank_and_world(), own_device(device)
+    (rank, world), on, state = rank_and_world(), own_device(device), state or f"runs/{name}"
     arguments = dict(steps=steps, batch=batch, lr=lr, two=two, noise=noise, inpainting=inpainting, kept=kept, warmup=warmup,
                      precision=precision, compiled=compiled, seed=seed, init=Path(init).name)
     schedule = Schedule.linear()

@@ -155,9 +155,9 @@ def train(name: str, model: tuple[nn.ModuleDict, WordTokenizer, dict, list[dict]
 
 def main(*, steps: int = 6000, batch: int = 32, lr: float = 6e-4, n: int = 24000, pairs: str = "true", warmup: int = 200,
          precision: str = "float32", compiled: int = 0, seed: int = 0, workers: int = 0, init: str = "weights/shapes.safetensors",
-         name: str = "shapes-instruct", state: str = "runs/shapes_instruct", vae: str = "shapes-vae", device: str = "auto",
+         name: str = "shapes-instruct", state: str = "", vae: str = "shapes-vae", device: str = "auto",
          out: str = "weights") -> None:
-    (rank, world), on = rank_and_world(), own_device(device)
+    (rank, world), on, state = rank_and_world(), own_device(device), state or f"runs/{name}"
     arguments = dict(steps=steps, batch=batch, lr=lr, n=n, pairs=Path(pairs).name, warmup=warmup, precision=precision, compiled=compiled,
                      seed=seed, init=Path(init).name)
     autoencoder, generator = load_autoencoder(vae, on), step_generator(seed, steps, rank)

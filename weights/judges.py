@@ -83,7 +83,7 @@ class Classifier:
 
         Raises ValueError for an attribute or a value that is not read here.
         """
-        logits = self.net(x_t, told(t, self.net.trunk.times.num_embeddings))
+        logits = self.net(x_t.to(next(self.net.parameters()).device), told(t, self.net.trunk.times.num_embeddings))
         total = []
         for i, asked in enumerate(wanted):
             for name, value in asked.items():

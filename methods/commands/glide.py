@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 import time
 from collections.abc import Callable
@@ -12,17 +13,18 @@ import torch
 from methods.cli import Mistake, blame, command, number, options, progress, run_options, say, whole, writable
 from methods.commands.dry_run import meant, told
 from methods.commands.pictures import framed, opened, steps_option, steps_target, write_steps
-from methods.glide import check_way, glide, inpaint, known, rerank, texts_of
+from methods.glide import blurred, check_walks, check_way, glide, inpaint, known, rerank, texts_of
 from methods.glide_session import Session, parse
 from samplers.guidance import Gradient, classifier_guidance, clip_guidance
 from samplers.respacing import respaced
-from weights import Bundle, load, names, pick_dtype
+from weights import Bundle, load, load_autoencoder, pick_dtype
 from weights.estimate import Passes, estimate, together
 from weights.judges import load_classifier, load_judge
 from worlds.files import Original, contact_sheet, read_mask, write_picture
 from worlds.words import wanted
 
 GUIDES = ("text", "clip", "classifier")
+W = inspect.signature(glide).parameters["w"].default
 
 
 def declare_glide(commands: argparse._SubParsersAction) -> None:
@@ -39,6 +41,7 @@ def declare_glide(commands: argparse._SubParsersAction) -> None:
     g.add_argument("--scale", type=number, default=None, metavar="S", help="of --guide; for the text it is --w (default: 3 for clip, 1 "
                    "for classifier)")
     g.add_argument("--rerank", action="store_true", help="order the n pictures by a CLIP, the best first")
+    g.add_argument("--blur", action="store_true", help="through an autoencoder and back, the handicap that GLIDE gave itself beside DALL-E")
     options(g, glide, {"w": "guidance scale of the text"})
     steps_option(g, "the base model's walk of the first")
     stages(g, "shapes-glide", "shapes-glide-upsampler", glide, "eta", estimates=True)
@@ -48,6 +51,7 @@ def declare_glide(commands: argparse._SubParsersAction) -> None:
     i.add_argument("--mask", required=True, metavar="M", help="white where to paint, black where to keep")
     i.add_argument("--prompt", required=True, metavar="P", help="what the whole picture should show")
     i.add_argument("--crop", action="store_true", help="of IN the central square alone; what is outside of it stays as it is")
+    steps_option(i, "the base model's walk")
     options(i, inpaint, {"how": "how the rest is kept: trained, replace or x0", "w": "guidance scale of the text"})
     stages(i, "shapes-glide-inpaint", "shapes-glide-upsampler-inpaint", inpaint, "eta", "paste", estimates=True)
 
@@ -70,15 +74,8 @@ def stages(p: argparse.ArgumentParser, base: str, upsampler: str, verb: Callable
     run_options(p, "the result, .png, .jpg or .webp", estimates=estimates)
 
 
-UNSHIPPED = {                                    # what a command takes by default, and is still to be trained
-    "shapes-glide": "`glide generate` works with --model shapes-glide-conditional --w 1; `make weights` trains it",
-    "shapes-glide-inpaint": "`make weights` trains it"}
-
-
 def opened_stages(a: argparse.Namespace, device: str | None = None, dtype: torch.dtype | None = None) -> tuple[Bundle, Bundle | None]:
     """The base model and, unless none is wanted, the upsampler."""
-    if a.model in UNSHIPPED and a.model not in names():
-        raise Mistake(f"model: {a.model} is not shipped yet; {UNSHIPPED[a.model]}")
     b = load(a.model, device or a.device, dtype)
     with blame("upsampler"):
         return b, None if a.upsampler == "none" else load(a.upsampler, device or a.device, dtype)
@@ -115,16 +112,21 @@ def run_generate(a: argparse.Namespace) -> None:
         raise Mistake(f"n: must lie between 1 and 64, got {a.n}")
     if a.guide == "text" and a.scale is not None:
         raise Mistake("scale: is for --guide clip or classifier; the text's is --w")
+    if a.guide != "text" and a.w != W:
+        raise Mistake(f"w: is for --guide text; that of the {a.guide} is --scale")
+    if a.guide == "classifier" and not a.prompt.strip():
+        raise Mistake("prompt: a classifier must be told what to look for; give words, or --guide text")
     if a.estimate:
         if a.guide != "text":
             say("note: guide: what guides is a net of its own, and comes on top of this")
         return dry_run_stages(a, a.n, a.w if a.guide == "text" else 1., lambda b, upsampler: None)
     b, upsampler = opened_stages(a)
+    check_walks(b, a.steps, upsampler, a.up_steps)
     texts, judge = texts_of(a.prompt, a.n), load_judge("shapes-clip") if a.rerank else None
     how = dict(w=a.w) if a.guide == "text" else dict(w=1., gradient=gradient_of(a, texts))
     with progress(b, len(respaced(b.schedule.T, a.steps)) - 1, "glide"):
         made = glide(b, a.prompt, n=a.n, upsampler=upsampler, steps=a.steps, up_steps=a.up_steps, eta=a.eta, seed=a.seed, **how)
-    pictures = made.picture.cpu()
+    pictures = blurred(made.picture.cpu(), load_autoencoder()) if a.blur else made.picture.cpu()
     if judge is not None:
         scores = judge.cosines(pictures, texts)
         order = rerank(scores, a.n)[0]
@@ -148,7 +150,7 @@ def gradient_of(a: argparse.Namespace, texts: list[str]) -> Gradient:
 
 def run_inpaint(a: argparse.Namespace) -> None:
     """A picture file with a part painted anew; its own size comes back, and what was kept bit for bit."""
-    began, out = time.monotonic(), writable("out", a.out)
+    began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
     picture = opened(a.input, a.crop)
     with blame("mask"):
         mask = read_mask(a.mask, of=picture)
@@ -161,10 +163,12 @@ def run_inpaint(a: argparse.Namespace) -> None:
         return dry_run_stages(a, 1, a.w, check)
     b, upsampler = opened_stages(a)
     seen = framed_square(a, picture, b, upsampler)
+    check_walks(b, a.steps, upsampler, a.up_steps)
     with progress(b, len(respaced(b.schedule.T, a.steps)) - 1, "inpaint"):
         made = inpaint(b, seen.view(), seen.region(mask), a.prompt, how=a.how, upsampler=upsampler, steps=a.steps, up_steps=a.up_steps,
                        w=a.w, eta=a.eta, seed=a.seed, paste=a.paste)
     write_picture(seen.restore(made.picture.cpu(), mask if a.paste else None), out)
+    write_steps(b, made, save_steps)
     print(f"{a.out}: seed {a.seed}, {time.monotonic() - began:.1f} s")
 
 
@@ -178,12 +182,13 @@ def run_session(a: argparse.Namespace) -> None:
             text = script_of(a.script)
             parse(text, Path(a.script).parent)
     b, upsampler = opened_stages(a)
-    start = None if a.picture is None else framed(opened(a.picture, True, "picture"), upsampler or b, None).view()
-    session = Session(b, upsampler, start, seed=a.seed, steps=a.steps, w=a.w)
+    file = None if a.picture is None else framed(opened(a.picture, True, "picture"), upsampler or b, None)
+    session = Session(b, upsampler, None if file is None else file.view(), seed=a.seed, steps=a.steps, up_steps=a.up_steps, w=a.w)
 
     def write() -> None:
         if session.states:
-            write_picture(session.picture.cpu(), out)
+            picture = session.picture.cpu()
+            write_picture(picture if file is None else file.restore(picture, None), out)
             if strip is not None:
                 write_picture(session.strip(), strip)
 
