@@ -49,10 +49,11 @@ def glide_guidance(folder: Path, models: Opener) -> Figure:
     variety.plot(t["recall"], t["precision"], "*", color=GREY, markersize=14)
     truth.set(xscale="log", xlabel="guidance scale (w, or s)", title="all attributes right")
     scorer.set(xlabel="score by the CLIP that guides (100 · cos)", title="… against what the guide's CLIP thinks")
-    variety.set(xlabel="recall (diversity)", ylabel="precision (fidelity)", title="fidelity against diversity", xlim=(0, 1.02))
+    variety.set(xlabel="recall (diversity)", ylabel="precision (fidelity)", title="fidelity against diversity")
     for ax in (truth, scorer, variety):
         percent(ax)
-    truth.set_xticks([.3, 1, 3, 10], ["0.3", "1", "3", "10"])
+    variety.set(xlim=(.6, 1.02), ylim=(.6, 1.02))
+    truth.set_xticks([1, 2, 3, 5, 8, 10], ["1", "2", "3", "5", "8", "10"])
     truth.minorticks_off()
     truth.legend(loc="lower center", fontsize=9)
     scorer.legend(loc="lower right", fontsize=9)

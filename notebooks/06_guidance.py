@@ -356,6 +356,8 @@ if record.exists():
                                      ("precision over recall", "recall"))):
         ax.set(title=title, xlabel=x, ylim=(0, 1))
     axes[0].set_xscale("log")
+    axes[0].set_xticks([1, 2, 5, 10], ["1", "2", "5", "10"])
+    axes[0].minorticks_off()
     axes[0].legend()
     best = {kind: max(p["right"] for p in points) for kind, points in curves.items()}
     assert best["text"] > curves["text"][0]["right"] and best["text"] > best["clip"]
