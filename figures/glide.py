@@ -138,7 +138,7 @@ def grid(columns: list[tuple[str, torch.Tensor]], words: list[str]) -> Figure:
     fig = figure(2. * len(columns) + 2.4, 2. * len(words) + .5)
     for i, axes in enumerate(fig.subplots(len(words), len(columns))):
         for ax, (title, pictures) in zip(axes, columns):
-            show(ax, pictures[i], above=title if i == 0 else "", smooth=False)
+            show(ax, pictures[i], above=title if i == 0 else "", width=20, smooth=False)
         axes[0].set_ylabel("\n".join(words[i].replace(" on a", "\non a").split("\n")), rotation=0, ha="right", va="center", fontsize=9)
     return fig
 
