@@ -231,17 +231,14 @@ def check_way(b: Bundle, how: str) -> None:
 def check_walks(b: Bundle, steps: str, upsampler: Bundle | None, up_steps: str) -> None:
     """Raises ValueError, in the words of the argument, for an upsampler that is none and a respacing that makes no sense: before the
     walks, not between them."""
-    if upsampler is not None:
-        try:
-            known(upsampler, upsampling=True)
-        except ValueError as error:
-            raise ValueError(f"upsampler: {str(error).removeprefix('model: ')}") from None
-    for name, model, sections in (("steps", b, steps), ("up_steps", upsampler, up_steps)):
+    for name, model, ask in (("upsampler", upsampler, lambda m: known(m, upsampling=True)),
+                             ("steps", b, lambda m: respaced(m.schedule.T, steps)),
+                             ("up_steps", upsampler, lambda m: respaced(m.schedule.T, up_steps))):
         try:
             if model is not None:
-                respaced(model.schedule.T, sections)
+                ask(model)
         except ValueError as error:
-            raise ValueError(f"{name}: {str(error).removeprefix('sections: ')}") from None
+            raise ValueError(f"{name}: {str(error).split(': ', 1)[-1]}") from None
 
 
 def known(b: Bundle, *, upsampling: bool) -> None:
