@@ -227,7 +227,7 @@ def measure_rerank(models: GlideModels, *, n: int, seed: int, part: Part = at_on
     return dict(steps=STEPS, captions=len(scenes), curves={f"{w:g}": part(f"w {w:g}", partial(one, w)) for w in (1., 3.)})
 
 
-RERANK = Measurement("glide_rerank", measure_rerank, 512, 0, ("glide_rerank.png",), open_glide, NEEDS)
+RERANK = Measurement("glide_rerank", measure_rerank, 1024, 0, ("glide_rerank.png",), open_glide, NEEDS)
 
 
 def judge_rerank(record: Record) -> Finding:
