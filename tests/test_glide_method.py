@@ -183,6 +183,8 @@ def test_a_large_picture_is_painted_in_two_stages(nets):
     made = inpaint(nets["inpaint"], x, mask, A, upsampler=nets["up_inpaint"], steps="3", up_steps="3")
     assert made.picture.shape == (1, 3, 16, 16) and made.small.shape == (1, 3, 8, 8)
     assert torch.equal(torch.where(mask > 0, torch.zeros(()), made.picture), torch.where(mask > 0, torch.zeros(()), x))
+    raw = inpaint(nets["inpaint"], x, mask, A, upsampler=nets["up"], steps="3", up_steps="3", paste=False).picture
+    assert not torch.equal(torch.where(mask > 0, torch.zeros(()), raw), torch.where(mask > 0, torch.zeros(()), x)), "nothing is pasted"
     small = torch.nn.functional.avg_pool2d(x, 2)
     assert torch.equal(made.small[..., 5:, :], small[..., 5:, :])            # cells 1-4 are touched by rows 3-8
     assert not torch.equal(made.small[..., 1:5, 2:6], small[..., 1:5, 2:6])

@@ -1,6 +1,7 @@
 """methods/glide_session.py and the glide command: history, scripts, and lines that make no sense."""
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -105,6 +106,8 @@ def test_the_command_paints_inpaints_and_keeps_a_session(folder, tmp_path, capsy
               "--device", "cpu"]
     assert main(["glide", "generate", "--prompt", A, "-n", "2", "-o", str(tmp_path / "a.png"), *stages,
                  "--save-steps", str(tmp_path / "walk")]) == 0
+    assert main(["glide", "generate", "--prompt", A, "-n", "2", "-o", str(tmp_path / "soft.png"), *stages, "--blur"]) == 0
+    assert (tmp_path / "soft.png").read_bytes() != (tmp_path / "a.png").read_bytes()
     assert sorted(p.name for p in (tmp_path / "walk").iterdir()) == [f"step_{k:03d}.png" for k in range(4)]
     assert main(["glide", "inpaint", str(folder / "in.png"), "--mask", str(folder / "mask.png"), "--prompt", A,
                  "-o", str(tmp_path / "b.png"), *stages, "--save-steps", str(tmp_path / "steps.png")]) == 0
@@ -128,7 +131,7 @@ def test_the_command_paints_inpaints_and_keeps_a_session(folder, tmp_path, capsy
     (["generate", "--prompt", A, "--steps", "foo"], "steps: "), (["generate", "--prompt", A, "--up-steps", "foo"], "up_steps: "),
     (["session", "good.txt", "--up-steps", "foo"], "up_steps: "),
     (["generate", "--prompt", A, "--upsampler", "base.safetensors"], "upsampler: "),
-    (["generate", "--prompt", " ".join([A] * 5)], "prompt"),
+    (["generate", "--prompt", " ".join([A] * 5)], "prompt"), (["generate", "--prompt", A, "--steps", "foo", "--estimate"], "steps: "),
 ])
 def test_a_mistake_ends_in_one_line_and_no_file(folder, tmp_path, monkeypatch, capsys, argv, said):
     monkeypatch.chdir(folder)
@@ -153,13 +156,18 @@ def test_a_person_is_asked_until_done(folder, tmp_path, monkeypatch, capsys):
 
 
 def test_a_session_on_a_file_of_another_size_gives_back_that_size(folder, tmp_path):
-    Image.new("RGB", (40, 24), "red").save(tmp_path / "wide.png")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8))
+    picture.save(tmp_path / "wide.png")
     (tmp_path / "s.txt").write_text(f"{A} | box .3 .3 .7 .7\n")
     assert main(["glide", "session", str(tmp_path / "s.txt"), "--picture", str(tmp_path / "wide.png"), "--model",
                  str(folder / "base.safetensors"), "--upsampler", "none", "--steps", "2", "--device", "cpu",
                  "-o", str(tmp_path / "x.png")]) == 0
     with Image.open(tmp_path / "x.png") as made:
         assert made.size == (40, 24)
+        pixels = np.asarray(made.convert("RGB"))
+    given = np.asarray(picture)
+    assert (pixels[:4] == given[:4]).all() and (pixels[:, :14] == given[:, :14]).all(), "what no box marks keeps its pixels"
+    assert (pixels[10:14, 18:22] != given[10:14, 18:22]).any()
 
 
 def test_what_guides_must_be_told_what_to_look_for_and_how_strongly_in_its_own_words(folder, tmp_path, capsys):

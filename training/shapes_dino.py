@@ -77,7 +77,6 @@ def vectors(half: nn.ModuleDict, views: Tensor) -> Tensor:
 
 def loss(net: Couple, views: Tensor, *, tau: float = .04, centring: str = "sinkhorn", spread: float = .1) -> Tensor:
     """Eq. (3) of two views (2 b 3 y x), and `spread` of KoLeo; the mean of the teacher's scores is left in `net.mean` for the centre."""
-    views = views.to(net.centre.device, non_blocking=True)
     with torch.no_grad():
         teacher = net.teacher["head"].scores(vectors(net.teacher, views)).float()
         net.mean.copy_(teacher.mean(dim=(0, 1)))

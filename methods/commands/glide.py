@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from methods.cli import Mistake, blame, command, number, options, progress, run_options, say, whole, writable
 from methods.commands.dry_run import meant, told
@@ -86,10 +87,11 @@ def dry_run_stages(a: argparse.Namespace, n: int, w: float, check: Callable[[Bun
     device = meant(a)
     b, upsampler = opened_stages(a, "meta", pick_dtype(device))
     check(b, upsampler)
+    known(b, upsampling=False)
+    check_walks(b, a.steps, upsampler, a.up_steps)
     costs = []
     for model, what, steps, rows in ((b, "paint", a.steps, n if w == 1 else 2 * n), (upsampler, "enlarge", a.up_steps, n)):
         if model is not None:
-            known(model, upsampling=model is upsampler)
             times = len(respaced(model.schedule.T, steps)) - 1
             walk = Passes(what, times, rows, kept=n * (times + 1), beside=model.net.conv_in.in_channels - model.net.channels)
             costs.append(estimate(model, (model.size, model.size), [walk], pictures=n, given=0, workspace=device.type == "cpu"))
@@ -188,7 +190,7 @@ def run_session(a: argparse.Namespace) -> None:
     def write() -> None:
         if session.states:
             picture = session.picture.cpu()
-            write_picture(picture if file is None else file.restore(picture, None), out)
+            write_picture(picture if file is None else file.restore(picture, painted_of(session, file)), out)
             if strip is not None:
                 write_picture(session.strip(), strip)
 
@@ -200,6 +202,17 @@ def run_session(a: argparse.Namespace) -> None:
     else:
         ask(session, b, write)
     print(f"{a.out}: {len(session.states)} state{'s' if len(session.states) != 1 else ''}, {time.monotonic() - began:.1f} s")
+
+
+def painted_of(session: Session, file: Original) -> Tensor | None:
+    """What of the file's box was painted since it was given, 1 = painted; None where all was: the rest keeps its pixels."""
+    marks = [state.mask for state in session.states[1:]]
+    if any(mask is None for mask in marks):
+        return None
+    union = torch.zeros(1, 1, session.size, session.size)
+    for mask in marks:
+        union = torch.maximum(union, mask.cpu())
+    return file.back(union)
 
 
 def script_of(path: str) -> str:
