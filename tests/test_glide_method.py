@@ -143,6 +143,9 @@ def test_the_upsampler_never_sees_what_is_to_be_painted(nets):
     one, two = (upsample(nets["up_inpaint"], small, A, picture=p, mask=mask, steps="3") for p in (large, other))
     assert torch.equal(one, two)
     assert torch.equal(one[..., 8:], large[..., 8:]) and not torch.equal(one[..., :8], large[..., :8])
+    raw = upsample(nets["up_inpaint"], small, A, picture=large, mask=mask, steps="3", paste=False)
+    assert not torch.equal(raw[..., 8:], large[..., 8:])                   # near it, as the walk leaves it
+    assert_close(raw[..., 8:], large[..., 8:], atol=1e-3, rtol=0)
 
 
 # ---- inpainting ----
