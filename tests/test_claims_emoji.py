@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from claims import emoji as board
+from claims import emoji_methods as ways
 from claims.common import rounded
-from claims.emoji import COPY, METHODS, drawn, floors, gallery, held_out_pairs, measure, open_emoji, row, scored, table
+from claims.emoji import floors, gallery, measure, row, scored, shares, table
+from claims.emoji_methods import COPY, METHODS, choose, drawn, held_out_pairs, open_emoji, pictures_of
 from figures.make import make
 from tests.tiny import tiny_clip, tiny_instruct, tiny_weights
 from training.emoji import LENGTH, vocabulary
@@ -31,7 +33,8 @@ def folder(tmp_path_factory, world):
 
 @pytest.fixture(autouse=True)
 def two_steps(monkeypatch):
-    monkeypatch.setattr(board, "STEPS", 2)
+    for module in (board, ways):
+        monkeypatch.setattr(module, "STEPS", 2)
 
 
 FAST = {name: (way, settings[:2]) for name, (way, settings) in METHODS.items()}
@@ -99,8 +102,59 @@ def test_a_setting_is_chosen_for_each_kind_by_its_nearness_to_the_truth(world, f
             i = next(i for i, b in enumerate(edits.before) if torch.equal(b, x) and edits.asked[i] == asked.instruction[k])
             found.append(edits.after[i] if (i in tones) == (setting["s"] == 1) else x)
         return torch.stack(found)
-    best = board.choose(open_emoji(folder), way, [dict(s=1.), dict(s=2.)], edits, 0)
+    best = choose(open_emoji(folder), way, [dict(s=1.), dict(s=2.)], edits, 0)
     assert {kind for kind in KINDS if best[kind] == dict(s=1.)} == {"tone"}
+
+
+def test_what_a_method_made_is_read_again_unless_anything_changed(world, folder, tmp_path, monkeypatch):
+    models, (edits, others), asked = open_emoji(folder), shares(world, 6, 0, 2), []
+
+    def way(models, a, setting):
+        asked.append(setting["s"])
+        return a.x * setting["s"]
+    settings = [dict(s=1.), dict(s=.5)]
+    first = pictures_of(models, "a way", way, settings, edits, others, 0, tmp_path)
+    many = len(asked)
+    again = pictures_of(models, "a way", way, settings, edits, others, 0, tmp_path)
+    assert len(asked) == many == 3 and torch.equal(first.pictures, again.pictures) and again[1:] == first[1:]
+    assert (first.pictures - edits.before).abs().max() <= 1 / 255 and first.settings["tone"] == dict(s=1.)
+    levels = 127.5 * (first.pictures + 1)
+    assert (levels - levels.round()).abs().max() < 1e-4                    # what a picture file would hold
+    for changed in (dict(seed=1), dict(settings=settings[:1]), dict(edits=others), dict(others=edits)):
+        at = dict(settings=settings, edits=edits, others=others, seed=0) | changed
+        many = len(asked)
+        pictures_of(models, "a way", way, at["settings"], at["edits"], at["others"], at["seed"], tmp_path)
+        assert len(asked) > many
+    other = models._replace(files=models.files | {"emoji.safetensors": "another"})
+    many = len(asked)
+    pictures_of(other, "a way", way, settings, edits, others, 0, tmp_path)
+    assert len(asked) > many
+    judged = other._replace(files=other.files | {"emoji-clip.safetensors": "a judge", "emoji-instruct.safetensors": "not asked here"})
+    many = len(asked)
+    pictures_of(judged, "a way", way, settings, edits, others, 0, tmp_path)
+    assert len(asked) == many                                              # neither has a part in these pictures
+    monkeypatch.setattr(ways, "by_instruction", way)
+    pictures_of(judged, "a way", way, settings, edits, others, 0, tmp_path)
+    assert len(asked) > many
+    (tmp_path / "a-way.safetensors").write_bytes(b"torn")
+    pictures_of(models, "a way", way, settings, edits, others, 0, tmp_path)
+    assert pictures_of(models, "a way", way, settings, edits, others, 0, tmp_path).settings == first.settings
+
+
+def test_processes_share_the_methods_and_the_record_takes_what_they_left(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(board, "METHODS", {"SDEdit": FAST["SDEdit"], "InstructPix2Pix": FAST["InstructPix2Pix"]})
+    line = ["--models", str(folder), "--data", str(SHIPPED), "--n", "4", "--state", str(tmp_path)]
+    assert board.main([*line, "--only", "SDEdit"]) == 0
+    assert (tmp_path / "sdedit.safetensors").exists() and "SDEdit: " in capsys.readouterr().out
+    monkeypatch.setattr(ways, "choose", None)                              # nothing is made twice
+    assert board.main([*line, "--only", "SDEdit"]) == 0
+    with pytest.raises(ValueError, match="'DiffEdit' is no method; they are SDEdit, InstructPix2Pix"):
+        board.main([*line, "--only", "DiffEdit"])
+    untrained = open_emoji(folder)._replace(instruct=None)
+    monkeypatch.setattr(board, "open_emoji", lambda *_: untrained)
+    with pytest.raises(ValueError, match="InstructPix2Pix needs a model that is not trained"):
+        board.main([*line, "--only", "InstructPix2Pix"])
+    assert list(board.there(untrained, METHODS)) == list(METHODS)[:-1]
 
 
 def test_the_gallery_is_chosen_by_score_and_no_kind_fills_it():
