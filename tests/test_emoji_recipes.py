@@ -127,11 +127,11 @@ def test_the_instruct_model_begins_as_the_text_to_picture_model_and_edits(seen_o
     path = instructed(seen_only, tmp_path, lr=1e-12)
     first, wide = read_weights(seen_only / "emoji.safetensors")[1], read_weights(path)[1]
     weight = wide["net.conv_in.weight"]
-    assert_close(weight[:, :8], first["net.conv_in.weight"], rtol=0, atol=1e-3)
+    assert_close(weight[:, :8], first["net.conv_in.weight"].float(), rtol=0, atol=first["net.conv_in.weight"].abs().max().item() / 127)
     assert weight.shape[1] == 16 and weight[:, 8:].abs().max() < 1e-6
     header, record = read_weights(path)[0], json.loads((tmp_path / "emoji-instruct.json").read_text())
     assert [run["steps"] for run in header["trained"]] == [2, 1] and record["figures"]["pairs"] == 12
-    assert record["recipe"] == "python -m training.emoji_instruct" and 0 <= record["figures"]["storage_error"] < .01
+    assert record["recipe"] == "python -m training.emoji_instruct" and .001 < record["figures"]["storage_error"] < .03    # int8
     shutil.copy(seen_only / "emoji-vae.safetensors", tmp_path)
     b = load(path, "cpu", torch.float32)
     x = render(world, sample_scenes(world.emoji, 2, random.Random(0)))

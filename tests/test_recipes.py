@@ -1,6 +1,7 @@
 """Every recipe runs from its first step to a file that `load` opens, and a few steps lower its loss."""
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Generator
 from torch.testing import assert_close
 
@@ -20,7 +22,7 @@ from samplers.schedule import Schedule
 from training import shapes, shapes_reader, shapes_vae, shapes_ve
 from training.recipe import command_line, storage_error
 from weights import WeightsError, load, load_autoencoder, load_reader
-from weights.files import read_weights, sha256
+from weights.files import fill, read_weights, sha256, write_weights
 from worlds.shapes import ATTRIBUTES, attributes, caption, render, sample_scene
 
 
@@ -214,6 +216,32 @@ def test_float16_in_the_file_costs_what_is_said():
     half_spaced.weight.data.fill_(1 + 2**-11 + 2**-13)                     # float16 has 1 and 1 + 2⁻¹⁰ here: it takes the latter
     found = storage_error({"net": half_spaced}, lambda m: m["net"](torch.ones(3, 1)))
     assert found == pytest.approx((2**-10 - 2**-11 - 2**-13) / (1 + 2**-11 + 2**-13), rel=1e-4)
+
+
+def test_int8_in_the_file_has_a_scale_for_each_output_and_costs_half_a_step_at_most(tmp_path):
+    g = Generator().manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 5, bias=False))
+    for k, p in enumerate(net.parameters()):
+        p.data = torch.randn(p.shape, generator=g) * 10. ** (k - 1)
+    net[0].weight.data[1] *= 1000                                          # an output that would drown the others under one scale
+    net[0].weight.data[2] = 0
+    net.register_buffer("seen", torch.tensor(7))
+    path = write_weights(tmp_path / "x.safetensors", {"net": net}, dict(kind="vae"), torch.int8)
+    held, found = load_file(path), read_weights(path)[1]
+    assert held["net.0.weight"].dtype == torch.int8 and held["net.0.bias"].dtype == torch.float16
+    assert found.keys() == {f"net.{key}" for key in net.state_dict()} and found["net.seen"] == 7
+    for name in ("0.weight", "2.weight"):
+        true, mine = net.state_dict()[name], found[f"net.{name}"]
+        rows = true.flatten(1).abs().amax(1).view(-1, *[1] * (true.ndim - 1))
+        assert mine.dtype == torch.float32 and ((mine - true).abs() <= rows / 254 * (1 + 1e-5)).all()
+        assert_close(mine.flatten(1).abs().amax(1), rows.flatten())         # the largest of a row is kept
+    twice = write_weights(tmp_path / "y.safetensors", {"net": fill(net, found, "net")}, dict(kind="vae"), torch.int8)
+    assert all(torch.equal(v, held[key]) for key, v in load_file(twice).items() if v.dtype == torch.int8)
+    x = torch.randn(64, 3, 4, 4, generator=g)
+    exact = copy.deepcopy(net)
+    exact[0].weight.data += .3 * torch.randn(4, 3, 3, 3, generator=g)
+    cost = [storage_error({"net": exact}, lambda m: m["net"](x), dtype) for dtype in (torch.float32, torch.float16, torch.int8)]
+    assert cost[0] == 0 < 5 * cost[1] < cost[2] < .02
 
 
 def test_the_record_has_the_cost_of_float16_and_an_unknown_device_is_refused(folder):

@@ -64,7 +64,7 @@ def main(*, steps: int = 8000, batch: int = 64, lr: float = 6e-4, n: int = 40000
         known = *(torch.cat([a, b.half()]) for a, b in zip(known[:2], theirs[:2])), known[2] + theirs[2]
         count += len(theirs[2])
     train(name, model, known, arguments, init=init, scale=condition_scale(autoencoder), count=count, recipe="training.emoji_instruct",
-          read=read_some, vae=vae, state=state, on=on, out=out, workers=workers)
+          read=read_some, vae=vae, state=state, on=on, out=out, workers=workers, dtype=torch.int8)
 
 
 if __name__ == "__main__":

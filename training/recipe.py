@@ -15,7 +15,19 @@ from torch import Tensor, nn
 
 from methods.cli import Parser, exit_code, number, whole
 from weights import pick_device
-from weights.files import FOLDER, MANIFEST, WeightsError, fill, manifest, read_weights, sha256, write_json, write_weights
+from weights.files import (
+    FOLDER,
+    MANIFEST,
+    WeightsError,
+    as_stored,
+    fill,
+    manifest,
+    read_weights,
+    restored,
+    sha256,
+    write_json,
+    write_weights,
+)
 
 
 def command_line(main: Callable[..., Any]) -> None:
@@ -58,10 +70,12 @@ def own_device(name: str) -> torch.device:
 
 
 @torch.no_grad()
-def storage_error(modules: dict[str, nn.Module], answer: Callable[[dict[str, nn.Module]], Tensor]) -> float:
-    """What float16 in the file costs: RMS change of answer(modules) once the weights are rounded, relative to its RMS."""
-    exact = answer(modules)
-    rounded = {name: copy.deepcopy(module).half().float() for name, module in modules.items()}
+def storage_error(modules: dict[str, nn.Module], answer: Callable[[dict[str, nn.Module]], Tensor],
+                  dtype: torch.dtype = torch.float16) -> float:
+    """What `dtype` in the file costs: RMS change of answer(modules) once the weights are rounded, relative to its RMS."""
+    exact, rounded = answer(modules), copy.deepcopy(modules)
+    for module in rounded.values():
+        module.load_state_dict(restored(as_stored(module.state_dict(), dtype)))
     return ((answer(rounded) - exact).square().mean() / exact.square().mean()).sqrt().item()
 
 
@@ -79,13 +93,13 @@ def start_from(init: str, modules: dict[str, nn.Module]) -> list[dict[str, Any]]
 
 
 def publish(name: str, modules: dict[str, nn.Module], config: dict[str, Any], *, out: str, recipe: str, arguments: dict[str, Any],
-            seconds: float, figures: dict[str, Any], earlier: list[dict[str, Any]]) -> Path:
+            seconds: float, figures: dict[str, Any], earlier: list[dict[str, Any]], dtype: torch.dtype = torch.float16) -> Path:
     """Write `name`.safetensors into `out` and, where that is the package's own folder, its record into MANIFEST.json.
 
     earlier: the runs that this one went on from. The file's header carries them too, as `trained`.
     """
     config = dict(config, trained=[*earlier, dict(arguments, seconds=round(seconds), revision=REVISION)])
-    path = write_weights(Path(out) / f"{name}.safetensors", modules, config)
+    path = write_weights(Path(out) / f"{name}.safetensors", modules, config, dtype)
     record = dict(kind=config["kind"], sha256=sha256(path), bytes=path.stat().st_size, recipe=f"python -m {recipe}", arguments=arguments,
                   seed=arguments.get("seed"), steps=arguments.get("steps"), seconds=round(seconds), revision=REVISION,
                   earlier=earlier, parameters=sum(p.numel() for m in modules.values() for p in m.parameters()), figures=figures)

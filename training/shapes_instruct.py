@@ -120,10 +120,12 @@ def widened(parts: tuple[nn.ModuleDict, WordTokenizer, dict], init: str) -> tupl
 
 def train(name: str, model: tuple[nn.ModuleDict, WordTokenizer, dict, list[dict]], pairs: Pairs, arguments: dict[str, Any], *, init: str,
           scale: float, count: int, recipe: str, vae: str, state: str, on: torch.device, out: str, workers: int = 0,
-          read: Callable[[WordTokenizer, list[str], Generator], Tensor] = lambda tokenizer, texts, generator: tokenizer(texts)) -> None:
+          read: Callable[[WordTokenizer, list[str], Generator], Tensor] = lambda tokenizer, texts, generator: tokenizer(texts),
+          dtype: torch.dtype = torch.float16) -> None:
     """Train what `widened` gives on pairs, and publish it.
 
-    scale: the `condition_scale` of their autoencoder; count: how many pairs there are, over all ranks; read: the rows of instructions.
+    scale: the `condition_scale` of their autoencoder; count: how many pairs there are, over all ranks; read: the rows of instructions;
+    dtype: of the file.
     """
     (modules, tokenizer, config, earlier), (before, after, asked) = model, pairs
     (rank, world), schedule, seed, steps = rank_and_world(), Schedule.cosine(), arguments["seed"], arguments["steps"]
@@ -148,9 +150,9 @@ def train(name: str, model: tuple[nn.ModuleDict, WordTokenizer, dict, list[dict]
         t = torch.linspace(50, schedule.T, len(z_0)).long()
         seen = torch.cat([q_sample(schedule, z_0, t, gaussian(z_0, g)), c_I], dim=1)
         figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]), pairs=count,
-                       storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](seen, t, m["text"](tokens))))
+                       storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](seen, t, m["text"](tokens)), dtype))
         print(publish(name, dict(fitted.ema), config, out=out, recipe=recipe, arguments=arguments, seconds=fitted.seconds,
-                      figures=figures, earlier=earlier), figures)
+                      figures=figures, earlier=earlier, dtype=dtype), figures)
 
 
 def main(*, steps: int = 6000, batch: int = 32, lr: float = 6e-4, n: int = 24000, pairs: str = "true", warmup: int = 200,

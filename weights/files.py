@@ -63,11 +63,36 @@ def write_json(path: str | Path, data: Any) -> None:
         part.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
+SCALE = " scale"                                                           # no parameter's name holds a space
+
+
+def as_stored(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """What a file holds for these tensors, on the CPU: floating-point ones as `dtype`.
+
+    int8: of a matrix or a convolution each output's weights W become round(127 W / max |W|), with max |W| / 127 beside them under the name
+    and SCALE, half the bytes of float16; what has one axis stays float16.
+    """
+    found: dict[str, Tensor] = {}
+    for key, v in tensors.items():
+        if dtype is torch.int8 and v.is_floating_point() and v.ndim > 1:
+            rows = v.detach().float().flatten(1)
+            scale = rows.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+            found |= {key: (rows / scale[:, None]).round().to(torch.int8).view(v.shape), key + SCALE: scale}
+        else:
+            found[key] = v.to(torch.float16 if dtype is torch.int8 else dtype) if v.is_floating_point() else v
+    return {key: v.contiguous().cpu() for key, v in found.items()}
+
+
+def restored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that `as_stored` stored; those of int8 with a scale come back as float32."""
+    return {key: v.float() * tensors[key + SCALE].view(-1, *[1] * (v.ndim - 1)) if key + SCALE in tensors else v
+            for key, v in tensors.items() if not key.endswith(SCALE)}
+
+
 def write_weights(path: str | Path, modules: dict[str, nn.Module], config: dict[str, Any], dtype: torch.dtype = torch.float16) -> Path:
-    """Write modules and the configuration that rebuilds them. Floating-point tensors are stored as `dtype`."""
+    """Write modules and the configuration that rebuilds them. Floating-point tensors are stored as `dtype`; int8: see `as_stored`."""
     path = Path(path)
-    tensors = {f"{name}.{key}": (v.to(dtype) if v.is_floating_point() else v).contiguous().cpu()
-               for name, module in modules.items() for key, v in module.state_dict().items()}
+    tensors = as_stored({f"{name}.{key}": v for name, module in modules.items() for key, v in module.state_dict().items()}, dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(path) as part:
         save_file(tensors, part, metadata={"palimpsest": json.dumps(config)})
@@ -90,7 +115,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get("palimpsest")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = restored({key: file.get_tensor(key) for key in file.keys()})
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"model: {path} is not a whole safetensors file ({type(error).__name__}); fetch or train it again") from None
     try:
