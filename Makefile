@@ -40,7 +40,7 @@ weights: .venv/plain
 	$(RUN) -m training.shapes_language --sample 4000
 
 emoji-weights: emoji-data
-	for recipe in emoji_vae emoji emoji_instruct; do $(RUN) -m training.$$recipe || exit $$?; done
+	for recipe in emoji_vae emoji emoji_instruct emoji_clip; do $(RUN) -m training.$$recipe || exit $$?; done
 
 bench: .venv/full
 	$(RUN) -m claims.bench

@@ -12,10 +12,11 @@ from torch.testing import assert_close
 
 from methods.instruct_pix2pix import instruct_pix2pix
 from nets.tokenizer import LETTERS, WordTokenizer, split_words
-from training import emoji, emoji_instruct, emoji_vae
+from training import emoji, emoji_clip, emoji_instruct, emoji_vae
 from training.fit import step_generator
 from weights import load, load_autoencoder
 from weights.files import read_weights
+from weights.judges import load_judge
 from worlds.emoji import KINDS, SHIPPED, World, caption, is_held_out, open_world, pairs, render, sample_scenes, texts
 from worlds.files import write_picture
 
@@ -105,6 +106,40 @@ def test_one_caption_in_ten_is_empty_and_the_others_never_lie(world):
     told = [emoji.told(scene, rng) for _ in range(1000)]
     assert 60 < told.count("") < 140
     assert {t for t in told if t} == {caption(scene, style=a, background=b) for a in (True, False) for b in (True, False)}
+
+
+# ---- the judge ----
+
+def test_the_judge_is_trained_on_what_is_known_and_judged_by_what_is_not(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(emoji_clip, "CLEAN", emoji_clip.CLEAN | dict(width=16, layers=1, heads=2, embed=8, text_width=16, text_layers=1))
+    drawn, seen = emoji_clip.drawn, []
+
+    def watched(world, some, tokenizer, n, generator):
+        seen.append(({is_held_out(e) for e in some}, n))
+        return drawn(world, some, tokenizer, n, generator)
+    monkeypatch.setattr(emoji_clip, "drawn", watched)
+    emoji_clip.main(steps=2, batch=4, tests=64, data=str(SHIPPED), state=str(tmp_path / "s"), out=str(tmp_path))
+    assert seen == [({False}, 4)] * 2 + [({True}, 64)]
+    figures = json.loads((tmp_path / "emoji-clip.json").read_text())["figures"]
+    assert figures["n"] == 64 and 0 <= figures["found"] < .3 and figures["storage_error"] < .01
+    judge = load_judge(tmp_path / "emoji-clip.safetensors", "cpu")
+    x = render(world, sample_scenes(world.emoji, 2, random.Random(0)))
+    assert judge.cosines(x, ["red heart", "a wholly unheard-of thing"]).abs().max() <= 1 + 1e-6
+
+
+def test_a_judges_pictures_and_captions_belong_together(world):
+    tokenizer = WordTokenizer(emoji.vocabulary(world), emoji.LENGTH)
+    some = list({e.name: e for e in world.emoji}.values())[:3]
+    pictures, tokens = emoji_clip.drawn(world, some, tokenizer, 40, Generator().manual_seed(0))
+    again = emoji_clip.drawn(world, some, tokenizer, 40, Generator().manual_seed(0))
+    assert torch.equal(pictures, again[0]) and torch.equal(tokens, again[1]) and pictures.shape == (40, 3, 64, 64)
+    said = [tokenizer.decode(row) for row in tokens.tolist()]
+    assert .4 < sum("style" in text for text in said) / 40 < .95 and .4 < sum("background" in text for text in said) / 40 < .95
+    for e in some:
+        alike = [x for x, text in zip(pictures, said) if text.startswith(" ".join(split_words(e.name)))]
+        opaque = world.pictures[world.emoji.index(e), 3] == 255
+        assert len(alike) > 3 and all(torch.equal(x[:, opaque], alike[0][:, opaque]) for x in alike)
+        assert not all(torch.equal(x, alike[0]) for x in alike[1:])        # the emoji is the same, the ground is not
 
 
 # ---- edits by instruction ----

@@ -10,7 +10,9 @@ Chance finds a picture's caption among n once in n; the record tells how often t
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -53,42 +55,55 @@ def logits(net: CLIP | NoisedCLIP, pictures: Tensor, tokens: Tensor, generator: 
     return net(x_t, (t - 1).to(pictures.device), tokens)
 
 
+Data = Callable[[int, Generator], tuple[Tensor, Tensor]]      # n pictures in [−1, 1] and the rows of their captions
+
+
+def train(name: str, net: CLIP | NoisedCLIP, config: dict[str, Any], data: Data, fresh: Data, arguments: dict[str, Any], *, recipe: str,
+          earlier: list[dict[str, Any]], init: str, state: str, on: torch.device, out: str, workers: int = 0) -> None:
+    """Train a net on what `data` gives, judge it by what `fresh` gives, and publish it."""
+    (rank, world), schedule, steps, seed = rank_and_world(), Schedule.cosine(SCHEDULE["T"]), arguments["steps"], arguments["seed"]
+    net.to(on)
+
+    def loss(net: nn.Module, d: tuple[Tensor, Tensor], generator: Generator) -> Tensor:
+        return contrastive_loss(logits(net, *d, generator, schedule))
+
+    fitted = fit(loss, net, lambda step, g: data(arguments["batch"] // world, g), steps=steps, lr=arguments["lr"],
+                 precision=arguments["precision"], seed=seed, warmup=arguments["warmup"], workers=workers, weight_decay=.0125,
+                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
+                 identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")))
+    if rank == 0:
+        g, net, tests = step_generator(seed, steps + 1), fitted.ema, arguments["tests"]
+        pictures, tokens = moved(fresh(tests, g), on)
+        figures = {"n": tests, "among": AMONG, "loss": sum(fitted.losses[-200:]) / len(fitted.losses[-200:])}
+        for t in (1, 250, 500, 750) if isinstance(net, NoisedCLIP) else (0,):
+            found = [logits(net, p, k, g, schedule, torch.full((len(p),), t)).argmax(1) == torch.arange(len(p), device=on)
+                     for p, k in zip(pictures.split(AMONG), tokens.split(AMONG))]
+            figures[f"found_t{t}" if t else "found"] = torch.cat(found).double().mean().item()
+        figures["storage_error"] = storage_error({"clip": net}, lambda m: logits(
+            m["clip"], pictures[:64], tokens[:64], step_generator(seed, 0), schedule, torch.full((len(pictures[:64]),), 250)))
+        print(publish(name, {"clip": net}, config, out=out, recipe=recipe, arguments=arguments, seconds=fitted.seconds,
+                      figures=figures, earlier=earlier), figures)
+
+
 def main(*, steps: int = 3000, batch: int = 128, lr: float = 1e-3, two: float = .4, noised: int = 0, kept: int = 0, warmup: int = 200,
          precision: str = "float32", seed: int = 0, workers: int = 0, tests: int = 1024, init: str = "", name: str = "shapes-clip",
          state: str = "", device: str = "auto", out: str = "weights") -> None:
     (rank, world), on, state = rank_and_world(), own_device(device), state or f"runs/{name}"
     arguments = dict(steps=steps, batch=batch, lr=lr, two=two, noised=noised, kept=kept, warmup=warmup, precision=precision, seed=seed,
                      tests=tests, init=Path(init).name)
-    schedule = Schedule.cosine(SCHEDULE["T"])
     torch.manual_seed(seed)
     net, tokenizer, config = model(bool(noised))
     earlier = start_from(init, {"clip": net})
-    net.to(on)
-
     supply = Supply(config["clip"]["size"], two=two, kept=kept // world, seed=(seed, rank), workers=workers)
 
-    def data(n: int, generator: Generator, scenes_of: Draw = supply) -> tuple[Tensor, Tensor]:
-        scenes, pictures, rng = scenes_of(n, generator)
-        return pictures, tokenizer([told(scene, rng) for scene in scenes])
+    def read(drawn: Draw) -> Data:
+        def data(n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+            scenes, pictures, rng = drawn(n, generator)
+            return pictures, tokenizer([told(scene, rng) for scene in scenes])
+        return data
 
-    def loss(net: nn.Module, d: tuple[Tensor, Tensor], generator: Generator) -> Tensor:
-        return contrastive_loss(logits(net, *d, generator, schedule))
-
-    fitted = fit(loss, net, lambda step, g: data(batch // world, g), steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup,
-                 workers=workers, weight_decay=.0125, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
-                 identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")))
-    if rank == 0:
-        g, net = step_generator(seed, steps + 1), fitted.ema
-        pictures, tokens = moved(data(tests, g, supply.fresh), on)
-        figures = {"n": tests, "among": AMONG, "loss": sum(fitted.losses[-200:]) / len(fitted.losses[-200:])}
-        for t in (1, 250, 500, 750) if noised else (0,):
-            found = [logits(net, p, k, g, schedule, torch.full((len(p),), t)).argmax(1) == torch.arange(len(p), device=on)
-                     for p, k in zip(pictures.split(AMONG), tokens.split(AMONG))]
-            figures[f"found_t{t}" if noised else "found"] = torch.cat(found).double().mean().item()
-        figures["storage_error"] = storage_error({"clip": net}, lambda m: logits(
-            m["clip"], pictures[:64], tokens[:64], step_generator(seed, 0), schedule, torch.full((64,), 250)))
-        print(publish(name, {"clip": net}, config, out=out, recipe="training.shapes_clip", arguments=arguments, seconds=fitted.seconds,
-                      figures=figures, earlier=earlier), figures)
+    train(name, net, config, read(supply), read(supply.fresh), arguments, recipe="training.shapes_clip", earlier=earlier, init=init,
+          state=state, on=on, out=out, workers=workers)
 
 
 if __name__ == "__main__":
