@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from training import shapes_language
 from training.shapes_language import open_language, write
 from weights import WeightsError
 from worlds.instructions import WAYS, meaning, said
-from worlds.scene import WORDS
+from worlds.scene import COLOURS, SHAPES, WORDS
 from worlds.shapes import edits, instruction, sample_scene
-from worlds.triplets import Triplet, follows, read, read_triplets, text_of, valid, write_triplets, written
+from worlds.triplets import AFTER, Triplet, follows, read, read_triplets, renamed, text_of, valid, write_triplets, written
+from worlds.words import wanted
 
 A = "a red star left of a blue ring on a white background"
 
@@ -103,6 +105,36 @@ def test_files_come_back_and_name_their_bad_lines(tmp_path):
         read_triplets(tmp_path / "none.jsonl")
 
 
+def test_a_triplet_with_other_names_is_one_that_could_have_been_written():
+    rng, seen = random.Random(0), set()
+    for triplet in written(60, seed=3):
+        other = renamed(triplet, rng)
+        assert valid(other) and follows(other) and [len(part.split()) for part in other] == [len(part.split()) for part in triplet]
+        assert not re.search(r"\ban (?![aeiou])|\ba (?=[aeiou])", " ".join(other))
+        back = dict(zip(" ".join(triplet).split(), " ".join(other).split()))
+        assert [back[word] for word in " ".join(triplet).split() if word not in ("a", "an")] == [
+            word for word in " ".join(other).split() if word not in ("a", "an")]                # one word, one other word
+        assert all(new == word for word, new in back.items() if word not in (*COLOURS, *SHAPES, "a", "an"))
+        seen |= {new for word, new in back.items() if word in COLOURS}
+    assert seen == set(COLOURS)
+
+
+def test_a_page_holds_two_captions_of_one_picture_or_of_two_that_differ_in_one_edit():
+    rng, same = random.Random(0), 0
+    for _ in range(200):
+        first, second = (wanted(part) for part in shapes_language.two_captions(rng).split(f" {AFTER} "))
+        shared = [name for name in first if name in second]
+        same += all(first[name] == second[name] for name in shared)
+    assert 80 < same < 160                                                 # half are one picture; an edit of what is not told is not seen
+
+
+def test_what_counts_of_a_triplet_is_what_comes_after_its_caption():
+    tokenizer = shapes_language.model()[1]
+    some = [Triplet("a red star", "make the star blue", "a blue star"), Triplet("a star", "remove the star", "a")]
+    tokens, counts = shapes_language.completed(tokenizer, some)
+    assert tokenizer.decode(tokens[0][counts[0]].tolist()) == "make the star blue % a blue star" and counts[0].sum() == 9    # and the end
+
+
 def test_the_recipe_teaches_and_writes(tmp_path, capsys):
     how = dict(state=str(tmp_path / "s"), out=str(tmp_path))
     shapes_language.main(steps=6, reading=2, batch=4, triplets=20, warmup=1, tests=2, **how)
@@ -113,7 +145,7 @@ def test_the_recipe_teaches_and_writes(tmp_path, capsys):
     shapes_language.main(sample=1, **how)
     assert "triplets" in capsys.readouterr().out and (tmp_path / "triplets.jsonl").exists()
     with pytest.raises(ValueError, match="reading: "):
-        shapes_language.main(steps=2, reading=3, **how)
+        shapes_language.main(steps=3, reading=3, **how)
 
 
 def test_a_net_that_copies_is_scored_by_the_truth(monkeypatch):

@@ -1,6 +1,7 @@
 """Triplets of the shapes world, (caption, instruction, caption after the edit): written as people do, and checked.
 
     written(700, seed=0)                          # as people would write them: in their own words, some with two wishes at once
+    renamed(triplet, rng)                         # other colours and shapes, the same in all three parts
     text_of(triplet)                              # "a red star # make the star blue % a blue star"
     read("a red star # make the star blue % a blue star")      # and back; ValueError for what is no triplet
     follows(triplet)                              # whether the second caption is what the instruction makes of the first
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from worlds.instructions import meaning, said
-from worlds.scene import HELD_OUT, RELATIONS, SIZES, TEXTURES
+from worlds.scene import COLOURS, HELD_OUT, RELATIONS, SHAPES, SIZES, TEXTURES
 from worlds.shapes import apply, caption, edits, instruction, is_held_out, sample_scene
 from worlds.words import wanted
 
@@ -51,6 +52,19 @@ def written(n: int, seed: int = 0, two: float = .15) -> list[Triplet]:
         if asked and triplet.caption != triplet.edited and follows(triplet):
             found[triplet] = None                # a dictionary keeps the order
     return list(found)
+
+
+def renamed(triplet: Triplet, rng: random.Random) -> Triplet:
+    """The same with other colours and shapes, exchanged alike in all three parts: a red star made blue becomes a green ring made white.
+
+    Whoever wrote the one would have written the other. What training may not show is not made.
+    """
+    while True:
+        other = {word: new for kind in (COLOURS, SHAPES) for word, new in zip(kind, rng.sample([*kind], len(kind)))}
+        parts = (" ".join(other.get(word, word) for word in part.split()) for part in triplet)
+        new = Triplet(*(re.sub(r"\ban? (\w)", lambda found: f"{'an' if found[1] in 'aeiou' else 'a'} {found[1]}", part) for part in parts))
+        if valid(new):
+            return new
 
 
 def text_of(triplet: Triplet) -> str:
