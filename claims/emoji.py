@@ -10,8 +10,9 @@ the entries: most of a true edit is what it keeps, so that copying is hard to be
 edit on other held-out pairs, TUNE of them, by their PSNR. GLIDE's own model is not trained on emoji; its way of inpainting is here on the
 model that is, from pure noise and with x̂_0 kept outside DiffEdit's mask.
 
-Writes figures/emoji.json, figures/emoji_edits.png (24 successes and 12 failures, chosen by score) and emoji_gallery.png, which shows them
-with words; prints the table. What is measured of candidates in a FOLDER is written there. What methods make is kept in --state.
+Writes the table of README.md, figures/emoji.json, figures/emoji_edits.png (24 successes and 12 failures, chosen by score) and
+emoji_gallery.png, which shows them with words. What is measured of candidates in a FOLDER is written there. What methods make is kept in
+--state.
 """
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ from claims.emoji_methods import (
     open_emoji,
     pictures_of,
 )
-from claims.page import RECORDS, Record
+from claims.page import README, RECORDS, Record, between
 from claims.parts import Part, Parts, at_once, code_of
 from figures.make import make
 from methods.cli import exit_code
@@ -58,7 +59,7 @@ from worlds.files import write_picture
 
 TUNE = 40                                        # pairs on which settings are chosen
 W_BACK, MOST_BACK = 7.5, 64                      # of the reconstruction by null-text: guidance, and how many pictures
-SUCCESSES, FAILURES, COLUMNS = 24, 12, 3
+SUCCESSES, FAILURES, COLUMNS = 24, 12, 4
 FLOORED = ("colour", "tone", "background")       # on these two methods must beat copying on more than half of the pairs
 
 # --------------------------------------------------------------------------- scores
@@ -101,9 +102,9 @@ def back(models: EmojiModels, edits: Drawn, most: int = MOST_BACK) -> Record:
     """PSNR of the pictures before through the autoencoder, and through null-text inversion at W_BACK, and back."""
     b, x = models.bundle, edits.before[:most]
     up = null_text(b, x.to(b.device), edits.source[:most], steps=STEPS, w=W_BACK, **FAST)
-    there = {"autoencoder_db": b.decode(b.encode(x)), "null_text_db": b.decode(redo(b, up, w=W_BACK)[-1]),
+    found = {"autoencoder_db": b.decode(b.encode(x)), "null_text_db": b.decode(redo(b, up, w=W_BACK)[-1]),
              "w1_db": b.decode(redo(b, invert(b, x.to(b.device), edits.source[:most], steps=STEPS))[-1])}
-    return dict(n=len(x), w=W_BACK, **{name: psnr(p.cpu(), x).mean().item() for name, p in there.items()})
+    return dict(n=len(x), w=W_BACK, **{name: psnr(p.cpu(), x).mean().item() for name, p in found.items()})
 
 
 # --------------------------------------------------------------------------- the gallery
@@ -169,7 +170,7 @@ def measure(models: EmojiModels, world: World, *, n: int, seed: int, methods: di
     lacking = [name for name, model in (("emoji-instruct", models.instruct), ("emoji-clip", models.clip), ("lpips-alex", models.lpips))
                if model is None]
     whole = dict(steps=STEPS, tuned_on=len(others.kinds), missing=lacking, methods=record, limit=rows_of(limit, edits),
-                 back=part("back", lambda: back(models, edits)), successes=len(shown[0]), gallery=listed)
+                 back=part("back", lambda: back(models, edits)), successes=len(shown[0]), columns=COLUMNS, gallery=listed)
     return whole | dict(n=len(edits.kinds), seed=seed, painting_seconds=round(seconds)), strips(edits, results, [*shown[0], *shown[1]])
 
 
@@ -204,12 +205,14 @@ def table(record: Record) -> str:
              line(f"{COPY}: PSNR to the true one", *plain)]
     lines += [line(name, *cells(r)) for name, r in record["methods"].items() if name != COPY]
     lines += [line("the true one through the autoencoder: the limit", *cells(record["limit"])), ""]
-    extra = [more for more in (("outside_db", "PSNR to the picture before where nothing should change", 1),
+    extra = [more for more in (("outside_db", "PSNR to the picture before, where nothing should change (dB)", 1),
              ("clip", "CLIP's similarity to the true one", 3), ("lpips", "LPIPS to the true one", 3)) if more[0] in copied["all"]]
-    lines += [f"{words}: " + ", ".join(f"{name} {r['all'][key]:.{digits}f}" for name, r in record["methods"].items())
-              for key, words, digits in extra]
-    lines += [f"copying is beaten on most pairs of {kind} by: {', '.join(beaters(record, kind)) or 'none'}" for kind in kinds]
-    lines += [""] + [f"floor: {words}: {'reached' if reached else 'MISSED'}" for words, reached in floors(record)]
+    if extra:
+        lines += [line("mean over all", *(words for _, words, _ in extra)), line(*["---"] * (len(extra) + 1))]
+        lines += [line(name, *(f"{r['all'][key]:.{digits}f}" for key, _, digits in extra)) for name, r in record["methods"].items()] + [""]
+    better = {kind: ", ".join(beaters(record, kind)) or "none" for kind in kinds}
+    lines += [f"- Nearer to the truth than copying on most pairs of *{kind}*: {names}." for kind, names in better.items()]
+    lines += [f"- Floor: {words}: {'reached' if reached else '**missed**'}." for words, reached in floors(record)]
     return "\n".join(lines)
 
 
@@ -253,13 +256,16 @@ def main(argv: list[str] | None = None) -> int:
         for name, (way, settings) in chosen.items():
             print(f"{name}: {pictures_of(models, name, way, settings, edits, others, 0, state).seconds:.0f} s", flush=True)
         return 0
-    part = Parts(state / "back.json", dict(n=n, steps=STEPS, w=W_BACK, models=models.files, code=code_of(back)))
+    part = Parts(state / "back.json", dict(n=n, steps=STEPS, w=W_BACK, code=code_of(null_text), models={
+        name: of for name, of in models.files.items() if name in ("emoji.safetensors", "emoji-vae.safetensors")}))
     record, sheet = measure(models, world, n=n, seed=0, tune=tune, folder=state, part=part, say=partial(print, flush=True))
     folder.mkdir(parents=True, exist_ok=True)
     head = dict(command="python -m claims.emoji", model=models.name, files=models.files, seconds=round(time.monotonic() - start))
     write_json(folder / "emoji.json", rounded(head | record))
     write_picture(sheet, folder / "emoji_edits.png")
     make(["emoji_gallery.png"], folder, folder)
+    if folder == RECORDS:
+        README.write_text(between(README.read_text(encoding="utf-8"), "emoji", table(record)), encoding="utf-8")
     print(table(record))
     return 0
 

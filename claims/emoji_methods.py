@@ -117,8 +117,8 @@ def by_sdedit(m: EmojiModels, a: Asked, s: Setting) -> Tensor:
     return sdedit(m.bundle, a.x, a.target, steps=STEPS, seed=a.seed, **s).picture
 
 
-def by_diffedit(m: EmojiModels, a: Asked, s: Setting, **how: Any) -> Tensor:
-    return diffedit(m.bundle, a.x, a.source, a.target, steps=STEPS, seed=a.seed, **how, **s).picture
+def by_diffedit(m: EmojiModels, a: Asked, s: Setting, use_mask: bool = True, encode: bool = True, blend: str = "level") -> Tensor:
+    return diffedit(m.bundle, a.x, a.source, a.target, steps=STEPS, seed=a.seed, use_mask=use_mask, encode=encode, blend=blend, **s).picture
 
 
 def by_prompt_to_prompt(m: EmojiModels, a: Asked, s: Setting, way: Callable[..., Inversion], how: dict[str, Any] | None = None) -> Tensor:

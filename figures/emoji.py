@@ -13,26 +13,26 @@ from figures.style import figure, show
 from worlds.emoji import SIZE
 from worlds.files import read_picture
 
-COLUMNS, WIDE = 3, 3 * SIZE
+WIDE = 3 * SIZE                                  # before, made, true
 
 
 def emoji_gallery(folder: Path, models: Callable[[], Models]) -> Figure:
     """Successes and, below, failures, chosen by their score: before, made, true; the record's words under each."""
     r = record(folder, "emoji")
-    sheet, items = read_picture(folder / "emoji_edits.png"), r["gallery"]
-    rows = -(-len(items) // COLUMNS)
-    fig = figure(13, .4 + 2.15 * rows)
-    for i, ax in enumerate(fig.subplots(rows, COLUMNS, squeeze=False).flat):
+    sheet, items, columns = read_picture(folder / "emoji_edits.png"), r["gallery"], r["columns"]
+    rows = -(-len(items) // columns)
+    fig = figure(14, .4 + 1.75 * rows)
+    for i, ax in enumerate(fig.subplots(rows, columns, squeeze=False).flat):
         if i >= len(items):
             ax.set_axis_off()
             continue
-        y, x, item = i // COLUMNS * SIZE, i % COLUMNS * WIDE, items[i]
+        y, x, item = i // columns * SIZE, i % columns * WIDE, items[i]
         parts = sheet[0, :, y:y + SIZE, x:x + WIDE].split(SIZE, -1)
         gap = torch.ones(3, SIZE, 4)
         heading = "" if i not in (0, r["successes"]) else "successes: before, made, true" if i == 0 else "failures: before, made, true"
         show(ax, torch.cat([parts[0], gap, parts[1], gap, parts[2]], -1),
              f"{item['source'].rsplit(' in ', 1)[0]}: “{item['asked']}”; {item['method']}, {item['gain']:+.1f} dB over copying",
-             above=heading, width=52)
+             above=heading, width=44)
     return fig
 
 

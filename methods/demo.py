@@ -1,10 +1,13 @@
-"""`make demo`: real picture files, edited by text with SDEdit on the shipped model; one contact sheet.
+"""`make demo`: real picture files, edited by text on the shipped models; one contact sheet.
 
     python -m methods.demo [-o demo.png]
 
-The files in figures/hand are paintings by brush, of odd sizes and in the formats that people have; no renderer of the
-shapes world made them. Each is edited four times: cleaned up to what it shows, and given another colour, shape and
-texture. The deeper an edit has to reach, the larger its t0, and the less stays of what the file looked like.
+The files in figures/emoji are emoji by the artists of Twemoji, pictures that no training saw. Each is told three times what to change, and
+InstructPix2Pix does it.
+
+The files in figures/hand are paintings by brush, of odd sizes and in the formats that people have; no renderer of the shapes world made
+them. SDEdit edits each four times: cleaned up to what it shows, and given another colour, shape and texture. The deeper an edit has to
+reach, the larger its t0, and the less stays of what the file looked like.
 """
 from __future__ import annotations
 
@@ -21,12 +24,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.cli import Mistake, Parser, blame, exit_code, progress, shared_options, whole, writable
+from methods.instruct_pix2pix import instruct_pix2pix
 from methods.sdedit import sdedit
 from weights import load
 from worlds.files import contact_sheet, read_picture, write_picture
 
-FOLDER = Path(__file__).parents[1] / "figures" / "hand"
+FOLDER, EMOJI = (Path(__file__).parents[1] / "figures" / name for name in ("hand", "emoji"))
 STEPS = 40
+S_TEXT, S_IMAGE = 2., 1.2
+
+
+TOLD = {
+    "heart.png": ("make the heart green", "make the heart blue", "redraw it in noto style"),
+    "woman.png": ("change the skin tone to dark", "make them a man", "change the background to yellow"),
+    "firefighter.png": ("change the skin tone to dark", "make them a woman", "change the background to blue"),
+    "thumbs_down.png": ("change the skin tone to light", "make it point up", "redraw it in noto style"),
+    "clock.png": ("set the clock to three o'clock", "change the background to purple", "redraw it in noto style"),
+    "square.png": ("make the square red", "make the square yellow", "change the background to green"),
+}
 
 
 class Wish(NamedTuple):
@@ -68,18 +83,40 @@ WISHES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the sheet; the exit code."""
-    parser = Parser("python -m methods.demo", description="Edit the painted files by text, on one sheet.")
+    parser = Parser("python -m methods.demo", description="Edit the emoji and the painted files by text, on one sheet.")
     parser.add_argument("--steps", type=whole, default=STEPS, metavar="N", help=f"of each walk (default: {STEPS})")
     shared_options(parser, "the sheet (default: demo.png)", default="demo.png")
     return exit_code(lambda: run(parser.parse_args(argv)))
 
 
 def run(a: argparse.Namespace) -> None:
-    """All edits of one t0 are walked together; each file then gets a strip of the sheet."""
-    began = time.monotonic()
-    out = writable("out", a.out)
-    if not FOLDER.is_dir():
-        raise Mistake(f"demo: the painted files in {FOLDER} are missing; run it from a checkout (`make demo`)")
+    """The emoji's strips, then the paintings'."""
+    began, out = time.monotonic(), writable("out", a.out)
+    for folder in (EMOJI, FOLDER):
+        if not folder.is_dir():
+            raise Mistake(f"demo: the picture files in {folder} are missing; run it from a checkout (`make demo`)")
+    write_picture(stack([told(a), *painted(a)]), out)
+    print(f"{out.resolve()}: {len(WISHES) + sum(map(len, TOLD.values()))} edits in {time.monotonic() - began:.0f} s")
+
+
+def told(a: argparse.Namespace) -> Tensor:
+    """A sheet of the emoji, each beside what was made of it, two files to a row."""
+    b = load("emoji-instruct", a.device)
+    with blame("demo"):
+        files = {file: read_picture(EMOJI / file, b.size, b.grid) for file in TOLD}
+    asked = [(file, text) for file, texts in TOLD.items() for text in texts]
+    print(f"{len(asked)} edits of {len(files)} emoji files with the model {b.name} on {b.device.type} …", flush=True)
+    with progress(b, a.steps, "instruct-pix2pix"):
+        made = instruct_pix2pix(b, torch.cat([files[file] for file, _ in asked]), [text for _, text in asked], s_text=S_TEXT,
+                                s_image=S_IMAGE, steps=a.steps).picture.cpu().split(1)
+    results = dict(zip(asked, made, strict=True))
+    strips = [contact_sheet([[files[file], *(results[file, text] for text in texts)]], (),
+                            [f"the file, {b.size}×{b.size}", *(f"“{text}”" for text in texts)], title=file) for file, texts in TOLD.items()]
+    return stack([torch.cat([*pair], dim=3) for pair in zip(strips[::2], strips[1::2], strict=True)])
+
+
+def painted(a: argparse.Namespace) -> list[Tensor]:
+    """A sheet of each painting. All edits of one t0 are walked together."""
     b = load(a.model, a.device)
     with blame("demo"):
         files = {file: read_picture(FOLDER / file, b.size, b.grid) for file in dict.fromkeys(wish.file for wish in WISHES)}
@@ -97,8 +134,7 @@ def run(a: argparse.Namespace) -> None:
         wishes = list(wishes)
         labels = [f"the file, {b.size}×{b.size}", *(f"“{wish.prompt}”, t0 = {wish.t0}" for wish in wishes)]
         strips.append(contact_sheet([[files[file], *(edits[wish] for wish in wishes)]], (), labels, title=file))
-    write_picture(stack(strips), out)
-    print(f"{out.resolve()}: {len(WISHES)} edits in {time.monotonic() - began:.0f} s")
+    return strips
 
 
 def stack(sheets: Sequence[Tensor]) -> Tensor:

@@ -83,9 +83,9 @@ def test_the_scoreboard_is_measured_drawn_and_told(world, folder, tmp_path, whol
         mean = sum(r["gain"] * r["n"] for r in of["kinds"].values()) / record["n"]
         assert of["all"]["gain"] == pytest.approx(mean, abs=1e-4) and 0 <= of["all"]["beats"] <= 1
     text = table(rounded(record))
-    assert all(f"| {name} |" in text for name in names) and text.count("floor: ") == 6 and "MISSED" in text
+    assert all(f"| {name} |" in text for name in names) and text.count("Floor: ") == 6 and "**missed**" in text
     board.write_picture(sheet, tmp_path / "emoji_edits.png")
-    assert read_picture(tmp_path / "emoji_edits.png").shape == (1, 3, 4 * 64, 9 * 64) and len(record["gallery"]) == 10
+    assert read_picture(tmp_path / "emoji_edits.png").shape == (1, 3, 3 * 64, 12 * 64) and len(record["gallery"]) == 10
     (tmp_path / "emoji.json").write_text(json.dumps(rounded(record)))
     make(["emoji_gallery.png"], tmp_path, tmp_path)
     assert (tmp_path / "emoji_gallery.png").stat().st_size > 30_000
@@ -167,6 +167,12 @@ def test_the_gallery_is_chosen_by_score_and_no_kind_fills_it():
     assert [s.pair for s in top] == [*range(12), *range(30, 42)]
     assert all(s.method == ("a" if gains["a"][s.pair] >= -3 else "b") and s.gain == max(gains["a"][s.pair], -3.) for s in (*top, *low))
     assert [s.gain for s in low] == sorted((s.gain for s in low), reverse=True) and low[-1].gain == -3
+
+
+def test_the_readmes_scoreboard_is_the_records():
+    record = board.RECORDS / "emoji.json"
+    text = board.README.read_text(encoding="utf-8")
+    assert f"<!-- emoji -->\n{table(json.loads(record.read_text()))}\n<!-- /emoji -->" in text
 
 
 def test_floors_are_what_the_record_says():

@@ -268,13 +268,27 @@ def test_ctrl_c_while_the_program_starts_is_one_line(monkeypatch, capsys):
 
 # ---- the demonstration ----
 
-def test_the_demo_shows_every_painted_file_and_its_edits(room, tiny, capsys):
+def test_the_demo_shows_every_file_and_its_edits(room, tiny, capsys):
     assert demo.main(["--model", str(tiny), "--steps", "1"]) == 0
-    out = capsys.readouterr().out
-    assert "demo.png" in out and f"{len(demo.WISHES)} edits" in out
+    out, told = capsys.readouterr().out, sum(map(len, demo.TOLD.values()))
+    assert "demo.png" in out and f"{len(demo.WISHES)} edits" in out and f"{told} edits" in out and f"{len(demo.WISHES) + told} edits" in out
     y, x, _ = pixels("demo.png").shape
-    assert x > 5 * 3 * 32 and y > 6 * 3 * 32
+    assert x > 8 * 3 * 64 and y > 6 * 3 * 32 + 3 * 3 * 64
     assert {wish.file for wish in demo.WISHES} == {p.name for p in demo.FOLDER.iterdir() if p.suffix != ".json"}
+    assert set(demo.TOLD) == {p.name for p in demo.EMOJI.iterdir()}
+
+
+def test_the_demos_emoji_are_held_out_pictures_and_it_says_what_their_world_says():
+    from worlds.emoji import is_held_out, open_world, texts
+    world = open_world()
+    known = texts(world)
+    for name, asked in demo.TOLD.items():
+        with Image.open(demo.EMOJI / name) as file:
+            picture = np.asarray(file).transpose(2, 0, 1)
+        same = [e for e, p in zip(world.emoji, world.pictures) if np.array_equal(p.numpy(), picture)]
+        assert same and same[0].style == "twemoji" and is_held_out(same[0])
+        for text in asked:
+            assert set(text.split()) <= {word for t in known for word in t.split()}
 
 
 def test_the_demos_prompts_are_words_and_pairs_that_the_model_was_taught():
@@ -282,3 +296,25 @@ def test_the_demos_prompts_are_words_and_pairs_that_the_model_was_taught():
     from worlds.scene import HELD_OUT, WORDS
     assert WordTokenizer(list(WORDS))([wish.prompt for wish in demo.WISHES]).shape == (len(demo.WISHES), 24)
     assert not [w for w in demo.WISHES for colour, shape in HELD_OUT if f"{colour} {shape}" in w.prompt]
+
+
+# ---- the other world ----
+
+@pytest.mark.slow
+def test_every_verb_edits_an_emoji_file_of_any_size_and_keeps_what_cannot_be_seen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Image.open(demo.EMOJI / "heart.png") as file:
+        file.resize((100, 80)).save("in.png")
+        alpha = np.asarray(file.resize((100, 80)).getchannel("A"))
+    before, after = (f"{colour} heart in twemoji style on a white background" for colour in ("pink", "green"))
+    words = dict(sdedit=["--prompt", after], diffedit=["--source", before, "--target", after], invert=["--prompt", before],
+                 **{"null-text": ["--prompt", before, "--w", "2"], "instruct-pix2pix": ["--instruction", "make the heart green"]})
+    for verb, said in words.items():
+        model = "emoji-instruct" if verb == "instruct-pix2pix" else "emoji"
+        assert main([verb, "in.png", *said, "--model", model, "--steps", "2", "-o", f"{verb}.png"]) == 0
+    assert main(["prompt-to-prompt", before, after, "--input", "in.png", "--model", "emoji", "--steps", "2", "-o", "p2p.png"]) == 0
+    for verb in ("sdedit", "diffedit", "null-text", "instruct-pix2pix", "p2p"):
+        with Image.open(f"{verb}.png") as made:
+            assert made.size == (100, 80) and np.array_equal(np.asarray(made.getchannel("A")), alpha)
+    for verb, said in (("generate", ["--prompt", after]), ("attention", ["--prompt", "a heart that nobody drew in twemoji style"])):
+        assert main([verb, *said, "--model", "emoji", "--steps", "2", "-o", f"{verb}.png"]) == 0
