@@ -112,7 +112,7 @@ def told(a: argparse.Namespace) -> Tensor:
     results = dict(zip(asked, made, strict=True))
     strips = [contact_sheet([[files[file], *(results[file, text] for text in texts)]], (),
                             [f"the file, {b.size}×{b.size}", *(f"“{text}”" for text in texts)], title=file) for file, texts in TOLD.items()]
-    return stack([torch.cat([*pair], dim=3) for pair in zip(strips[::2], strips[1::2], strict=True)])
+    return stack([beside(*pair) for pair in zip(strips[::2], strips[1::2], strict=True)])
 
 
 def painted(a: argparse.Namespace) -> list[Tensor]:
@@ -135,6 +135,12 @@ def painted(a: argparse.Namespace) -> list[Tensor]:
         labels = [f"the file, {b.size}×{b.size}", *(f"“{wish.prompt}”, t0 = {wish.t0}" for wish in wishes)]
         strips.append(contact_sheet([[files[file], *(edits[wish] for wish in wishes)]], (), labels, title=file))
     return strips
+
+
+def beside(left: Tensor, right: Tensor) -> Tensor:
+    """Two sheets side by side; the lower one is filled up with white."""
+    height = max(left.shape[2], right.shape[2])
+    return torch.cat([F.pad(sheet, (0, 0, 0, height - sheet.shape[2]), value=255) for sheet in (left, right)], dim=3)
 
 
 def stack(sheets: Sequence[Tensor]) -> Tensor:

@@ -193,8 +193,8 @@ assert (gain["Prompt-to-Prompt"] > 0).float().mean() > .5
 # All of these describe a picture before and after. InstructPix2Pix (lesson 09) is told what to change, and sees the
 # picture. Here it was trained on true pairs: other people, whose other tones artists drew.
 #
-# **Claim.** Without a caption, an inversion or a mask it comes nearer to the artist's picture than every method above, on
-# each face.
+# **Claim.** Without a caption, an inversion or a mask it comes nearer to the artist's picture than the untouched one, in the
+# mean over these faces. Not on each: where a face is small, or of a kind that it has seen little of, it draws another.
 
 # %%
 told = load("emoji-instruct", "cpu", torch.float32)
@@ -205,7 +205,8 @@ for row, (name, x) in zip(axes, {"before": d.before, "InstructPix2Pix": made, "t
     for ax, picture, asked in zip(row, x, d.asked):
         show(ax, picture, above=f"{asked.split(' to ')[1]}" if name == "before" else "")
     row[0].set_ylabel(name)
-assert all(gain["InstructPix2Pix"] > torch.stack([db for name, db in gain.items() if name != "InstructPix2Pix"]).amax(0))
+print([f"{db:+.1f} dB" for db in gain["InstructPix2Pix"]])
+assert gain["InstructPix2Pix"].mean() > .5
 
 # %% [markdown]
 # The same model, other wishes. It does well what leaves the outline where it is: another colour, another ground. It fails
@@ -229,8 +230,8 @@ assert min(won["colour"], won["background"]) > won["direction"]
 # %% [markdown]
 # ## 8. Beside doing nothing
 #
-# **Claim.** In the mean over these faces the order is SDEdit, DiffEdit, Prompt-to-Prompt, InstructPix2Pix, and only the last
-# two are clearly above the picture as it was.
+# **Claim.** In the mean over these faces SDEdit is last and DiffEdit last but one; only Prompt-to-Prompt and InstructPix2Pix
+# are clearly above the picture as it was.
 
 # %%
 fig, ax = plt.subplots(figsize=(6, 2.8), layout="constrained")
@@ -240,8 +241,8 @@ for k, db in enumerate(gain.values()):
 ax.axvline(0, color=GREY)
 ax.set(yticks=range(len(gain)), yticklabels=list(gain), xlabel="dB nearer to the artist's picture than the untouched one")
 print({name: f"{db.mean():+.1f} dB" for name, db in gain.items()})
-order = [db.mean().item() for db in gain.values()]
-assert order == sorted(order) and order[-2] > .5 > order[-3]
+mean = {name: db.mean().item() for name, db in gain.items()}
+assert mean["SDEdit"] < mean["DiffEdit"] < .5 < min(mean["Prompt-to-Prompt"], mean["InstructPix2Pix"])
 
 # %% [markdown]
 # ## 9. The same on Stable Diffusion

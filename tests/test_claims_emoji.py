@@ -169,6 +169,11 @@ def test_the_gallery_is_chosen_by_score_and_no_kind_fills_it():
     assert [s.gain for s in low] == sorted((s.gain for s in low), reverse=True) and low[-1].gain == -3
 
 
+def test_names_are_told_in_the_shorter_way():
+    every = ["a", "b", "c"]
+    assert [board.told(some, every) for some in ([], ["a"], ["a", "c"], every)] == ["none", "a", "all but b", "all"]
+
+
 def test_the_readmes_scoreboard_is_the_records():
     record = board.RECORDS / "emoji.json"
     text = board.README.read_text(encoding="utf-8")
