@@ -1,4 +1,4 @@
-"""The gallery of the emoji world's scoreboard: what each method made of a picture, beside what an artist drew."""
+"""The scoreboard's gallery of the emoji world, and the emoji files of `make demo`: python -m figures.emoji writes figures/emoji/*.png."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -10,10 +10,14 @@ from matplotlib.figure import Figure
 from claims.common import Models
 from figures.editing import record
 from figures.style import figure, show
-from worlds.emoji import SIZE
-from worlds.files import read_picture
+from worlds.emoji import SIZE, open_world
+from worlds.files import read_picture, write_picture
 
 WIDE = 3 * SIZE                                  # before, made, true
+
+PICTURES = {  # file -> the name of an emoji of Twemoji, of those that ship
+    "heart.png": "pink heart", "woman.png": "woman: medium skin tone", "firefighter.png": "man firefighter: medium-light skin tone",
+    "thumbs_down.png": "thumbs down: dark skin tone", "clock.png": "eight-thirty", "square.png": "blue square"}
 
 
 def emoji_gallery(folder: Path, models: Callable[[], Models]) -> Figure:
@@ -37,3 +41,14 @@ def emoji_gallery(folder: Path, models: Callable[[], Models]) -> Figure:
 
 
 DRAWN = (emoji_gallery,)
+
+
+def main(out: Path = Path(__file__).parent / "emoji") -> None:
+    world = open_world()
+    row = {e.name: i for i, e in enumerate(world.emoji) if e.style == "twemoji"}
+    for file, name in PICTURES.items():
+        write_picture(world.pictures[row[name]][None], out / file)
+
+
+if __name__ == "__main__":
+    main()

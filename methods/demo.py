@@ -110,8 +110,10 @@ def told(a: argparse.Namespace) -> Tensor:
         made = instruct_pix2pix(b, torch.cat([files[file] for file, _ in asked]), [text for _, text in asked], s_text=S_TEXT,
                                 s_image=S_IMAGE, steps=a.steps).picture.cpu().split(1)
     results = dict(zip(asked, made, strict=True))
-    strips = [contact_sheet([[files[file], *(results[file, text] for text in texts)]], (),
-                            [f"the file, {b.size}×{b.size}", *(f"“{text}”" for text in texts)], title=file) for file, texts in TOLD.items()]
+    strips = []
+    for file, texts in TOLD.items():
+        labels = [f"the file, {b.size}×{b.size}", *(f"“{text}”" for text in texts)]
+        strips.append(contact_sheet([[files[file], *(results[file, text] for text in texts)]], (), labels, title=f"emoji/{file}"))
     return stack([beside(*pair) for pair in zip(strips[::2], strips[1::2], strict=True)])
 
 
@@ -133,7 +135,7 @@ def painted(a: argparse.Namespace) -> list[Tensor]:
     for file, wishes in groupby(WISHES, key=lambda wish: wish.file):
         wishes = list(wishes)
         labels = [f"the file, {b.size}×{b.size}", *(f"“{wish.prompt}”, t0 = {wish.t0}" for wish in wishes)]
-        strips.append(contact_sheet([[files[file], *(edits[wish] for wish in wishes)]], (), labels, title=file))
+        strips.append(contact_sheet([[files[file], *(edits[wish] for wish in wishes)]], (), labels, title=f"hand/{file}"))
     return strips
 
 

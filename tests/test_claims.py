@@ -11,7 +11,7 @@ from claims import CLAIMS, bench, page, sdedit
 from claims.__main__ import main
 from claims.common import Models, choose_edit, in_batches, is_there, new_scenes, open_models, rank_correlation, rounded
 from claims.page import read_record
-from figures import hand
+from figures import emoji, hand
 from figures.make import FIGURES, make
 from nets.reader import Reader
 from tests.tiny import tiny_glide, tiny_instruct, tiny_ve, tiny_weights
@@ -253,7 +253,7 @@ def test_every_picture_that_a_page_shows_has_a_command_that_makes_it():
     pages = [ROOT / "README.md", page.PAGE, *(ROOT / "notebooks").glob("*.py")]
     text = "\n".join(p.read_text(encoding="utf-8") for p in pages if p.exists())
     shown = set(re.findall(r"figures/([\w./-]+\.(?:png|jpg))", text))
-    drawn = set(FIGURES) | {f"hand/{name}" for name in hand.PICTURES}
+    drawn = set(FIGURES) | {f"hand/{name}" for name in hand.PICTURES} | {f"emoji/{name}" for name in emoji.PICTURES}
     assert shown - drawn == set()
     assert {c.picture for c in CLAIMS if c.picture} <= drawn
 
