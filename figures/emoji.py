@@ -36,7 +36,7 @@ def emoji_gallery(folder: Path, models: Callable[[], Models]) -> Figure:
         heading = "" if i not in (0, r["successes"]) else "successes: before, made, true" if i == 0 else "failures: before, made, true"
         show(ax, torch.cat([parts[0], gap, parts[1], gap, parts[2]], -1),
              f"{item['source'].rsplit(' in ', 1)[0]}: “{item['asked']}”; {item['method']}, {item['gain']:+.1f} dB over copying",
-             above=heading, width=44)
+             above=heading, width=44, smooth=False)
     return fig
 
 
