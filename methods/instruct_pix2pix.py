@@ -105,4 +105,4 @@ def check_model(b: Bundle) -> None:
     if not isinstance(b.net, UNet) or b.net.conv_in.in_channels != 2 * latent:
         takes = b.net.conv_in.in_channels
         raise ValueError(f"model: {b.name} takes {takes} channels, and instruct_pix2pix needs a net that sees a picture beside the latent, "
-                         f"{2 * latent} channels; load shapes-instruct, or the published instruct-pix2pix")
+                         f"{2 * latent} channels; load shapes-instruct or emoji-instruct, or the published instruct-pix2pix")
