@@ -264,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
         for name, (way, settings) in chosen.items():
             print(f"{name}: {pictures_of(models, name, way, settings, edits, others, 0, state).seconds:.0f} s", flush=True)
         return 0
-    part = Parts(state / "back.json", dict(n=n, steps=STEPS, w=W_BACK, code=code_of(null_text), models={
+    part = Parts(state / "back.json", dict(n=n, most=MOST_BACK, steps=STEPS, w=W_BACK, code=code_of(back), models={
         name: of for name, of in models.files.items() if name in ("emoji.safetensors", "emoji-vae.safetensors")}))
     record, sheet = measure(models, world, n=n, seed=0, tune=tune, folder=state, part=part, say=partial(print, flush=True))
     folder.mkdir(parents=True, exist_ok=True)
