@@ -140,7 +140,7 @@ def painted(a: argparse.Namespace) -> list[Tensor]:
 
 
 def beside(left: Tensor, right: Tensor) -> Tensor:
-    """Two sheets side by side; the lower one is filled up with white."""
+    """Two sheets side by side; the shorter one is filled up with white."""
     height = max(left.shape[2], right.shape[2])
     return torch.cat([F.pad(sheet, (0, 0, 0, height - sheet.shape[2]), value=255) for sheet in (left, right)], dim=3)
 

@@ -185,7 +185,7 @@ def test_floors_are_what_the_record_says():
         return dict(all=dict(db=20., gain=gain, beats=beats),
                     kinds={k: dict(n=3, db=20., gain=gain, beats=beats) for k in ("colour", "tone", "background")})
     record = dict(methods={"a": of(5.5, .6), "b": of(1., .51), COPY: of(0., 0.)}, limit=of(9., 1.) | dict(all=dict(db=29.6)),
-                  back=dict(autoencoder_db=30., null_text_db=29.1))
+                  back=dict(n=3, autoencoder_db=30., null_text_db=29.1))
     assert [reached for _, reached in floors(record)] == [True] * 6
     record["methods"]["b"], record["back"]["null_text_db"] = of(1., .5), 28.9
     record["methods"]["a"]["kinds"]["tone"]["gain"] = 4.9
