@@ -226,10 +226,10 @@ def told(some: Sequence[str], every: Sequence[str]) -> str:
 
 def floors(record: Record) -> list[tuple[str, bool]]:
     """What must be reached, with what was measured, and whether it was."""
-    limit, there = record["limit"]["all"]["db"], record["back"]
+    limit, went = record["limit"]["all"]["db"], record["back"]
     found = [(f"autoencoder at least 29.5 dB on held-out emoji: {limit:.1f}", limit >= 29.5),
-             (f"null-text within 1 dB of the autoencoder: {there['null_text_db']:.1f} of {there['autoencoder_db']:.1f} dB, n = {there['n']}",
-              there["null_text_db"] >= there["autoencoder_db"] - 1)]
+             (f"null-text within 1 dB of the autoencoder: {went['null_text_db']:.1f} of {went['autoencoder_db']:.1f} dB, n = {went['n']}",
+              went["null_text_db"] >= went["autoencoder_db"] - 1)]
     tones = {name: r["kinds"]["tone"]["gain"] for name, r in record["methods"].items() if name != COPY and "tone" in r["kinds"]}
     if tones:
         best = max(tones, key=tones.get)
