@@ -258,7 +258,14 @@ def test_pairs_come_from_a_folder_and_a_missing_file_is_named(tmp_path):
             write_picture(torch.rand((1, 3, 64, 64), generator=Generator().manual_seed(k)) * 2 - 1, tmp_path / f"{k}" / f"{name}.png")
         (tmp_path / f"{k}" / "instruction.txt").write_text(f"{ASK}\n")
     before, after, asked = pairs_of(tmp_path, vae, 64)
-    assert torch.equal(before, after) and asked == [ASK] * 2
+    assert torch.equal(before, after) and not torch.equal(before[0], before[1]) and asked == [ASK] * 2
+    for mine, theirs in zip(pairs_of(tmp_path, vae, 64, workers=1)[:2], (before, after)):
+        assert torch.equal(mine, theirs)
+    (tmp_path / "1" / "before.png").write_bytes(b"no picture")
+    for workers in (0, 1):
+        with pytest.raises(ValueError, match="before.png") as error:
+            pairs_of(tmp_path, vae, 64, workers)
+        assert "\n" not in str(error.value)
     (tmp_path / "1" / "after.png").unlink()
     with pytest.raises(ValueError, match="1/after.png is missing"):
         pairs_of(tmp_path, vae, 64)

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from metrics.similarity import cosine, directional
 from tests.tiny import tiny_clip, tiny_reader, tiny_weights
 from training import pairs
-from training.pairs import P, Scores, best, scored, shared, thresholds
+from training.pairs import P, Scores, best, scored, shared, thresholds, true_edits
 from training.shapes_instruct import pairs_of
 from weights import load, load_autoencoder
 from weights.judges import load_judge
@@ -39,7 +39,7 @@ def shelf(tmp_path_factory):
 @pytest.fixture
 def paint(shelf, monkeypatch):
     """paint(folder, ...) runs the recipe on the shelf; paint.rows counts what was painted, (triplet, sample) -> times."""
-    monkeypatch.setattr(pairs, "thresholds", lambda judge: HALF)
+    monkeypatch.setattr(pairs, "thresholds", lambda judge, true: HALF)
     rows, painted = Counter(), pairs.painted
 
     def counted(b, some, *rest):
@@ -122,15 +122,15 @@ def test_unfiltered_keeps_the_first_whatever_clip_says():
 
 def test_a_threshold_is_what_the_share_of_true_edits_passes(shelf):
     judge = load_judge(shelf / "shapes-clip.safetensors")
-    least, rows = thresholds(judge, n=70), []
-    assert least == thresholds(judge, n=70) != thresholds(judge, n=70, seed=1)
+    least, rows = thresholds(judge, true_edits(70, 0)), []
+    assert least == thresholds(judge, true_edits(70, 0)) != thresholds(judge, true_edits(70, 1))
 
     def kept(*args):
         rows.extend(found := scored(*args))
         return found
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pairs, "scored", kept)
-        half = thresholds(judge, n=70, share=.5)
+        half = thresholds(judge, true_edits(70, 0), share=.5)
     assert len(rows) == 70
     for name in Scores._fields:
         values = [getattr(row, name) for row in rows]

@@ -60,11 +60,11 @@ def main(*, steps: int = 8000, batch: int = 64, lr: float = 6e-4, n: int = 40000
     model = widened(models(NET, LENGTH, vocabulary(world)), init)
     known, count = encoded(autoencoder, world, draw_pairs(world, n // many, rng), workers), n // many * many
     if pairs:
-        theirs = pairs_of(pairs, autoencoder, 64)
+        theirs = pairs_of(pairs, autoencoder, 64, workers)
         known = *(torch.cat([a, b.half()]) for a, b in zip(known[:2], theirs[:2])), known[2] + theirs[2]
         count += len(theirs[2])
     train(name, model, known, arguments, init=init, scale=condition_scale(autoencoder), count=count, recipe="training.emoji_instruct",
-          read=read_some, vae=vae, state=state, on=on, out=out, workers=workers, dtype=torch.int8)
+          read=read_some, vae=vae, state=state, on=on, out=out, workers=workers)
 
 
 if __name__ == "__main__":

@@ -227,22 +227,30 @@ def ahead(draw: Callable[[int], Any], numbers: Sequence[int], workers: int, pin:
     """
     if not workers:
         return map(draw, numbers)
-    return iter(DataLoader(_Drawn(draw), batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=4, pin_memory=pin,
-                           collate_fn=_as_it_is, multiprocessing_context="fork", generator=Generator(),
-                           timeout=PATIENCE))
+    return map(_or_raise, DataLoader(_Drawn(draw), batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=4, pin_memory=pin,
+                                     collate_fn=_as_it_is, multiprocessing_context="fork", generator=Generator(), timeout=PATIENCE))
 
 
 class _Drawn(Dataset):
-    """A function as DataLoader wants one."""
+    """A function as DataLoader wants one. What is wrong with the data is told as it is, not in a report of another process."""
 
     def __init__(self, draw: Callable[[int], Any]):
         self.draw = draw
 
     def __getitem__(self, n: int) -> Any:
-        return self.draw(n)
+        try:
+            return self.draw(n)
+        except ValueError as error:
+            return error
 
 
 def _as_it_is(drawn: Any) -> Any:
+    return drawn
+
+
+def _or_raise(drawn: Any) -> Any:
+    if isinstance(drawn, ValueError):
+        raise drawn
     return drawn
 
 

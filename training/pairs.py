@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ from worlds.shapes import apply, caption, edits, render, sample_scene
 from worlds.triplets import Triplet, read_triplets
 from worlds.words import wanted
 
+N_TRUE = 512                                     # true edits that say where the thresholds are
 MOST = 4                                         # pairs of one triplet that are kept   # Sec. 3.1.2
 SHARE = .9                                       # of true edits that pass each threshold
 P = (.1, .9)                                     # Sec. 3.1.2
@@ -82,8 +83,11 @@ def best(scores: Sequence[Scores], least: Scores | None, most: int = MOST) -> li
     return sorted(passing, key=lambda k: -scores[k].direction)[:most]
 
 
-def thresholds(judge: Judge, n: int = 512, share: float = SHARE, seed: int = 0) -> Scores:
-    """Those that the share of true edits of this world pass, each by itself."""
+Told = tuple[Tensor, Tensor, list[str], list[str]]       # pictures before and after (b 3 y x), and their captions
+
+
+def true_edits(n: int, seed: int) -> Iterator[Told]:
+    """n edits of the shapes world, 64 at a time."""
     rng, drawn = random.Random(f"thresholds {seed}"), []
     while len(drawn) < n:
         scene: Scene = sample_scene(rng)
@@ -92,10 +96,14 @@ def thresholds(judge: Judge, n: int = 512, share: float = SHARE, seed: int = 0) 
             after = apply(scene, rng.choice(options))
             if caption(after) != caption(scene):
                 drawn.append((scene, after))
-    rows = []
     for i in range(0, n, 64):
         before, after = zip(*drawn[i:i + 64])
-        rows += scored(judge, render(list(before)), render(list(after)), [*map(caption, before)], [*map(caption, after)])
+        yield render(list(before)), render(list(after)), [*map(caption, before)], [*map(caption, after)]
+
+
+def thresholds(judge: Judge, true: Iterable[Told], share: float = SHARE) -> Scores:
+    """Those that the share of true edits pass, each by itself."""
+    rows = [row for told in true for row in scored(judge, *told)]
     return Scores(*torch.tensor(rows).quantile(1 - share, dim=0).tolist())
 
 
@@ -173,22 +181,39 @@ def check(path: str, wishes: Sequence[Triplet], tokenizers: Sequence[Tokenizer],
 def main(*, triplets: str = "weights/triplets.jsonl", out: str = "runs/pairs", samples: int = 4, most: int = MOST, how: str = "cross",
          steps: int = 20, w: float = 3., batch: int = 16, limit: int = 0, unfiltered: int = 0, seed: int = 0, model: str = "shapes",
          clip: str = "shapes-clip", reader: str = "shapes-reader", device: str = "auto") -> None:
-    if how not in HOW:
-        raise ValueError(f"how: must be one of {', '.join(HOW)}, got {how!r}")
-    for name, value, lowest in (("samples", samples, 1), ("most", most, 1), ("steps", steps, 1), ("batch", batch, 1), ("limit", limit, 0)):
-        if value < lowest:
-            raise ValueError(f"{name}: must be at least {lowest}, got {value}")
-    (rank, world), on, folder = rank_and_world(), own_device(device), Path(out)
+    asked = dict(samples=samples, most=most, how=how, steps=steps, w=w, unfiltered=unfiltered, seed=seed)
+    check_settings(asked, batch=batch, limit=limit)
+    on = own_device(device)
     wishes = read_triplets(triplets)[:limit or None]
     b, judge, oracle = load(model, on, torch.float32), load_judge(clip, on), load_reader(reader, on) if reader else None
     check(triplets, wishes, (b.tokenizer, judge.tokenizer), read=oracle is not None)
-    identity = dict(triplets=sha256(triplets), samples=samples, most=most, how=how, steps=steps, w=w, unfiltered=unfiltered, seed=seed,
-                    model=sha256(find(model)), clip=sha256(find(clip)))
+    paint((b, judge, oracle), wishes, dict(triplets=sha256(triplets), **asked, model=sha256(find(model)), clip=sha256(find(clip))),
+          lambda: true_edits(N_TRUE, 0), Path(out), batch, on)
+
+
+def check_settings(asked: dict[str, Any], **more: int) -> None:
+    """Raises ValueError for the first setting that is not to be had."""
+    if asked["how"] not in HOW:
+        raise ValueError(f"how: must be one of {', '.join(HOW)}, got {asked['how']!r}")
+    given = asked | more
+    for name, lowest in dict(samples=1, most=1, steps=1, batch=1, n=1, limit=0).items():
+        if given.get(name, lowest) < lowest:
+            raise ValueError(f"{name}: must be at least {lowest}, got {given[name]}")
+
+
+def paint(models: tuple[Bundle, Judge, Oracle | None], wishes: Sequence[Triplet], identity: dict[str, Any],
+          true: Callable[[], Iterable[Told]], folder: Path, batch: int, on: torch.device) -> None:
+    """Paint pairs of each wish, keep the best in `folder`, and count them.
+
+    identity: what else these pairs are the pairs of, the settings among it; true: edits whose share SHARE each threshold lets pass.
+    """
+    (b, judge, oracle), (rank, world) = models, rank_and_world()
+    samples, most, how, steps, w, unfiltered, seed = (identity[k] for k in ("samples", "most", "how", "steps", "w", "unfiltered", "seed"))
     earlier = done(folder, identity)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"scores-{rank}.jsonl"
     begin(file, identity)
-    least = None if unfiltered else thresholds(judge)
+    least = None if unfiltered else thresholds(judge, true())
     batches = [range(i, min(i + batch, len(wishes))) for i in range(0, len(wishes), batch)][rank::world]
     for some in tqdm([some for some in batches if not earlier.keys() >= set(some)], unit="batch", disable=rank > 0):
         rows = [(i, k, wishes[i]) for i in some for k in range(samples)]

@@ -74,23 +74,22 @@ def drawn_pairs(n: int, seed: str) -> tuple[Tensor, Tensor, list[str]]:
     return render(before), render(after), asked
 
 
-def pairs_of(folder: str | Path, vae: Autoencoder, size: int) -> Pairs:
-    """Pairs of picture files. Raises ValueError that names the first file which is missing or cannot be read."""
+def pairs_of(folder: str | Path, vae: Autoencoder, size: int, workers: int = 0) -> Pairs:
+    """Pairs of picture files and their latents, read by `workers` processes. Raises ValueError that names the first file which is missing
+    or cannot be read."""
     places = sorted(p for p in Path(folder).iterdir() if p.is_dir()) if Path(folder).is_dir() else []
     if not places:
         raise ValueError(f"pairs: {folder} holds no folders with before.png, after.png and instruction.txt")
-    device, asked, pictures = next(vae.vae.parameters()).device, [], {"before": [], "after": []}
-    for place in places:
-        for name, shown in pictures.items():
-            file = place / f"{name}.png"
-            if not file.exists():
-                raise ValueError(f"pairs: {file} is missing")
-            shown.append(read_picture(file, size))
-        if not (text := place / "instruction.txt").exists():
-            raise ValueError(f"pairs: {text} is missing")
-        asked.append(text.read_text(encoding="utf-8").strip())
-    z = [torch.cat([vae.encode(p.to(device)).cpu() for p in shown]) for shown in pictures.values()]
-    return z[0], z[1], asked
+    for file in (place / name for place in places for name in ("before.png", "after.png", "instruction.txt")):
+        if not file.exists():
+            raise ValueError(f"pairs: {file} is missing")
+
+    def shown(first: int) -> Tensor:
+        """A before and an after picture of 64 places in turn."""
+        return torch.cat([read_picture(place / name, size) for place in places[first:first + 64] for name in ("before.png", "after.png")])
+    some = next(vae.vae.parameters())
+    z = torch.cat([vae.encode(pictures.to(some)).cpu() for pictures in ahead(shown, range(0, len(places), 64), workers)])
+    return z[::2], z[1::2], [(place / "instruction.txt").read_text(encoding="utf-8").strip() for place in places]
 
 
 def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor, Tensor, Tensor], generator: Generator, schedule: Schedule) -> Tensor:
@@ -120,12 +119,10 @@ def widened(parts: tuple[nn.ModuleDict, WordTokenizer, dict], init: str) -> tupl
 
 def train(name: str, model: tuple[nn.ModuleDict, WordTokenizer, dict, list[dict]], pairs: Pairs, arguments: dict[str, Any], *, init: str,
           scale: float, count: int, recipe: str, vae: str, state: str, on: torch.device, out: str, workers: int = 0,
-          read: Callable[[WordTokenizer, list[str], Generator], Tensor] = lambda tokenizer, texts, generator: tokenizer(texts),
-          dtype: torch.dtype = torch.float16) -> None:
+          read: Callable[[WordTokenizer, list[str], Generator], Tensor] = lambda tokenizer, texts, generator: tokenizer(texts)) -> None:
     """Train what `widened` gives on pairs, and publish it.
 
-    scale: the `condition_scale` of their autoencoder; count: how many pairs there are, over all ranks; read: the rows of instructions;
-    dtype: of the file.
+    scale: the `condition_scale` of their autoencoder; count: how many pairs there are, over all ranks; read: the rows of instructions.
     """
     (modules, tokenizer, config, earlier), (before, after, asked) = model, pairs
     (rank, world), schedule, seed, steps = rank_and_world(), Schedule.cosine(), arguments["seed"], arguments["steps"]
@@ -150,9 +147,9 @@ def train(name: str, model: tuple[nn.ModuleDict, WordTokenizer, dict, list[dict]
         t = torch.linspace(50, schedule.T, len(z_0)).long()
         seen = torch.cat([q_sample(schedule, z_0, t, gaussian(z_0, g)), c_I], dim=1)
         figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]), pairs=count,
-                       storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](seen, t, m["text"](tokens)), dtype))
+                       storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](seen, t, m["text"](tokens)), torch.int8))
         print(publish(name, dict(fitted.ema), config, out=out, recipe=recipe, arguments=arguments, seconds=fitted.seconds,
-                      figures=figures, earlier=earlier, dtype=dtype), figures)
+                      figures=figures, earlier=earlier, dtype=torch.int8), figures)
 
 
 def main(*, steps: int = 6000, batch: int = 32, lr: float = 6e-4, n: int = 24000, pairs: str = "true", warmup: int = 200,
@@ -165,7 +162,7 @@ def main(*, steps: int = 6000, batch: int = 32, lr: float = 6e-4, n: int = 24000
     autoencoder, generator = load_autoencoder(vae, on), step_generator(seed, steps, rank)
     torch.manual_seed(seed)                                                            # the initial weights, alike on every rank
     model = widened(models(), init)
-    known = true_pairs(autoencoder, n // world, generator, workers) if pairs == "true" else pairs_of(pairs, autoencoder, 64)
+    known = true_pairs(autoencoder, n // world, generator, workers) if pairs == "true" else pairs_of(pairs, autoencoder, 64, workers)
     train(name, model, known, arguments, init=init, scale=condition_scale(autoencoder), recipe="training.shapes_instruct",
           count=len(known[2]) * (world if pairs == "true" else 1), vae=vae, state=state, on=on, out=out, workers=workers)
 
