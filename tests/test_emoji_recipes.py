@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from methods.instruct_pix2pix import instruct_pix2pix
 from nets.tokenizer import LETTERS, WordTokenizer, split_words
-from training import emoji, emoji_clip, emoji_instruct, emoji_vae
+from training import emoji, emoji_clip, emoji_instruct, emoji_pairs, emoji_vae
 from training.fit import step_generator
 from weights import load, load_autoencoder
 from weights.files import read_weights
@@ -214,6 +214,44 @@ def test_a_word_of_an_instruction_is_spelled_now_and_then_by_the_steps_own_gener
     said = ["make the heart blue"] * 200
     rows, same = (emoji_instruct.read_some(tokenizer, said, step_generator(0, 5)) for _ in range(2))
     assert torch.equal(rows, same) and 5 < (rows != tokenizer(said)).any(1).sum() < 40
+
+
+# ---- pairs that are painted ----
+
+def test_wishes_are_those_of_training_and_true_edits_show_what_they_say(world):
+    wishes = emoji_pairs.wishes_of(world, 40, random.Random(0))
+    assert len(wishes) == len(set(wishes)) == 40 and wishes == emoji_pairs.wishes_of(world, 40, random.Random(0))
+    held = {e.name for e in world.emoji if is_held_out(e)} - {e.name for e in world.emoji if not is_held_out(e)}
+    assert all(t.caption != t.edited and not any(part.startswith(name + " in ") for part in (t.caption, t.edited) for name in held)
+               for t in wishes)
+    drawn = emoji_instruct.draw_pairs(world, 70, random.Random(1))
+    parts = list(emoji_pairs.true_edits(world, drawn))
+    assert [len(part[0]) for part in parts] == [64, 6]
+    for side, (pictures, said) in enumerate(zip(parts[1][:2], parts[1][2:]), 1):
+        assert said == [caption(p[side]) for p in drawn[64:]] and torch.equal(pictures, render(world, [p[side] for p in drawn[64:]]))
+
+
+def test_painted_pairs_of_emoji_are_sorted_by_their_judge_and_trained_on(seen_only, tmp_path, monkeypatch):
+    monkeypatch.setattr(emoji_clip, "CLEAN", emoji_clip.CLEAN | dict(width=16, layers=1, heads=2, embed=8, text_width=16, text_layers=1))
+    monkeypatch.setattr(emoji_pairs, "N_TRUE", 6)
+    emoji_clip.main(steps=1, batch=4, tests=4, data=str(SHIPPED), state=str(tmp_path / "s"), out=str(tmp_path))
+
+    def paint(name, **more):
+        emoji_pairs.main(**dict(n=4, samples=2, steps=2, batch=3, data=str(SHIPPED), model=str(seen_only / "emoji.safetensors"),
+                                clip=str(tmp_path / "emoji-clip.safetensors"), out=str(tmp_path / name), device="cpu") | more)
+        return json.loads((tmp_path / name / "summary.json").read_text())
+    told = paint("sorted")
+    assert (told["triplets"], told["pairs"]) == (4, 8) and set(told["thresholds"]) == {"image", "direction", "before", "after"}
+    assert len(list((tmp_path / "sorted").glob("*/after.png"))) == told["kept"]
+    monkeypatch.setattr(emoji_pairs, "render", None)                       # nobody's drawing is looked at
+    everything = paint("all", unfiltered=1, n=2)
+    assert everything["kept"] == everything["pairs"] == 4 and everything["right"] == {"kept": None, "dropped": None}
+    instructed(seen_only, tmp_path / "trained", pairs=str(tmp_path / "all"))
+    assert json.loads((tmp_path / "trained" / "emoji-instruct.json").read_text())["figures"]["pairs"] == 16
+    for changed, match in ((dict(n=0), "^n: must be at least 1"), (dict(how="both"), "^how: "), (dict(data=str(tmp_path)), "^data: ")):
+        with pytest.raises(ValueError, match=match):
+            paint("never", **changed)
+    assert not (tmp_path / "never").exists()
 
 
 def test_the_model_is_within_its_budget():
