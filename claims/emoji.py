@@ -10,7 +10,7 @@ the entries: most of a true edit is what it keeps, so that copying is hard to be
 edit on other held-out pairs, TUNE of them, by their PSNR. GLIDE's own model is not trained on emoji; its way of inpainting is here on the
 model that is, from pure noise and with x̂_0 kept outside DiffEdit's mask.
 
-Writes the table of README.md, figures/emoji.json, figures/emoji_edits.png (24 successes and 12 failures, chosen by score) and
+Writes the table of README.md, figures/emoji.json, figures/emoji_edits.png (the 24 edits that gain most and the 12 that gain least) and
 emoji_gallery.png, which shows them with words. What is measured of candidates in a FOLDER is written there. What methods make is kept in
 --state.
 """
@@ -53,6 +53,8 @@ from methods.ladder import FAST
 from methods.null_text import null_text
 from metrics.image import psnr
 from metrics.similarity import cosine
+from weights import load_autoencoder
+from weights.cache import digest
 from weights.files import write_json
 from worlds.emoji import KINDS, World, open_world
 from worlds.files import write_picture
@@ -99,10 +101,12 @@ def rows_of(scores: Scores, edits: Drawn) -> Record:
 
 
 def back(models: EmojiModels, edits: Drawn, most: int = MOST_BACK) -> Record:
-    """PSNR of the pictures before through the autoencoder, and through null-text inversion at W_BACK, and back."""
-    b, x = models.bundle, edits.before[:most]
+    """PSNR of the pictures before through the autoencoder, beside that of the shapes world, and through null-text inversion at W_BACK, and
+    back."""
+    b, x, theirs = models.bundle, edits.before[:most], load_autoencoder("shapes-vae", models.bundle.device)
     up = null_text(b, x.to(b.device), edits.source[:most], steps=STEPS, w=W_BACK, **FAST)
-    found = {"autoencoder_db": b.decode(b.encode(x)), "null_text_db": b.decode(redo(b, up, w=W_BACK)[-1]),
+    found = {"autoencoder_db": b.decode(b.encode(x)), "shapes_autoencoder_db": theirs.decode(theirs.encode(x.to(b.device))),
+             "null_text_db": b.decode(redo(b, up, w=W_BACK)[-1]),
              "w1_db": b.decode(redo(b, invert(b, x.to(b.device), edits.source[:most], steps=STEPS))[-1])}
     return dict(n=len(x), w=W_BACK, **{name: psnr(p.cpu(), x).mean().item() for name, p in found.items()})
 
@@ -171,11 +175,21 @@ def measure(models: EmojiModels, world: World, *, n: int, seed: int, methods: di
                if model is None]
     whole = dict(steps=STEPS, tuned_on=len(others.kinds), missing=lacking, methods=record, limit=rows_of(limit, edits),
                  back=part("back", lambda: back(models, edits)), successes=len(shown[0]), columns=COLUMNS, gallery=listed)
-    return whole | dict(n=len(edits.kinds), seed=seed, painting_seconds=round(seconds)), strips(edits, results, [*shown[0], *shown[1]])
+    whole |= dict(n=len(edits.kinds), seed=seed, targets=targets(edits), painting_seconds=round(seconds))
+    return whole, strips(edits, results, [*shown[0], *shown[1]])
+
+
+def targets(edits: Drawn) -> dict[str, int]:
+    """How many different emoji the edits of each kind lead to, and all of them: those of a kind are often few, shown on many grounds."""
+    emoji = [text.rsplit(" on a", 1)[0] for text in edits.target]
+    return {"all": len(set(emoji))} | {kind: len({emoji[i] for i in edits.rows(kind)}) for kind in KINDS if edits.rows(kind)}
 
 
 def shares(world: World, n: int, seed: int, tune: int) -> tuple[Drawn, Drawn]:
-    """n held-out pairs to be scored on, and others to choose settings on: of a small world at most a quarter."""
+    """n held-out pairs to be scored on, three quarters of all at most, and others to choose settings on.
+
+    Other pairs, not always other pictures: where few emoji are held out, several pairs lead to one.
+    """
     every = held_out_pairs(world, seed)
     n = min(n, len(every) * 3 // 4)
     return drawn(world, every[:n]), drawn(world, every[n:n + tune])
@@ -203,6 +217,7 @@ def table(record: Record) -> str:
     names = [name for name in record["methods"] if name != COPY]
     plain = [f"{v['db']:.1f} dB" for v in (copied["all"], *(copied["kinds"][k] for k in kinds))]
     lines = [line("method", "all", *(f"{k} ({copied['kinds'][k]['n']})" for k in kinds)), line(*["---"] * (len(kinds) + 2)),
+             line("different emoji to be reached", *(str(record["targets"][k]) for k in ("all", *kinds))),
              line(f"{COPY}: PSNR to the true one", *plain)]
     lines += [line(name, *cells(r)) for name, r in record["methods"].items() if name != COPY]
     lines += [line("the true one through the autoencoder: the limit", *cells(record["limit"])), ""]
@@ -212,6 +227,10 @@ def table(record: Record) -> str:
         lines += [line("mean over all", *(words for _, words, _ in extra)), line(*["---"] * (len(extra) + 1))]
         lines += [line(name, *(f"{r['all'][key]:.{digits}f}" for key, _, digits in extra)) for name, r in record["methods"].items()] + [""]
     lines += [f"- Nearer to the truth than copying on most pairs of *{kind}*: {told(beaters(record, kind), names)}." for kind in kinds]
+    went = record["back"]
+    lines += [f"- There and back, without an edit, n = {went['n']}: the autoencoder {went['autoencoder_db']:.1f} dB (that of the shapes "
+              f"world: {went['shapes_autoencoder_db']:.1f}), DDIM inversion at w = 1 {went['w1_db']:.1f} dB, null-text at w = "
+              f"{went['w']:g} {went['null_text_db']:.1f} dB."]
     lines += [f"- Floor: {words}: {'reached' if reached else '**missed**'}." for words, reached in floors(record)]
     return "\n".join(lines)
 
@@ -264,8 +283,9 @@ def main(argv: list[str] | None = None) -> int:
         for name, (way, settings) in chosen.items():
             print(f"{name}: {pictures_of(models, name, way, settings, edits, others, 0, state).seconds:.0f} s", flush=True)
         return 0
-    part = Parts(state / "back.json", dict(n=n, most=MOST_BACK, steps=STEPS, w=W_BACK, code=code_of(back), models={
-        name: of for name, of in models.files.items() if name in ("emoji.safetensors", "emoji-vae.safetensors")}))
+    files = {name: of for name, of in models.files.items() if name in ("emoji.safetensors", "emoji-vae.safetensors")}
+    part = Parts(state / "back.json", dict(n=n, most=MOST_BACK, steps=STEPS, w=W_BACK, code=code_of(back), models=files,
+                                           data=digest(world.pictures)))
     record, sheet = measure(models, world, n=n, seed=0, tune=tune, folder=state, part=part, say=partial(print, flush=True))
     folder.mkdir(parents=True, exist_ok=True)
     head = dict(command="python -m claims.emoji", model=models.name, files=models.files, seconds=round(time.monotonic() - start))

@@ -21,7 +21,7 @@ PICTURES = {  # file -> the name of an emoji of Twemoji, of those that ship
 
 
 def emoji_gallery(folder: Path, models: Callable[[], Models]) -> Figure:
-    """Successes and, below, failures, chosen by their score: before, made, true; the record's words under each."""
+    """The edits that gained most and, below, least, by their best methods: before, made, true; the record's words below."""
     r = record(folder, "emoji")
     sheet, items, columns = read_picture(folder / "emoji_edits.png"), r["gallery"], r["columns"]
     rows = -(-len(items) // columns)
@@ -33,7 +33,7 @@ def emoji_gallery(folder: Path, models: Callable[[], Models]) -> Figure:
         y, x, item = i // columns * SIZE, i % columns * WIDE, items[i]
         parts = sheet[0, :, y:y + SIZE, x:x + WIDE].split(SIZE, -1)
         gap = torch.ones(3, SIZE, 4)
-        heading = "" if i not in (0, r["successes"]) else "successes: before, made, true" if i == 0 else "failures: before, made, true"
+        heading = {0: "most gained: before, made, true", r["successes"]: "least gained: before, made, true"}.get(i, "")
         show(ax, torch.cat([parts[0], gap, parts[1], gap, parts[2]], -1),
              f"{item['source'].rsplit(' in ', 1)[0]}: “{item['asked']}”; {item['method']}, {item['gain']:+.1f} dB over copying",
              above=heading, width=44, smooth=False)

@@ -76,15 +76,18 @@ def test_subjects_are_measured_judged_and_drawn_and_a_stopped_run_goes_on(judges
     b = load(tiny_weights(tmp_path, size=64), "cpu")
     models = DreamBoothModels(b, *judges, "tiny", {})
     part, done = Parts(tmp_path / "parts.json", dict(n=1)), []
-    record = whole(claims_dreambooth.DREAMBOOTH, claims_dreambooth.measure(models, n=1, seed=0, part=part, rates=(1e-3,)))
+    rates = dict(rates=(1e-3,), word_rates=(1e-3, 1.))
+    record = whole(claims_dreambooth.DREAMBOOTH, claims_dreambooth.measure(models, n=1, seed=0, part=part, **rates))
     assert set(record["ways"]) == set(WAYS) and all(set(METRICS) < set(row) for row in (*record["ways"].values(), record["real"]))
     assert [row["pictures"] for row in record["counts"]] == [1, 3, 4, 5] and len(record["rates"][0]["drift"]) == 2
 
     def kept(name, work):
         done.append(name)
         return part.done[name]["value"]
-    again = claims_dreambooth.measure(models, n=1, seed=0, rates=(1e-3,), part=kept)
-    assert whole(None, again) == record and len(done) == len(part.done) == 5 + 3 + 1 + 1 + 1
+    again = claims_dreambooth.measure(models, n=1, seed=0, part=kept, **rates)
+    assert whole(None, again) == record and len(done) == len(part.done) == 4 + 2 + 3 + 1 + 1 + 1
+    rows = record["word_rates"]
+    assert record["word_lr"] == max(rows, key=lambda row: row["dino"])["lr"] and rows[0]["error"] != rows[1]["error"]
     for judge in (judge_prior, judge_noun, judge_count, judge_word):
         assert judge(record).verdict in (HOLDS, PARTLY, FAILS) and judge(record).ours
     (tmp_path / "dreambooth.json").write_text(json.dumps(record))
@@ -114,7 +117,7 @@ def row(**changes):
 def record(**ways):
     found = {"with prior": row(pres=.4, div=.5, dino=.62), "without prior": row(dino=.65), "no noun": row(dino=.5, clip_i=.7, error=.25),
              "wrong noun": row(dino=.55, clip_i=.75, error=.3), "Textual Inversion": row(dino=.4, clip_t=.25, error=.35, ground=.6)}
-    return dict(steps=240, lr=8e-4, ways=found | ways, frozen=row(dino=.3, pres=.3, div=.6, error=.4), real=row(dino=.9, error=.08),
+    return dict(steps=240, lr=8e-4, word_lr=.02, ways=found | ways, frozen=row(dino=.3, pres=.3, div=.6, error=.4), real=row(dino=.9, error=.08),
                 counts=[dict(pictures=k, **row(dino=d, error=.5 - d / 2)) for k, d in ((1, .5), (2, .52), (3, .6), (4, .61), (5, .6))],
                 rates=[dict(lr=lr, instance=[.3 * .9**(k * f) for k in range(24)], prior=[.1 + .001 * k for k in range(24)],
                             drift=[.1 + .004 * f * k for k in range(24)]) for f, lr in ((1, 2e-4), (2, 8e-4), (4, 3.2e-3))])

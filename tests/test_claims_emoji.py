@@ -196,7 +196,7 @@ def test_floors_are_what_the_record_says():
 
 def test_the_command_writes_beside_the_candidates(folder, capsys, monkeypatch):
     monkeypatch.setattr(board, "METHODS", {"SDEdit": FAST["SDEdit"]})
-    assert board.main(["--models", str(folder), "--data", str(SHIPPED), "--n", "4"]) == 0
+    assert board.main(["--models", str(folder), "--data", str(SHIPPED), "--n", "4", "--state", str(folder / "board")]) == 0
     assert "| SDEdit |" in capsys.readouterr().out
     assert {"emoji.json", "emoji_edits.png", "emoji_gallery.png"} <= {p.name for p in (folder / "claims").iterdir()}
     assert json.loads((folder / "claims" / "emoji.json").read_text())["n"] == 4

@@ -302,7 +302,7 @@ def test_the_demos_prompts_are_words_and_pairs_that_the_model_was_taught():
 # ---- the other world ----
 
 @pytest.mark.slow
-def test_every_verb_edits_an_emoji_file_of_any_size_and_keeps_what_cannot_be_seen(tmp_path, monkeypatch):
+def test_every_verb_edits_an_emoji_file_of_any_size_and_alpha_only_rises(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with Image.open(demo.EMOJI / "heart.png") as file:
         file.resize((100, 80)).save("in.png")
@@ -316,6 +316,6 @@ def test_every_verb_edits_an_emoji_file_of_any_size_and_keeps_what_cannot_be_see
     assert main(["prompt-to-prompt", before, after, "--input", "in.png", "--model", "emoji", "--steps", "2", "-o", "p2p.png"]) == 0
     for verb in ("sdedit", "diffedit", "null-text", "instruct-pix2pix", "p2p"):
         with Image.open(f"{verb}.png") as made:
-            assert made.size == (100, 80) and np.array_equal(np.asarray(made.getchannel("A")), alpha)
+            assert made.size == (100, 80) and made.mode == "RGBA" and (np.asarray(made.getchannel("A")) >= alpha).all()
     for verb, said in (("generate", ["--prompt", after]), ("attention", ["--prompt", "a heart that nobody drew in twemoji style"])):
         assert main([verb, *said, "--model", "emoji", "--steps", "2", "-o", f"{verb}.png"]) == 0

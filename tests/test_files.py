@@ -168,10 +168,32 @@ def test_any_size_in_the_same_size_out_with_kept_pixels_and_alpha_bit_identical(
     out = np.array(Image.open(tmp_path / "b.png"))
     assert out.shape == pixels.shape
     assert_close(out[:, :x // 2], pixels[:, :x // 2], atol=0, rtol=0)             # kept
-    if channels == 4:
-        assert_close(out[..., 3], pixels[..., 3], atol=0, rtol=0)
-    else:
-        assert not out[:, x // 2:].any()                                          # edited: black
+    assert not out[:, x // 2:, :3].any() and (channels == 3 or (out[:, x // 2:, 3] == 255).all())    # edited: black, to be seen anywhere
+
+
+def test_alpha_stays_where_it_suffices_and_rises_where_what_was_painted_needs_it(tmp_path):
+    pixels = np.zeros((4, 6, 4), np.uint8)
+    pixels[:, 3:] = (200, 40, 40, 255)                                            # the left half is clear, the right one red
+    pixels[0, :3, 3] = 128                                                        # but for half a shadow
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    original = open_picture(tmp_path / "a.png")
+    view = original.view()
+
+    def restored(edited, mask=None):
+        return original.restore(edited, mask)[0].permute(1, 2, 0).numpy()
+    same = restored(view)
+    assert (same[..., 3] == pixels[..., 3]).all() and np.abs(same[..., :3].astype(int) - pixels[..., :3])[pixels[..., 3] > 0].max() <= 1
+    assert (restored((view - .08).clamp(min=-1))[..., 3] == pixels[..., 3]).all()  # ten levels: an autoencoder's
+    yellow = view.clone()
+    yellow[..., 1:, :3] = torch.tensor([1., .8, -1.])[:, None, None]
+    out = restored(yellow)
+    assert (out[1:, :3] == (255, 230, 0, 255)).all() and (out[0] == same[0]).all() and (out[:, 3:] == same[:, 3:]).all()
+    mask = torch.zeros(1, 1, 4, 6)
+    mask[..., 2:, :] = 1
+    kept = restored(yellow, mask)
+    assert (kept[:2] == pixels[:2]).all() and (kept[2:, :3] == out[2:, :3]).all()
+    on_white = kept[2:, :3, :3] * (kept[2:, :3, 3:] / 255) + 255 - kept[2:, :3, 3:].astype(int)
+    assert np.abs(on_white - (255, 230, 0)).max() <= 1
 
 
 @pytest.mark.parametrize("y, x", [(64, 64), (37, 101), (5, 3)])

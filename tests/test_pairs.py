@@ -14,6 +14,7 @@ from metrics.similarity import cosine, directional
 from tests.tiny import tiny_clip, tiny_reader, tiny_weights
 from training import pairs
 from training.pairs import P, Scores, best, scored, shared, thresholds, true_edits
+from training.shapes import models
 from training.shapes_instruct import pairs_of
 from weights import load, load_autoencoder
 from weights.judges import load_judge
@@ -165,7 +166,7 @@ def test_what_is_written_is_what_was_kept_and_training_reads_it(paint, shelf, tm
     assert all(s["kept"] == (s["direction"] >= 0) for row in rows for s in row["samples"])
     assert all(s["p"] == shared(row["triplet"], k, 0) for row in rows for k, s in enumerate(row["samples"]))
     assert {"kept.png", "dropped.png", "summary.json"} < set(files)
-    before, after, asked = pairs_of(tmp_path / "out", load_autoencoder(shelf / "tiny-vae.safetensors"), 64)
+    before, after, asked = pairs_of(tmp_path / "out", load_autoencoder(shelf / "tiny-vae.safetensors"), 64, models()[1])
     wishes = read_triplets(shelf / "triplets.jsonl")
     assert asked == [wishes[row["triplet"]].instruction for row in rows for s in row["samples"] if s["kept"]]
     assert before.shape == after.shape == (sum(flags), 4, 16, 16) and not torch.equal(before, after)
@@ -174,7 +175,7 @@ def test_what_is_written_is_what_was_kept_and_training_reads_it(paint, shelf, tm
     assert f"{sum(flags)} of {N * SAMPLES} pairs kept" in capsys.readouterr().out
     (tmp_path / "out" / next(name for name in files if name.endswith("instruction.txt"))).unlink()
     with pytest.raises(ValueError, match=r"instruction\.txt is missing"):
-        pairs_of(tmp_path / "out", load_autoencoder(shelf / "tiny-vae.safetensors"), 64)
+        pairs_of(tmp_path / "out", load_autoencoder(shelf / "tiny-vae.safetensors"), 64, models()[1])
 
 
 def test_a_kept_pair_is_the_one_that_prompt_to_prompt_paints_best_first(paint, shelf, tmp_path):

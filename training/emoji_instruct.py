@@ -60,7 +60,7 @@ def main(*, steps: int = 8000, batch: int = 64, lr: float = 6e-4, n: int = 40000
     model = widened(models(NET, LENGTH, vocabulary(world)), init)
     known, count = encoded(autoencoder, world, draw_pairs(world, n // many, rng), workers), n // many * many
     if pairs:
-        theirs = pairs_of(pairs, autoencoder, 64, workers)
+        theirs = pairs_of(pairs, autoencoder, 64, model[1], workers)
         known = *(torch.cat([a, b.half()]) for a, b in zip(known[:2], theirs[:2])), known[2] + theirs[2]
         count += len(theirs[2])
     train(name, model, known, arguments, init=init, scale=condition_scale(autoencoder), count=count, recipe="training.emoji_instruct",

@@ -4,8 +4,8 @@
     python -m training.emoji_pairs --n 1000               # into runs/emoji_pairs
     python -m training.emoji_instruct --pairs runs/emoji_pairs
 
-The wishes are the captions and the instruction of true edits for training; no picture of theirs is looked at. Painting, sorting by emoji-clip
-and what is written are those of training/pairs.py. A threshold is what nine of ten true edits for training pass.
+The wishes are the captions and the instruction of true edits for training; no picture of theirs is looked at. Painting, sorting by
+emoji-clip and what is written are those of training/pairs.py. A threshold is what nine of ten true edits for training pass.
 """
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def main(*, n: int = 1000, out: str = "runs/emoji_pairs", samples: int = 4, most
          w: float = 3., batch: int = 16, unfiltered: int = 0, seed: int = 0, data: str = "runs/emoji_data", model: str = "emoji",
          clip: str = "emoji-clip", device: str = "auto") -> None:
     asked = dict(samples=samples, most=most, how=how, steps=steps, w=w, unfiltered=unfiltered, seed=seed)
-    check_settings(asked, batch=batch, n=n)
+    check_settings(asked | dict(batch=batch, n=n))
     on, world = own_device(device), open_world(data)
     wishes = wishes_of(world, n, random.Random(f"wishes {seed}"))
     said = hashlib.sha256("\n".join(map(text_of, wishes)).encode()).hexdigest()

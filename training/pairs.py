@@ -182,7 +182,7 @@ def main(*, triplets: str = "weights/triplets.jsonl", out: str = "runs/pairs", s
          steps: int = 20, w: float = 3., batch: int = 16, limit: int = 0, unfiltered: int = 0, seed: int = 0, model: str = "shapes",
          clip: str = "shapes-clip", reader: str = "shapes-reader", device: str = "auto") -> None:
     asked = dict(samples=samples, most=most, how=how, steps=steps, w=w, unfiltered=unfiltered, seed=seed)
-    check_settings(asked, batch=batch, limit=limit)
+    check_settings(asked | dict(batch=batch, limit=limit))
     on = own_device(device)
     wishes = read_triplets(triplets)[:limit or None]
     b, judge, oracle = load(model, on, torch.float32), load_judge(clip, on), load_reader(reader, on) if reader else None
@@ -191,14 +191,13 @@ def main(*, triplets: str = "weights/triplets.jsonl", out: str = "runs/pairs", s
           lambda: true_edits(N_TRUE, 0), Path(out), batch, on)
 
 
-def check_settings(asked: dict[str, Any], **more: int) -> None:
-    """Raises ValueError for the first setting that is not to be had."""
+def check_settings(asked: dict[str, Any]) -> None:
+    """Raises ValueError for the first setting that is not to be had; asked: those of `main`."""
     if asked["how"] not in HOW:
         raise ValueError(f"how: must be one of {', '.join(HOW)}, got {asked['how']!r}")
-    given = asked | more
     for name, lowest in dict(samples=1, most=1, steps=1, batch=1, n=1, limit=0).items():
-        if given.get(name, lowest) < lowest:
-            raise ValueError(f"{name}: must be at least {lowest}, got {given[name]}")
+        if asked.get(name, lowest) < lowest:
+            raise ValueError(f"{name}: must be at least {lowest}, got {asked[name]}")
 
 
 def paint(models: tuple[Bundle, Judge, Oracle | None], wishes: Sequence[Triplet], identity: dict[str, Any],

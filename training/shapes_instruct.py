@@ -74,22 +74,46 @@ def drawn_pairs(n: int, seed: str) -> tuple[Tensor, Tensor, list[str]]:
     return render(before), render(after), asked
 
 
-def pairs_of(folder: str | Path, vae: Autoencoder, size: int, workers: int = 0) -> Pairs:
-    """Pairs of picture files and their latents, read by `workers` processes. Raises ValueError that names the first file which is missing
-    or cannot be read."""
+def pairs_of(folder: str | Path, vae: Autoencoder, size: int, tokenizer: WordTokenizer, workers: int = 0) -> Pairs:
+    """Pairs of picture files and their latents, read by `workers` processes. Raises ValueError that names the first file which is missing,
+    cannot be read, is of another size than its fellow, or says nothing or what the tokenizer does not know: before the training."""
     places = sorted(p for p in Path(folder).iterdir() if p.is_dir()) if Path(folder).is_dir() else []
     if not places:
         raise ValueError(f"pairs: {folder} holds no folders with before.png, after.png and instruction.txt")
     for file in (place / name for place in places for name in ("before.png", "after.png", "instruction.txt")):
         if not file.exists():
             raise ValueError(f"pairs: {file} is missing")
+    asked = [instruction_of(place / "instruction.txt", tokenizer) for place in places]
 
     def shown(first: int) -> Tensor:
         """A before and an after picture of 64 places in turn."""
-        return torch.cat([read_picture(place / name, size) for place in places[first:first + 64] for name in ("before.png", "after.png")])
+        return torch.cat([p for place in places[first:first + 64] for p in pair_of(place, size)])
     some = next(vae.vae.parameters())
     z = torch.cat([vae.encode(pictures.to(some)).cpu() for pictures in ahead(shown, range(0, len(places), 64), workers)])
-    return z[::2], z[1::2], [(place / "instruction.txt").read_text(encoding="utf-8").strip() for place in places]
+    return z[::2], z[1::2], asked
+
+
+def instruction_of(file: Path, tokenizer: WordTokenizer) -> str:
+    """What is asked for of a pair. Raises ValueError that names the file."""
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+        tokenizer([text])
+    except ValueError as error:                                                        # an unknown word, or no text at all
+        raise ValueError(f"pairs: {file}: {error}") from None
+    if not text:
+        raise ValueError(f"pairs: {file} is empty; say what was changed")
+    return text
+
+
+def pair_of(place: Path, size: int) -> tuple[Tensor, Tensor]:
+    """Pictures before and after, each (1 3 size size). Raises ValueError that names a file which is no such picture."""
+    pictures = []
+    for name in ("before.png", "after.png"):
+        picture = read_picture(place / name, size)
+        if picture.shape[-2:] != (size, size):
+            raise ValueError(f"pairs: {place / name} is not square; cut it before it is given")
+        pictures.append(picture)
+    return pictures[0], pictures[1]
 
 
 def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor, Tensor, Tensor], generator: Generator, schedule: Schedule) -> Tensor:
@@ -162,7 +186,10 @@ def main(*, steps: int = 6000, batch: int = 32, lr: float = 6e-4, n: int = 24000
     autoencoder, generator = load_autoencoder(vae, on), step_generator(seed, steps, rank)
     torch.manual_seed(seed)                                                            # the initial weights, alike on every rank
     model = widened(models(), init)
-    known = true_pairs(autoencoder, n // world, generator, workers) if pairs == "true" else pairs_of(pairs, autoencoder, 64, workers)
+    if pairs == "true":
+        known = true_pairs(autoencoder, n // world, generator, workers)
+    else:
+        known = pairs_of(pairs, autoencoder, 64, model[1], workers)
     train(name, model, known, arguments, init=init, scale=condition_scale(autoencoder), recipe="training.shapes_instruct",
           count=len(known[2]) * (world if pairs == "true" else 1), vae=vae, state=state, on=on, out=out, workers=workers)
 

@@ -10,7 +10,8 @@ An emoji is a picture with alpha, 64×64; a scene puts it on a background of the
 Pictures: Noto Emoji (Apache-2.0) and Twemoji (CC-BY 4.0), see worlds/emoji_held_out; worlds/emoji_data.py builds the whole set.
 
 Held out of training, as the test of composition: one in ten of the combinations of a person, a skin tone and a gender, in both styles,
-and one in ten emoji in one of their two styles. Which ones, a hash of what they are decides, so that no list can grow stale.
+and one in ten emoji in one of their two styles. Which ones, a hash of what they are decides, so that no list can grow stale. The hash is of
+what a person faces, too: of some held-out pictures the mirror image is trained on (worlds/emoji_data.py prints how many).
 """
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,10 +72,14 @@ class World:
     emoji: tuple[Emoji, ...]
     pictures: Tensor
 
+    @cached_property
+    def place(self) -> dict[tuple[str, str], int]:
+        """(code, style) -> where that emoji stands among the pictures."""
+        return {(e.code, e.style): i for i, e in enumerate(self.emoji)}
+
     def rows(self, emoji: Sequence[Emoji]) -> Tensor:
         """Where these stand among the pictures: (b,) int64."""
-        place = {(e.code, e.style): i for i, e in enumerate(self.emoji)}
-        return torch.tensor([place[e.code, e.style] for e in emoji])
+        return torch.tensor([self.place[e.code, e.style] for e in emoji], dtype=torch.long)
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,9 @@ def open_world(folder: str | Path = SHIPPED) -> World:
         records = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
         emoji = tuple(Emoji(**{**r, "grounds": tuple(r["grounds"])}) for r in records)
         sheet = open_picture(folder / "emoji.png")
+        y, x = sheet.size
+        if sheet.alpha is None or y % SIZE or x % SIZE or y // SIZE * (x // SIZE) < len(emoji):
+            raise ValueError("the sheet does not hold what the list says")
     except FileNotFoundError:
         raise EmojiError(f"data: there are no emoji in {folder}; make emoji-data builds the data set (runs/emoji_data)") from None
     except (OSError, ValueError, TypeError, KeyError, PictureError) as error:
@@ -235,12 +244,11 @@ def pairs(world: World, rng: random.Random, held_out: bool | None = False, kinds
     unknown = set(kinds) - set(KINDS)
     if unknown:
         raise ValueError(f"kinds: {min(unknown)!r} is no kind of edit; known: {', '.join(KINDS)}")
-    place = {(e.code, e.style): i for i, e in enumerate(world.emoji)}
     found = []
     for kind, before, after, told in _edits(world.emoji):
         wanted = held_out is None or is_held_out(after) == held_out and not is_held_out(before)
         if kind in kinds and wanted:
-            old, new = (world.pictures[place[e.code, e.style]] for e in (before, after))
+            old, new = world.pictures[world.rows([before, after])]
             if not torch.equal(old, new):
                 found.append(_stand(kind, before, after, told, rng))
     for e in world.emoji if "background" in kinds else ():

@@ -10,8 +10,9 @@ model's grid, the picture is continued by its own mirror image (on bars a model 
 again on the way back. A picture that has the size already is not resampled: what is not edited comes back bit for bit. So
 do, at any size, the pixels that a mask keeps, and those outside the central square of `photo.square()`.
 
-Transparent pixels look white to the model, and the result keeps the file's alpha: nothing can be painted where the
-file is transparent. Of an animation the first frame is read; 16 bits are rounded to 8; colour profiles are not applied.
+Transparent pixels look white to the model. Alpha stays as it is where a mask keeps the file, and where what was painted is as
+white as before; elsewhere it rises, so that what was painted can be seen on any ground. Of an animation the first frame is
+read; 16 bits are rounded to 8; colour profiles are not applied.
 
 Pillow, which torchvision brings along, does all of it: torchvision's own decoders leave CMYK and the transparency of
 palettes to the caller, and it cannot write WebP.
@@ -117,19 +118,21 @@ class Original:
         if tuple(edited.shape[-2:]) != self.seen:
             raise ValueError(f"edited is {_by(edited.shape[-2:])}, and what was to be edited {_by(self.seen)}")
         top, left, y, x = self.box
-        new = _resized(_crop(_bytes(edited), self.frame), (y, x))
-        if self.alpha is not None:                                          # so that on white it looks like `new`
-            a = np.maximum(_crop(self.alpha, self.box), 1)[..., None] / np.float32(255)
-            new = (255 - (255 - new) / a).clip(0, 255).round().astype(np.uint8)
+        keep = np.zeros((y, x), bool)
         if mask is not None:
             if tuple(mask.shape[-2:]) != (y, x):
                 raise ValueError(f"mask is {_by(mask.shape[-2:])}, and the file {_by((y, x))}: bring it there with `back`")
-            new = np.where((mask[0, 0].cpu().numpy() > .5)[..., None], new, _crop(self.rgb, self.box))
-        out = self.rgb.copy()
-        out[top:top + y, left:left + x] = new
+            keep = mask[0, 0].cpu().numpy() <= .5
+        new, parts = _resized(_crop(_bytes(edited), self.frame), (y, x)), []
         if self.alpha is not None:
-            out = np.concatenate((out, self.alpha[..., None]), axis=2)
-        return torch.from_numpy(out).permute(2, 0, 1)[None]
+            new, alpha = _with_alpha(new, _crop(self.alpha, self.box))
+            parts = [(self.alpha[..., None], alpha[..., None])]
+        whole = []
+        for old, made in [(self.rgb, new), *parts]:
+            out = old.copy()
+            out[top:top + y, left:left + x] = np.where(keep[..., None], _crop(old, self.box), made)
+            whole.append(out)
+        return torch.from_numpy(np.concatenate(whole, axis=2)).permute(2, 0, 1)[None]
 
     def _continued(self, pixels: np.ndarray) -> np.ndarray:
         """(y, x, c) of the frame -> of the view: mirrored at its edges, the edge itself included."""
@@ -320,6 +323,19 @@ def _on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """rgb over white, uint8 (y, x, 3)."""
     a = alpha[..., None].astype(np.uint16)
     return ((rgb * a + 255 * (255 - a) + 127) // 255).astype(np.uint8)      # rounds; stays within 16 bits
+
+
+def _with_alpha(seen: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Colours and alpha, uint8, that look like `seen` (y, x, 3) on white, with this alpha (y, x) wherever it suffices.
+
+    A colour c over white needs 1 − min(c)/255 at least. If a tenth of what lacks for opaque is needed, it may be what an autoencoder
+    spoils; from three tenths on the pixel becomes opaque.
+    """
+    a = alpha / np.float32(255)
+    need = 1 - seen.min(2) / np.float32(255)
+    a = a + (1 - a) * (((need - a) / np.maximum(1 - a, 1e-6) - .1) / .2).clip(0, 1)
+    colours = 255 - (255 - seen) / np.maximum(a, 1 / np.float32(255))[..., None]
+    return colours.clip(0, 255).round().astype(np.uint8), (255 * a).round().astype(np.uint8)
 
 
 def _bytes(picture: Tensor) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 import argparse
 import time
 
+import torch
+
 from methods.cli import Mistake, command, options, progress, shared_options, writable
 from methods.commands.dry_run import dry_run
 from methods.commands.pictures import framed, opened, shown_options, steps_option, steps_target, write_steps
@@ -42,9 +44,11 @@ def run_instruct_pix2pix(a: argparse.Namespace) -> None:
     with progress(b, a.steps, "edit"):
         edit = instruct_pix2pix(b, picture.view(), a.instruction, s_text=a.s_text, s_image=a.s_image, steps=a.steps, eta=a.eta,
                                 start=a.start, seed=a.seed)
-    write_picture(picture.restore(edit.picture.cpu()), out)
+    silent = not a.instruction.strip()
+    write_picture(picture.restore(edit.picture.cpu(), torch.zeros(1, 1, *picture.box[2:]) if silent else None), out)
     write_steps(b, edit, save_steps)
-    print(f"{a.out}: s_text {a.s_text:g}, s_image {a.s_image:g}, seed {a.seed}, {time.monotonic() - began:.1f} s")
+    how = "the picture as it was, as the instruction is empty" if silent else f"s_text {a.s_text:g}, s_image {a.s_image:g}, seed {a.seed}"
+    print(f"{a.out}: {how}, {time.monotonic() - began:.1f} s")
 
 
 def passes(a: argparse.Namespace, b: Bundle) -> list[Passes]:
