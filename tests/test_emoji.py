@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+from worlds import emoji_data
 from worlds.emoji import (
     FAMILIES,
     KINDS,
@@ -234,9 +235,21 @@ def test_a_set_that_is_missing_or_damaged_is_refused_in_one_line(world, tmp_path
     with pytest.raises(EmojiError, match="data: there are no emoji in .*make emoji-data"):
         open_world(tmp_path)
     folder = write_world(World(world.emoji[:3], world.pictures[:3]), tmp_path / "three")
-    (folder / "emoji.json").write_text("[{}]")
-    with pytest.raises(EmojiError, match="is damaged .*build it again"):
-        open_world(folder)
+    records, sheet = (folder / "emoji.json").read_text(), (folder / "emoji.png").read_bytes()
+
+    def refused():
+        with pytest.raises(EmojiError, match="is damaged .*build it again") as error:
+            open_world(folder)
+        assert "\n" not in str(error.value)
+    for text in ("[{}]", "[" + ",".join([records.strip()[1:-1]] * 2) + "]", "["):      # a stranger, more than the sheet holds, torn
+        (folder / "emoji.json").write_text(text)
+        refused()
+    (folder / "emoji.json").write_text(records)
+    for size in ((192, 63), (100, 64), (128, 64)):
+        Image.new("RGBA", size).save(folder / "emoji.png")
+        refused()
+    (folder / "emoji.png").write_bytes(sheet)
+    assert len(open_world(folder).emoji) == 3 and open_world(folder).rows([]).shape == (0,)
 
 
 def test_names_are_those_of_the_cldr():
@@ -272,7 +285,7 @@ def pack(folder, package, files):
             archive.addfile(info, io.BytesIO(content))
 
 
-def test_the_set_is_built_from_the_packages(tmp_path):
+def test_the_set_is_built_from_the_packages(tmp_path, capsys, monkeypatch):
     def entry(code, name, x, **more):
         return dict(unified=code, name=name, sheet_x=x, sheet_y=0, has_img_google=True, has_img_twitter=True, has_img_apple=True,
                     category="c", subcategory="s", sort_order=x) | more
@@ -294,6 +307,22 @@ def test_the_set_is_built_from_the_packages(tmp_path):
         ("waving hand", "noto", "1f44b"), ("waving hand", "twemoji", "1f44b"), ("waving hand: light skin tone", "noto", "1f44b-1f3fb")]
     assert [p[:, 0, 0].tolist() == p[:, 63, 63].tolist() == wanted for p, wanted in zip(
         built.pictures, ([200, 0, 0, 255], [0, 200, 0, 255], [0, 200, 0, 255]))] == [True] * 3
+    assert emoji_data.main(["--packages", str(tmp_path), "--to", str(tmp_path / "set")]) == 0
+    assert open_world(tmp_path / "set").emoji == built.emoji and "3 pictures" in capsys.readouterr().out
+    (tmp_path / f"{PACKAGES[0].replace('@', '-')}.0.0.tgz").write_bytes(b"no archive")
+    monkeypatch.setenv("PATH", str(tmp_path))                              # where no npm is
+    for argv, said in ((["--packages", str(tmp_path)], "is damaged"), (["--packages", str(tmp_path / "none")], "there is no"),
+                       ([], "npm could not bring")):
+        assert emoji_data.main(argv) == 2
+        line = capsys.readouterr().err.strip()
+        assert line.startswith("palimpsest: error: packages: ") and said in line and "\n" not in line
+
+
+def test_a_mirror_image_in_training_is_counted(world):
+    held, free = (next(i for i, e in enumerate(world.emoji) if is_held_out(e) == which) for which in (True, False))
+    other = next(i for i, e in enumerate(world.emoji) if is_held_out(e) and i != held)
+    pictures = torch.stack([world.pictures[held], world.pictures[other], world.pictures[held].flip(-1)])
+    assert emoji_data.mirrored(World((world.emoji[held], world.emoji[other], world.emoji[free]), pictures)) == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ the whole set

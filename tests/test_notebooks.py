@@ -21,7 +21,7 @@ NEEDS = {"01_sdedit": ("strokes_all_right", .6)} | {                  # figures 
     "02_ddim_inversion": ("single_all_right", .6), "03_diffedit": ("single_all_right", .5),
     "04_prompt_to_prompt": ("single_all_right", .5), "05_null_text": ("single_all_right", .6),
     "06_guidance": ("single_all_right", .5, "shapes-glide"), "07_glide": ("single_all_right", .5, "shapes-glide"),
-    "09_instruct_pix2pix": ("instructed_all_right", .25, "shapes-instruct")}
+    "09_instruct_pix2pix": ("instructed_all_right", .5, "shapes-instruct")}
 SOLUTIONS = sorted(p.stem for p in (render.HERE / "solutions").glob("*.py"))
 
 

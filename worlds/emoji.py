@@ -107,13 +107,14 @@ def open_world(folder: str | Path = SHIPPED) -> World:
         emoji = tuple(Emoji(**{**r, "grounds": tuple(r["grounds"])}) for r in records)
         sheet = open_picture(folder / "emoji.png")
         y, x = sheet.size
-        if sheet.alpha is None or y % SIZE or x % SIZE or y // SIZE * (x // SIZE) < len(emoji):
+        if y % SIZE or x % SIZE or y // SIZE * (x // SIZE) < len(emoji):
             raise ValueError("the sheet does not hold what the list says")
     except FileNotFoundError:
         raise EmojiError(f"data: there are no emoji in {folder}; make emoji-data builds the data set (runs/emoji_data)") from None
     except (OSError, ValueError, TypeError, KeyError, PictureError) as error:
         raise EmojiError(f"data: {folder} is damaged ({type(error).__name__}); build it again with make emoji-data") from None
-    pixels = torch.cat([torch.from_numpy(sheet.rgb), torch.from_numpy(sheet.alpha)[..., None]], -1)
+    alpha = torch.full(sheet.size, 255, dtype=torch.uint8) if sheet.alpha is None else torch.from_numpy(sheet.alpha)    # opaque all over
+    pixels = torch.cat([torch.from_numpy(sheet.rgb), alpha[..., None]], -1)
     cells = rearrange(pixels, "(r y) (q x) c -> (r q) c y x", y=SIZE, x=SIZE)
     return World(emoji, cells[:len(emoji)].contiguous())
 
@@ -248,7 +249,7 @@ def pairs(world: World, rng: random.Random, held_out: bool | None = False, kinds
     for kind, before, after, told in _edits(world.emoji):
         wanted = held_out is None or is_held_out(after) == held_out and not is_held_out(before)
         if kind in kinds and wanted:
-            old, new = world.pictures[world.rows([before, after])]
+            old, new = (world.pictures[world.place[e.code, e.style]] for e in (before, after))
             if not torch.equal(old, new):
                 found.append(_stand(kind, before, after, told, rng))
     for e in world.emoji if "background" in kinds else ():
