@@ -4,8 +4,8 @@
     python -m training.emoji_pairs --n 1000               # into runs/emoji_pairs
     python -m training.emoji_instruct --pairs runs/emoji_pairs
 
-The wishes are the captions and the instruction of true edits for training; no picture of theirs is looked at. Painting, sorting by emoji-clip
-and what is written are those of training/pairs.py. A threshold is what nine of ten true edits for training pass.
+The wishes are the captions and the instruction of true edits for training; no picture of theirs is looked at. Painting, sorting by
+emoji-clip and what is written are those of training/pairs.py. A threshold is what nine of ten true edits for training pass.
 """
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import torch
 
 from training.emoji_instruct import draw_pairs
 from training.pairs import MOST, N_TRUE, Told, check_settings, paint
-from training.recipe import command_line, own_device
-from weights import find, load
+from training.recipe import command_line
+from weights import find, load, own_device
 from weights.files import sha256
 from weights.judges import load_judge
 from worlds.emoji import Pair, World, caption, open_world, render
