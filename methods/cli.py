@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from methods.identifiers import Caution
 from nets.tokenizer import TextCut
+from training.fit import rank_and_world
 from weights import Bundle
 from worlds.files import check_output
 
@@ -196,11 +197,11 @@ def distinct(given: argparse.Namespace) -> None:
 
 @contextmanager
 def progress(b: Bundle, calls: int, what: str = "") -> Iterator[None]:
-    """A bar, on a terminal only, that moves on each time the net is asked.
+    """A bar, on a terminal only and of one process only, that moves on each time the net is asked.
 
     The verbs know nothing of it: a forward hook counts the calls, and is taken off again at the end.
     """
-    with tqdm(total=calls, desc=what, unit="step", leave=False, disable=None) as bar:
+    with tqdm(total=calls, desc=what, unit="step", leave=False, disable=rank_and_world()[0] > 0 or None) as bar:
         def tick(module: torch.nn.Module, given: Any, answer: Any) -> None:
             bar.update()                                                   # returns nothing, which leaves the answer be
 

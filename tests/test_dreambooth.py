@@ -1,6 +1,10 @@
 """DreamBooth: the loss as printed, a model of its own, identifiers, and everything a user can get wrong."""
 import copy
+import json
+import os
 import random
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +25,11 @@ from methods.super_resolution import Enlarging, dreambooth_upsampler, made_small
 from methods.textual_inversion import read_with, textual_inversion
 from nets.tokenizer import ClipTokenizer, WordTokenizer
 from samplers.ddpm import l_simple
+from tests.test_recipes import free_port
 from tests.tiny import tiny_glide, tiny_weights
 from weights import load
 from weights.cache import CacheError, digest, digest_model
+from weights.files import read_weights
 from worlds.files import write_picture
 from worlds.scene import RARE_WORDS, WORDS
 from worlds.subjects import render_subject, sample_context, sample_subject
@@ -319,6 +325,23 @@ def test_the_command_writes_a_model_that_every_other_command_takes(room, file, c
     small = Path("out/model.safetensors").stat().st_size < .5 * file.stat().st_size
     assert small == bool(how)
     assert main(["generate", "--prompt", say, "--steps", "1", "--model", "out/model.safetensors", "-o", "g.png"]) == 0
+
+
+@pytest.mark.slow
+def test_two_processes_learn_one_model_and_the_first_of_them_writes_it(room, file):
+    """Under torchrun: both paint the prior, each draws its half of the batch; the state is there until the pictures are."""
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), "-m",
+                           "methods", *argv(file, "--steps", "3", "--batch", "2", "--device", "cpu")], capture_output=True, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(p.name for p in Path("out").iterdir()) == ["000_0.png", "learned.json", "model.safetensors", "tiny-vae.safetensors"]
+    assert done.stdout.count("\n") == 1 and "1 prompt, 1 picture" in done.stdout
+    curve = json.loads(Path("out/learned.json").read_text())
+    assert len(curve["instance"]) == len(curve["prior"]) == 3 and min(curve["instance"] + curve["prior"]) > 0
+    two = read_weights("out/model.safetensors")[1]
+    assert main(argv(file, "--steps", "3", "--batch", "2", "--device", "cpu")) == 0
+    one = read_weights("out/model.safetensors")[1]
+    assert two.keys() == one.keys() and any(not torch.equal(two[k], one[k]) for k in two), "two ranks see other pictures than one"
 
 
 @pytest.mark.parametrize("more, without, what", [

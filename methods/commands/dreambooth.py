@@ -22,7 +22,8 @@ from methods.lora import save_lora, save_word
 from methods.prior import BATCH
 from methods.sampling import generate
 from methods.textual_inversion import Word, one_token, read_with, textual_inversion
-from weights import Bundle, load, save_like
+from training.fit import rank_and_world
+from weights import Bundle, load, own_device, save_like
 from weights.estimate import Learning, Passes, nbytes
 from weights.files import write_json
 from worlds.files import Original, write_picture
@@ -54,7 +55,7 @@ def declare_dreambooth(commands: argparse._SubParsersAction) -> None:
 
 
 def run_dreambooth(a: argparse.Namespace) -> None:
-    """Check everything, learn, save, show."""
+    """Check everything, learn, save, show. Under torchrun all learn, and the first saves and shows."""
     began, out = time.monotonic(), None if a.out is None else folder(a.out)
     if not 1 <= a.n <= 1000:
         raise Mistake(f"n: must lie between 1 and 1000, got {a.n}")
@@ -73,12 +74,14 @@ def run_dreambooth(a: argparse.Namespace) -> None:
         at_once = max(a.n, min(prior, BATCH))
         return dry_run(a, lambda b, latent: passes(a, b, latent, files, lines), files[0], pictures=at_once,
                        decodes=-(-(prior + shown) // at_once), given=len(files), exact=True)
-    b = load(a.model, a.device, torch.float32)
+    b = load(a.model, own_device(a.device), torch.float32)
     x, identifier, prompts = checked(a, b, files, lines)
     out.mkdir(exist_ok=True)
 
     state = out / "state"
     learned = learn(a, b, x, identifier, state)
+    if rank_and_world()[0] > 0:
+        return
     model, kind = out / "model.safetensors", "a word" if a.word else f"LoRA of rank {a.rank}" if a.rank else "all weights"
     if a.word:
         save_word(learned.bundle, model, str(a.model), identifier)
