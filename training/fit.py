@@ -70,9 +70,9 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
     it. Only rank 0 writes. `after(step)`, without gradients, is called when a step's update is done: a teacher that follows its student
     moves here. What it changes belongs into buffers or frozen parameters of `net`, which a checkpoint holds.
 
-    Raises ValueError for bad settings or another run's checkpoint, FloatingPointError when the loss or its gradient is
-    not finite (the checkpoint stays at the last good step). Ctrl-C saves and raises KeyboardInterrupt; an update that
-    it falls into is finished first.
+    Raises ValueError for bad settings or another run's checkpoint, OSError where a checkpoint cannot be written, FloatingPointError when
+    the loss or its gradient is not finite (either way the last good checkpoint stays). Ctrl-C saves and raises KeyboardInterrupt;
+    an update that it falls into is finished first.
     """
     rank, world = rank_and_world()
     run = dict(steps=steps, lr=lr, warmup=warmup, ema=ema, clip=clip, weight_decay=weight_decay, betas=list(betas),
@@ -292,22 +292,35 @@ def _read(path: Path, run: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:
         raise ValueError(f"checkpoint {path} is damaged or none of ours ({type(error).__name__}): "
                          "delete it, or pass resume=False") from None
-    other = [f"{key}={theirs.get(key)} (now {value})" for key, value in run.items() if theirs.get(key) != value]
+    other = [f"different {key}" if _is_digest(value) else f"{key}={theirs.get(key)} (now {value})"
+             for key, value in run.items() if theirs.get(key) != value]
     if other:
         raise ValueError(f"checkpoint {path} belongs to a run with {', '.join(other)}: "
                          "use its settings, delete it, or pass resume=False")
     return state
 
 
+def _is_digest(value: Any) -> bool:
+    """Whether it is a SHA-256 in hexadecimal, which says nothing to a reader."""
+    return isinstance(value, str) and len(value) == 64
+
+
 def _write(path: Path, state: dict[str, Any]) -> None:
     """Write beside the old file, then take its place at a stroke: at any moment one whole file is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:                       # of a full disk torch says RuntimeError, and what it was beneath
+        beneath = error if isinstance(error, OSError) else error.__context__
+        reason = getattr(beneath, "strerror", None) or str(error).splitlines()[0]
+        part.unlink(missing_ok=True)
+        raise OSError(f"checkpoint: {path} cannot be written ({reason}); make room there and start again with the same command: "
+                      "the run goes on from its last checkpoint") from None
 
 
 @contextmanager
