@@ -31,12 +31,12 @@ from torch import Generator, Tensor, nn
 from methods.identifiers import check_identifier
 from methods.learner import check_class, check_pictures, check_square, finished, own_copy
 from methods.prior import class_prompt, prior_latents
-from nets.lora import adapt
+from nets.lora import adapt, adapted
 from samplers.convert import q_sample, x0_from_eps, x0_from_v
 from samplers.schedule import Schedule
 from training.fit import fit, rank_and_world
 from weights import Bundle
-from weights.cache import digest
+from weights.cache import digest, digest_model
 
 Weight = Callable[[Schedule, Tensor, Tensor], Tensor]      # (schedule, t (b,), like (b c y x)) -> w_t (b 1 1 1)
 Error = Callable[[Bundle, Tensor, Tensor, Tensor, Tensor, Weight], Tensor]             # as `weighted_error`
@@ -144,7 +144,7 @@ def study(b: Bundle, modules: nn.ModuleDict, speak: Callable[[Tensor], Tensor], 
     size, pieces = share(course.batch, course.accumulate), course.accumulate
     weight = course.weight or WEIGHTS[b.prediction]
     curve = Curve(course.steps).to(b.device)
-    modules = nn.ModuleDict({**modules, "curve": curve})
+    taught = nn.ModuleDict({**modules, "curve": curve})
 
     def drawn(pool: Tensor, texts: Tensor, g: Generator) -> Noised:
         rows, k = torch.randint(len(pool), (size,), generator=g), torch.randint(texts.shape[1], (size,), generator=g)
@@ -167,10 +167,14 @@ def study(b: Bundle, modules: nn.ModuleDict, speak: Callable[[Tensor], Tensor], 
         return total
 
     of = {} if error is weighted_error else dict(error=repr(error))
-    identity = dict(latents=digest(latents), prior="" if prior is None else digest(prior), tokens=tokens.flatten().tolist(),
-                    batch=course.batch, prior_weight=course.prior_weight, weight=weight.__name__, **of)
+    own = {f"start of the {name}": digest(*module.state_dict().values()) for name, module in modules.items()
+           if module not in (b.net, b.text)}
+    lora = ", ".join(sorted({f"rank {map_.rank} alpha {map_.alpha:g}" for map_ in adapted(modules).values()})) or "none"
+    identity = dict(model=digest_model(b), lora=lora, latents=digest(latents), prior="" if prior is None else digest(prior),
+                    texts=digest(tokens, *([] if prior is None else [prior_tokens])), batch=course.batch,
+                    prior_weight=course.prior_weight, weight=weight.__name__, **own, **of)
     # ours: fit's cosine decay of lr; the paper's is constant. unstated: its optimiser's other settings
-    fitted = fit(loss, modules, batch, steps=course.steps, lr=course.lr, warmup=0, ema=course.ema, weight_decay=course.weight_decay,
+    fitted = fit(loss, taught, batch, steps=course.steps, lr=course.lr, warmup=0, ema=course.ema, weight_decay=course.weight_decay,
                  betas=(.9, .999), accumulate=pieces, seed=course.seed, identity=identity, progress=course.progress,
                  checkpoint=None if course.state is None else Path(course.state) / "checkpoint.pt")
     return fitted.ema, fitted.losses, curve.terms.cpu(), fitted.seconds

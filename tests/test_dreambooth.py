@@ -182,8 +182,30 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(b, x, tmp_path, monke
     resumed = dreambooth(b, x, "star", **settings)
     assert digest_model(resumed.bundle) == digest_model(learned.bundle)
     assert (resumed.losses, resumed.instance, resumed.prior) == (learned.losses, learned.instance, learned.prior)
-    with pytest.raises(ValueError, match="checkpoint .* belongs to a run with .*latents"):
+    with pytest.raises(ValueError, match="checkpoint .* belongs to a run with different latents: use"):
         dreambooth(b, x.flip(0) * .5, "star", **settings)
+
+
+def other_net(b):
+    other = replace(b, net=copy.deepcopy(b.net))
+    other.net.conv_in.weight.data *= 1.1
+    return other
+
+
+@pytest.mark.parametrize("verb, first, then, what", [
+    (dreambooth, {}, dict(b=other_net), "different model"),
+    (dreambooth, dict(rank=2, alpha=2.), dict(b=other_net), "different model"),
+    (dreambooth, dict(rank=2, alpha=2.), dict(alpha=4.), r"lora=rank 2 alpha 2 \(now rank 2 alpha 4\)"),
+    (dreambooth, {}, dict(prompts=["a zwx ring"] * 3), "different texts"),
+    (textual_inversion, {}, dict(class_noun="ring"), "different start of the word"),
+    (textual_inversion, {}, dict(b=other_net), "different model")])
+def test_the_state_of_another_model_or_of_another_start_is_refused(b, x, tmp_path, verb, first, then, what):
+    plain = dict(prior_weight=0.) if verb is dreambooth else {}
+    settings = dict(b=b, pictures=x, class_noun="star", steps=1, batch=1, state=tmp_path) | plain | first
+    verb(**settings)
+    with pytest.raises(ValueError, match=rf"checkpoint\.pt belongs to a run with {what}: use its settings") as error:
+        verb(**settings | then | (dict(b=then["b"](b)) if "b" in then else {}))
+    assert "\n" not in str(error.value)
 
 
 def test_the_prior_is_kept_for_its_own_class_and_model_only(b, tmp_path, learned):
