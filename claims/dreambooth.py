@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from claims.common import open_models
+from claims.common import open_models, place
 from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
 from claims.parts import Part, at_once
 from methods.dreambooth import Learned, dreambooth
@@ -67,7 +67,7 @@ class DreamBoothModels(NamedTuple):
 def open_dreambooth(folder: str | Path | None = None, device: str = "cpu") -> DreamBoothModels:
     """The shipped models, or candidates of the same names in `folder`."""
     m = open_models(folder, device)
-    clip, dino = (name if folder is None else Path(folder) / f"{name}.safetensors" for name in ("shapes-clip", "shapes-dino"))
+    clip, dino = (place(name, folder) for name in ("shapes-clip", "shapes-dino"))
     return DreamBoothModels(m.bundle, m.oracle, load_judge(clip, device), load_likeness(dino, device), m.name,
                             m.files | {find(f).name: sha256(find(f)) for f in (clip, dino)})
 

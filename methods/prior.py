@@ -7,6 +7,7 @@ They are kept as latents, just as the walk left them: no decoding and encoding a
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,10 +33,12 @@ def prior_latents(b: Bundle, prompts: Sequence[str], n: int, *, steps: int = 25,
 
     steps, w: of the walk  (# unstated: the paper names the sampler and no more). state: a .safetensors file that keeps them; it is used
     again for the same model, class, number and settings, and refused (CacheError, a ValueError) for others. Raises ValueError for an n
-    below 1.
+    below 1 and a w that is not finite.
     """
     if n < 1:
         raise ValueError(f"n_prior: must be at least 1, got {n}; to learn without a prior set prior_weight to 0")
+    if not math.isfinite(w):
+        raise ValueError(f"prior_w: must be a finite number, got {w}")
     said = [prompts[i % len(prompts)] for i in range(n)]                   # c_pr, Sec. 3.3
     key = dict(model=digest_model(b), prompts="\n".join(prompts), n=str(n), steps=str(steps), w=str(float(w)), seed=str(seed))
     if state is not None and Path(state).exists():

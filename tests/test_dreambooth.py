@@ -1,6 +1,7 @@
 """DreamBooth: the loss as printed, a model of its own, identifiers, and everything a user can get wrong."""
 import copy
 import json
+import math
 import os
 import random
 import subprocess
@@ -14,6 +15,7 @@ import torch
 
 import methods.commands.dreambooth as the_command
 import methods.dreambooth as module
+import methods.prior as the_prior
 from methods.__main__ import main
 from methods.dreambooth import Noised, dreambooth, dreambooth_loss, flat_weight, snr_weight, study, v_weight, weighted_error
 from methods.glide import upsample
@@ -289,21 +291,34 @@ def test_an_identifier_with_a_meaning_is_warned_of(b, identifier, what):
 @pytest.mark.parametrize("given, what", [
     (dict(identifier="blarg"), "identifier: the model does not know the word \"blarg\"; its rare words are: zwx"),
     (dict(identifier=" "), "identifier: is empty"), (dict(class_noun="dog"), "class_noun: the model does not know the word \"dog\""),
-    (dict(class_noun=""), "class_noun: is empty.*prior_weight 0"), (dict(prior_weight=-1.), "prior_weight: must be at least 0"),
+    (dict(class_noun=""), "class_noun: is empty.*prior_weight 0"),
+    *[(dict(prior_weight=value), "prior_weight: must be a finite number of at least 0") for value in (-1., math.nan, math.inf)],
+    *[(dict(prior_w=value), "prior_w: must be a finite") for value in (math.nan, math.inf)],
+    (dict(prior_prompts=[]), "prior_prompts: are none"),
+    (dict(prior_prompts=["a star"] * 20 + ["a dog"]), "unknown word \"dog\""), (dict(steps=0), "steps: must be at least 1"),
+    (dict(lr=0.), "lr: must lie in"), (dict(ema=1.), "ema: must lie in"), (dict(accumulate=0), "accumulate: must be at least 1"),
+    (dict(seed=-1), "seed: must lie in"), (dict(alpha=2.), "alpha: 2 is the strength of a low-rank change, and rank is 0"),
+    *[(dict(rank=2, alpha=value), "alpha: must be a finite") for value in (-1., math.nan, math.inf)],
+    (dict(rank=-1), "rank: must lie in 1"),
     (dict(n_prior=0), "n_prior: must be at least 1"), (dict(batch=3, accumulate=2), "batch: 3 pictures cannot be shared"),
     (dict(rank=99), "rank: must lie in 1"), (dict(pictures=[]), "pictures: there are none"),
     (dict(pictures=[torch.zeros(3, 32, 32), torch.zeros(3, 32, 24)]), "pictures: must be of one size, got 24×32, 32×32"),
     (dict(pictures=torch.zeros(3, 3, 30, 30)), "pictures: must be .* divide by 8")])
-def test_what_cannot_be_learned_is_refused_in_one_line_that_names_it(b, x, given, what):
+def test_what_cannot_be_learned_is_refused_in_one_line_that_names_it_before_a_picture_is_painted(b, x, given, what, monkeypatch):
+    monkeypatch.setattr(the_prior, "generate", lambda *a, steps, w, eta, seed: pytest.fail("painted"))
     given = dict(pictures=x, class_noun="star") | QUICK | given
     with pytest.raises(ValueError, match=f"^{what}") as error:
         dreambooth(b, **given)
     assert "\n" not in str(error.value)
 
 
-def test_one_picture_is_warned_of_and_a_model_that_cannot_learn_is_refused(b, x):
+def test_one_picture_is_warned_of_and_a_model_that_cannot_learn_is_refused(b, x, monkeypatch):
     with pytest.warns(Caution, match="^pictures: only one"):
         assert check_pictures(b, x[:1]).shape == (1, 3, 32, 32)
+    monkeypatch.setattr(the_prior, "generate", lambda *a, steps, w, eta, seed: pytest.fail("painted"))
+    with pytest.raises(ValueError, match="^checkpointing: a UNet cannot make its activations again"):
+        monkeypatch.delattr(b.net, "recompute")
+        dreambooth(b, x, "star", checkpointing=True)
     with pytest.raises(ValueError, match="^model: tiny reads no text"):
         dreambooth(replace(b, text=None, tokenizer=None), x, "star")
     with pytest.raises(ValueError, match="^model: fine-tuning needs float32"):
@@ -374,7 +389,7 @@ def test_two_processes_learn_one_model_and_the_first_of_them_writes_it(room, fil
     (("--prompts", "none.txt"), (), "prompts: none.txt is not there; check the name"),
     (("--prompts", "empty.txt"), (), "prompts: empty.txt holds no prompt"), (("--prompts", "odd.txt"), (), "prompts: line 2: unknown word"),
     (("-o", "a.png"), (), "out: a.png must be a folder"), (("-o", "no/out"), (), "out: no/out must be"), (("-n", "0"), (), "n: must lie"),
-    (("--word", "--rank", "2"), (), "word: looks for one vector"), (("--steps", "0"), (), "steps=0: must lie")])
+    (("--word", "--rank", "2"), (), "word: looks for one vector"), (("--steps", "0"), (), "steps: must be at least 1, got 0")])
 def test_a_users_mistake_ends_in_one_line_and_leaves_no_model(room, file, capsys, more, without, what):
     assert main(argv(file, *more, without=without)) == 2
     said = capsys.readouterr()

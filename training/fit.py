@@ -77,7 +77,7 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
     rank, world = rank_and_world()
     run = dict(steps=steps, lr=lr, warmup=warmup, ema=ema, clip=clip, weight_decay=weight_decay, betas=list(betas),
                seed=seed, world=world, accumulate=accumulate, precision=precision, **(identity or {}))
-    _check(run, save_every, workers)
+    check_settings(run | dict(save_every=save_every, workers=workers))
     device = next(net.parameters()).device
     half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
@@ -273,16 +273,18 @@ def _adamw(params: list[Tensor], lr: float, betas: tuple[float, float], weight_d
         return torch.optim.AdamW(params, lr, betas, weight_decay=weight_decay)
 
 
-def _check(run: dict[str, Any], save_every: int, workers: int) -> None:
-    wanted = (("steps", run["steps"], 1, math.inf), ("lr", run["lr"], 1e-12, 1e3), ("ema", run["ema"], 0, 1 - 1e-9),
-              ("warmup", run["warmup"], 0, math.inf), ("clip", run["clip"], 1e-12, math.inf),
-              ("seed", run["seed"], 0, 2**63), ("accumulate", run["accumulate"], 1, math.inf),
-              ("save_every", save_every, 1, math.inf), ("workers", workers, 0, math.inf))
-    if run["precision"] not in PRECISIONS:
-        raise ValueError(f"precision={run['precision']!r}: must be one of {', '.join(PRECISIONS)}")
-    for name, value, low, high in wanted:
-        if not low <= value <= high:
-            raise ValueError(f"{name}={value}: must lie in [{low}, {high}]")
+BOUNDS = {"steps": (1, math.inf), "lr": (1e-12, 1e3), "ema": (0, 1 - 1e-9), "warmup": (0, math.inf), "clip": (1e-12, math.inf),
+          "seed": (0, 2**63), "accumulate": (1, math.inf), "save_every": (1, math.inf), "workers": (0, math.inf)}
+
+
+def check_settings(given: dict[str, Any]) -> None:
+    """Raises ValueError for the first of these settings of `fit` that is out of its bounds; what has none is passed over."""
+    if given.get("precision", "float32") not in PRECISIONS:
+        raise ValueError(f"precision: must be one of {', '.join(PRECISIONS)}, got {given['precision']!r}")
+    for name, (low, high) in BOUNDS.items():
+        if name in given and not low <= given[name] <= high:
+            wanted = f"be at least {low}" if high == math.inf else f"lie in [{low}, {high}]"
+            raise ValueError(f"{name}: must {wanted}, got {given[name]}")
 
 
 def _read(path: Path, run: dict[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from methods.cli import Mistake, blame, command, number, options, progress, shared_options, whole
 from methods.commands.dry_run import branches, dry_run
 from methods.commands.pictures import framed, opened
-from methods.dreambooth import WEIGHTS, Learned, Noised, dreambooth, dreambooth_loss, learner, share
+from methods.dreambooth import WEIGHTS, Learned, Noised, dreambooth, dreambooth_loss, learner
 from methods.identifiers import check_identifier
-from methods.learner import check_class, check_pictures, check_square, own_copy
+from methods.learner import check_class, check_course, check_pictures, check_square, own_copy, share
 from methods.lora import save_lora, save_word
 from methods.prior import BATCH
 from methods.sampling import generate
@@ -128,7 +128,7 @@ def learn(a: argparse.Namespace, b: Bundle, x: Tensor, identifier: str, state: P
                   seed=a.seed, state=state, progress=sys.stderr.isatty())
     if a.word:
         return textual_inversion(b, x, a.class_noun, **shared)
-    rounds = -(-a.n_prior // 16) * a.prior_steps if a.prior_weight > 0 else 0
+    rounds = -(-a.n_prior // BATCH) * a.prior_steps if a.prior_weight > 0 else 0
     with progress(b, rounds, "prior pictures"):
         return dreambooth(b, x, a.class_noun, prior_weight=a.prior_weight, n_prior=a.n_prior, prior_steps=a.prior_steps,
                           prior_w=a.prior_w, rank=a.rank, alpha=a.alpha, tune_text=a.tune_text, ema=a.ema, **shared)
@@ -142,8 +142,9 @@ def passes(a: argparse.Namespace, b: Bundle, latent: tuple[int, int], files: lis
     rows, (full, rest) = branches(a.class_noun, a.prior_w), divmod(prior, BATCH)
     learning = learning_of(a, b, (b.latent_shape[0], *latent), identifier, 2 if prior else 1)
     learned = nbytes(learning.modules["net"], learning.modules["text"])    # is there beside the model that it came from
-    return [Passes("prior pictures", full * a.prior_steps, BATCH * rows, kept=prior + min(prior, BATCH) * (a.prior_steps + 1)),
-            Passes("prior pictures, the last batch", a.prior_steps * (rest > 0), rest * rows), learning,
+    kept = prior + min(prior, BATCH) * (a.prior_steps + 1)
+    return [Passes("prior pictures", full * a.prior_steps, BATCH * rows, kept=kept, held=learned),
+            Passes("prior pictures, the last batch", a.prior_steps * (rest > 0), rest * rows, held=learned), learning,
             Passes("show it", len(prompts) * a.shown_steps, a.n * branches("a", a.w), kept=a.n * (a.shown_steps + 1), held=learned)]
 
 
@@ -154,6 +155,7 @@ def prior_of(a: argparse.Namespace) -> int:
 
 def learning_of(a: argparse.Namespace, b: Bundle, shape: tuple[int, int, int], identifier: str, terms: int) -> Learning:
     """The training on latents of that shape, with nets of the meta device; terms: of Eq. (9), 2 with a prior."""
+    check_course(steps=a.steps, lr=a.lr, batch=a.batch, ema=a.ema, accumulate=a.accumulate, seed=a.seed)
     size = share(a.batch, a.accumulate) // a.accumulate
     if a.word:
         new = own_copy(b, a.checkpointing)
