@@ -74,14 +74,16 @@ def check_identifier(b: Bundle, identifier: str, seed: int = 0) -> str:
     if len(tokens) > LONGEST:                                              # Sec. 3.2: k = 1 … 3
         warnings.warn(f"identifier: {identifier!r} falls apart into {len(tokens)} tokens, each with a meaning of its own; "
                       "identifier=auto finds a rare one", Caution, stacklevel=3)
-    elif common(b.tokenizer, identifier, tokens):
-        warnings.warn(f"identifier: {identifier!r} is a common word, whose meaning would be mixed into the subject's and lost; "
+    elif found := common_words(b.tokenizer, identifier):
+        where = "" if found[0] == identifier.lower() else f" in {identifier!r}"
+        warnings.warn(f"identifier: {found[0]!r}{where} is a common word, whose meaning would be mixed into the subject's and lost; "
                       "identifier=auto finds a rare one", Caution, stacklevel=3)
     return identifier
 
 
-def common(tokenizer: Tokenizer, identifier: str, tokens: list[int]) -> bool:
-    """Whether the model has a meaning for it, as far as the tokenizer tells."""
+def common_words(tokenizer: Tokenizer, identifier: str) -> list[str]:
+    """The words of an identifier that the model has a meaning for, as far as the tokenizer tells; in lower case, as it reads them."""
     if isinstance(tokenizer, WordTokenizer):
-        return not set(identifier.split()) <= set(RARE_WORDS)
-    return len(tokens) == 1 and (tokens[0] < RARE_FROM or identifier in LOADED)
+        return [word for word in identifier.lower().split() if word not in RARE_WORDS]
+    words = [(tokenizer.decode(piece).strip().lower(), piece) for piece in tokenizer.pieces(identifier)]
+    return [word for word, piece in words if word in LOADED or len(piece) == 1 and piece[0] < RARE_FROM and word.isalpha()]

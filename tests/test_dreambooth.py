@@ -278,12 +278,22 @@ def test_clip_identifiers_are_short_late_and_come_back():
     assert find_identifier(tokenizer, 1) == find_identifier(tokenizer, 1) in words
 
 
-@pytest.mark.parametrize("identifier, what", [("red", "common word"), ("xxy5syt00", "7 tokens"), ("bee", "common word"),
-                                              ("sks", "common word")])
-def test_an_identifier_with_a_meaning_is_warned_of(b, identifier, what):
-    bundle = b if identifier == "red" else replace(b, tokenizer=ClipTokenizer(ClipTokenizer.find()))
+@pytest.mark.parametrize("identifier, words, what", [
+    ("red", True, "'red' is a common word"), ("RED zwx", True, "'red' in 'RED zwx' is a common word"), ("xxy5syt00", False, "7 tokens"),
+    ("bee", False, "'bee' is a common word"), ("sks", False, "common word"), ("SKS", False, "'sks' is a common word"),
+    ("red dog", False, "'red' in 'red dog' is a common word"), ("photo of", False, "common word"), ("olis dog", False, "'dog' in"),
+    ("sks-olis", False, "'sks' in 'sks-olis' is a common word")])
+def test_an_identifier_with_a_meaning_is_warned_of(b, identifier, words, what):
+    bundle = b if words else replace(b, tokenizer=ClipTokenizer(ClipTokenizer.find()))
     with pytest.warns(Caution, match=f"^identifier: .*{what}"):
         assert check_identifier(bundle, identifier) == identifier
+
+
+@pytest.mark.parametrize("identifier, words", [("zwx", True), ("ZWX", True), ("zwx kex", True), ("RARE", False), ("RARE 5", False)])
+def test_a_rare_identifier_is_not_warned_of(b, identifier, words):
+    bundle = b if words else replace(b, tokenizer=ClipTokenizer(ClipTokenizer.find()))
+    rare = identifier.replace("RARE", rare_words(bundle.tokenizer)[0].upper())
+    assert check_identifier(bundle, rare) == rare                          # a warning is an error here
 
 
 # ---- what is refused ----
