@@ -29,7 +29,7 @@ from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
 from claims.parts import Part, at_once
 from methods.dreambooth import Learned, dreambooth
 from methods.identifiers import Caution
-from methods.prior import class_prompt
+from methods.prior import with_article
 from methods.sampling import generate
 from methods.textual_inversion import textual_inversion
 from metrics.features import perceptual
@@ -189,7 +189,7 @@ def shows(models: DreamBoothModels, b: Bundle, case: Case, identifier: str | Non
     """What a model makes of the asked contexts and of its class, and how that looks."""
     prompts = [caption(c, identifier, noun) for c in case.asked]
     made, of_class = (generate(b, texts, n=n, steps=WALK, w=W, seed=seed + 100 * k).picture.cpu()
-                      for k, (texts, n) in enumerate(((prompts, EACH), ([class_prompt(case.subject.noun)], OF_CLASS))))
+                      for k, (texts, n) in enumerate(((prompts, EACH), ([with_article(case.subject.noun)], OF_CLASS))))
     return looks(models, case, made, of_class)
 
 

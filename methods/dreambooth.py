@@ -31,7 +31,7 @@ from torch import Generator, Tensor, nn
 
 from methods.identifiers import check_identifier
 from methods.learner import check_class, check_course, check_pictures, check_square, finished, own_copy, share
-from methods.prior import class_prompt, prior_latents
+from methods.prior import prior_latents, with_article
 from nets.lora import adapt, adapted
 from samplers.convert import q_sample, x0_from_eps, x0_from_v
 from samplers.schedule import Schedule
@@ -205,8 +205,7 @@ def dreambooth(b: Bundle, pictures: Tensor | Sequence[Tensor], class_noun: str, 
     identifier = check_identifier(b, identifier, seed)
     check_class(b, class_noun, prior_weight)
     check_square(b, x, prior_weight)
-    words = [word for word in (identifier, class_noun) if word]
-    prompt, about = f"a {' '.join(words)}", class_prompt(class_noun)
+    prompt, about = with_article(identifier, class_noun), with_article(class_noun)
     state = None if state is None else Path(state)
     texts = [prompt] if prompts is None else list(prompts)
     if prompts is not None and (len(texts) != len(x) or not all(identifier in text.split() for text in texts)):

@@ -22,9 +22,10 @@ from weights.cache import digest_model, read_tensors, refuse_other, write_tensor
 BATCH = 16                                       # pictures at once
 
 
-def class_prompt(class_noun: str) -> str:
-    """ "a [class noun]" """  # Sec. 3.3
-    return f"{'an' if class_noun[:1] in 'aeiou' else 'a'} {class_noun}"
+def with_article(*words: str) -> str:
+    """ "a [V] [class noun]" or "a [class noun]": the words that are not empty, after their article; "" for none. """  # Sec. 3.2, 3.3
+    said = " ".join(word for word in words if word.strip())
+    return f"{'an' if said[0].lower() in 'aeiou' else 'a'} {said}" if said else ""
 
 
 def prior_latents(b: Bundle, prompts: Sequence[str], n: int, *, steps: int = 25, w: float = 3., seed: int = 0,

@@ -21,7 +21,7 @@ from methods.dreambooth import Noised, dreambooth, dreambooth_loss, flat_weight,
 from methods.glide import upsample
 from methods.identifiers import Caution, check_identifier, comes_back, find_identifier, rare_words
 from methods.learner import check_pictures
-from methods.prior import prior_latents
+from methods.prior import prior_latents, with_article
 from methods.sampling import generate
 from methods.super_resolution import Enlarging, dreambooth_upsampler, made_small
 from methods.textual_inversion import read_with, textual_inversion
@@ -225,6 +225,22 @@ def test_a_moving_average_is_what_comes_back_where_one_is_asked_for(b, x):
     raw, mean = (dreambooth(b, x, "star", prior_weight=0, steps=2, batch=2, lr=1e-2, ema=ema) for ema in (0., .9))
     start, end, mid = (m.net.conv_in.weight for m in (b, raw.bundle, mean.bundle))
     assert 0 < (mid - start).norm() < (end - start).norm()
+
+
+@pytest.mark.parametrize("words, said", [(("star",), "a star"), (("emerald",), "an emerald"), (("zwx", "apple"), "a zwx apple"),
+                                         (("olis", "dog"), "an olis dog"), (("Olis", ""), "an Olis"), (("",), ""), ((" ",), "")])
+def test_an_article_is_that_of_the_word_after_it_and_nothing_has_none(words, said):
+    assert with_article(*words) == said
+
+
+def test_without_a_noun_there_is_no_class_prompt_and_each_method_asks_for_its_articles_in_one_way(b, x):
+    nameless = dreambooth(b, x, "", steps=1, batch=1, prior_weight=0.)
+    assert (nameless.prompt, nameless.class_prompt) == ("a zwx", "")
+    vowel = replace(b, tokenizer=WordTokenizer(["ohx" if word == "zwx" else word for word in b.tokenizer.words]))
+    with pytest.warns(Caution, match="common word"):
+        said = [dreambooth(vowel, x, "star", identifier="ohx", steps=1, batch=1, prior_weight=0.).prompt,
+                textual_inversion(vowel, x, "orange", identifier="ohx", steps=1, batch=1)[2:4]]
+    assert said == ["an ohx star", ("an ohx", "an orange")]
 
 
 # ---- Textual Inversion ----

@@ -19,7 +19,7 @@ from methods.dreambooth import WEIGHTS, Learned, Noised, dreambooth, dreambooth_
 from methods.identifiers import check_identifier
 from methods.learner import check_class, check_course, check_pictures, check_square, own_copy, share
 from methods.lora import save_lora, save_word
-from methods.prior import BATCH
+from methods.prior import BATCH, with_article
 from methods.sampling import generate
 from methods.textual_inversion import Word, one_token, read_with, textual_inversion
 from training.fit import rank_and_world
@@ -114,8 +114,7 @@ def checked(a: argparse.Namespace, b: Bundle, files: list[Original], lines: list
         identifier = check_identifier(b, a.identifier, a.seed)
     check_class(b, a.class_noun, 0. if a.word else a.prior_weight)
     check_square(b, shown[0], 0. if a.word else a.prior_weight)
-    lines = lines or ["a [V]" if a.word or not a.class_noun else f"a [V] {a.class_noun}"]
-    prompts = [line.replace("[V]", identifier) for line in lines]
+    prompts = [line.replace("[V]", identifier) for line in lines] or [with_article(identifier, "" if a.word else a.class_noun)]
     for line, prompt in enumerate(prompts, 1):
         with blame(f"prompts: line {line}"):
             b.tokenizer([prompt])
