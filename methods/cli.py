@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import math
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -82,6 +83,18 @@ def blame(argument: str) -> Iterator[None]:
     except ValueError as error:
         text = str(error)
         raise Mistake(text if text.startswith((f"{argument}:", f"{argument} ")) else f"{argument}: {text}") from None
+
+
+@contextmanager
+def in_options(verb: Callable[..., Any]) -> Iterator[None]:
+    """A verb's mistake in the words of the command line: its argument class_noun is --class-noun there, and its pictures are IN."""
+    try:
+        yield
+    except ValueError as error:
+        text = re.sub(r"^pictures:", "IN:", str(error))
+        for name in inspect.signature(verb).parameters:
+            text = re.sub(rf"(?<![\w/.]){name}(?![\w/.])", name.replace("_", "-"), text)
+        raise Mistake(text) from None
 
 
 # ---- options ----

@@ -29,7 +29,7 @@ import torch
 from einops import reduce
 from torch import Generator, Tensor, nn
 
-from methods.identifiers import check_identifier
+from methods.identifiers import check_identifier, says
 from methods.learner import check_class, check_course, check_pictures, check_square, finished, own_copy, share
 from methods.prior import prior_latents, with_article
 from nets.lora import adapt, adapted
@@ -208,7 +208,7 @@ def dreambooth(b: Bundle, pictures: Tensor | Sequence[Tensor], class_noun: str, 
     prompt, about = with_article(identifier, class_noun), with_article(class_noun)
     state = None if state is None else Path(state)
     texts = [prompt] if prompts is None else list(prompts)
-    if prompts is not None and (len(texts) != len(x) or not all(identifier in text.split() for text in texts)):
+    if prompts is not None and (len(texts) != len(x) or not all(says(text, identifier) for text in texts)):
         raise ValueError(f"prompts: {len(texts)} for {len(x)} pictures; give one each, with the identifier {identifier!r} in it")
     of_class = [about] if prior_prompts is None else list(prior_prompts)
     if not of_class:

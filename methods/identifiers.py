@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import warnings
 
-from nets.tokenizer import ClipTokenizer, Tokenizer, UnknownWord, WordTokenizer
+from nets.tokenizer import ClipTokenizer, Tokenizer, UnknownWord, WordTokenizer, split_words
 from weights import Bundle
 from worlds.scene import RARE_WORDS
 
@@ -38,6 +38,12 @@ def rare_words(tokenizer: Tokenizer) -> list[str]:
              if tokenizer.strings[i].endswith("</w>")]
     short = [word for word in short if len(word) <= LONGEST and word.isascii() and word.isalpha() and word not in LOADED]
     return [word for word in short if comes_back(tokenizer, word)]
+
+
+def says(text: str, identifier: str) -> bool:
+    """Whether a text has the identifier in it, as whole words; capitals do not count."""
+    words, wanted = split_words(text), split_words(identifier)
+    return any(words[k:k + len(wanted)] == wanted for k in range(len(words) - len(wanted) + 1))
 
 
 def comes_back(tokenizer: Tokenizer, word: str) -> bool:

@@ -34,10 +34,12 @@ def prior_latents(b: Bundle, prompts: Sequence[str], n: int, *, steps: int = 25,
 
     steps, w: of the walk  (# unstated: the paper names the sampler and no more). state: a .safetensors file that keeps them; it is used
     again for the same model, class, number and settings, and refused (CacheError, a ValueError) for others. Raises ValueError for an n
-    below 1 and a w that is not finite.
+    below 1, steps that are no walk, and a w that is not finite.
     """
     if n < 1:
         raise ValueError(f"n_prior: must be at least 1, got {n}; to learn without a prior set prior_weight to 0")
+    if not 1 <= steps <= b.schedule.T:
+        raise ValueError(f"prior_steps: must lie between 1 and {b.schedule.T}, got {steps}")
     if not math.isfinite(w):
         raise ValueError(f"prior_w: must be a finite number, got {w}")
     said = [prompts[i % len(prompts)] for i in range(n)]                   # c_pr, Sec. 3.3

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -363,6 +364,10 @@ def room(tmp_path, monkeypatch, x):
     (tmp_path / "prompts.txt").write_text("a [V] star on a red background\n\na star\n")
     (tmp_path / "odd.txt").write_text("a [V] star\na [V] elephant\n")
     (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "grounds.txt").write_text("a [V] star on a red background\n\na red [V] star\na star left of a [V]\n")
+    (tmp_path / "nameless.txt").write_text("a [V] star\n\na star\na [V]\n")
+    (tmp_path / "glued.txt").write_text("a [V] star\na [V]star\na [V]\n")
+    (tmp_path / "unread.txt").write_text("a [V] star\na [V]\n\na [V] elephant\n")
     return tmp_path
 
 
@@ -409,9 +414,21 @@ def test_two_processes_learn_one_model_and_the_first_of_them_writes_it(room, fil
 
 @pytest.mark.parametrize("more, without, what", [
     ((), ("a.png", "b.png", "c.png"), "IN: no pictures"), (("none.png",), (), "IN: none.png"),
-    (("tall.png",), ("a.png", "b.png", "c.png"), "pictures: are 32×64 as the model sees them, and its prior pictures 32×32"),
+    (("tall.png",), ("a.png", "b.png", "c.png"), "IN: are 32×64 as the model sees them, and its prior pictures 32×32"),
     (("tall.png",), (), "IN: the pictures have different proportions"), (("--identifier", "blarg"), (), "identifier: the model does not"),
-    (("--class-noun", "dog"), (), "class_noun: the model does not know"),
+    (("--class-noun", "dog"), (), "class-noun: the model does not know"),
+    (("--class-noun", ""), (), "class-noun: is empty, so there is no class whose prior could be kept; give one, or prior-weight 0"),
+    (("--class-noun", "red star", "--word"), (), "class-noun: must be one token"),
+    (("--prior-weight", "-1"), (), "prior-weight: must be a finite number of at least 0"), (("--n-prior", "0"), (), "n-prior: must be"),
+    (("--prior-steps", "0"), (), "prior-steps: must lie between 1 and 1000, got 0"), (("--rank", "99"), (), "rank: must lie in 1"),
+    (("--alpha", "2"), (), "alpha: 2 is"), (("--accumulate", "2"), (), "batch: 1 pictures cannot be shared"),
+    (("--captions", "none.txt"), (), "captions: none.txt is not there; check the name, or write that file with a caption a line"),
+    (("--captions", "empty.txt"), (), "captions: empty.txt holds no caption"),
+    (("--captions", "prompts.txt"), (), "captions: 2 for 3 pictures; give a line each"),
+    (("--captions", "nameless.txt"), (), "captions: line 3: 'a star' has no [V]"),
+    (("--captions", "glued.txt"), (), "captions: line 2: 'a [V]star' has no [V] as a word of its own"),
+    (("--captions", "unread.txt"), (), 'captions: line 4: unknown word "elephant"'),
+    (("--captions", "grounds.txt", "--word"), (), "captions: the word is looked for under templates"),
     (("--prompts", "none.txt"), (), "prompts: none.txt is not there; check the name"),
     (("--prompts", "empty.txt"), (), "prompts: empty.txt holds no prompt"), (("--prompts", "odd.txt"), (), "prompts: line 2: unknown word"),
     (("-o", "a.png"), (), "out: a.png must be a folder"), (("-o", "no/out"), (), "out: no/out must be"), (("-n", "0"), (), "n: must lie"),
@@ -420,7 +437,36 @@ def test_a_users_mistake_ends_in_one_line_and_leaves_no_model(room, file, capsys
     assert main(argv(file, *more, without=without)) == 2
     said = capsys.readouterr()
     assert said.err.startswith(f"palimpsest: error: {what}") and said.err.count("\n") == 1 and said.out == ""
-    assert not Path("out/model.safetensors").exists()
+    assert not Path("out").exists()
+
+
+def test_a_run_that_is_refused_leaves_the_folder_that_was_there_and_what_it_kept(room, file, capsys):
+    Path("out").mkdir()
+    assert main(argv(file, "--rank", "99")) == 2 and Path("out").is_dir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(the_command, "write_json", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(argv(file)) == 130
+    kept = sorted(p.name for p in Path("out/state").iterdir())
+    capsys.readouterr()
+    assert main(argv(file, "--lr", "1")) == 2 and kept == ["checkpoint.pt", "prior.safetensors"]
+    assert "belongs to a run with lr=0.0001 (now 1.0)" in capsys.readouterr().err
+    assert sorted(p.name for p in Path("out/state").iterdir()) == kept
+
+
+def test_captions_give_each_picture_its_text_in_the_order_of_the_files(room, file, monkeypatch):
+    heard = []
+
+    @wraps(dreambooth)
+    def listening(*given, **how):
+        heard.append(how)
+        return dreambooth(*given, **how)
+
+    monkeypatch.setattr(the_command, "dreambooth", listening)
+    assert main(argv(file, "--captions", "grounds.txt", "--identifier", "KEX", "--tune-text", "--prior-weight", "0")) == 0
+    said = ["a KEX star on a red background", "a red KEX star", "a star left of a KEX"]
+    assert heard[0]["prompts"] == json.loads(Path("out/learned.json").read_text())["captions"] == said and heard[0]["tune_text"]
+    assert main(argv(file, "--captions", "grounds.txt", "--identifier", "zwx kex", "--prior-weight", "0")) == 0
+    assert heard[1]["prompts"][1] == "a red zwx kex star"                  # of two words
 
 
 def test_the_pictures_at_the_end_have_a_bar_too_and_one_prompt_is_not_called_each(room, file, capsys, monkeypatch):
