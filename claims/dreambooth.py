@@ -25,12 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from claims.common import open_models
+from claims.common import open_models, place
 from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
 from claims.parts import Part, at_once
 from methods.dreambooth import Learned, dreambooth
 from methods.identifiers import Caution
-from methods.prior import class_prompt
+from methods.prior import with_article
 from methods.sampling import generate
 from methods.textual_inversion import textual_inversion
 from metrics.features import perceptual
@@ -69,7 +69,7 @@ class DreamBoothModels(NamedTuple):
 def open_dreambooth(folder: str | Path | None = None, device: str = "cpu") -> DreamBoothModels:
     """The shipped models, or candidates of the same names in `folder`."""
     m = open_models(folder, device)
-    clip, dino = (name if folder is None else Path(folder) / f"{name}.safetensors" for name in ("shapes-clip", "shapes-dino"))
+    clip, dino = (place(name, folder) for name in ("shapes-clip", "shapes-dino"))
     return DreamBoothModels(m.bundle, m.oracle, load_judge(clip, device), load_likeness(dino, device), m.name,
                             m.files | {find(f).name: sha256(find(f)) for f in (clip, dino)})
 
@@ -192,7 +192,7 @@ def shows(models: DreamBoothModels, b: Bundle, case: Case, identifier: str | Non
     """What a model makes of the asked contexts and of its class, and how that looks."""
     prompts = [caption(c, identifier, noun) for c in case.asked]
     made, of_class = (generate(b, texts, n=n, steps=WALK, w=W, seed=seed + 100 * k).picture.cpu()
-                      for k, (texts, n) in enumerate(((prompts, EACH), ([class_prompt(case.subject.noun)], OF_CLASS))))
+                      for k, (texts, n) in enumerate(((prompts, EACH), ([with_article(case.subject.noun)], OF_CLASS))))
     return looks(models, case, made, of_class)
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from claims.common import place
 from claims.dreambooth import NAME, SHOWN, Case, draw_cases
 from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
 from claims.parts import Part, at_once
@@ -45,7 +46,7 @@ class UpsamplerModels(NamedTuple):
 
 def open_upsampler(folder: str | Path | None = None, device: str = "cpu") -> UpsamplerModels:
     """The shipped models, or candidates of the same names in `folder`."""
-    up, dino = (name if folder is None else Path(folder) / f"{name}.safetensors" for name in ("shapes-glide-upsampler", "shapes-dino"))
+    up, dino = (place(name, folder) for name in ("shapes-glide-upsampler", "shapes-dino"))
     return UpsamplerModels(load(up, device, torch.float32), load_likeness(dino, device),
                            "shapes-glide-upsampler" if folder is None else Path(folder).name,
                            {find(f).name: sha256(find(f)) for f in (up, dino)})

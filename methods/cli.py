@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import math
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from methods.identifiers import Caution
 from nets.tokenizer import TextCut
+from training.fit import rank_and_world
 from weights import Bundle
 from worlds.files import check_output
 
@@ -81,6 +83,18 @@ def blame(argument: str) -> Iterator[None]:
     except ValueError as error:
         text = str(error)
         raise Mistake(text if text.startswith((f"{argument}:", f"{argument} ")) else f"{argument}: {text}") from None
+
+
+@contextmanager
+def in_options(verb: Callable[..., Any]) -> Iterator[None]:
+    """A verb's mistake in the words of the command line: its argument class_noun is --class-noun there, and its pictures are IN."""
+    try:
+        yield
+    except ValueError as error:
+        text = re.sub(r"^pictures:", "IN:", str(error))
+        for name in inspect.signature(verb).parameters:
+            text = re.sub(rf"(?<![\w/.]){name}(?![\w/.])", name.replace("_", "-"), text)
+        raise Mistake(text) from None
 
 
 # ---- options ----
@@ -196,11 +210,11 @@ def distinct(given: argparse.Namespace) -> None:
 
 @contextmanager
 def progress(b: Bundle, calls: int, what: str = "") -> Iterator[None]:
-    """A bar, on a terminal only, that moves on each time the net is asked.
+    """A bar, on a terminal only and of one process only, that moves on each time the net is asked.
 
     The verbs know nothing of it: a forward hook counts the calls, and is taken off again at the end.
     """
-    with tqdm(total=calls, desc=what, unit="step", leave=False, disable=None) as bar:
+    with tqdm(total=calls, desc=what, unit="step", leave=False, disable=rank_and_world()[0] > 0 or None) as bar:
         def tick(module: torch.nn.Module, given: Any, answer: Any) -> None:
             bar.update()                                                   # returns nothing, which leaves the answer be
 

@@ -20,6 +20,7 @@ LoRA (methods/lora.py) tunes few numbers instead of all; Textual Inversion (meth
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,15 +29,15 @@ import torch
 from einops import reduce
 from torch import Generator, Tensor, nn
 
-from methods.identifiers import check_identifier
-from methods.learner import check_class, check_pictures, check_square, finished, own_copy
-from methods.prior import class_prompt, prior_latents
-from nets.lora import adapt
+from methods.identifiers import check_identifier, says
+from methods.learner import check_class, check_course, check_pictures, check_square, finished, own_copy, share
+from methods.prior import prior_latents, with_article
+from nets.lora import adapt, adapted
 from samplers.convert import q_sample, x0_from_eps, x0_from_v
 from samplers.schedule import Schedule
-from training.fit import fit, rank_and_world
+from training.fit import fit
 from weights import Bundle
-from weights.cache import digest
+from weights.cache import digest, digest_model
 
 Weight = Callable[[Schedule, Tensor, Tensor], Tensor]      # (schedule, t (b,), like (b c y x)) -> w_t (b 1 1 1)
 Error = Callable[[Bundle, Tensor, Tensor, Tensor, Tensor, Weight], Tensor]             # as `weighted_error`
@@ -144,7 +145,7 @@ def study(b: Bundle, modules: nn.ModuleDict, speak: Callable[[Tensor], Tensor], 
     size, pieces = share(course.batch, course.accumulate), course.accumulate
     weight = course.weight or WEIGHTS[b.prediction]
     curve = Curve(course.steps).to(b.device)
-    modules = nn.ModuleDict({**modules, "curve": curve})
+    taught = nn.ModuleDict({**modules, "curve": curve})
 
     def drawn(pool: Tensor, texts: Tensor, g: Generator) -> Noised:
         rows, k = torch.randint(len(pool), (size,), generator=g), torch.randint(texts.shape[1], (size,), generator=g)
@@ -155,9 +156,9 @@ def study(b: Bundle, modules: nn.ModuleDict, speak: Callable[[Tensor], Tensor], 
     def batch(step: int, g: Generator) -> object:
         mine = drawn(latents, tokens, g)                                   # t, ε
         theirs = None if prior is None else drawn(prior, prior_tokens, g)  # t′, ε′
-        share = [(step, n, *(None if part is None else Noised(*(column.chunk(pieces)[n] for column in part))
+        parts = [(step, n, *(None if part is None else Noised(*(column.chunk(pieces)[n] for column in part))
                              for part in (mine, theirs))) for n in range(pieces)]
-        return share if pieces > 1 else share[0]
+        return parts if pieces > 1 else parts[0]
 
     def loss(_: nn.Module, data: tuple[int, int, Noised, Noised | None], g: Generator) -> Tensor:
         step, n, mine, theirs = data
@@ -167,21 +168,17 @@ def study(b: Bundle, modules: nn.ModuleDict, speak: Callable[[Tensor], Tensor], 
         return total
 
     of = {} if error is weighted_error else dict(error=repr(error))
-    identity = dict(latents=digest(latents), prior="" if prior is None else digest(prior), tokens=tokens.flatten().tolist(),
-                    batch=course.batch, prior_weight=course.prior_weight, weight=weight.__name__, **of)
+    own = {f"start of the {name}": digest(*module.state_dict().values()) for name, module in modules.items()
+           if module not in (b.net, b.text)}
+    lora = ", ".join(sorted({f"rank {map_.rank} alpha {map_.alpha:g}" for map_ in adapted(modules).values()})) or "none"
+    identity = dict(model=digest_model(b), lora=lora, latents=digest(latents), prior="" if prior is None else digest(prior),
+                    texts=digest(tokens, *([] if prior is None else [prior_tokens])), batch=course.batch,
+                    prior_weight=course.prior_weight, weight=weight.__name__, **own, **of)
     # ours: fit's cosine decay of lr; the paper's is constant. unstated: its optimiser's other settings
-    fitted = fit(loss, modules, batch, steps=course.steps, lr=course.lr, warmup=0, ema=course.ema, weight_decay=course.weight_decay,
+    fitted = fit(loss, taught, batch, steps=course.steps, lr=course.lr, warmup=0, ema=course.ema, weight_decay=course.weight_decay,
                  betas=(.9, .999), accumulate=pieces, seed=course.seed, identity=identity, progress=course.progress,
                  checkpoint=None if course.state is None else Path(course.state) / "checkpoint.pt")
     return fitted.ema, fitted.losses, curve.terms.cpu(), fitted.seconds
-
-
-def share(batch: int, pieces: int) -> int:
-    """How many of a batch's pictures this process takes. Raises ValueError where that does not come out even."""
-    world = rank_and_world()[1]
-    if batch < world or pieces < 1 or batch // world % pieces:
-        raise ValueError(f"batch: {batch} pictures cannot be shared by {world} processes in {pieces} equal pieces each; choose a multiple")
-    return batch // world
 
 
 # --------------------------------------------------------------------------- the verb
@@ -208,20 +205,22 @@ def dreambooth(b: Bundle, pictures: Tensor | Sequence[Tensor], class_noun: str, 
     identifier = check_identifier(b, identifier, seed)
     check_class(b, class_noun, prior_weight)
     check_square(b, x, prior_weight)
-    words = [word for word in (identifier, class_noun) if word]
-    prompt, about = f"a {' '.join(words)}", class_prompt(class_noun)
+    prompt, about = with_article(identifier, class_noun), with_article(class_noun)
     state = None if state is None else Path(state)
     texts = [prompt] if prompts is None else list(prompts)
-    if prompts is not None and (len(texts) != len(x) or not all(identifier in text.split() for text in texts)):
+    if prompts is not None and (len(texts) != len(x) or not all(says(text, identifier) for text in texts)):
         raise ValueError(f"prompts: {len(texts)} for {len(x)} pictures; give one each, with the identifier {identifier!r} in it")
     of_class = [about] if prior_prompts is None else list(prior_prompts)
+    if not of_class:
+        raise ValueError("prior_prompts: are none; give one or more, or None for that of the class noun")
+    check_course(steps=steps, lr=lr, batch=batch, ema=ema, accumulate=accumulate, seed=seed)
+    new = learner(b, rank=rank, alpha=alpha, tune_text=tune_text, checkpointing=checkpointing, seed=seed)
+    tokens, prior_tokens = (b.tokenizer(said)[:, None] for said in (texts, of_class))       # (n k l) of one text each
 
     latents, prior = b.encode(x), None
     if prior_weight > 0:
         prior = prior_latents(b, of_class, n_prior, steps=prior_steps, w=prior_w, seed=seed,
                               state=None if state is None else state / "prior.safetensors")
-    new = learner(b, rank=rank, alpha=alpha, tune_text=tune_text, checkpointing=checkpointing, seed=seed)
-    tokens, prior_tokens = (b.tokenizer(said)[:, None] for said in (texts, of_class))       # (n k l) of one text each
     modules, losses, terms, seconds = study(
         new, nn.ModuleDict({"net": new.net, "text": new.text}), new.text, latents, tokens, prior, prior_tokens,
         Course(steps, lr, batch, prior_weight, weight, ema=ema, accumulate=accumulate, seed=seed, state=state, progress=progress))
@@ -229,7 +228,14 @@ def dreambooth(b: Bundle, pictures: Tensor | Sequence[Tensor], class_noun: str, 
 
 
 def learner(b: Bundle, *, rank: int, alpha: float, tune_text: bool, checkpointing: bool, seed: int = 0) -> Bundle:
-    """A copy of the model of which that may move which is to be learned: all of the net, or low-rank changes, and the text's likewise."""
+    """A copy of the model of which that may move which is to be learned: all of the net, or low-rank changes, and the text's likewise.
+
+    Raises ValueError for a rank or an alpha that cannot be, and for checkpointing of a net that cannot.
+    """
+    if not 0 <= alpha < math.inf:
+        raise ValueError(f"alpha: must be a finite number of at least 0, got {alpha}; 0 means the rank")
+    if alpha and not rank:
+        raise ValueError(f"alpha: {alpha:g} is the strength of a low-rank change, and rank is 0; give a rank, or leave alpha out")
     new = own_copy(b, checkpointing)
     if rank:
         for k, part in enumerate([new.net, new.text] if tune_text else [new.net]):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import warnings
 
-from nets.tokenizer import ClipTokenizer, Tokenizer, UnknownWord, WordTokenizer
+from nets.tokenizer import ClipTokenizer, Tokenizer, UnknownWord, WordTokenizer, split_words
 from weights import Bundle
 from worlds.scene import RARE_WORDS
 
@@ -38,6 +38,12 @@ def rare_words(tokenizer: Tokenizer) -> list[str]:
              if tokenizer.strings[i].endswith("</w>")]
     short = [word for word in short if len(word) <= LONGEST and word.isascii() and word.isalpha() and word not in LOADED]
     return [word for word in short if comes_back(tokenizer, word)]
+
+
+def says(text: str, identifier: str) -> bool:
+    """Whether a text has the identifier in it, as whole words; capitals do not count."""
+    words, wanted = split_words(text), split_words(identifier)
+    return any(words[k:k + len(wanted)] == wanted for k in range(len(words) - len(wanted) + 1))
 
 
 def comes_back(tokenizer: Tokenizer, word: str) -> bool:
@@ -74,14 +80,16 @@ def check_identifier(b: Bundle, identifier: str, seed: int = 0) -> str:
     if len(tokens) > LONGEST:                                              # Sec. 3.2: k = 1 … 3
         warnings.warn(f"identifier: {identifier!r} falls apart into {len(tokens)} tokens, each with a meaning of its own; "
                       "identifier=auto finds a rare one", Caution, stacklevel=3)
-    elif common(b.tokenizer, identifier, tokens):
-        warnings.warn(f"identifier: {identifier!r} is a common word, whose meaning would be mixed into the subject's and lost; "
+    elif found := common_words(b.tokenizer, identifier):
+        where = "" if found[0] == identifier.lower() else f" in {identifier!r}"
+        warnings.warn(f"identifier: {found[0]!r}{where} is a common word, whose meaning would be mixed into the subject's and lost; "
                       "identifier=auto finds a rare one", Caution, stacklevel=3)
     return identifier
 
 
-def common(tokenizer: Tokenizer, identifier: str, tokens: list[int]) -> bool:
-    """Whether the model has a meaning for it, as far as the tokenizer tells."""
+def common_words(tokenizer: Tokenizer, identifier: str) -> list[str]:
+    """The words of an identifier that the model has a meaning for, as far as the tokenizer tells; in lower case, as it reads them."""
     if isinstance(tokenizer, WordTokenizer):
-        return not set(identifier.split()) <= set(RARE_WORDS)
-    return len(tokens) == 1 and (tokens[0] < RARE_FROM or identifier in LOADED)
+        return [word for word in identifier.lower().split() if word not in RARE_WORDS]
+    words = [(tokenizer.decode(piece).strip().lower(), piece) for piece in tokenizer.pieces(identifier)]
+    return [word for word, piece in words if word in LOADED or len(piece) == 1 and piece[0] < RARE_FROM and word.isalpha()]

@@ -6,6 +6,7 @@ differ in what of the copy may move: all of the net, low-rank changes of its att
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from methods.identifiers import Caution
 from nets.tokenizer import UnknownWord
+from training.fit import check_settings, rank_and_world
 from weights import Bundle
 
 
@@ -62,6 +64,20 @@ def check_pictures(b: Bundle, pictures: Tensor | Sequence[Tensor], beside: int =
     return pictures.to(b.device)
 
 
+def share(batch: int, pieces: int) -> int:
+    """How many of a batch's pictures this process takes. Raises ValueError where that does not come out even."""
+    world = rank_and_world()[1]
+    if batch < world or pieces < 1 or batch // world % pieces:
+        raise ValueError(f"batch: {batch} pictures cannot be shared by {world} processes in {pieces} equal pieces each; choose a multiple")
+    return batch // world
+
+
+def check_course(*, steps: int, lr: float, batch: int, ema: float, accumulate: int, seed: int) -> None:
+    """Raises ValueError for a setting of the loop that `training.fit` would refuse, before the long work that comes first."""
+    check_settings(dict(steps=steps, lr=lr, ema=ema, accumulate=accumulate, seed=seed))
+    share(batch, accumulate)
+
+
 def check_square(b: Bundle, pictures: Tensor, prior_weight: float) -> None:
     """Raises ValueError where prior pictures, which the model makes as it was trained to, would be of another size than the subject's."""
     if prior_weight > 0 and tuple(pictures.shape[-2:]) != (b.size, b.size):
@@ -72,8 +88,8 @@ def check_square(b: Bundle, pictures: Tensor, prior_weight: float) -> None:
 
 def check_class(b: Bundle, class_noun: str, prior_weight: float) -> None:
     """Raises ValueError for a class noun that the model does not know, and for λ below 0 or without a class."""
-    if not prior_weight >= 0:
-        raise ValueError(f"prior_weight: must be at least 0, got {prior_weight}")
+    if not 0 <= prior_weight < math.inf:
+        raise ValueError(f"prior_weight: must be a finite number of at least 0, got {prior_weight}")
     if not class_noun.strip() and prior_weight > 0:
         raise ValueError("class_noun: is empty, so there is no class whose prior could be kept; give one, or prior_weight 0")
     try:                                                                   # DreamBooth, Sec. 3.2: a coarse class, in known words

@@ -7,6 +7,7 @@ They are kept as latents, just as the walk left them: no decoding and encoding a
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from weights.cache import digest_model, read_tensors, refuse_other, write_tensor
 BATCH = 16                                       # pictures at once
 
 
-def class_prompt(class_noun: str) -> str:
-    """ "a [class noun]" """  # Sec. 3.3
-    return f"{'an' if class_noun[:1] in 'aeiou' else 'a'} {class_noun}"
+def with_article(*words: str) -> str:
+    """ "a [V] [class noun]" or "a [class noun]": the words that are not empty, after their article; "" for none. """  # Sec. 3.2, 3.3
+    said = " ".join(word for word in words if word.strip())
+    return f"{'an' if said[0].lower() in 'aeiou' else 'a'} {said}" if said else ""
 
 
 def prior_latents(b: Bundle, prompts: Sequence[str], n: int, *, steps: int = 25, w: float = 3., seed: int = 0,
@@ -32,10 +34,14 @@ def prior_latents(b: Bundle, prompts: Sequence[str], n: int, *, steps: int = 25,
 
     steps, w: of the walk  (# unstated: the paper names the sampler and no more). state: a .safetensors file that keeps them; it is used
     again for the same model, class, number and settings, and refused (CacheError, a ValueError) for others. Raises ValueError for an n
-    below 1.
+    below 1, steps that are no walk, and a w that is not finite.
     """
     if n < 1:
         raise ValueError(f"n_prior: must be at least 1, got {n}; to learn without a prior set prior_weight to 0")
+    if not 1 <= steps <= b.schedule.T:
+        raise ValueError(f"prior_steps: must lie between 1 and {b.schedule.T}, got {steps}")
+    if not math.isfinite(w):
+        raise ValueError(f"prior_w: must be a finite number, got {w}")
     said = [prompts[i % len(prompts)] for i in range(n)]                   # c_pr, Sec. 3.3
     key = dict(model=digest_model(b), prompts="\n".join(prompts), n=str(n), steps=str(steps), w=str(float(w)), seed=str(seed))
     if state is not None and Path(state).exists():

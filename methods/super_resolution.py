@@ -28,7 +28,7 @@ from methods.dreambooth import Course, Learned, Weight, study, weighted_error
 from methods.glide import known
 from methods.identifiers import check_identifier
 from methods.learner import check_class, check_pictures, finished, own_copy
-from methods.prior import class_prompt
+from methods.prior import with_article
 from weights import Bundle
 from worlds.files import eight_bits
 
@@ -71,7 +71,7 @@ def dreambooth_upsampler(b: Bundle, pictures: Tensor | Sequence[Tensor], class_n
         raise ValueError(f"pictures: must be {b.size}×{b.size}, as {b.name} paints, got {x.shape[-1]}×{x.shape[-2]}")
     identifier = check_identifier(b, identifier, seed)
     check_class(b, class_noun, 0.)
-    prompt = f"a {' '.join(word for word in (identifier, class_noun) if word)}"                         # Sec. 3.2
+    prompt = with_article(identifier, class_noun)                                                       # Sec. 3.2
     texts = [prompt] if prompts is None else list(prompts)
     if prompts is not None and len(texts) != len(x):
         raise ValueError(f"prompts: {len(texts)} for {len(x)} pictures; give one each")
@@ -83,5 +83,5 @@ def dreambooth_upsampler(b: Bundle, pictures: Tensor | Sequence[Tensor], class_n
     modules, losses, terms, seconds = study(
         new, nn.ModuleDict({"net": new.net, "text": new.text}), new.text, torch.cat([x, small], dim=1), b.tokenizer(texts)[:, None],
         None, None, Course(steps, lr, batch, accumulate=accumulate, seed=seed, state=state, progress=progress), Enlarging(aug, factor))
-    return Learned(finished(new, modules), identifier, prompt, class_prompt(class_noun), losses, terms[:, 0].tolist(),
+    return Learned(finished(new, modules), identifier, prompt, with_article(class_noun), losses, terms[:, 0].tolist(),
                    terms[:, 1].tolist(), None, seconds)

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from methods.dreambooth import Course, Learned, study
 from methods.identifiers import check_identifier
 from methods.learner import check_class, check_pictures, finished, own_copy
+from methods.prior import with_article
 from weights import Bundle
 
-TEMPLATES = ("a {}", "the {}", "a photo of a {}", "a picture of a {}", "a painting of a {}", "a photo of the {}")
+TEMPLATES = ("{a}", "the {v}", "a photo of {a}", "a picture of {a}", "a painting of {a}", "a photo of the {v}")     # v: S*, a: "a S*"
 
 
 class Word(nn.Module):
@@ -59,7 +60,8 @@ def textual_inversion(b: Bundle, pictures: Tensor | Sequence[Tensor], class_noun
 
     new = own_copy(b, checkpointing)
     word = Word(new.text.tokens.weight[coarse])                                                        # Sec. 4.2
-    texts = b.tokenizer([template.format(identifier) for template in TEMPLATES]).expand(len(x), -1, -1)
+    prompt = with_article(identifier)
+    texts = b.tokenizer([template.format(v=identifier, a=prompt) for template in TEMPLATES]).expand(len(x), -1, -1)
     modules, losses, terms, seconds = study(
         new, nn.ModuleDict({"net": new.net, "text": new.text, "word": word.to(b.device)}),
         lambda tokens: read_with(new.text, word, token, tokens), b.encode(x), texts, None, None,
@@ -67,8 +69,7 @@ def textual_inversion(b: Bundle, pictures: Tensor | Sequence[Tensor], class_noun
     found = finished(new, modules)
     with torch.no_grad():
         found.text.tokens.weight[token] = modules["word"].vector
-    return Learned(found, identifier, TEMPLATES[0].format(identifier), TEMPLATES[0].format(class_noun), losses, terms[:, 0].tolist(),
-                   terms[:, 1].tolist(), None, seconds)
+    return Learned(found, identifier, prompt, with_article(class_noun), losses, terms[:, 0].tolist(), terms[:, 1].tolist(), None, seconds)
 
 
 def one_token(b: Bundle, name: str, word: str) -> int:

@@ -1,8 +1,14 @@
 """DreamBooth: the loss as printed, a model of its own, identifiers, and everything a user can get wrong."""
 import copy
+import json
+import math
+import os
 import random
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -10,20 +16,23 @@ import torch
 
 import methods.commands.dreambooth as the_command
 import methods.dreambooth as module
+import methods.prior as the_prior
 from methods.__main__ import main
 from methods.dreambooth import Noised, dreambooth, dreambooth_loss, flat_weight, snr_weight, study, v_weight, weighted_error
 from methods.glide import upsample
 from methods.identifiers import Caution, check_identifier, comes_back, find_identifier, rare_words
 from methods.learner import check_pictures
-from methods.prior import prior_latents
+from methods.prior import prior_latents, with_article
 from methods.sampling import generate
 from methods.super_resolution import Enlarging, dreambooth_upsampler, made_small
 from methods.textual_inversion import read_with, textual_inversion
 from nets.tokenizer import ClipTokenizer, WordTokenizer
 from samplers.ddpm import l_simple
+from tests.test_recipes import free_port
 from tests.tiny import tiny_glide, tiny_weights
 from weights import load
 from weights.cache import CacheError, digest, digest_model
+from weights.files import read_weights
 from worlds.files import write_picture
 from worlds.scene import RARE_WORDS, WORDS
 from worlds.subjects import render_subject, sample_context, sample_subject
@@ -176,8 +185,30 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(b, x, tmp_path, monke
     resumed = dreambooth(b, x, "star", **settings)
     assert digest_model(resumed.bundle) == digest_model(learned.bundle)
     assert (resumed.losses, resumed.instance, resumed.prior) == (learned.losses, learned.instance, learned.prior)
-    with pytest.raises(ValueError, match="checkpoint .* belongs to a run with .*latents"):
+    with pytest.raises(ValueError, match="checkpoint .* belongs to a run with different latents: use"):
         dreambooth(b, x.flip(0) * .5, "star", **settings)
+
+
+def other_net(b):
+    other = replace(b, net=copy.deepcopy(b.net))
+    other.net.conv_in.weight.data *= 1.1
+    return other
+
+
+@pytest.mark.parametrize("verb, first, then, what", [
+    (dreambooth, {}, dict(b=other_net), "different model"),
+    (dreambooth, dict(rank=2, alpha=2.), dict(b=other_net), "different model"),
+    (dreambooth, dict(rank=2, alpha=2.), dict(alpha=4.), r"lora=rank 2 alpha 2 \(now rank 2 alpha 4\)"),
+    (dreambooth, {}, dict(prompts=["a zwx ring"] * 3), "different texts"),
+    (textual_inversion, {}, dict(class_noun="ring"), "different start of the word"),
+    (textual_inversion, {}, dict(b=other_net), "different model")])
+def test_the_state_of_another_model_or_of_another_start_is_refused(b, x, tmp_path, verb, first, then, what):
+    plain = dict(prior_weight=0.) if verb is dreambooth else {}
+    settings = dict(b=b, pictures=x, class_noun="star", steps=1, batch=1, state=tmp_path) | plain | first
+    verb(**settings)
+    with pytest.raises(ValueError, match=rf"checkpoint\.pt belongs to a run with {what}: use its settings") as error:
+        verb(**settings | then | (dict(b=then["b"](b)) if "b" in then else {}))
+    assert "\n" not in str(error.value)
 
 
 def test_the_prior_is_kept_for_its_own_class_and_model_only(b, tmp_path, learned):
@@ -195,6 +226,22 @@ def test_a_moving_average_is_what_comes_back_where_one_is_asked_for(b, x):
     raw, mean = (dreambooth(b, x, "star", prior_weight=0, steps=2, batch=2, lr=1e-2, ema=ema) for ema in (0., .9))
     start, end, mid = (m.net.conv_in.weight for m in (b, raw.bundle, mean.bundle))
     assert 0 < (mid - start).norm() < (end - start).norm()
+
+
+@pytest.mark.parametrize("words, said", [(("star",), "a star"), (("emerald",), "an emerald"), (("zwx", "apple"), "a zwx apple"),
+                                         (("olis", "dog"), "an olis dog"), (("Olis", ""), "an Olis"), (("",), ""), ((" ",), "")])
+def test_an_article_is_that_of_the_word_after_it_and_nothing_has_none(words, said):
+    assert with_article(*words) == said
+
+
+def test_without_a_noun_there_is_no_class_prompt_and_each_method_asks_for_its_articles_in_one_way(b, x):
+    nameless = dreambooth(b, x, "", steps=1, batch=1, prior_weight=0.)
+    assert (nameless.prompt, nameless.class_prompt) == ("a zwx", "")
+    vowel = replace(b, tokenizer=WordTokenizer(["ohx" if word == "zwx" else word for word in b.tokenizer.words]))
+    with pytest.warns(Caution, match="common word"):
+        said = [dreambooth(vowel, x, "star", identifier="ohx", steps=1, batch=1, prior_weight=0.).prompt,
+                textual_inversion(vowel, x, "orange", identifier="ohx", steps=1, batch=1)[2:4]]
+    assert said == ["an ohx star", ("an ohx", "an orange")]
 
 
 # ---- Textual Inversion ----
@@ -248,12 +295,22 @@ def test_clip_identifiers_are_short_late_and_come_back():
     assert find_identifier(tokenizer, 1) == find_identifier(tokenizer, 1) in words
 
 
-@pytest.mark.parametrize("identifier, what", [("red", "common word"), ("xxy5syt00", "7 tokens"), ("bee", "common word"),
-                                              ("sks", "common word")])
-def test_an_identifier_with_a_meaning_is_warned_of(b, identifier, what):
-    bundle = b if identifier == "red" else replace(b, tokenizer=ClipTokenizer(ClipTokenizer.find()))
+@pytest.mark.parametrize("identifier, words, what", [
+    ("red", True, "'red' is a common word"), ("RED zwx", True, "'red' in 'RED zwx' is a common word"), ("xxy5syt00", False, "7 tokens"),
+    ("bee", False, "'bee' is a common word"), ("sks", False, "common word"), ("SKS", False, "'sks' is a common word"),
+    ("red dog", False, "'red' in 'red dog' is a common word"), ("photo of", False, "common word"), ("olis dog", False, "'dog' in"),
+    ("sks-olis", False, "'sks' in 'sks-olis' is a common word")])
+def test_an_identifier_with_a_meaning_is_warned_of(b, identifier, words, what):
+    bundle = b if words else replace(b, tokenizer=ClipTokenizer(ClipTokenizer.find()))
     with pytest.warns(Caution, match=f"^identifier: .*{what}"):
         assert check_identifier(bundle, identifier) == identifier
+
+
+@pytest.mark.parametrize("identifier, words", [("zwx", True), ("ZWX", True), ("zwx kex", True), ("RARE", False), ("RARE 5", False)])
+def test_a_rare_identifier_is_not_warned_of(b, identifier, words):
+    bundle = b if words else replace(b, tokenizer=ClipTokenizer(ClipTokenizer.find()))
+    rare = identifier.replace("RARE", rare_words(bundle.tokenizer)[0].upper())
+    assert check_identifier(bundle, rare) == rare                          # a warning is an error here
 
 
 # ---- what is refused ----
@@ -261,21 +318,34 @@ def test_an_identifier_with_a_meaning_is_warned_of(b, identifier, what):
 @pytest.mark.parametrize("given, what", [
     (dict(identifier="blarg"), "identifier: the model does not know the word \"blarg\"; its rare words are: zwx"),
     (dict(identifier=" "), "identifier: is empty"), (dict(class_noun="dog"), "class_noun: the model does not know the word \"dog\""),
-    (dict(class_noun=""), "class_noun: is empty.*prior_weight 0"), (dict(prior_weight=-1.), "prior_weight: must be at least 0"),
+    (dict(class_noun=""), "class_noun: is empty.*prior_weight 0"),
+    *[(dict(prior_weight=value), "prior_weight: must be a finite number of at least 0") for value in (-1., math.nan, math.inf)],
+    *[(dict(prior_w=value), "prior_w: must be a finite") for value in (math.nan, math.inf)],
+    (dict(prior_prompts=[]), "prior_prompts: are none"),
+    (dict(prior_prompts=["a star"] * 20 + ["a dog"]), "unknown word \"dog\""), (dict(steps=0), "steps: must be at least 1"),
+    (dict(lr=0.), "lr: must lie in"), (dict(ema=1.), "ema: must lie in"), (dict(accumulate=0), "accumulate: must be at least 1"),
+    (dict(seed=-1), "seed: must lie in"), (dict(alpha=2.), "alpha: 2 is the strength of a low-rank change, and rank is 0"),
+    *[(dict(rank=2, alpha=value), "alpha: must be a finite") for value in (-1., math.nan, math.inf)],
+    (dict(rank=-1), "rank: must lie in 1"),
     (dict(n_prior=0), "n_prior: must be at least 1"), (dict(batch=3, accumulate=2), "batch: 3 pictures cannot be shared"),
     (dict(rank=99), "rank: must lie in 1"), (dict(pictures=[]), "pictures: there are none"),
     (dict(pictures=[torch.zeros(3, 32, 32), torch.zeros(3, 32, 24)]), "pictures: must be of one size, got 24×32, 32×32"),
     (dict(pictures=torch.zeros(3, 3, 30, 30)), "pictures: must be .* divide by 8")])
-def test_what_cannot_be_learned_is_refused_in_one_line_that_names_it(b, x, given, what):
+def test_what_cannot_be_learned_is_refused_in_one_line_that_names_it_before_a_picture_is_painted(b, x, given, what, monkeypatch):
+    monkeypatch.setattr(the_prior, "generate", lambda *a, steps, w, eta, seed: pytest.fail("painted"))
     given = dict(pictures=x, class_noun="star") | QUICK | given
     with pytest.raises(ValueError, match=f"^{what}") as error:
         dreambooth(b, **given)
     assert "\n" not in str(error.value)
 
 
-def test_one_picture_is_warned_of_and_a_model_that_cannot_learn_is_refused(b, x):
+def test_one_picture_is_warned_of_and_a_model_that_cannot_learn_is_refused(b, x, monkeypatch):
     with pytest.warns(Caution, match="^pictures: only one"):
         assert check_pictures(b, x[:1]).shape == (1, 3, 32, 32)
+    monkeypatch.setattr(the_prior, "generate", lambda *a, steps, w, eta, seed: pytest.fail("painted"))
+    with pytest.raises(ValueError, match="^checkpointing: a UNet cannot make its activations again"):
+        monkeypatch.delattr(b.net, "recompute")
+        dreambooth(b, x, "star", checkpointing=True)
     with pytest.raises(ValueError, match="^model: tiny reads no text"):
         dreambooth(replace(b, text=None, tokenizer=None), x, "star")
     with pytest.raises(ValueError, match="^model: fine-tuning needs float32"):
@@ -294,6 +364,10 @@ def room(tmp_path, monkeypatch, x):
     (tmp_path / "prompts.txt").write_text("a [V] star on a red background\n\na star\n")
     (tmp_path / "odd.txt").write_text("a [V] star\na [V] elephant\n")
     (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "grounds.txt").write_text("a [V] star on a red background\n\na red [V] star\na star left of a [V]\n")
+    (tmp_path / "nameless.txt").write_text("a [V] star\n\na star\na [V]\n")
+    (tmp_path / "glued.txt").write_text("a [V] star\na [V]star\na [V]\n")
+    (tmp_path / "unread.txt").write_text("a [V] star\na [V]\n\na [V] elephant\n")
     return tmp_path
 
 
@@ -321,20 +395,78 @@ def test_the_command_writes_a_model_that_every_other_command_takes(room, file, c
     assert main(["generate", "--prompt", say, "--steps", "1", "--model", "out/model.safetensors", "-o", "g.png"]) == 0
 
 
+@pytest.mark.slow
+def test_two_processes_learn_one_model_and_the_first_of_them_writes_it(room, file):
+    """Under torchrun: both paint the prior, each draws its half of the batch; the state is there until the pictures are."""
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), "-m",
+                           "methods", *argv(file, "--steps", "3", "--batch", "2", "--device", "cpu")], capture_output=True, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(p.name for p in Path("out").iterdir()) == ["000_0.png", "learned.json", "model.safetensors", "tiny-vae.safetensors"]
+    assert done.stdout.count("\n") == 1 and "1 prompt, 1 picture" in done.stdout
+    curve = json.loads(Path("out/learned.json").read_text())
+    assert len(curve["instance"]) == len(curve["prior"]) == 3 and min(curve["instance"] + curve["prior"]) > 0
+    two = read_weights("out/model.safetensors")[1]
+    assert main(argv(file, "--steps", "3", "--batch", "2", "--device", "cpu")) == 0
+    one = read_weights("out/model.safetensors")[1]
+    assert two.keys() == one.keys() and any(not torch.equal(two[k], one[k]) for k in two), "two ranks see other pictures than one"
+
+
 @pytest.mark.parametrize("more, without, what", [
     ((), ("a.png", "b.png", "c.png"), "IN: no pictures"), (("none.png",), (), "IN: none.png"),
-    (("tall.png",), ("a.png", "b.png", "c.png"), "pictures: are 32×64 as the model sees them, and its prior pictures 32×32"),
+    (("tall.png",), ("a.png", "b.png", "c.png"), "IN: are 32×64 as the model sees them, and its prior pictures 32×32"),
     (("tall.png",), (), "IN: the pictures have different proportions"), (("--identifier", "blarg"), (), "identifier: the model does not"),
-    (("--class-noun", "dog"), (), "class_noun: the model does not know"),
+    (("--class-noun", "dog"), (), "class-noun: the model does not know"),
+    (("--class-noun", ""), (), "class-noun: is empty, so there is no class whose prior could be kept; give one, or prior-weight 0"),
+    (("--class-noun", "red star", "--word"), (), "class-noun: must be one token"),
+    (("--prior-weight", "-1"), (), "prior-weight: must be a finite number of at least 0"), (("--n-prior", "0"), (), "n-prior: must be"),
+    (("--prior-steps", "0"), (), "prior-steps: must lie between 1 and 1000, got 0"), (("--rank", "99"), (), "rank: must lie in 1"),
+    (("--alpha", "2"), (), "alpha: 2 is"), (("--accumulate", "2"), (), "batch: 1 pictures cannot be shared"),
+    (("--captions", "none.txt"), (), "captions: none.txt is not there; check the name, or write that file with a caption a line"),
+    (("--captions", "empty.txt"), (), "captions: empty.txt holds no caption"),
+    (("--captions", "prompts.txt"), (), "captions: 2 for 3 pictures; give a line each"),
+    (("--captions", "nameless.txt"), (), "captions: line 3: 'a star' has no [V]"),
+    (("--captions", "glued.txt"), (), "captions: line 2: 'a [V]star' has no [V] as a word of its own"),
+    (("--captions", "unread.txt"), (), 'captions: line 4: unknown word "elephant"'),
+    (("--captions", "grounds.txt", "--word"), (), "captions: the word is looked for under templates"),
     (("--prompts", "none.txt"), (), "prompts: none.txt is not there; check the name"),
     (("--prompts", "empty.txt"), (), "prompts: empty.txt holds no prompt"), (("--prompts", "odd.txt"), (), "prompts: line 2: unknown word"),
     (("-o", "a.png"), (), "out: a.png must be a folder"), (("-o", "no/out"), (), "out: no/out must be"), (("-n", "0"), (), "n: must lie"),
-    (("--word", "--rank", "2"), (), "word: looks for one vector"), (("--steps", "0"), (), "steps=0: must lie")])
+    (("--word", "--rank", "2"), (), "word: looks for one vector"), (("--steps", "0"), (), "steps: must be at least 1, got 0")])
 def test_a_users_mistake_ends_in_one_line_and_leaves_no_model(room, file, capsys, more, without, what):
     assert main(argv(file, *more, without=without)) == 2
     said = capsys.readouterr()
     assert said.err.startswith(f"palimpsest: error: {what}") and said.err.count("\n") == 1 and said.out == ""
-    assert not Path("out/model.safetensors").exists()
+    assert not Path("out").exists()
+
+
+def test_a_run_that_is_refused_leaves_the_folder_that_was_there_and_what_it_kept(room, file, capsys):
+    Path("out").mkdir()
+    assert main(argv(file, "--rank", "99")) == 2 and Path("out").is_dir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(the_command, "write_json", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(argv(file)) == 130
+    kept = sorted(p.name for p in Path("out/state").iterdir())
+    capsys.readouterr()
+    assert main(argv(file, "--lr", "1")) == 2 and kept == ["checkpoint.pt", "prior.safetensors"]
+    assert "belongs to a run with lr=0.0001 (now 1.0)" in capsys.readouterr().err
+    assert sorted(p.name for p in Path("out/state").iterdir()) == kept
+
+
+def test_captions_give_each_picture_its_text_in_the_order_of_the_files(room, file, monkeypatch):
+    heard = []
+
+    @wraps(dreambooth)
+    def listening(*given, **how):
+        heard.append(how)
+        return dreambooth(*given, **how)
+
+    monkeypatch.setattr(the_command, "dreambooth", listening)
+    assert main(argv(file, "--captions", "grounds.txt", "--identifier", "KEX", "--tune-text", "--prior-weight", "0")) == 0
+    said = ["a KEX star on a red background", "a red KEX star", "a star left of a KEX"]
+    assert heard[0]["prompts"] == json.loads(Path("out/learned.json").read_text())["captions"] == said and heard[0]["tune_text"]
+    assert main(argv(file, "--captions", "grounds.txt", "--identifier", "zwx kex", "--prior-weight", "0")) == 0
+    assert heard[1]["prompts"][1] == "a red zwx kex star"                  # of two words
 
 
 def test_the_pictures_at_the_end_have_a_bar_too_and_one_prompt_is_not_called_each(room, file, capsys, monkeypatch):

@@ -208,6 +208,32 @@ def test_a_kill_in_the_middle_of_saving_leaves_the_last_whole_checkpoint(tmp_pat
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
 
 
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from methods.cli import exit_code
+from tests.test_fit import SETTINGS, batch, fit, loss, net
+path = Path(sys.argv[1])
+def filling(n, generator):
+    if n == 20:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+    return batch(n, generator)
+sys.exit(exit_code(lambda: fit(loss, net(), filling, checkpoint=path, resume=False, **SETTINGS)))
+"""
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_last_whole_checkpoint(tmp_path):
+    path, whole = tmp_path / "c.pt", fit(loss, net(), batch, **SETTINGS)
+    fit(loss, net(), batch, checkpoint=path, **SETTINGS)
+    done = subprocess.run([sys.executable, "-c", FULL, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    said = f"palimpsest: error: checkpoint: {path} cannot be written (File too large); make room"
+    assert done.returncode == 2 and done.stderr.startswith(said), done.stderr
+    assert done.stderr.count("\n") == 1 and [p.name for p in tmp_path.iterdir()] == ["c.pt"]
+    assert torch.load(path, weights_only=True)["done"] == 14
+    assert_same_run(fit(loss, net(), batch, checkpoint=path, **SETTINGS), whole)
+
+
 def test_ctrl_c_saves_the_very_step_and_is_raised_again(tmp_path):
     path, whole = tmp_path / "c.pt", fit(loss, net(), batch, **SETTINGS)
     with pytest.raises(KeyboardInterrupt):
@@ -260,13 +286,14 @@ def test_a_gradient_that_is_not_finite_is_found_though_the_loss_is(tmp_path):
 
 @pytest.mark.parametrize("change, message", [
     (dict(lr=2e-2), r"belongs to a run with lr=0.01 \(now 0.02\)"), (dict(seed=1), "seed=0"),
-    (dict(steps=50), "steps=40")])
+    (dict(steps=50), "steps=40"), (dict(identity=dict(data="b" * 64)), "belongs to a run with different data: use")])
 def test_the_checkpoint_of_another_run_is_refused(tmp_path, change, message):
     path = tmp_path / "c.pt"
-    fit(loss, net(), batch, checkpoint=path, **SETTINGS)
+    mine = {**SETTINGS, "identity": dict(data="a" * 64)}
+    fit(loss, net(), batch, checkpoint=path, **mine)
+    changed = {**mine, **change}
     with pytest.raises(ValueError, match=message):
-        fit(loss, net(), batch, checkpoint=path, **{**SETTINGS, **change})
-    changed = {**SETTINGS, **change}
+        fit(loss, net(), batch, checkpoint=path, **changed)
     anew = fit(loss, net(), batch, checkpoint=path, resume=False, **changed)
     assert_same_run(anew, fit(loss, net(), batch, **changed))
 
@@ -284,7 +311,7 @@ def test_a_damaged_checkpoint_and_one_of_another_net_are_refused(tmp_path):
 @pytest.mark.parametrize("change", [dict(steps=0), dict(lr=0.), dict(lr=math.nan), dict(warmup=-1), dict(ema=1.),
                                     dict(clip=0.), dict(seed=-1), dict(save_every=0), dict(precision="float16")])
 def test_a_bad_setting_is_named(change):
-    with pytest.raises(ValueError, match=f"^{next(iter(change))}="):
+    with pytest.raises(ValueError, match=f"^{next(iter(change))}: must "):
         fit(loss, net(), batch, **{**SETTINGS, **change})
 
 

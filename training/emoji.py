@@ -23,9 +23,9 @@ from torch import Generator, Tensor
 
 from nets.tokenizer import LETTERS, WordTokenizer, split_words
 from training.fit import rank_and_world, step_generator
-from training.recipe import command_line, own_device, start_from
+from training.recipe import command_line, start_from
 from training.shapes import encode_all, models, train
-from weights import load_autoencoder
+from weights import load_autoencoder, own_device
 from worlds.emoji import Scene, World, caption, is_held_out, open_world, render, sample_scenes, texts
 from worlds.scene import RARE_WORDS
 

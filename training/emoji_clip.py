@@ -19,8 +19,9 @@ from torch import Generator, Tensor
 from nets.clip import CLIP
 from nets.tokenizer import WordTokenizer
 from training.emoji import LENGTH, read, vocabulary
-from training.recipe import command_line, own_device, start_from
+from training.recipe import command_line, start_from
 from training.shapes_clip import CLEAN, train
+from weights import own_device
 from worlds.emoji import Emoji, World, caption, is_held_out, open_world, render, sample_scenes
 
 

@@ -21,10 +21,10 @@ from torch import Generator, Tensor
 from nets.tokenizer import WordTokenizer
 from training.emoji import LENGTH, NET, models, read, vocabulary
 from training.fit import rank_and_world, step_generator
-from training.recipe import command_line, own_device
+from training.recipe import command_line
 from training.shapes import encode_all
 from training.shapes_instruct import Pairs, condition_scale, pairs_of, train, widened
-from weights import Autoencoder, load_autoencoder
+from weights import Autoencoder, load_autoencoder, own_device
 from worlds.emoji import Pair, World, elsewhere, open_world, pairs, render
 
 

@@ -18,8 +18,8 @@ import torch
 
 from training.emoji_instruct import draw_pairs
 from training.pairs import MOST, N_TRUE, Told, check_settings, paint
-from training.recipe import command_line, own_device
-from weights import find, load
+from training.recipe import command_line
+from weights import find, load, own_device
 from weights.files import sha256
 from weights.judges import load_judge
 from worlds.emoji import Pair, World, caption, open_world, render

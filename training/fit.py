@@ -70,14 +70,14 @@ def fit(loss_fn: LossFn, net: nn.Module, batch: Callable[[int, Generator], Any],
     it. Only rank 0 writes. `after(step)`, without gradients, is called when a step's update is done: a teacher that follows its student
     moves here. What it changes belongs into buffers or frozen parameters of `net`, which a checkpoint holds.
 
-    Raises ValueError for bad settings or another run's checkpoint, FloatingPointError when the loss or its gradient is
-    not finite (the checkpoint stays at the last good step). Ctrl-C saves and raises KeyboardInterrupt; an update that
-    it falls into is finished first.
+    Raises ValueError for bad settings or another run's checkpoint, OSError where a checkpoint cannot be written, FloatingPointError when
+    the loss or its gradient is not finite (either way the last good checkpoint stays). Ctrl-C saves and raises KeyboardInterrupt;
+    an update that it falls into is finished first.
     """
     rank, world = rank_and_world()
     run = dict(steps=steps, lr=lr, warmup=warmup, ema=ema, clip=clip, weight_decay=weight_decay, betas=list(betas),
                seed=seed, world=world, accumulate=accumulate, precision=precision, **(identity or {}))
-    _check(run, save_every, workers)
+    check_settings(run | dict(save_every=save_every, workers=workers))
     device = next(net.parameters()).device
     half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
@@ -273,16 +273,18 @@ def _adamw(params: list[Tensor], lr: float, betas: tuple[float, float], weight_d
         return torch.optim.AdamW(params, lr, betas, weight_decay=weight_decay)
 
 
-def _check(run: dict[str, Any], save_every: int, workers: int) -> None:
-    wanted = (("steps", run["steps"], 1, math.inf), ("lr", run["lr"], 1e-12, 1e3), ("ema", run["ema"], 0, 1 - 1e-9),
-              ("warmup", run["warmup"], 0, math.inf), ("clip", run["clip"], 1e-12, math.inf),
-              ("seed", run["seed"], 0, 2**63), ("accumulate", run["accumulate"], 1, math.inf),
-              ("save_every", save_every, 1, math.inf), ("workers", workers, 0, math.inf))
-    if run["precision"] not in PRECISIONS:
-        raise ValueError(f"precision={run['precision']!r}: must be one of {', '.join(PRECISIONS)}")
-    for name, value, low, high in wanted:
-        if not low <= value <= high:
-            raise ValueError(f"{name}={value}: must lie in [{low}, {high}]")
+BOUNDS = {"steps": (1, math.inf), "lr": (1e-12, 1e3), "ema": (0, 1 - 1e-9), "warmup": (0, math.inf), "clip": (1e-12, math.inf),
+          "seed": (0, 2**63), "accumulate": (1, math.inf), "save_every": (1, math.inf), "workers": (0, math.inf)}
+
+
+def check_settings(given: dict[str, Any]) -> None:
+    """Raises ValueError for the first of these settings of `fit` that is out of its bounds; what has none is passed over."""
+    if given.get("precision", "float32") not in PRECISIONS:
+        raise ValueError(f"precision: must be one of {', '.join(PRECISIONS)}, got {given['precision']!r}")
+    for name, (low, high) in BOUNDS.items():
+        if name in given and not low <= given[name] <= high:
+            wanted = f"be at least {low}" if high == math.inf else f"lie in [{low}, {high}]"
+            raise ValueError(f"{name}: must {wanted}, got {given[name]}")
 
 
 def _read(path: Path, run: dict[str, Any]) -> dict[str, Any]:
@@ -292,22 +294,35 @@ def _read(path: Path, run: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:
         raise ValueError(f"checkpoint {path} is damaged or none of ours ({type(error).__name__}): "
                          "delete it, or pass resume=False") from None
-    other = [f"{key}={theirs.get(key)} (now {value})" for key, value in run.items() if theirs.get(key) != value]
+    other = [f"different {key}" if _is_digest(value) else f"{key}={theirs.get(key)} (now {value})"
+             for key, value in run.items() if theirs.get(key) != value]
     if other:
         raise ValueError(f"checkpoint {path} belongs to a run with {', '.join(other)}: "
                          "use its settings, delete it, or pass resume=False")
     return state
 
 
+def _is_digest(value: Any) -> bool:
+    """Whether it is a SHA-256 in hexadecimal, which says nothing to a reader."""
+    return isinstance(value, str) and len(value) == 64
+
+
 def _write(path: Path, state: dict[str, Any]) -> None:
     """Write beside the old file, then take its place at a stroke: at any moment one whole file is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:                       # of a full disk torch says RuntimeError, and what it was beneath
+        beneath = error if isinstance(error, OSError) else error.__context__
+        reason = getattr(beneath, "strerror", None) or str(error).splitlines()[0]
+        part.unlink(missing_ok=True)
+        raise OSError(f"checkpoint: {path} cannot be written ({reason}); make room there and start again with the same command: "
+                      "the run goes on from its last checkpoint") from None
 
 
 @contextmanager

@@ -30,8 +30,8 @@ from methods.prompt_to_prompt import prompt_to_prompt
 from metrics.similarity import cosine, directional
 from nets.tokenizer import Tokenizer
 from training.fit import rank_and_world
-from training.recipe import command_line, own_device
-from weights import Bundle, Oracle, find, load, load_reader
+from training.recipe import command_line
+from weights import Bundle, Oracle, find, load, load_reader, own_device
 from weights.files import sha256, write_json
 from weights.judges import Judge, load_judge
 from worlds.files import contact_sheet, write_picture

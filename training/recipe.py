@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from methods.cli import Parser, exit_code, number, whole
-from weights import pick_device
 from weights.files import (
     FOLDER,
     MANIFEST,
@@ -61,12 +59,6 @@ def revision() -> str:
 
 
 REVISION = revision()    # of the source that is about to run, not of what the checkout holds when it is done
-
-
-def own_device(name: str) -> torch.device:
-    """The device that this process trains on; under torchrun each has a GPU of its own. Raises ValueError where it is not to be had."""
-    device = pick_device(name)
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if device.type == "cuda" and device.index is None else device
 
 
 @torch.no_grad()

@@ -30,8 +30,8 @@ from samplers.ddpm import l_simple
 from samplers.noise import gaussian
 from samplers.schedule import Schedule
 from training.fit import ahead, fit, moved, rank_and_world, step_generator
-from training.recipe import command_line, own_device, publish, start_from, storage_error
-from weights import Autoencoder, find, load_autoencoder
+from training.recipe import command_line, publish, start_from, storage_error
+from weights import Autoencoder, find, load_autoencoder, own_device
 from weights.files import sha256
 from worlds.scene import WORDS, Scene
 from worlds.shapes import caption, render, sample_scene

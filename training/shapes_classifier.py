@@ -18,10 +18,11 @@ from samplers.convert import q_sample
 from samplers.noise import gaussian
 from samplers.schedule import Schedule
 from training.fit import fit, moved, rank_and_world, step_generator
-from training.recipe import command_line, own_device, publish, start_from, storage_error
+from training.recipe import command_line, publish, start_from, storage_error
 from training.scenes import Draw, Supply
 from training.shapes_glide import SIZE
 from training.shapes_reader import labels
+from weights import own_device
 from weights.files import sha256
 from worlds.shapes import ATTRIBUTES
 

@@ -25,8 +25,9 @@ from samplers.convert import q_sample
 from samplers.noise import gaussian
 from samplers.schedule import Schedule
 from training.fit import fit, moved, rank_and_world, step_generator
-from training.recipe import command_line, own_device, publish, start_from, storage_error
+from training.recipe import command_line, publish, start_from, storage_error
 from training.scenes import Draw, Supply, told
+from weights import own_device
 from weights.files import sha256
 from worlds.scene import WORDS
 

@@ -46,7 +46,8 @@ from nets.distillation import (
 )
 from nets.vit import standardise
 from training.fit import fit, rank_and_world
-from training.recipe import command_line, own_device, publish, start_from, storage_error
+from training.recipe import command_line, publish, start_from, storage_error
+from weights import own_device
 from worlds.scene import COLOURS, SHAPES
 from worlds.subjects import Context, Subject, render_subjects, sample_context, sample_subject
 from worlds.views import lit, softened

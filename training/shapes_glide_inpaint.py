@@ -17,9 +17,10 @@ from samplers.learned import l_hybrid
 from samplers.noise import gaussian
 from samplers.schedule import Schedule
 from training.fit import fit, moved, rank_and_world, step_generator
-from training.recipe import command_line, own_device, publish, storage_error
+from training.recipe import command_line, publish, storage_error
 from training.scenes import Draw, Supply, told
 from training.shapes_glide import SIZE, models, start_widened, times
+from weights import own_device
 from weights.files import sha256
 from worlds.erase import erased
 

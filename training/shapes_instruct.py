@@ -26,9 +26,9 @@ from samplers.ddpm import l_simple
 from samplers.noise import gaussian
 from samplers.schedule import Schedule
 from training.fit import ahead, fit, moved, rank_and_world, step_generator
-from training.recipe import command_line, own_device, publish, start_from, storage_error
+from training.recipe import command_line, publish, start_from, storage_error
 from training.shapes import models
-from weights import Autoencoder, find, load_autoencoder
+from weights import Autoencoder, find, load_autoencoder, own_device
 from weights.files import read_weights, sha256
 from worlds.files import read_picture
 from worlds.instructions import said

@@ -25,9 +25,9 @@ from torch import Generator, Tensor, nn
 from nets.language import LanguageModel, continued, next_token_loss
 from nets.tokenizer import WordTokenizer
 from training.fit import fit, rank_and_world
-from training.recipe import command_line, own_device, publish, start_from, storage_error
+from training.recipe import command_line, publish, start_from, storage_error
 from training.scenes import told
-from weights import WeightsError
+from weights import WeightsError, own_device
 from weights.files import fill, read_weights
 from worlds.scene import WORDS
 from worlds.shapes import apply, edits, is_held_out, sample_scene

@@ -17,8 +17,8 @@ from torch import Generator, Tensor, nn
 from nets.reader import Reader, reader_loss
 from samplers.noise import gaussian
 from training.fit import fit, rank_and_world, step_generator
-from training.recipe import command_line, own_device, publish, start_from, storage_error
-from weights import Autoencoder, Oracle, load_autoencoder
+from training.recipe import command_line, publish, start_from, storage_error
+from weights import Autoencoder, Oracle, load_autoencoder, own_device
 from worlds.scene import Scene
 from worlds.shapes import ATTRIBUTES, attributes, render, sample_scene
 

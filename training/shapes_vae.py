@@ -27,7 +27,8 @@ from metrics.image import psnr
 from nets.vae import AutoencoderKL
 from samplers.noise import gaussian
 from training.fit import fit, rank_and_world
-from training.recipe import command_line, own_device, publish, start_from, storage_error
+from training.recipe import command_line, publish, start_from, storage_error
+from weights import own_device
 from worlds.shapes import render, sample_scene
 
 CONFIG = dict(width=16, mult=(1, 2, 4), blocks=1, latent_channels=8, norm_groups=8)

@@ -20,8 +20,9 @@ from samplers.noise import gaussian
 from samplers.schedule import Schedule
 from samplers.ve_sde import ve_loss
 from training.fit import fit, moved, rank_and_world, step_generator
-from training.recipe import command_line, own_device, publish, start_from, storage_error
+from training.recipe import command_line, publish, start_from, storage_error
 from training.shapes import LENGTH, models, told
+from weights import own_device
 from worlds.shapes import render, sample_scene
 
 NET = dict(in_channels=3, out_channels=3, width=32, mult=(1, 2, 3), blocks=1, attention=(False, True, True), heads=4, ctx_width=96,

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -264,6 +265,12 @@ def pick_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device: {device!r} is not to be had here ({str(error).splitlines()[0][:80]}); use cpu") from None
     return found
+
+
+def own_device(name: str) -> torch.device:
+    """The device that this process trains on; under torchrun each has a GPU of its own. Raises ValueError where it is not to be had."""
+    device = pick_device(name)
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if device.type == "cuda" and device.index is None else device
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:

@@ -2,27 +2,31 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 import time
 import warnings
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from methods.cli import Mistake, blame, command, number, options, progress, shared_options, whole
+from methods.cli import Mistake, blame, command, in_options, number, options, progress, shared_options, whole
 from methods.commands.dry_run import branches, dry_run
 from methods.commands.pictures import framed, opened
-from methods.dreambooth import WEIGHTS, Learned, Noised, dreambooth, dreambooth_loss, learner, share
+from methods.dreambooth import WEIGHTS, Learned, Noised, dreambooth, dreambooth_loss, learner
 from methods.identifiers import check_identifier
-from methods.learner import check_class, check_pictures, check_square, own_copy
+from methods.learner import check_class, check_course, check_pictures, check_square, own_copy, share
 from methods.lora import save_lora, save_word
-from methods.prior import BATCH
+from methods.prior import BATCH, with_article
 from methods.sampling import generate
 from methods.textual_inversion import Word, one_token, read_with, textual_inversion
-from weights import Bundle, load, save_like
+from training.fit import rank_and_world
+from weights import Bundle, load, own_device, save_like
 from weights.estimate import Learning, Passes, nbytes
 from weights.files import write_json
 from worlds.files import Original, write_picture
@@ -43,6 +47,8 @@ def declare_dreambooth(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--class-noun", required=True, metavar="NOUN", help='what it is, "star"; "" for none, with --prior-weight 0')
     p.add_argument("--prompts", metavar="FILE", help="a text file, a prompt a line; [V] stands for the identifier "
                    '(default: "a [V] NOUN")')
+    p.add_argument("--captions", metavar="FILE", help="a text file, a line for each IN in their order, with [V] in it; what it names, as "
+                   '"a [V] star on a white background", is not learnt as the subject\'s (default: "a [V] NOUN" of all)')
     p.add_argument("-n", type=whole, default=4, metavar="N", help="pictures of each prompt (default: 4)")
     p.add_argument("--shown-steps", type=whole, default=25, metavar="N", help="of the walks that show them (default: 25)")
     p.add_argument("--w", type=number, default=3., metavar="X", help="guidance scale of those walks (default: 3.0)")
@@ -53,8 +59,9 @@ def declare_dreambooth(commands: argparse._SubParsersAction) -> None:
                    "a run that was stopped goes on from there", estimates=True)
 
 
+@in_options(dreambooth)
 def run_dreambooth(a: argparse.Namespace) -> None:
-    """Check everything, learn, save, show."""
+    """Check everything, learn, save, show. Under torchrun all learn, and the first saves and shows."""
     began, out = time.monotonic(), None if a.out is None else folder(a.out)
     if not 1 <= a.n <= 1000:
         raise Mistake(f"n: must lie between 1 and 1000, got {a.n}")
@@ -67,40 +74,57 @@ def run_dreambooth(a: argparse.Namespace) -> None:
         raise Mistake("word: looks for one vector and has no rank; leave out --word or --rank")
     if a.prior_weight > 0 and not a.word and a.n_prior < 1:
         raise Mistake(f"n-prior: must be at least 1, got {a.n_prior}; to learn without a prior set --prior-weight to 0")
-    lines = prompt_lines(a.prompts)
+    if a.word and a.captions is not None:
+        raise Mistake("captions: the word is looked for under templates; leave out --word or --captions")
+    a.prompts, a.captions = lines_of("prompts", a.prompts), lines_of("captions", a.captions)
+    check_captions(a.captions, len(files))
     if a.estimate:
-        prior, shown = prior_of(a), a.n * max(1, len(lines))
+        prior, shown = prior_of(a), a.n * max(1, len(a.prompts))
         at_once = max(a.n, min(prior, BATCH))
-        return dry_run(a, lambda b, latent: passes(a, b, latent, files, lines), files[0], pictures=at_once,
+        return dry_run(a, lambda b, latent: passes(a, b, latent, files), files[0], pictures=at_once,
                        decodes=-(-(prior + shown) // at_once), given=len(files), exact=True)
-    b = load(a.model, a.device, torch.float32)
-    x, identifier, prompts = checked(a, b, files, lines)
+    b = load(a.model, own_device(a.device), torch.float32)
+    asked, state, new = checked(a, b, files), out / "state", not out.exists()
     out.mkdir(exist_ok=True)
-
-    state = out / "state"
-    learned = learn(a, b, x, identifier, state)
+    try:
+        learned = learn(a, b, asked, state)
+    except ValueError:
+        with suppress(OSError):                                            # it is not empty
+            if new:
+                out.rmdir()                                                # a run that is refused leaves nothing
+        raise
+    if rank_and_world()[0] > 0:
+        return
     model, kind = out / "model.safetensors", "a word" if a.word else f"LoRA of rank {a.rank}" if a.rank else "all weights"
     if a.word:
-        save_word(learned.bundle, model, str(a.model), identifier)
+        save_word(learned.bundle, model, str(a.model), learned.identifier)
     elif a.rank:
-        save_lora(learned.bundle, model, str(a.model), dict(identifier=identifier, class_noun=a.class_noun))
+        save_lora(learned.bundle, model, str(a.model), dict(identifier=learned.identifier, class_noun=a.class_noun))
     else:
         save_like(learned.bundle, a.model, model)
-    write_json(out / "learned.json", dict(identifier=identifier, prompt=learned.prompt, class_prompt=learned.class_prompt,
-                                          instance=learned.instance, prior=learned.prior))
-    with progress(learned.bundle, len(prompts) * a.shown_steps, "pictures"):
-        for k, prompt in enumerate(prompts):
+    write_json(out / "learned.json", dict(identifier=learned.identifier, prompt=learned.prompt, captions=asked.captions,
+                                          class_prompt=learned.class_prompt, instance=learned.instance, prior=learned.prior))
+    with progress(learned.bundle, len(asked.prompts) * a.shown_steps, "pictures"):
+        for k, prompt in enumerate(asked.prompts):
             made = generate(learned.bundle, prompt, n=a.n, steps=a.shown_steps, w=a.w, seed=a.seed).picture
             for i, picture in enumerate(made.split(1)):
                 write_picture(picture, out / f"{k:03d}_{i}.png")
     shutil.rmtree(state, ignore_errors=True)                               # its work is done
     count = f"{a.n} picture{'s' if a.n > 1 else ''}"
-    count = f"{len(prompts)} prompts, {count} each" if len(prompts) > 1 else f"1 prompt, {count}"
+    count = f"{len(asked.prompts)} prompts, {count} each" if len(asked.prompts) > 1 else f"1 prompt, {count}"
     print(f"{model}: {kind}; say {learned.prompt!r}; {count}, {time.monotonic() - began:.0f} s")
 
 
-def checked(a: argparse.Namespace, b: Bundle, files: list[Original], lines: list[str]) -> tuple[Tensor, str, list[str]]:
-    """The pictures as the model sees them (n 3 y x), the identifier, the prompts with it. Raises ValueError for what cannot be learned."""
+class Asked(NamedTuple):
+    """What a model is to learn and to show."""
+    x: Tensor                                    # the pictures as the model sees them (n 3 y x)
+    identifier: str
+    captions: list[str] | None                   # of the pictures, None where none are given
+    prompts: list[str]                           # to be shown
+
+
+def checked(a: argparse.Namespace, b: Bundle, files: list[Original]) -> Asked:
+    """The pictures as the model sees them, and the texts with the identifier in them. Raises ValueError for what cannot be learned."""
     shown = [framed(file, b, None).view() for file in files]
     sizes = {tuple(x.shape[-2:]) for x in shown}
     if len(sizes) > 1:
@@ -111,37 +135,45 @@ def checked(a: argparse.Namespace, b: Bundle, files: list[Original], lines: list
         identifier = check_identifier(b, a.identifier, a.seed)
     check_class(b, a.class_noun, 0. if a.word else a.prior_weight)
     check_square(b, shown[0], 0. if a.word else a.prior_weight)
-    lines = lines or ["a [V]" if a.word or not a.class_noun else f"a [V] {a.class_noun}"]
-    prompts = [line.replace("[V]", identifier) for line in lines]
-    for line, prompt in enumerate(prompts, 1):
-        with blame(f"prompts: line {line}"):
-            b.tokenizer([prompt])
-    return torch.cat(shown), identifier, prompts
+    captions, prompts = said(b, "captions", a.captions, identifier), said(b, "prompts", a.prompts, identifier)
+    return Asked(torch.cat(shown), identifier, captions or None, prompts or [with_article(identifier, "" if a.word else a.class_noun)])
 
 
-def learn(a: argparse.Namespace, b: Bundle, x: Tensor, identifier: str, state: Path) -> Learned:
+def said(b: Bundle, name: str, lines: dict[int, str], identifier: str) -> list[str]:
+    """The lines of an option's file with the identifier in place of [V]. Raises Mistake for one that the model cannot read."""
+    texts = {k: line.replace("[V]", identifier) for k, line in lines.items()}
+    for k, text in texts.items():
+        with blame(f"{name}: line {k}"):
+            b.tokenizer([text])
+    return list(texts.values())
+
+
+def learn(a: argparse.Namespace, b: Bundle, asked: Asked, state: Path) -> Learned:
     """By the method that was asked for, with a bar where there is a terminal."""
-    shared = dict(identifier=identifier, steps=a.steps, lr=a.lr, batch=a.batch, accumulate=a.accumulate, checkpointing=a.checkpointing,
-                  seed=a.seed, state=state, progress=sys.stderr.isatty())
+    shared = dict(identifier=asked.identifier, steps=a.steps, lr=a.lr, batch=a.batch, accumulate=a.accumulate,
+                  checkpointing=a.checkpointing, seed=a.seed, state=state, progress=sys.stderr.isatty())
     if a.word:
-        return textual_inversion(b, x, a.class_noun, **shared)
-    rounds = -(-a.n_prior // 16) * a.prior_steps if a.prior_weight > 0 else 0
+        return textual_inversion(b, asked.x, a.class_noun, **shared)
+    rounds = -(-a.n_prior // BATCH) * a.prior_steps if a.prior_weight > 0 else 0
     with progress(b, rounds, "prior pictures"):
-        return dreambooth(b, x, a.class_noun, prior_weight=a.prior_weight, n_prior=a.n_prior, prior_steps=a.prior_steps,
-                          prior_w=a.prior_w, rank=a.rank, alpha=a.alpha, tune_text=a.tune_text, ema=a.ema, **shared)
+        return dreambooth(b, asked.x, a.class_noun, prompts=asked.captions, prior_weight=a.prior_weight, n_prior=a.n_prior,
+                          prior_steps=a.prior_steps, prior_w=a.prior_w, rank=a.rank, alpha=a.alpha, tune_text=a.tune_text, ema=a.ema,
+                          **shared)
 
 
-def passes(a: argparse.Namespace, b: Bundle, latent: tuple[int, int], files: list[Original], lines: list[str]) -> list[Passes | Learning]:
+def passes(a: argparse.Namespace, b: Bundle, latent: tuple[int, int], files: list[Original]) -> list[Passes | Learning]:
     """Of the net: for the prior pictures, in full batches and in a last one; of the training, there and back; to show what it learned."""
-    x, identifier, prompts = checked(a, b, files, lines)
-    check_pictures(b, x)
+    asked = checked(a, b, files)
+    check_pictures(b, asked.x)
+    check_course(steps=a.steps, lr=a.lr, batch=a.batch, ema=a.ema, accumulate=a.accumulate, seed=a.seed)
     prior = prior_of(a)
     rows, (full, rest) = branches(a.class_noun, a.prior_w), divmod(prior, BATCH)
-    learning = learning_of(a, b, (b.latent_shape[0], *latent), identifier, 2 if prior else 1)
+    learning = learning_of(a, b, (b.latent_shape[0], *latent), asked.identifier, 2 if prior else 1)
     learned = nbytes(learning.modules["net"], learning.modules["text"])    # is there beside the model that it came from
-    return [Passes("prior pictures", full * a.prior_steps, BATCH * rows, kept=prior + min(prior, BATCH) * (a.prior_steps + 1)),
-            Passes("prior pictures, the last batch", a.prior_steps * (rest > 0), rest * rows), learning,
-            Passes("show it", len(prompts) * a.shown_steps, a.n * branches("a", a.w), kept=a.n * (a.shown_steps + 1), held=learned)]
+    kept = prior + min(prior, BATCH) * (a.prior_steps + 1)
+    return [Passes("prior pictures", full * a.prior_steps, BATCH * rows, kept=kept, held=learned),
+            Passes("prior pictures, the last batch", a.prior_steps * (rest > 0), rest * rows, held=learned), learning,
+            Passes("show it", len(asked.prompts) * a.shown_steps, a.n * branches("a", a.w), kept=a.n * (a.shown_steps + 1), held=learned)]
 
 
 def prior_of(a: argparse.Namespace) -> int:
@@ -178,16 +210,28 @@ def folder(name: str) -> Path:
     return path
 
 
-def prompt_lines(name: str | None) -> list[str]:
-    """The lines of a text file that are not empty; none where no file is named."""
-    if name is None:
-        return []
+def lines_of(name: str, file: str | None) -> dict[int, str]:
+    """The lines of an option's text file that are not empty, by their numbers; none where no file is named."""
+    if file is None:
+        return {}
+    what = name.removesuffix("s")
     try:
-        lines = [line.strip() for line in Path(name).read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = Path(file).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise Mistake(f"prompts: {name} is not there; check the name, or write that file with a prompt a line") from None
+        raise Mistake(f"{name}: {file} is not there; check the name, or write that file with a {what} a line") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise Mistake(f"prompts: {name} cannot be read as text ({type(error).__name__}); give a file with a prompt a line") from None
+        raise Mistake(f"{name}: {file} cannot be read as text ({type(error).__name__}); give a file with a {what} a line") from None
+    lines = {k: line.strip() for k, line in enumerate(text.splitlines(), 1) if line.strip()}
     if not lines:
-        raise Mistake(f"prompts: {name} holds no prompt; write one a line")
+        raise Mistake(f"{name}: {file} holds no {what}; write one a line")
     return lines
+
+
+def check_captions(lines: dict[int, str], pictures: int) -> None:
+    """Raises Mistake unless there is one for each picture, with [V] in it, or none at all."""
+    if lines and len(lines) != pictures:
+        raise Mistake(f"captions: {len(lines)} for {pictures} picture{'s' if pictures > 1 else ''}; give a line each, in the order of the "
+                      "pictures")
+    for k, line in lines.items():
+        if not re.search(r"(?<!\w)\[V\](?!\w)", line):
+            raise Mistake(f"captions: line {k}: {line!r} has no [V] as a word of its own; write it where the subject is named")
