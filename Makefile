@@ -1,5 +1,5 @@
 # Every target is self-sufficient on a fresh machine: it first makes .venv and installs what it needs there.
-#   make demo                  install, then edit the pictures in figures/hand by text
+#   make demo                  install, then edit the pictures in figures/emoji and figures/hand by text
 #   make test                  install with the test extras, then run the tests
 #   make emoji-data            build the emoji world's pictures into runs/emoji_data: by npm, or PACKAGES=folder with its three packages
 #   make emoji-weights         the same, then train the emoji world's models on them
@@ -38,9 +38,12 @@ weights: .venv/plain
 	$(RUN) -m training.shapes_instruct
 	$(RUN) -m training.shapes_language
 	$(RUN) -m training.shapes_language --sample 4000
+	$(RUN) -m training.pairs
+	$(RUN) -m training.shapes_instruct --name shapes-instruct-generated --pairs runs/pairs
 
 emoji-weights: emoji-data
-	for recipe in emoji_vae emoji emoji_instruct emoji_clip; do $(RUN) -m training.$$recipe || exit $$?; done
+	for recipe in emoji_vae emoji emoji_clip emoji_pairs; do $(RUN) -m training.$$recipe || exit $$?; done
+	$(RUN) -m training.emoji_instruct --pairs runs/emoji_pairs
 
 bench: .venv/full
 	$(RUN) -m claims.bench

@@ -242,7 +242,8 @@ def measure(models: DreamBoothModels, *, n: int, seed: int, part: Part = at_once
     real = [part(f"subject {k}, truth", partial(truth, models, case, seed)) for k, case in enumerate(cases)]
     return dict(steps=STEPS, lr=LR, walk=WALK, w=W, nouns=[case.subject.noun for case in cases],
                 ways={name: mean(rows) for name, rows in ways.items()} | {WORD: found[best]}, word_lr=best,
-                word_rates=[dict(lr=lr) | {key: row[key] for key in METRICS} for lr, row in found.items()], frozen=mean(frozen), real=mean(real),
+                word_rates=[dict(lr=lr) | {key: row[key] for key in METRICS} for lr, row in found.items()],
+                frozen=mean(frozen), real=mean(real),
                 counts=[dict(pictures=k, **mean(counts[k])) for k in sorted(counts)],
                 rates=[part(f"lr {lr:g}", partial(watched, lr)) for lr in rates])
 

@@ -113,7 +113,8 @@ def told(a: argparse.Namespace) -> Tensor:
     strips = []
     for file, texts in TOLD.items():
         labels = [f"the file, {b.size}×{b.size}", *(f"“{text}”" for text in texts)]
-        strips.append(contact_sheet([[files[file], *(results[file, text] for text in texts)]], (), labels, title=f"emoji/{file}"))
+        row = [files[file], *(results[file, text] for text in texts)]
+        strips.append(contact_sheet([row], (), labels, title=f"emoji/{file} (Twemoji, CC-BY 4.0), and edited"))
     return stack([beside(*pair) for pair in zip(strips[::2], strips[1::2], strict=True)])
 
 

@@ -25,6 +25,7 @@ import json
 import math
 import random
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import torch
@@ -200,11 +201,11 @@ drawn = draw_edits(16, INSTRUCTED, 7)
 told = [instruction(s, e) for s, e in zip(drawn.scenes, drawn.edits)]
 edit = instruct_pix2pix(b, drawn.before, told, s_text=3., s_image=1.2, steps=STEPS, seed=2)
 right = oracle.right(edit.picture, drawn.wanted)
-fig, axes = plt.subplots(3, 8, figsize=(12, 5.3), layout="constrained")
+fig, axes = plt.subplots(3, 8, figsize=(12, 5.5), layout="constrained")
 for k, column in enumerate(axes.T):
     for ax, p in zip(column, (drawn.before[k], edit.picture[k], drawn.after[k])):
         show(ax, p)
-    column[2].set_xlabel(f"“{told[k]}”", fontsize=7)
+    column[2].set_xlabel(fill(f"“{told[k]}”", 18), fontsize=8)
     column[1].spines[:].set(color=GREEN if right[k] else ORANGE, linewidth=2)
 for ax, name in zip(axes[:, 0], ("given", "edited", "true edit")):
     ax.set_ylabel(name)
@@ -252,7 +253,7 @@ fig, axes = plt.subplots(3, 6, figsize=(10, 5.2), layout="constrained")
 for column, k in zip(axes.T, (0, 2, 4, 8, 10, 12)):
     for ax, p in zip(column, (drawn.before[k], edit.picture[k], other.picture[k])):
         show(ax, p)
-    column[2].set_xlabel(f"“{told[k]}”", fontsize=8)
+    column[2].set_xlabel(fill(f"“{told[k]}”", 20), fontsize=9)
 for ax, name in zip(axes[:, 0], ("given", "by instruction", "SDEdit, t₀ = 0.6")):
     ax.set_ylabel(name)
 stays = 1 - drawn.changed
@@ -294,7 +295,7 @@ fig, axes = plt.subplots(4, 6, figsize=(10, 6.8), layout="constrained")
 for column, k in zip(axes.T, (0, 2, 4, 8, 10, 12)):
     for ax, p in zip(column, (drawn.before[k], edit.picture[k], learned.picture[k], drawn.after[k])):
         show(ax, p)
-    column[3].set_xlabel(f"“{told[k]}”", fontsize=8)
+    column[3].set_xlabel(fill(f"“{told[k]}”", 20), fontsize=9)
 for ax, name in zip(axes[:, 0], ("given", "true pairs", "painted pairs", "true edit")):
     ax.set_ylabel(name)
 ok["painted"] = oracle.right(learned.picture, drawn.wanted).double().mean().item()

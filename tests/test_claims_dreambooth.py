@@ -117,7 +117,8 @@ def row(**changes):
 def record(**ways):
     found = {"with prior": row(pres=.4, div=.5, dino=.62), "without prior": row(dino=.65), "no noun": row(dino=.5, clip_i=.7, error=.25),
              "wrong noun": row(dino=.55, clip_i=.75, error=.3), "Textual Inversion": row(dino=.4, clip_t=.25, error=.35, ground=.6)}
-    return dict(steps=240, lr=8e-4, word_lr=.02, ways=found | ways, frozen=row(dino=.3, pres=.3, div=.6, error=.4), real=row(dino=.9, error=.08),
+    return dict(steps=240, lr=8e-4, word_lr=.02, ways=found | ways, frozen=row(dino=.3, pres=.3, div=.6, error=.4),
+                real=row(dino=.9, error=.08),
                 counts=[dict(pictures=k, **row(dino=d, error=.5 - d / 2)) for k, d in ((1, .5), (2, .52), (3, .6), (4, .61), (5, .6))],
                 rates=[dict(lr=lr, instance=[.3 * .9**(k * f) for k in range(24)], prior=[.1 + .001 * k for k in range(24)],
                             drift=[.1 + .004 * f * k for k in range(24)]) for f, lr in ((1, 2e-4), (2, 8e-4), (4, 3.2e-3))])

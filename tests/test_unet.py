@@ -226,7 +226,15 @@ def test_extra_input_channels_start_silent_and_can_learn(net):
     x = torch.cat([X, normal(2, 5, 8, 12, seed=4)], dim=1)
     with torch.no_grad():
         torch.testing.assert_close(wide(x, T, CTX), net(X, T, CTX), rtol=1e-5, atol=1e-5)
-    assert net.conv_in.in_channels == 4 and wide.conv_in.in_channels == 9
+    assert net.conv_in.in_channels == 4 and wide.conv_in.in_channels == 9 and torch.equal(wide.conv_in.bias, net.conv_in.bias)
+    assert sum(p.numel() for p in wide.parameters()) - sum(p.numel() for p in net.parameters()) == 5 * net.conv_in.out_channels * 9
+    with torch.no_grad():                        # trained or not, channels that show nothing add nothing
+        trained = widen_input(net, 5)
+        trained.conv_in.weight.add_(normal(*trained.conv_in.weight.shape, seed=6) * .1)
+        narrow = widen_input(net, 0)
+        narrow.conv_in.weight.copy_(trained.conv_in.weight[:, :4])
+        torch.testing.assert_close(trained(torch.cat([X, 0 * x[:, 4:]], 1), T, CTX), narrow(X, T, CTX), rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(trained(x, T, CTX), narrow(X, T, CTX), atol=1e-3)
     wide(x, T, CTX).square().mean().backward()
     assert wide.conv_in.weight.grad[:, 4:].abs().amax(dim=(0, 2, 3)).gt(0).all()
     assert net.conv_in.weight.grad is None

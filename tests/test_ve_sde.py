@@ -192,6 +192,14 @@ def moments_of(step, levels, world):
 SDEDIT = {.3: (.77425, .023453), .5: (.36667, .061728), .7: (.30248, .062499)}
 
 
+def test_euler_ancestrals_published_split_of_a_level():
+    sigma, lower = 14.6146, 13.7525              # the first two of Stable Diffusion's hundred levels
+    noise = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    up = ancestral_step(0 * noise, 0 * noise, sigma, lower, noise).item()
+    down = ancestral_step(sigma * noise, -noise / sigma, sigma, lower, None).item()
+    assert (up, down) == pytest.approx((4.6535, 12.9413), abs=1e-4) and up**2 + down**2 == pytest.approx(lower**2, rel=1e-9)
+
+
 @pytest.mark.parametrize("step", [reverse_diffusion_step, ancestral_step])
 @pytest.mark.parametrize("t0", SDEDIT)
 def test_walk_has_sdedits_mean_exactly_and_its_variance_to_first_order(t0, step):

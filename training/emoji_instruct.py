@@ -2,7 +2,8 @@
 
     make emoji-data                                       # once: the pictures, into runs/emoji_data
     python -m training.emoji_instruct                     # true pairs
-    python -m training.emoji_instruct --pairs FOLDER      # and those of a folder: NAME/before.png, after.png, instruction.txt
+    python -m training.emoji_instruct --pairs FOLDER      # and those of a folder: NAME/before.png, after.png, instruction.txt, as
+                                                          # training.emoji_pairs paints them
 
 Loss, dropout and the widened net are those of training/shapes_instruct.py, begun from `emoji`; one instruction in ten has one of its words
 spelled, as its captions had. True pairs are those of worlds/emoji.py of which both pictures are trained on, `n` of them, each on a

@@ -8,8 +8,8 @@ each of many captions. GPT-3 had read the web; ours reads pairs of captions firs
 pictures between which one thing changed, and so learns to say again what was said. It reads no instruction but those of its 700; it meets
 them with other colours and shapes each time (worlds.triplets.renamed), as otherwise it soon knows them by heart (in trials of 400 steps
 .81 nats a word on triplets it had not seen, .60 with it). What counts in the loss of a triplet is what comes after the caption. Written at
-temperature .7 with a frequency penalty of .1, a text is kept if it has its two marks, both captions are captions, and nobody wrote it
-before. # ours: a checked grammar instead of trust
+temperature .7 with a frequency penalty of .1, a text is kept if it has its two marks, both captions are captions, and it
+was not written before (the 700 may come again: ten of the shipped 4,000 do). # ours: a checked grammar instead of trust
 
 `follows` of the record is the truth: how many of those that were kept say what their instruction makes of their caption.
 """

@@ -107,7 +107,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"model: no weight file {path}; `make weights` trains the shipped ones anew")
+        raise WeightsError(f"model: no weight file {path}; `make weights` and `make emoji-weights` train the shipped ones anew")
     record = manifest().get(path.name) if path.resolve().parent == FOLDER.resolve() else None
     if record is not None and sha256(path) != record["sha256"]:
         raise WeightsError(

@@ -192,8 +192,8 @@ def counts(world: World) -> str:
     """How many pictures and true edits there are, and how far apart training and test are kept."""
     every, train, test = (len(pairs(world, random.Random(0), held_out=which)) for which in (None, False, True))
     held = sum(map(is_held_out, world.emoji))
-    return (f"{len(world.emoji):,} pictures, {held:,} of them held out; {every:,} true edits, {train:,} of them for training and {test:,} for "
-            f"tests; of {mirrored(world):,} held-out pictures the mirror image is trained on")
+    return (f"{len(world.emoji):,} pictures, {held:,} of them held out; {every:,} true edits, {train:,} of them for training and {test:,} "
+            f"for tests; of {mirrored(world):,} held-out pictures the mirror image is trained on")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ def declare_models(commands: argparse._SubParsersAction) -> None:
 def run_models(a: argparse.Namespace) -> None:
     """One line a model."""
     if not manifest():
-        raise Mistake("models: none are shipped with this copy; `make weights` trains them")
+        raise Mistake("models: none are shipped with this copy; `make weights` and `make emoji-weights` train them")
     width = max(len(Path(file).stem) for file in manifest())
     for file, record in manifest().items():
         figures = ", ".join(f"{k} {v:.4g}" for k, v in (record.get("bench") or record["figures"]).items() if isinstance(v, float))
