@@ -30,6 +30,7 @@ from methods.instruct_pix2pix import instruct_pix2pix
 from methods.sampling import generate
 from methods.sdedit import sdedit
 from metrics.image import psnr
+from training.shapes_instruct import KINDS
 from weights import Bundle, find, load
 from weights.files import MANIFEST, manifest, sha256, write_json
 from worlds.shapes import Scene, attributes, caption, instruction, render, strokes
@@ -38,7 +39,6 @@ Part = dict[str, Any]
 WS = (1., 2., 3., 5., 7.5)
 TWO_WS = (2., 3., 5.)
 T0 = (.5, .6, .7, .8)
-INSTRUCTED = ("recolour", "reshape", "retexture", "resize", "background", "add", "remove", "swap")
 SCALES = ((2., 1.5), (3., 1.2))                      # s_text and s_image
 STEPS = 16
 SEED = 7
@@ -151,7 +151,7 @@ def upsampler(models: Models, parts: dict[str, Part], n: int) -> Part:
 def instruct(models: Models, parts: dict[str, Part], n: int, name: str = "instruct") -> Part:
     """Edits by instruction against the true ones, every kind in turn, over pairs of scales (s_text, s_image)."""
     b, files = opened(NEEDS[name], models)
-    drawn = draw_edits(n, INSTRUCTED, SEED + 8)
+    drawn = draw_edits(n, KINDS, SEED + 8)
     asked = [instruction(s, e) for s, e in zip(drawn.scenes, drawn.edits)]
 
     def one(s_text: float, s_image: float) -> Part:
@@ -159,7 +159,7 @@ def instruct(models: Models, parts: dict[str, Part], n: int, name: str = "instru
                                                         steps=STEPS, seed=SEED + rows.start).picture, n).cpu()
         right, some = models.oracle.right(made, drawn.wanted), (drawn.changed == 0).flatten(1).any(1)
         return dict(s_text=s_text, s_image=s_image, right=right.double().mean().item(),
-                    kinds={k: right[drawn.rows(k)].double().mean().item() for k in INSTRUCTED if drawn.rows(k)},
+                    kinds={k: right[drawn.rows(k)].double().mean().item() for k in KINDS if drawn.rows(k)},
                     outside_db=psnr(made[some], drawn.before[some], 1 - drawn.changed[some]).clamp(max=60).mean().item(),
                     truth_db=psnr(made, drawn.after).mean().item())
     return dict(n=n, seed=SEED + 8, steps=STEPS, files=files, curve=[one(*scales) for scales in SCALES])

@@ -66,10 +66,9 @@ def dreambooth_count(folder: Path, models: Opener) -> Figure:
         ax.plot(x, [row[key] for row in r["counts"]], "o-", color=colour, label="mean of the subjects")
         for name, level in (("frozen model", r["frozen"][key]), ("true pictures", r["real"][key])):
             ax.axhline(level, color=GREY, linewidth=1, linestyle="--")
-            ax.text(.99, level, f"{name} (all subjects)", color=GREY, fontsize=9, ha="right", va="bottom",
-                    transform=ax.get_yaxis_transform())
+            ax.text(.99, level, name, color=GREY, fontsize=9, ha="right", va="bottom", transform=ax.get_yaxis_transform())
         ax.set(title=TITLES[key].replace("\n", " "), xlabel="pictures of the subject", xticks=x)
-        ax.legend(loc="best", fontsize=9)
+        ax.legend(loc="center right", bbox_to_anchor=(1, .2), fontsize=9)
     return fig
 
 

@@ -32,7 +32,6 @@ import torch
 
 # %%
 import figures.style
-from claims.bench import INSTRUCTED
 from claims.common import choose_edit, draw_edits
 from figures.style import BLUE, GREEN, ORANGE, RC, show
 from methods.instruct_pix2pix import condition, instruct_pix2pix
@@ -45,7 +44,7 @@ from samplers.guidance import combine_two
 from training.fit import fit
 from training.pairs import painted
 from training.shapes import models
-from training.shapes_instruct import condition_scale, dropped, loss, true_pairs, widened
+from training.shapes_instruct import KINDS, condition_scale, dropped, loss, true_pairs, widened
 from weights import find, load, load_autoencoder, load_reader
 from worlds.instructions import said
 from worlds.shapes import apply, changed_mask, instruction, render, sample_scene
@@ -71,7 +70,7 @@ b, oracle = load("shapes-instruct", "cpu"), load_reader()
 rng = random.Random("lesson 09")
 pairs = []
 while len(pairs) < 8:
-    kind = INSTRUCTED[len(pairs)]
+    kind = KINDS[len(pairs)]
     scene = sample_scene(rng, things=2 if kind in ("reshape", "remove", "swap") else 1)
     if (edit := choose_edit(scene, kind, rng)) is not None:
         pairs.append((scene, edit))
@@ -197,7 +196,7 @@ assert torch.allclose(combine_two(at.none, at.image, at.full, 4., 4.), at.none +
 # **Claim.** At least half of the sixteen are read with every attribute right.
 
 # %%
-drawn = draw_edits(16, INSTRUCTED, 7)
+drawn = draw_edits(16, KINDS, 7)
 told = [instruction(s, e) for s, e in zip(drawn.scenes, drawn.edits)]
 edit = instruct_pix2pix(b, drawn.before, told, s_text=3., s_image=1.2, steps=STEPS, seed=2)
 right = oracle.right(edit.picture, drawn.wanted)
