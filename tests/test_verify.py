@@ -260,7 +260,7 @@ def test_every_shipped_model_has_a_certificate_in_which_nothing_fails(name, caps
     assert "FAILED" not in out and "\nnot run " in out and "comparisons within their tolerance" in out
     assert out.count("tests/test_glide.py compares that") == 2 * ("glide" in name)
     assert out.count("\nok ") == (0 if "glide" in name else 4 if name == "shapes-ve" else 8)
-    levels = {"shapes": 3, "emoji": 3, "shapes-instruct": 1, "emoji-instruct": 1}
+    levels = {"shapes": 3, "emoji": 3, "shapes-instruct": 1, "shapes-instruct-generated": 1, "emoji-instruct": 1}
     assert out.count("to call the level t by t − 0, and diffusers calls it t − 1") == levels.get(name, 0)
 
 
