@@ -270,8 +270,9 @@ assert min(won["colour"], won["background"]) > won["direction"]
 # %% [markdown]
 # ## 8. Beside doing nothing
 #
-# **Claim.** In the mean over these faces SDEdit is last; only Prompt-to-Prompt and InstructPix2Pix are clearly above the
-# picture as it was, and InstructPix2Pix, which learned from such pairs, is first.
+# **Claim.** In the mean over these faces SDEdit is last; only Prompt-to-Prompt and InstructPix2Pix are above the picture as
+# it was, and InstructPix2Pix, which learned from such pairs, is first. Four faces are few: on the scoreboard's twenty,
+# Prompt-to-Prompt gains 1.3 dB, on 60 % of them, and InstructPix2Pix 5.5 dB, on 90 %.
 
 # %%
 fig, ax = plt.subplots(figsize=(6, 2.8), layout="constrained")
