@@ -30,7 +30,6 @@ from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
 from claims.parts import Part, at_once
 from methods.dreambooth import Learned, dreambooth
 from methods.identifiers import Caution
-from methods.prior import with_article
 from methods.sampling import generate
 from methods.textual_inversion import textual_inversion
 from metrics.features import perceptual
@@ -38,7 +37,7 @@ from metrics.similarity import cosine, diversity, subject_similarity
 from weights import Bundle, Oracle, find
 from weights.files import sha256
 from weights.judges import Judge, Likeness, load_judge, load_likeness
-from worlds.scene import COLOURS, SHAPES, SIZES
+from worlds.scene import COLOURS, SHAPES, SIZES, with_article
 from worlds.subjects import Context, Subject, caption, render_subject, sample_context, sample_subject, subject_mask
 
 NAME = "zwx"                                     # [V]

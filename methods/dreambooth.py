@@ -31,13 +31,14 @@ from torch import Generator, Tensor, nn
 
 from methods.identifiers import check_identifier, says
 from methods.learner import check_class, check_course, check_pictures, check_square, finished, own_copy, share
-from methods.prior import prior_latents, with_article
+from methods.prior import prior_latents
 from nets.lora import adapt, adapted
 from samplers.convert import q_sample, x0_from_eps, x0_from_v
 from samplers.schedule import Schedule
 from training.fit import fit
 from weights import Bundle
 from weights.cache import digest, digest_model
+from worlds.scene import with_article
 
 Weight = Callable[[Schedule, Tensor, Tensor], Tensor]      # (schedule, t (b,), like (b c y x)) -> w_t (b 1 1 1)
 Error = Callable[[Bundle, Tensor, Tensor, Tensor, Tensor, Weight], Tensor]             # as `weighted_error`
@@ -205,7 +206,7 @@ def dreambooth(b: Bundle, pictures: Tensor | Sequence[Tensor], class_noun: str, 
     identifier = check_identifier(b, identifier, seed)
     check_class(b, class_noun, prior_weight)
     check_square(b, x, prior_weight)
-    prompt, about = with_article(identifier, class_noun), with_article(class_noun)
+    prompt, about = with_article(identifier, class_noun), with_article(class_noun)          # c, c_pr: Sec. 3.2, 3.3
     state = None if state is None else Path(state)
     texts = [prompt] if prompts is None else list(prompts)
     if prompts is not None and (len(texts) != len(x) or not all(says(text, identifier) for text in texts)):

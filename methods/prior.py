@@ -22,12 +22,6 @@ from weights.cache import digest_model, read_tensors, refuse_other, write_tensor
 BATCH = 16                                       # pictures at once
 
 
-def with_article(*words: str) -> str:
-    """ "a [V] [class noun]" or "a [class noun]": the words that are not empty, after their article; "" for none. """  # Sec. 3.2, 3.3
-    said = " ".join(word for word in words if word.strip())
-    return f"{'an' if said[0].lower() in 'aeiou' else 'a'} {said}" if said else ""
-
-
 def prior_latents(b: Bundle, prompts: Sequence[str], n: int, *, steps: int = 25, w: float = 3., seed: int = 0,
                   state: str | Path | None = None) -> Tensor:
     """n latents (n c y x) of what the model makes of "a [class noun]", or of several prompts of the class in turn.
@@ -50,7 +44,7 @@ def prior_latents(b: Bundle, prompts: Sequence[str], n: int, *, steps: int = 25,
         return tensors["latents"].to(b.device)
     parts = [generate(b, said[i:i + BATCH], steps=steps, w=w, eta=1., seed=seed + i).path[-1]   # Sec. 3.3: ancestral
              for i in range(0, n, BATCH)]
-    latents = torch.cat(parts)
+    latents = torch.cat(parts)                                             # x_pr, Sec. 3.3: kept as the walk left them
     if state is not None and rank_and_world()[0] == 0:
         write_tensors(state, {"latents": latents}, dict(key=key))
     return latents

@@ -28,9 +28,9 @@ from methods.dreambooth import Course, Learned, Weight, study, weighted_error
 from methods.glide import known
 from methods.identifiers import check_identifier
 from methods.learner import check_class, check_pictures, finished, own_copy
-from methods.prior import with_article
 from weights import Bundle
 from worlds.files import eight_bits
+from worlds.scene import with_article
 
 
 class Enlarging(NamedTuple):

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from methods.dreambooth import Course, Learned, study
 from methods.identifiers import check_identifier
 from methods.learner import check_class, check_pictures, finished, own_copy
-from methods.prior import with_article
 from weights import Bundle
+from worlds.scene import with_article
 
 TEMPLATES = ("{a}", "the {v}", "a photo of {a}", "a picture of {a}", "a painting of {a}", "a photo of the {v}")     # v: S*, a: "a S*"
 

@@ -22,7 +22,7 @@ from methods.dreambooth import Noised, dreambooth, dreambooth_loss, flat_weight,
 from methods.glide import upsample
 from methods.identifiers import Caution, check_identifier, comes_back, find_identifier, rare_words
 from methods.learner import check_pictures
-from methods.prior import prior_latents, with_article
+from methods.prior import prior_latents
 from methods.sampling import generate
 from methods.super_resolution import Enlarging, dreambooth_upsampler, made_small
 from methods.textual_inversion import read_with, textual_inversion
@@ -34,7 +34,7 @@ from weights import load
 from weights.cache import CacheError, digest, digest_model
 from weights.files import read_weights
 from worlds.files import write_picture
-from worlds.scene import RARE_WORDS, WORDS
+from worlds.scene import RARE_WORDS, WORDS, with_article
 from worlds.subjects import render_subject, sample_context, sample_subject
 
 QUICK = dict(steps=2, batch=2, n_prior=2, prior_steps=1)

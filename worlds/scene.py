@@ -52,9 +52,15 @@ class Standing(Protocol):
     ground: Ground
 
 
+def with_article(*words: str) -> str:
+    """The words that are not empty, after their article: "a star", "an orange star"; "" for none."""
+    said = " ".join(word for word in words if word.strip())
+    return f"{'an' if said[0].lower() in 'aeiou' else 'a'} {said}" if said else ""
+
+
 def on_background(colour: str) -> str:
     """How a caption says it: "on a blue background"."""
-    return f"on a{'n' if colour[0] in 'aeiou' else ''} {colour} background"
+    return f"on {with_article(colour)} background"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,21 @@ import torch
 from torch import Tensor
 
 from worlds.drawing import render, silhouettes, simulate_strokes, strokes
-from worlds.scene import COLOURS, HELD_OUT, RELATIONS, SHAPES, SIZES, TEXTURES, WORDS, Ground, Scene, Thing, Wave, on_background
+from worlds.scene import (
+    COLOURS,
+    HELD_OUT,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    WORDS,
+    Ground,
+    Scene,
+    Thing,
+    Wave,
+    on_background,
+    with_article,
+)
 
 __all__ = ["ATTRIBUTES", "COLOURS", "Edit", "HELD_OUT", "RELATIONS", "SHAPES", "SIZES", "TEXTURES", "WORDS", "Ground", "Scene", "Thing",
            "Wave", "apply", "attributes", "caption", "changed_mask", "edits", "instruction", "is_held_out", "render", "sample_ground",
@@ -108,9 +122,7 @@ def sample_scene(rng: random.Random, things: int | None = None, held_out: bool |
 # --------------------------------------------------------------------------- words
 
 def _phrase(thing: Thing, size: bool = True) -> str:
-    words = [thing.size if size else "", thing.texture if thing.texture != "plain" else "", thing.colour, thing.shape]
-    phrase = " ".join(w for w in words if w)
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+    return with_article(thing.size if size else "", thing.texture if thing.texture != "plain" else "", thing.colour, thing.shape)
 
 
 def caption(scene: Scene, size: bool = True, background: bool = True) -> str:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from worlds.drawing import OUTLINES, _column, _disc, _grid, _local, _paint_ground, _paint_things
-from worlds.scene import COLOURS, SHAPES, SIZES, Ground, Scene, Thing
+from worlds.scene import COLOURS, SHAPES, SIZES, Ground, Scene, Thing, with_article
 from worlds.shapes import _clear, _ordered, _phrase, _place, _sample_thing, sample_ground
 
 RGB = tuple[float, float, float]
@@ -137,8 +137,7 @@ def caption(context: Context, identifier: str | None, noun: str | None, backgrou
     """
     if not (identifier or noun):
         raise ValueError("identifier, noun: give at least one; a caption must name something")
-    words = " ".join(word for word in (context.colour, identifier, noun) if word)
-    parts = [f"{'an' if words[0] in 'aeiou' else 'a'} {words}"]
+    parts = [with_article(context.colour or "", identifier or "", noun or "")]
     if context.other is not None:
         me = _stand_in(context)
         things = _ordered((me, context.other))

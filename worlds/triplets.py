@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from worlds.instructions import meaning, said
-from worlds.scene import COLOURS, HELD_OUT, RELATIONS, SHAPES, SIZES, TEXTURES
+from worlds.scene import COLOURS, HELD_OUT, RELATIONS, SHAPES, SIZES, TEXTURES, with_article
 from worlds.shapes import apply, caption, edits, instruction, is_held_out, sample_scene
 from worlds.words import wanted
 
@@ -62,7 +62,7 @@ def renamed(triplet: Triplet, rng: random.Random) -> Triplet:
     while True:
         other = {word: new for kind in (COLOURS, SHAPES) for word, new in zip(kind, rng.sample([*kind], len(kind)))}
         parts = (" ".join(other.get(word, word) for word in part.split()) for part in triplet)
-        new = Triplet(*(re.sub(r"\ban? (\w)", lambda found: f"{'an' if found[1] in 'aeiou' else 'a'} {found[1]}", part) for part in parts))
+        new = Triplet(*(re.sub(r"\ban? (\w)", lambda found: with_article(found[1]), part) for part in parts))
         if valid(new):
             return new
 

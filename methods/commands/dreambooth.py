@@ -22,7 +22,7 @@ from methods.dreambooth import WEIGHTS, Learned, Noised, dreambooth, dreambooth_
 from methods.identifiers import check_identifier
 from methods.learner import check_class, check_course, check_pictures, check_square, own_copy, share
 from methods.lora import save_lora, save_word
-from methods.prior import BATCH, with_article
+from methods.prior import BATCH
 from methods.sampling import generate
 from methods.textual_inversion import Word, one_token, read_with, textual_inversion
 from training.fit import rank_and_world
@@ -30,6 +30,7 @@ from weights import Bundle, load, own_device, save_like
 from weights.estimate import Learning, Passes, nbytes
 from weights.files import write_json
 from worlds.files import Original, write_picture
+from worlds.scene import with_article
 
 HELPS = {"identifier": "a rare word for the subject, or auto", "steps": "of the training", "lr": "of AdamW, at the first step; "
          "Stable Diffusion wants the paper's 5e-06", "batch": "pictures of the subject in a step, and as many of the prior",
