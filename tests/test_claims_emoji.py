@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -178,6 +179,13 @@ def test_the_readmes_scoreboard_is_the_records():
     record = board.RECORDS / "emoji.json"
     text = board.README.read_text(encoding="utf-8")
     assert f"<!-- emoji -->\n{table(json.loads(record.read_text()))}\n<!-- /emoji -->" in text
+
+
+def test_what_is_reached_is_counted_whatever_ground_it_stands_on():
+    said = [f"{name} in noto style on {ground} background" for name in ("red heart", "blue heart") for ground in ("a red", "an orange")]
+    edits = SimpleNamespace(target=[*said, "one o'clock in noto style on a blue background"], rows=lambda kind: dict(
+        colour=[0, 1, 2, 3], clock=[4]).get(kind, []))
+    assert board.targets(edits) == dict(all=3, colour=2, clock=1)
 
 
 def test_floors_are_what_the_record_says():

@@ -321,8 +321,11 @@ def test_the_set_is_built_from_the_packages(tmp_path, capsys, monkeypatch):
 def test_a_mirror_image_in_training_is_counted(world):
     held, free = (next(i for i, e in enumerate(world.emoji) if is_held_out(e) == which) for which in (True, False))
     other = next(i for i, e in enumerate(world.emoji) if is_held_out(e) and i != held)
-    pictures = torch.stack([world.pictures[held], world.pictures[other], world.pictures[held].flip(-1)])
-    assert emoji_data.mirrored(World((world.emoji[held], world.emoji[other], world.emoji[free]), pictures)) == 1
+    left = torch.zeros(4, 64, 64, dtype=torch.uint8)
+    left[[0, 3], :, :20] = 200                                             # opaque and red on one side
+    records = world.emoji[held], world.emoji[other], world.emoji[free]
+    assert emoji_data.mirrored(World(records, torch.stack([left, left.flip(-2), left.flip(-1)]))) == 2
+    assert emoji_data.mirrored(World(records, torch.stack([left, left.flip(-1), left]))) == 1      # the same, not turned, is none
 
 
 # ------------------------------------------------------------------------------------------------------------ the whole set
