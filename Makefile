@@ -12,48 +12,49 @@ RECIPES := shapes_vae shapes_reader shapes shapes_ve shapes_glide shapes_glide_u
 .PHONY: demo test notebooks figures emoji-data emoji-weights weights bench claims lint clean
 
 demo: .venv/plain
-	$(RUN) -m methods.demo
+	$(RUN) -m palimpsest.cli.demo
 
 test: .venv/full
 	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 notebooks: .venv/full
-	$(RUN) -m notebooks.render
+	$(RUN) -m palimpsest.notebooks.render
 
 figures: .venv/plain
-	$(RUN) -m figures.make
+	$(RUN) -m palimpsest.claims.draw.make
 
 emoji-data: .venv/plain
-	$(RUN) -m worlds.emoji_data $(if $(PACKAGES),--packages $(PACKAGES))
+	$(RUN) -m palimpsest.worlds.emoji_data $(if $(PACKAGES),--packages $(PACKAGES))
 
 weights: .venv/plain
-	for recipe in $(RECIPES); do $(RUN) -m training.$$recipe || exit $$?; done
-	$(RUN) -m training.shapes_clip --noised 1 --name shapes-clip-noised
-	$(RUN) -m training.shapes_glide --name shapes-glide --empty .2 --lr 6e-4 --init weights/shapes-glide-conditional.safetensors
-	$(RUN) -m training.shapes_glide --name shapes-glide-filtered --without star
-	$(RUN) -m training.shapes_glide --name shapes-glide-filtered --without star --empty .2 --lr 6e-4 --state runs/shapes-glide-filtered-empty --init weights/shapes-glide-filtered.safetensors
-	$(RUN) -m training.shapes_glide_inpaint
-	$(RUN) -m training.shapes_glide_upsampler --name shapes-glide-upsampler-noised --noise .1
-	$(RUN) -m training.shapes_glide_upsampler --name shapes-glide-upsampler-inpaint --inpainting 1 --init weights/shapes-glide-upsampler.safetensors
-	$(RUN) -m training.shapes_instruct
-	$(RUN) -m training.shapes_language
-	$(RUN) -m training.shapes_language --sample 4000
-	$(RUN) -m training.pairs
-	$(RUN) -m training.shapes_instruct --name shapes-instruct-generated --pairs runs/pairs
+	for recipe in $(RECIPES); do $(RUN) -m palimpsest.training.$$recipe || exit $$?; done
+	$(RUN) -m palimpsest.training.shapes_clip --noised 1 --name shapes-clip-noised
+	$(RUN) -m palimpsest.training.shapes_glide --name shapes-glide --empty .2 --lr 6e-4 --init weights/shapes-glide-conditional.safetensors
+	$(RUN) -m palimpsest.training.shapes_glide --name shapes-glide-filtered --without star
+	$(RUN) -m palimpsest.training.shapes_glide --name shapes-glide-filtered --without star --empty .2 --lr 6e-4 --state runs/shapes-glide-filtered-empty --init weights/shapes-glide-filtered.safetensors
+	$(RUN) -m palimpsest.training.shapes_glide_inpaint
+	$(RUN) -m palimpsest.training.shapes_glide_upsampler --name shapes-glide-upsampler-noised --noise .1
+	$(RUN) -m palimpsest.training.shapes_glide_upsampler --name shapes-glide-upsampler-inpaint --inpainting 1 --init weights/shapes-glide-upsampler.safetensors
+	$(RUN) -m palimpsest.training.shapes_instruct
+	$(RUN) -m palimpsest.training.shapes_language
+	$(RUN) -m palimpsest.training.shapes_language --sample 4000
+	$(RUN) -m palimpsest.training.pairs
+	$(RUN) -m palimpsest.training.shapes_instruct --name shapes-instruct-generated --pairs runs/pairs
 
 emoji-weights: emoji-data
-	for recipe in emoji_vae emoji emoji_clip emoji_pairs; do $(RUN) -m training.$$recipe || exit $$?; done
-	$(RUN) -m training.emoji_instruct --pairs runs/emoji_pairs
+	for recipe in emoji_vae emoji emoji_clip emoji_pairs; do $(RUN) -m palimpsest.training.$$recipe || exit $$?; done
+	$(RUN) -m palimpsest.training.emoji_instruct --pairs runs/emoji_pairs
 
 bench: .venv/full
-	$(RUN) -m claims.bench
-	$(RUN) -m claims.speed
+	$(RUN) -m palimpsest.claims.bench
+	$(RUN) -m palimpsest.claims.speed
 
 claims: .venv/plain
-	$(RUN) -m claims all
+	$(RUN) -m palimpsest.claims all
 
 lint: .venv/full
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,5 @@
-"""Measure claims, draw their pictures, write CLAIMS.md: python -m claims [C1 C3 … | all]."""
+"""Measure claims, draw their pictures, write CLAIMS.md: python -m palimpsest.claims [C1 C3 … | all]."""
+
 from __future__ import annotations
 
 import argparse
@@ -6,23 +7,33 @@ import sys
 import time
 from pathlib import Path
 
-from claims import CLAIMS
-from claims.common import is_there, open_models, rounded
-from claims.page import PAGE, RECORDS, ROOT, UNMEASURED, find, page
-from claims.parts import Parts, code_of
-from figures.make import make
-from methods.cli import exit_code
-from weights.files import write_json
+from palimpsest.claims import CLAIMS
+from palimpsest.claims.common import is_there, open_models, rounded
+from palimpsest.claims.draw.make import make
+from palimpsest.claims.page import PAGE, RECORDS, ROOT, UNMEASURED, find, page
+from palimpsest.claims.parts import Parts, code_of
+from palimpsest.cli.manners import exit_code
+from palimpsest.weights.files import write_json
 
-STARTED = ROOT / "runs" / "claims"               # measurements that are not done
+STARTED = ROOT / "runs" / "claims"  # measurements that are not done
 
 
 def main(argv: list[str] | None = None) -> int:
     known = {c.id: c for c in CLAIMS}
-    parser = argparse.ArgumentParser(prog="python -m claims", description="Measure claims and write CLAIMS.md.")
-    parser.add_argument("ids", nargs="*", metavar="C1", help="claims to measure, or all; none: only rewrite CLAIMS.md")
-    parser.add_argument("--models", metavar="FOLDER", help="measure candidates in FOLDER; records go to FOLDER/claims")
-    parser.add_argument("--quick", action="store_true", help="a few pictures or subjects, into runs/quick, to see that all runs")
+    parser = argparse.ArgumentParser(
+        prog="python -m palimpsest.claims", description="Measure claims and write CLAIMS.md."
+    )
+    parser.add_argument(
+        "ids", nargs="*", metavar="C1", help="claims to measure, or all; none: only rewrite CLAIMS.md"
+    )
+    parser.add_argument(
+        "--models", metavar="FOLDER", help="measure candidates in FOLDER; records go to FOLDER/claims"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a few pictures or subjects, into runs/quick, to see that all runs",
+    )
     parser.add_argument("--device", default="cpu")
     a = parser.parse_args(argv)
     measured = [i for i in known if known[i].measurement is not None]
@@ -45,13 +56,26 @@ def main(argv: list[str] | None = None) -> int:
                 continue
             models = (m.opener or open_models)(a.models, a.device)
             n, start = min(8, max(1, m.n // 8)) if a.quick else m.n, time.monotonic()
-            part = Parts(STARTED / f"{m.name}.json", dict(files=models.files, n=n, seed=m.seed, code=code_of(m.run)))
+            part = Parts(
+                STARTED / f"{m.name}.json", dict(files=models.files, n=n, seed=m.seed, code=code_of(m.run))
+            )
             before = part.seconds
-            print(f"{m.name}: n = {n} …" + (f" ({len(part.done)} parts are there)" if part.done else ""), flush=True)
+            print(
+                f"{m.name}: n = {n} …" + (f" ({len(part.done)} parts are there)" if part.done else ""),
+                flush=True,
+            )
             record = m.run(models, n=n, seed=m.seed, part=part)
-            command = "python -m claims " + " ".join(i for i in measured if known[i].measurement is m)
-            head = dict(command=command, model=models.name, files=models.files, n=n, seed=m.seed,
-                        seconds=round(before + time.monotonic() - start))
+            command = "python -m palimpsest.claims " + " ".join(
+                i for i in measured if known[i].measurement is m
+            )
+            head = dict(
+                command=command,
+                model=models.name,
+                files=models.files,
+                n=n,
+                seed=m.seed,
+                seconds=round(before + time.monotonic() - start),
+            )
             write_json(folder / f"{m.name}.json", rounded(head | record))
             part.forget()
             make(m.pictures, folder, folder)

@@ -1,4 +1,5 @@
 """What the measurements share: the models, scenes that no training saw, and batches."""
+
 from __future__ import annotations
 
 import random
@@ -9,25 +10,40 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from weights import Autoencoder, Bundle, Oracle, find, load, load_reader
-from weights.files import manifest, sha256
-from worlds.shapes import Edit, Scene, apply, attributes, caption, changed_mask, edits, is_held_out, render, sample_scene
+from palimpsest.weights.files import manifest, sha256
+from palimpsest.weights.load import Oracle, find, load, load_reader
+from palimpsest.weights.model import Autoencoder, Model
+from palimpsest.worlds.shapes import (
+    Edit,
+    Scene,
+    apply,
+    attributes,
+    caption,
+    changed_mask,
+    edits,
+    is_held_out,
+    render,
+    sample_scene,
+)
 
 BATCH = 64
 
 
 class Models(NamedTuple):
     """A text-to-picture model, its autoencoder, and the oracle reader that judges both."""
-    bundle: Bundle
+
+    bundle: Model
     oracle: Oracle
     vae: Autoencoder
-    name: str                                    # where they came from, for the record
-    files: dict[str, str]                        # the sha256 of each file, for the record
-    folder: str | Path | None = None             # where candidates lie; None for the shipped ones
+    name: str  # where they came from, for the record
+    files: dict[str, str]  # the sha256 of each file, for the record
+    folder: str | Path | None = None  # where candidates lie; None for the shipped ones
 
 
 def place(name: str, folder: str | Path | None) -> str | Path:
-    """What loaders are given for a model: the shipped one's name, or the candidate of that name in `folder`."""
+    """What loaders are given for a model: the shipped one's name, or the candidate of that name in
+    `folder`.
+    """
     return name if folder is None else Path(folder) / f"{name}.safetensors"
 
 
@@ -38,11 +54,17 @@ def is_there(name: str, folder: str | Path | None) -> bool:
 
 def open_models(folder: str | Path | None = None, device: str = "cpu") -> Models:
     """The shipped models, or candidates of the same names in `folder`."""
-    b = load(place("shapes", folder), device, torch.float32)
+    model = load(place("shapes", folder), device, torch.float32)
     name = "shapes" if folder is None else Path(folder).name
     paths = [find(place(file, folder)) for file in ("shapes", "shapes-reader", "shapes-vae")]
-    return Models(b, load_reader(place("shapes-reader", folder), device), Autoencoder(b.vae, b.latent_scale), name,
-                  {path.name: sha256(path) for path in paths}, folder)
+    return Models(
+        model,
+        load_reader(place("shapes-reader", folder), device),
+        Autoencoder(model.vae, model.latent_scale),
+        name,
+        {path.name: sha256(path) for path in paths},
+        folder,
+    )
 
 
 def new_scenes(n: int, seed: int, *, things: int | None = None, held_out: bool | None = False) -> list[Scene]:
@@ -52,18 +74,21 @@ def new_scenes(n: int, seed: int, *, things: int | None = None, held_out: bool |
 
 
 class Edits(NamedTuple):
-    """Edits whose true result is known. Pictures (n, 3, 64, 64), masks (n, 1, 64, 64), the rest lists of n."""
+    """Edits whose true result is known. Pictures (n, 3, 64, 64), masks (n, 1, 64, 64), the rest lists of
+    n.
+    """
+
     scenes: list[Scene]
     edits: list[Edit]
-    after_scenes: list[Scene]                    # the true edited scenes
+    after_scenes: list[Scene]  # the true edited scenes
     kinds: list[str]
-    source: list[str]                            # captions of what is there
-    target: list[str]                            # and of what is wished for
-    had: list[dict[str, str]]                    # every attribute before the edit
-    wanted: list[dict[str, str]]                 # and after it
+    source: list[str]  # captions of what is there
+    target: list[str]  # and of what is wished for
+    had: list[dict[str, str]]  # every attribute before the edit
+    wanted: list[dict[str, str]]  # and after it
     before: Tensor
-    after: Tensor                                # the true result
-    changed: Tensor                              # 1 where the true edit changes a pixel
+    after: Tensor  # the true result
+    changed: Tensor  # 1 where the true edit changes a pixel
 
     @property
     def changes(self) -> list[dict[str, str]]:
@@ -86,15 +111,25 @@ def draw_edits(n: int, kinds: Sequence[str], seed: int, *, things: int | None = 
     rng = random.Random(f"edits {seed}")
     scenes: list[Scene] = []
     chosen: list[Edit] = []
-    for scene in new_scenes(4 * n, seed, things=things):                   # some scenes have no edit of the kind
+    for scene in new_scenes(4 * n, seed, things=things):  # some scenes have no edit of the kind
         edit = choose_edit(scene, kinds[len(chosen) % len(kinds)], rng) if len(chosen) < n else None
         if edit is not None:
             scenes.append(scene)
             chosen.append(edit)
     after = [apply(s, e) for s, e in zip(scenes, chosen)]
-    return Edits(scenes, chosen, after, [e.kind for e in chosen], [caption(s) for s in scenes], [caption(s) for s in after],
-                 [attributes(s) for s in scenes], [attributes(s) for s in after], render(scenes), render(after),
-                 torch.cat([changed_mask(s, e) for s, e in zip(scenes, chosen)]))
+    return Edits(
+        scenes,
+        chosen,
+        after,
+        [e.kind for e in chosen],
+        [caption(s) for s in scenes],
+        [caption(s) for s in after],
+        [attributes(s) for s in scenes],
+        [attributes(s) for s in after],
+        render(scenes),
+        render(after),
+        torch.cat([changed_mask(s, e) for s, e in zip(scenes, chosen)]),
+    )
 
 
 def in_batches(verb: Callable[[slice], Tensor], n: int, batch: int = BATCH) -> Tensor:
@@ -110,10 +145,12 @@ def autoencoded(models: Models, pictures: Tensor) -> Tensor:
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
-    """Spearman's: 1 where y only rises with x, −1 where it only falls; ties share their mean rank, and a constant gives 0."""
+    """Spearman's: 1 where y only rises with x, −1 where it only falls; ties share their mean rank, and a
+    constant gives 0.
+    """
     v = torch.tensor([list(x), list(y)], dtype=torch.float64)
     ranks = ((v[:, :, None] > v[:, None]).sum(-1) + ((v[:, :, None] == v[:, None]).sum(-1) - 1) / 2).double()
-    return float(torch.corrcoef(ranks)[0, 1].nan_to_num(0.))
+    return float(torch.corrcoef(ranks)[0, 1].nan_to_num(0.0))
 
 
 def rounded(value: object, digits: int = 5) -> object:

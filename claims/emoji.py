@@ -1,19 +1,21 @@
 """The scoreboard of the emoji world: edits of pictures that no training saw, beside what an artist drew.
 
     make emoji-data
-    python -m claims.emoji [--n 200] [--device cuda] [--models FOLDER] [--data runs/emoji_data] [--quick]
-    python -m claims.emoji --only SDEdit,DiffEdit        # make and keep these methods' pictures: processes can share the work
+    python -m palimpsest.claims.emoji [--n 200] [--device cuda] [--models FOLDER] [--data runs/emoji_data] [--quick]
+    python -m palimpsest.claims.emoji --only SDEdit,DiffEdit        # make and keep these methods' pictures: processes can share the work
 
-Each method is given a picture and its captions, or the instruction, and its result is compared with the true one: PSNR; PSNR to the picture
-before, where the true edit changes nothing; cosine in our CLIP and LPIPS, where those are at hand. The picture before, untouched, is one of
-the entries: most of a true edit is what it keeps, so that copying is hard to beat in PSNR. A method's settings are chosen for each kind of
-edit on other held-out pairs, TUNE of them, by their PSNR. GLIDE's own model is not trained on emoji; its way of inpainting is here on the
-model that is, from pure noise and with x̂_0 kept outside DiffEdit's mask.
+Each method is given a picture and its captions, or the instruction, and its result is compared with the
+true one: PSNR; PSNR to the picture before, where the true edit changes nothing; cosine in our CLIP and
+LPIPS, where those are at hand. The picture before, untouched, is one of the entries: most of a true edit
+is what it keeps, so that copying is hard to beat in PSNR. A method's settings are chosen for each kind of
+edit on other held-out pairs, TUNE of them, by their PSNR. GLIDE's own model is not trained on emoji; its
+way of inpainting is here on the model that is, from pure noise and with x̂_0 kept outside DiffEdit's
+mask.
 
-Writes the table of README.md, figures/emoji.json, figures/emoji_edits.png (the 24 edits that gain most and the 12 that gain least) and
-emoji_gallery.png, which shows them with words. What is measured of candidates in a FOLDER is written there. What methods make is kept in
---state.
-"""
+Writes the table of README.md, figures/emoji.json, figures/emoji_edits.png (the 24 edits that gain most
+and the 12 that gain least) and emoji_gallery.png, which shows them with words. What is measured of
+candidates in a FOLDER is written there. What methods make is kept in --state."""
+
 from __future__ import annotations
 
 import argparse
@@ -28,8 +30,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from claims.common import rounded
-from claims.emoji_methods import (
+from palimpsest.claims.common import rounded
+from palimpsest.claims.draw.make import make
+from palimpsest.claims.emoji_methods import (
     BATCH,
     COPY,
     METHODS,
@@ -44,25 +47,28 @@ from claims.emoji_methods import (
     open_emoji,
     pictures_of,
 )
-from claims.page import README, RECORDS, Record, between
-from claims.parts import Part, Parts, at_once, code_of
-from figures.make import make
-from methods.cli import exit_code
-from methods.inversion import invert, redo
-from methods.ladder import FAST
-from methods.null_text import null_text
-from metrics.image import psnr
-from metrics.similarity import cosine
-from weights import load_autoencoder
-from weights.cache import digest
-from weights.files import write_json
-from worlds.emoji import KINDS, World, open_world
-from worlds.files import write_picture
+from palimpsest.claims.page import README, RECORDS, Record, between
+from palimpsest.claims.parts import Part, Parts, at_once, code_of
+from palimpsest.cli.manners import exit_code
+from palimpsest.methods.inversion import invert, redo
+from palimpsest.methods.ladder import FAST
+from palimpsest.methods.null_text import null_text
+from palimpsest.metrics.image import psnr
+from palimpsest.metrics.similarity import cosine
+from palimpsest.weights.cache import digest
+from palimpsest.weights.files import write_json
+from palimpsest.weights.load import load_autoencoder
+from palimpsest.worlds.emoji import KINDS, World, open_world
+from palimpsest.worlds.files import write_picture
 
-TUNE = 40                                        # pairs on which settings are chosen
-W_BACK, MOST_BACK = 7.5, 32                      # of the reconstruction by null-text: guidance, and how many pictures
+TUNE = 40  # pairs on which settings are chosen
+W_BACK, MOST_BACK = 7.5, 32  # of the reconstruction by null-text: guidance, and how many pictures
 SUCCESSES, FAILURES, COLUMNS = 24, 12, 4
-FLOORED = ("colour", "tone", "background")       # on these two methods must beat copying on more than half of the pairs
+FLOORED = (
+    "colour",
+    "tone",
+    "background",
+)  # on these two methods must beat copying on more than half of the pairs
 
 # --------------------------------------------------------------------------- scores
 
@@ -70,9 +76,11 @@ Scores = dict[str, Tensor]
 
 
 def scored(models: EmojiModels, pictures: Tensor, edits: Drawn) -> Scores:
-    """Of each picture (n,): db, gain over copying, outside_db (NaN where all is changed), clip and lpips where they are at hand."""
+    """Of each picture (n,): db, gain over copying, outside_db (NaN where all is changed), clip and lpips
+    where they are at hand.
+    """
     copied, rest = psnr(edits.before, edits.after).clamp(max=60), 1 - edits.changed
-    some = rest.flatten(1).mean(1) >= .01
+    some = rest.flatten(1).mean(1) >= 0.01
     outside = torch.full((len(pictures),), float("nan"))
     if some.any():
         outside[some] = psnr(pictures[some], edits.before[some], rest[some]).clamp(max=60).float()
@@ -82,9 +90,13 @@ def scored(models: EmojiModels, pictures: Tensor, edits: Drawn) -> Scores:
     with torch.inference_mode():
         both = list(zip(pictures.split(BATCH), edits.after.split(BATCH)))
         if models.clip is not None:
-            found["clip"] = torch.cat([cosine(*(models.clip.images(p.to(device)) for p in pair)).cpu() for pair in both])
+            found["clip"] = torch.cat(
+                [cosine(*(models.clip.images(p.to(device)) for p in pair)).cpu() for pair in both]
+            )
         if models.lpips is not None:
-            found["lpips"] = torch.cat([models.lpips(*(p.to(device) for p in pair)).flatten().cpu() for pair in both])
+            found["lpips"] = torch.cat(
+                [models.lpips(*(p.to(device) for p in pair)).flatten().cpu() for pair in both]
+            )
     return found
 
 
@@ -97,92 +109,159 @@ def row(scores: Scores, rows: Sequence[int]) -> Record:
 
 def rows_of(scores: Scores, edits: Drawn) -> Record:
     """The means over all pairs, and over each kind of edit."""
-    return dict(all=row(scores, range(len(edits.kinds))), kinds={k: row(scores, found) for k in KINDS if (found := edits.rows(k))})
+    return dict(
+        all=row(scores, range(len(edits.kinds))),
+        kinds={k: row(scores, found) for k in KINDS if (found := edits.rows(k))},
+    )
 
 
 def back(models: EmojiModels, edits: Drawn, most: int = MOST_BACK) -> Record:
-    """PSNR of the pictures before through the autoencoder, beside that of the shapes world, and through null-text inversion at W_BACK, and
-    back."""
-    b, x, theirs = models.bundle, edits.before[:most], load_autoencoder("shapes-vae", models.bundle.device)
-    up = null_text(b, x.to(b.device), edits.source[:most], steps=STEPS, w=W_BACK, **FAST)
-    found = {"autoencoder_db": b.decode(b.encode(x)), "shapes_autoencoder_db": theirs.decode(theirs.encode(x.to(b.device))),
-             "null_text_db": b.decode(redo(b, up, w=W_BACK)[-1]),
-             "w1_db": b.decode(redo(b, invert(b, x.to(b.device), edits.source[:most], steps=STEPS))[-1])}
+    """PSNR of the pictures before through the autoencoder, beside that of the shapes world, and through
+    null-text inversion at W_BACK, and back."""
+    model, x, theirs = (
+        models.bundle,
+        edits.before[:most],
+        load_autoencoder("shapes-vae", models.bundle.device),
+    )
+    up = null_text(model, x.to(model.device), edits.source[:most], steps=STEPS, w=W_BACK, **FAST)
+    found = {
+        "autoencoder_db": model.decode(model.encode(x)),
+        "shapes_autoencoder_db": theirs.decode(theirs.encode(x.to(model.device))),
+        "null_text_db": model.decode(redo(model, up, w=W_BACK)[-1]),
+        "w1_db": model.decode(
+            redo(model, invert(model, x.to(model.device), edits.source[:most], steps=STEPS))[-1]
+        ),
+    }
     return dict(n=len(x), w=W_BACK, **{name: psnr(p.cpu(), x).mean().item() for name, p in found.items()})
 
 
 # --------------------------------------------------------------------------- the gallery
 
+
 class Shown(NamedTuple):
     """A pair in the gallery, and the method whose result is shown."""
+
     pair: int
     method: str
     gain: float
 
 
 def gallery(gains: dict[str, Tensor], kinds: Sequence[str]) -> tuple[list[Shown], list[Shown]]:
-    """Successes: the pairs on which some method gains most over copying; failures: those on which the best method gains least.
+    """Successes: the pairs on which some method gains most over copying; failures: those on which the
+    best method gains least.
 
-    No kind of edit has more than its share of either, as long as others are left; each pair is shown with its best method.
-    """
+    No kind of edit has more than its share of either, as long as others are left; each pair is shown with
+    its best method."""
     names = list(gains)
-    table = torch.stack([gains[name] for name in names])                   # (methods n)
+    table = torch.stack([gains[name] for name in names])  # (methods n)
     best, which = table.max(0)
     order = best.argsort(descending=True).tolist()
 
     def first(order: Sequence[int], many: int, out: set[int]) -> list[int]:
         most, seen, found = -(-many // len(set(kinds))), Counter(), []
-        for limit in (most, len(order)):                                   # evenly at first, then whatever is next
+        for limit in (most, len(order)):  # evenly at first, then whatever is next
             for i in order:
                 if len(found) < many and i not in out and i not in found and seen[kinds[i]] < limit:
                     seen[kinds[i]] += 1
                     found.append(i)
         return found
+
     top = first(order, min(SUCCESSES, len(order) * 2 // 3), set())
     low = first(order[::-1], min(FAILURES, len(order) - len(top)), set(top))
-    return tuple([Shown(i, names[which[i]], best[i].item()) for i in sorted(rows, key=order.index)] for rows in (top, low))
+    return tuple(
+        [Shown(i, names[which[i]], best[i].item()) for i in sorted(rows, key=order.index)]
+        for rows in (top, low)
+    )
 
 
 def strips(edits: Drawn, results: dict[str, Tensor], shown: Sequence[Shown]) -> Tensor:
     """A sheet (1 3 y x), COLUMNS to a row: before, made, true, side by side."""
-    cells = [torch.cat([edits.before[s.pair], results[s.method][s.pair], edits.after[s.pair]], -1) for s in shown]
+    cells = [
+        torch.cat([edits.before[s.pair], results[s.method][s.pair], edits.after[s.pair]], -1) for s in shown
+    ]
     cells += [torch.ones_like(cells[0])] * (-len(cells) % COLUMNS)
-    return torch.cat([torch.cat(cells[i:i + COLUMNS], -1) for i in range(0, len(cells), COLUMNS)], -2)[None]
+    return torch.cat([torch.cat(cells[i : i + COLUMNS], -1) for i in range(0, len(cells), COLUMNS)], -2)[None]
 
 
 # --------------------------------------------------------------------------- the whole
 
-def measure(models: EmojiModels, world: World, *, n: int, seed: int, methods: dict[str, tuple[Way, list[Setting]]] | None = None,
-            tune: int | None = None, folder: Path | None = None, part: Part = at_once,
-            say: Callable[[str], None] = lambda line: None) -> tuple[Record, Tensor]:
-    """The record, and the sheet of the gallery's pictures. folder: where the pictures of each method are kept, if they are."""
+
+def measure(
+    models: EmojiModels,
+    world: World,
+    *,
+    n: int,
+    seed: int,
+    methods: dict[str, tuple[Way, list[Setting]]] | None = None,
+    tune: int | None = None,
+    folder: Path | None = None,
+    part: Part = at_once,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[Record, Tensor]:
+    """The record, and the sheet of the gallery's pictures. folder: where the pictures of each method are
+    kept, if they are.
+    """
     edits, others = shares(world, n, seed, TUNE if tune is None else tune)
-    results, scores, record, seconds = {COPY: edits.before}, {}, {}, 0.
+    results, scores, record, seconds = {COPY: edits.before}, {}, {}, 0.0
     for name, (way, settings) in there(models, METHODS if methods is None else methods).items():
         results[name], chosen, spent = pictures_of(models, name, way, settings, edits, others, seed, folder)
-        record[name] = dict(settings={kind: chosen[kind] for kind in KINDS if edits.rows(kind)}, seconds=round(spent))
+        record[name] = dict(
+            settings={kind: chosen[kind] for kind in KINDS if edits.rows(kind)}, seconds=round(spent)
+        )
         seconds += spent
         say(f"{name}: {spent:.0f} s")
     for name, pictures in results.items():
         scores[name] = scored(models, pictures, edits)
         record[name] = record.get(name, {}) | rows_of(scores[name], edits)
-    b = models.bundle
-    limit = scored(models, torch.cat([b.decode(b.encode(part)).cpu() for part in edits.after.split(BATCH)]), edits)
+    model = models.bundle
+    limit = scored(
+        models,
+        torch.cat([model.decode(model.encode(part)).cpu() for part in edits.after.split(BATCH)]),
+        edits,
+    )
     shown = gallery({name: s["gain"] for name, s in scores.items() if name != COPY}, edits.kinds)
-    listed = [dict(asked=edits.asked[s.pair], source=edits.source[s.pair], kind=edits.kinds[s.pair], method=s.method, gain=s.gain)
-              for s in (*shown[0], *shown[1])]
-    lacking = [name for name, model in (("emoji-instruct", models.instruct), ("emoji-clip", models.clip), ("lpips-alex", models.lpips))
-               if model is None]
-    whole = dict(steps=STEPS, tuned_on=len(others.kinds), missing=lacking, methods=record, limit=rows_of(limit, edits),
-                 back=part("back", lambda: back(models, edits)), successes=len(shown[0]), columns=COLUMNS, gallery=listed)
+    listed = [
+        dict(
+            asked=edits.asked[s.pair],
+            source=edits.source[s.pair],
+            kind=edits.kinds[s.pair],
+            method=s.method,
+            gain=s.gain,
+        )
+        for s in (*shown[0], *shown[1])
+    ]
+    lacking = [
+        name
+        for name, judge in (
+            ("emoji-instruct", models.instruct),
+            ("emoji-clip", models.clip),
+            ("lpips-alex", models.lpips),
+        )
+        if judge is None
+    ]
+    whole = dict(
+        steps=STEPS,
+        tuned_on=len(others.kinds),
+        missing=lacking,
+        methods=record,
+        limit=rows_of(limit, edits),
+        back=part("back", lambda: back(models, edits)),
+        successes=len(shown[0]),
+        columns=COLUMNS,
+        gallery=listed,
+    )
     whole |= dict(n=len(edits.kinds), seed=seed, targets=targets(edits), painting_seconds=round(seconds))
     return whole, strips(edits, results, [*shown[0], *shown[1]])
 
 
 def targets(edits: Drawn) -> dict[str, int]:
-    """How many different emoji the edits of each kind lead to, and all of them: those of a kind are often few, shown on many grounds."""
+    """How many different emoji the edits of each kind lead to, and all of them: those of a kind are often
+    few, shown on many grounds.
+    """
     emoji = [text.rsplit(" on a", 1)[0] for text in edits.target]
-    return {"all": len(set(emoji))} | {kind: len({emoji[i] for i in edits.rows(kind)}) for kind in KINDS if edits.rows(kind)}
+    return {"all": len(set(emoji))} | {
+        kind: len({emoji[i] for i in edits.rows(kind)}) for kind in KINDS if edits.rows(kind)
+    }
 
 
 def shares(world: World, n: int, seed: int, tune: int) -> tuple[Drawn, Drawn]:
@@ -192,46 +271,82 @@ def shares(world: World, n: int, seed: int, tune: int) -> tuple[Drawn, Drawn]:
     """
     every = held_out_pairs(world, seed)
     n = min(n, len(every) * 3 // 4)
-    return drawn(world, every[:n]), drawn(world, every[n:n + tune])
+    return drawn(world, every[:n]), drawn(world, every[n : n + tune])
 
 
-def there(models: EmojiModels, methods: dict[str, tuple[Way, list[Setting]]]) -> dict[str, tuple[Way, list[Setting]]]:
+def there(
+    models: EmojiModels, methods: dict[str, tuple[Way, list[Setting]]]
+) -> dict[str, tuple[Way, list[Setting]]]:
     """The methods whose models are trained."""
-    return {name: way for name, way in methods.items() if models.instruct is not None or way[0] is not by_instruction}
+    return {
+        name: way
+        for name, way in methods.items()
+        if models.instruct is not None or way[0] is not by_instruction
+    }
 
 
 def beaters(record: Record, kind: str) -> list[str]:
     """The methods that come nearer to the truth than copying on more than half of the pairs of a kind."""
-    return [name for name, r in record["methods"].items() if name != COPY and kind in r["kinds"] and r["kinds"][kind]["beats"] > .5]
+    return [
+        name
+        for name, r in record["methods"].items()
+        if name != COPY and kind in r["kinds"] and r["kinds"][kind]["beats"] > 0.5
+    ]
 
 
 def table(record: Record) -> str:
-    """The scoreboard in Markdown: dB gained over copying, the share of pairs on which it is beaten; then what beats it, and the floors."""
+    """The scoreboard in Markdown: dB gained over copying, the share of pairs on which it is beaten; then
+    what beats it, and the floors.
+    """
     copied, kinds = record["methods"][COPY], list(record["methods"][COPY]["kinds"])
 
     def cells(r: Record) -> list[str]:
-        return [f"{v['gain']:+.1f} ({v['beats']:.0%})".replace("%", " %") for v in (r["all"], *(r["kinds"][k] for k in kinds))]
+        return [
+            f"{v['gain']:+.1f} ({v['beats']:.0%})".replace("%", " %")
+            for v in (r["all"], *(r["kinds"][k] for k in kinds))
+        ]
 
     def line(*words: str) -> str:
         return f"| {' | '.join(words)} |"
+
     names = [name for name in record["methods"] if name != COPY]
     plain = [f"{v['db']:.1f} dB" for v in (copied["all"], *(copied["kinds"][k] for k in kinds))]
-    lines = [line("method", "all", *(f"{k} ({copied['kinds'][k]['n']})" for k in kinds)), line(*["---"] * (len(kinds) + 2)),
-             line("different emoji to be reached", *(str(record["targets"][k]) for k in ("all", *kinds))),
-             line(f"{COPY}: PSNR to the true one", *plain)]
+    lines = [
+        line("method", "all", *(f"{k} ({copied['kinds'][k]['n']})" for k in kinds)),
+        line(*["---"] * (len(kinds) + 2)),
+        line("different emoji to be reached", *(str(record["targets"][k]) for k in ("all", *kinds))),
+        line(f"{COPY}: PSNR to the true one", *plain),
+    ]
     lines += [line(name, *cells(r)) for name, r in record["methods"].items() if name != COPY]
     lines += [line("the true one through the autoencoder: the limit", *cells(record["limit"])), ""]
-    extra = [more for more in (("outside_db", "PSNR to the picture before, where nothing should change (dB)", 1),
-             ("clip", "CLIP's similarity to the true one", 3), ("lpips", "LPIPS to the true one", 3)) if more[0] in copied["all"]]
+    extra = [
+        more
+        for more in (
+            ("outside_db", "PSNR to the picture before, where nothing should change (dB)", 1),
+            ("clip", "CLIP's similarity to the true one", 3),
+            ("lpips", "LPIPS to the true one", 3),
+        )
+        if more[0] in copied["all"]
+    ]
     if extra:
         lines += [line("mean over all", *(words for _, words, _ in extra)), line(*["---"] * (len(extra) + 1))]
-        lines += [line(name, *(f"{r['all'][key]:.{digits}f}" for key, _, digits in extra)) for name, r in record["methods"].items()] + [""]
-    lines += [f"- Nearer to the truth than copying on most pairs of *{kind}*: {told(beaters(record, kind), names)}." for kind in kinds]
+        lines += [
+            line(name, *(f"{r['all'][key]:.{digits}f}" for key, _, digits in extra))
+            for name, r in record["methods"].items()
+        ] + [""]
+    lines += [
+        f"- Nearer to the truth than copying on most pairs of *{kind}*: {told(beaters(record, kind), names)}."
+        for kind in kinds
+    ]
     went = record["back"]
-    lines += [f"- There and back, without an edit, n = {went['n']}: the autoencoder {went['autoencoder_db']:.1f} dB (that of the shapes "
-              f"world: {went['shapes_autoencoder_db']:.1f}), DDIM inversion at w = 1 {went['w1_db']:.1f} dB, null-text at w = "
-              f"{went['w']:g} {went['null_text_db']:.1f} dB."]
-    lines += [f"- Floor: {words}: {'reached' if reached else '**missed**'}." for words, reached in floors(record)]
+    lines += [
+        f"- There and back, without an edit, n = {went['n']}: the autoencoder {went['autoencoder_db']:.1f} dB (that of the shapes "
+        f"world: {went['shapes_autoencoder_db']:.1f}), DDIM inversion at w = 1 {went['w1_db']:.1f} dB, null-text at w = "
+        f"{went['w']:g} {went['null_text_db']:.1f} dB."
+    ]
+    lines += [
+        f"- Floor: {words}: {'reached' if reached else '**missed**'}." for words, reached in floors(record)
+    ]
     return "\n".join(lines)
 
 
@@ -246,26 +361,54 @@ def told(some: Sequence[str], every: Sequence[str]) -> str:
 def floors(record: Record) -> list[tuple[str, bool]]:
     """What must be reached, with what was measured, and whether it was."""
     limit, went = record["limit"]["all"]["db"], record["back"]
-    found = [(f"autoencoder at least 29.5 dB on held-out emoji: {limit:.1f}", limit >= 29.5),
-             (f"null-text within 1 dB of the autoencoder: {went['null_text_db']:.1f} of {went['autoencoder_db']:.1f} dB, n = {went['n']}",
-              went["null_text_db"] >= went["autoencoder_db"] - 1)]
-    tones = {name: r["kinds"]["tone"]["gain"] for name, r in record["methods"].items() if name != COPY and "tone" in r["kinds"]}
+    found = [
+        (f"autoencoder at least 29.5 dB on held-out emoji: {limit:.1f}", limit >= 29.5),
+        (
+            f"null-text within 1 dB of the autoencoder: {went['null_text_db']:.1f} of {went['autoencoder_db']:.1f} dB, n = {went['n']}",
+            went["null_text_db"] >= went["autoencoder_db"] - 1,
+        ),
+    ]
+    tones = {
+        name: r["kinds"]["tone"]["gain"]
+        for name, r in record["methods"].items()
+        if name != COPY and "tone" in r["kinds"]
+    }
     if tones:
         best = max(tones, key=tones.get)
-        found.append((f"skin tones at least 5 dB above copying: {tones[best]:+.1f} ({best})", tones[best] >= 5))
-    return found + [(f"two methods beat copying on most pairs of {kind}: {len(beaters(record, kind))}", len(beaters(record, kind)) >= 2)
-                    for kind in FLOORED if kind in record["methods"][COPY]["kinds"]]
+        found.append(
+            (f"skin tones at least 5 dB above copying: {tones[best]:+.1f} ({best})", tones[best] >= 5)
+        )
+    return found + [
+        (
+            f"two methods beat copying on most pairs of {kind}: {len(beaters(record, kind))}",
+            len(beaters(record, kind)) >= 2,
+        )
+        for kind in FLOORED
+        if kind in record["methods"][COPY]["kinds"]
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m claims.emoji", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m palimpsest.claims.emoji", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--n", type=int, default=200, help="pairs, at least 1 (default: %(default)s)")
-    parser.add_argument("--only", metavar="METHOD,METHOD", help="make and keep the pictures of these methods, and score nothing")
-    parser.add_argument("--quick", action="store_true", help="10 pairs, into runs/quick, to see that all runs")
-    parser.add_argument("--models", metavar="FOLDER", help="measure candidates in FOLDER; figures go to FOLDER/claims")
+    parser.add_argument(
+        "--only",
+        metavar="METHOD,METHOD",
+        help="make and keep the pictures of these methods, and score nothing",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="10 pairs, into runs/quick, to see that all runs"
+    )
+    parser.add_argument(
+        "--models", metavar="FOLDER", help="measure candidates in FOLDER; figures go to FOLDER/claims"
+    )
     parser.add_argument("--data", default="runs/emoji_data", help="the pictures (default: %(default)s)")
-    parser.add_argument("--state", default="runs/emoji_board", help="where methods' pictures are kept (default: %(default)s)")
+    parser.add_argument(
+        "--state", default="runs/emoji_board", help="where methods' pictures are kept (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cpu")
     a = parser.parse_args(argv)
     if a.n < 1:
@@ -274,26 +417,60 @@ def main(argv: list[str] | None = None) -> int:
     only = a.only.split(",") if a.only else []
     if wrong := [name for name in only if name not in METHODS]:
         raise ValueError(f"only: {wrong[0]!r} is no method; they are {', '.join(METHODS)}")
-    folder, start = Path("runs/quick") if a.quick else Path(a.models) / "claims" if a.models else RECORDS, time.monotonic()
+    folder, start = (
+        Path("runs/quick") if a.quick else Path(a.models) / "claims" if a.models else RECORDS,
+        time.monotonic(),
+    )
     models, world = open_emoji(a.models, a.device), open_world(a.data)
     if only:
-        (edits, others), chosen = shares(world, n, 0, tune), there(models, {name: METHODS[name] for name in only})
+        (edits, others), chosen = (
+            shares(world, n, 0, tune),
+            there(models, {name: METHODS[name] for name in only}),
+        )
         if missing := [name for name in only if name not in chosen]:
-            raise ValueError(f"only: {missing[0]} needs a model that is not trained; python -m training.emoji_instruct trains it")
+            raise ValueError(
+                f"only: {missing[0]} needs a model that is not trained; python -m palimpsest.training.emoji_instruct trains it"
+            )
         for name, (way, settings) in chosen.items():
-            print(f"{name}: {pictures_of(models, name, way, settings, edits, others, 0, state).seconds:.0f} s", flush=True)
+            print(
+                f"{name}: {pictures_of(models, name, way, settings, edits, others, 0, state).seconds:.0f} s",
+                flush=True,
+            )
         return 0
-    files = {name: of for name, of in models.files.items() if name in ("emoji.safetensors", "emoji-vae.safetensors")}
-    part = Parts(state / "back.json", dict(n=n, most=MOST_BACK, steps=STEPS, w=W_BACK, code=code_of(back), models=files,
-                                           data=digest(world.pictures)))
-    record, sheet = measure(models, world, n=n, seed=0, tune=tune, folder=state, part=part, say=partial(print, flush=True))
+    files = {
+        name: of
+        for name, of in models.files.items()
+        if name in ("emoji.safetensors", "emoji-vae.safetensors")
+    }
+    part = Parts(
+        state / "back.json",
+        dict(
+            n=n,
+            most=MOST_BACK,
+            steps=STEPS,
+            w=W_BACK,
+            code=code_of(back),
+            models=files,
+            data=digest(world.pictures),
+        ),
+    )
+    record, sheet = measure(
+        models, world, n=n, seed=0, tune=tune, folder=state, part=part, say=partial(print, flush=True)
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    head = dict(command="python -m claims.emoji", model=models.name, files=models.files, seconds=round(time.monotonic() - start))
+    head = dict(
+        command="python -m palimpsest.claims.emoji",
+        model=models.name,
+        files=models.files,
+        seconds=round(time.monotonic() - start),
+    )
     write_json(folder / "emoji.json", rounded(head | record))
     write_picture(sheet, folder / "emoji_edits.png")
     make(["emoji_gallery.png"], folder, folder)
     if folder == RECORDS:
-        README.write_text(between(README.read_text(encoding="utf-8"), "emoji", table(record)), encoding="utf-8")
+        README.write_text(
+            between(README.read_text(encoding="utf-8"), "emoji", table(record)), encoding="utf-8"
+        )
     print(table(record))
     return 0
 

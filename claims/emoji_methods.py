@@ -1,8 +1,9 @@
 """The methods on the emoji world's scoreboard, the settings they may choose from, and the pictures they make.
 
-What a method makes of the held-out pairs is the dear part of claims/emoji.py, so it is kept as a file: a run that was stopped goes on after
-the last method that was done, several processes may each take some of them, and to score the pictures anew costs nothing.
-"""
+What a method makes of the held-out pairs is the dear part of claims/emoji.py, so it is kept as a file: a
+run that was stopped goes on after the last method that was done, several processes may each take some of
+them, and to score the pictures anew costs nothing."""
+
 from __future__ import annotations
 
 import random
@@ -15,51 +16,54 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from claims.common import is_there, place
-from claims.parts import code_of
-from methods.diffedit import diffedit
-from methods.instruct_pix2pix import instruct_pix2pix
-from methods.inversion import Inversion
-from methods.ladder import FAST
-from methods.null_text import null_text
-from methods.prompt_to_prompt import prompt_to_prompt
-from methods.sdedit import sdedit
-from methods.variants import direct, edit_friendly
-from metrics.image import psnr
-from metrics.trunks import LPIPS
-from weights import Bundle, WeightsError, find, load
-from weights.cache import CacheError, digest, read_tensors, write_tensors
-from weights.catalogue import known
-from weights.catalogue import place as kept_at
-from weights.files import sha256
-from weights.judges import Judge, load_judge
-from weights.towers import load_lpips
-from worlds.emoji import KINDS, Pair, World, caption, pairs, render
+from palimpsest.claims.common import is_there, place
+from palimpsest.claims.parts import code_of
+from palimpsest.methods.diffedit import diffedit
+from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
+from palimpsest.methods.inversion import Inversion
+from palimpsest.methods.ladder import FAST
+from palimpsest.methods.null_text import null_text
+from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
+from palimpsest.methods.sdedit import sdedit
+from palimpsest.methods.variants import direct, edit_friendly
+from palimpsest.metrics.image import psnr
+from palimpsest.metrics.trunks import LPIPS
+from palimpsest.weights.cache import CacheError, digest, read_tensors, write_tensors
+from palimpsest.weights.files import WeightsError, sha256
+from palimpsest.weights.judges import Judge, load_judge
+from palimpsest.weights.load import find, load
+from palimpsest.weights.model import Model
+from palimpsest.weights.public.catalogue import known
+from palimpsest.weights.public.catalogue import place as kept_at
+from palimpsest.weights.public.towers import load_lpips
+from palimpsest.worlds.emoji import KINDS, Pair, World, caption, pairs, render
 
 STEPS, BATCH = 25, 64
 COPY = "the picture as it was"
-LEVELS = 4 / 255                                 # in [−1, 1]: a pixel that differs by more than two of 255 is changed
+LEVELS = 4 / 255  # in [−1, 1]: a pixel that differs by more than two of 255 is changed
 
 
 class EmojiModels(NamedTuple):
     """What edits emoji, and what judges beside the truth."""
-    bundle: Bundle
-    instruct: Bundle | None                      # None: not trained, as below
+
+    bundle: Model
+    instruct: Model | None  # None: not trained, as below
     clip: Judge | None
     lpips: LPIPS | None
     name: str
-    files: dict[str, str]                        # the sha256 of each file, for the record
+    files: dict[str, str]  # the sha256 of each file, for the record
 
 
 class Drawn(NamedTuple):
     """True edits: pictures (n 3 64 64), masks (n 1 64 64), captions and instructions."""
+
     kinds: list[str]
     source: list[str]
     target: list[str]
     asked: list[str]
     before: Tensor
     after: Tensor
-    changed: Tensor                              # 1 where the true edit changes a pixel
+    changed: Tensor  # 1 where the true edit changes a pixel
 
     def rows(self, kind: str) -> list[int]:
         """Which of them are of this kind."""
@@ -68,6 +72,7 @@ class Drawn(NamedTuple):
 
 class Asked(NamedTuple):
     """Some of them, as a method is given them; picture i draws from seed + i."""
+
     x: Tensor
     source: list[str]
     target: list[str]
@@ -77,10 +82,15 @@ class Asked(NamedTuple):
 
 # --------------------------------------------------------------------------- models and pairs
 
+
 def open_emoji(folder: str | Path | None = None, device: str = "cpu") -> EmojiModels:
     """The shipped models of the emoji world, or candidates of the same names in `folder`."""
-    there = {name: place(name, folder) for name in ("emoji", "emoji-instruct", "emoji-clip") if name == "emoji" or is_there(name, folder)}
-    b = load(there["emoji"], device, torch.float32)
+    there = {
+        name: place(name, folder)
+        for name in ("emoji", "emoji-instruct", "emoji-clip")
+        if name == "emoji" or is_there(name, folder)
+    }
+    model = load(there["emoji"], device, torch.float32)
     instruct = load(there["emoji-instruct"], device, torch.float32) if "emoji-instruct" in there else None
     clip = load_judge(there["emoji-clip"], device) if "emoji-clip" in there else None
     try:
@@ -88,23 +98,44 @@ def open_emoji(folder: str | Path | None = None, device: str = "cpu") -> EmojiMo
     except WeightsError:
         lpips = None
     files = [find(path) for path in (*there.values(), place("emoji-vae", folder))]
-    return EmojiModels(b, instruct, clip, lpips, "emoji" if folder is None else Path(folder).name, {f.name: sha256(f) for f in files})
+    return EmojiModels(
+        model,
+        instruct,
+        clip,
+        lpips,
+        "emoji" if folder is None else Path(folder).name,
+        {f.name: sha256(f) for f in files},
+    )
 
 
 def held_out_pairs(world: World, seed: int) -> list[Pair]:
-    """All true edits into pictures that are held out, the kinds in turn as long as there are some, otherwise in an order by chance."""
+    """All true edits into pictures that are held out, the kinds in turn as long as there are some,
+    otherwise in an order by chance.
+    """
     rng = random.Random(f"held-out emoji {seed}")
     found = pairs(world, rng, held_out=True)
     queues = {kind: rng.sample(of, len(of)) for kind in KINDS if (of := [p for p in found if p.kind == kind])}
-    return [queue[turn] for turn in range(max(map(len, queues.values()))) for queue in queues.values() if turn < len(queue)]
+    return [
+        queue[turn]
+        for turn in range(max(map(len, queues.values())))
+        for queue in queues.values()
+        if turn < len(queue)
+    ]
 
 
 def drawn(world: World, chosen: Sequence[Pair]) -> Drawn:
     """The pictures and words of some pairs."""
     before, after = (render(world, [p[side] for p in chosen]) for side in (1, 2))
     changed = ((after - before).abs().amax(1, keepdim=True) > LEVELS).float()
-    return Drawn([p.kind for p in chosen], [caption(p.before) for p in chosen], [caption(p.after) for p in chosen],
-                 [p.instruction for p in chosen], before, after, changed)
+    return Drawn(
+        [p.kind for p in chosen],
+        [caption(p.before) for p in chosen],
+        [caption(p.after) for p in chosen],
+        [p.instruction for p in chosen],
+        before,
+        after,
+        changed,
+    )
 
 
 # --------------------------------------------------------------------------- methods
@@ -117,11 +148,26 @@ def by_sdedit(m: EmojiModels, a: Asked, s: Setting) -> Tensor:
     return sdedit(m.bundle, a.x, a.target, steps=STEPS, seed=a.seed, **s).picture
 
 
-def by_diffedit(m: EmojiModels, a: Asked, s: Setting, use_mask: bool = True, encode: bool = True, blend: str = "level") -> Tensor:
-    return diffedit(m.bundle, a.x, a.source, a.target, steps=STEPS, seed=a.seed, use_mask=use_mask, encode=encode, blend=blend, **s).picture
+def by_diffedit(
+    m: EmojiModels, a: Asked, s: Setting, use_mask: bool = True, encode: bool = True, blend: str = "level"
+) -> Tensor:
+    return diffedit(
+        m.bundle,
+        a.x,
+        a.source,
+        a.target,
+        steps=STEPS,
+        seed=a.seed,
+        use_mask=use_mask,
+        encode=encode,
+        blend=blend,
+        **s,
+    ).picture
 
 
-def by_prompt_to_prompt(m: EmojiModels, a: Asked, s: Setting, way: Callable[..., Inversion], how: dict[str, Any] | None = None) -> Tensor:
+def by_prompt_to_prompt(
+    m: EmojiModels, a: Asked, s: Setting, way: Callable[..., Inversion], how: dict[str, Any] | None = None
+) -> Tensor:
     up = way(m.bundle, a.x, a.source, steps=STEPS, w=s["w"], **(how or {}))
     return prompt_to_prompt(m.bundle, a.source, a.target, start=up, paste=False, **s).raw
 
@@ -130,64 +176,114 @@ def by_instruction(m: EmojiModels, a: Asked, s: Setting) -> Tensor:
     return instruct_pix2pix(m.instruct, a.x, a.instruction, steps=STEPS, seed=a.seed, **s).picture
 
 
-INJECTED = [dict(w=w, cross=cross, self_=self_) for w, cross, self_ in ((2., .4, .2), (2., .8, .4), (4., .4, .2))]
+INJECTED = [
+    dict(w=w, cross=cross, self_=self_)
+    for w, cross, self_ in ((2.0, 0.4, 0.2), (2.0, 0.8, 0.4), (4.0, 0.4, 0.2))
+]
 METHODS: dict[str, tuple[Way, list[Setting]]] = {
-    "SDEdit": (by_sdedit, [dict(t0=t0, w=w) for t0 in (.4, .6, .8) for w in (2., 4.)]),
-    "DDIM encoding": (partial(by_diffedit, use_mask=False), [dict(ratio=r, w=w) for r in (.5, .8) for w in (1.5, 2.5)]),
-    "DiffEdit": (by_diffedit, [dict(ratio=r, w=w) for r in (.5, .65, .8) for w in (2., 4.)]),
-    "Inpainting in DiffEdit's mask": (partial(by_diffedit, encode=False, blend="x0"), [dict(ratio=1., w=w) for w in (2., 4.)]),
+    "SDEdit": (by_sdedit, [dict(t0=t0, w=w) for t0 in (0.4, 0.6, 0.8) for w in (2.0, 4.0)]),
+    "DDIM encoding": (
+        partial(by_diffedit, use_mask=False),
+        [dict(ratio=r, w=w) for r in (0.5, 0.8) for w in (1.5, 2.5)],
+    ),
+    "DiffEdit": (by_diffedit, [dict(ratio=r, w=w) for r in (0.5, 0.65, 0.8) for w in (2.0, 4.0)]),
+    "Inpainting in DiffEdit's mask": (
+        partial(by_diffedit, encode=False, blend="x0"),
+        [dict(ratio=1.0, w=w) for w in (2.0, 4.0)],
+    ),
     "Prompt-to-Prompt on null-text": (partial(by_prompt_to_prompt, way=null_text, how=FAST), INJECTED),
     "Prompt-to-Prompt on direct inversion": (partial(by_prompt_to_prompt, way=direct), INJECTED),
     "Prompt-to-Prompt on edit-friendly": (partial(by_prompt_to_prompt, way=edit_friendly), INJECTED),
-    "InstructPix2Pix": (by_instruction, [dict(s_text=t, s_image=i) for t, i in ((1., 1.), (1.5, 1.), (2., 1.2), (3., 1.2), (5., 1.5))])}
+    "InstructPix2Pix": (
+        by_instruction,
+        [dict(s_text=t, s_image=i) for t, i in ((1.0, 1.0), (1.5, 1.0), (2.0, 1.2), (3.0, 1.2), (5.0, 1.5))],
+    ),
+}
 
 
-def made(models: EmojiModels, way: Way, setting: Setting, edits: Drawn, rows: Sequence[int], seed: int) -> Tensor:
+def made(
+    models: EmojiModels, way: Way, setting: Setting, edits: Drawn, rows: Sequence[int], seed: int
+) -> Tensor:
     """What a method makes of these rows, BATCH at a time: (len(rows) 3 64 64), on the CPU."""
     parts = []
     for i in range(0, len(rows), BATCH):
-        some = list(rows[i:i + BATCH])
+        some = list(rows[i : i + BATCH])
         words = ([of[k] for k in some] for of in (edits.source, edits.target, edits.asked))
-        parts.append(way(models, Asked(edits.before[some].to(models.bundle.device), *words, seed + i), setting).float().cpu())
+        parts.append(
+            way(models, Asked(edits.before[some].to(models.bundle.device), *words, seed + i), setting)
+            .float()
+            .cpu()
+        )
     return torch.cat(parts)
 
 
-def choose(models: EmojiModels, way: Way, settings: Sequence[Setting], edits: Drawn, seed: int) -> dict[str, Setting]:
-    """For each kind of edit the setting nearest to the truth, in PSNR; for a kind that is not among them that of all together."""
+def choose(
+    models: EmojiModels, way: Way, settings: Sequence[Setting], edits: Drawn, seed: int
+) -> dict[str, Setting]:
+    """For each kind of edit the setting nearest to the truth, in PSNR; for a kind that is not among them
+    that of all together.
+    """
     every = range(len(edits.kinds))
-    db = torch.stack([psnr(made(models, way, s, edits, every, seed), edits.after).clamp(max=60) for s in settings])
+    db = torch.stack(
+        [psnr(made(models, way, s, edits, every, seed), edits.after).clamp(max=60) for s in settings]
+    )
     best = {kind: settings[int(db[:, edits.rows(kind) or list(every)].mean(1).argmax())] for kind in KINDS}
     return best
 
 
 # --------------------------------------------------------------------------- what they make, kept
 
+
 class Made(NamedTuple):
     """What a method makes of some true edits."""
-    pictures: Tensor                             # (n 3 64 64) in [−1, 1], in steps of 1/255: as a file would hold them
-    settings: dict[str, Setting]                 # of each kind of edit
+
+    pictures: Tensor  # (n 3 64 64) in [−1, 1], in steps of 1/255: as a file would hold them
+    settings: dict[str, Setting]  # of each kind of edit
     seconds: float
 
 
-def key_of(models: EmojiModels, settings: Sequence[Setting], edits: Drawn, others: Drawn, seed: int, *, instruct: bool) -> dict[str, str]:
+def key_of(
+    models: EmojiModels,
+    settings: Sequence[Setting],
+    edits: Drawn,
+    others: Drawn,
+    seed: int,
+    *,
+    instruct: bool,
+) -> dict[str, str]:
     """All that a method's pictures depend on: models, pairs, settings, and the code of this module."""
-    files = {name: of for name, of in models.files.items() if "clip" not in name and (instruct or "instruct" not in name)}
+    files = {
+        name: of
+        for name, of in models.files.items()
+        if "clip" not in name and (instruct or "instruct" not in name)
+    }
     words = [[d.kinds, d.source, d.target, d.asked] for d in (edits, others)]
     texts = dict(settings=settings, models=files, words=words, seed=seed, steps=STEPS, batch=BATCH)
     return {name: str(value) for name, value in texts.items()} | dict(
-        pictures=digest(edits.before, edits.after, others.before, others.after), code=code_of(made))
+        pictures=digest(edits.before, edits.after, others.before, others.after), code=code_of(made)
+    )
 
 
-def pictures_of(models: EmojiModels, name: str, way: Way, settings: Sequence[Setting], edits: Drawn, others: Drawn, seed: int,
-                folder: Path | None) -> Made:
-    """Read from `folder` what this method made of these edits, or make it, its settings chosen on the others, and keep it there."""
+def pictures_of(
+    models: EmojiModels,
+    name: str,
+    way: Way,
+    settings: Sequence[Setting],
+    edits: Drawn,
+    others: Drawn,
+    seed: int,
+    folder: Path | None,
+) -> Made:
+    """Read from `folder` what this method made of these edits, or make it, its settings chosen on the
+    others, and keep it there.
+    """
     key = key_of(models, settings, edits, others, seed, instruct=way is by_instruction)
     file = folder and folder / f"{name.lower().replace(' ', '-')}.safetensors"
     try:
         tensors, about = read_tensors(file) if file else ({}, {})
         if about.get("key") == key:
             return Made(tensors["pictures"].float() / 127.5 - 1, about["settings"], about["seconds"])
-    except CacheError:                                                     # not there yet, or torn: it is made
+    except CacheError:  # not there yet, or torn: it is made
         pass
     start = time.monotonic()
     chosen = choose(models, way, settings, others, seed + 10**6)

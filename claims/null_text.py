@@ -1,4 +1,7 @@
-"""Null-text Inversion's claims (arXiv:2211.09794v1): what guidance breaks, what tuned null embeddings mend, and what they need."""
+"""Null-text Inversion's claims (arXiv:2211.09794v1): what guidance breaks, what tuned null embeddings
+mend, and what they need.
+"""
+
 from __future__ import annotations
 
 import time
@@ -8,94 +11,149 @@ from typing import Any
 
 from torch import Tensor
 
-from claims.common import Models, autoencoded, draw_edits, new_scenes
-from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
-from claims.parts import Part, at_once
-from methods.inversion import Inversion, invert, redo
-from methods.ladder import FAST, ladder
-from methods.null_text import null_text
-from methods.prompt_to_prompt import prompt_to_prompt
-from methods.variants import direct, edict, edit_friendly, negative_prompt
-from metrics.image import psnr
-from samplers.noise import Rng
-from weights import Bundle
-from worlds.shapes import caption, render
+from palimpsest.claims.common import Models, autoencoded, draw_edits, new_scenes
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
+from palimpsest.claims.parts import Part, at_once
+from palimpsest.methods.inversion import Inversion, invert, redo
+from palimpsest.methods.ladder import FAST, ladder
+from palimpsest.methods.null_text import null_text
+from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
+from palimpsest.methods.variants import direct, edict, edit_friendly, negative_prompt
+from palimpsest.metrics.image import psnr
+from palimpsest.samplers.noise import Rng
+from palimpsest.weights.model import Model
+from palimpsest.worlds.shapes import caption, render
 
-W, EDIT_W, STEPS = 7.5, 3., 25
-WS = (1., 2., 3., 5., 7.5)
+W, EDIT_W, STEPS = 7.5, 3.0, 25
+WS = (1.0, 2.0, 3.0, 5.0, 7.5)
 INNERS = (1, 2, 5, 10)
 SOLVED = (("adam", "empty"), ("adam-skip", "empty"), ("gauss-newton", "empty"), ("gauss-newton", "prompt"))
 KINDS = ("recolour", "reshape")
-CROSS, SELF = .8, .4
-Way = Callable[[Bundle, Tensor, list[str], float], Inversion]
-WAYS: dict[str, Way] = {                         # name -> how a given picture is inverted, to be edited at guidance w
+CROSS, SELF = 0.8, 0.4
+Way = Callable[[Model, Tensor, list[str], float], Inversion]
+WAYS: dict[str, Way] = {  # name -> how a given picture is inverted, to be edited at guidance w
     "DDIM": lambda b, x, p, w: invert(b, x, p, steps=STEPS),
     "null-text": lambda b, x, p, w: null_text(b, x, p, steps=STEPS, w=w),
     "null-text, fast": lambda b, x, p, w: null_text(b, x, p, steps=STEPS, w=w, **FAST),
     "negative-prompt": lambda b, x, p, w: negative_prompt(b, x, p, steps=STEPS, w=w),
     "direct": lambda b, x, p, w: direct(b, x, p, steps=STEPS, w=w),
     "edit-friendly": lambda b, x, p, w: edit_friendly(b, x, p, steps=STEPS, w=w),
-    "EDICT": lambda b, x, p, w: edict(b, x, p, steps=STEPS, w=w, top=.8)}             # as its paper edits
+    "EDICT": lambda b, x, p, w: edict(b, x, p, steps=STEPS, w=w, top=0.8),
+}  # as its paper edits
 
 
 # --------------------------------------------------------------------------- reconstruction
 
+
 def measure_ladder(models: Models, *, n: int, seed: int, part: Part = at_once) -> Record:
-    """n given pictures there and back: the ladder, the round trip over w, null-text over its updates, its ablations; 2 n edits."""
-    b, scenes = models.bundle, new_scenes(n, seed + 40)
+    """n given pictures there and back: the ladder, the round trip over w, null-text over its updates, its
+    ablations; 2 n edits.
+    """
+    model, scenes = models.bundle, new_scenes(n, seed + 40)
     x, prompts = render(scenes), [caption(s) for s in scenes]
 
     def db(latents: Tensor) -> float:
-        return psnr(b.decode(latents).cpu(), x).mean().item()
+        return psnr(model.decode(latents).cpu(), x).mean().item()
 
     def tuned(how: dict[str, Any]) -> Record:
-        found = null_text(b, x, prompts, steps=STEPS, w=W, **how)
-        return dict(updates=found.updates.sum(0).double().mean().item(), forwards=found.forwards.double().mean().item(),
-                    backwards=found.backwards.double().mean().item(), db=db(found.z_bar))
-    up = invert(b, x, prompts, steps=STEPS)
-    updates = [dict(inner=0, solver="none", updates=0., forwards=float(up.calls + 2 * STEPS), backwards=0., db=db(redo(b, up, w=W)[-1]))]
+        found = null_text(model, x, prompts, steps=STEPS, w=W, **how)
+        return dict(
+            updates=found.updates.sum(0).double().mean().item(),
+            forwards=found.forwards.double().mean().item(),
+            backwards=found.backwards.double().mean().item(),
+            db=db(found.z_bar),
+        )
+
+    up = invert(model, x, prompts, steps=STEPS)
+    updates = [
+        dict(
+            inner=0,
+            solver="none",
+            updates=0.0,
+            forwards=float(up.calls + 2 * STEPS),
+            backwards=0.0,
+            db=db(redo(model, up, w=W)[-1]),
+        )
+    ]
     for solver, start in SOLVED:
         for inner in INNERS if solver != "adam-skip" else INNERS[-1:]:
             name = f"{solver}, {start}"
-            updates.append(dict(inner=inner, solver=name) | part(
-                f"{name}, {inner} a step", partial(tuned, dict(inner=inner, solver=solver, start=start))))
-    noise = Rng.of(seed, n).randn((n, *b.latent_shape))
-    levels = Rng.of(seed + 10**6, n).randn((n, STEPS, *b.latent_shape)).transpose(0, 1)
-    ablation = {"as published": next(r["db"] for r in updates if (r["solver"], r["inner"]) == ("adam, empty", INNERS[-1]))}
-    for name, how in (("one for all steps", dict(shared=True)), ("a random pivot", dict(noise=noise)), ("no pivot", dict(noise=levels))):
+            updates.append(
+                dict(inner=inner, solver=name)
+                | part(
+                    f"{name}, {inner} a step", partial(tuned, dict(inner=inner, solver=solver, start=start))
+                )
+            )
+    noise = Rng.of(seed, n).randn((n, *model.latent_shape))
+    levels = Rng.of(seed + 10**6, n).randn((n, STEPS, *model.latent_shape)).transpose(0, 1)
+    ablation = {
+        "as published": next(
+            r["db"] for r in updates if (r["solver"], r["inner"]) == ("adam, empty", INNERS[-1])
+        )
+    }
+    for name, how in (
+        ("one for all steps", dict(shared=True)),
+        ("a random pivot", dict(noise=noise)),
+        ("no pivot", dict(noise=levels)),
+    ):
         ablation[name] = part(name, partial(tuned, how))["db"]
-    rungs = part("ladder", lambda: [dict(name=r.name, db=r.psnr.mean().item(), forwards=r.forwards, backwards=r.backwards)
-                                    for r in ladder(b, x, prompts, steps=STEPS, w=W)])
-    shell = {f"{w:g}": invert(b, x, prompts, steps=STEPS, w=w).start.std().item() for w in (1., W)}
-    return dict(w=W, steps=STEPS, rungs=rungs, start_std=shell, updates=updates, ablation=ablation,
-                edits=measure_edits(models, n=2 * n, seed=seed, part=part), trip=[dict(w=w, db=db(redo(b, up, w=w)[-1])) for w in WS])
+    rungs = part(
+        "ladder",
+        lambda: [
+            dict(name=r.name, db=r.psnr.mean().item(), forwards=r.forwards, backwards=r.backwards)
+            for r in ladder(model, x, prompts, steps=STEPS, w=W)
+        ],
+    )
+    shell = {f"{w:g}": invert(model, x, prompts, steps=STEPS, w=w).start.std().item() for w in (1.0, W)}
+    return dict(
+        w=W,
+        steps=STEPS,
+        rungs=rungs,
+        start_std=shell,
+        updates=updates,
+        ablation=ablation,
+        edits=measure_edits(models, n=2 * n, seed=seed, part=part),
+        trip=[dict(w=w, db=db(redo(model, up, w=w)[-1])) for w in WS],
+    )
 
 
-LADDER = Measurement("null_text", measure_ladder, 16, 0, ("ladder.png", "null_text_updates.png", "inverted_edits.png"))
+LADDER = Measurement(
+    "null_text", measure_ladder, 16, 0, ("ladder.png", "null_text_updates.png", "inverted_edits.png")
+)
 
 
 # --------------------------------------------------------------------------- editing
 
+
 def measure_edits(models: Models, *, n: int, seed: int, part: Part = at_once) -> Record:
     """n edits of given pictures by Prompt-to-Prompt on each way of inverting, with injection and without."""
-    b, drawn = models.bundle, draw_edits(n, KINDS, seed + 41)
+    model, drawn = models.bundle, draw_edits(n, KINDS, seed + 41)
     rest = 1 - drawn.changed
 
     def scored(pictures: Tensor, rows: list[int]) -> Record:
         right = models.oracle.right(pictures, [drawn.wanted[i] for i in rows]).double().mean().item()
-        return dict(right=right, outside_db=psnr(pictures.cpu(), drawn.before[rows], rest[rows]).mean().item(),
-                    true_db=psnr(pictures.cpu(), drawn.after[rows]).mean().item())
+        return dict(
+            right=right,
+            outside_db=psnr(pictures.cpu(), drawn.before[rows], rest[rows]).mean().item(),
+            true_db=psnr(pictures.cpu(), drawn.after[rows]).mean().item(),
+        )
 
     def edited(way: Way) -> Record:
         start = time.perf_counter()
-        made = way(b, drawn.before, drawn.source, EDIT_W)
-        seconds = (time.perf_counter() - start) / n                        # of a picture; they are inverted n at a time
-        found: Record = dict(calls=made.calls, seconds=seconds,
-                             back_db=psnr(b.decode(redo(b, made, w=EDIT_W)[-1]).cpu(), drawn.before).mean().item())
-        for how, cross, self_ in (("injected", CROSS, SELF), ("uninjected", 0., 0.)):
-            raw = prompt_to_prompt(b, drawn.source, drawn.target, start=made, w=EDIT_W, cross=cross, self_=self_, paste=False).raw
+        made = way(model, drawn.before, drawn.source, EDIT_W)
+        seconds = (time.perf_counter() - start) / n  # of a picture; they are inverted n at a time
+        found: Record = dict(
+            calls=made.calls,
+            seconds=seconds,
+            back_db=psnr(model.decode(redo(model, made, w=EDIT_W)[-1]).cpu(), drawn.before).mean().item(),
+        )
+        for how, cross, self_ in (("injected", CROSS, SELF), ("uninjected", 0.0, 0.0)):
+            raw = prompt_to_prompt(
+                model, drawn.source, drawn.target, start=made, w=EDIT_W, cross=cross, self_=self_, paste=False
+            ).raw
             found[how] = {kind: scored(raw[drawn.rows(kind)], drawn.rows(kind)) for kind in KINDS}
         return found
+
     ways = {name: part(f"edits on {name}", partial(edited, way)) for name, way in WAYS.items()}
     floor = psnr(autoencoded(models, drawn.before).cpu(), drawn.before, rest).mean().item()
     return dict(w=EDIT_W, steps=STEPS, cross=CROSS, self_=SELF, n=n, autoencoder_db=floor, ways=ways)
@@ -103,51 +161,78 @@ def measure_edits(models: Models, *, n: int, seed: int, part: Part = at_once) ->
 
 # --------------------------------------------------------------------------- judging
 
+
 def rung(record: Record, name: str) -> Record:
     """A rung of the ladder by its name."""
     return next(r for r in record["rungs"] if r["name"] == name)
 
 
 def judge_round_trip(record: Record) -> Finding:
-    """PSNR to the autoencoder's picture's own limit. Holds where the w = 1 round trip loses ≤ 1.5 dB against the autoencoder and
-    that at w = 7.5 ≥ 6 dB against w = 1. Partly where it loses ≥ 2 dB more. Else does not hold."""
+    """PSNR to the autoencoder's picture's own limit. Holds where the w = 1 round trip loses ≤ 1.5 dB
+    against the autoencoder and that at w = 7.5 ≥ 6 dB against w = 1. Partly where it loses ≥ 2 dB more.
+    Else does not hold."""
     floor, one, many = (rung(record, name)["db"] for name in ("autoencoder", "w = 1", f"w = {record['w']:g}"))
-    ours = (f"autoencoder {floor:.1f} dB, there and back at w = 1 {one:.1f}, at w = {record['w']:g} {many:.1f}; inverted with "
-            f"w = {record['w']:g} the start's standard deviation is {record['start_std'][format(record['w'], 'g')]:.2f} "
-            f"(w = 1: {record['start_std']['1']:.2f})")
-    return Finding(HOLDS if floor - one <= 1.5 and one - many >= 6 else PARTLY if one - many >= 2 else FAILS, ours)
+    ours = (
+        f"autoencoder {floor:.1f} dB, there and back at w = 1 {one:.1f}, at w = {record['w']:g} {many:.1f}; inverted with "
+        f"w = {record['w']:g} the start's standard deviation is {record['start_std'][format(record['w'], 'g')]:.2f} "
+        f"(w = 1: {record['start_std']['1']:.2f})"
+    )
+    return Finding(
+        HOLDS if floor - one <= 1.5 and one - many >= 6 else PARTLY if one - many >= 2 else FAILS, ours
+    )
 
 
 def judge_null_text(record: Record) -> Finding:
-    """Holds where null-text as published ends within .5 dB of the w = 1 round trip in ≤ 300 updates, where w = 7.5 alone is ≥ 6 dB
-    below it; a faster way ends at least as near in ≤ 1/3 of the network passes; and recolouring by Prompt-to-Prompt on it succeeds
-    ≥ 88 % of the time, ≥ 3 dB closer outside the change than without injection. Partly where it ends within 2 dB. Else does not hold."""
+    """Holds where null-text as published ends within .5 dB of the w = 1 round trip in ≤ 300 updates,
+    where w = 7.5 alone is ≥ 6 dB below it; a faster way ends at least as near in ≤ 1/3 of the network
+    passes; and recolouring by Prompt-to-Prompt on it succeeds ≥ 88 % of the time, ≥ 3 dB closer outside
+    the change than without injection. Partly where it ends within 2 dB. Else does not hold."""
     one, raw = rung(record, "w = 1")["db"], rung(record, f"w = {record['w']:g}")["db"]
     paper = max((r for r in record["updates"] if r["solver"] == "adam, empty"), key=lambda r: r["inner"])
 
     def passes(r: Record) -> float:
-        return r["forwards"] + r["backwards"]                              # a backward pass counts as one more
+        return r["forwards"] + r["backwards"]  # a backward pass counts as one more
+
     near = [r for r in record["updates"] if r["db"] >= paper["db"] and r is not paper]
     fast = min(near, key=passes, default=None)
-    ours = (f"w = 1 {one:.1f} dB, w = {record['w']:g} {raw:.1f}; null-text as published {paper['db']:.1f} after {paper['updates']:.0f} "
-            f"updates, {passes(paper):.0f} passes" + ("" if fast is None else
-            f"; {fast['solver']} (at most {fast['inner']} a step) {fast['db']:.1f} after {fast['updates']:.0f} updates, "
-            f"{passes(fast):.0f} passes, {passes(fast) / passes(paper):.2f} of them"))
+    ours = (
+        f"w = 1 {one:.1f} dB, w = {record['w']:g} {raw:.1f}; null-text as published {paper['db']:.1f} after {paper['updates']:.0f} "
+        f"updates, {passes(paper):.0f} passes"
+        + (
+            ""
+            if fast is None
+            else f"; {fast['solver']} (at most {fast['inner']} a step) {fast['db']:.1f} after {fast['updates']:.0f} updates, "
+            f"{passes(fast):.0f} passes, {passes(fast) / passes(paper):.2f} of them"
+        )
+    )
     ways = record["edits"]["ways"]
     edits = ways["null-text"]
     with_, without = edits["injected"]["recolour"], edits["uninjected"]["recolour"]
     gain = with_["outside_db"] - without["outside_db"]
-    ours += (f"; recolouring on it {with_['right']:.0%} all right at {with_['outside_db']:.1f} dB outside, {gain:+.1f} dB by injection "
-             "(" + ", ".join(f"on {name} {way['injected']['recolour']['right']:.0%} at {way['injected']['recolour']['outside_db']:.1f} dB"
-                             for name, way in ways.items() if name != "null-text") + f"; {record['edits']['n'] // len(KINDS)} edits)")
-    good = with_["right"] >= .88 and gain >= 3 and paper["db"] >= one - .5 and paper["updates"] <= 300 and one - raw >= 6
+    ours += (
+        f"; recolouring on it {with_['right']:.0%} all right at {with_['outside_db']:.1f} dB outside, {gain:+.1f} dB by injection "
+        "("
+        + ", ".join(
+            f"on {name} {way['injected']['recolour']['right']:.0%} at {way['injected']['recolour']['outside_db']:.1f} dB"
+            for name, way in ways.items()
+            if name != "null-text"
+        )
+        + f"; {record['edits']['n'] // len(KINDS)} edits)"
+    )
+    good = (
+        with_["right"] >= 0.88
+        and gain >= 3
+        and paper["db"] >= one - 0.5
+        and paper["updates"] <= 300
+        and one - raw >= 6
+    )
     good = good and fast is not None and passes(fast) <= passes(paper) / 3
     return Finding(HOLDS if good else PARTLY if paper["db"] >= one - 2 else FAILS, ours)
 
 
 def judge_ablation(record: Record) -> Finding:
-    """Holds where one embedding for all steps, a random pivot and no pivot each end ≥ 1 dB below null-text as published. Partly where
-    all end below it. Else does not hold."""
+    """Holds where one embedding for all steps, a random pivot and no pivot each end ≥ 1 dB below
+    null-text as published. Partly where all end below it. Else does not hold."""
     best, *others = record["ablation"].values()
     ours = ", ".join(f"{name} {db:.1f} dB" for name, db in record["ablation"].items())
     return Finding(HOLDS if best - 1 >= max(others) else PARTLY if best > max(others) else FAILS, ours)

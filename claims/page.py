@@ -1,8 +1,9 @@
-"""CLAIMS.md out of the measurements: what the papers say, what came out here, and a verdict that a rule computes.
+"""CLAIMS.md out of the measurements: what the papers say, what came out here, and a verdict that a rule
+computes.
 
-A *measurement* runs models for minutes and leaves a record, figures/<name>.json. A *judge* is a pure function of one
-record; its docstring is its rule. The page is a pure function of all records.
-"""
+A *measurement* runs models for minutes and leaves a record, figures/<name>.json. A *judge* is a pure
+function of one record; its docstring is its rule. The page is a pure function of all records."""
+
 from __future__ import annotations
 
 import inspect
@@ -24,30 +25,35 @@ Record = dict[str, Any]
 
 class Finding(NamedTuple):
     """What a judge says of a record."""
-    verdict: str                                 # one of the five above
-    ours: str                                    # the figures it rests on, in a line
+
+    verdict: str  # one of the five above
+    ours: str  # the figures it rests on, in a line
 
 
 class Measurement(NamedTuple):
     """One run of models that one or more claims are judged by."""
-    name: str                                    # the record is figures/<name>.json
-    run: Callable[..., Record]                   # (models, *, n, seed, part) -> record; part: see claims/parts.py
+
+    name: str  # the record is figures/<name>.json
+    run: Callable[..., Record]  # (models, *, n, seed, part) -> record; part: see claims/parts.py
     n: int
     seed: int
-    pictures: tuple[str, ...]                    # files of figures/ that are drawn from the record
-    opener: Callable[..., Any] | None = None     # (folder, device) -> models with .name and .files; None: claims.common.open_models
-    needs: tuple[str, ...] = ()                  # models beside those of open_models without which it cannot be run
+    pictures: tuple[str, ...]  # files of figures/ that are drawn from the record
+    opener: Callable[..., Any] | None = (
+        None  # (folder, device) -> models with .name and .files; None: claims.common.open_models
+    )
+    needs: tuple[str, ...] = ()  # models beside those of open_models without which it cannot be run
 
 
 class Claim(NamedTuple):
     """One line of the page. Without a measurement it has not been measured yet."""
+
     id: str
     says: str
     paper: str
-    theirs: str                                  # the paper's own figure
+    theirs: str  # the paper's own figure
     measurement: Measurement | None = None
     judge: Callable[[Record], Finding] | None = None
-    picture: str | None = None                   # file of figures/
+    picture: str | None = None  # file of figures/
 
 
 def read_record(name: str, folder: Path = RECORDS) -> Record | None:
@@ -70,7 +76,7 @@ def row(claim: Claim, folder: Path = RECORDS) -> str:
         ours = f"{finding.ours} (n = {record['n']}, seed {record['seed']})"
         picture = f"[{claim.picture}](figures/{claim.picture})" if claim.picture else ""
     if claim.measurement is not None:
-        command = f"`python -m claims {claim.id}`"
+        command = f"`python -m palimpsest.claims {claim.id}`"
     cells = claim.id, claim.says, claim.paper, claim.theirs, ours, f"**{finding.verdict}**", picture, command
     return f"| {' | '.join(cells)} |"
 
@@ -88,7 +94,7 @@ What these papers say, and what came out when it was measured on the models of t
 Our world is small: 64 × 64 pictures of shapes, models of a few million parameters, a reader instead of human judges.
 A verdict is about this world. Where a paper's figure depends on its data set, ours cannot equal it; what is tested is
 the direction that the paper claims. Every figure below comes from a record in `figures/`, made by the command in the
-last column; this page is written by `python -m claims`, and each verdict by the rule under the table. Nobody types
+last column; this page is written by `python -m palimpsest.claims`, and each verdict by the rule under the table. Nobody types
 either.
 
 | | claim | paper | the paper's figure | ours | verdict | picture | command |
@@ -102,9 +108,13 @@ either.
 
 
 def between(text: str, name: str, inside: str) -> str:
-    """A page with `inside` between its lines <!-- name --> and <!-- /name -->. Raises ValueError where these are missing."""
+    """A page with `inside` between its lines <!-- name --> and <!-- /name -->. Raises ValueError where
+    these are missing.
+    """
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if text.count(start) != 1 or text.count(end) != 1:
-        raise ValueError(f"README.md: holds no place for the table; put {start} and {end} on lines of their own")
+        raise ValueError(
+            f"README.md: holds no place for the table; put {start} and {end} on lines of their own"
+        )
     before, rest = text.split(start)
     return f"{before}{start}\n{inside}\n{end}{rest.split(end)[1]}"

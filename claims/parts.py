@@ -1,4 +1,7 @@
-"""Long measurements in parts: each part is written when it is done, and a run that was stopped goes on after the last one."""
+"""Long measurements in parts: each part is written when it is done, and a run that was stopped goes on
+after the last one.
+"""
+
 from __future__ import annotations
 
 import hashlib
@@ -10,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from weights.files import write_json
+from palimpsest.weights.files import write_json
 
-Part = Callable[[str, Callable[[], Any]], Any]   # (name, measure) -> what measure() gave, now or in an earlier run
+Part = Callable[
+    [str, Callable[[], Any]], Any
+]  # (name, measure) -> what measure() gave, now or in an earlier run
 
 
 def at_once(name: str, measure: Callable[[], Any]) -> Any:
@@ -23,9 +28,9 @@ def at_once(name: str, measure: Callable[[], Any]) -> Any:
 class Parts:
     """part(name, measure) -> measure(), or what a run before this one left of it in `file`.
 
-    identity: plain values that the parts depend on (models, n, seed, the code: see `code_of`). A file of another identity is not
-    used: what it holds was measured on something else. Each part's seconds are kept, so that `seconds` counts those of all runs.
-    """
+    identity: plain values that the parts depend on (models, n, seed, the code: see `code_of`). A file of
+    another identity is not used: what it holds was measured on something else. Each part's seconds are
+    kept, so that `seconds` counts those of all runs."""
 
     def __init__(self, file: str | Path, identity: dict[str, Any]):
         self.file, self.identity = Path(file), _plain(identity)
@@ -34,7 +39,10 @@ class Parts:
         if found.get("identity") == self.identity:
             self.done = found["done"]
         elif found:
-            print(f"{self.file.name}: was begun on other models, settings or code; measuring anew", file=sys.stderr)
+            print(
+                f"{self.file.name}: was begun on other models, settings or code; measuring anew",
+                file=sys.stderr,
+            )
 
     def __call__(self, name: str, measure: Callable[[], Any]) -> Any:
         """What `measure` gives, as JSON holds it; a name that was there before is the same part."""

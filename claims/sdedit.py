@@ -1,4 +1,7 @@
-"""SDEdit's claims (arXiv:2108.01073v2): faithfulness against realism, the useful t0, local edits with a mask."""
+"""SDEdit's claims (arXiv:2108.01073v2): faithfulness against realism, the useful t0, local edits with a
+mask.
+"""
+
 from __future__ import annotations
 
 from functools import partial
@@ -6,49 +9,78 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from claims.common import Models, autoencoded, draw_edits, in_batches, new_scenes, rank_correlation
-from claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
-from claims.parts import Part, at_once
-from methods.sdedit import at_distance, bisect_t0, sdedit
-from metrics.features import kid, kid_subsets
-from metrics.image import l2, psnr, rmse
-from metrics.mask import dilate
-from worlds.shapes import Edit as SceneEdit
-from worlds.shapes import Scene, apply, attributes, caption, changed_mask, render, strokes
+from palimpsest.claims.common import Models, autoencoded, draw_edits, in_batches, new_scenes, rank_correlation
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
+from palimpsest.claims.parts import Part, at_once
+from palimpsest.methods.sdedit import at_distance, bisect_t0, sdedit
+from palimpsest.metrics.features import kid, kid_subsets
+from palimpsest.metrics.image import l2, psnr, rmse
+from palimpsest.metrics.mask import dilate
+from palimpsest.worlds.shapes import Edit as SceneEdit
+from palimpsest.worlds.shapes import Scene, apply, attributes, caption, changed_mask, render, strokes
 
-T0 = (.1, .2, .3, .4, .5, .6, .8, .98)
-W, STEPS = 3., 20
-WALKS = {                                        # name -> walk, eta, whether the scene's caption is told
-    "VP, ancestral": ("vp", 1., True), "VP, DDIM": ("vp", 0., True), "VE": ("ve", 1., True),
-    "VP, ancestral, no text": ("vp", 1., False), "VE, no text": ("ve", 1., False)}
+T0 = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.98)
+W, STEPS = 3.0, 20
+WALKS = {  # name -> walk, eta, whether the scene's caption is told
+    "VP, ancestral": ("vp", 1.0, True),
+    "VP, DDIM": ("vp", 0.0, True),
+    "VE": ("ve", 1.0, True),
+    "VP, ancestral, no text": ("vp", 1.0, False),
+    "VE, no text": ("ve", 1.0, False),
+}
 
 
 # --------------------------------------------------------------------------- C1, C2
 
-def measure_curve(models: Models, *, n: int, seed: int, part: Part = at_once, t0s: tuple[float, ...] = T0, reference: int = 1024,
-                  searches: int = 16) -> Record:
-    """n stroke paintings to pictures at each t0 of each walk; then t0 bisected for some of them, one at a time."""
-    b, oracle = models.bundle, models.oracle
+
+def measure_curve(
+    models: Models,
+    *,
+    n: int,
+    seed: int,
+    part: Part = at_once,
+    t0s: tuple[float, ...] = T0,
+    reference: int = 1024,
+    searches: int = 16,
+) -> Record:
+    """n stroke paintings to pictures at each t0 of each walk; then t0 bisected for some of them, one at a
+    time.
+    """
+    model, oracle = models.bundle, models.oracle
     scenes = new_scenes(n, seed)
     guides, captions = strokes(scenes, Generator().manual_seed(seed)), [caption(s) for s in scenes]
     wanted = [attributes(s) for s in scenes]
     real = oracle.features(autoencoded(models, render(new_scenes(reference, seed + 1))))
 
     def seen(pictures: Tensor) -> dict[str, float]:
-        found, size = oracle.features(pictures), max(2, round(.75 * min(n, reference)))
+        found, size = oracle.features(pictures), max(2, round(0.75 * min(n, reference)))
         right, pictures = oracle.right(pictures, wanted), pictures.cpu()
-        return dict(rmse=rmse(pictures, guides).mean().item(), l2=l2(pictures, guides).mean().item(),
-                    kid=kid(found, real), kid_std=kid_subsets(found, real, Generator().manual_seed(seed), 50, size).std,
-                    right=right.double().mean().item())
+        return dict(
+            rmse=rmse(pictures, guides).mean().item(),
+            l2=l2(pictures, guides).mean().item(),
+            kid=kid(found, real),
+            kid_std=kid_subsets(found, real, Generator().manual_seed(seed), 50, size).std,
+            right=right.double().mean().item(),
+        )
 
     def walked(t0: float, walk: str, eta: float, told: bool) -> Record:
         levels = []
 
         def one(rows: slice) -> Tensor:
-            edit = sdedit(b, guides[rows], captions[rows] if told else "", t0=t0, walk=walk, eta=eta, steps=STEPS,
-                          w=W if told else 1., seed=seed + rows.start)
+            edit = sdedit(
+                model,
+                guides[rows],
+                captions[rows] if told else "",
+                t0=t0,
+                walk=walk,
+                eta=eta,
+                steps=STEPS,
+                w=W if told else 1.0,
+                seed=seed + rows.start,
+            )
             levels.append(edit.sigma)
             return edit.picture
+
         return dict(t0=t0, **seen(in_batches(one, n)), sigma=levels[0])
 
     walks = {}
@@ -57,70 +89,97 @@ def measure_curve(models: Models, *, n: int, seed: int, part: Part = at_once, t0
         for t0 in t0s:
             walks[name].append(part(f"{name}, t0 = {t0:g}", partial(walked, t0, walk, eta, told)))
 
-    target = min(walks["VP, ancestral"], key=lambda r: abs(r["t0"] - .5))["rmse"]
+    target = min(walks["VP, ancestral"], key=lambda r: abs(r["t0"] - 0.5))["rmse"]
     rounds, gaps = [], []
     for i in range(min(searches, n)):
         with torch.inference_mode():
-            guide = guides[i:i + 1].to(b.device)
+            guide = guides[i : i + 1].to(model.device)
             found = bisect_t0(
-                lambda t0, guide=guide, i=i: sdedit(b, guide, captions[i], t0=t0, steps=STEPS, w=W, seed=seed + i),
-                at_distance(guide, target, .05), rounds=10)
+                lambda t0, guide=guide, i=i: sdedit(
+                    model, guide, captions[i], t0=t0, steps=STEPS, w=W, seed=seed + i
+                ),
+                at_distance(guide, target, 0.05),
+                rounds=10,
+            )
         rounds.append(len(found.tried))
         gaps.append(abs(rmse(found.edit.picture, guide).item() / target - 1))
-    return dict(w=W, steps=STEPS, reference=reference, walks=walks, guide=seen(autoencoded(models, guides)),
-                true=seen(autoencoded(models, render(scenes))),
-                bisection=dict(target=target, tolerance=.05, n=len(rounds), rounds=sum(rounds) / len(rounds),
-                               found=sum(g <= .05 for g in gaps) / len(gaps)))
+    return dict(
+        w=W,
+        steps=STEPS,
+        reference=reference,
+        walks=walks,
+        guide=seen(autoencoded(models, guides)),
+        true=seen(autoencoded(models, render(scenes))),
+        bisection=dict(
+            target=target,
+            tolerance=0.05,
+            n=len(rounds),
+            rounds=sum(rounds) / len(rounds),
+            found=sum(g <= 0.05 for g in gaps) / len(gaps),
+        ),
+    )
 
 
 CURVE = Measurement("sdedit_curve", measure_curve, 64, 0, ("sdedit_curve.png",))
 
 
 def judge_trade(record: Record) -> Finding:
-    """Holds where, over t₀ in every walk, with text and without, RMSE to the guide rises (rank correlation ≥ .9) and
-    KID falls (≤ −.7: once realism is reached only noise is left). Partly where the signs are right in every walk. Else
-    does not hold."""
+    """Holds where, over t₀ in every walk, with text and without, RMSE to the guide rises (rank
+    correlation ≥ .9) and KID falls (≤ −.7: once realism is reached only noise is left). Partly where the
+    signs are right in every walk. Else does not hold."""
+
     def trend(rows: list[dict], key: str) -> float:
         return rank_correlation([r["t0"] for r in rows], [r[key] for r in rows])
 
     far = {name: trend(rows, "rmse") for name, rows in record["walks"].items()}
     kids = {name: trend(rows, "kid") for name, rows in record["walks"].items()}
-    strict = min(far.values()) >= .9 and max(kids.values()) <= -.7
+    strict = min(far.values()) >= 0.9 and max(kids.values()) <= -0.7
     signs = min(far.values()) > 0 and max(kids.values()) < 0
     rows = record["walks"]["VP, ancestral"]
     low, high = rows[0], rows[-1]
-    ours = (f"rank correlation with t₀ in {len(far)} walks: RMSE {min(far.values()):+.2f} … {max(far.values()):+.2f}, "
-            f"KID {min(kids.values()):+.2f} … {max(kids.values()):+.2f}; VP from t₀ {low['t0']:g} to {high['t0']:g}: "
-            f"RMSE {low['rmse']:.3f} → {high['rmse']:.3f}, KID {low['kid']:.4f} → {high['kid']:.4f} (± {high['kid_std']:.3f}; of the "
-            f"paintings themselves {record['guide']['kid']:.4f})")
+    ours = (
+        f"rank correlation with t₀ in {len(far)} walks: RMSE {min(far.values()):+.2f} … {max(far.values()):+.2f}, "
+        f"KID {min(kids.values()):+.2f} … {max(kids.values()):+.2f}; VP from t₀ {low['t0']:g} to {high['t0']:g}: "
+        f"RMSE {low['rmse']:.3f} → {high['rmse']:.3f}, KID {low['kid']:.4f} → {high['kid']:.4f} (± {high['kid_std']:.3f}; of the "
+        f"paintings themselves {record['guide']['kid']:.4f})"
+    )
     return Finding(HOLDS if strict else PARTLY if signs else FAILS, ours)
 
 
 def useful(record: Record, walk: str) -> list[float]:
-    """The t0 of a walk at which ≥ 80 % of the KID to be gained is gained and ≤ 50 % of the RMSE to be lost is lost."""
+    """The t0 of a walk at which ≥ 80 % of the KID to be gained is gained and ≤ 50 % of the RMSE to be
+    lost is lost.
+    """
     rows, guide = record["walks"][walk], record["guide"]
     best, worst = min(r["kid"] for r in rows), max(r["rmse"] for r in rows)
-    return [r["t0"] for r in rows if guide["kid"] - r["kid"] >= .8 * (guide["kid"] - best)
-            and r["rmse"] - guide["rmse"] <= .5 * (worst - guide["rmse"])]
+    return [
+        r["t0"]
+        for r in rows
+        if guide["kid"] - r["kid"] >= 0.8 * (guide["kid"] - best)
+        and r["rmse"] - guide["rmse"] <= 0.5 * (worst - guide["rmse"])
+    ]
 
 
 def judge_band(record: Record) -> Finding:
-    """A t₀ is useful where ≥ 80 % of the KID that the walk gains over the guide is gained and ≤ 50 % of the RMSE that
-    it loses is lost. Holds where every text-guided walk has useful t₀ and all lie in [.3, .6], at one of these the reader finds
-    all right within 5 points of as often as anywhere, and bisection comes within 5 % of a wanted RMSE for ≥ 90 % of the guides in
-    at most 10 rounds. Partly where some useful t₀ of some walk lies there. Else does not hold."""
-    bands = {name: useful(record, name) for name, (_, _, told) in WALKS.items() if told and name in record["walks"]}
-    inside = [.3 <= t <= .6 for band in bands.values() for t in band]
+    """A t₀ is useful where ≥ 80 % of the KID that the walk gains over the guide is gained and ≤ 50 % of
+    the RMSE that it loses is lost. Holds where every text-guided walk has useful t₀ and all lie in [.3,
+    .6], at one of these the reader finds all right within 5 points of as often as anywhere, and bisection
+    comes within 5 % of a wanted RMSE for ≥ 90 % of the guides in at most 10 rounds. Partly where some
+    useful t₀ of some walk lies there. Else does not hold."""
+    bands = {
+        name: useful(record, name) for name, (_, _, told) in WALKS.items() if told and name in record["walks"]
+    }
+    inside = [0.3 <= t <= 0.6 for band in bands.values() for t in band]
     search = record["bisection"]
 
     def right(name: str) -> tuple[float, list[float]]:
         """The best share of all right, and the t0 that come within 5 points of it."""
         rows = record["walks"][name]
         top = max(r["right"] for r in rows)
-        return top, [r["t0"] for r in rows if r["right"] >= top - .05]
+        return top, [r["t0"] for r in rows if r["right"] >= top - 0.05]
 
-    obeyed = all(any(.3 <= t <= .6 for t in right(name)[1]) for name in bands)
-    strict = all(bands.values()) and all(inside) and obeyed and search["found"] >= .9
+    obeyed = all(any(0.3 <= t <= 0.6 for t in right(name)[1]) for name in bands)
+    strict = all(bands.values()) and all(inside) and obeyed and search["found"] >= 0.9
 
     def shown(name: str) -> str:
         top, near = right(name)
@@ -128,8 +187,10 @@ def judge_band(record: Record) -> Finding:
         return f"{name}: {band} (all right within 5 points of the best, {top:.0%}: {min(near):g} … {max(near):g})"
 
     ours = "; ".join(shown(name) for name in bands)
-    return Finding(HOLDS if strict else PARTLY if any(inside) else FAILS,
-                   f"useful t₀: {ours}; bisection: {search['rounds']:.1f} rounds, {search['found']:.0%} found")
+    return Finding(
+        HOLDS if strict else PARTLY if any(inside) else FAILS,
+        f"useful t₀: {ours}; bisection: {search['rounds']:.1f} rounds, {search['found']:.0%} found",
+    )
 
 
 # --------------------------------------------------------------------------- C3
@@ -138,59 +199,103 @@ KINDS, MARGIN = ("recolour", "reshape", "add"), 3
 
 
 def painted_edit(scene: Scene, edit: SceneEdit, generator: Generator) -> tuple[Tensor, Tensor]:
-    """What a user would paint: (guide, mask), the picture with flat strokes of the true edit where it lies."""
+    """What a user would paint: (guide, mask), the picture with flat strokes of the true edit where it
+    lies.
+    """
     mask = dilate(changed_mask(scene, edit), MARGIN)
     return torch.where(mask > 0, strokes(apply(scene, edit), generator), render(scene)), mask
 
 
-def measure_masks(models: Models, *, n: int, seed: int, part: Part = at_once,
-                  t0s: tuple[float, ...] = (.3, .4, .5, .6, .7)) -> Record:
+def measure_masks(
+    models: Models,
+    *,
+    n: int,
+    seed: int,
+    part: Part = at_once,
+    t0s: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7),
+) -> Record:
     """n painted local edits, with their mask and without, at each t0."""
-    b, oracle = models.bundle, models.oracle
-    drawn, generator = draw_edits(n, KINDS, seed + 2), Generator().manual_seed(seed)      # "add" needs one thing and room for another
-    scenes, chosen, wanted, captions, before, kinds = drawn.scenes, drawn.edits, drawn.wanted, drawn.target, drawn.before, drawn.kinds
+    model, oracle = models.bundle, models.oracle
+    drawn, generator = (
+        draw_edits(n, KINDS, seed + 2),
+        Generator().manual_seed(seed),
+    )  # "add" needs one thing and room for another
+    scenes, chosen, wanted, captions, before, kinds = (
+        drawn.scenes,
+        drawn.edits,
+        drawn.wanted,
+        drawn.target,
+        drawn.before,
+        drawn.kinds,
+    )
     painted = [painted_edit(s, e, generator) for s, e in zip(scenes, chosen)]
     guides, masks = torch.cat([g for g, _ in painted]), torch.cat([m for _, m in painted])
     rest = 1 - masks
 
     def success(pictures: Tensor) -> dict[str, float]:
-        right = oracle.right(pictures.to(b.device), wanted).tolist()
+        right = oracle.right(pictures.to(model.device), wanted).tolist()
         each = {kind: [r for r, k in zip(right, kinds) if k == kind] for kind in KINDS}
         return dict(all=sum(right) / n, **{kind: sum(r) / len(r) for kind, r in each.items() if r})
 
     def edited(t0: float) -> Record:
         def edit(rows: slice, masked: bool) -> Tensor:
             mask, original = (masks[rows], before[rows]) if masked else (None, None)
-            found = sdedit(b, guides[rows], captions[rows], t0=t0, mask=mask, original=original, steps=STEPS, w=W,
-                           seed=seed + rows.start)
+            found = sdedit(
+                model,
+                guides[rows],
+                captions[rows],
+                t0=t0,
+                mask=mask,
+                original=original,
+                steps=STEPS,
+                w=W,
+                seed=seed + rows.start,
+            )
             return torch.stack([found.picture, found.raw], 1)
+
         pasted, raw = in_batches(partial(edit, masked=True), n).cpu().unbind(1)
         loose, _ = in_batches(partial(edit, masked=False), n).cpu().unbind(1)
         return dict(
-            t0=t0, with_mask=success(pasted), unpasted=success(raw), without_mask=success(loose),
+            t0=t0,
+            with_mask=success(pasted),
+            unpasted=success(raw),
+            without_mask=success(loose),
             outside_change_pasted=((pasted - before).abs() * rest).max().item() / 2,
             outside_db_unpasted=psnr(raw, before, rest).mean().item(),
-            outside_db_without_mask=psnr(loose, before, rest).mean().item())
+            outside_db_without_mask=psnr(loose, before, rest).mean().item(),
+        )
+
     rows = [part(f"t0 = {t0:g}", partial(edited, t0)) for t0 in t0s]
     floor = psnr(autoencoded(models, before).cpu(), before, rest).mean().item()
-    return dict(w=W, steps=STEPS, margin=MARGIN, kinds={k: kinds.count(k) for k in KINDS}, rows=rows,
-                painting=success(guides), true=success(drawn.after), outside_db_autoencoder=floor)
+    return dict(
+        w=W,
+        steps=STEPS,
+        margin=MARGIN,
+        kinds={k: kinds.count(k) for k in KINDS},
+        rows=rows,
+        painting=success(guides),
+        true=success(drawn.after),
+        outside_db_autoencoder=floor,
+    )
 
 
 MASKS = Measurement("sdedit_masks", measure_masks, 64, 0, ("sdedit_masks.png",))
 
 
 def judge_masks(record: Record) -> Finding:
-    """At the t₀ with the most successes under a mask. Holds where the kept pixels are unchanged to the bit after
-    pasting, the unpasted result is ≥ 3 dB closer to the picture there than without a mask, and success is at most 5
-    points below that without a mask. Partly where the first two hold. Else does not hold."""
+    """At the t₀ with the most successes under a mask. Holds where the kept pixels are unchanged to the
+    bit after pasting, the unpasted result is ≥ 3 dB closer to the picture there than without a mask, and
+    success is at most 5 points below that without a mask. Partly where the first two hold. Else does not
+    hold."""
     best = max(record["rows"], key=lambda r: r["with_mask"]["all"])
     gain = best["outside_db_unpasted"] - best["outside_db_without_mask"]
     kept = best["outside_change_pasted"] == 0 and gain >= 3
-    fair = best["with_mask"]["all"] >= best["without_mask"]["all"] - .05
-    ours = (f"t₀ = {best['t0']:g}: all attributes right {best['with_mask']['all']:.0%} with the mask, "
-            f"{best['without_mask']['all']:.0%} without, {record['painting']['all']:.0%} in the painting itself; "
-            f"outside: largest change {best['outside_change_pasted']:g} pasted, "
-            f"{best['outside_db_unpasted']:.1f} dB unpasted, {best['outside_db_without_mask']:.1f} dB without mask, "
-            f"{record['outside_db_autoencoder']:.1f} dB for the autoencoder alone")
+    fair = best["with_mask"]["all"] >= best["without_mask"]["all"] - 0.05
+    ours = (
+        f"t₀ = {best['t0']:g}: all attributes right {best['with_mask']['all']:.0%} with the mask, "
+        f"{best['without_mask']['all']:.0%} without, {record['painting']['all']:.0%} in the painting itself; "
+        f"outside: largest change {best['outside_change_pasted']:g} pasted, "
+        f"{best['outside_db_unpasted']:.1f} dB unpasted, {best['outside_db_without_mask']:.1f} dB without mask, "
+        f"{record['outside_db_autoencoder']:.1f} dB for the autoencoder alone"
+    )
     return Finding(HOLDS if kept and fair else PARTLY if kept else FAILS, ours)

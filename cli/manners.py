@@ -1,8 +1,10 @@
-"""What every command shares: its options, its manners when something is wrong, and the bar that shows how far it is.
+"""What every command shares: its options, its manners when something is wrong, and the bar that shows how
+far it is.
 
-A user's mistake ends in exit code 2 and one line, `palimpsest: error: …`, that names the argument and the mend; Ctrl-C
-in 130 and one line. Anything else that goes wrong is a mistake of ours and keeps its traceback.
-"""
+A user's mistake ends in exit code 2 and one line, `palimpsest: error: …`, that names the argument and the
+mend; Ctrl-C in 130 and one line. Anything else that goes wrong is a mistake of ours and keeps its
+traceback."""
+
 from __future__ import annotations
 
 import argparse
@@ -14,16 +16,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from tqdm import tqdm
 
-from methods.identifiers import Caution
-from nets.tokenizer import TextCut
-from training.fit import rank_and_world
-from weights import Bundle
-from worlds.files import check_output
+from palimpsest.arguments import ArgumentError, hints, wrong
+from palimpsest.fit.loop import rank_and_world
+from palimpsest.methods.identifiers import Caution
+from palimpsest.nets.tokenizer import TextCut
+from palimpsest.weights.model import Model
+from palimpsest.worlds.files import check_output
 
 
 class Mistake(ValueError):
@@ -32,8 +35,11 @@ class Mistake(ValueError):
 
 # ---- manners ----
 
+
 def exit_code(work: Callable[[], Any]) -> int:
-    """Do the work: 0 when it is done, 2 after a user's mistake, 130 after Ctrl-C, each with one line on stderr."""
+    """Do the work: 0 when it is done, 2 after a user's mistake, 130 after Ctrl-C, each with one line on
+    stderr.
+    """
     try:
         with noted():
             work()
@@ -43,20 +49,28 @@ def exit_code(work: Callable[[], Any]) -> int:
     except torch.cuda.OutOfMemoryError:
         say("error: device: its memory is too small for this; ask for less at once, or take --device cpu")
         return 2
+    except ArgumentError as error:  # class_noun is --class-noun here, and pictures are given as IN
+        name = {"pictures": "IN", "x": "IN"}.get(error.argument, error.argument.replace("_", "-"))
+        say(f"error: {name}: {error.text}")
+        return 2
     except (ValueError, ArithmeticError, OSError, MemoryError) as error:
         say(f"error: {str(error) or 'out of memory: ask for less at once'}")
         return 2
     except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):                        # how PyTorch says that the CPU's memory is spent
+        if "DefaultCPUAllocator" not in str(error):  # how PyTorch says that the CPU's memory is spent
             raise
-        say("error: out of memory: ask for less at once, or for a smaller --size; --estimate tells what a command takes")
+        say(
+            "error: out of memory: ask for less at once, or for a smaller --size; --estimate tells what a command takes"
+        )
         return 2
     return 0
 
 
 @contextmanager
 def noted() -> Iterator[None]:
-    """A prompt that was cut, or a wish that is unwise, is said in our manner; other warnings are shown as ever."""
+    """A prompt that was cut, or a wish that is unwise, is said in our manner; other warnings are shown as
+    ever.
+    """
     with warnings.catch_warnings():
         usual = warnings.showwarning
 
@@ -82,12 +96,16 @@ def blame(argument: str) -> Iterator[None]:
         yield
     except ValueError as error:
         text = str(error)
-        raise Mistake(text if text.startswith((f"{argument}:", f"{argument} ")) else f"{argument}: {text}") from None
+        raise Mistake(
+            text if text.startswith((f"{argument}:", f"{argument} ")) else f"{argument}: {text}"
+        ) from None
 
 
 @contextmanager
 def in_options(verb: Callable[..., Any]) -> Iterator[None]:
-    """A verb's mistake in the words of the command line: its argument class_noun is --class-noun there, and its pictures are IN."""
+    """A verb's mistake in the words of the command line: its argument class_noun is --class-noun there,
+    and its pictures are IN.
+    """
     try:
         yield
     except ValueError as error:
@@ -99,11 +117,12 @@ def in_options(verb: Callable[..., Any]) -> Iterator[None]:
 
 # ---- options ----
 
+
 class Parser(argparse.ArgumentParser):
     """argparse, with the manners above."""
 
     def error(self, message: str) -> None:
-        if message.startswith("argument "):                                # "argument -o/--out: …" -> "out: …"
+        if message.startswith("argument "):  # "argument -o/--out: …" -> "out: …"
             names, _, text = message.removeprefix("argument ").partition(": ")
             message = f"{names.split('/')[-1].lstrip('-')}: {text}"
         raise Mistake(f"{message}; see {self.prog} --help")
@@ -134,59 +153,132 @@ def whole(text: str) -> int:
 def device(text: str) -> str:
     """A device that computes: "meta" only has shapes."""
     if text.split(":")[0] == "meta":
-        raise argparse.ArgumentTypeError("meta computes nothing; take cpu, or --estimate to see what the command would cost")
+        raise argparse.ArgumentTypeError(
+            "meta computes nothing; take cpu, or --estimate to see what the command would cost"
+        )
     return text
 
 
-def options(parser: argparse._ActionsContainer, verb: Callable[..., Any], helps: dict[str, str]) -> None:
-    """Options for these arguments of a verb: type and default come from its signature and cannot drift from it."""
+def options(parser: argparse._ActionsContainer, contract: Callable[..., Any], helps: dict[str, str]) -> None:
+    """Options for these parameters of a function (or fields of a record), each with its help.
+
+    Type, range, choices and default come from the signature and its annotations (palimpsest/arguments.py), so a
+    value is refused in the words in which the function itself would refuse it.
+    """
+    parameters, annotations = inspect.signature(contract).parameters, hints(contract)
     for name, text in helps.items():
-        default, flag = inspect.signature(verb).parameters[name].default, "--" + name.replace("_", "-")
+        default, annotation = parameters[name].default, annotations[name]
+        flag, text = (
+            "--" + name.replace("_", "-"),
+            text if default is None else f"{text} (default: {default!r})",
+        )
         if isinstance(default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+        elif choices := chosen_from(annotation):
+            parser.add_argument(flag, choices=choices, default=default, help=text)
         else:
-            kind, metavar = {float: (number, "X"), int: (whole, "N"), str: (str, "TEXT")}[type(default)]
-            text = f"{text} (default: {default!r})"
-            parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=text)
+            kind = plain_kind(annotation)
+            parser.add_argument(
+                flag, type=read_as(kind, annotation), default=default, metavar=METAVARS[kind], help=text
+            )
 
 
-def command(commands: argparse._SubParsersAction, name: str, about: str,
-            run: Callable[[argparse.Namespace], None]) -> Parser:
-    """A parser for one command. No abbreviations: a new option would change what an old abbreviation means."""
+METAVARS = {float: "X", int: "N", str: "TEXT"}
+
+
+def chosen_from(annotation: Any) -> tuple[Any, ...]:
+    """The choices of a Literal; () for any other annotation."""
+    found = [one for one in (annotation, *get_args(annotation)) if get_origin(one) is Literal]
+    return get_args(found[0]) if found else ()
+
+
+def plain_kind(annotation: Any) -> type:
+    """float, int or str: what a word on the command line is read as under this annotation."""
+    parts = [annotation]
+    while parts:
+        one = parts.pop(0)
+        if one in METAVARS:
+            return one
+        parts += get_args(one)
+    raise TypeError(f"no option can be made of {annotation}")
+
+
+def read_as(kind: type, annotation: Any) -> Callable[[str], Any]:
+    """Text -> a value that fits the annotation; refused in the annotation's own words."""
+
+    def read(text: str) -> Any:
+        value = {float: number, int: whole, str: str}[kind](text)
+        if (said := wrong(annotation, value)) is not None:
+            raise argparse.ArgumentTypeError(said)
+        return value
+
+    return read
+
+
+def command(
+    commands: argparse._SubParsersAction, name: str, about: str, run: Callable[[argparse.Namespace], None]
+) -> Parser:
+    """A parser for one command. No abbreviations: a new option would change what an old abbreviation
+    means.
+    """
     parser = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
     parser.set_defaults(run=run)
     return parser
 
 
-def shared_options(parser: argparse.ArgumentParser, out: str = "the result, .png, .jpg or .webp",
-                   default: str | None = None, *, estimates: bool = False) -> None:
+def shared_options(
+    parser: argparse.ArgumentParser,
+    out: str = "the result, .png, .jpg or .webp",
+    default: str | None = None,
+    *,
+    estimates: bool = False,
+) -> None:
     """What every method takes. `out`: the help of -o, which must be given where it has no default.
 
-    estimates: whether the command can say what it would cost (--estimate); it then writes nothing, and -o need not be given.
-    """
-    parser.add_argument("--model", default="shapes", metavar="NAME",
-                        help="a shipped name (`palimpsest models`), a public one (`palimpsest weights list`) or a path (default: 'shapes')")
+    estimates: whether the command can say what it would cost (--estimate); it then writes nothing, and -o
+    need not be given."""
+    parser.add_argument(
+        "--model",
+        default="shapes",
+        metavar="NAME",
+        help="a shipped name (`palimpsest models`), a public one (`palimpsest weights list`) or a path (default: 'shapes')",
+    )
     run_options(parser, out, default, estimates=estimates)
 
 
-def run_options(parser: argparse.ArgumentParser, out: str, default: str | None = None, *, estimates: bool = False) -> None:
+def run_options(
+    parser: argparse.ArgumentParser, out: str, default: str | None = None, *, estimates: bool = False
+) -> None:
     """Of these all but --model."""
-    parser.add_argument("--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: 'auto')")
-    where = parser.add_argument("-o", "--out", required=default is None, default=default, metavar="OUT", help=out)
+    parser.add_argument(
+        "--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: 'auto')"
+    )
+    where = parser.add_argument(
+        "-o", "--out", required=default is None, default=default, metavar="OUT", help=out
+    )
 
     class Estimate(argparse.Action):
         """A dry run need not be told where to write."""
 
-        def __call__(self, parser: argparse.ArgumentParser, given: argparse.Namespace, *value_and_flag: Any) -> None:
+        def __call__(
+            self, parser: argparse.ArgumentParser, given: argparse.Namespace, *value_and_flag: Any
+        ) -> None:
             given.estimate, where.required = True, False
 
     if estimates:
-        parser.add_argument("--estimate", action=Estimate, nargs=0, default=False,
-                            help="print what this would cost in memory and network evaluations, and do nothing")
+        parser.add_argument(
+            "--estimate",
+            action=Estimate,
+            nargs=0,
+            default=False,
+            help="print what this would cost in memory and network evaluations, and do nothing",
+        )
 
 
 def writable(argument: str, path: str | Path | None) -> Path | None:
-    """The path, if a picture can be written there: asked before the long work. None, as a dry run has it, stays None."""
+    """The path, if a picture can be written there: asked before the long work. None, as a dry run has it,
+    stays None.
+    """
     if path is None:
         return None
     with blame(argument):
@@ -194,31 +286,44 @@ def writable(argument: str, path: str | Path | None) -> Path | None:
 
 
 def distinct(given: argparse.Namespace) -> None:
-    """Raises Mistake where two results would go to one file, or one beside the result itself over what was read."""
+    """Raises Mistake where two results would go to one file, or one beside the result itself over what
+    was read.
+    """
+
     def places(*names: str) -> dict[str, Path]:
         paths = {name: getattr(given, name, None) for name in names}
-        return {name.replace("_", "-"): Path(path).absolute() for name, path in paths.items() if path and isinstance(path, str)}
+        return {
+            name.replace("_", "-"): Path(path).absolute()
+            for name, path in paths.items()
+            if path and isinstance(path, str)
+        }
 
     taken = {place: name for name, place in places("input", "mask", "original").items()}
     for name, place in places("save_mask", "save_heat", "save_steps", "save_source", "save", "out").items():
         if place in taken and (name != "out" or taken[place].startswith("save")):
-            raise Mistake(f"{name}: {getattr(given, name.replace('-', '_'))} is the file of {taken[place]} too; name another")
+            raise Mistake(
+                f"{name}: {getattr(given, name.replace('-', '_'))} is the file of {taken[place]} too; name another"
+            )
         taken[place] = name
 
 
 # ---- progress ----
 
+
 @contextmanager
-def progress(b: Bundle, calls: int, what: str = "") -> Iterator[None]:
+def progress(model: Model, calls: int, what: str = "") -> Iterator[None]:
     """A bar, on a terminal only and of one process only, that moves on each time the net is asked.
 
     The verbs know nothing of it: a forward hook counts the calls, and is taken off again at the end.
     """
-    with tqdm(total=calls, desc=what, unit="step", leave=False, disable=rank_and_world()[0] > 0 or None) as bar:
-        def tick(module: torch.nn.Module, given: Any, answer: Any) -> None:
-            bar.update()                                                   # returns nothing, which leaves the answer be
+    with tqdm(
+        total=calls, desc=what, unit="step", leave=False, disable=rank_and_world()[0] > 0 or None
+    ) as bar:
 
-        hook = b.net.register_forward_hook(tick)
+        def tick(module: torch.nn.Module, given: Any, answer: Any) -> None:
+            bar.update()  # returns nothing, which leaves the answer be
+
+        hook = model.net.register_forward_hook(tick)
         try:
             yield
         finally:

@@ -1,27 +1,30 @@
-"""A word for something that has none: the rare identifiers of DreamBooth (Ruiz et al., arXiv:2208.12242v2, Sec. 3.2).
+"""A word for something that has none: the rare identifiers of DreamBooth (Ruiz et al.,
+arXiv:2208.12242v2, Sec. 3.2).
 
-A word that means something brings its meaning along; a random string falls apart into letters that mean something too. So look for
-rare tokens of the tokenizer and turn them back into text:
+A word that means something brings its meaning along; a random string falls apart into letters that mean
+something too. So look for rare tokens of the tokenizer and turn them back into text:
 
     1  candidates: tokens that are short, of letters, and rare
     2  keep those that come back: encode(decode(token)) = token
     3  draw one
 
-# unstated: for another tokenizer than T5's. The paper takes ids 5000 … 10000 of T5-XXL, at most three letters. CLIP's ids are the ranks
+# unstated: for another tokenizer than T5's. The paper takes ids 5000 … 10000 of T5-XXL, at most three
+# letters. CLIP's ids are the ranks
 in which its pairs were merged, so the same range holds everyday abbreviations; there the rare ones are the late ones.
 """
+
 from __future__ import annotations
 
 import random
 import warnings
 
-from nets.tokenizer import ClipTokenizer, Tokenizer, UnknownWord, WordTokenizer, split_words
-from weights import Bundle
-from worlds.scene import RARE_WORDS
+from palimpsest.nets.tokenizer import ClipTokenizer, Tokenizer, UnknownWord, WordTokenizer, split_words
+from palimpsest.weights.model import Model
+from palimpsest.worlds.scene import RARE_WORDS
 
-RARE_FROM = 40000                                # of CLIP's 49,408 tokens
-LONGEST = 3                                      # letters of a token, and tokens of an identifier  # Sec. 3.2
-LOADED = {"sks", "nsa", "kkk", "isis"}           # ours: they come back, and yet mean something ("sks" is a rifle)
+RARE_FROM = 40000  # of CLIP's 49,408 tokens
+LONGEST = 3  # letters of a token, and tokens of an identifier  # Sec. 3.2
+LOADED = {"sks", "nsa", "kkk", "isis"}  # ours: they come back, and yet mean something ("sks" is a rifle)
 
 
 class Caution(UserWarning):
@@ -29,21 +32,32 @@ class Caution(UserWarning):
 
 
 def rare_words(tokenizer: Tokenizer) -> list[str]:
-    """Every identifier that the search would consider, in the tokenizer's order. ValueError for a tokenizer it does not know."""
+    """Every identifier that the search would consider, in the tokenizer's order. ValueError for a
+    tokenizer it does not know.
+    """
     if isinstance(tokenizer, WordTokenizer):
         return [word for word in tokenizer.words if word in RARE_WORDS]
     if not isinstance(tokenizer, ClipTokenizer):
-        raise ValueError(f"identifier: there is no search over a {type(tokenizer).__name__}; name a rare word yourself")
-    short = [tokenizer.strings[i].removesuffix("</w>") for i in range(RARE_FROM, tokenizer.start)
-             if tokenizer.strings[i].endswith("</w>")]
-    short = [word for word in short if len(word) <= LONGEST and word.isascii() and word.isalpha() and word not in LOADED]
+        raise ValueError(
+            f"identifier: there is no search over a {type(tokenizer).__name__}; name a rare word yourself"
+        )
+    short = [
+        tokenizer.strings[i].removesuffix("</w>")
+        for i in range(RARE_FROM, tokenizer.start)
+        if tokenizer.strings[i].endswith("</w>")
+    ]
+    short = [
+        word
+        for word in short
+        if len(word) <= LONGEST and word.isascii() and word.isalpha() and word not in LOADED
+    ]
     return [word for word in short if comes_back(tokenizer, word)]
 
 
 def says(text: str, identifier: str) -> bool:
     """Whether a text has the identifier in it, as whole words; capitals do not count."""
     words, wanted = split_words(text), split_words(identifier)
-    return any(words[k:k + len(wanted)] == wanted for k in range(len(words) - len(wanted) + 1))
+    return any(words[k : k + len(wanted)] == wanted for k in range(len(words) - len(wanted) + 1))
 
 
 def comes_back(tokenizer: Tokenizer, word: str) -> bool:
@@ -54,42 +68,63 @@ def comes_back(tokenizer: Tokenizer, word: str) -> bool:
 
 def find_identifier(tokenizer: Tokenizer, seed: int = 0) -> str:
     """One rare word. Raises ValueError where the tokenizer has none."""
-    words = rare_words(tokenizer)                                          # Sec. 3.2: rare tokens first, then their text
+    words = rare_words(tokenizer)  # Sec. 3.2: rare tokens first, then their text
     if not words:
         raise ValueError("identifier: this model's tokenizer has no rare word to spare; name one yourself")
-    return words[0] if isinstance(tokenizer, WordTokenizer) and seed == 0 else random.Random(seed).choice(words)
+    return (
+        words[0] if isinstance(tokenizer, WordTokenizer) and seed == 0 else random.Random(seed).choice(words)
+    )
 
 
-def check_identifier(b: Bundle, identifier: str, seed: int = 0) -> str:
-    """The identifier to use: the one given, or found for "auto". Warns (Caution) of a common word or one that falls apart.
+def check_identifier(model: Model, identifier: str, seed: int = 0) -> str:
+    """The identifier to use: the one given, or found for "auto". Warns (Caution) of a common word or one
+    that falls apart.
 
-    Raises ValueError for a model without text, an empty identifier, and a word that the model's tokenizer does not have.
-    """
-    if b.text is None or b.tokenizer is None:
-        raise ValueError(f"model: {b.name} reads no text, so no word of it can come to mean a subject; choose a text-to-image model")
+    Raises ValueError for a model without text, an empty identifier, and a word that the model's tokenizer
+    does not have."""
+    if model.text is None or model.tokenizer is None:
+        raise ValueError(
+            f"model: {model.name} reads no text, so no word of it can come to mean a subject; choose a text-to-image model"
+        )
     if identifier == "auto":
-        return find_identifier(b.tokenizer, seed)
+        return find_identifier(model.tokenizer, seed)
     words = identifier.split()
     if not words:
         raise ValueError("identifier: is empty; name a rare word, or auto")
     try:
-        tokens = [token for piece in b.tokenizer.pieces(identifier) for token in piece]
+        tokens = [token for piece in model.tokenizer.pieces(identifier) for token in piece]
     except UnknownWord as error:
-        free = ", ".join(rare_words(b.tokenizer)) or "none"
-        raise ValueError(f'identifier: the model does not know the word "{error.word}"; its rare words are: {free}') from None
-    if len(tokens) > LONGEST:                                              # Sec. 3.2: k = 1 … 3
-        warnings.warn(f"identifier: {identifier!r} falls apart into {len(tokens)} tokens, each with a meaning of its own; "
-                      "identifier=auto finds a rare one", Caution, stacklevel=3)
-    elif found := common_words(b.tokenizer, identifier):
+        free = ", ".join(rare_words(model.tokenizer)) or "none"
+        raise ValueError(
+            f'identifier: the model does not know the word "{error.word}"; its rare words are: {free}'
+        ) from None
+    if len(tokens) > LONGEST:  # Sec. 3.2: k = 1 … 3
+        warnings.warn(
+            f"identifier: {identifier!r} falls apart into {len(tokens)} tokens, each with a meaning of its own; "
+            "identifier=auto finds a rare one",
+            Caution,
+            stacklevel=3,
+        )
+    elif found := common_words(model.tokenizer, identifier):
         where = "" if found[0] == identifier.lower() else f" in {identifier!r}"
-        warnings.warn(f"identifier: {found[0]!r}{where} is a common word, whose meaning would be mixed into the subject's and lost; "
-                      "identifier=auto finds a rare one", Caution, stacklevel=3)
+        warnings.warn(
+            f"identifier: {found[0]!r}{where} is a common word, whose meaning would be mixed into the subject's and lost; "
+            "identifier=auto finds a rare one",
+            Caution,
+            stacklevel=3,
+        )
     return identifier
 
 
 def common_words(tokenizer: Tokenizer, identifier: str) -> list[str]:
-    """The words of an identifier that the model has a meaning for, as far as the tokenizer tells; in lower case, as it reads them."""
+    """The words of an identifier that the model has a meaning for, as far as the tokenizer tells; in
+    lower case, as it reads them.
+    """
     if isinstance(tokenizer, WordTokenizer):
         return [word for word in identifier.lower().split() if word not in RARE_WORDS]
     words = [(tokenizer.decode(piece).strip().lower(), piece) for piece in tokenizer.pieces(identifier)]
-    return [word for word, piece in words if word in LOADED or len(piece) == 1 and piece[0] < RARE_FROM and word.isalpha()]
+    return [
+        word
+        for word, piece in words
+        if word in LOADED or len(piece) == 1 and piece[0] < RARE_FROM and word.isalpha()
+    ]

@@ -1,10 +1,12 @@
-"""Why did my edit fail? One call of a method for every setting of one or two of its knobs, side by side on one sheet.
+"""Why did my edit fail? One call of a method for every setting of one or two of its knobs, side by side
+on one sheet.
 
-    swept = sweep(partial(diffedit, b, x, source="a red star", target="a blue star"),
-                  {"ratio": [.5, .7, .9], "threshold": [.25, .5, .75]})
-    write_picture(sheet(swept, before=x), "why.png")                       # ratio down, threshold across
-    write_picture(sheet(swept, of=lambda edit: edit.mask * 2 - 1), "masks.png")
+swept = sweep(partial(diffedit, b, x, source="a red star", target="a blue star"),
+              {"ratio": [.5, .7, .9], "threshold": [.25, .5, .75]})
+write_picture(sheet(swept, before=x), "why.png")                       # ratio down, threshold across
+write_picture(sheet(swept, of=lambda edit: edit.mask * 2 - 1), "masks.png")
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,18 +15,20 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from worlds.files import contact_sheet
+from palimpsest.worlds.files import contact_sheet
 
 
 class Sweep(NamedTuple):
     """The results of every combination, the last grid running fastest."""
-    grids: dict[str, list[Any]]                  # knob -> the values that were tried
-    settings: list[dict[str, Any]]               # knob -> value, one for each result
-    results: list[Any]                           # what the verb gave
+
+    grids: dict[str, list[Any]]  # knob -> the values that were tried
+    settings: list[dict[str, Any]]  # knob -> value, one for each result
+    results: list[Any]  # what the verb gave
 
 
 def sweep(verb: Callable[..., Any], grids: Mapping[str, Sequence[Any]]) -> Sweep:
-    """Call verb(knob=value, …) for every combination of the grids' values; nothing else is varied, the seed least of all.
+    """Call verb(knob=value, …) for every combination of the grids' values; nothing else is varied, the
+    seed least of all.
 
     verb: a method with its other arguments filled in, by functools.partial or a lambda that names the knobs.
     Raises ValueError for no grids, or one without values; what the verb raises says for which setting.
@@ -43,21 +47,33 @@ def sweep(verb: Callable[..., Any], grids: Mapping[str, Sequence[Any]]) -> Sweep
 
 def label(setting: Mapping[str, Any]) -> str:
     """ratio 0.8, threshold 0.5"""
-    return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in setting.items())
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in setting.items()
+    )
 
 
-def sheet(swept: Sweep, of: Callable[[Any], Tensor] = lambda result: result.picture, *, before: Tensor | None = None,
-          n: int = 0, scale: int = 3, title: str = "") -> Tensor:
-    """The sweep on one labelled sheet, for `write_picture`: uint8 (1, 3, y, x). One grid runs across, of two the first down.
+def sheet(
+    swept: Sweep,
+    of: Callable[[Any], Tensor] = lambda result: result.picture,
+    *,
+    before: Tensor | None = None,
+    n: int = 0,
+    scale: int = 3,
+    title: str = "",
+) -> Tensor:
+    """The sweep on one labelled sheet, for `write_picture`: uint8 (1, 3, y, x). One grid runs across, of
+    two the first down.
 
-    of: what to show of a result, (b, 1 or 3, y, x) in [−1, 1]; n: which picture of a batch; before: (b, 3, y, x) to stand
-    at the head of each row. Raises ValueError for more than two grids.
-    """
+    of: what to show of a result, (b, 1 or 3, y, x) in [−1, 1]; n: which picture of a batch; before: (b,
+    3, y, x) to stand at the head of each row. Raises ValueError for more than two grids."""
     if len(swept.grids) > 2:
-        raise ValueError(f"grids: a sheet has two directions, got {len(swept.grids)} ({', '.join(swept.grids)}); fix one of them")
+        raise ValueError(
+            f"grids: a sheet has two directions, got {len(swept.grids)} ({', '.join(swept.grids)}); fix one of them"
+        )
     *down, across = ([label({name: value}) for value in values] for name, values in swept.grids.items())
-    cells = [of(result)[n:n + 1].expand(-1, 3, -1, -1) for result in swept.results]
-    rows = [cells[i:i + len(across)] for i in range(0, len(cells), len(across))]
+    cells = [of(result)[n : n + 1].expand(-1, 3, -1, -1) for result in swept.results]
+    rows = [cells[i : i + len(across)] for i in range(0, len(cells), len(across))]
     if before is not None:
-        rows, across = [[before[n:n + 1], *row] for row in rows], ["before", *across]
+        rows, across = [[before[n : n + 1], *row] for row in rows], ["before", *across]
     return contact_sheet(rows, *down, column_labels=across, scale=scale, title=title)

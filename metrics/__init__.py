@@ -9,8 +9,8 @@
 Pictures are (b, 3, y, x) in [-1, 1], masks (b, 1, y, x) with values 0 and 1, features (n, d). Every sum is
 taken in float64. Pictures and masks give one figure per picture, (b,); sets give plain floats.
 
-**Two meanings of a mask.** A method's mask says 1 = *edit here*. A metric's mask says 1 = *this pixel counts*.
-The unwanted change of an edit is therefore `rmse(before, after, mask=1 - edit_mask)`.
+**Two meanings of a mask.** A method's mask says 1 = *edit here*. A metric's mask says 1 = *this pixel
+counts*. The unwanted change of an edit is therefore `rmse(before, after, mask=1 - edit_mask)`.
 
 An all-zero mask leaves nothing to measure. It raises, and names the pictures, rather than give a figure that
 looks like one: see `metrics.mask.as_mask`.

@@ -1,7 +1,8 @@
 """Pictures and texts compared as embeddings: CLIP-I, CLIP-T, DINO, PRES, DIV, directional CLIP, CLIP score.
 
-Everything here takes embeddings (b, d), of any length, and computes cosines in float64. Which network made them, from
-pictures cut and scaled how, is part of the figure (nets/clip.py and nets/dino.py have the networks and their views).
+Everything here takes embeddings (b, d), of any length, and computes cosines in float64. Which network
+made them, from pictures cut and scaled how, is part of the figure (nets/judges/clip.py and
+nets/judges/dino.py have the networks and their views).
 
     figure                 of what                                             paper
     CLIP-I, DINO           `subject_similarity(made, real)`, images            DreamBooth, arXiv:2208.12242v2, Sec. 4.1
@@ -12,6 +13,7 @@ pictures cut and scaled how, is part of the figure (nets/clip.py and nets/dino.p
     directional CLIP       `directional(before, after, text, new text)`        StyleGAN-NADA, arXiv:2108.00946v2, Sec. 4.1
     CLIP score             `clip_score(images, texts)`                         CLIPScore, arXiv:2104.08718v3, Sec. 3
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -21,18 +23,24 @@ from torch import Tensor
 
 
 def _unit(x: Tensor, name: str) -> Tensor:
-    """Rows of length 1, float64. Raises ValueError unless x is (b, d) of finite rows that have a direction."""
+    """Rows of length 1, float64. Raises ValueError unless x is (b, d) of finite rows that have a
+    direction.
+    """
     if x.ndim != 2 or not len(x):
         raise ValueError(f"{name}: shape {tuple(x.shape)}; give embeddings (b, d)")
     lengths = x.double().norm(dim=1, keepdim=True)
     if not (lengths.isfinite() & (lengths > 0)).all():
-        raise ValueError(f"{name}: a row that is 0 or not finite has no direction; mend what made the embeddings")
+        raise ValueError(
+            f"{name}: a row that is 0 or not finite has no direction; mend what made the embeddings"
+        )
     return x.double() / lengths
 
 
 def _pair(x: Tensor, y: Tensor, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
     if x.shape != y.shape:
-        raise ValueError(f"{names[0]} and {names[1]}: shapes {tuple(x.shape)} and {tuple(y.shape)}; give one row for each pair")
+        raise ValueError(
+            f"{names[0]} and {names[1]}: shapes {tuple(x.shape)} and {tuple(y.shape)}; give one row for each pair"
+        )
     return _unit(x, names[0]), _unit(y, names[1])
 
 
@@ -47,19 +55,23 @@ def cosine(x: Tensor, y: Tensor) -> Tensor:
 
 
 def subject_similarity(made: Tensor, real: Tensor) -> float:
-    """The mean cosine of every made picture with every real one, (n, d) and (m, d): CLIP-I with CLIP's embeddings, DINO with DINO's.
+    """The mean cosine of every made picture with every real one, (n, d) and (m, d): CLIP-I with CLIP's
+    embeddings, DINO with DINO's.
 
-    The paper takes it for each subject and then the mean over subjects. A set with itself counts each picture's cosine with
-    itself, which is 1: see `self_similarity` for the row "real images".
-    """
+    The paper takes it for each subject and then the mean over subjects. A set with itself counts each
+    picture's cosine with itself, which is 1: see `self_similarity` for the row "real images"."""
     made, real = _unit(made, "made"), _unit(real, "real")
     if made.shape[1] != real.shape[1]:
-        raise ValueError(f"made and real: widths {made.shape[1]} and {real.shape[1]}; take both from the same network")
+        raise ValueError(
+            f"made and real: widths {made.shape[1]} and {real.shape[1]}; take both from the same network"
+        )
     return float((made @ real.T).mean())
 
 
 def self_similarity(x: Tensor) -> float:
-    """The mean cosine of two different rows of one set, (n, d) with n ≥ 2. unstated: whether a picture meets itself; here it does not."""
+    """The mean cosine of two different rows of one set, (n, d) with n ≥ 2. unstated: whether a picture
+    meets itself; here it does not.
+    """
     if len(x) < 2:
         raise ValueError(f"x: {len(x)} row has no pair; give 2 or more")
     gram = _unit(x, "x") @ _unit(x, "x").T
@@ -67,14 +79,19 @@ def self_similarity(x: Tensor) -> float:
 
 
 def diversity(pictures: Tensor, distance: Callable[[Tensor, Tensor], Tensor]) -> float:
-    """DIV: the mean distance of two different pictures of one subject and prompt, (n, 3, y, x) with n ≥ 2; of 4 pictures, 6 pairs.
+    """DIV: the mean distance of two different pictures of one subject and prompt, (n, 3, y, x) with n ≥
+    2; of 4 pictures, 6 pairs.
 
     distance: (b, 3, y, x) twice -> (b,), symmetric: LPIPS (metrics/trunks.py).
     """
     if len(pictures) < 2:
         raise ValueError(f"pictures: {len(pictures)} has no pair; give 2 or more")
     first, second = torch.triu_indices(len(pictures), len(pictures), 1)
-    return float(torch.stack([distance(pictures[i : i + 1], pictures[j : j + 1])[0] for i, j in zip(first, second)]).double().mean())
+    return float(
+        torch.stack([distance(pictures[i : i + 1], pictures[j : j + 1])[0] for i, j in zip(first, second)])
+        .double()
+        .mean()
+    )
 
 
 def directional(before: Tensor, after: Tensor, text_before: Tensor, text_after: Tensor) -> Tensor:
@@ -82,21 +99,25 @@ def directional(before: Tensor, after: Tensor, text_before: Tensor, text_after: 
 
         cos(E(x₁) − E(x₀), T(c₁) − T(c₀)),   E and T brought to length 1 first
 
-    A picture that did not change went nowhere: its figure is 0. Raises ValueError where a caption did not change.
-    """
+    A picture that did not change went nowhere: its figure is 0. Raises ValueError where a caption did not
+    change."""
     before, after = _pair(before, after, ("before", "after"))
     text_before, text_after = _pair(text_before, text_after, ("text_before", "text_after"))
     if before.shape != text_before.shape:
-        raise ValueError(f"pictures and texts: shapes {tuple(before.shape)} and {tuple(text_before.shape)}; take both from one CLIP")
+        raise ValueError(
+            f"pictures and texts: shapes {tuple(before.shape)} and {tuple(text_before.shape)}; take both from one CLIP"
+        )
     went, wanted = after - before, text_after - text_before
     if same := (wanted.norm(dim=1) < 1e-9).nonzero().flatten().tolist():
-        raise ValueError(f"text_after: row {', '.join(map(str, same))} says what text_before says, which asks for no edit; leave it out")
+        raise ValueError(
+            f"text_after: row {', '.join(map(str, same))} says what text_before says, which asks for no edit; leave it out"
+        )
     return torch.cosine_similarity(went, wanted, dim=1, eps=1e-12)
 
 
-def clip_score(images: Tensor, texts: Tensor, scale: float = 100.) -> Tensor:
+def clip_score(images: Tensor, texts: Tensor, scale: float = 100.0) -> Tensor:
     """scale · max(cos, 0) of each picture with its text, (b, d) twice -> (b,).
 
-    Two scales are in use, and a figure means nothing without its own: 100, as most programs print it, and 2.5, w of the paper.
-    """
+    Two scales are in use, and a figure means nothing without its own: 100, as most programs print it, and
+    2.5, w of the paper."""
     return scale * cosine(images, texts).clamp(min=0)

@@ -1,12 +1,15 @@
-"""The pieces of the ADM U-Net, as GLIDE uses them: a residual block that can halve or double its map, and attention to text and pixels.
+"""The pieces of the ADM U-Net, as GLIDE uses them: a residual block that can halve or double its map, and
+attention to text and pixels.
 
-"Diffusion Models Beat GANs on Image Synthesis", arXiv:2105.05233v4, Sec. 3 and 3.1 (adaptive group normalisation, residual blocks
-for resampling, heads of 64 channels), with the text of "GLIDE", arXiv:2112.10741v3, Sec. 4.1 (joined to every attention layer).
-Where nets/blocks.py adds the time to a map and halves it by a convolution, here the time scales and shifts the norm, and halving and
-doubling have no weights of their own.
+"Diffusion Models Beat GANs on Image Synthesis", arXiv:2105.05233v4, Sec. 3 and 3.1 (adaptive group
+normalisation, residual blocks for resampling, heads of 64 channels), with the text of "GLIDE",
+arXiv:2112.10741v3, Sec. 4.1 (joined to every attention layer). Where nets/blocks.py adds the time to a
+map and halves it by a convolution, here the time scales and shifts the norm, and halving and doubling
+have no weights of their own.
 
-Letters: b batch, c channels, y x rows and columns, i = y·x pixels, l text tokens, d width, h heads, k head width.
-"""
+Letters: b batch, c channels, y x rows and columns, i = y·x pixels, l text tokens, d width, h heads, k
+head width."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -16,8 +19,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from nets.attention import Site, Tap, attend
-from nets.layers import Conv2d, Linear
+from palimpsest.nets.attention import Site, Tap, attend
+from palimpsest.nets.fast_cpu import Conv2d, Linear
 
 
 def halve(x: Tensor) -> Tensor:
@@ -38,13 +41,21 @@ def same(x: Tensor) -> Tensor:
 class ScaleShiftBlock(nn.Module):
     """x + conv(SiLU((1 + scale) · norm(conv(SiLU(norm(x)))) + shift)): (b c_in y x) -> (b c_out y' x').
 
-    [scale, shift] = W·emb: adaptive group normalisation, AdaGN of arXiv:2105.05233v4, Sec. 3.1, but with 1 + scale, as everyone
-    builds it. emb (b emb_width) comes with its SiLU already applied. resample: `halve`, `double` or `same`; it is done to x, and to
-    the branch between its first norm and its first convolution. The last convolution starts as zero, and so does the branch.
-    """
+    [scale, shift] = W·emb: adaptive group normalisation, AdaGN of arXiv:2105.05233v4, Sec. 3.1, but with
+    1 + scale, as everyone builds it. emb (b emb_width) comes with its SiLU already applied. resample:
+    `halve`, `double` or `same`; it is done to x, and to the branch between its first norm and its first
+    convolution. The last convolution starts as zero, and so does the branch."""
 
-    def __init__(self, c_in: int, c_out: int, emb_width: int, *, groups: int, resample: Callable[[Tensor], Tensor] = same,
-                 dropout: float = 0.):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        emb_width: int,
+        *,
+        groups: int,
+        resample: Callable[[Tensor], Tensor] = same,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         self.resample = resample
         self.norm1 = nn.GroupNorm(groups, c_in)
@@ -65,12 +76,13 @@ class ScaleShiftBlock(nn.Module):
 
 
 class FusedAttention(nn.Module):
-    """Multi-head attention of x (b i d) to [ctx; x], or to x alone, whose query, key and value maps are one matrix.
+    """Multi-head attention of x (b i d) to [ctx; x], or to x alone, whose query, key and value maps are
+    one matrix.
 
-    Its rows go head by head: q, k, v of the first head, then of the second. ("Head-major"; torch's MultiheadAttention has the
-    queries of all heads first, and the weights of one mean nothing to the other.) ctx (b l ctx_width) gives keys and values, which
-    stand before those of x, and asks nothing. width must divide by heads; ctx_width: None where there is no ctx.
-    """
+    Its rows go head by head: q, k, v of the first head, then of the second. ("Head-major"; torch's
+    MultiheadAttention has the queries of all heads first, and the weights of one mean nothing to the
+    other.) ctx (b l ctx_width) gives keys and values, which stand before those of x, and asks nothing.
+    width must divide by heads; ctx_width: None where there is no ctx."""
 
     def __init__(self, width: int, heads: int, ctx_width: int | None = None):
         super().__init__()
@@ -81,8 +93,12 @@ class FusedAttention(nn.Module):
         self.ctx_kv = Linear(ctx_width, 2 * width) if ctx_width is not None else None
         self.to_out = Linear(width, width)
 
-    def forward(self, x: Tensor, ctx: Tensor | None = None, tap: Tap | None = None, site: Site | None = None) -> Tensor:
-        """(b i d) -> (b i d). The tap is called with the probabilities (b h i l+i), the text's first, if it wants this site."""
+    def forward(
+        self, x: Tensor, ctx: Tensor | None = None, tap: Tap | None = None, site: Site | None = None
+    ) -> Tensor:
+        """(b i d) -> (b i d). The tap is called with the probabilities (b h i l+i), the text's first, if
+        it wants this site.
+        """
         q, k, v = rearrange(self.qkv(x), "b i (h three k) -> three b h i k", three=3, h=self.heads)
         if self.ctx_kv is not None:
             k_ctx, v_ctx = rearrange(self.ctx_kv(ctx), "b l (h two k) -> two b h l k", two=2, h=self.heads)
@@ -91,10 +107,11 @@ class FusedAttention(nn.Module):
 
 
 class JointAttention(nn.Module):
-    """The pixels of a map attend to the text and to each other: h + attention(norm(h)), (b c y x). It starts as the identity.
+    """The pixels of a map attend to the text and to each other: h + attention(norm(h)), (b c y x). It
+    starts as the identity.
 
-    name: of its site; level: the map is 2**level times smaller than the picture; head_width: c must divide by it.
-    """
+    name: of its site; level: the map is 2**level times smaller than the picture; head_width: c must
+    divide by it."""
 
     def __init__(self, name: str, level: int, width: int, head_width: int, ctx_width: int, groups: int):
         super().__init__()
@@ -112,5 +129,7 @@ class JointAttention(nn.Module):
 
     def forward(self, h: Tensor, ctx: Tensor, tap: Tap | None) -> Tensor:
         res = tuple(h.shape[-2:])
-        z = self.attention(rearrange(self.norm(h), "b c y x -> b (y x) c"), ctx, tap, Site(self.name, "joint", res))
+        z = self.attention(
+            rearrange(self.norm(h), "b c y x -> b (y x) c"), ctx, tap, Site(self.name, "joint", res)
+        )
         return h + rearrange(z, "b (y x) c -> b c y x", y=res[0])

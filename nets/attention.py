@@ -2,12 +2,14 @@
 
     Attention(Q, K, V) = softmax(Q Kᵀ / √k) V                    "Attention Is All You Need", arXiv:1706.03762v7, Eq. (1)
 
-One class serves self-attention (keys and values from x), cross-attention (from a context) and causal text. The editing
-methods of this library read and rewrite the probabilities softmax(Q Kᵀ / √k) through a *tap*: a function that is handed
-down as an argument, so that nothing is patched and nothing remains after the call.
+One class serves self-attention (keys and values from x), cross-attention (from a context) and causal
+text. The editing methods of this library read and rewrite the probabilities softmax(Q Kᵀ / √k) through a
+*tap*: a function that is handed down as an argument, so that nothing is patched and nothing remains after
+the call.
 
 Letters: b batch, i queries, j keys, d width, h heads, k head width.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -19,14 +21,18 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from nets.layers import Linear
+from palimpsest.nets.fast_cpu import Linear
 
 
 class Site(NamedTuple):
-    """Where an attention layer stands: its place in the net, what it attends to, and the size of its feature map."""
+    """Where an attention layer stands: its place in the net, what it attends to, and the size of its
+    feature map.
+    """
 
     name: str  # "down0.1", "mid", "up1.0"
-    kind: str  # "self", "cross", or "joint": the keys are the text's tokens, then the map's own pixels (nets/adm.py)
+    # "self", "cross", or "joint": the keys are the text's tokens, then the map's own pixels
+    # (nets/adm.py)
+    kind: str
     res: tuple[int, int]  # (y, x): the layer has y·x queries
 
 
@@ -52,33 +58,41 @@ class _At:
         return self.tap(probs, site) if self.wants(site) else probs
 
 
-def at(tap: Tap, *, kind: str | None = None, res: tuple[int, int] | None = None, name: str | None = None) -> Tap:
+def at(
+    tap: Tap, *, kind: str | None = None, res: tuple[int, int] | None = None, name: str | None = None
+) -> Tap:
     """`tap`, restricted to the sites that fit; all other layers keep the fused path.
 
-    kind: "self", "cross" or "joint"; res: the exact (y, x) of the feature map; name: a site's name or the beginning of one
-    ("up" is every up-block, "up1.0" a single layer pair). None fits everything. Restrictions nest.
-    """
+    kind: "self", "cross" or "joint"; res: the exact (y, x) of the feature map; name: a site's name or the
+    beginning of one ("up" is every up-block, "up1.0" a single layer pair). None fits everything.
+    Restrictions nest."""
     if kind not in (None, "self", "cross", "joint"):
         raise ValueError(f'kind must be "self", "cross", "joint" or None, not {kind!r}')
     return _At(tap, kind, None if res is None else tuple(res), name)
 
 
 def wants(tap: Tap | None, site: Site) -> bool:
-    """Whether `tap` is to be called at `site`: a tap wants every site unless its own `wants(site)` says otherwise."""
+    """Whether `tap` is to be called at `site`: a tap wants every site unless its own `wants(site)` says
+    otherwise.
+    """
     return tap is not None and getattr(tap, "wants", lambda site: True)(site)
 
 
 def slow_way_back(q: Tensor) -> bool:
-    """Whether torch's fused kernel would spend most of a training step on its gradient: in bfloat16 on a CPU it does not use the
-    processor's bfloat16 units, which plain products do."""
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and q.requires_grad
+    """Whether torch's fused kernel would spend most of a training step on its gradient: in bfloat16 on a
+    CPU it does not use the processor's bfloat16 units, which plain products do."""
+    return (
+        q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and q.requires_grad
+    )
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None, site: Site | None = None, *, causal: bool = False) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None, site: Site | None = None, *, causal: bool = False
+) -> Tensor:
     """Eq. (1) of the paper: queries (b h i k), keys and values (b h j k) -> (b h i k).
 
-    causal: a query sees its own place and those before it. A tap that wants this site stands between softmax and V.
-    """
+    causal: a query sees its own place and those before it. A tap that wants this site stands between
+    softmax and V."""
     if not wants(tap, site):
         if slow_way_back(q) and not causal:
             return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
@@ -91,7 +105,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None, site: Site |
     probs = logits.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(v.dtype)
     edited = tap(probs, site)
     if edited.shape != probs.shape:
-        raise ValueError(f"the tap at {site} must return {tuple(probs.shape)} (b h i j), not {tuple(edited.shape)}")
+        raise ValueError(
+            f"the tap at {site} must return {tuple(probs.shape)} (b h i j), not {tuple(edited.shape)}"
+        )
     return edited.to(v.dtype) @ v
 
 
@@ -103,8 +119,15 @@ class Attention(nn.Module):
     causal: position i sees positions j ≤ i only.
     """
 
-    def __init__(self, width: int, ctx_width: int | None = None, heads: int = 8, *, bias: bool = False,
-                 causal: bool = False):
+    def __init__(
+        self,
+        width: int,
+        ctx_width: int | None = None,
+        heads: int = 8,
+        *,
+        bias: bool = False,
+        causal: bool = False,
+    ):
         super().__init__()
         if width % heads:
             raise ValueError(f"heads={heads} must divide the attention width {width}")
@@ -115,9 +138,15 @@ class Attention(nn.Module):
         self.to_v = Linear(ctx_width or width, width, bias=bias)
         self.to_out = Linear(width, width)
 
-    def forward(self, x: Tensor, ctx: Tensor | None = None, tap: Tap | None = None, site: Site | None = None) -> Tensor:
-        """(b i d) -> (b i d). The tap is called with the probabilities (b h i j) and `site`, if it wants this site."""
+    def forward(
+        self, x: Tensor, ctx: Tensor | None = None, tap: Tap | None = None, site: Site | None = None
+    ) -> Tensor:
+        """(b i d) -> (b i d). The tap is called with the probabilities (b h i j) and `site`, if it wants
+        this site.
+        """
         ctx = x if ctx is None else ctx
-        q, k, v = (rearrange(t, "b n (h k) -> b h n k", h=self.heads)
-                   for t in (self.to_q(x), self.to_k(ctx), self.to_v(ctx)))
+        q, k, v = (
+            rearrange(t, "b n (h k) -> b h n k", h=self.heads)
+            for t in (self.to_q(x), self.to_k(ctx), self.to_v(ctx))
+        )
         return self.to_out(rearrange(attend(q, k, v, tap, site, causal=self.causal), "b h i k -> b i (h k)"))

@@ -1,18 +1,19 @@
 """The two pieces that the U-Net and the autoencoder share."""
+
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.layers import Conv2d, Linear
+from palimpsest.nets.fast_cpu import Conv2d, Linear
 
 
 class ResBlock(nn.Module):
     """x + conv(SiLU(norm(conv(SiLU(norm(x))) + W·emb))): (b c_in y x) -> (b c_out y x).
 
-    emb_width: width of the time embedding, which enters as one shift per channel between the convolutions; None for
-    a block that knows no time. The embedding comes with its SiLU already applied. eps: of both GroupNorms.
-    """
+    emb_width: width of the time embedding, which enters as one shift per channel between the
+    convolutions; None for a block that knows no time. The embedding comes with its SiLU already applied.
+    eps: of both GroupNorms."""
 
     def __init__(self, c_in: int, c_out: int, *, groups: int, eps: float, emb_width: int | None = None):
         super().__init__()

@@ -1,19 +1,22 @@
-"""GLIDE: the U-Net that paints from a text, the one that enlarges what it painted, and the transformer that reads the text for both.
+"""GLIDE: the U-Net that paints from a text, the one that enlarges what it painted, and the transformer
+that reads the text for both.
 
-"GLIDE: Towards Photorealistic Image Generation and Editing with Text-Guided Diffusion Models", arXiv:2112.10741v3, Sec. 4.1 to 4.3;
-the U-Net is ADM's (nets/adm.py). With its default arguments `GlideUNet` and `GlideText` are the published 64×64 model (together
-385,030,726 parameters in 783 tensors), with `**UPSAMPLER` the one from 64 to 256 (398,361,286 in 797); the models that this library
+"GLIDE: Towards Photorealistic Image Generation and Editing with Text-Guided Diffusion Models",
+arXiv:2112.10741v3, Sec. 4.1 to 4.3; the U-Net is ADM's (nets/adm.py). With its default arguments
+`GlideUNet` and `GlideText` are the published 64×64 model (together 385,030,726 parameters in 783
+tensors), with `**UPSAMPLER` the one from 64 to 256 (398,361,286 in 797); the models that this library
 ships are the same classes made small.
 
     net, text = GlideUNet(), GlideText()
     ctx = text(tokens)                                     # (b l d): every attention layer of the net reads all of it
     eps, v = net(x_t, t, ctx).chunk(2, dim=1)              # v: where each variance lies between its bounds (arXiv:2102.09672v1, Eq. 15)
 
-What a net sees beside x_t stands in the channels after it, and `inputs` puts it there: for inpainting the picture where it is to be
-kept and where that is, for upsampling the small picture.
+What a net sees beside x_t stands in the channels after it, and `inputs` puts it there: for inpainting the
+picture where it is to be kept and where that is, for upsampling the small picture.
 
 Letters: b batch, c channels, y x rows and columns, l text tokens, d width.
 """
+
 from __future__ import annotations
 
 import copy
@@ -23,42 +26,78 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.adm import FusedAttention, JointAttention, ScaleShiftBlock, double, halve, same
-from nets.attention import Site, Tap, wants
-from nets.layers import Conv2d, Linear
-from nets.text import TextLayer
-from nets.unet import TimeEmbedding
+from palimpsest.nets.adm import FusedAttention, JointAttention, ScaleShiftBlock, double, halve, same
+from palimpsest.nets.attention import Site, Tap, wants
+from palimpsest.nets.fast_cpu import Conv2d, Linear
+from palimpsest.nets.text import TextLayer
+from palimpsest.nets.unet import TimeEmbedding
 
-UPSAMPLER = dict(upsampling=True, mult=(1, 1, 2, 2, 4, 4), blocks=2, attention=(False, False, False, True, True, True))
-SMALL = dict(width=48, mult=(1, 2, 3), blocks=1, attention=(False, True, True), head_width=24, ctx_width=128, norm_groups=16, dropout=0.)
-SMALL_UPSAMPLER = SMALL | dict(upsampling=True, width=32, mult=(1, 1, 2, 3), attention=(False, False, True, True), head_width=32)
-# ours: the small model's empty text is a start, an end and padding, as WordTokenizer writes it; the published one's is all padding
-SMALL_TEXT = dict(length=24, width=128, layers=4, heads=4, pad=0)   # and vocab, as many as the tokenizer has; 0 is the pad of WordTokenizer
+UPSAMPLER = dict(
+    upsampling=True, mult=(1, 1, 2, 2, 4, 4), blocks=2, attention=(False, False, False, True, True, True)
+)
+SMALL = dict(
+    width=48,
+    mult=(1, 2, 3),
+    blocks=1,
+    attention=(False, True, True),
+    head_width=24,
+    ctx_width=128,
+    norm_groups=16,
+    dropout=0.0,
+)
+SMALL_UPSAMPLER = SMALL | dict(
+    upsampling=True, width=32, mult=(1, 1, 2, 3), attention=(False, False, True, True), head_width=32
+)
+# ours: the small model's empty text is a start, an end and padding, as WordTokenizer writes it; the
+# published one's is all padding
+SMALL_TEXT = dict(
+    length=24, width=128, layers=4, heads=4, pad=0
+)  # and vocab, as many as the tokenizer has; 0 is the pad of WordTokenizer
 
 
 class GlideUNet(nn.Module):
     """[eps, v] = net(x_t, t, ctx, tap=None).
 
-    channels: of the picture; inpainting: whether it sees what is to be kept, upsampling: whether it sees a small picture (see
-    `inputs`); width: channels of the first level; mult: channels of each level in units of width; blocks: residual blocks a level on
-    the way down (one more on the way up); attention: for each level, whether its blocks have it (the middle always has); head_width:
-    must divide every such level's channels; ctx_width: of the text; norm_groups: must divide every level's channels; dropout: in
-    every residual block, while training. All levels but the first halve the map, by a residual block of their own.
-    """
+    channels: of the picture; inpainting: whether it sees what is to be kept, upsampling: whether it sees
+    a small picture (see `inputs`); width: channels of the first level; mult: channels of each level in
+    units of width; blocks: residual blocks a level on the way down (one more on the way up); attention:
+    for each level, whether its blocks have it (the middle always has); head_width: must divide every such
+    level's channels; ctx_width: of the text; norm_groups: must divide every level's channels; dropout: in
+    every residual block, while training. All levels but the first halve the map, by a residual block of
+    their own."""
 
-    def __init__(self, *, channels: int = 3, inpainting: bool = False, upsampling: bool = False, width: int = 192,
-                 mult: tuple[int, ...] = (1, 2, 3, 4), blocks: int = 3, attention: tuple[bool, ...] = (False, True, True, True),
-                 head_width: int = 64, ctx_width: int = 512, norm_groups: int = 32, dropout: float = .1):
+    def __init__(
+        self,
+        *,
+        channels: int = 3,
+        inpainting: bool = False,
+        upsampling: bool = False,
+        width: int = 192,
+        mult: tuple[int, ...] = (1, 2, 3, 4),
+        blocks: int = 3,
+        attention: tuple[bool, ...] = (False, True, True, True),
+        head_width: int = 64,
+        ctx_width: int = 512,
+        norm_groups: int = 32,
+        dropout: float = 0.1,
+    ):
         super().__init__()
         if len(attention) != len(mult):
             raise ValueError(f"attention={attention} must have one entry for each level of mult={mult}")
-        self.channels, self.inpainting, self.upsampling, self.ctx_width = channels, inpainting, upsampling, ctx_width
+        self.channels, self.inpainting, self.upsampling, self.ctx_width = (
+            channels,
+            inpainting,
+            upsampling,
+            ctx_width,
+        )
         self.factor = 2 ** (len(mult) - 1)
         emb_width = 4 * width
         levels = list(zip(range(len(mult)), [width * m for m in mult], attention))  # finest first
 
         def block(c_in: int, c_out: int, resample: Callable[[Tensor], Tensor] = same) -> ScaleShiftBlock:
-            return ScaleShiftBlock(c_in, c_out, emb_width, groups=norm_groups, resample=resample, dropout=dropout)
+            return ScaleShiftBlock(
+                c_in, c_out, emb_width, groups=norm_groups, resample=resample, dropout=dropout
+            )
 
         def stage(name: str, level: int, c_in: int, c_out: int, attend: bool) -> Stage:
             joint = JointAttention(name, level, c_out, head_width, ctx_width, norm_groups) if attend else None
@@ -67,7 +106,7 @@ class GlideUNet(nn.Module):
         self.time = TimeEmbedding(width, emb_width)
         self.text_projection = Linear(ctx_width, emb_width)
         self.conv_in = Conv2d(channels * (1 + inpainting + upsampling) + inpainting, width, 3, padding=1)
-        c, skips = width, [width]                                          # channels of h, and of the maps kept for the way up
+        c, skips = width, [width]  # channels of h, and of the maps kept for the way up
         self.down = nn.ModuleList()
         for level, c_out, attend in levels:
             stages = []
@@ -89,51 +128,71 @@ class GlideUNet(nn.Module):
             self.up.append(Level(stages, block(c, c, double) if level > 0 else None))
         self.norm_out = nn.GroupNorm(norm_groups, c)
         self.conv_out = Conv2d(c, 2 * channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)                               # it predicts nothing before it has learnt something
+        nn.init.zeros_(self.conv_out.weight)  # it predicts nothing before it has learnt something
         nn.init.zeros_(self.conv_out.bias)
 
     def sites(self, res: tuple[int, int]) -> list[Site]:
         """The attention layers that a picture of res = (y, x) passes, in call order; each of kind "joint"."""
         return [m.site(res) for m in self.modules() if isinstance(m, JointAttention)]
 
-    def inputs(self, x_t: Tensor, *, picture: Tensor | None = None, mask: Tensor | None = None, low_res: Tensor | None = None) -> Tensor:
-        """What the net reads, (b in_channels y x) = [x_t | picture · known | known | low_res]; as much of it as this net was built for.
+    def inputs(
+        self,
+        x_t: Tensor,
+        *,
+        picture: Tensor | None = None,
+        mask: Tensor | None = None,
+        low_res: Tensor | None = None,
+    ) -> Tensor:
+        """What the net reads, (b in_channels y x) = [x_t | picture · known | known | low_res]; as much of
+        it as this net was built for.
 
-        x_t (b c y x); picture (b c y x) in [−1, 1]; mask (b 1 y x): 1 = paint here, 0 = keep, so known = 1 − mask (GLIDE's own masks are
-        known); without picture and mask nothing is known, and a net for inpainting paints all. low_res (b c y' x') in [−1, 1], of any
-        size, is stretched to that of x_t (bilinear; the paper says bicubic).
-        Raises ValueError for what the net cannot see, lacks, or has another shape.
-        """
+        x_t (b c y x); picture (b c y x) in [−1, 1]; mask (b 1 y x): 1 = paint here, 0 = keep, so known =
+        1 − mask (GLIDE's own masks are known); without picture and mask nothing is known, and a net for
+        inpainting paints all. low_res (b c y' x') in [−1, 1], of any size, is stretched to that of x_t
+        (bilinear; the paper says bicubic). Raises ValueError for what the net cannot see, lacks, or has
+        another shape."""
         b, c, *res = x_t.shape
-        given = {"picture": (self.inpainting, picture), "mask": (self.inpainting, mask), "low_res": (self.upsampling, low_res)}
+        given = {
+            "picture": (self.inpainting, picture),
+            "mask": (self.inpainting, mask),
+            "low_res": (self.upsampling, low_res),
+        }
         for name, (sees, tensor) in given.items():
             if tensor is not None and not sees:
                 use = "upsampling" if name == "low_res" else "inpainting"
-                raise ValueError(f"{name} must be None: this net was not built for {use}; choose a model that was")
+                raise ValueError(
+                    f"{name} must be None: this net was not built for {use}; choose a model that was"
+                )
             wanted = (b, 1 if name == "mask" else c, *([] if name == "low_res" else res))
             if tensor is not None and (tensor.ndim != 4 or tuple(tensor.shape[: len(wanted)]) != wanted):
                 sizes = " ".join(map(str, wanted)) + (" y x" if name == "low_res" else "")
-                raise ValueError(f"{name} must be ({sizes}) beside x_t {tuple(x_t.shape)}, not {tuple(tensor.shape)}")
+                raise ValueError(
+                    f"{name} must be ({sizes}) beside x_t {tuple(x_t.shape)}, not {tuple(tensor.shape)}"
+                )
         if self.upsampling and low_res is None:
             raise ValueError("low_res must be given: this net enlarges a small picture, (b c y x) in [-1, 1]")
         if (picture is None) != (mask is None):
-            raise ValueError("picture and mask go together: give both, or neither for a picture that is all new")
+            raise ValueError(
+                "picture and mask go together: give both, or neither for a picture that is all new"
+            )
         seen = [x_t]
         if self.inpainting:
             known = torch.zeros_like(x_t[:, :1]) if mask is None else 1 - mask
             seen += [torch.zeros_like(x_t) if picture is None else picture * known, known]
         if self.upsampling:
-            # official code: bilinear. It enlarges what a file would hold: the caller has rounded low_res to 8 bits
+            # official code: bilinear. It enlarges what a file would hold: the caller has rounded low_res
+            # to 8 bits
             seen.append(F.interpolate(low_res, res, mode="bilinear", align_corners=False))
         return torch.cat(seen, dim=1)
 
     def forward(self, x_t: Tensor, t: int | float | Tensor, ctx: Tensor, tap: Tap | None = None) -> Tensor:
-        """[eps, v] (b 2·channels y x) for x_t (b in_channels y x), as `inputs` gives it, at time t under the text ctx (b l ctx_width).
+        """[eps, v] (b 2·channels y x) for x_t (b in_channels y x), as `inputs` gives it, at time t under
+        the text ctx (b l ctx_width).
 
-        t: a number, or a tensor of one or b numbers; the published nets were trained on 0..999. ctx: of `GlideText`; its last vector
-        is also added to the time. tap: called with the probabilities (b h i l+i) of each attention layer that it wants (nets/attention.py).
-        Raises ValueError for shapes that do not fit, and a tap that wants no layer.
-        """
+        t: a number, or a tensor of one or b numbers; the published nets were trained on 0..999. ctx: of
+        `GlideText`; its last vector is also added to the time. tap: called with the probabilities (b h i
+        l+i) of each attention layer that it wants (nets/attention.py). Raises ValueError for shapes that
+        do not fit, and a tap that wants no layer."""
         t = torch.as_tensor(t, device=x_t.device)
         self.check(x_t, t, ctx, tap)
         emb = self.time(t.expand(len(x_t)), self.text_projection(ctx[:, -1]))
@@ -158,26 +217,38 @@ class GlideUNet(nn.Module):
     def check(self, x_t: Tensor, t: Tensor, ctx: Tensor | None, tap: Tap | None) -> None:
         c, res = self.conv_in.in_channels, tuple(x_t.shape[-2:])
         if x_t.ndim != 4 or x_t.shape[1] != c or res[0] % self.factor or res[1] % self.factor:
-            beside = "" if c == self.channels else ", as `inputs` makes it of a picture and what the net sees beside it,"
-            raise ValueError(f"x_t must be (b {c} y x){beside} with y and x divisible by {self.factor}, not {tuple(x_t.shape)}")
+            beside = (
+                ""
+                if c == self.channels
+                else ", as `inputs` makes it of a picture and what the net sees beside it,"
+            )
+            raise ValueError(
+                f"x_t must be (b {c} y x){beside} with y and x divisible by {self.factor}, not {tuple(x_t.shape)}"
+            )
         if tuple(t.shape) not in ((), (1,), (len(x_t),)):
-            raise ValueError(f"t must be a number or a tensor of {len(x_t)} numbers, not of shape {tuple(t.shape)}")
+            raise ValueError(
+                f"t must be a number or a tensor of {len(x_t)} numbers, not of shape {tuple(t.shape)}"
+            )
         if ctx is None or ctx.ndim != 3 or ctx.shape[::2] != (len(x_t), self.ctx_width):
             given = "None" if ctx is None else tuple(ctx.shape)
             raise ValueError(f"ctx must be ({len(x_t)} l {self.ctx_width}), not {given}")
         if tap is not None and not any(wants(tap, site) for site in self.sites(res)):
             there = ", ".join(f"{s.name} {s.kind} {s.res[0]}x{s.res[1]}" for s in self.sites(res))
-            raise ValueError(f"tap wants no attention layer of this net for a picture of {res[0]}x{res[1]}; it has: {there}")
+            raise ValueError(
+                f"tap wants no attention layer of this net for a picture of {res[0]}x{res[1]}; it has: {there}"
+            )
 
 
 def for_inpainting(net: GlideUNet) -> GlideUNet:
-    """A copy of `net` that also sees what is to be kept (`inputs`), and ignores it until trained: arXiv:2112.10741v3, Sec. 4.3.
+    """A copy of `net` that also sees what is to be kept (`inputs`), and ignores it until trained:
+    arXiv:2112.10741v3, Sec. 4.3.
 
-    The new weights of the first convolution, between those of x_t and those of low_res, are zero; the others keep their bits.
-    Raises ValueError for a net that already does.
-    """
+    The new weights of the first convolution, between those of x_t and those of low_res, are zero; the
+    others keep their bits. Raises ValueError for a net that already does."""
     if net.inpainting:
-        raise ValueError("net must be one that was not built for inpainting: this one already sees what is to be kept")
+        raise ValueError(
+            "net must be one that was not built for inpainting: this one already sees what is to be kept"
+        )
     net, c = copy.deepcopy(net), net.channels
     old, net.inpainting = net.conv_in, True
     net.conv_in = Conv2d(old.in_channels + c + 1, old.out_channels, 3, padding=1).to(old.weight)
@@ -212,15 +283,25 @@ class Stage(nn.Module):
 
 
 class GlideText(nn.Module):
-    """tokens (b l) -> (b l d), normalised. Every token sees every other, before and after it, and the padding too.
+    """tokens (b l) -> (b l d), normalised. Every token sees every other, before and after it, and the
+    padding too.
 
-    vocab: how many tokens there are; length: of a row; width, layers, heads: of the transformer; pad: the token that rows are filled
-    with, None for the last of the vocabulary, as GPT-2's tokenizer has it; init_std: of all vectors that are looked up (see
-    nets/text.py). A place with no token has a vector of its own, `padding`, instead of a token's and the place's.
-    """
+    vocab: how many tokens there are; length: of a row; width, layers, heads: of the transformer; pad: the
+    token that rows are filled with, None for the last of the vocabulary, as GPT-2's tokenizer has it;
+    init_std: of all vectors that are looked up (see nets/text.py). A place with no token has a vector of
+    its own, `padding`, instead of a token's and the place's."""
 
-    def __init__(self, *, vocab: int = 50257, length: int = 128, width: int = 512, layers: int = 16, heads: int = 8,
-                 pad: int | None = None, init_std: float = .02):
+    def __init__(
+        self,
+        *,
+        vocab: int = 50257,
+        length: int = 128,
+        width: int = 512,
+        layers: int = 16,
+        heads: int = 8,
+        pad: int | None = None,
+        init_std: float = 0.02,
+    ):
         super().__init__()
         self.pad = vocab - 1 if pad is None else pad
         self.tokens = nn.Embedding(vocab, width)
@@ -232,12 +313,15 @@ class GlideText(nn.Module):
             nn.init.normal_(looked_up, std=init_std)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Rows of tokens (b length), padded by the tokenizer -> (b length d). The empty text, all padding, is the unconditional input.
+        """Rows of tokens (b length), padded by the tokenizer -> (b length d). The empty text, all
+        padding, is the unconditional input.
 
         Raises ValueError for rows of another length: the U-Net reads the last place, whatever stands there.
         """
         if tokens.ndim != 2 or tokens.shape[1] != len(self.positions):
-            raise ValueError(f"tokens must be (b {len(self.positions)}), padded by the tokenizer, not {tuple(tokens.shape)}")
+            raise ValueError(
+                f"tokens must be (b {len(self.positions)}), padded by the tokenizer, not {tuple(tokens.shape)}"
+            )
         z = torch.where((tokens == self.pad)[..., None], self.padding, self.tokens(tokens) + self.positions)
         for layer in self.layers:
             z = layer(z)
@@ -245,7 +329,9 @@ class GlideText(nn.Module):
 
 
 class GlideTextLayer(TextLayer):
-    """The layer of nets/text.py with GELU, neither causal nor masked, and one fused map in its attention: (b l d) -> (b l d)."""
+    """The layer of nets/text.py with GELU, neither causal nor masked, and one fused map in its attention:
+    (b l d) -> (b l d).
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__(width, heads, F.gelu, causal=False)

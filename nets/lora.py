@@ -1,16 +1,18 @@
-"""Low-rank adaptation of linear maps: "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685v2, Sec. 4.1.
+"""Low-rank adaptation of linear maps: "LoRA: Low-Rank Adaptation of Large Language Models",
+arXiv:2106.09685v2, Sec. 4.1.
 
     h = W_0 x + (α/r) B A x          A (r × in) random, B (out × r) zero: at the start nothing is changed     Eq. (3) of the paper
 
-A map of in × out weights is moved by r (in + out) numbers. Merged, W = W_0 + (α/r) B A, it costs nothing more to run.
-"""
+A map of in × out weights is moved by r (in + out) numbers. Merged, W = W_0 + (α/r) B A, it costs nothing
+more to run."""
+
 from __future__ import annotations
 
 import torch
 from torch import Generator, Tensor, nn
 
-from nets.attention import Attention
-from nets.layers import Linear
+from palimpsest.nets.attention import Attention
+from palimpsest.nets.fast_cpu import Linear
 
 MAPS = ("to_q", "to_k", "to_v", "to_out")
 
@@ -21,12 +23,14 @@ class LoraLinear(nn.Module):
     def __init__(self, base: nn.Linear, rank: int, alpha: float):
         super().__init__()
         if not 1 <= rank <= min(base.in_features, base.out_features):
-            raise ValueError(f"rank: must lie in 1 … {min(base.in_features, base.out_features)} for a map of {base.in_features} × "
-                             f"{base.out_features}, got {rank}")
+            raise ValueError(
+                f"rank: must lie in 1 … {min(base.in_features, base.out_features)} for a map of {base.in_features} × "
+                f"{base.out_features}, got {rank}"
+            )
         self.base = base.requires_grad_(False)
         self.rank, self.alpha = rank, alpha
-        self.down = nn.Parameter(base.weight.new_zeros(rank, base.in_features))            # A
-        self.up = nn.Parameter(base.weight.new_zeros(base.out_features, rank))             # B
+        self.down = nn.Parameter(base.weight.new_zeros(rank, base.in_features))  # A
+        self.up = nn.Parameter(base.weight.new_zeros(base.out_features, rank))  # B
 
     @property
     def scale(self) -> float:
@@ -38,7 +42,9 @@ class LoraLinear(nn.Module):
     @torch.no_grad()
     def merged(self) -> Linear:
         """One linear map that gives the same."""
-        out = Linear(self.base.in_features, self.base.out_features, bias=self.base.bias is not None).to(self.base.weight)
+        out = Linear(self.base.in_features, self.base.out_features, bias=self.base.bias is not None).to(
+            self.base.weight
+        )
         out.weight.copy_(self.base.weight + self.scale * self.up @ self.down)
         if self.base.bias is not None:
             out.bias.copy_(self.base.bias)
@@ -58,11 +64,13 @@ def adapt(net: nn.Module, rank: int, alpha: float, generator: Generator | None =
                 changed = LoraLinear(getattr(module, part), rank, alpha)
                 if generator is not None:
                     noise = torch.randn(changed.down.shape, generator=generator)
-                    changed.down.data.copy_(noise * changed.base.in_features**-.5)
+                    changed.down.data.copy_(noise * changed.base.in_features**-0.5)
                 setattr(module, part, changed)
                 names.append(f"{name}.{part}")
     if not names:
-        raise ValueError(f"rank: this {type(net).__name__} has no attention whose maps LoRA could change; take rank=0, all weights")
+        raise ValueError(
+            f"rank: this {type(net).__name__} has no attention whose maps LoRA could change; take rank=0, all weights"
+        )
     return names
 
 
@@ -72,7 +80,9 @@ def adapted(net: nn.Module) -> dict[str, LoraLinear]:
 
 
 def merge(net: nn.Module) -> nn.Module:
-    """Put every low-rank change into its map, in place; the net, which has linear maps of its own kind again."""
+    """Put every low-rank change into its map, in place; the net, which has linear maps of its own kind
+    again.
+    """
     for name, module in adapted(net).items():
         owner, _, part = name.rpartition(".")
         setattr(net.get_submodule(owner), part, module.merged())

@@ -1,11 +1,13 @@
 """The text encoder of Stable Diffusion v1: token numbers to one vector per token.
 
-"Learning Transferable Visual Models From Natural Language Supervision", arXiv:2103.00020v1, Sec. 2.4: a pre-norm
-transformer in which each token sees those before it. With its default arguments the class is the text half of CLIP
-ViT-L/14 (123,060,480 parameters) without its pooling and projection: latent diffusion reads all positions.
+"Learning Transferable Visual Models From Natural Language Supervision", arXiv:2103.00020v1, Sec. 2.4: a
+pre-norm transformer in which each token sees those before it. With its default arguments the class is the
+text half of CLIP ViT-L/14 (123,060,480 parameters) without its pooling and projection: latent diffusion
+reads all positions.
 
 Letters: b batch, l tokens, d width.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -13,8 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from nets.attention import Attention
-from nets.layers import Linear
+from palimpsest.nets.attention import Attention
+from palimpsest.nets.fast_cpu import Linear
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -25,14 +27,24 @@ def quick_gelu(x: Tensor) -> Tensor:
 class TextTransformer(nn.Module):
     """tokens (b l) -> (b l d), the last layer normalised.
 
-    vocab: how many tokens there are; length: how many a text may have; width, layers, heads: of the transformer;
-    activation: between the two linear maps of a layer; causal: whether a token sees only itself and those before it;
-    init_std: of the token and the position vectors alike. ours: one scale for both, since positions drawn much smaller
-    than tokens leave the net a bag of words, for which "a left of b" is "b left of a". (CLIP itself: 0.02 and 0.01.)
-    """
+    vocab: how many tokens there are; length: how many a text may have; width, layers, heads: of the
+    transformer; activation: between the two linear maps of a layer; causal: whether a token sees only
+    itself and those before it; init_std: of the token and the position vectors alike. ours: one scale for
+    both, since positions drawn much smaller than tokens leave the net a bag of words, for which "a left
+    of b" is "b left of a". (CLIP itself: 0.02 and 0.01.)"""
 
-    def __init__(self, *, vocab: int = 49408, length: int = 77, width: int = 768, layers: int = 12, heads: int = 12,
-                 activation: Callable[[Tensor], Tensor] = quick_gelu, causal: bool = True, init_std: float = 0.02):
+    def __init__(
+        self,
+        *,
+        vocab: int = 49408,
+        length: int = 77,
+        width: int = 768,
+        layers: int = 12,
+        heads: int = 12,
+        activation: Callable[[Tensor], Tensor] = quick_gelu,
+        causal: bool = True,
+        init_std: float = 0.02,
+    ):
         super().__init__()
         self.tokens = nn.Embedding(vocab, width)
         self.positions = nn.Parameter(torch.empty(length, width))
@@ -42,7 +54,9 @@ class TextTransformer(nn.Module):
         nn.init.normal_(self.positions, std=init_std)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Token numbers (b l), l ≤ length, padded as the tokenizer does -> (b l d). There is no mask for the padding."""
+        """Token numbers (b l), l ≤ length, padded as the tokenizer does -> (b l d). There is no mask for
+        the padding.
+        """
         return self.forward_embedded(self.embed(tokens))
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -50,9 +64,13 @@ class TextTransformer(nn.Module):
         return self.tokens(tokens)
 
     def forward_embedded(self, x: Tensor) -> Tensor:
-        """Token vectors (b l d) as `embed` gives them, or one's own -> (b l d). `forward` is this after `embed`."""
+        """Token vectors (b l d) as `embed` gives them, or one's own -> (b l d). `forward` is this after
+        `embed`.
+        """
         if x.shape[1] > len(self.positions):
-            raise ValueError(f"the text has {x.shape[1]} tokens, but this encoder was built with length={len(self.positions)}")
+            raise ValueError(
+                f"the text has {x.shape[1]} tokens, but this encoder was built with length={len(self.positions)}"
+            )
         x = x + self.positions[: x.shape[1]]
         for layer in self.layers:
             x = layer(x)

@@ -1,9 +1,10 @@
 """Text to token numbers and back, and the question that editing asks: which tokens are this word?
 
-Two tokenizers behind one protocol. `ClipTokenizer` is the byte-pair encoder of CLIP and so of Stable Diffusion v1
-("Neural Machine Translation of Rare Words with Subword Units", arXiv:1508.07909v5, Algorithm 1, on bytes); its
-vocabulary is a public file. `WordTokenizer` knows a closed list of words, one token each, and may spell the others.
-"""
+Two tokenizers behind one protocol. `ClipTokenizer` is the byte-pair encoder of CLIP and so of Stable
+Diffusion v1 ("Neural Machine Translation of Rare Words with Subword Units", arXiv:1508.07909v5, Algorithm
+1, on bytes); its vocabulary is a public file. `WordTokenizer` knows a closed list of words, one token
+each, and may spell the others."""
+
 from __future__ import annotations
 
 import difflib
@@ -27,10 +28,16 @@ from torch import Tensor
 
 
 class UnknownWord(ValueError):
-    """A word that a `WordTokenizer` does not have; `near` are the known words most like it in spelling, `known` all of them."""
+    """A word that a `WordTokenizer` does not have; `near` are the known words most like it in spelling,
+    `known` all of them.
+    """
 
     def __init__(self, word: str, near: Sequence[str], known: Sequence[str]):
-        hint = f"; the nearest known words are: {', '.join(near)}" if near else f"; the known words are: {', '.join(known)}"
+        hint = (
+            f"; the nearest known words are: {', '.join(near)}"
+            if near
+            else f"; the known words are: {', '.join(known)}"
+        )
         super().__init__(f'unknown word "{word}" in the prompt{hint}')
         self.word = word
         self.near = list(near)
@@ -70,7 +77,9 @@ class Tokenizer(Protocol):
         return self.length - (self.start is not None) - (self.end is not None)
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """Rows (b length) of int64. Raises ValueError for a text of too many tokens; with `truncate` warns of it (TextCut)."""
+        """Rows (b length) of int64. Raises ValueError for a text of too many tokens; with `truncate`
+        warns of it (TextCut).
+        """
         if isinstance(texts, str):
             raise ValueError("texts must be a list of strings, not one string")
         return torch.tensor(list(map(self.row, texts)), dtype=torch.long).reshape(-1, self.length)
@@ -80,25 +89,37 @@ class Tokenizer(Protocol):
         ids = self.encode(text)
         if (over := len(ids) - self.length) > 0:
             if not self.truncate:
-                raise ValueError(f"the prompt has {self.room + over} tokens, but at most {self.room} fit: shorten it")
-            warnings.warn(f"the prompt has {self.room + over} tokens and the model reads {self.room}; left out: {self.left_out(text)}",
-                          TextCut, stacklevel=3)
+                raise ValueError(
+                    f"the prompt has {self.room + over} tokens, but at most {self.room} fit: shorten it"
+                )
+            warnings.warn(
+                f"the prompt has {self.room + over} tokens and the model reads {self.room}; left out: {self.left_out(text)}",
+                TextCut,
+                stacklevel=3,
+            )
             ids = ids[: self.length] if self.end is None else [*ids[: self.length - 1], self.end]
         return ids + [self.pad] * (self.length - len(ids))
 
     def left_out(self, text: str, most: int = 200) -> str:
-        """The words of a text for which a row has no room, the one that is cut through included; at most so many letters of them."""
+        """The words of a text for which a row has no room, the one that is cut through included; at most
+        so many letters of them.
+        """
         pieces = self.pieces(text)
         ends = itertools.accumulate(map(len, pieces))
         words = self.decode([token for piece, end in zip(pieces, ends) if end > self.room for token in piece])
-        return f'"{words}"' if len(words) <= most else f'"{words[:most].rstrip()}…" and {len(words) - most} letters more'
+        return (
+            f'"{words}"'
+            if len(words) <= most
+            else f'"{words[:most].rstrip()}…" and {len(words) - most} letters more'
+        )
 
     def positions(self, text: str, word: str) -> list[int]:
-        """Where `word` (one piece or several) stands in the row of `text`: all positions of all its occurrences.
+        """Where `word` (one piece or several) stands in the row of `text`: all positions of all its
+        occurrences.
 
-        Whole pieces are compared, after the tokenizer's cleaning: "hat" is in "A Hat, red" and not in "hats".
-        Raises ValueError if the word is not there, so that an edit of a misspelt word is not an edit of nothing.
-        """
+        Whole pieces are compared, after the tokenizer's cleaning: "hat" is in "A Hat, red" and not in
+        "hats". Raises ValueError if the word is not there, so that an edit of a misspelt word is not an
+        edit of nothing."""
         pieces, wanted = self.pieces(text), self.pieces(word)
         first = [0 if self.start is None else 1]  # position of each piece's first token
         for piece in pieces:
@@ -116,10 +137,10 @@ class Tokenizer(Protocol):
 class WordTokenizer(Tokenizer):
     """One token for each word of a closed list, and for each punctuation mark in it; lower case.
 
-    words: in order of their tokens, which begin at 3 after <pad>, <start>, <end>; the list is all there is to save.
-    A list with LETTERS in it can spell: a word that it lacks is one piece of a token per letter. Otherwise `encode` raises UnknownWord.
-    Raises ValueError for a list with a word that could never be read or that stands there twice.
-    """
+    words: in order of their tokens, which begin at 3 after <pad>, <start>, <end>; the list is all there
+    is to save. A list with LETTERS in it can spell: a word that it lacks is one piece of a token per
+    letter. Otherwise `encode` raises UnknownWord. Raises ValueError for a list with a word that could
+    never be read or that stands there twice."""
 
     def __init__(self, words: list[str], length: int = 24):
         for word in words:
@@ -149,9 +170,13 @@ class WordTokenizer(Tokenizer):
         return [self.tokens[f"{signs[0]}+"], *(self.tokens[f"+{c}"] for c in signs[1:])]
 
     def forgetting(self, words: Iterable[str]) -> WordTokenizer:
-        """One that spells these words too, all tokens being the same: so a net gets to read spelling in training."""
+        """One that spells these words too, all tokens being the same: so a net gets to read spelling in
+        training.
+        """
         other = WordTokenizer(self.words, self.length)
-        other.tokens = {word: token for word, token in self.tokens.items() if word not in set(words) - set(LETTERS)}
+        other.tokens = {
+            word: token for word, token in self.tokens.items() if word not in set(words) - set(LETTERS)
+        }
         return other
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -159,7 +184,10 @@ class WordTokenizer(Tokenizer):
         return re.sub(r"(?<=[^ ])\+(?= |$)|\+? \+(?=[^ ])", "", text)  # "z+ +o +o" is "zoo"
 
 
-LETTERS = tuple(sign for c in "abcdefghijklmnopqrstuvwxyz0123456789?" for sign in (f"{c}+", f"+{c}"))  # a word's first, and the others
+LETTERS = tuple(
+    sign for c in "abcdefghijklmnopqrstuvwxyz0123456789?" for sign in (f"{c}+", f"+{c}")
+)  # a word's first, and the others
+
 
 def split_words(text: str) -> list[str]:
     """Lower-case words and single punctuation marks: "A star, red" -> ["a", "star", ",", "red"]."""
@@ -169,16 +197,23 @@ def split_words(text: str) -> list[str]:
 class ClipTokenizer(Tokenizer):
     """The byte-pair encoder of CLIP: 49,408 tokens, rows of 77.
 
-    path: bpe_simple_vocab_16e6.txt.gz (`ClipTokenizer.find()` looks for one), or the merges.txt of a model, which is
-    the same list, or its pairs themselves. pad: None pads with the end token, as Stable Diffusion v1 was trained; 0 is what OpenAI's own
-    `clip.tokenize` does. clean: `clean_plain`, as the tokenizer of the public Stable Diffusion pipelines, or
-    `clean_openai`, as the paper's code; they differ on HTML entities and damaged text only. truncate: cut a long text to
-    its first 75 tokens, with a warning that says which words are left out, or refuse it.
-    Raises ValueError for a file that is not the vocabulary.
-    """
+    path: bpe_simple_vocab_16e6.txt.gz (`ClipTokenizer.find()` looks for one), or the merges.txt of a
+    model, which is the same list, or its pairs themselves. pad: None pads with the end token, as Stable
+    Diffusion v1 was trained; 0 is what OpenAI's own `clip.tokenize` does. clean: `clean_plain`, as the
+    tokenizer of the public Stable Diffusion pipelines, or `clean_openai`, as the paper's code; they
+    differ on HTML entities and damaged text only. truncate: cut a long text to its first 75 tokens, with
+    a warning that says which words are left out, or refuse it. Raises ValueError for a file that is not
+    the vocabulary."""
 
-    def __init__(self, path: str | Path | Sequence[tuple[str, str]], *, length: int = 77, pad: int | None = None,
-                 clean: Callable[[str], str] | None = None, truncate: bool = False):
+    def __init__(
+        self,
+        path: str | Path | Sequence[tuple[str, str]],
+        *,
+        length: int = 77,
+        pad: int | None = None,
+        clean: Callable[[str], str] | None = None,
+        truncate: bool = False,
+    ):
         merges = read_merges(path) if isinstance(path, (str, Path)) else list(path)
         letters = list(byte_letters().values())
         vocabulary = [*letters, *(c + "</w>" for c in letters), *(a + b for a, b in merges), *SPECIAL]
@@ -194,21 +229,27 @@ class ClipTokenizer(Tokenizer):
 
     @staticmethod
     def find() -> Path:
-        """The vocabulary file: $PALIMPSEST_CLIP_VOCABULARY, or the copy that open_clip_torch brings. Else ValueError."""
+        """The vocabulary file: $PALIMPSEST_CLIP_VOCABULARY, or the copy that open_clip_torch brings. Else
+        ValueError.
+        """
         if named := os.environ.get("PALIMPSEST_CLIP_VOCABULARY"):
             return Path(named)
         spec = importlib.util.find_spec("open_clip")
         for folder in (spec.submodule_search_locations or []) if spec else []:
             if (path := Path(folder) / "bpe_simple_vocab_16e6.txt.gz").exists():
                 return path
-        raise ValueError("no CLIP vocabulary found: `palimpsest weights get clip-vocabulary` fetches it; or install open_clip_torch, or "
-                         "set PALIMPSEST_CLIP_VOCABULARY to the path of bpe_simple_vocab_16e6.txt.gz")
+        raise ValueError(
+            "no CLIP vocabulary found: `palimpsest weights get clip-vocabulary` fetches it; or install open_clip_torch, or "
+            "set PALIMPSEST_CLIP_VOCABULARY to the path of bpe_simple_vocab_16e6.txt.gz"
+        )
 
     def pieces(self, text: str) -> list[list[int]]:
         return [self.piece(string) for string in split_clip(self.clean(text))]
 
     def piece(self, string: str) -> list[int]:
-        """Byte-pair encoding of one piece: join the pair that was learnt earliest, until no pair was learnt."""
+        """Byte-pair encoding of one piece: join the pair that was learnt earliest, until no pair was
+        learnt.
+        """
         if string in SPECIAL:
             return [self.tokens[string]]
         letter = byte_letters()
@@ -223,7 +264,11 @@ class ClipTokenizer(Tokenizer):
         ids = [int(i) for i in ids]
         ids = ids[: ids.index(self.end)] if self.end in ids else ids  # what follows the end is padding
         text = "".join(self.strings[i] for i in ids if i != self.start).replace("</w>", " ")
-        return b"".join(bytes([byte[c]]) if c in byte else b" " for c in text).decode("utf-8", errors="replace").strip()
+        return (
+            b"".join(bytes([byte[c]]) if c in byte else b" " for c in text)
+            .decode("utf-8", errors="replace")
+            .strip()
+        )
 
 
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
@@ -232,13 +277,16 @@ _WHOLE = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"
 
 
 def clean_plain(text: str) -> str:
-    """Unicode in composed form (NFC), runs of white space to one space, lower case (Greek final sigma as in Python)."""
+    """Unicode in composed form (NFC), runs of white space to one space, lower case (Greek final sigma as
+    in Python).
+    """
     return _WHITE.sub(" ", unicodedata.normalize("NFC", text)).lower()
 
 
 def clean_openai(text: str) -> str:
-    """`clean_plain` after mending mojibake and HTML entities. The mending is that of the ftfy package where it is
-    installed; without it only the entities are mended, which is the same for any text that was not damaged."""
+    """`clean_plain` after mending mojibake and HTML entities. The mending is that of the ftfy package
+    where it is installed; without it only the entities are mended, which is the same for any text that
+    was not damaged."""
     if importlib.util.find_spec("ftfy"):
         import ftfy
 
@@ -247,7 +295,9 @@ def clean_openai(text: str) -> str:
 
 
 def split_clip(text: str) -> Iterator[str]:
-    """A cleaned text's runs of letters, single numerals, runs of anything else; English contractions apart."""
+    """A cleaned text's runs of letters, single numerals, runs of anything else; English contractions
+    apart.
+    """
     i = 0
     while i < len(text):
         kind = character_class(text[i])
@@ -280,8 +330,14 @@ def join(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 @functools.cache
 def byte_letters() -> dict[int, str]:
-    """A printable letter for each byte, in the order of the vocabulary: itself where it has one, else one from 256 on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    """A printable letter for each byte, in the order of the vocabulary: itself where it has one, else one
+    from 256 on.
+    """
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
@@ -291,10 +347,14 @@ def read_merges(path: str | Path) -> list[tuple[str, str]]:
     count = 49408 - 2 * 256 - len(SPECIAL)
     try:
         content = Path(path).read_bytes()
-        lines = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8").split("\n")
+        lines = (
+            (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8").split("\n")
+        )
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read the CLIP vocabulary {path}: {error}") from error
     merges = [tuple(line.split()) for line in lines[1 : count + 1]]  # the first line names the version
     if len(merges) < count or any(len(merge) != 2 for merge in merges):
-        raise ValueError(f"{path} is not CLIP's vocabulary bpe_simple_vocab_16e6.txt.gz: expected {count} pairs")
+        raise ValueError(
+            f"{path} is not CLIP's vocabulary bpe_simple_vocab_16e6.txt.gz: expected {count} pairs"
+        )
     return merges

@@ -1,15 +1,18 @@
-"""The U-Net of Stable Diffusion v1: a noisy latent, a time and a text to a prediction (noise or v, as it was trained).
+"""The U-Net of Stable Diffusion v1: a noisy latent, a time and a text to a prediction (noise or v, as it
+was trained).
 
-"High-Resolution Image Synthesis with Latent Diffusion Models", arXiv:2112.10752v2, Sec. 3.3 and Appendix E.2.1. With its
-default arguments the class is the published network (859,520,964 parameters in 686 tensors); the models that this
-library ships are the same class made small.
+"High-Resolution Image Synthesis with Latent Diffusion Models", arXiv:2112.10752v2, Sec. 3.3 and Appendix
+E.2.1. With its default arguments the class is the published network (859,520,964 parameters in 686
+tensors); the models that this library ships are the same class made small.
 
-    conv ─ down: [residual, transformer] × blocks, halve ─ … ─ middle ─ … ─ up: [residual, transformer] × (blocks + 1), double ─ conv
+    conv ─ down: [residual, transformer] × blocks, halve ─ … ─ middle ─ … ─ up: [residual, transformer] ×
+    (blocks + 1), double ─ conv
 
 Every map made on the way down is concatenated to the input of a residual block on the way up.
 
 Letters: b batch, c channels, y x rows and columns, n = y·x, l text tokens, d width.
 """
+
 from __future__ import annotations
 
 import copy
@@ -21,28 +24,38 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nets.attention import Attention, Site, Tap, wants
-from nets.blocks import ResBlock, Upsample
-from nets.layers import Conv2d, Linear
+from palimpsest.nets.attention import Attention, Site, Tap, wants
+from palimpsest.nets.blocks import ResBlock, Upsample
+from palimpsest.nets.fast_cpu import Conv2d, Linear
 
 
 class UNet(nn.Module):
     """eps or v = net(x_t, t, ctx, tap=None).
 
-    in_channels, out_channels: of the latent, before and after; width: channels of the first level; mult: channels of
-    each level in units of width; blocks: residual blocks a level on the way down (one more on the way up); attention:
-    for each level, whether its blocks have a transformer (the middle always has one); heads: in every attention layer;
-    ctx_width: width of the text embedding, None for a net that reads no text; norm_groups: must divide every level's
-    channels. All levels but the first halve the map.
+    in_channels, out_channels: of the latent, before and after; width: channels of the first level; mult:
+    channels of each level in units of width; blocks: residual blocks a level on the way down (one more on
+    the way up); attention: for each level, whether its blocks have a transformer (the middle always has
+    one); heads: in every attention layer; ctx_width: width of the text embedding, None for a net that
+    reads no text; norm_groups: must divide every level's channels. All levels but the first halve the
+    map.
 
-    recompute, an attribute: where gradients are wanted, a stage's activations are made again on the way back instead of
-    being kept ("Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174v2). Slower, same gradients.
-    """
+    recompute, an attribute: where gradients are wanted, a stage's activations are made again on the way
+    back instead of being kept ("Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174v2).
+    Slower, same gradients."""
 
-    def __init__(self, *, in_channels: int = 4, out_channels: int = 4, width: int = 320,
-                 mult: tuple[int, ...] = (1, 2, 4, 4), blocks: int = 2,
-                 attention: tuple[bool, ...] = (True, True, True, False), heads: int = 8,
-                 ctx_width: int | None = 768, norm_groups: int = 32):
+    def __init__(
+        self,
+        *,
+        in_channels: int = 4,
+        out_channels: int = 4,
+        width: int = 320,
+        mult: tuple[int, ...] = (1, 2, 4, 4),
+        blocks: int = 2,
+        attention: tuple[bool, ...] = (True, True, True, False),
+        heads: int = 8,
+        ctx_width: int | None = 768,
+        norm_groups: int = 32,
+    ):
         super().__init__()
         if len(attention) != len(mult):
             raise ValueError(f"attention={attention} must have one entry for each level of mult={mult}")
@@ -55,7 +68,9 @@ class UNet(nn.Module):
 
         def stage(name: str, level: int, c_in: int, c_out: int, attend: bool) -> Stage:
             transformer = Transformer(name, level, c_out, ctx_width, heads, norm_groups) if attend else None
-            return Stage(ResBlock(c_in, c_out, groups=norm_groups, eps=1e-5, emb_width=emb_width), transformer)
+            return Stage(
+                ResBlock(c_in, c_out, groups=norm_groups, eps=1e-5, emb_width=emb_width), transformer
+            )
 
         self.time = TimeEmbedding(width, emb_width)
         self.conv_in = Conv2d(in_channels, width, 3, padding=1)
@@ -74,7 +89,9 @@ class UNet(nn.Module):
             if not last:
                 skips.append(c)
 
-        self.mid = Level([stage("mid", len(mult) - 1, c, c, True), stage("mid", len(mult) - 1, c, c, False)], None)
+        self.mid = Level(
+            [stage("mid", len(mult) - 1, c, c, True), stage("mid", len(mult) - 1, c, c, False)], None
+        )
 
         self.up = nn.ModuleList()
         for k, (level, c_out, attend) in enumerate(reversed(levels)):
@@ -101,13 +118,16 @@ class UNet(nn.Module):
         """The attention layers that a latent of res = (y, x) passes, in call order."""
         return [site for t in self.transformers() for site in t.sites((res[0] >> t.level, res[1] >> t.level))]
 
-    def forward(self, x_t: Tensor, t: int | float | Tensor, ctx: Tensor | None = None, tap: Tap | None = None) -> Tensor:
-        """Prediction (b out_channels y x) for latents x_t (b in_channels y x) at time t under the text ctx (b l ctx_width).
+    def forward(
+        self, x_t: Tensor, t: int | float | Tensor, ctx: Tensor | None = None, tap: Tap | None = None
+    ) -> Tensor:
+        """Prediction (b out_channels y x) for latents x_t (b in_channels y x) at time t under the text
+        ctx (b l ctx_width).
 
-        t: a number, or a tensor of one or b numbers; any real time is allowed, the published net was trained on 0..999.
-        tap: called with the probabilities of each attention layer that it wants (see nets/attention.py).
-        Raises ValueError for shapes that do not fit, a missing or superfluous ctx, and a tap that wants no layer.
-        """
+        t: a number, or a tensor of one or b numbers; any real time is allowed, the published net was
+        trained on 0..999. tap: called with the probabilities of each attention layer that it wants (see
+        nets/attention.py). Raises ValueError for shapes that do not fit, a missing or superfluous ctx,
+        and a tap that wants no layer."""
         t = torch.as_tensor(t, device=x_t.device)
         self.check(x_t, t, ctx, tap)
         emb = self.time(t.expand(len(x_t)))
@@ -138,9 +158,13 @@ class UNet(nn.Module):
     def check(self, x_t: Tensor, t: Tensor, ctx: Tensor | None, tap: Tap | None) -> None:
         c, res = self.conv_in.in_channels, tuple(x_t.shape[-2:])
         if x_t.ndim != 4 or x_t.shape[1] != c or res[0] % self.factor or res[1] % self.factor:
-            raise ValueError(f"x_t must be (b {c} y x) with y and x divisible by {self.factor}, not {tuple(x_t.shape)}")
+            raise ValueError(
+                f"x_t must be (b {c} y x) with y and x divisible by {self.factor}, not {tuple(x_t.shape)}"
+            )
         if tuple(t.shape) not in ((), (1,), (len(x_t),)):
-            raise ValueError(f"t must be a number or a tensor of {len(x_t)} numbers, not of shape {tuple(t.shape)}")
+            raise ValueError(
+                f"t must be a number or a tensor of {len(x_t)} numbers, not of shape {tuple(t.shape)}"
+            )
         if self.ctx_width is None and ctx is not None:
             raise ValueError("ctx must be None: this net was built with ctx_width=None and reads no text")
         if self.ctx_width is not None and (ctx is None or ctx.shape[::2] != (len(x_t), self.ctx_width)):
@@ -148,15 +172,17 @@ class UNet(nn.Module):
             raise ValueError(f"ctx must be ({len(x_t)} l {self.ctx_width}), not {given}")
         if tap is not None and not any(wants(tap, site) for site in self.sites(res)):
             there = ", ".join(f"{s.name} {s.kind} {s.res[0]}x{s.res[1]}" for s in self.sites(res)) or "none"
-            raise ValueError(f"tap wants no attention layer of this net for a latent of {res[0]}x{res[1]}; it has: {there}")
+            raise ValueError(
+                f"tap wants no attention layer of this net for a latent of {res[0]}x{res[1]}; it has: {there}"
+            )
 
 
 def widen_input(net: UNet, extra: int) -> UNet:
-    """A copy of `net` that takes `extra` more input channels, after the old ones, and ignores them until trained.
+    """A copy of `net` that takes `extra` more input channels, after the old ones, and ignores them until
+    trained.
 
-    How inpainting and instruction models start from a text-to-image model: "InstructPix2Pix", arXiv:2211.09800v2,
-    Sec. 3.2 (the new weights of the first convolution are zero).
-    """
+    How inpainting and instruction models start from a text-to-image model: "InstructPix2Pix",
+    arXiv:2211.09800v2, Sec. 3.2 (the new weights of the first convolution are zero)."""
     net = copy.deepcopy(net)
     old = net.conv_in
     new = Conv2d(old.in_channels + extra, old.out_channels, 3, padding=1).to(old.weight)
@@ -169,10 +195,11 @@ def widen_input(net: UNet, extra: int) -> UNet:
 
 
 class TimeEmbedding(nn.Module):
-    """Times (b) -> SiLU(MLP([cos(t ω), sin(t ω)]) + extra) (b out_width), ω_k = 10000^(−k/half), k < half = width/2.
+    """Times (b) -> SiLU(MLP([cos(t ω), sin(t ω)]) + extra) (b out_width), ω_k = 10000^(−k/half), k < half
+    = width/2.
 
-    Every residual block reads the SiLU of the embedding, so it is taken once, here; extra: what else it shall know (b out_width).
-    """
+    Every residual block reads the SiLU of the embedding, so it is taken once, here; extra: what else it
+    shall know (b out_width)."""
 
     def __init__(self, width: int, out_width: int):
         super().__init__()
@@ -180,13 +207,15 @@ class TimeEmbedding(nn.Module):
         self.linear1 = Linear(width, out_width)
         self.linear2 = Linear(out_width, out_width)
 
-    def forward(self, t: Tensor, extra: Tensor | float = 0.) -> Tensor:
+    def forward(self, t: Tensor, extra: Tensor | float = 0.0) -> Tensor:
         wave = sinusoid(t, self.width).to(self.linear1.weight.dtype)
         return F.silu(self.linear2(F.silu(self.linear1(wave))) + extra)
 
 
 def sinusoid(t: Tensor, width: int) -> Tensor:
-    """Times (b) -> (b width) in float32, cosines first: a half-precision net could not tell 1000 from 1000.5."""
+    """Times (b) -> (b width) in float32, cosines first: a half-precision net could not tell 1000 from
+    1000.5.
+    """
     half = width // 2
     omega = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
     phase = t.float()[:, None] * omega
@@ -216,12 +245,15 @@ class Stage(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The pixels of a map attend to each other and to the text: h + proj_out(block(proj_in(norm(h)))), (b c y x).
+    """The pixels of a map attend to each other and to the text: h + proj_out(block(proj_in(norm(h)))), (b
+    c y x).
 
     The block is pre-norm: z += self(z); z += cross(z, ctx); z += ff(z). name: of its two sites.
     """
 
-    def __init__(self, name: str, level: int, width: int, ctx_width: int | None, heads: int, norm_groups: int):
+    def __init__(
+        self, name: str, level: int, width: int, ctx_width: int | None, heads: int, norm_groups: int
+    ):
         super().__init__()
         self.name = name
         self.level = level  # the map is 2**level times smaller than the latent
@@ -253,7 +285,9 @@ class Transformer(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """W₂ (value · GELU(gate)), [value, gate] = W₁ z: "GLU Variants Improve Transformer", arXiv:2002.05202v1, Eq. (6)."""
+    """W₂ (value · GELU(gate)), [value, gate] = W₁ z: "GLU Variants Improve Transformer",
+    arXiv:2002.05202v1, Eq. (6).
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -266,7 +300,9 @@ class FeedForward(nn.Module):
 
 
 class Downsample(nn.Module):
-    """3×3 convolution of stride 2, padded alike on all sides (unlike the autoencoder's): (b c y x) -> (b c y/2 x/2)."""
+    """3×3 convolution of stride 2, padded alike on all sides (unlike the autoencoder's): (b c y x) -> (b
+    c y/2 x/2).
+    """
 
     def __init__(self, channels: int):
         super().__init__()

@@ -1,11 +1,13 @@
 """The autoencoder of latent diffusion: pictures to a small latent map and back.
 
-"High-Resolution Image Synthesis with Latent Diffusion Models", arXiv:2112.10752v2, Sec. 3.1 and Appendix G: the
-KL-regularised variant, q(z|x) = N(mean, exp(logvar)). With its default arguments the class is the autoencoder of
-Stable Diffusion v1 (83,653,863 parameters): (b 3 y x) in [−1, 1] to (b 4 y/8 x/8) and back.
+"High-Resolution Image Synthesis with Latent Diffusion Models", arXiv:2112.10752v2, Sec. 3.1 and Appendix
+G: the KL-regularised variant, q(z|x) = N(mean, exp(logvar)). With its default arguments the class is the
+autoencoder of Stable Diffusion v1 (83,653,863 parameters): (b 3 y x) in [−1, 1] to (b 4 y/8 x/8) and
+back.
 
 Letters: b batch, c channels, y x rows and columns.
 """
+
 from __future__ import annotations
 
 import torch
@@ -13,23 +15,33 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from nets.attention import Attention
-from nets.blocks import ResBlock, Upsample
-from nets.layers import Conv2d
+from palimpsest.nets.attention import Attention
+from palimpsest.nets.blocks import ResBlock, Upsample
+from palimpsest.nets.fast_cpu import Conv2d
 
 EPS = 1e-6  # of every GroupNorm in this file
 
 
 class AutoencoderKL(nn.Module):
-    """`encode` gives the moments of q(z|x), `decode` the picture of a latent; each level but the first halves the map.
+    """`encode` gives the moments of q(z|x), `decode` the picture of a latent; each level but the first
+    halves the map.
 
-    width: channels of the first level; mult: channels of each level in units of width; blocks: residual blocks a level
-    (the decoder has one more); latent_channels: of z; channels: of the picture; norm_groups: must divide every level's
-    channels; mid_attention: whether the coarsest map attends to itself (as Stable Diffusion does).
-    """
+    width: channels of the first level; mult: channels of each level in units of width; blocks: residual
+    blocks a level (the decoder has one more); latent_channels: of z; channels: of the picture;
+    norm_groups: must divide every level's channels; mid_attention: whether the coarsest map attends to
+    itself (as Stable Diffusion does)."""
 
-    def __init__(self, *, width: int = 128, mult: tuple[int, ...] = (1, 2, 4, 4), blocks: int = 2,
-                 latent_channels: int = 4, channels: int = 3, norm_groups: int = 32, mid_attention: bool = True):
+    def __init__(
+        self,
+        *,
+        width: int = 128,
+        mult: tuple[int, ...] = (1, 2, 4, 4),
+        blocks: int = 2,
+        latent_channels: int = 4,
+        channels: int = 3,
+        norm_groups: int = 32,
+        mid_attention: bool = True,
+    ):
         super().__init__()
         self.factor = 2 ** (len(mult) - 1)  # picture pixels per latent pixel, each way
         widths = [width * m for m in mult]
@@ -40,30 +52,39 @@ class AutoencoderKL(nn.Module):
         self.decoder = Decoder(latent_channels, widths[::-1], channels, **shared)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures (b channels y x) in [−1, 1] -> mean and logvar of q(z|x), each (b latent_channels y/f x/f).
+        """Pictures (b channels y x) in [−1, 1] -> mean and logvar of q(z|x), each (b latent_channels y/f
+        x/f).
 
-        z is not scaled: the Bundle's latent_scale does that. Raises ValueError if y or x is no multiple of f = `factor`.
-        """
+        z is not scaled: the Model's latent_scale does that. Raises ValueError if y or x is no multiple of
+        f = `factor`."""
         if x.shape[-2] % self.factor or x.shape[-1] % self.factor:
-            raise ValueError(f"x must have rows and columns divisible by {self.factor}, not {tuple(x.shape[-2:])}")
+            raise ValueError(
+                f"x must have rows and columns divisible by {self.factor}, not {tuple(x.shape[-2:])}"
+            )
         x = x.to(memory_format=torch.channels_last)  # then no convolution brings the maps into another order
         mean, logvar = self.quant_conv(self.encoder(x)).contiguous().chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Unscaled latents (b latent_channels y x) -> pictures (b channels f·y f·x), near [−1, 1] but not clamped."""
+        """Unscaled latents (b latent_channels y x) -> pictures (b channels f·y f·x), near [−1, 1] but not
+        clamped.
+        """
         return self.decoder(self.post_quant_conv(z).to(memory_format=torch.channels_last)).contiguous()
 
 
 class Encoder(nn.Module):
     """(b c_in y x) -> (b c_out y/f x/f), through levels of the given widths."""
 
-    def __init__(self, c_in: int, widths: list[int], c_out: int, *, blocks: int, norm_groups: int, mid_attention: bool):
+    def __init__(
+        self, c_in: int, widths: list[int], c_out: int, *, blocks: int, norm_groups: int, mid_attention: bool
+    ):
         super().__init__()
         self.conv_in = Conv2d(c_in, widths[0], 3, padding=1)
         self.levels = nn.ModuleList()
         for i, (before, here) in enumerate(zip([widths[0], *widths], widths)):
-            level = [ResBlock(before if j == 0 else here, here, groups=norm_groups, eps=EPS) for j in range(blocks)]
+            level = [
+                ResBlock(before if j == 0 else here, here, groups=norm_groups, eps=EPS) for j in range(blocks)
+            ]
             if i < len(widths) - 1:
                 level.append(Downsample(here))
             self.levels.append(nn.Sequential(*level))
@@ -81,13 +102,18 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """(b c_in y x) -> (b c_out f·y f·x), through levels of the given widths, coarsest first."""
 
-    def __init__(self, c_in: int, widths: list[int], c_out: int, *, blocks: int, norm_groups: int, mid_attention: bool):
+    def __init__(
+        self, c_in: int, widths: list[int], c_out: int, *, blocks: int, norm_groups: int, mid_attention: bool
+    ):
         super().__init__()
         self.conv_in = Conv2d(c_in, widths[0], 3, padding=1)
         self.mid = middle(widths[0], norm_groups, mid_attention)
         self.levels = nn.ModuleList()
         for i, (before, here) in enumerate(zip([widths[0], *widths], widths)):
-            level = [ResBlock(before if j == 0 else here, here, groups=norm_groups, eps=EPS) for j in range(blocks + 1)]
+            level = [
+                ResBlock(before if j == 0 else here, here, groups=norm_groups, eps=EPS)
+                for j in range(blocks + 1)
+            ]
             if i < len(widths) - 1:
                 level.append(Upsample(here))
             self.levels.append(nn.Sequential(*level))
@@ -104,7 +130,11 @@ class Decoder(nn.Module):
 def middle(channels: int, norm_groups: int, attention: bool) -> nn.Sequential:
     """Residual block, attention (or not), residual block, at the coarsest map: (b c y x) -> (b c y x)."""
     first, last = (ResBlock(channels, channels, groups=norm_groups, eps=EPS) for _ in range(2))
-    return nn.Sequential(first, SpatialAttention(channels, norm_groups), last) if attention else nn.Sequential(first, last)
+    return (
+        nn.Sequential(first, SpatialAttention(channels, norm_groups), last)
+        if attention
+        else nn.Sequential(first, last)
+    )
 
 
 class SpatialAttention(nn.Module):
@@ -121,7 +151,9 @@ class SpatialAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """3×3 convolution of stride 2 after one row of zeros below and one column at the right: (b c y x) -> (b c y/2 x/2)."""
+    """3×3 convolution of stride 2 after one row of zeros below and one column at the right: (b c y x) ->
+    (b c y/2 x/2).
+    """
 
     def __init__(self, channels: int):
         super().__init__()

@@ -30,14 +30,14 @@ import torch.nn.functional as F
 from einops import reduce
 
 # %%
-from figures.style import BAND, BLUE, GREEN, GREY, ORANGE, PURPLE, RC, RED, SKY, show
-from notebooks.exercises import check, slope
-from samplers.convert import eps_from_v, q_sample, score_from_eps, v_from_eps_x0, x0_from_eps
-from samplers.ddim import ddim_step
-from samplers.ddpm import beta_stride, beta_tilde, ddpm_step
-from samplers.noise import Rng
-from samplers.schedule import Schedule
-from samplers.ve_sde import (
+from palimpsest.claims.draw.style import BAND, BLUE, GREEN, GREY, ORANGE, PURPLE, RC, RED, SKY, show
+from palimpsest.notebooks.exercises import check, slope
+from palimpsest.samplers.convert import eps_from_v, q_sample, score_from_eps, v_from_eps_x0, x0_from_eps
+from palimpsest.samplers.ddim import ddim_step
+from palimpsest.samplers.ddpm import beta_stride, beta_tilde, ddpm_step
+from palimpsest.samplers.noise import Rng
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.samplers.ve_sde import (
     ancestral_step,
     em_step,
     langevin_step,
@@ -47,8 +47,8 @@ from samplers.ve_sde import (
     ve_loss,
     ve_sigmas,
 )
-from worlds.gaussian import GaussianWorld
-from worlds.shapes import caption, render, sample_scene
+from palimpsest.worlds.gaussian import GaussianWorld
+from palimpsest.worlds.shapes import caption, render, sample_scene
 
 plt.rcParams.update(RC)
 

@@ -29,23 +29,24 @@ import matplotlib.pyplot as plt
 import torch
 
 # %%
-import figures.style
-from claims.common import choose_edit
-from claims.sdedit import painted_edit
-from figures.style import BAND, BLUE, GREEN, GREY, ORANGE, RC, SKY, show
-from methods.sdedit import at_distance, bisect_t0, sdedit
-from metrics.image import psnr, rmse
-from notebooks.exercises import check
-from notebooks.public import public_model
-from samplers.schedule import Schedule
-from samplers.ve_sde import ve_sigma
-from weights import Bundle, load, load_reader
-from worlds.files import read_picture
-from worlds.gaussian import GaussianWorld
-from worlds.shapes import Edit, apply, attributes, caption, render, sample_scene, strokes
+import palimpsest.claims.draw.style
+from palimpsest.claims.common import choose_edit
+from palimpsest.claims.draw.style import BAND, BLUE, GREEN, GREY, ORANGE, RC, SKY, show
+from palimpsest.claims.sdedit import painted_edit
+from palimpsest.methods.sdedit import at_distance, bisect_t0, sdedit
+from palimpsest.metrics.image import psnr, rmse
+from palimpsest.notebooks.exercises import check
+from palimpsest.notebooks.public import public_model
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.samplers.ve_sde import ve_sigma
+from palimpsest.weights.load import load, load_reader
+from palimpsest.weights.model import Model
+from palimpsest.worlds.files import read_picture
+from palimpsest.worlds.gaussian import GaussianWorld
+from palimpsest.worlds.shapes import Edit, apply, attributes, caption, render, sample_scene, strokes
 
 plt.rcParams.update(RC)
-FIGURES = Path(figures.style.__file__).parent
+FIGURES = Path(palimpsest.claims.draw.style.__file__).parent
 MODEL, READER = "shapes", "shapes-reader"                                  # names of shipped weights, or paths
 STEPS, W = 20, 3.                                                          # of every walk below; guidance scale
 
@@ -102,7 +103,7 @@ far = torch.tensor([(m - g) ** 2 + v for m, v in map(closed, sigmas)])
 assert (far.diff() > 0).all()
 
 # %% [markdown]
-# Now the real verb on that world. A `Bundle` whose network is the formula for ε* goes through `sdedit` as a trained
+# Now the real verb on that world. A `Model` whose network is the formula for ε* goes through `sdedit` as a trained
 # model would; there is no second implementation to get wrong.
 
 # %%
@@ -117,7 +118,7 @@ class Perfect(torch.nn.Module):
         return world.eps(x_t, sched.at(t), "x")
 
 
-perfect = Bundle("gaussian", Perfect(), None, None, None, sched, "eps", 1., 64)
+perfect = Model("gaussian", Perfect(), None, None, None, sched, "eps", 1., 64)
 t0s, measured = (.1, .25, .4, .55, .7, .9), {}
 for walk in ("vp", "ve"):
     measured[walk] = []
@@ -206,7 +207,7 @@ assert moved[.2] < moved[.5] < moved[.8] and moved[.95] > 2 * moved[.2]
 #
 # The paper's figure: raising t₀ buys realism (KID to real pictures falls) with faithfulness (distance to the painting
 # rises), and **t₀ ∈ [0.3, 0.6] is where one gets most for least** (shaded). The lines are drawn from
-# `figures/sdedit_curve.json`, which `python -m claims C1 C2` measured on 64 paintings; the crosses are the
+# `figures/sdedit_curve.json`, which `python -m palimpsest.claims C1 C2` measured on 64 paintings; the crosses are the
 # eight above. Eight are far too few for a KID, which compares *sets*; they do show that the lines are not from
 # another world.
 #
@@ -233,7 +234,7 @@ read = {t0: oracle.right(edit.picture, wanted).float().mean().item() for t0, edi
 axes[2].plot(list(read), list(read.values()), "x", color="#222222", markersize=8)
 axes[0].legend()
 if not curves:
-    print("figures/sdedit_curve.json is not there: run `python -m claims C1 C2`, then this cell again")
+    print("figures/sdedit_curve.json is not there: run `python -m palimpsest.claims C1 C2`, then this cell again")
 line = {r["t0"]: r for r in curves.get("VP, ancestral", [])}
 gaps = [abs(moved[t0] / line[t0]["rmse"] - 1) for t0 in moved if t0 in line]
 assert not line or sum(gaps) / len(gaps) < .25

@@ -30,27 +30,27 @@ import torch
 from einops import reduce
 
 # %%
-import figures.style
-from claims.common import draw_edits
-from figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RC, RED, show
-from methods.inversion import invert, redo
-from methods.ladder import ladder
-from methods.sweep import sheet, sweep
-from metrics.image import psnr
-from notebooks.exercises import check, slope
-from notebooks.public import public_model
-from samplers.ddim import ddim_step, sample
-from samplers.ddim import invert as walk_up
-from samplers.guidance import cfg
-from samplers.noise import Rng
-from samplers.schedule import Schedule
-from weights import load, load_reader
-from worlds.files import read_picture
-from worlds.gaussian import GaussianWorld
-from worlds.shapes import caption, render, sample_scene
+import palimpsest.claims.draw.style
+from palimpsest.claims.common import draw_edits
+from palimpsest.claims.draw.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RC, RED, show
+from palimpsest.methods.inversion import invert, redo
+from palimpsest.methods.ladder import ladder
+from palimpsest.methods.sweep import sheet, sweep
+from palimpsest.metrics.image import psnr
+from palimpsest.notebooks.exercises import check, slope
+from palimpsest.notebooks.public import public_model
+from palimpsest.samplers.ddim import ddim_step, sample
+from palimpsest.samplers.ddim import invert as walk_up
+from palimpsest.samplers.guidance import cfg
+from palimpsest.samplers.noise import Rng
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.weights.load import load, load_reader
+from palimpsest.worlds.files import read_picture
+from palimpsest.worlds.gaussian import GaussianWorld
+from palimpsest.worlds.shapes import caption, render, sample_scene
 
 plt.rcParams.update(RC)
-FIGURES = Path(figures.style.__file__).parent
+FIGURES = Path(palimpsest.claims.draw.style.__file__).parent
 MODEL, READER = "shapes", "shapes-reader"                                  # names of shipped weights, or paths
 STEPS = 16                                                                 # of every walk of the trained model
 

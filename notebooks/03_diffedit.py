@@ -30,28 +30,37 @@ import torch
 import torch.nn.functional as F
 
 # %%
-import figures.style
-from claims.common import draw_edits
-from figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RC, SKY, show
-from methods.diffedit import decode, diffedit, difference, encoding_bound, heat_map, noising_bound, printed_encoding_bound
-from methods.sdedit import sdedit
-from methods.sweep import sheet, sweep
-from metrics.image import psnr, rmse
-from metrics.mask import iou, precision, recall
-from notebooks.exercises import check
-from notebooks.public import public_model
-from samplers.convert import q_sample
-from samplers.ddim import invert
-from samplers.noise import Rng
-from samplers.schedule import Schedule
-from weights import Bundle, load, load_reader
-from worlds.files import read_picture
-from worlds.gaussian import GaussianWorld
-from worlds.shapes import SIZES, Edit, apply, changed_mask, edits
+import palimpsest.claims.draw.style
+from palimpsest.claims.common import draw_edits
+from palimpsest.claims.draw.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RC, SKY, show
+from palimpsest.methods.diffedit import (
+    decode,
+    diffedit,
+    difference,
+    encoding_bound,
+    heat_map,
+    noising_bound,
+    printed_encoding_bound,
+)
+from palimpsest.methods.sdedit import sdedit
+from palimpsest.methods.sweep import sheet, sweep
+from palimpsest.metrics.image import psnr, rmse
+from palimpsest.metrics.mask import iou, precision, recall
+from palimpsest.notebooks.exercises import check
+from palimpsest.notebooks.public import public_model
+from palimpsest.samplers.convert import q_sample
+from palimpsest.samplers.ddim import invert
+from palimpsest.samplers.noise import Rng
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.weights.load import load, load_reader
+from palimpsest.weights.model import Model
+from palimpsest.worlds.files import read_picture
+from palimpsest.worlds.gaussian import GaussianWorld
+from palimpsest.worlds.shapes import SIZES, Edit, apply, changed_mask, edits
 
 # %%
 plt.rcParams.update(RC)
-FIGURES = Path(figures.style.__file__).parent
+FIGURES = Path(palimpsest.claims.draw.style.__file__).parent
 MODEL, READER = "shapes", "shapes-reader"                                  # names of shipped weights, or paths
 STEPS, W, RATIO = 16, 3., .7                                               # of every edit below, unless it is varied
 
@@ -109,7 +118,7 @@ assert ours > kept[RATIO] + 3
 # $$\varepsilon^*(x_t|Q) - \varepsilon^*(x_t|R) = \frac{\sqrt{\bar\alpha(1-\bar\alpha)}}{\bar\alpha s^2+1-\bar\alpha}
 # \,(\mu_R - \mu_Q).$$
 #
-# The noise is gone, the picture is gone: what is left is how the two *captions* differ. As in lesson 01, a `Bundle` whose
+# The noise is gone, the picture is gone: what is left is how the two *captions* differ. As in lesson 01, a `Model` whose
 # network is the formula goes through the real verb.
 
 # %%
@@ -130,7 +139,7 @@ class Perfect(torch.nn.Module):
         return world.eps(x_t, sched.at(t), ctx)
 
 
-perfect = Bundle("gaussian", Perfect(), torch.nn.Identity(), world.embed, None, sched, "eps", 1., 64)
+perfect = Model("gaussian", Perfect(), torch.nn.Identity(), world.embed, None, sched, "eps", 1., 64)
 z = Rng([1, 2, 3]).randn((3, 3, 64, 64)).double()
 x = world.sample(z[:1], R)
 
@@ -231,7 +240,7 @@ assert torch.allclose(difference(eps_q, eps_r, b.schedule, x_0, t, noises[:3]), 
 # The same, drawn: three pictures, from noising to the cut.
 #
 # Of three θ the paper found ½ the best on its data, 0.25 edited too much and 0.75 too little. The measured answer in our
-# world, with what each does to the edit, is claim C18 (`python -m claims C18`).
+# world, with what each does to the edit, is claim C18 (`python -m palimpsest.claims C18`).
 #
 # **Claim.** The mean clamp overshoots all round: its masks meet the true change less well than those of the quantiles.
 #
@@ -396,7 +405,7 @@ assert all(v == sorted(v) for v in distance.values())
 #
 # The paper's two-by-two: with the mask or without, encoded or noised. Without both it is SDEdit. All four share noise
 # and mask, and none is pasted, so that what is lost can be seen. The dashed lines come from `figures/diffedit.json`
-# (`python -m claims C17`, 64 edits of two things), if it has been measured; the marks are the six edits of section 1, whose
+# (`python -m palimpsest.claims C17`, 64 edits of two things), if it has been measured; the marks are the six edits of section 1, whose
 # second thing should stay.
 #
 # **Claim.** Encoded and noised runs find the same mask, to the bit. Outside the true change DiffEdit keeps more than

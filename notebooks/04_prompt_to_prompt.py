@@ -29,26 +29,26 @@ import matplotlib.pyplot as plt
 import torch
 
 # %%
-import figures.style
-from claims.common import draw_edits
-from claims.prompt_to_prompt import silhouette
-from figures.style import BLUE, GREY, ORANGE, RC, show
-from methods.alignment import Word, align, replacement_mapper, table
-from methods.attention_maps import explore
-from methods.inversion import invert
-from methods.local_blend import Blend
-from methods.prompt_to_prompt import prompt_to_prompt, refine, replace, reweight
-from methods.sweep import sheet, sweep
-from methods.variants import direct
-from metrics.image import psnr, rmse
-from metrics.mask import iou
-from notebooks.exercises import check
-from notebooks.public import public_model
-from weights import load, load_reader
+import palimpsest.claims.draw.style
+from palimpsest.claims.common import draw_edits
+from palimpsest.claims.draw.style import BLUE, GREY, ORANGE, RC, show
+from palimpsest.claims.prompt_to_prompt import silhouette
+from palimpsest.methods.alignment import Word, align, replacement_mapper, table
+from palimpsest.methods.attention_maps import explore
+from palimpsest.methods.inversion import invert
+from palimpsest.methods.local_blend import Blend
+from palimpsest.methods.prompt_to_prompt import prompt_to_prompt, refine, replace, reweight
+from palimpsest.methods.sweep import sheet, sweep
+from palimpsest.methods.variants import direct
+from palimpsest.metrics.image import psnr, rmse
+from palimpsest.metrics.mask import iou
+from palimpsest.notebooks.exercises import check
+from palimpsest.notebooks.public import public_model
+from palimpsest.weights.load import load, load_reader
 
 # %%
 plt.rcParams.update(RC)
-FIGURES = Path(figures.style.__file__).parent
+FIGURES = Path(palimpsest.claims.draw.style.__file__).parent
 MODEL, READER = "shapes", "shapes-reader"                                  # names of shipped weights, or paths
 STEPS, W = 16, 3.                                                          # of every walk below; guidance scale
 CROSS, SELF = .8, .4                                                       # the usual shares of the steps

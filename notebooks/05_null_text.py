@@ -32,30 +32,31 @@ import matplotlib.pyplot as plt
 import torch
 
 # %%
-import figures.style
-from claims.common import draw_edits
-from figures.style import BLUE, GREEN, GREY, ORANGE, PALETTE, PURPLE, RC, SKY, show
-from methods.inversion import invert, redo
-from methods.ladder import FAST
-from methods.null_text import load_null_text, null_text
-from methods.prompt_to_prompt import prompt_to_prompt
-from methods.sweep import sheet, sweep
-from methods.variants import direct, edict, edit_friendly, negative_prompt
-from metrics.image import psnr
-from notebooks.exercises import check
-from notebooks.public import public_model
-from samplers.ddim import ddim_step
-from samplers.guidance import combine
-from samplers.noise import Rng
-from samplers.schedule import Schedule
-from weights import Bundle, load, load_reader
-from weights.cache import CacheError
-from worlds.files import read_picture
-from worlds.gaussian import GaussianWorld
+import palimpsest.claims.draw.style
+from palimpsest.claims.common import draw_edits
+from palimpsest.claims.draw.style import BLUE, GREEN, GREY, ORANGE, PALETTE, PURPLE, RC, SKY, show
+from palimpsest.methods.inversion import invert, redo
+from palimpsest.methods.ladder import FAST
+from palimpsest.methods.null_text import load_null_text, null_text
+from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
+from palimpsest.methods.sweep import sheet, sweep
+from palimpsest.methods.variants import direct, edict, edit_friendly, negative_prompt
+from palimpsest.metrics.image import psnr
+from palimpsest.notebooks.exercises import check
+from palimpsest.notebooks.public import public_model
+from palimpsest.samplers.ddim import ddim_step
+from palimpsest.samplers.guidance import combine
+from palimpsest.samplers.noise import Rng
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.weights.cache import CacheError
+from palimpsest.weights.load import load, load_reader
+from palimpsest.weights.model import Model
+from palimpsest.worlds.files import read_picture
+from palimpsest.worlds.gaussian import GaussianWorld
 
 # %%
 plt.rcParams.update(RC)
-FIGURES = Path(figures.style.__file__).parent
+FIGURES = Path(palimpsest.claims.draw.style.__file__).parent
 MODEL, READER = "shapes", "shapes-reader"                                  # names of shipped weights, or paths
 STEPS, W, EDIT_W = 10, 7.5, 3.                                             # of every walk; guidance to come back and to edit
 CROSS, SELF = .8, .4                                                       # how long Prompt-to-Prompt injects (lesson 04)
@@ -120,7 +121,7 @@ class Perfect(torch.nn.Module):
         return cats.eps(x_t, sched.at(t), ctx)
 
 
-perfect = Bundle("gaussian", Perfect(), torch.nn.Identity(), cats.embed, None, sched, "eps", 1., 7)
+perfect = Model("gaussian", Perfect(), torch.nn.Identity(), cats.embed, None, sched, "eps", 1., 7)
 seven = torch.linspace(.4, 1.6, 7).double().view(1, 1, 1, 7)
 rise = invert(perfect, seven, "cat", steps=50)
 
@@ -386,7 +387,7 @@ print(f"kept outside the change: DDIM {kept_db['DDIM']:.1f} dB, null-text {kept_
 assert min(kept_db[name] for name in free[1:]) < kept_db["null-text"] < kept_db[best] + .5
 
 # %% [markdown]
-# Two pictures prove little. `python -m claims C28` edits many more by every way, with injection and without;
+# Two pictures prove little. `python -m palimpsest.claims C28` edits many more by every way, with injection and without;
 # here is its record. Up and to the right is better: more edits all right, more kept. (`figures/inverted_edits.png` has
 # recolouring and reshaping apart.)
 #
@@ -412,7 +413,7 @@ if measured:
     ax.legend(loc="center left", bbox_to_anchor=(1, .5))
 else:
     plt.close(fig)
-    print("figures/null_text.json is not there: run `python -m claims C28`, then this cell again")
+    print("figures/null_text.json is not there: run `python -m palimpsest.claims C28`, then this cell again")
 assert all(mean(way["injected"], "outside_db") > mean(way["uninjected"], "outside_db") for way in measured.values())
 if measured:
     kept_most = {name: mean(measured[name]["injected"], "outside_db") for name in ("DDIM", "null-text")}

@@ -29,26 +29,26 @@ import matplotlib.pyplot as plt
 import torch
 
 # %%
-import figures.style
-from claims.common import new_scenes
-from claims.glide import enlarged, open_glide
-from figures.style import BLUE, GREEN, GREY, ORANGE, RC, SKY, show
-from methods.glide import glide
-from metrics.features import precision_recall
-from notebooks.exercises import check
-from samplers.convert import q_sample
-from samplers.ddim import sample
-from samplers.ddpm import beta_stride, beta_tilde, ddpm_step
-from samplers.guidance import classifier_guidance, clip_guidance, combine, guided
-from samplers.learned import log_bounds
-from samplers.noise import Rng
-from samplers.respacing import respaced
-from samplers.schedule import Schedule
-from worlds.shapes import render
-from worlds.words import wanted
+import palimpsest.claims.draw.style
+from palimpsest.claims.common import new_scenes
+from palimpsest.claims.draw.style import BLUE, GREEN, GREY, ORANGE, RC, SKY, show
+from palimpsest.claims.glide import enlarged, open_glide
+from palimpsest.methods.glide import glide
+from palimpsest.metrics.features import precision_recall
+from palimpsest.notebooks.exercises import check
+from palimpsest.samplers.convert import q_sample
+from palimpsest.samplers.ddim import sample
+from palimpsest.samplers.ddpm import beta_stride, beta_tilde, ddpm_step
+from palimpsest.samplers.guidance import classifier_guidance, clip_guidance, combine, guided
+from palimpsest.samplers.learned import log_bounds
+from palimpsest.samplers.noise import Rng
+from palimpsest.samplers.respacing import respaced
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.worlds.shapes import render
+from palimpsest.worlds.words import wanted
 
 plt.rcParams.update(RC)
-FIGURES = Path(figures.style.__file__).parent
+FIGURES = Path(palimpsest.claims.draw.style.__file__).parent
 STEPS = "20"                                                               # of every walk of the trained model
 sched = Schedule.cosine()
 
@@ -288,10 +288,10 @@ print(f"“{prompt}”")
 # **Claim.** Without a text, the model after this phase foresees the noise in pictures of the world better than before.
 
 # %%
-def unasked(b, x_0, t, eps):
+def unasked(model, x_0, t, eps):
     """The mean squared error of its answer to no text."""
-    x_t = q_sample(b.schedule, x_0, t, eps)
-    return (b.eps_and_v(x_t, t, b.embed("").expand(len(x_t), -1, -1))[0] - eps).square().mean().item()
+    x_t = q_sample(model.schedule, x_0, t, eps)
+    return (model.eps_and_v(x_t, t, model.embed("").expand(len(x_t), -1, -1))[0] - eps).square().mean().item()
 
 
 x_0 = render(new_scenes(24, 6), 32)
@@ -339,7 +339,7 @@ assert judged["clip", 10.][1] <= judged["text", 3.][1]
 # %% [markdown]
 # ## 9. Measured on hundreds
 #
-# From `figures/glide_guidance.json`, which `python -m claims C4 C5 C6` made: each guide over its scales.
+# From `figures/glide_guidance.json`, which `python -m palimpsest.claims C4 C5 C6` made: each guide over its scales.
 #
 # **Claim.** The text's best scale is right more often than no guidance, and more often than CLIP's best.
 
@@ -362,7 +362,7 @@ if record.exists():
     best = {kind: max(p["right"] for p in points) for kind, points in curves.items()}
     assert best["text"] > curves["text"][0]["right"] and best["text"] > best["clip"]
 else:
-    print("figures/glide_guidance.json is not there: run `python -m claims C4 C5 C6`, then this cell again")
+    print("figures/glide_guidance.json is not there: run `python -m palimpsest.claims C4 C5 C6`, then this cell again")
 
 # %% [markdown]
 # ## Where this breaks

@@ -27,26 +27,26 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 # %%
-import figures.style
-from claims.common import draw_edits, is_there, new_scenes
-from claims.glide import enlarged, open_glide
-from claims.glide_inpaint import KINDS, hidden
-from figures.style import BLUE, GREEN, GREY, ORANGE, PALETTE, RC, show
-from methods.glide import glide, inpaint, rerank, upsample
-from methods.glide_session import Session, parse
-from methods.super_resolution import made_small
-from metrics.image import psnr, rmse, seam
-from metrics.similarity import clip_score
-from nets.glide import for_inpainting
-from notebooks.exercises import check
-from notebooks.public import public_model
-from samplers.convert import q_sample
-from samplers.noise import Rng
-from weights import load
-from worlds.shapes import attributes, caption, render
+import palimpsest.claims.draw.style
+from palimpsest.claims.common import draw_edits, is_there, new_scenes
+from palimpsest.claims.draw.style import BLUE, GREEN, GREY, ORANGE, PALETTE, RC, show
+from palimpsest.claims.glide import enlarged, open_glide
+from palimpsest.claims.glide_inpaint import KINDS, hidden
+from palimpsest.methods.glide import glide, inpaint, rerank, upsample
+from palimpsest.methods.glide_session import Session, parse
+from palimpsest.methods.super_resolution import made_small
+from palimpsest.metrics.image import psnr, rmse, seam
+from palimpsest.metrics.similarity import clip_score
+from palimpsest.nets.glide import for_inpainting
+from palimpsest.notebooks.exercises import check
+from palimpsest.notebooks.public import public_model
+from palimpsest.samplers.convert import q_sample
+from palimpsest.samplers.noise import Rng
+from palimpsest.weights.load import load
+from palimpsest.worlds.shapes import attributes, caption, render
 
 plt.rcParams.update(RC)
-FIGURES = Path(figures.style.__file__).parent
+FIGURES = Path(palimpsest.claims.draw.style.__file__).parent
 STEPS, W = "20", 3.                                                        # of the base model's walks
 m = open_glide(dtype=torch.float32)
 
@@ -62,12 +62,12 @@ m = open_glide(dtype=torch.float32)
 # **Claim.** The base model at 64×64 would cost at least four times what it costs at 32×32, and more than the upsampler does.
 
 # %%
-def bill(b, side):
+def bill(model, side):
     """10⁹ multiplications and additions of one call for one picture of this side."""
-    x, ctx = torch.zeros(1, 3, side, side), b.embed("a red star")
-    seen = b.net.inputs(x, low_res=torch.zeros(1, 3, 32, 32)) if b.net.upsampling else b.net.inputs(x)
+    x, ctx = torch.zeros(1, 3, side, side), model.embed("a red star")
+    seen = model.net.inputs(x, low_res=torch.zeros(1, 3, 32, 32)) if model.net.upsampling else model.net.inputs(x)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        b.net(seen, 500, ctx)
+        model.net(seen, 500, ctx)
     return counter.get_total_flops() / 1e9
 
 
@@ -284,7 +284,7 @@ assert ranked == sorted(ranked, reverse=True)
 # %% [markdown]
 # ## 9. Measured on hundreds
 #
-# Six pictures prove little. `python -m claims C8 C9 C11` measured many; here are its records.
+# Six pictures prove little. `python -m palimpsest.claims C8 C9 C11` measured many; here are its records.
 #
 # **Claim.** In them the fine-tuned model's seam is the smallest, and the best of eight by CLIP is right more often
 # than one: by eight points unguided, hardly at w = 3. Nearly always one of the eight is right, and CLIP does not find it.
@@ -310,7 +310,7 @@ if parts and best:
     assert min(parts["ways"], key=lambda name: parts["ways"][name]["seam"]) == "fine-tuned"
     assert all(rows[-1]["chosen"] > rows[0]["chosen"] for rows in best["curves"].values())
 else:
-    print("not there yet: run `python -m claims C8 C9 C11`, then this cell again")
+    print("not there yet: run `python -m palimpsest.claims C8 C9 C11`, then this cell again")
 
 # %% [markdown]
 # ## Where this breaks

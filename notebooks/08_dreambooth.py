@@ -26,22 +26,22 @@ import matplotlib.pyplot as plt
 import torch
 
 # %%
-from figures.style import BLUE, GREEN, GREY, ORANGE, RC, show
-from methods.dreambooth import dreambooth, flat_weight, learner, snr_weight, v_weight
-from methods.identifiers import Caution, check_identifier, rare_words
-from methods.lora import lora_size, merged
-from methods.sampling import generate
-from methods.textual_inversion import textual_inversion
-from metrics.image import psnr
-from notebooks.exercises import check
-from samplers.convert import eps_from_v, q_sample, x0_from_v
-from weights import load
-from worlds.scene import COLOURS
-from worlds.subjects import caption, render_subject, sample_context, sample_subject
+from palimpsest.claims.draw.style import BLUE, GREEN, GREY, ORANGE, RC, show
+from palimpsest.methods.dreambooth import dreambooth, flat_weight, learner, snr_weight, v_weight
+from palimpsest.methods.identifiers import Caution, check_identifier, rare_words
+from palimpsest.methods.lora import lora_size, merged
+from palimpsest.methods.sampling import generate
+from palimpsest.methods.textual_inversion import textual_inversion
+from palimpsest.metrics.image import psnr
+from palimpsest.notebooks.exercises import check
+from palimpsest.samplers.convert import eps_from_v, q_sample, x0_from_v
+from palimpsest.weights.load import load
+from palimpsest.worlds.scene import COLOURS
+from palimpsest.worlds.subjects import caption, render_subject, sample_context, sample_subject
 
 plt.rcParams.update(RC)
 STEPS = 160                                                                # of each tuning
-b = load("shapes", "cpu", torch.float32)
+model = load("shapes", "cpu", torch.float32)
 
 # %% [markdown]
 # ## 1. A thing that no caption can name
@@ -72,13 +72,13 @@ assert subject.noun == other.noun and psnr(pictures, render_subject(other, conte
 # **Claim.** The identifier is a word that no caption uses, and a common word is warned of.
 
 # %%
-name = rare_words(b.tokenizer)[0]
+name = rare_words(model.tokenizer)[0]
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    check_identifier(b, name)
+    check_identifier(model, name)
     quiet = len(caught)
-    check_identifier(b, "blue")
-print(f"rare: {', '.join(rare_words(b.tokenizer))};  of “blue”: {caught[-1].message}")
+    check_identifier(model, "blue")
+print(f"rare: {', '.join(rare_words(model.tokenizer))};  of “blue”: {caught[-1].message}")
 assert quiet == 0 and issubclass(caught[-1].category, Caution)
 
 # %% [markdown]
@@ -95,17 +95,17 @@ assert quiet == 0 and issubclass(caught[-1].category, Caution)
 
 # %%
 t, g = 420, torch.Generator().manual_seed(0)
-x_0 = b.encode(pictures)
+x_0 = model.encode(pictures)
 eps = torch.randn(x_0.shape, generator=g)
-z_t = q_sample(b.schedule, x_0, t, eps)
+z_t = q_sample(model.schedule, x_0, t, eps)
 with torch.no_grad():
-    v = b.net(z_t, torch.full((4,), t), b.embed(["a star"] * 4))
-    true_v = (b.schedule.at(t) ** .5) * eps - (1 - b.schedule.at(t)) ** .5 * x_0
+    v = model.net(z_t, torch.full((4,), t), model.embed(["a star"] * 4))
+    true_v = (model.schedule.at(t) ** .5) * eps - (1 - model.schedule.at(t)) ** .5 * x_0
 of_x, of_eps, of_v = ((a - c).square().mean().item() for a, c in (
-    (x0_from_v(b.schedule, z_t, t, v), x_0), (eps_from_v(b.schedule, z_t, t, v), eps), (v, true_v)))
+    (x0_from_v(model.schedule, z_t, t, v), x_0), (eps_from_v(model.schedule, z_t, t, v), eps), (v, true_v)))
 times = range(20, 980, 20)
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
-weighs = lambda w, n: w(b.schedule, torch.tensor([n]), x_0[:1]).item()
+weighs = lambda w, n: w(model.schedule, torch.tensor([n]), x_0[:1]).item()
 for w, colour, label in ((snr_weight, BLUE, "SNR: the error of ε"), (flat_weight, GREY, "1"), (v_weight, ORANGE, "1 + SNR: that of v")):
     ax.semilogy(times, [weighs(w, n) for n in times], color=colour, label=label)
 ax.set(xlabel="t", title="how much an error of x̂₀ counts")
@@ -124,9 +124,9 @@ assert abs(weighs(snr_weight, t) * of_x / of_eps - 1) < 1e-3 and abs(weighs(v_we
 told = [caption(context, name, "star") for context in contexts]
 kinds = [f"a large {c} star on {ground} background" for c, ground in
          (("red", "a white"), ("blue", "a yellow"), ("green", "a black"), ("purple", "an orange"), ("white", "a red"))]
-before = {k: p.clone() for k, p in b.net.state_dict().items()}
+before = {k: p.clone() for k, p in model.net.state_dict().items()}
 how = dict(identifier=name, prompts=told, prior_prompts=kinds, n_prior=12, prior_steps=12, steps=STEPS, tune_text=True, lr=2e-3, seed=1)
-tuned = dreambooth(b, pictures, "star", **how)
+tuned = dreambooth(model, pictures, "star", **how)
 smooth = lambda curve: [sum(curve[max(0, k - 14):k + 1]) / len(curve[max(0, k - 14):k + 1]) for k in range(len(curve))]
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 ax.plot(smooth(tuned.instance), color=BLUE, label="the subject")
@@ -141,7 +141,7 @@ assert fell < .8
 # **Claim.** The model that was given is as it was, bit for bit: a new one came back.
 
 # %%
-assert all(torch.equal(p, before[k]) for k, p in b.net.state_dict().items())
+assert all(torch.equal(p, before[k]) for k, p in model.net.state_dict().items())
 
 # %% [markdown]
 # ## 5. Where it never was
@@ -166,7 +166,7 @@ def strange(picture, background):
 # %%
 grounds = ("blue", "yellow", "white", "green")
 new = generate(tuned.bundle, [f"a {name} star on a {c} background" for c in grounds], steps=12, w=2., seed=4).picture
-old = generate(b, [f"a large red star on a {c} background" for c in grounds], steps=12, w=2., seed=4).picture
+old = generate(model, [f"a large red star on a {c} background" for c in grounds], steps=12, w=2., seed=4).picture
 true = render_subject(subject, [sample_context(rng, c) for c in grounds])
 fig, axes = plt.subplots(3, 4, figsize=(8, 6.2), layout="constrained")
 for row, (words, row_of) in zip(axes, ((f"“a {name} star”", new), ("frozen: “a large red star”", old), ("as it would be", true))):
@@ -187,9 +187,9 @@ assert gap["truth"] < gap["tuned"] < gap["frozen"]
 # the steps.
 
 # %%
-alone = dreambooth(b, pictures, "star", **(how | dict(prior_weight=0., steps=STEPS // 2)))
+alone = dreambooth(model, pictures, "star", **(how | dict(prior_weight=0., steps=STEPS // 2)))
 asked = kinds[:4]
-sets = {"frozen": b, "with the prior term": tuned.bundle, "without": alone.bundle}
+sets = {"frozen": model, "with the prior term": tuned.bundle, "without": alone.bundle}
 sets = {words: generate(model, asked, steps=12, seed=9).picture for words, model in sets.items()}
 fig, axes = plt.subplots(3, 4, figsize=(8, 6.2), layout="constrained")
 for row, (words, made) in zip(axes, sets.items()):
@@ -210,16 +210,16 @@ assert stayed["with the prior term"] > stayed["without"]
 # frozen net, and what it has learned is the same net once it is merged into the maps.
 
 # %%
-fresh = learner(b, rank=4, alpha=4., tune_text=False, checkpointing=False)
-thin = dreambooth(b, pictures, "star", **(how | dict(steps=12, lr=2e-3, prior_weight=0., rank=4, tune_text=False)))
+fresh = learner(model, rank=4, alpha=4., tune_text=False, checkpointing=False)
+thin = dreambooth(model, pictures, "star", **(how | dict(steps=12, lr=2e-3, prior_weight=0., rank=4, tune_text=False)))
 short = dict(identifier=name, steps=40, seed=1)
-word = textual_inversion(b, pictures, "star", **short)
-moved = sum((p != q).any(-1).sum().item() for p, q in zip(word.bundle.text.parameters(), b.text.parameters()))
+word = textual_inversion(model, pictures, "star", **short)
+moved = sum((p != q).any(-1).sum().item() for p, q in zip(word.bundle.text.parameters(), model.text.parameters()))
 with torch.no_grad():
-    began, learned, plain = (net(z_t, torch.full((4,), t), b.embed(["a star"] * 4))
+    began, learned, plain = (net(z_t, torch.full((4,), t), model.embed(["a star"] * 4))
                              for net in (fresh.net, thin.bundle.net, merged(thin.bundle).net))
 begins, changed, same = ((x - y).abs().max().item() for x, y in ((began, v), (learned, v), (plain, learned)))
-total = sum(p.numel() for p in b.net.parameters())
+total = sum(p.numel() for p in model.net.parameters())
 print(f"the net has {total:,} numbers; LoRA of rank 4 learns {lora_size(thin.bundle):,}, begins {begins:.0e} from the frozen net and is "
       f"{changed:.2f} from it after twelve steps, merged or not ({same:.0e}); Textual Inversion moved {moved} vector")
 assert lora_size(thin.bundle) < .1 * total and begins < 1e-6 < .01 < changed and same < 1e-4 and moved == 1

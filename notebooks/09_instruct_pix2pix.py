@@ -31,27 +31,27 @@ import matplotlib.pyplot as plt
 import torch
 
 # %%
-import figures.style
-from claims.common import choose_edit, draw_edits
-from figures.style import BLUE, GREEN, ORANGE, RC, show
-from methods.instruct_pix2pix import condition, instruct_pix2pix
-from methods.sdedit import sdedit
-from metrics.image import psnr, rmse
-from nets.unet import widen_input
-from notebooks.exercises import check
-from samplers.convert import x0_from_eps
-from samplers.guidance import combine_two
-from training.fit import fit
-from training.pairs import painted
-from training.shapes import models
-from training.shapes_instruct import KINDS, condition_scale, dropped, loss, true_pairs, widened
-from weights import find, load, load_autoencoder, load_reader
-from worlds.instructions import said
-from worlds.shapes import apply, changed_mask, instruction, render, sample_scene
-from worlds.triplets import read_triplets
+import palimpsest.claims.draw.style
+from palimpsest.claims.common import choose_edit, draw_edits
+from palimpsest.claims.draw.style import BLUE, GREEN, ORANGE, RC, show
+from palimpsest.fit.loop import fit
+from palimpsest.methods.instruct_pix2pix import condition, instruct_pix2pix
+from palimpsest.methods.sdedit import sdedit
+from palimpsest.metrics.image import psnr, rmse
+from palimpsest.nets.unet import widen_input
+from palimpsest.notebooks.exercises import check
+from palimpsest.samplers.convert import x0_from_eps
+from palimpsest.samplers.guidance import combine_two
+from palimpsest.training.pairs import painted
+from palimpsest.training.shapes import models
+from palimpsest.training.shapes_instruct import KINDS, condition_scale, dropped, loss, true_pairs, widened
+from palimpsest.weights.load import find, load, load_autoencoder, load_reader
+from palimpsest.worlds.instructions import said
+from palimpsest.worlds.shapes import apply, changed_mask, instruction, render, sample_scene
+from palimpsest.worlds.triplets import read_triplets
 
 plt.rcParams.update(RC)
-FIGURES = Path(figures.style.__file__).parent
+FIGURES = Path(palimpsest.claims.draw.style.__file__).parent
 STEPS = 16                                                                 # of every walk below
 b, oracle = load("shapes-instruct", "cpu"), load_reader()
 
@@ -273,7 +273,7 @@ assert kept["instruction"] > kept["SDEdit"]
 #
 # In the paper no one knows the picture after the edit. So a language model writes captions before and after with an
 # instruction between them, Prompt-to-Prompt (lesson 04) paints both with shared attention, and CLIP sorts out pairs that
-# do not fit. Four such pairs, as `python -m training.pairs` makes them before CLIP has sorted them: a thing that should go
+# do not fit. Four such pairs, as `python -m palimpsest.training.pairs` makes them before CLIP has sorted them: a thing that should go
 # and another goes, one that should come and does not, two wishes of which one is met, and one pair that is as it should be
 # but for the ground, which moved. Each shares its attention in a fraction of the steps drawn from .1 to .9.
 

@@ -26,27 +26,28 @@ import random
 import matplotlib.pyplot as plt
 import torch
 
+from palimpsest.claims.draw.style import BLUE, GREY, ORANGE, RC, show
+
 # %%
-from claims.emoji_methods import drawn
-from figures.style import BLUE, GREY, ORANGE, RC, show
-from methods.diffedit import diffedit
-from methods.instruct_pix2pix import instruct_pix2pix
-from methods.inversion import invert, redo
-from methods.ladder import FAST
-from methods.null_text import null_text
-from methods.prompt_to_prompt import prompt_to_prompt
-from methods.sampling import generate
-from methods.sdedit import sdedit
-from methods.variants import edit_friendly
-from metrics.image import psnr, rmse
-from notebooks.exercises import check
-from notebooks.public import public_model
-from weights import load
-from worlds.emoji import KINDS, is_held_out, open_world, pairs, render
+from palimpsest.claims.emoji_methods import drawn
+from palimpsest.methods.diffedit import diffedit
+from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
+from palimpsest.methods.inversion import invert, redo
+from palimpsest.methods.ladder import FAST
+from palimpsest.methods.null_text import null_text
+from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
+from palimpsest.methods.sampling import generate
+from palimpsest.methods.sdedit import sdedit
+from palimpsest.methods.variants import edit_friendly
+from palimpsest.metrics.image import psnr, rmse
+from palimpsest.notebooks.exercises import check
+from palimpsest.notebooks.public import public_model
+from palimpsest.weights.load import load
+from palimpsest.worlds.emoji import KINDS, is_held_out, open_world, pairs, render
 
 plt.rcParams.update(RC)
 STEPS = 16                                                                 # of every walk below
-b = load("emoji", "cpu", torch.float32)
+model = load("emoji", "cpu", torch.float32)
 world = open_world()                                                       # the 200 pictures that ship with the repository
 edits = pairs(world, random.Random("lesson 10"), held_out=True)
 
@@ -89,7 +90,7 @@ for x, y, p in zip(before, after, some):
 few = {kind: drawn(world, [p for p in edits if p.kind == kind][:6]) for kind in kinds}
 copied = {kind: psnr(d.before, d.after).mean().item() for kind, d in few.items()}
 with torch.no_grad():
-    most = {kind: psnr(b.decode(b.encode(d.after)).clamp(-1, 1), d.after).mean().item() for kind, d in few.items()}
+    most = {kind: psnr(model.decode(model.encode(d.after)).clamp(-1, 1), d.after).mean().item() for kind, d in few.items()}
 fig, ax = plt.subplots(figsize=(8, 3), layout="constrained")
 ax.bar(kinds, [most[k] for k in kinds], color=GREY, alpha=.5, label="the truth through the autoencoder")
 ax.bar(kinds, [copied[k] for k in kinds], color=BLUE, width=.5, label="the picture before, untouched")
@@ -109,11 +110,11 @@ assert most["tone"] > copied["tone"] + 5
 # %%
 wishes = ["red heart in noto style on a blue background", "cat face in twemoji style on a green background",
           "woman health worker: dark skin tone in noto style on a yellow background", "pizza in twemoji style on a white background"]
-painted = generate(b, wishes, steps=STEPS, w=3., seed=1).picture
+painted = generate(model, wishes, steps=STEPS, w=3., seed=1).picture
 fig, axes = plt.subplots(1, 4, figsize=(8.4, 2.6), layout="constrained")
 for ax, picture, wish in zip(axes, painted, wishes):
     show(ax, picture, wish, width=22)
-known, spelled = (len(b.tokenizer.encode(text)) for text in ("red heart", "red hearth"))
+known, spelled = (len(model.tokenizer.encode(text)) for text in ("red heart", "red hearth"))
 print(f"“red heart” takes {known} tokens, “red hearth” {spelled}")
 assert spelled > known
 
@@ -130,7 +131,7 @@ assert spelled > known
 # %%
 tones = [p for p in edits if p.kind == "tone"]
 d = drawn(world, random.Random("faces").sample(tones, 4))
-noised = {t0: sdedit(b, d.before, d.target, t0=t0, w=2.5, steps=STEPS, seed=0).picture for t0 in (.3, .5, .7)}
+noised = {t0: sdedit(model, d.before, d.target, t0=t0, w=2.5, steps=STEPS, seed=0).picture for t0 in (.3, .5, .7)}
 columns = {"before": d.before, **{f"t₀ = {t}": x for t, x in noised.items()}, "the artist's": d.after}
 fig, axes = plt.subplots(4, 5, figsize=(6.4, 5.6), layout="constrained")
 for k, row in enumerate(axes):
@@ -150,7 +151,7 @@ assert gain["SDEdit"].mean() < 0
 # **Claim.** Outside its mask DiffEdit gives the picture back to the bit, so it is nearer to the truth than SDEdit.
 
 # %%
-masked = diffedit(b, d.before, d.source, d.target, ratio=.8, w=2.5, steps=STEPS)
+masked = diffedit(model, d.before, d.source, d.target, ratio=.8, w=2.5, steps=STEPS)
 gain["DiffEdit"] = psnr(masked.picture.clamp(-1, 1), d.after) - psnr(d.before, d.after)
 fig, axes = plt.subplots(3, 4, figsize=(5.4, 4.2), layout="constrained")
 rows = {"mask": 2 * masked.mask.expand(-1, 3, -1, -1) - 1, "DiffEdit": masked.picture, "the artist's": d.after}
@@ -167,7 +168,7 @@ assert torch.equal(outside, d.before) and gain["DiffEdit"].mean() > gain["SDEdit
 # **Claim.** What was in the mask is gone: inside it, the picture is farther from the one before than DiffEdit's.
 
 # %%
-filled = diffedit(b, d.before, d.source, d.target, ratio=1., w=2.5, steps=STEPS, mask=masked.mask, encode=False, blend="x0").picture
+filled = diffedit(model, d.before, d.source, d.target, ratio=1., w=2.5, steps=STEPS, mask=masked.mask, encode=False, blend="x0").picture
 gain["Inpainting"] = psnr(filled.clamp(-1, 1), d.after) - psnr(d.before, d.after)
 fig, axes = plt.subplots(3, 4, figsize=(5.4, 4.2), layout="constrained")
 for row, (name, x) in zip(axes, {"DiffEdit": masked.picture, "inpainting": filled, "the artist's": d.after}.items()):
@@ -185,10 +186,10 @@ assert inside["inpainting"] > inside["DiffEdit"]
 # **Claim.** Walked again under its own words, the picture is what the autoencoder makes of it, to a twentieth of a decibel.
 
 # %%
-back = edit_friendly(b, d.before, d.source, steps=STEPS, w=2.)
+back = edit_friendly(model, d.before, d.source, steps=STEPS, w=2.)
 with torch.no_grad():
-    kept = b.decode(b.encode(d.before)).clamp(-1, 1)
-walked = b.decode(redo(b, back)[-1]).clamp(-1, 1)
+    kept = model.decode(model.encode(d.before)).clamp(-1, 1)
+walked = model.decode(redo(model, back)[-1]).clamp(-1, 1)
 same = {name: psnr(x, d.before).mean().item() for name, x in (("autoencoder", kept), ("walked again", walked))}
 print({name: f"{db:.2f} dB" for name, db in same.items()})
 assert abs(same["walked again"] - same["autoencoder"]) < .05
@@ -199,7 +200,7 @@ assert abs(same["walked again"] - same["autoencoder"]) < .05
 # **Claim.** It comes nearer to the artist's picture than the untouched picture is, on most of these faces.
 
 # %%
-again = prompt_to_prompt(b, d.source, d.target, start=back, paste=False, w=2., cross=.4, self_=.2).raw.clamp(-1, 1)
+again = prompt_to_prompt(model, d.source, d.target, start=back, paste=False, w=2., cross=.4, self_=.2).raw.clamp(-1, 1)
 gain["Prompt-to-Prompt"] = psnr(again, d.after) - psnr(d.before, d.after)
 fig, axes = plt.subplots(3, 4, figsize=(5.4, 4.2), layout="constrained")
 for row, (name, x) in zip(axes, {"before": d.before, "Prompt-to-Prompt": again, "the artist's": d.after}.items()):
@@ -216,9 +217,10 @@ assert (gain["Prompt-to-Prompt"] > 0).float().mean() > .5
 
 # %%
 two = d.before[:2]
-nulls = null_text(b, two, d.source[:2], steps=STEPS, w=7.5, **FAST)
-plain = invert(b, two, d.source[:2], steps=STEPS)
-ways = {"autoencoder": kept[:2], "null-text": b.decode(redo(b, nulls, w=7.5)[-1]), "DDIM alone": b.decode(redo(b, plain, w=7.5)[-1])}
+nulls = null_text(model, two, d.source[:2], steps=STEPS, w=7.5, **FAST)
+plain = invert(model, two, d.source[:2], steps=STEPS)
+ways = {"autoencoder": kept[:2], "null-text": model.decode(redo(model, nulls, w=7.5)[-1]),
+        "DDIM alone": model.decode(redo(model, plain, w=7.5)[-1])}
 fig, axes = plt.subplots(2, 4, figsize=(5.8, 3), layout="constrained")
 for row, k in zip(axes, range(2)):
     for ax, (name, x) in zip(row, {"given": two, **ways}.items()):
@@ -322,7 +324,7 @@ if (real := public_model("instruct-pix2pix")) is not None:
 # | a rare thing comes out as a blob | two thirds of the words name a single emoji | ask for what has many relatives |
 # | copying wins in PSNR | the edit is small, and the autoencoder costs more than it | compare within the changed region |
 #
-# `python -m claims.emoji` measures all methods on hundreds of pairs.
+# `python -m palimpsest.claims.emoji` measures all methods on hundreds of pairs.
 
 # %% [markdown]
 # ## Exercises

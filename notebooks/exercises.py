@@ -7,12 +7,12 @@ from itertools import pairwise
 
 import torch
 
-from methods.diffedit import encoding_bound, noising_bound
-from samplers.ddim import ddim_step
-from samplers.guidance import combine_two
-from samplers.schedule import Schedule
-from samplers.ve_sde import ve_sigmas
-from worlds.gaussian import GaussianWorld
+from palimpsest.methods.diffedit import encoding_bound, noising_bound
+from palimpsest.samplers.ddim import ddim_step
+from palimpsest.samplers.guidance import combine_two
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.samplers.ve_sde import ve_sigmas
+from palimpsest.worlds.gaussian import GaussianWorld
 
 
 def check(name: str, answer: object) -> None:

@@ -3,10 +3,12 @@ from __future__ import annotations
 
 import torch
 
-from weights import Bundle, WeightsError, load
+from palimpsest.weights.files import WeightsError
+from palimpsest.weights.load import load
+from palimpsest.weights.model import Model
 
 
-def public_model(name: str, dtype: torch.dtype | None = None) -> Bundle | None:
+def public_model(name: str, dtype: torch.dtype | None = None) -> Model | None:
     """The public model of this name on the GPU (see `weights.load`); None, and the reason printed, where GPU or weights are missing."""
     if not torch.cuda.is_available():
         print(f"skipped: needs a CUDA GPU, and the weights that `palimpsest weights get {name}` fetches")

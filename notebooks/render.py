@@ -1,4 +1,4 @@
-"""Percent source to executed notebook: python -m notebooks.render [NAME …], all of them without a name.
+"""Percent source to executed notebook: python -m palimpsest.notebooks.render [NAME …], all of them without a name.
 
 The same source and the same versions give the same bytes: cells are numbered, and no time, path or user name is kept.
 Pictures are stored with a palette, the largest of COLOURS with which a file stays below LIMIT: it can be read on the web.
@@ -78,7 +78,7 @@ def render(name: str) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m notebooks.render", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m palimpsest.notebooks.render", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(names())}")
     for name in parser.parse_args(argv).names or names():
         if name not in names():

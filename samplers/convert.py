@@ -2,16 +2,18 @@
 
     x_t = √ᾱ x_0 + √(1−ᾱ) ε          v = √ᾱ ε − √(1−ᾱ) x_0          score = ∇ log p_t(x_t) = −ε̂/√(1−ᾱ)
 
-(x_t, v) is (x_0, ε) turned by the angle φ with cos φ = √ᾱ (arXiv:2202.00512v2, App. D), so v-conversions never divide
-and stay exact at both ends; ε → x_0 divides by √ᾱ (poor near t = T), x_0 → ε by √(1−ᾱ) (undefined at t = 0).
+(x_t, v) is (x_0, ε) turned by the angle φ with cos φ = √ᾱ (arXiv:2202.00512v2, App. D), so v-conversions
+never divide and stay exact at both ends; ε → x_0 divides by √ᾱ (poor near t = T), x_0 → ε by √(1−ᾱ)
+(undefined at t = 0).
 
-Everywhere: pictures (b c y x); t a number in [0, T], or in training an integer tensor (b,), one time per picture.
-"""
+Everywhere: pictures (b c y x); t a number in [0, T], or in training an integer tensor (b,), one time per
+picture."""
+
 from __future__ import annotations
 
 from torch import Tensor
 
-from samplers.schedule import Schedule
+from palimpsest.samplers.schedule import Schedule
 
 
 def q_sample(sched: Schedule, x_0: Tensor, t: float | Tensor, eps: Tensor) -> Tensor:
@@ -64,17 +66,21 @@ def eps_from_score(sched: Schedule, t: float | Tensor, score: Tensor) -> Tensor:
     return -noise * score
 
 
-def clip_eps(sched: Schedule, x_t: Tensor, t: float | Tensor, eps: Tensor, low: float = -1, high: float = 1) -> Tensor:
-    """The ε that belongs to x̂_0 clamped to [low, high]; t > 0. For pixel-space models: latents have no bounds.
+def clip_eps(
+    sched: Schedule, x_t: Tensor, t: float | Tensor, eps: Tensor, low: float = -1, high: float = 1
+) -> Tensor:
+    """The ε that belongs to x̂_0 clamped to [low, high]; t > 0. For pixel-space models: latents have no
+    bounds.
 
-    ε is read again from the clamped x̂_0, so the pair stays consistent. official code: diffusers' clip_sample keeps the
-    old ε, and then a DDIM step is no longer undone by its inverse.
-    """
+    ε is read again from the clamped x̂_0, so the pair stays consistent. official code: diffusers'
+    clip_sample keeps the old ε, and then a DDIM step is no longer undone by its inverse."""
     return eps_from_x0(sched, x_t, t, x0_from_eps(sched, x_t, t, eps).clamp(low, high))
 
 
 def eps_from_output(sched: Schedule, x_t: Tensor, t: float | Tensor, out: Tensor, prediction: str) -> Tensor:
-    """What a network says, as ε: `prediction` is what it was trained to predict, "eps" or "v"; else ValueError."""
+    """What a network says, as ε: `prediction` is what it was trained to predict, "eps" or "v"; else
+    ValueError.
+    """
     if prediction == "eps":
         return out
     if prediction == "v":

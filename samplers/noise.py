@@ -1,4 +1,7 @@
-"""Randomness that belongs to the picture: one generator each, so its batch mates and the device do not matter."""
+"""Randomness that belongs to the picture: one generator each, so its batch mates and the device do not
+matter.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
@@ -9,7 +12,8 @@ from torch import Generator, Tensor
 
 
 class Rng:
-    """One CPU torch.Generator per picture: picture i is drawn as if it were alone, whatever the batch or device.
+    """One CPU torch.Generator per picture: picture i is drawn as if it were alone, whatever the batch or
+    device.
 
         rng = Rng([7, 8, 9])                    # or Rng.of(7, 3)
         z = rng.randn((3, 4, 16, 16))           # z[1] == Rng([8]).randn((1, 4, 16, 16))[0]
@@ -32,7 +36,8 @@ class Rng:
         return len(self.seeds)
 
     def randn(self, shape: Iterable[int], like: Tensor | None = None) -> Tensor:
-        """N(0, 1) of `shape`, shape[0] pictures, in the dtype and on the device of `like` (float32 on the CPU without).
+        """N(0, 1) of `shape`, shape[0] pictures, in the dtype and on the device of `like` (float32 on the
+        CPU without).
 
         Drawn in float64 on the CPU and then rounded and moved: every dtype and device sees the same noise.
         """
@@ -43,7 +48,9 @@ class Rng:
         return self._draw(lambda size, g: torch.rand(size, generator=g, dtype=torch.float64), shape, like)
 
     def randint(self, low: int, high: int) -> Tensor:
-        """One whole number per picture, low ≤ n < high: (b,) int64, CPU. Times for training: randint(1, T + 1)."""
+        """One whole number per picture, low ≤ n < high: (b,) int64, CPU. Times for training: randint(1, T
+        + 1).
+        """
         return torch.cat([torch.randint(low, high, (1,), generator=g) for g in self.generators])
 
     @property
@@ -58,20 +65,24 @@ class Rng:
         for g, its_state in zip(self.generators, state):
             g.set_state(its_state)
 
-    def _draw(self, draw: Callable[[tuple[int, ...], Generator], Tensor], shape: Iterable[int],
-              like: Tensor | None) -> Tensor:
+    def _draw(
+        self, draw: Callable[[tuple[int, ...], Generator], Tensor], shape: Iterable[int], like: Tensor | None
+    ) -> Tensor:
         b, *size = shape
         if b != len(self):
-            raise ValueError(f"shape asks for {b} pictures, this Rng has {len(self)} seeds: make Rng.of(seed, {b})")
+            raise ValueError(
+                f"shape asks for {b} pictures, this Rng has {len(self)} seeds: make Rng.of(seed, {b})"
+            )
         z = torch.stack([draw(tuple(size), g) for g in self.generators])
         return z.float() if like is None else z.to(like)
 
 
 def gaussian(like: Tensor, generator: Generator) -> Tensor:
-    """N(0, 1) of the shape, dtype and device of `like`, drawn on that device, whose own generator the CPU's seeds.
+    """N(0, 1) of the shape, dtype and device of `like`, drawn on that device, whose own generator the
+    CPU's seeds.
 
-    For training, where the CPU would not keep up with a GPU: the same on every run, but not the same on every device.
-    """
+    For training, where the CPU would not keep up with a GPU: the same on every run, but not the same on
+    every device."""
     if like.is_cuda:
         generator = Generator(like.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
     return torch.randn(like.shape, generator=generator, device=generator.device).to(like)

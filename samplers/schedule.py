@@ -1,7 +1,8 @@
 """The noise schedule: how much of the picture is left at each time.
 
-x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε with ᾱ_0 = 1 (the clean picture) and t = 1 … T. The papers number their T noise levels from
-1 (DDPM, arXiv:2006.11239v2) and their code from 0; here index and paper agree, and ᾱ_0 = 1 is a level like any other.
+x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε with ᾱ_0 = 1 (the clean picture) and t = 1 … T. The papers number their T
+noise levels from 1 (DDPM, arXiv:2006.11239v2) and their code from 0; here index and paper agree, and ᾱ_0
+= 1 is a level like any other.
 
     paper                       code
     β_t                         sched.beta(t)
@@ -9,6 +10,7 @@ x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε with ᾱ_0 = 1 (the clean picture) and t 
     σ_t = √((1−ᾱ_t)/ᾱ_t)        sched.sigma(t)      the noise beside a picture of full strength: x_t/√ᾱ_t = x_0 + σ_t ε
     SNR(t) = ᾱ_t/(1−ᾱ_t)        sched.snr(t)        = 1/σ_t²
 """
+
 from __future__ import annotations
 
 import math
@@ -24,8 +26,9 @@ from torch import Tensor
 class Schedule:
     """ᾱ_0 … ᾱ_T: a float64 CPU tensor of length T+1 that starts at exactly 1 and falls, staying above 0.
 
-    Raises ValueError where `abar` is anything else. (ᾱ_T = 0 is refused: x̂_0 would be 0/0 for an ε-network there.)
-    """
+    Raises ValueError where `abar` is anything else. (ᾱ_T = 0 is refused: x̂_0 would be 0/0 for an
+    ε-network there.)"""
+
     abar: Tensor
 
     def __post_init__(self):
@@ -33,9 +36,13 @@ class Schedule:
         if not isinstance(a, Tensor) or a.dtype != torch.float64 or a.device.type != "cpu":
             raise ValueError("abar must be a float64 tensor on the CPU")
         if a.ndim != 1 or len(a) < 2 or a[0] != 1:
-            raise ValueError("abar must have one dimension, length T+1 >= 2 and abar[0] == 1 (the clean picture)")
+            raise ValueError(
+                "abar must have one dimension, length T+1 >= 2 and abar[0] == 1 (the clean picture)"
+            )
         if not (a[1:] < a[:-1]).all() or not a[-1] > 0:
-            raise ValueError("abar must fall strictly and stay above 0; cap the betas below 1 or give fewer levels")
+            raise ValueError(
+                "abar must fall strictly and stay above 0; cap the betas below 1 or give fewer levels"
+            )
 
     # ---- the published schedules ----
 
@@ -55,22 +62,25 @@ class Schedule:
 
         official code: CompVis calls this one "linear", diffusers calls it "scaled_linear".
         """
-        return cls.from_betas(torch.linspace(beta_1 ** 0.5, beta_T ** 0.5, T, dtype=torch.float64) ** 2)
+        return cls.from_betas(torch.linspace(beta_1**0.5, beta_T**0.5, T, dtype=torch.float64) ** 2)
 
     @classmethod
     def cosine(cls, T: int = 1000, s: float = 0.008, cap: float = 0.999) -> Schedule:
-        """ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s) · π/2), β_t at most `cap` (arXiv:2102.09672v1, Eq. 17)."""
+        """ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s) · π/2), β_t at most `cap` (arXiv:2102.09672v1,
+        Eq. 17).
+        """
         f = torch.cos((torch.linspace(0, 1, T + 1, dtype=torch.float64) + s) / (1 + s) * math.pi / 2) ** 2
         return cls.from_betas((1 - f[1:] / f[:-1]).clamp(max=cap))
 
     @classmethod
     def geometric(cls, T: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
-        """The VE ladder σ_1 = sigma_min … σ_T = sigma_max of constant ratio (arXiv:2011.13456v2, App. C) as a Schedule.
+        """The VE ladder σ_1 = sigma_min … σ_T = sigma_max of constant ratio (arXiv:2011.13456v2, App. C)
+        as a Schedule.
 
-        ᾱ = 1/(1 + σ²): VE and VP states differ by the factor √ᾱ and nothing else. σ has the units of the pictures.
-        """
+        ᾱ = 1/(1 + σ²): VE and VP states differ by the factor √ᾱ and nothing else. σ has the units of the
+        pictures."""
         sigma = torch.linspace(math.log(sigma_min), math.log(sigma_max), T, dtype=torch.float64).exp()
-        return cls(torch.cat([torch.ones(1, dtype=torch.float64), 1 / (1 + sigma ** 2)]))
+        return cls(torch.cat([torch.ones(1, dtype=torch.float64), 1 / (1 + sigma**2)]))
 
     # ---- one time ----
 
@@ -81,8 +91,8 @@ class Schedule:
     def at(self, t: float) -> float:
         """ᾱ_t as a Python float, for 0 ≤ t ≤ T, whole or real; ValueError outside.
 
-        Between whole times log SNR, and so log σ, is linear in t; on (0, 1), where log SNR starts infinite, σ = t σ_1.
-        """
+        Between whole times log SNR, and so log σ, is linear in t; on (0, 1), where log SNR starts
+        infinite, σ = t σ_1."""
         t = self._time(t)
         return float(self.abar[t]) if isinstance(t, int) else 1 / (1 + self.sigma(t) ** 2)
 
@@ -99,7 +109,7 @@ class Schedule:
     def snr(self, t: float) -> float:
         """SNR(t) = ᾱ_t/(1−ᾱ_t) = 1/σ_t²; infinite at t = 0."""
         sigma = self.sigma(t)
-        return 1 / sigma ** 2 if sigma > 0 else math.inf
+        return 1 / sigma**2 if sigma > 0 else math.inf
 
     def beta(self, t: int) -> float:
         """β_t = 1 − ᾱ_t/ᾱ_{t−1} for whole t = 1 … T."""
@@ -116,22 +126,25 @@ class Schedule:
         top = float(table[-1])
         if not 0 <= sigma <= top * (1 + 1e-9):
             raise ValueError(f"sigma must lie in [0, {top:.6g}] for this schedule, got {sigma!r}")
-        hi = min(max(int(torch.searchsorted(table, sigma)), 1), self.T)              # table[hi-1] < sigma <= table[hi]
+        hi = min(max(int(torch.searchsorted(table, sigma)), 1), self.T)  # table[hi-1] < sigma <= table[hi]
         if hi == 1:
             t = sigma / float(table[1])
         else:
             lo_s, hi_s = float(table[hi - 1]), float(table[hi])
             t = hi - 1 + min(math.log(sigma / lo_s) / math.log(hi_s / lo_s), 1.0)
-        return float(round(t)) if abs(t - round(t)) < 1e-9 else t                    # rounding noise off the table
+        return float(round(t)) if abs(t - round(t)) < 1e-9 else t  # rounding noise off the table
 
     # ---- many times ----
 
     def coef(self, t: Tensor, like: Tensor) -> Tensor:
-        """ᾱ at whole times `t` (b,), as (b 1 1 1) in the dtype and on the device of `like` (b c y x). For training."""
+        """ᾱ at whole times `t` (b,), as (b 1 1 1) in the dtype and on the device of `like` (b c y x). For
+        training.
+        """
         return rearrange(self._gather(t, like), "b -> b 1 1 1").to(like)
 
     def signal_noise(self, t: float | Tensor, like: Tensor) -> tuple[float, float] | tuple[Tensor, Tensor]:
-        """(√ᾱ_t, √(1−ᾱ_t)): two floats for a number t; two (b 1 1 1) tensors like `like` for whole times t (b,).
+        """(√ᾱ_t, √(1−ᾱ_t)): two floats for a number t; two (b 1 1 1) tensors like `like` for whole times
+        t (b,).
 
         The roots are taken in float64: in float32, 1−ᾱ_1 alone would lose three digits.
         """
@@ -139,16 +152,17 @@ class Schedule:
             a = rearrange(self._gather(t, like), "b -> b 1 1 1")
             return a.sqrt().to(like), (1 - a).sqrt().to(like)
         a = self.at(t)
-        return a ** 0.5, (1 - a) ** 0.5
+        return a**0.5, (1 - a) ** 0.5
 
     def times(self, steps: int, start: float = 1.0, end: int = 0) -> list[int]:
         """steps + 1 strictly falling whole times from round(start·T) to `end`, evenly spaced.
 
-        Schedule.linear(1000).times(4, start=.6) == [600, 450, 300, 150, 0]; walk it with itertools.pairwise, and
-        reversed to invert. Raises ValueError for steps < 1, start outside (0, 1], a bad end, or more steps than times.
+        Schedule.linear(1000).times(4, start=.6) == [600, 450, 300, 150, 0]; walk it with
+        itertools.pairwise, and reversed to invert. Raises ValueError for steps < 1, start outside (0, 1],
+        a bad end, or more steps than times.
 
-        official code: Stable Diffusion's 50 steps are 982, 962, …, 2, 1 here: [*times(49, start=.982, end=2), 1].
-        """
+        official code: Stable Diffusion's 50 steps are 982, 962, …, 2, 1 here: [*times(49, start=.982,
+        end=2), 1]."""
         if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
             raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}")
         if isinstance(start, bool) or not isinstance(start, Real) or not 0 < start <= 1:
@@ -157,8 +171,10 @@ class Schedule:
         if isinstance(end, bool) or not isinstance(end, Integral) or not 0 <= end <= self.T:
             raise ValueError(f"end must be a whole time from 0 to {self.T}, got {end!r}")
         if steps > top - end:
-            raise ValueError(f"steps={steps} needs as many times between {top} (start={start} of T={self.T}) and "
-                             f"end={end}, where there are {max(top - end, 0)}: take fewer steps or a larger start")
+            raise ValueError(
+                f"steps={steps} needs as many times between {top} (start={start} of T={self.T}) and "
+                f"end={end}, where there are {max(top - end, 0)}: take fewer steps or a larger start"
+            )
         return [round(top + (end - top) * n / steps) for n in range(steps + 1)]
 
     # ---- checks ----
@@ -172,7 +188,9 @@ class Schedule:
     def _gather(self, t: Tensor, like: Tensor) -> Tensor:
         """ᾱ (b,) in float64 on the CPU."""
         if t.ndim != 1 or len(t) != len(like) or t.is_floating_point():
-            raise ValueError(f"t must hold one whole time per picture, ({len(like)},), got {tuple(t.shape)} {t.dtype}")
+            raise ValueError(
+                f"t must hold one whole time per picture, ({len(like)},), got {tuple(t.shape)} {t.dtype}"
+            )
         t = t.cpu()
         if t.min() < 0 or t.max() > self.T:
             raise ValueError(f"t must lie in [0, {self.T}], got {int(t.min())} to {int(t.max())}")

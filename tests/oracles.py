@@ -1,14 +1,15 @@
-"""Bundles in float64 whose nets are formulas, for tests of algebra: no autoencoder, latents are the pictures.
+"""Models in float64 whose nets are formulas, for tests of algebra: no autoencoder, latents are the pictures.
 
-    exact_bundle(world)          the Gaussian world as a net: what a perfect one would say
-    smooth_bundle()              a smooth nonlinear ε(x, t, ctx) that leans on its context as a text model does
+exact_bundle(world)          the Gaussian world as a net: what a perfect one would say
+smooth_bundle()              a smooth nonlinear ε(x, t, ctx) that leans on its context as a text model does
 """
+
 import torch
 from torch import nn
 
-from samplers.noise import Rng
-from samplers.schedule import Schedule
-from weights import Bundle
+from palimpsest.samplers.noise import Rng
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.weights.model import Model
 
 DOUBLE = torch.zeros(1, dtype=torch.float64)
 
@@ -45,23 +46,37 @@ class Smooth(Counted):
     def __init__(self, sched, shape=(3, 4, 4), tokens=3, width=8):
         super().__init__(sched, shape[0])
         self.shape = shape
-        self.map = nn.Parameter(.5 * randn(tokens * width, shape[0] * shape[1] * shape[2], seed=100))
+        self.map = nn.Parameter(0.5 * randn(tokens * width, shape[0] * shape[1] * shape[2], seed=100))
 
     def forward(self, x_t, t, ctx, tap=None):
         self.asked += len(x_t)
         a = self.sched.at(t)
         m = torch.tanh(ctx.flatten(1) @ self.map).reshape(-1, *self.shape)
-        return (1 - a) ** .5 * (x_t - a ** .5 * m) / (.25 * a + 1 - a) + .1 * torch.sin(2 * x_t + m)
+        return (1 - a) ** 0.5 * (x_t - a**0.5 * m) / (0.25 * a + 1 - a) + 0.1 * torch.sin(2 * x_t + m)
 
 
 def words(prompts, tokens=3, width=8):
     """Any prompt as (b l d): its letters are the seed."""
-    return torch.cat([.3 * randn(1, tokens, width, seed=sum(k * ord(c) for k, c in enumerate(p, 1)) % 99991) for p in prompts])
+    return torch.cat(
+        [
+            0.3 * randn(1, tokens, width, seed=sum(k * ord(c) for k, c in enumerate(p, 1)) % 99991)
+            for p in prompts
+        ]
+    )
 
 
 def bundle(net, tokenizer, size):
-    return Bundle(name="formula", net=net, text=nn.Identity(), tokenizer=tokenizer, vae=None, schedule=net.sched,
-                  prediction="eps", latent_scale=1., size=size)
+    return Model(
+        name="formula",
+        net=net,
+        text=nn.Identity(),
+        tokenizer=tokenizer,
+        vae=None,
+        schedule=net.sched,
+        prediction="eps",
+        latent_scale=1.0,
+        size=size,
+    )
 
 
 def exact_bundle(world, sched=None):

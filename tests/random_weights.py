@@ -1,4 +1,7 @@
-"""What the tests of the nets share: random weights that leave no layer silent, and how far two answers are apart."""
+"""What the tests of the nets share: random weights that leave no layer silent, and how far two answers
+are apart.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -11,7 +14,9 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def randomised(net: Net, seed: int = 0) -> Net:
-    """`net` with every parameter drawn anew, so that zero-initialised layers take part and activations stay near 1."""
+    """`net` with every parameter drawn anew, so that zero-initialised layers take part and activations
+    stay near 1.
+    """
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in net.named_parameters():

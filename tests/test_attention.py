@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from random_weights import normal, randomised
 
-from nets.attention import Attention, Site, at, attend, slow_way_back, wants
+from palimpsest.nets.attention import Attention, Site, at, attend, slow_way_back, wants
 
 HERE = Site("down0.1", "self", (2, 3))
 LAYERS = {
@@ -35,7 +35,7 @@ def test_the_tap_sees_the_softmax_of_scaled_dot_products(kind):
     layer, x, ctx = layer_and_inputs(kind)
     seen = []
     layer(x, ctx, lambda probs, site: seen.append((probs, site)) or probs, HERE)
-    (probs, site), = seen
+    ((probs, site),) = seen
     assert site == HERE
     source = x if ctx is None else ctx
     assert probs.shape == (2, 3, 6, source.shape[1])
@@ -82,27 +82,34 @@ def test_written_out_for_its_gradient_in_bfloat16_it_is_what_the_fused_kernel_sa
     wanted = torch.autograd.grad(fused.square().sum(), (q, k, v))
     half = [t.bfloat16() for t in (q, k, v)]
     out = attend(*half)
-    assert slow_way_back(half[0]) and "Bmm" in type(out.grad_fn.next_functions[0][0]).__name__ and out.dtype == torch.bfloat16
-    torch.testing.assert_close(out.float(), fused, rtol=.03, atol=.02)
+    assert (
+        slow_way_back(half[0])
+        and "Bmm" in type(out.grad_fn.next_functions[0][0]).__name__
+        and out.dtype == torch.bfloat16
+    )
+    torch.testing.assert_close(out.float(), fused, rtol=0.03, atol=0.02)
     for mine, theirs in zip(torch.autograd.grad(out.float().square().sum(), (q, k, v)), wanted):
-        assert ((mine - theirs).square().mean() / theirs.square().mean()).sqrt() < .02
+        assert ((mine - theirs).square().mean() / theirs.square().mean()).sqrt() < 0.02
     with torch.no_grad():
         assert not slow_way_back(half[0]) and not slow_way_back(q)
 
 
-@pytest.mark.parametrize("restriction, there", [
-    ({}, True),
-    ({"kind": "self"}, True),
-    ({"kind": "cross"}, False),
-    ({"res": (2, 3)}, True),
-    ({"res": [2, 3]}, True),
-    ({"res": (3, 2)}, False),
-    ({"name": "down0.1"}, True),
-    ({"name": "down"}, True),
-    ({"name": "up"}, False),
-    ({"name": "down", "kind": "self", "res": (2, 3)}, True),
-    ({"name": "down", "kind": "self", "res": (4, 4)}, False),
-])
+@pytest.mark.parametrize(
+    "restriction, there",
+    [
+        ({}, True),
+        ({"kind": "self"}, True),
+        ({"kind": "cross"}, False),
+        ({"res": (2, 3)}, True),
+        ({"res": [2, 3]}, True),
+        ({"res": (3, 2)}, False),
+        ({"name": "down0.1"}, True),
+        ({"name": "down"}, True),
+        ({"name": "up"}, False),
+        ({"name": "down", "kind": "self", "res": (2, 3)}, True),
+        ({"name": "down", "kind": "self", "res": (4, 4)}, False),
+    ],
+)
 def test_at_lets_a_tap_hear_only_the_sites_that_fit(restriction, there):
     layer, x, _ = layer_and_inputs("self")
     calls = []

@@ -1,17 +1,20 @@
-"""The attention explorer: what it keeps are the net's own maps, averaged as it says, and looking changes nothing."""
+"""The attention explorer: what it keeps are the net's own maps, averaged as it says, and looking changes
+nothing.
+"""
+
 import math
 
 import pytest
 import torch
 
-from methods.attention_maps import AttentionMaps, Watch, explore, sites_at
-from methods.inversion import invert, redo
-from methods.sampling import generate
-from nets.attention import Site
-from nets.tokenizer import WordTokenizer
+from palimpsest.methods.attention_maps import AttentionMaps, Watch, explore, sites_at
+from palimpsest.methods.inversion import invert, redo
+from palimpsest.methods.sampling import generate
+from palimpsest.nets.attention import Site
+from palimpsest.nets.tokenizer import WordTokenizer
+from palimpsest.weights.load import load
+from palimpsest.worlds.scene import WORDS
 from tests.tiny import tiny_weights
-from weights import load
-from worlds.scene import WORDS
 
 PROMPT = "a red circle"
 
@@ -28,12 +31,19 @@ def maps(b):
 
 def by_hand(cross=None, selves=None, steps=None):
     """Maps of "a red circle" on 2 × 2 cells, tokens: start a red circle end."""
-    return AttentionMaps((PROMPT,), torch.zeros(1, 3, 8, 8), WordTokenizer(list(WORDS), 5), cross or {}, selves or {},
-                         torch.zeros(1, 1, 2, 2, 5) if steps is None else steps, (980,))
+    return AttentionMaps(
+        (PROMPT,),
+        torch.zeros(1, 3, 8, 8),
+        WordTokenizer(list(WORDS), 5),
+        cross or {},
+        selves or {},
+        torch.zeros(1, 1, 2, 2, 5) if steps is None else steps,
+        (980,),
+    )
 
 
 def test_looking_changes_nothing(b, maps):
-    plain = generate(b, [PROMPT, "a blue star"], steps=3, seed=5, w=3.)
+    plain = generate(b, [PROMPT, "a blue star"], steps=3, seed=5, w=3.0)
     torch.testing.assert_close(maps.pictures, plain.picture, rtol=0, atol=1e-9)
     assert maps.levels == tuple(plain.levels[:-1])
 
@@ -41,11 +51,11 @@ def test_looking_changes_nothing(b, maps):
 def test_the_mean_over_steps_is_the_mean_of_each_steps_maps_and_rows_sum_to_one(b, maps):
     sites = sites_at(b, (8, 8))
     assert {s.res for s in sites} == {(8, 8)} and set(maps.cross) == {s for s in sites if s.kind == "cross"}
-    plain = generate(b, [PROMPT, "a blue star"], steps=3, seed=5, w=3.)
+    plain = generate(b, [PROMPT, "a blue star"], steps=3, seed=5, w=3.0)
     seen = []
     for z, t in zip(plain.path, plain.levels[:-1]):
         watch = Watch(sites)
-        b.denoiser([PROMPT, "a blue star"], 1., tap=watch)(z, t)
+        b.denoiser([PROMPT, "a blue star"], 1.0, tap=watch)(z, t)
         seen.append(watch)
     for site, m in maps.cross.items():
         torch.testing.assert_close(m, torch.stack([w.maps[site] for w in seen]).mean(0), rtol=0, atol=1e-9)
@@ -70,21 +80,23 @@ def test_layers_heads_and_steps_average_to_the_whole(maps):
 
 def test_a_words_map_is_that_of_its_tokens_in_its_place():
     m = torch.zeros(1, 2, 4, 5)
-    m[..., 0] = .5
-    m[0, 0, :, 2], m[0, 1, 1, 2] = .2, 1.
+    m[..., 0] = 0.5
+    m[0, 0, :, 2], m[0, 1, 1, 2] = 0.2, 1.0
     maps = by_hand({Site("mid", "cross", (2, 2)): m})
-    torch.testing.assert_close(maps.raw("red"), torch.tensor([[.1, .6], [.1, .1]]))
-    torch.testing.assert_close(maps.raw("red", head=0), torch.full((2, 2), .2))
+    torch.testing.assert_close(maps.raw("red"), torch.tensor([[0.1, 0.6], [0.1, 0.1]]))
+    torch.testing.assert_close(maps.raw("red", head=0), torch.full((2, 2), 0.2))
     assert not maps.raw("circle").any() and maps.words() == ["a", "red", "circle"]
     heat = maps.heat("red")
-    assert heat.shape == (8, 8) and heat.max() == 1 and heat[0, 7] == 1 and heat[7, 0] < .2
+    assert heat.shape == (8, 8) and heat.max() == 1 and heat[0, 7] == 1 and heat[7, 0] < 0.2
     lit = maps.lit("red")
-    assert lit.shape == (1, 3, 8, 8) and lit[0, 0, 0, 7] == 0 and lit[0, 0, 7, 0] < -.5      # grey stays, the rest darkens
+    assert (
+        lit.shape == (1, 3, 8, 8) and lit[0, 0, 0, 7] == 0 and lit[0, 0, 7, 0] < -0.5
+    )  # grey stays, the rest darkens
 
 
 def test_entropy_is_one_for_a_flat_map_and_zero_for_a_single_cell():
     flat, single, half = torch.zeros(3, 1, 1, 4, 5)
-    flat[..., 2], single[..., 3, 2], half[..., :2, 2] = .3, .3, .3
+    flat[..., 2], single[..., 3, 2], half[..., :2, 2] = 0.3, 0.3, 0.3
     site = Site("mid", "cross", (2, 2))
     assert by_hand({site: flat}).entropy("red") == pytest.approx(1)
     assert by_hand({site: single}).entropy("red") == 0
@@ -118,22 +130,39 @@ def test_an_inversion_is_watched_on_its_own_way_down(b):
     assert maps.prompts == (PROMPT,) and len(maps.steps) == 2 and maps.res == (8, 8)
 
 
-@pytest.mark.parametrize("latent, res, want", [((8, 8), None, (8, 8)), ((32, 32), None, (16, 16)), ((8, 8), (4, 4), (4, 4)),
-                                               ((32, 48), None, (16, 24)), ((64, 64), None, (32, 32))])
+@pytest.mark.parametrize(
+    "latent, res, want",
+    [
+        ((8, 8), None, (8, 8)),
+        ((32, 32), None, (16, 16)),
+        ((8, 8), (4, 4), (4, 4)),
+        ((32, 48), None, (16, 24)),
+        ((64, 64), None, (32, 32)),
+    ],
+)
 def test_by_default_the_finest_maps_up_to_sixteen(b, latent, res, want):
-    assert {s.res for s in sites_at(b, latent, res)} == {want}              # (64, 64) has none, and the coarsest serve
+    assert {s.res for s in sites_at(b, latent, res)} == {want}  # (64, 64) has none, and the coarsest serve
 
 
 def test_mistakes_are_named(b, maps):
     for call, said in [
-            (lambda: explore(b, PROMPT, res=(7, 7)), r"res: the model has no cross-attention maps of \(7, 7\); choose one of "),
-            (lambda: explore(b, ""), "prompts: must say something"), (lambda: explore(b, []), "prompts: must say something"),
-            (lambda: explore(b, PROMPT, start=invert(b, maps.pictures[:1], "a", steps=1)), "prompts: an inversion has its own"),
-            (lambda: maps.raw("heart"), 'the word "heart" is not in the prompt'),
-            (lambda: maps.raw("red", name="up9"), "name: no layer 'up9'"),
-            (lambda: maps.raw("red", head=2), "head: must lie between 0 and 1"),
-            (lambda: maps.raw("red", step=3), "step: the walk has 3 steps"),
-            (lambda: maps.raw("red", step=0, head=0), "step: single steps"),
-            (lambda: maps.self_map(8, 0), "y, x: must be a cell"), (lambda: maps.components(65), "n: must lie between 1 and 64")]:
+        (
+            lambda: explore(b, PROMPT, res=(7, 7)),
+            r"res: the model has no cross-attention maps of \(7, 7\); choose one of ",
+        ),
+        (lambda: explore(b, ""), "prompts: must say something"),
+        (lambda: explore(b, []), "prompts: must say something"),
+        (
+            lambda: explore(b, PROMPT, start=invert(b, maps.pictures[:1], "a", steps=1)),
+            "prompts: an inversion has its own",
+        ),
+        (lambda: maps.raw("heart"), 'the word "heart" is not in the prompt'),
+        (lambda: maps.raw("red", name="up9"), "name: no layer 'up9'"),
+        (lambda: maps.raw("red", head=2), "head: must lie between 0 and 1"),
+        (lambda: maps.raw("red", step=3), "step: the walk has 3 steps"),
+        (lambda: maps.raw("red", step=0, head=0), "step: single steps"),
+        (lambda: maps.self_map(8, 0), "y, x: must be a cell"),
+        (lambda: maps.components(65), "n: must lie between 1 and 64"),
+    ]:
         with pytest.raises(ValueError, match=said):
             call()

@@ -1,7 +1,9 @@
-"""Everything a user can get wrong, in one table: one line that names the argument and the mend, exit code 2, no file.
+"""Everything a user can get wrong, in one table: one line that names the argument and the mend, exit code
+2, no file.
 
 And what only looks wrong (alpha, palettes, 16 bits, cameras held sideways, one pixel, 64 million) works.
 """
+
 import io
 import json
 import os
@@ -14,14 +16,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-import weights.files
-from methods.__main__ import main
-from methods.cli import exit_code
-from nets.vae import AutoencoderKL
+import palimpsest.weights.files
+from palimpsest.cli.main import main
+from palimpsest.cli.manners import exit_code
+from palimpsest.fit.loop import fit
+from palimpsest.nets.vae import AutoencoderKL
+from palimpsest.weights.files import WeightsError, read_weights, write_json, write_weights
+from palimpsest.weights.load import load
 from tests.tiny import VAE, tiny_weights
-from training.fit import fit
-from weights import WeightsError, load
-from weights.files import read_weights, write_json, write_weights
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +33,17 @@ def shelf(tmp_path_factory):
     good = tiny_weights(shelf).read_bytes()
     config, tensors = read_weights(shelf / "tiny.safetensors")
     (shelf / "empty.safetensors").write_bytes(b"")
-    (shelf / "truncated.safetensors").write_bytes(good[:len(good) // 2])
+    (shelf / "truncated.safetensors").write_bytes(good[: len(good) // 2])
     (shelf / "garbage.safetensors").write_bytes(os.urandom(1000))
     save_file({"x": torch.zeros(1)}, shelf / "foreign.safetensors")
     save_file({"x": torch.zeros(1)}, shelf / "scribbled.safetensors", metadata={"palimpsest": "{"})
-    bad = {"unfit": config | {"net": config["net"] | {"width": 16}}, "unread": config | {"net": {"colour": 3}},
-           "headless": {"kind": "text2image"}, "orphan": config | {"vae": "no-such-vae"},
-           "odd": config | {"schedule": {"name": "upside-down"}}}
+    bad = {
+        "unfit": config | {"net": config["net"] | {"width": 16}},
+        "unread": config | {"net": {"colour": 3}},
+        "headless": {"kind": "text2image"},
+        "orphan": config | {"vae": "no-such-vae"},
+        "odd": config | {"schedule": {"name": "upside-down"}},
+    }
     for name, its_config in bad.items():
         save_file(tensors, shelf / f"{name}.safetensors", metadata={"palimpsest": json.dumps(its_config)})
     return shelf
@@ -82,7 +88,7 @@ def tiny(shelf):
 
 EDIT = "sdedit in.png --steps 1 -o out.png --model TINY"
 MAKE = "generate --prompt star --steps 1 -o out.png --model TINY"
-LONG = "a_star_" * 13                                                      # 26 words; 22 fit
+LONG = "a_star_" * 13  # 26 words; 22 fit
 
 MISTAKES = [  # the command; what the line must hold: the argument first, then the mend
     # the picture
@@ -123,7 +129,7 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
     (f"{EDIT} --eta 0 --walk ve", "eta:", "always 1 for ve"),
     (f"{EDIT} --w nan", "w: must be a finite number"),
     (f"{EDIT} --seed now", "seed: must be a whole number"),
-    (f"{EDIT} --seed {2 ** 64}", "seed: must be a whole number"),
+    (f"{EDIT} --seed {2**64}", "seed: must be a whole number"),
     (f"{EDIT} --target-distance 2", "target-distance:", "must lie in (0, 1)"),
     (f"{EDIT} --target-distance .1 --t0 .5", "t0: not allowed with argument --target-distance"),
     (f"{MAKE} -n 0", "n: must lie between 1 and 1000"),
@@ -140,7 +146,11 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
     ("sdedit in.png -o out", "out: cannot write out", "must end in"),
     ("sdedit in.png -o nowhere/out.png", "out: cannot write", "no folder nowhere", "make it first"),
     ("sdedit in.png -o folder.png", "out: cannot write folder.png", "is a folder"),
-    ("sdedit in.png --mask mask.png -o out.png --save-mask nowhere/m.png", "save-mask: cannot write", "make it first"),
+    (
+        "sdedit in.png --mask mask.png -o out.png --save-mask nowhere/m.png",
+        "save-mask: cannot write",
+        "make it first",
+    ),
     ("sdedit in.png -o out.png --save-steps nowhere/s.png", "save-steps: cannot write", "make it first"),
     ("sdedit in.png -o out.png --save-steps nowhere/steps", "save-steps: cannot write", "make it first"),
     ("generate --prompt star -n 3 -o nowhere/{i}.png", "out: cannot write nowhere/0.png", "make it first"),
@@ -152,11 +162,21 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
     (f"{EDIT} --model folder.png", "model: folder.png holds no unet/", "or one file"),
     (f"{EDIT} --model none.safetensors", "model: no weight file none.safetensors"),
     (f"{EDIT} --model in.png", "model: in.png is not a whole safetensors file", "fetch it again"),
-    *[(f"{EDIT} --model SHELF/{name}.safetensors", "model:", f"{name}.safetensors", "again")
-      for name in ("empty", "truncated", "garbage", "unfit", "unread", "headless", "odd")],
-    *[(f"{EDIT} --model SHELF/{name}.safetensors", "model:", "no palimpsest configuration", "write_weights")
-      for name in ("foreign", "scribbled")],
-    (f"{EDIT} --model SHELF/tiny-vae.safetensors", "model:", "holds a vae model", "a text2image or glide or", "model is needed here"),
+    *[
+        (f"{EDIT} --model SHELF/{name}.safetensors", "model:", f"{name}.safetensors", "again")
+        for name in ("empty", "truncated", "garbage", "unfit", "unread", "headless", "odd")
+    ],
+    *[
+        (f"{EDIT} --model SHELF/{name}.safetensors", "model:", "no palimpsest configuration", "write_weights")
+        for name in ("foreign", "scribbled")
+    ],
+    (
+        f"{EDIT} --model SHELF/tiny-vae.safetensors",
+        "model:",
+        "holds a vae model",
+        "a text2image or glide or",
+        "model is needed here",
+    ),
     (f"{EDIT} --model SHELF/orphan.safetensors", "model: no model named 'no-such-vae'"),
     (f"{EDIT} --device gpu7", "device: 'gpu7' is not to be had here", "use cpu"),
     (f"{EDIT} --device meta", "device: meta computes nothing", "--estimate"),
@@ -170,9 +190,14 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
 ]
 
 
-@pytest.mark.parametrize("command, parts", [(command, parts) for command, *parts in MISTAKES],
-                         ids=[f"{n}: {command[:60]}" for n, (command, *_) in enumerate(MISTAKES)])
-def test_a_mistake_ends_in_one_line_that_names_the_argument_and_leaves_no_file(command, parts, room, shelf, capsys):
+@pytest.mark.parametrize(
+    "command, parts",
+    [(command, parts) for command, *parts in MISTAKES],
+    ids=[f"{n}: {command[:60]}" for n, (command, *_) in enumerate(MISTAKES)],
+)
+def test_a_mistake_ends_in_one_line_that_names_the_argument_and_leaves_no_file(
+    command, parts, room, shelf, capsys
+):
     words = command.replace("TINY", "SHELF/tiny.safetensors").replace("SHELF", str(shelf)).split()
     argv = [word.replace("_", " ") if words[i - 1] == "--prompt" else word for i, word in enumerate(words)]
     before = files(room)
@@ -183,6 +208,7 @@ def test_a_mistake_ends_in_one_line_that_names_the_argument_and_leaves_no_file(c
 
 
 # ---- what only looks wrong ----
+
 
 def alpha():
     return Image.new("RGBA", (24, 24), (200, 30, 30, 128))
@@ -212,9 +238,21 @@ def one_pixel():
     return Image.new("RGB", (1, 1), (3, 4, 5))
 
 
-@pytest.mark.parametrize("make, suffix", [
-    (alpha, ".png"), (alpha, ".webp"), (palette, ".png"), (palette, ".gif"), (grey, ".png"), (grey, ".jpg"),
-    (grey_16_bit, ".png"), (bilevel, ".png"), (cmyk, ".jpg"), (one_pixel, ".png")])
+@pytest.mark.parametrize(
+    "make, suffix",
+    [
+        (alpha, ".png"),
+        (alpha, ".webp"),
+        (palette, ".png"),
+        (palette, ".gif"),
+        (grey, ".png"),
+        (grey, ".jpg"),
+        (grey_16_bit, ".png"),
+        (bilevel, ".png"),
+        (cmyk, ".jpg"),
+        (one_pixel, ".png"),
+    ],
+)
 def test_every_kind_of_picture_is_edited_at_its_own_size(make, suffix, room, shelf, capsys):
     picture = make()
     picture.save(f"odd{suffix}")
@@ -226,7 +264,7 @@ def test_every_kind_of_picture_is_edited_at_its_own_size(make, suffix, room, she
 
 def test_a_picture_taken_sideways_comes_out_upright(room, shelf, capsys):
     exif = Image.Exif()
-    exif[0x0112] = 6                                                       # turn a quarter clockwise to see it upright
+    exif[0x0112] = 6  # turn a quarter clockwise to see it upright
     Image.new("RGB", (30, 20), (9, 9, 9)).save("side.jpg", exif=exif)
     assert main(["sdedit", "side.jpg", "--steps", "1", "-o", "out.jpg", *tiny(shelf)]) == 0
     assert capsys.readouterr().err == ""
@@ -245,13 +283,13 @@ def test_a_picture_of_64_megapixels_is_edited_at_its_own_size(room, shelf, monke
 def test_a_turned_over_mask_is_the_readers_choice_and_keeps_the_other_half(room, shelf):
     Image.fromarray(255 - np.asarray(Image.open("mask.png"))).save("turned.png")
     for mask, kept in (("mask.png", slice(20, 40)), ("turned.png", slice(0, 20))):
-        assert main(["sdedit", "in.png", "--mask", mask, "--steps", "1", "-o", "out.png",
-                     *tiny(shelf)]) == 0
+        assert main(["sdedit", "in.png", "--mask", mask, "--steps", "1", "-o", "out.png", *tiny(shelf)]) == 0
         same = (np.asarray(Image.open("out.png")) == np.asarray(Image.open("in.png"))).all(2)
         assert same[:, kept].all() and not same.all()
 
 
 # ---- Ctrl-C, and a disk that is full ----
+
 
 def test_ctrl_c_during_the_walk_is_one_line_and_no_file(room, shelf, monkeypatch, capsys):
     def pressed(module, given, answer):
@@ -259,16 +297,23 @@ def test_ctrl_c_during_the_walk_is_one_line_and_no_file(room, shelf, monkeypatch
 
     b = load(shelf / "tiny.safetensors")
     b.net.register_forward_hook(pressed)
-    monkeypatch.setattr("methods.commands.sdedit.load", lambda *name: b)
+    monkeypatch.setattr("palimpsest.cli.commands.sdedit.load", lambda *name: b)
     before = files(room)
     assert main(["sdedit", "in.png", "--steps", "3", "-o", "out.png"]) == 130
     assert one_line(capsys, "palimpsest: ") == "interrupted\n"
     assert files(room) == before
 
 
-@pytest.mark.parametrize("error, code, said", [
-    (KeyboardInterrupt(), 130, "interrupted"), (OSError(28, "No space left on device"), 2, "choose another place")])
-def test_a_write_that_is_broken_off_leaves_the_old_file_alone(room, shelf, monkeypatch, capsys, error, code, said):
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left on device"), 2, "choose another place"),
+    ],
+)
+def test_a_write_that_is_broken_off_leaves_the_old_file_alone(
+    room, shelf, monkeypatch, capsys, error, code, said
+):
     def broken(self, file, **how):
         with open(file, "wb") as f:
             f.write(b"half a pict")
@@ -291,7 +336,7 @@ def test_weights_and_manifest_are_written_whole_or_not_at_all(tmp_path, monkeypa
     path = write_weights(tmp_path / "w.safetensors", {"net": nn.Linear(2, 2)}, {"kind": "none"})
     write_json(tmp_path / "m.json", {"a": 1})
     before = files(tmp_path)
-    monkeypatch.setattr(weights.files, "save_file", broken)
+    monkeypatch.setattr(palimpsest.weights.files, "save_file", broken)
     with pytest.raises(error):
         write_weights(path, {"net": nn.Linear(2, 2)}, {"kind": "none"})
     with pytest.raises(TypeError):
@@ -306,8 +351,15 @@ def test_ctrl_c_in_training_is_one_line_and_the_checkpoint_is_whole(tmp_path, ca
         return torch.ones(2, 1)
 
     def train():
-        return fit(lambda net, x, generator: net(x).square().mean(), nn.Linear(1, 1), batch, steps=5, lr=.01,
-                   checkpoint=tmp_path / "checkpoint.pt", progress=False)
+        return fit(
+            lambda net, x, generator: net(x).square().mean(),
+            nn.Linear(1, 1),
+            batch,
+            steps=5,
+            lr=0.01,
+            checkpoint=tmp_path / "checkpoint.pt",
+            progress=False,
+        )
 
     assert exit_code(train) == 130
     assert one_line(capsys, "palimpsest: ") == "interrupted\n"
@@ -323,8 +375,10 @@ def test_the_question_survives_a_closed_stdin(room, shelf, monkeypatch):
 
 
 def test_a_shipped_file_with_another_hash_is_refused(shelf, monkeypatch):
-    monkeypatch.setattr(weights.files, "FOLDER", shelf)
-    monkeypatch.setattr(weights.files, "manifest", lambda: {"tiny.safetensors": {"sha256": "0" * 64}})
+    monkeypatch.setattr(palimpsest.weights.files, "FOLDER", shelf)
+    monkeypatch.setattr(
+        palimpsest.weights.files, "manifest", lambda: {"tiny.safetensors": {"sha256": "0" * 64}}
+    )
     with pytest.raises(WeightsError, match="model: .*tiny.safetensors is damaged .* restore it"):
         load(shelf / "tiny.safetensors")
 
@@ -332,13 +386,14 @@ def test_a_shipped_file_with_another_hash_is_refused(shelf, monkeypatch):
 def test_a_folder_of_the_models_name_does_not_hide_the_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shapes").mkdir()
-    monkeypatch.setattr("weights.FOLDER", tiny_weights(tmp_path / "shelf", "shapes").parent)
+    monkeypatch.setattr("palimpsest.weights.load.FOLDER", tiny_weights(tmp_path / "shelf", "shapes").parent)
     assert load("shapes").name == "shapes"
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
     def bug():
         raise RuntimeError("ours")
+
     with pytest.raises(RuntimeError, match="ours"):
         exit_code(bug)
 

@@ -1,4 +1,7 @@
-"""The measuring machinery: verdicts are computed, pages are what records say, missed floors are called missed."""
+"""The measuring machinery: verdicts are computed, pages are what records say, missed floors are called
+missed.
+"""
+
 import json
 import random
 import re
@@ -7,41 +10,71 @@ from pathlib import Path
 import pytest
 import torch
 
-from claims import CLAIMS, bench, page, sdedit
-from claims.__main__ import main
-from claims.common import Models, choose_edit, in_batches, is_there, new_scenes, open_models, rank_correlation, rounded
-from claims.page import read_record
-from figures import emoji, hand
-from figures.make import FIGURES, make
-from nets.reader import Reader
+from palimpsest.claims import CLAIMS, bench, page, sdedit
+from palimpsest.claims.__main__ import main
+from palimpsest.claims.common import (
+    Models,
+    choose_edit,
+    in_batches,
+    is_there,
+    new_scenes,
+    open_models,
+    rank_correlation,
+    rounded,
+)
+from palimpsest.claims.draw import emoji, hand
+from palimpsest.claims.draw.make import FIGURES, make
+from palimpsest.claims.page import read_record
+from palimpsest.nets.judges.reader import Reader
+from palimpsest.weights.files import manifest, write_weights
+from palimpsest.worlds.shapes import ATTRIBUTES, is_held_out, render
 from tests.tiny import tiny_glide, tiny_instruct, tiny_ve, tiny_weights
-from weights.files import manifest, write_weights
-from worlds.shapes import ATTRIBUTES, is_held_out, render
 
 ROOT = Path(__file__).parent.parent
-T0 = (.1, .3, .4, .5, .6, .8)
+T0 = (0.1, 0.3, 0.4, 0.5, 0.6, 0.8)
 
 
-def curve(kid, rmse, right=(.2, .5, .9, .9, .9, .6), found=1.):
+def curve(kid, rmse, right=(0.2, 0.5, 0.9, 0.9, 0.9, 0.6), found=1.0):
     """A record of C1 and C2 in which all walks look alike."""
-    rows = [dict(t0=t, sigma=10 * t**3, kid=k, kid_std=.01, rmse=r, l2=100 * r, right=a)
-            for t, k, r, a in zip(T0, kid, rmse, right)]
-    return dict(n=8, seed=0, w=3., steps=25, walks={name: rows for name in sdedit.WALKS},
-                guide=dict(kid=1., kid_std=.01, rmse=.02, right=.1),
-                bisection=dict(target=.1, tolerance=.05, n=4, rounds=4., found=found))
+    rows = [
+        dict(t0=t, sigma=10 * t**3, kid=k, kid_std=0.01, rmse=r, l2=100 * r, right=a)
+        for t, k, r, a in zip(T0, kid, rmse, right)
+    ]
+    return dict(
+        n=8,
+        seed=0,
+        w=3.0,
+        steps=25,
+        walks={name: rows for name in sdedit.WALKS},
+        guide=dict(kid=1.0, kid_std=0.01, rmse=0.02, right=0.1),
+        bisection=dict(target=0.1, tolerance=0.05, n=4, rounds=4.0, found=found),
+    )
 
 
-def masks(with_mask=.9, without=.9, change=0., kept_db=33., loose_db=27.):
-    row = dict(t0=.6, with_mask=dict(all=with_mask), unpasted=dict(all=with_mask), without_mask=dict(all=without),
-               outside_change_pasted=change, outside_db_unpasted=kept_db, outside_db_without_mask=loose_db)
-    return dict(n=8, seed=0, rows=[row, row | dict(t0=.8, with_mask=dict(all=.1))], painting=dict(all=.4),
-                outside_db_autoencoder=34.)
+def masks(with_mask=0.9, without=0.9, change=0.0, kept_db=33.0, loose_db=27.0):
+    row = dict(
+        t0=0.6,
+        with_mask=dict(all=with_mask),
+        unpasted=dict(all=with_mask),
+        without_mask=dict(all=without),
+        outside_change_pasted=change,
+        outside_db_unpasted=kept_db,
+        outside_db_without_mask=loose_db,
+    )
+    return dict(
+        n=8,
+        seed=0,
+        rows=[row, row | dict(t0=0.8, with_mask=dict(all=0.1))],
+        painting=dict(all=0.4),
+        outside_db_autoencoder=34.0,
+    )
 
 
-FALLING, RISING = (.9, .15, .1, .08, .05, 0.), (.03, .05, .06, .07, .08, .2)
+FALLING, RISING = (0.9, 0.15, 0.1, 0.08, 0.05, 0.0), (0.03, 0.05, 0.06, 0.07, 0.08, 0.2)
 
 
 # --------------------------------------------------------------------------- the page
+
 
 def test_the_page_lists_the_29_claims_in_order():
     assert [c.id for c in CLAIMS] == [f"C{k}" for k in range(1, 30)]
@@ -49,7 +82,7 @@ def test_the_page_lists_the_29_claims_in_order():
 
 
 def test_the_page_in_the_repository_is_what_the_records_give():
-    assert page.PAGE.read_text(encoding="utf-8") == page.page(CLAIMS), "run `python -m claims`"
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(CLAIMS), "run `python -m palimpsest.claims`"
 
 
 def test_a_claim_without_a_record_is_not_yet_measured_and_nothing_is_invented(tmp_path):
@@ -59,9 +92,14 @@ def test_a_claim_without_a_record_is_not_yet_measured_and_nothing_is_invented(tm
 
 
 def test_a_records_figures_n_and_seed_reach_the_page(tmp_path):
-    (tmp_path / "sdedit_masks.json").write_text(json.dumps(masks(with_mask=.875) | dict(n=77, seed=5)))
+    (tmp_path / "sdedit_masks.json").write_text(json.dumps(masks(with_mask=0.875) | dict(n=77, seed=5)))
     line = next(r for r in page.page(CLAIMS, tmp_path).splitlines() if r.startswith("| C3 |"))
-    assert "88%" in line and "(n = 77, seed 5)" in line and "**holds**" in line and "figures/sdedit_masks.png" in line
+    assert (
+        "88%" in line
+        and "(n = 77, seed 5)" in line
+        and "**holds**" in line
+        and "figures/sdedit_masks.png" in line
+    )
 
 
 def test_every_verdict_has_its_rule_on_the_page():
@@ -71,40 +109,59 @@ def test_every_verdict_has_its_rule_on_the_page():
 
 # --------------------------------------------------------------------------- the rules
 
-@pytest.mark.parametrize("kid, rmse, verdict", [
-    (FALLING, RISING, page.HOLDS), ((.9, .3, .1, .12, .2, .15), RISING, page.PARTLY),
-    (FALLING[::-1], RISING, page.FAILS), (FALLING, RISING[::-1], page.FAILS)])
+
+@pytest.mark.parametrize(
+    "kid, rmse, verdict",
+    [
+        (FALLING, RISING, page.HOLDS),
+        ((0.9, 0.3, 0.1, 0.12, 0.2, 0.15), RISING, page.PARTLY),
+        (FALLING[::-1], RISING, page.FAILS),
+        (FALLING, RISING[::-1], page.FAILS),
+    ],
+)
 def test_the_trade_off_holds_only_where_distance_rises_and_kid_falls(kid, rmse, verdict):
     assert sdedit.judge_trade(curve(kid, rmse)).verdict == verdict
 
 
 def test_useful_is_80_per_cent_of_the_gain_for_50_per_cent_of_the_loss():
-    record = curve(FALLING, RISING)                        # gain from 1 to 0: kid ≤ .2; loss from .02 to .2: rmse ≤ .11
-    assert sdedit.useful(record, "VE") == [.3, .4, .5, .6]
-    assert sdedit.useful(curve(FALLING, (.03, .05, .06, .12, .13, .2)), "VE") == [.3, .4]
+    record = curve(FALLING, RISING)  # gain from 1 to 0: kid ≤ .2; loss from .02 to .2: rmse ≤ .11
+    assert sdedit.useful(record, "VE") == [0.3, 0.4, 0.5, 0.6]
+    assert sdedit.useful(curve(FALLING, (0.03, 0.05, 0.06, 0.12, 0.13, 0.2)), "VE") == [0.3, 0.4]
 
 
-@pytest.mark.parametrize("record, verdict", [
-    (curve(FALLING, RISING), page.HOLDS), (curve(FALLING, RISING, found=.5), page.PARTLY),
-    (curve((.1, .1, .1, .1, .1, 0.), RISING), page.PARTLY),                            # useful from .1 on
-    (curve((.9, .9, .9, .9, .9, 0.), RISING), page.FAILS)])                            # never both
+@pytest.mark.parametrize(
+    "record, verdict",
+    [
+        (curve(FALLING, RISING), page.HOLDS),
+        (curve(FALLING, RISING, found=0.5), page.PARTLY),
+        (curve((0.1, 0.1, 0.1, 0.1, 0.1, 0.0), RISING), page.PARTLY),  # useful from .1 on
+        (curve((0.9, 0.9, 0.9, 0.9, 0.9, 0.0), RISING), page.FAILS),
+    ],
+)  # never both
 def test_the_band_holds_only_where_all_useful_t0_lie_in_it_and_bisection_finds_them(record, verdict):
     assert sdedit.judge_band(record).verdict == verdict
 
 
-@pytest.mark.parametrize("record, verdict", [
-    (masks(), page.HOLDS), (masks(with_mask=.8), page.PARTLY), (masks(change=1e-7), page.FAILS),
-    (masks(loose_db=31.), page.FAILS)])
+@pytest.mark.parametrize(
+    "record, verdict",
+    [
+        (masks(), page.HOLDS),
+        (masks(with_mask=0.8), page.PARTLY),
+        (masks(change=1e-7), page.FAILS),
+        (masks(loose_db=31.0), page.FAILS),
+    ],
+)
 def test_a_mask_must_keep_the_rest_to_the_bit_and_cost_no_success(record, verdict):
     assert sdedit.judge_masks(record).verdict == verdict
 
 
 # --------------------------------------------------------------------------- the tools
 
+
 def test_rank_correlation_knows_only_the_order():
     assert rank_correlation([1, 2, 3, 4], [1, 10, 100, 1000]) == pytest.approx(1)
     assert rank_correlation([1, 2, 3, 4], [9, 3, 2, -5]) == pytest.approx(-1)
-    assert rank_correlation([1, 2, 3], [1, 3, 2]) == pytest.approx(.5)
+    assert rank_correlation([1, 2, 3], [1, 3, 2]) == pytest.approx(0.5)
 
 
 def test_new_scenes_repeat_and_keep_held_out_pairs_apart():
@@ -115,16 +172,19 @@ def test_new_scenes_repeat_and_keep_held_out_pairs_apart():
 
 
 def test_batches_cover_everything_once_and_carry_no_gradient():
-    x = torch.arange(10.).requires_grad_()
+    x = torch.arange(10.0).requires_grad_()
     found = in_batches(lambda rows: x[rows] + 0, 10, 4)
     assert found.tolist() == list(range(10)) and not found.requires_grad
 
 
 def test_rounding_keeps_significant_digits_and_whole_numbers():
-    assert rounded(dict(a=[1.23456789, 7], b=(1e-9 / 3,), c="x")) == dict(a=[1.2346, 7], b=[3.3333e-10], c="x")
+    assert rounded(dict(a=[1.23456789, 7], b=(1e-9 / 3,), c="x")) == dict(
+        a=[1.2346, 7], b=[3.3333e-10], c="x"
+    )
 
 
 # --------------------------------------------------------------------------- measuring, on models that know nothing
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Models:
@@ -150,11 +210,15 @@ def two_steps(monkeypatch):
 
 
 def test_the_curve_is_measured_judged_and_drawn(models, tmp_path):
-    record = sdedit.measure_curve(models, n=3, seed=0, t0s=(.2, .9), reference=4, searches=1)
+    record = sdedit.measure_curve(models, n=3, seed=0, t0s=(0.2, 0.9), reference=4, searches=1)
     (tmp_path / "sdedit_curve.json").write_text(json.dumps(rounded(dict(n=3, seed=0, **record))))
-    assert set(record["walks"]) == set(sdedit.WALKS) and all(len(rows) == 2 for rows in record["walks"].values())
+    assert set(record["walks"]) == set(sdedit.WALKS) and all(
+        len(rows) == 2 for rows in record["walks"].values()
+    )
     sigmas = {name: [r["sigma"] for r in rows] for name, rows in record["walks"].items()}
-    assert sigmas["VP, DDIM"] == sigmas["VP, ancestral"] != sigmas["VE"] and sigmas["VE"] == sorted(sigmas["VE"])
+    assert sigmas["VP, DDIM"] == sigmas["VP, ancestral"] != sigmas["VE"] and sigmas["VE"] == sorted(
+        sigmas["VE"]
+    )
     for claim in CLAIMS[:2]:
         assert page.find(claim, tmp_path).verdict in (page.HOLDS, page.PARTLY, page.FAILS)
     make(["sdedit_curve.png"], tmp_path, tmp_path)
@@ -162,7 +226,7 @@ def test_the_curve_is_measured_judged_and_drawn(models, tmp_path):
 
 
 def test_masked_edits_are_measured_and_the_kept_pixels_do_not_change(models, tmp_path):
-    record = sdedit.measure_masks(models, n=3, seed=0, t0s=(.5,))
+    record = sdedit.measure_masks(models, n=3, seed=0, t0s=(0.5,))
     (tmp_path / "sdedit_masks.json").write_text(json.dumps(rounded(dict(n=3, seed=0, **record))))
     assert record["kinds"] == {"recolour": 1, "reshape": 1, "add": 1}
     assert record["rows"][0]["outside_change_pasted"] == 0 and record["rows"][0]["outside_db_unpasted"] < 60
@@ -175,7 +239,7 @@ def test_a_painted_edit_touches_nothing_outside_its_mask():
     edit = choose_edit(scene, "recolour", random.Random(0))
     guide, mask = sdedit.painted_edit(scene, edit, torch.Generator().manual_seed(0))
     assert torch.equal(guide * (1 - mask), render(scene) * (1 - mask)) and 0 < mask.mean() < 1
-    assert ((guide - render(scene)).abs() * mask).max() > .2
+    assert ((guide - render(scene)).abs() * mask).max() > 0.2
 
 
 def test_a_part_whose_model_is_not_trained_is_left_out(models):
@@ -187,7 +251,20 @@ def test_the_bench_measures_every_part_and_draws_it(models, tmp_path):
     parts = {}
     for name, part in bench.PARTS.items():
         parts[name] = rounded(part(models, parts, 2))
-    assert [r.floor for r in bench.rows(parts) if r.floor] == [34., .99, .99, .96, .85, .78, .85, 3., .7, .6, 22., .85]
+    assert [r.floor for r in bench.rows(parts) if r.floor] == [
+        34.0,
+        0.99,
+        0.99,
+        0.96,
+        0.85,
+        0.78,
+        0.85,
+        3.0,
+        0.7,
+        0.6,
+        22.0,
+        0.85,
+    ]
     assert json.loads(json.dumps(parts)) == parts
     (tmp_path / "bench.json").write_text(json.dumps(dict(parts=parts)))
     make(["w_curve.png", "bench.png"], tmp_path, tmp_path)
@@ -196,51 +273,65 @@ def test_the_bench_measures_every_part_and_draws_it(models, tmp_path):
 
 # --------------------------------------------------------------------------- the table of floors
 
+
 def single(right):
-    curve = [dict(w=w, right=share) for w, share in ((1., .5), (3., right), (5., right))]
+    curve = [dict(w=w, right=share) for w, share in ((1.0, 0.5), (3.0, right), (5.0, right))]
     return dict(single=dict(n=256, seed=9, steps=25, curve=curve))
 
 
 def test_a_missed_floor_is_called_missed():
-    assert "| 96.0 % | 95.9 % | 256 | 9 | **missed** |" in bench.table(single(.959))
-    assert "| 96.0 % | 96.0 % | 256 | 9 | yes |" in bench.table(single(.96))
+    assert "| 96.0 % | 95.9 % | 256 | 9 | **missed** |" in bench.table(single(0.959))
+    assert "| 96.0 % | 96.0 % | 256 | 9 | yes |" in bench.table(single(0.96))
 
 
 def test_of_equally_good_scales_the_smaller_is_taken():
-    assert bench.best_w(single(.9)) == 3. and bench.best_w({}) == 3.
+    assert bench.best_w(single(0.9)) == 3.0 and bench.best_w({}) == 3.0
 
 
 def test_the_readme_gets_the_table_between_its_marks_and_twice_is_once():
     text = "before\n<!-- bench -->\nold\n<!-- /bench -->\nafter\n"
-    once = page.between(text, "bench", bench.table(single(.97)))
-    assert once == page.between(once, "bench", bench.table(single(.97))) and "old" not in once and "97.0 %" in once
+    once = page.between(text, "bench", bench.table(single(0.97)))
+    assert (
+        once == page.between(once, "bench", bench.table(single(0.97)))
+        and "old" not in once
+        and "97.0 %" in once
+    )
     assert once.startswith("before\n") and once.endswith("\nafter\n")
     with pytest.raises(ValueError, match="<!-- bench -->"):
         page.between("nothing here", "bench", "")
 
 
 def test_the_manifest_gets_figures_and_keeps_the_rest():
-    before = {"shapes.safetensors": dict(sha256="abc", figures=dict(loss=.04)), "other.safetensors": dict(sha256="d")}
-    after = bench.into_manifest(before, single(.97))
+    before = {
+        "shapes.safetensors": dict(sha256="abc", figures=dict(loss=0.04)),
+        "other.safetensors": dict(sha256="d"),
+    }
+    after = bench.into_manifest(before, single(0.97))
     assert after["shapes.safetensors"]["sha256"] == "abc" and after["other.safetensors"]["sha256"] == "d"
-    curve = {"w 1": .5, "w 3": .97, "w 5": .97}
-    assert after["shapes.safetensors"]["figures"] == dict(loss=.04)
-    wanted = dict(single_all_right=.97, single_all_right_n=256, single_all_right_seed=9, single_curve=curve)
+    curve = {"w 1": 0.5, "w 3": 0.97, "w 5": 0.97}
+    assert after["shapes.safetensors"]["figures"] == dict(loss=0.04)
+    wanted = dict(single_all_right=0.97, single_all_right_n=256, single_all_right_seed=9, single_curve=curve)
     assert after["shapes.safetensors"]["bench"] == wanted
     assert "bench" not in before["shapes.safetensors"]
 
 
 def test_every_record_is_of_the_weights_that_are_shipped():
-    """A retrained file makes its old figures stale: measure again. Only what needs a model that is not shipped may be unmeasured, or say
-    the hash of that one's file."""
+    """A retrained file makes its old figures stale: measure again. Only what needs a model that is not
+    shipped may be unmeasured, or say the hash of that one's file."""
     shipped = {name: record["sha256"] for name, record in manifest().items()}
-    waiting = {c.measurement.name for c in CLAIMS if c.measurement and not all(f"{n}.safetensors" in shipped for n in c.measurement.needs)}
+    waiting = {
+        c.measurement.name
+        for c in CLAIMS
+        if c.measurement and not all(f"{n}.safetensors" in shipped for n in c.measurement.needs)
+    }
     for name in ("bench", "emoji", *sorted({c.measurement.name for c in CLAIMS if c.measurement})):
         record = read_record(name)
         if record is None and name in waiting:
             continue
         assert record is not None, f"figures/{name}.json is missing: make bench, make claims"
-        files = record["files"] | {k: v for part in record.get("parts", {}).values() for k, v in part.get("files", {}).items()}
+        files = record["files"] | {
+            k: v for part in record.get("parts", {}).values() for k, v in part.get("files", {}).items()
+        }
         known = {file: of for file, of in files.items() if file in shipped}
         assert known == {file: shipped[file] for file in known}, f"figures/{name}.json is of other weights"
         assert known == files or name in waiting, f"figures/{name}.json is of weights that are not shipped"
@@ -253,11 +344,16 @@ def test_the_table_in_the_readme_is_the_bench():
 
 # --------------------------------------------------------------------------- figures and the command line
 
+
 def test_every_picture_that_a_page_shows_has_a_command_that_makes_it():
     pages = [ROOT / "README.md", page.PAGE, *(ROOT / "notebooks").glob("*.py")]
     text = "\n".join(p.read_text(encoding="utf-8") for p in pages if p.exists())
     shown = set(re.findall(r"figures/([\w./-]+\.(?:png|jpg))", text))
-    drawn = set(FIGURES) | {f"hand/{name}" for name in hand.PICTURES} | {f"emoji/{name}" for name in emoji.PICTURES}
+    drawn = (
+        set(FIGURES)
+        | {f"hand/{name}" for name in hand.PICTURES}
+        | {f"emoji/{name}" for name in emoji.PICTURES}
+    )
     assert shown - drawn == set()
     assert {c.picture for c in CLAIMS if c.picture} <= drawn
 

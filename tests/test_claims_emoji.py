@@ -1,4 +1,5 @@
 """The scoreboard of the emoji world runs on models that know nothing, and counts as it says."""
+
 from __future__ import annotations
 
 import json
@@ -8,16 +9,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from claims import emoji as board
-from claims import emoji_methods as ways
-from claims.common import rounded
-from claims.emoji import floors, gallery, measure, row, scored, shares, table
-from claims.emoji_methods import COPY, METHODS, choose, drawn, held_out_pairs, open_emoji, pictures_of
-from figures.make import make
+from palimpsest.claims import emoji as board
+from palimpsest.claims import emoji_methods as ways
+from palimpsest.claims.common import rounded
+from palimpsest.claims.draw.make import make
+from palimpsest.claims.emoji import floors, gallery, measure, row, scored, shares, table
+from palimpsest.claims.emoji_methods import (
+    COPY,
+    METHODS,
+    choose,
+    drawn,
+    held_out_pairs,
+    open_emoji,
+    pictures_of,
+)
+from palimpsest.training.emoji import LENGTH, vocabulary
+from palimpsest.worlds.emoji import KINDS, SHIPPED, is_held_out, open_world, render
+from palimpsest.worlds.files import read_picture
 from tests.tiny import tiny_clip, tiny_instruct, tiny_weights
-from training.emoji import LENGTH, vocabulary
-from worlds.emoji import KINDS, SHIPPED, is_held_out, open_world, render
-from worlds.files import read_picture
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +55,18 @@ def test_pairs_are_held_out_take_turns_and_repeat(world):
     assert found == held_out_pairs(world, 0) != held_out_pairs(world, 1)
     assert all(is_held_out(p.after.emoji) for p in found)
     kinds = [k for k in KINDS if any(p.kind == k for p in found)]
-    assert [p.kind for p in found[:len(kinds)]] == kinds and max(Counter(p.kind for p in found[:3 * len(kinds)]).values()) == 3
+    assert [p.kind for p in found[: len(kinds)]] == kinds and max(
+        Counter(p.kind for p in found[: 3 * len(kinds)]).values()
+    ) == 3
 
 
 def test_the_changed_mask_is_where_the_true_edit_changes(world):
     some = held_out_pairs(world, 0)[:12]
     edits = drawn(world, some)
     same = (edits.before - edits.after).abs().amax(1, keepdim=True) <= 4 / 255
-    assert torch.equal(edits.changed == 0, same) and torch.equal(edits.after, render(world, [p.after for p in some]))
+    assert torch.equal(edits.changed == 0, same) and torch.equal(
+        edits.after, render(world, [p.after for p in some])
+    )
     assert edits.changed.flatten(1).any(1).all()
 
 
@@ -77,16 +90,23 @@ def test_the_scoreboard_is_measured_drawn_and_told(world, folder, tmp_path, whol
     record, sheet = measure(models, world, n=10, seed=0, tune=4, methods=FAST)
     names = [name for name in METHODS if whole or name != "InstructPix2Pix"]
     assert list(record["methods"])[:-1] == names and list(record["methods"])[-1] == COPY
-    assert ("clip" in record["methods"][COPY]["all"]) == whole and (record["missing"] == ["lpips-alex"]) == whole
+    assert ("clip" in record["methods"][COPY]["all"]) == whole and (
+        record["missing"] == ["lpips-alex"]
+    ) == whole
     for name in names:
         of = record["methods"][name]
         assert all(of["settings"][kind] in METHODS[name][1][:2] for kind in of["kinds"])
         mean = sum(r["gain"] * r["n"] for r in of["kinds"].values()) / record["n"]
         assert of["all"]["gain"] == pytest.approx(mean, abs=1e-4) and 0 <= of["all"]["beats"] <= 1
     text = table(rounded(record))
-    assert all(f"| {name} |" in text for name in names) and text.count("Floor: ") == 6 and "**missed**" in text
+    assert (
+        all(f"| {name} |" in text for name in names) and text.count("Floor: ") == 6 and "**missed**" in text
+    )
     board.write_picture(sheet, tmp_path / "emoji_edits.png")
-    assert read_picture(tmp_path / "emoji_edits.png").shape == (1, 3, 3 * 64, 12 * 64) and len(record["gallery"]) == 10
+    assert (
+        read_picture(tmp_path / "emoji_edits.png").shape == (1, 3, 3 * 64, 12 * 64)
+        and len(record["gallery"]) == 10
+    )
     (tmp_path / "emoji.json").write_text(json.dumps(rounded(record)))
     make(["emoji_gallery.png"], tmp_path, tmp_path)
     assert (tmp_path / "emoji_gallery.png").stat().st_size > 30_000
@@ -100,11 +120,16 @@ def test_a_setting_is_chosen_for_each_kind_by_its_nearness_to_the_truth(world, f
         """Right on skin tones with one setting, on the rest with the other."""
         found = []
         for k, x in enumerate(asked.x):
-            i = next(i for i, b in enumerate(edits.before) if torch.equal(b, x) and edits.asked[i] == asked.instruction[k])
+            i = next(
+                i
+                for i, b in enumerate(edits.before)
+                if torch.equal(b, x) and edits.asked[i] == asked.instruction[k]
+            )
             found.append(edits.after[i] if (i in tones) == (setting["s"] == 1) else x)
         return torch.stack(found)
-    best = choose(open_emoji(folder), way, [dict(s=1.), dict(s=2.)], edits, 0)
-    assert {kind for kind in KINDS if best[kind] == dict(s=1.)} == {"tone"}
+
+    best = choose(open_emoji(folder), way, [dict(s=1.0), dict(s=2.0)], edits, 0)
+    assert {kind for kind in KINDS if best[kind] == dict(s=1.0)} == {"tone"}
 
 
 def test_what_a_method_made_is_read_again_unless_anything_changed(world, folder, tmp_path, monkeypatch):
@@ -113,14 +138,15 @@ def test_what_a_method_made_is_read_again_unless_anything_changed(world, folder,
     def way(models, a, setting):
         asked.append(setting["s"])
         return a.x * setting["s"]
-    settings = [dict(s=1.), dict(s=.5)]
+
+    settings = [dict(s=1.0), dict(s=0.5)]
     first = pictures_of(models, "a way", way, settings, edits, others, 0, tmp_path)
     many = len(asked)
     again = pictures_of(models, "a way", way, settings, edits, others, 0, tmp_path)
     assert len(asked) == many == 3 and torch.equal(first.pictures, again.pictures) and again[1:] == first[1:]
-    assert (first.pictures - edits.before).abs().max() <= 1 / 255 and first.settings["tone"] == dict(s=1.)
+    assert (first.pictures - edits.before).abs().max() <= 1 / 255 and first.settings["tone"] == dict(s=1.0)
     levels = 127.5 * (first.pictures + 1)
-    assert (levels - levels.round()).abs().max() < 1e-4                    # what a picture file would hold
+    assert (levels - levels.round()).abs().max() < 1e-4  # what a picture file would hold
     for changed in (dict(seed=1), dict(settings=settings[:1]), dict(edits=others), dict(others=edits)):
         at = dict(settings=settings, edits=edits, others=others, seed=0) | changed
         many = len(asked)
@@ -130,10 +156,13 @@ def test_what_a_method_made_is_read_again_unless_anything_changed(world, folder,
     many = len(asked)
     pictures_of(other, "a way", way, settings, edits, others, 0, tmp_path)
     assert len(asked) > many
-    judged = other._replace(files=other.files | {"emoji-clip.safetensors": "a judge", "emoji-instruct.safetensors": "not asked here"})
+    judged = other._replace(
+        files=other.files
+        | {"emoji-clip.safetensors": "a judge", "emoji-instruct.safetensors": "not asked here"}
+    )
     many = len(asked)
     pictures_of(judged, "a way", way, settings, edits, others, 0, tmp_path)
-    assert len(asked) == many                                              # neither has a part in these pictures
+    assert len(asked) == many  # neither has a part in these pictures
     monkeypatch.setattr(ways, "by_instruction", way)
     pictures_of(judged, "a way", way, settings, edits, others, 0, tmp_path)
     assert len(asked) > many
@@ -142,12 +171,16 @@ def test_what_a_method_made_is_read_again_unless_anything_changed(world, folder,
     assert pictures_of(models, "a way", way, settings, edits, others, 0, tmp_path).settings == first.settings
 
 
-def test_processes_share_the_methods_and_the_record_takes_what_they_left(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(board, "METHODS", {"SDEdit": FAST["SDEdit"], "InstructPix2Pix": FAST["InstructPix2Pix"]})
+def test_processes_share_the_methods_and_the_record_takes_what_they_left(
+    folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        board, "METHODS", {"SDEdit": FAST["SDEdit"], "InstructPix2Pix": FAST["InstructPix2Pix"]}
+    )
     line = ["--models", str(folder), "--data", str(SHIPPED), "--n", "4", "--state", str(tmp_path)]
     assert board.main([*line, "--only", "SDEdit"]) == 0
     assert (tmp_path / "sdedit.safetensors").exists() and "SDEdit: " in capsys.readouterr().out
-    monkeypatch.setattr(ways, "choose", None)                              # nothing is made twice
+    monkeypatch.setattr(ways, "choose", None)  # nothing is made twice
     assert board.main([*line, "--only", "SDEdit"]) == 0
     with pytest.raises(ValueError, match="'DiffEdit' is no method; they are SDEdit, InstructPix2Pix"):
         board.main([*line, "--only", "DiffEdit"])
@@ -160,19 +193,27 @@ def test_processes_share_the_methods_and_the_record_takes_what_they_left(folder,
 
 def test_the_gallery_is_chosen_by_score_and_no_kind_fills_it():
     n = 60
-    gains = {"a": torch.linspace(5, -5, n), "b": torch.full((n,), -3.)}
+    gains = {"a": torch.linspace(5, -5, n), "b": torch.full((n,), -3.0)}
     kinds = ["tone" if i < 30 else "clock" for i in range(n)]
     top, low = gallery(gains, kinds)
     assert len(top) == 24 and len(low) == 12 and not {s.pair for s in top} & {s.pair for s in low}
     assert Counter(kinds[s.pair] for s in top) == dict(tone=12, clock=12)
     assert [s.pair for s in top] == [*range(12), *range(30, 42)]
-    assert all(s.method == ("a" if gains["a"][s.pair] >= -3 else "b") and s.gain == max(gains["a"][s.pair], -3.) for s in (*top, *low))
+    assert all(
+        s.method == ("a" if gains["a"][s.pair] >= -3 else "b") and s.gain == max(gains["a"][s.pair], -3.0)
+        for s in (*top, *low)
+    )
     assert [s.gain for s in low] == sorted((s.gain for s in low), reverse=True) and low[-1].gain == -3
 
 
 def test_names_are_told_in_the_shorter_way():
     every = ["a", "b", "c"]
-    assert [board.told(some, every) for some in ([], ["a"], ["a", "c"], every)] == ["none", "a", "all but b", "all"]
+    assert [board.told(some, every) for some in ([], ["a"], ["a", "c"], every)] == [
+        "none",
+        "a",
+        "all but b",
+        "all",
+    ]
 
 
 def test_the_readmes_scoreboard_is_the_records():
@@ -182,20 +223,32 @@ def test_the_readmes_scoreboard_is_the_records():
 
 
 def test_what_is_reached_is_counted_whatever_ground_it_stands_on():
-    said = [f"{name} in noto style on {ground} background" for name in ("red heart", "blue heart") for ground in ("a red", "an orange")]
-    edits = SimpleNamespace(target=[*said, "one o'clock in noto style on a blue background"], rows=lambda kind: dict(
-        colour=[0, 1, 2, 3], clock=[4]).get(kind, []))
+    said = [
+        f"{name} in noto style on {ground} background"
+        for name in ("red heart", "blue heart")
+        for ground in ("a red", "an orange")
+    ]
+    edits = SimpleNamespace(
+        target=[*said, "one o'clock in noto style on a blue background"],
+        rows=lambda kind: dict(colour=[0, 1, 2, 3], clock=[4]).get(kind, []),
+    )
     assert board.targets(edits) == dict(all=3, colour=2, clock=1)
 
 
 def test_floors_are_what_the_record_says():
     def of(gain, beats):
-        return dict(all=dict(db=20., gain=gain, beats=beats),
-                    kinds={k: dict(n=3, db=20., gain=gain, beats=beats) for k in ("colour", "tone", "background")})
-    record = dict(methods={"a": of(5.5, .6), "b": of(1., .51), COPY: of(0., 0.)}, limit=of(9., 1.) | dict(all=dict(db=29.6)),
-                  back=dict(n=3, autoencoder_db=30., null_text_db=29.1))
+        return dict(
+            all=dict(db=20.0, gain=gain, beats=beats),
+            kinds={k: dict(n=3, db=20.0, gain=gain, beats=beats) for k in ("colour", "tone", "background")},
+        )
+
+    record = dict(
+        methods={"a": of(5.5, 0.6), "b": of(1.0, 0.51), COPY: of(0.0, 0.0)},
+        limit=of(9.0, 1.0) | dict(all=dict(db=29.6)),
+        back=dict(n=3, autoencoder_db=30.0, null_text_db=29.1),
+    )
     assert [reached for _, reached in floors(record)] == [True] * 6
-    record["methods"]["b"], record["back"]["null_text_db"] = of(1., .5), 28.9
+    record["methods"]["b"], record["back"]["null_text_db"] = of(1.0, 0.5), 28.9
     record["methods"]["a"]["kinds"]["tone"]["gain"] = 4.9
     assert [reached for _, reached in floors(record)] == [True, False, False, False, False, False]
     record["limit"]["all"]["db"] = 29.4
@@ -204,9 +257,16 @@ def test_floors_are_what_the_record_says():
 
 def test_the_command_writes_beside_the_candidates(folder, capsys, monkeypatch):
     monkeypatch.setattr(board, "METHODS", {"SDEdit": FAST["SDEdit"]})
-    assert board.main(["--models", str(folder), "--data", str(SHIPPED), "--n", "4", "--state", str(folder / "board")]) == 0
+    assert (
+        board.main(
+            ["--models", str(folder), "--data", str(SHIPPED), "--n", "4", "--state", str(folder / "board")]
+        )
+        == 0
+    )
     assert "| SDEdit |" in capsys.readouterr().out
-    assert {"emoji.json", "emoji_edits.png", "emoji_gallery.png"} <= {p.name for p in (folder / "claims").iterdir()}
+    assert {"emoji.json", "emoji_edits.png", "emoji_gallery.png"} <= {
+        p.name for p in (folder / "claims").iterdir()
+    }
     assert json.loads((folder / "claims" / "emoji.json").read_text())["n"] == 4
     with pytest.raises(ValueError, match="n: must be at least 1"):
         board.main(["--n", "0"])

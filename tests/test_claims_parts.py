@@ -1,8 +1,11 @@
-"""A long measurement keeps its parts: stopped anywhere, it goes on after the last one, on the same models and code only."""
+"""A long measurement keeps its parts: stopped anywhere, it goes on after the last one, on the same models
+and code only.
+"""
+
 import pytest
 
-from claims import CLAIMS, parts, sdedit
-from claims.parts import Parts, at_once, code_of
+from palimpsest.claims import CLAIMS, parts, sdedit
+from palimpsest.claims.parts import Parts, at_once, code_of
 
 
 def kept(tmp_path, **identity):
@@ -11,10 +14,10 @@ def kept(tmp_path, **identity):
 
 def test_a_part_that_is_done_is_not_measured_again(tmp_path):
     part, asked = kept(tmp_path), []
-    first = [part(name, lambda name=name: asked.append(name) or dict(right=.1 + .2)) for name in ("a", "b")]
+    first = [part(name, lambda name=name: asked.append(name) or dict(right=0.1 + 0.2)) for name in ("a", "b")]
     again = kept(tmp_path)
     second = [again(name, lambda: pytest.fail("measured again")) for name in ("a", "b")]
-    assert first == second == [dict(right=.1 + .2)] * 2 and asked == ["a", "b"]
+    assert first == second == [dict(right=0.1 + 0.2)] * 2 and asked == ["a", "b"]
     assert again.seconds == pytest.approx(part.seconds)
 
 
@@ -24,6 +27,7 @@ def test_a_stop_in_a_part_keeps_those_before_it(tmp_path):
 
     def stopped():
         raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         part("b", stopped)
     assert list(kept(tmp_path).done) == ["a"] and kept(tmp_path)("b", lambda: 2) == 2
@@ -64,5 +68,6 @@ def test_code_is_told_apart_by_its_module():
 def test_every_measurement_takes_parts():
     """So that none can be lost by a stop."""
     import inspect
+
     runs = {c.measurement.run for c in CLAIMS if c.measurement}
     assert len(runs) == 17 and all("part" in inspect.signature(run).parameters for run in runs)

@@ -1,5 +1,9 @@
-"""The command line, called in this process on a tiny random model: what it writes and says, where its defaults are."""
+"""The command line, called in this process on a tiny random model: what it writes and says, where its
+defaults are.
+"""
+
 import configparser
+import functools
 import inspect
 import io
 import shlex
@@ -13,16 +17,16 @@ import pytest
 import torch
 from PIL import Image
 
-import methods.cli as cli
-from methods import demo
-from methods.__main__ import command_line, main
-from methods.diffedit import diffedit
-from methods.sampling import generate
-from methods.sdedit import Edit, sdedit
-from nets.tokenizer import TextCut
+import palimpsest.cli.manners as cli
+from palimpsest.cli import demo
+from palimpsest.cli.main import command_line, main
+from palimpsest.methods.diffedit import diffedit
+from palimpsest.methods.sampling import generate
+from palimpsest.methods.sdedit import Edit, sdedit
+from palimpsest.nets.tokenizer import TextCut
+from palimpsest.weights.load import load
+from palimpsest.worlds.files import read_picture
 from tests.tiny import tiny_weights
-from weights import load
-from worlds.files import read_picture
 
 NAMES = ("sdedit", "diffedit", "prompt-to-prompt", "null-text", "invert", "attention", "generate", "models")
 
@@ -48,14 +52,31 @@ def pixels(path):
 
 
 def sdedit_argv(tiny, *more):
-    return ["sdedit", "in.png", "--prompt", "a red star", "--steps", "1", "--model", str(tiny), "-o", "out.png", *more]
+    return [
+        "sdedit",
+        "in.png",
+        "--prompt",
+        "a red star",
+        "--steps",
+        "1",
+        "--model",
+        str(tiny),
+        "-o",
+        "out.png",
+        *more,
+    ]
 
 
 # ---- what the README shows ----
 
+
 def test_the_commands_of_the_readme_are_understood_and_name_files_that_are_there_or_that_a_line_before_wrote():
     root = Path(__file__).parent.parent
-    lines = [line for line in (root / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("palimpsest ")]
+    lines = [
+        line
+        for line in (root / "README.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("palimpsest ")
+    ]
     assert len(lines) > 12
     written = set()
     for line in lines:
@@ -64,22 +85,31 @@ def test_the_commands_of_the_readme_are_understood_and_name_files_that_are_there
         given = a.get("inputs") or [a[name] for name in ("input", "mask", "prompts") if a.get(name)]
         missing = [file for file in given if not (root / file).is_file() and file not in written]
         written |= {a.get("save_mask"), a.get("out")}
-        assert missing == (["photo.jpg"] if "photo.jpg" in words else []), line                  # the reader's own, with real weights
+        assert missing == (["photo.jpg"] if "photo.jpg" in words else []), (
+            line
+        )  # the reader's own, with real weights
 
 
 def test_the_command_line_starts_without_torchvision():
-    code = ("import methods.__main__ as m, sys; m.command_line(); "
-            "sys.exit(any(m in sys.modules for m in ('torchvision', 'torch._dynamo', 'matplotlib')))")
+    code = (
+        "import cli.main as m, sys; m.command_line(); "
+        "sys.exit(any(m in sys.modules for m in ('torchvision', 'torch._dynamo', 'matplotlib')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
 
 
 # ---- sdedit ----
 
+
 def test_sdedit_writes_a_picture_of_the_files_size_and_says_where_it_stood(room, tiny, capsys):
     assert main(sdedit_argv(tiny)) == 0
     assert pixels("out.png").shape == (40, 40, 3) and (pixels("out.png") != pixels("in.png")).any()
     said = capsys.readouterr()
-    assert said.err == "" and said.out.startswith("out.png: t0 0.500 (σ 1.01, SNR 0.9") and said.out.count("\n") == 1
+    assert (
+        said.err == ""
+        and said.out.startswith("out.png: t0 0.500 (σ 1.01, SNR 0.9")
+        and said.out.count("\n") == 1
+    )
     assert sorted(p.name for p in room.iterdir()) == ["in.png", "mask.png", "out.png"]
 
 
@@ -87,19 +117,24 @@ def test_the_command_line_does_what_the_verb_does(room, tiny):
     settings = ["--t0", ".7", "--repeats", "2", "--w", "2", "--eta", "0", "--seed", "3"]
     assert main(sdedit_argv(tiny, *settings, "--save-steps", "steps")) == 0
     b = load(tiny)
-    edit = sdedit(b, read_picture("in.png", b.size), "a red star", t0=.7, repeats=2, w=2., eta=0., seed=3, steps=1)
+    edit = sdedit(
+        b, read_picture("in.png", b.size), "a red star", t0=0.7, repeats=2, w=2.0, eta=0.0, seed=3, steps=1
+    )
     want = ((b.decode(edit.path[-1]) + 1) * 127.5).round()[0].permute(1, 2, 0).numpy().astype(np.uint8)
     assert np.array_equal(pixels("steps/step_001.png"), want)
     assert sorted(p.name for p in Path("steps").iterdir()) == ["step_000.png", "step_001.png"]
 
 
 def test_kept_pixels_are_the_files_own_at_the_files_own_size(room, tiny):
-    assert main(sdedit_argv(tiny, "--mask", "mask.png", "--save-mask", "seen.png", "--save-steps", "walk.png")) == 0
+    assert (
+        main(sdedit_argv(tiny, "--mask", "mask.png", "--save-mask", "seen.png", "--save-steps", "walk.png"))
+        == 0
+    )
     before, after = pixels("in.png"), pixels("out.png")
-    assert np.array_equal(after[:, 20:], before[:, 20:]) and (after[:, :20] != before[:, :20]).mean() > .5
+    assert np.array_equal(after[:, 20:], before[:, 20:]) and (after[:, :20] != before[:, :20]).mean() > 0.5
     seen = pixels("seen.png")
     assert seen.shape == (32, 32, 3) and (seen[:, :16] == 255).all() and (seen[:, 16:] == 0).all()
-    assert pixels("walk.png").shape[1] > 2 * 3 * 32                         # two frames, three times as large
+    assert pixels("walk.png").shape[1] > 2 * 3 * 32  # two frames, three times as large
     assert main(sdedit_argv(tiny, "--mask", "mask.png", "--no-paste")) == 0
     assert (pixels("out.png")[:, 20:] != before[:, 20:]).any()
 
@@ -124,7 +159,7 @@ def test_the_person_is_asked_until_content_and_sees_each_edit(room, tiny, monkey
     monkeypatch.setattr(sys, "stdin", io.StringIO("r\nperhaps\nmore faithful\nd\n"))
     assert main(sdedit_argv(tiny, "--ask")) == 0
     out = capsys.readouterr().out
-    assert out.count("[d]one?") == 4 and "t0 0.631" in out                  # .515, then .7475, then .63125
+    assert out.count("[d]one?") == 4 and "t0 0.631" in out  # .515, then .7475, then .63125
     assert pixels("out.png").shape == (40, 40, 3)
 
 
@@ -137,60 +172,78 @@ def test_the_end_of_the_answers_means_content(room, tiny, monkeypatch, capsys):
 def test_a_target_distance_chooses_t0_by_bisection(room, monkeypatch, tiny, capsys):
     tried = []
 
-    def fake(b, guide, prompt, *, t0, **others):
+    @functools.wraps(sdedit)  # the options take their defaults and ranges from the signature
+    def fake(model, guide, prompt, *, t0, **others):
         tried.append(t0)
-        return Edit((guide + t0 / 2).clamp(-1, 1), guide, guide, [guide], [0.], 1., 1., 1)
+        return Edit((guide + t0 / 2).clamp(-1, 1), guide, guide, [guide], [0.0], 1.0, 1.0, 1)
 
-    fake.__signature__ = inspect.signature(sdedit)                          # where the options take their defaults
     Image.new("RGB", (40, 40), "black").save("in.png")
-    monkeypatch.setattr("methods.commands.sdedit.sdedit", fake)
-    assert main(sdedit_argv(tiny, "--target-distance", ".1")) == 0          # black raised by t0/2 is t0/4 away
-    assert len(tried) > 2 and tried[-1] == pytest.approx(.4, abs=.01)
+    monkeypatch.setattr("palimpsest.cli.commands.sdedit.sdedit", fake)
+    assert main(sdedit_argv(tiny, "--target-distance", ".1")) == 0  # black raised by t0/2 is t0/4 away
+    assert len(tried) > 2 and tried[-1] == pytest.approx(0.4, abs=0.01)
     assert capsys.readouterr().err == ""
-    assert main(sdedit_argv(tiny, "--target-distance", ".9")) == 0          # out of reach: t0 ≤ 1 gives .25 at most
+    assert main(sdedit_argv(tiny, "--target-distance", ".9")) == 0  # out of reach: t0 ≤ 1 gives .25 at most
     assert "came no nearer to 0.9" in capsys.readouterr().err
 
 
 # ---- generate, models ----
 
+
 def test_generate_writes_one_picture_a_sheet_or_numbered_files(room, tiny, monkeypatch):
     argv = ["generate", "--prompt", "a blue heart", "--steps", "1", "--model", str(tiny), "--seed", "4"]
     assert main([*argv, "-o", "one.png"]) == 0
     assert pixels("one.png").shape == (32, 32, 3)
-    monkeypatch.setattr("methods.commands.generate.BATCH", 2)                               # picture i is the same whatever the batches
+    monkeypatch.setattr(
+        "palimpsest.cli.commands.generate.BATCH", 2
+    )  # picture i is the same whatever the batches
     assert main([*argv, "-n", "3", "-o", "heart{i}.png"]) == 0
     made = generate(load(tiny), "a blue heart", n=3, steps=1, seed=4).picture
     want = ((made + 1) * 127.5).permute(0, 2, 3, 1).numpy()
     for i in range(3):
-        assert np.abs(pixels(f"heart{i}.png") - want[i]).max() < .6
+        assert np.abs(pixels(f"heart{i}.png") - want[i]).max() < 0.6
     assert np.array_equal(pixels("heart0.png"), pixels("one.png"))
     assert main([*argv, "-n", "3", "-o", "sheet.png"]) == 0
     assert min(pixels("sheet.png").shape[:2]) > 2 * 3 * 32
     assert len(list(room.iterdir())) == 2 + 1 + 3 + 1
-    assert main([*argv, "-n", "3", "-o", "heart{i}.png", "--save-steps", "steps"]) == 0     # the walk of the first
+    assert (
+        main([*argv, "-n", "3", "-o", "heart{i}.png", "--save-steps", "steps"]) == 0
+    )  # the walk of the first
     assert sorted(p.name for p in Path("steps").iterdir()) == ["step_000.png", "step_001.png"]
     assert np.array_equal(pixels("steps/step_001.png"), pixels("heart0.png"))
 
 
 def test_models_prints_size_recipe_and_figures_of_each(monkeypatch, capsys):
-    record = dict(bytes=2**21, parameters=1_500_000, recipe="python -m training.shapes",
-                  figures=dict(psnr=34.5, curve=[1]))
-    monkeypatch.setattr("methods.commands.models.manifest", lambda: {"shapes.safetensors": record})
+    record = dict(
+        bytes=2**21,
+        parameters=1_500_000,
+        recipe="python -m palimpsest.training.shapes",
+        figures=dict(psnr=34.5, curve=[1]),
+    )
+    monkeypatch.setattr("palimpsest.cli.commands.models.manifest", lambda: {"shapes.safetensors": record})
     assert main(["models"]) == 0
     out = capsys.readouterr().out
-    assert out.split() == "shapes 2.0 MB 1.50 M parameters python -m training.shapes psnr 34.5".split()
+    assert (
+        out.split()
+        == "shapes 2.0 MB 1.50 M parameters python -m palimpsest.training.shapes psnr 34.5".split()
+    )
 
 
 # ---- what all commands share ----
 
-@pytest.mark.parametrize("argv, verb, own", [
-    (["sdedit", "in.png", "-o", "out.png"], sdedit, {"b", "guide", "mask", "original"}),
-    (["diffedit", "in.png", "--target", "", "-o", "out.png"], diffedit, {"b", "x", "mask"}),
-    (["generate", "--prompt", "", "-o", "out.png"], generate, {"b", "prompts"})])
+
+@pytest.mark.parametrize(
+    "argv, verb, own",
+    [
+        (["sdedit", "in.png", "-o", "out.png"], sdedit, {"model", "guide", "mask", "original"}),
+        (["diffedit", "in.png", "--target", "", "-o", "out.png"], diffedit, {"model", "x", "mask"}),
+        (["generate", "--prompt", "", "-o", "out.png"], generate, {"model", "prompts"}),
+    ],
+)
 def test_the_defaults_are_those_of_the_verb(argv, verb, own):
     parsed, parameters = vars(command_line().parse_args(argv)), inspect.signature(verb).parameters
-    assert {name: parsed[name] for name in parameters if name not in own} == \
-           {name: p.default for name, p in parameters.items() if name not in own}
+    assert {name: parsed[name] for name in parameters if name not in own} == {
+        name: p.default for name, p in parameters.items() if name not in own
+    }
 
 
 def test_the_bar_counts_the_calls_of_the_net_and_leaves_no_trace(tiny, monkeypatch):
@@ -209,7 +262,7 @@ def test_the_bar_counts_the_calls_of_the_net_and_leaves_no_trace(tiny, monkeypat
 
         def update(self):
             self.n += 1
-            return True                                                    # as tqdm does; a hook must not hand it on
+            return True  # as tqdm does; a hook must not hand it on
 
     monkeypatch.setattr(cli, "tqdm", Bar)
     b = load(tiny)
@@ -230,7 +283,7 @@ def test_every_command_explains_itself(argv, capsys):
 def test_the_console_script_is_this_main():
     setup = configparser.RawConfigParser()
     setup.read(Path(__file__).parent.parent / "setup.cfg")
-    assert "palimpsest = methods.__main__:main" in setup["options.entry_points"]["console_scripts"]
+    assert "palimpsest = palimpsest.cli.main:main" in setup["options.entry_points"]["console_scripts"]
 
 
 def test_a_prompt_that_was_cut_is_a_note_and_other_warnings_stay_as_they_are(capsys):
@@ -251,7 +304,7 @@ def test_memory_that_cannot_be_had_is_one_line(capsys):
     assert said.startswith("palimpsest: error: out of memory") and said.count("\n") == 1
 
     def nothing():
-        raise MemoryError                                                  # Python's own says nothing
+        raise MemoryError  # Python's own says nothing
 
     assert cli.exit_code(nothing) == 2
     assert capsys.readouterr().err == "palimpsest: error: out of memory: ask for less at once\n"
@@ -261,26 +314,35 @@ def test_ctrl_c_while_the_program_starts_is_one_line(monkeypatch, capsys):
     def stopped():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("methods.__main__.command_line", stopped)
+    monkeypatch.setattr("palimpsest.cli.main.command_line", stopped)
     assert main(["models"]) == 130
     assert capsys.readouterr().err == "palimpsest: interrupted\n"
 
 
 # ---- the demonstration ----
 
+
 def test_the_demo_shows_every_file_and_its_edits(room, tiny, capsys):
     assert demo.main(["--model", str(tiny), "--steps", "1"]) == 0
     out, told = capsys.readouterr().out, sum(map(len, demo.TOLD.values()))
-    assert "demo.png" in out and f"{len(demo.WISHES)} edits" in out and f"{told} edits" in out and f"{len(demo.WISHES) + told} edits" in out
+    assert (
+        "demo.png" in out
+        and f"{len(demo.WISHES)} edits" in out
+        and f"{told} edits" in out
+        and f"{len(demo.WISHES) + told} edits" in out
+    )
     y, x, _ = pixels("demo.png").shape
     assert x > 8 * 3 * 64 and y > 6 * 3 * 32 + 3 * 3 * 64
-    assert {wish.file for wish in demo.WISHES} == {p.name for p in demo.FOLDER.iterdir() if p.suffix != ".json"}
+    assert {wish.file for wish in demo.WISHES} == {
+        p.name for p in demo.FOLDER.iterdir() if p.suffix != ".json"
+    }
     assert set(demo.TOLD) == {p.name for p in demo.EMOJI.iterdir()}
 
 
 def test_the_demos_emoji_are_held_out_pictures_and_it_says_what_their_world_says(tmp_path):
-    from figures import emoji
-    from worlds.emoji import is_held_out, open_world, texts
+    from palimpsest.claims.draw import emoji
+    from palimpsest.worlds.emoji import is_held_out, open_world, texts
+
     world = open_world()
     known = {word for text in texts(world) for word in text.split()}
     emoji.main(tmp_path)
@@ -293,13 +355,15 @@ def test_the_demos_emoji_are_held_out_pictures_and_it_says_what_their_world_says
 
 
 def test_the_demos_prompts_are_words_and_pairs_that_the_model_was_taught():
-    from nets.tokenizer import WordTokenizer
-    from worlds.scene import HELD_OUT, WORDS
+    from palimpsest.nets.tokenizer import WordTokenizer
+    from palimpsest.worlds.scene import HELD_OUT, WORDS
+
     assert WordTokenizer(list(WORDS))([wish.prompt for wish in demo.WISHES]).shape == (len(demo.WISHES), 24)
     assert not [w for w in demo.WISHES for colour, shape in HELD_OUT if f"{colour} {shape}" in w.prompt]
 
 
 # ---- the other world ----
+
 
 @pytest.mark.slow
 def test_every_verb_edits_an_emoji_file_of_any_size_and_alpha_only_rises(tmp_path, monkeypatch):
@@ -308,14 +372,45 @@ def test_every_verb_edits_an_emoji_file_of_any_size_and_alpha_only_rises(tmp_pat
         file.resize((100, 80)).save("in.png")
         alpha = np.asarray(file.resize((100, 80)).getchannel("A"))
     before, after = (f"{colour} heart in twemoji style on a white background" for colour in ("pink", "green"))
-    words = dict(sdedit=["--prompt", after], diffedit=["--source", before, "--target", after], invert=["--prompt", before],
-                 **{"null-text": ["--prompt", before, "--w", "2"], "instruct-pix2pix": ["--instruction", "make the heart green"]})
+    words = dict(
+        sdedit=["--prompt", after],
+        diffedit=["--source", before, "--target", after],
+        invert=["--prompt", before],
+        **{
+            "null-text": ["--prompt", before, "--w", "2"],
+            "instruct-pix2pix": ["--instruction", "make the heart green"],
+        },
+    )
     for verb, said in words.items():
         model = "emoji-instruct" if verb == "instruct-pix2pix" else "emoji"
         assert main([verb, "in.png", *said, "--model", model, "--steps", "2", "-o", f"{verb}.png"]) == 0
-    assert main(["prompt-to-prompt", before, after, "--input", "in.png", "--model", "emoji", "--steps", "2", "-o", "p2p.png"]) == 0
+    assert (
+        main(
+            [
+                "prompt-to-prompt",
+                before,
+                after,
+                "--input",
+                "in.png",
+                "--model",
+                "emoji",
+                "--steps",
+                "2",
+                "-o",
+                "p2p.png",
+            ]
+        )
+        == 0
+    )
     for verb in ("sdedit", "diffedit", "null-text", "instruct-pix2pix", "p2p"):
         with Image.open(f"{verb}.png") as made:
-            assert made.size == (100, 80) and made.mode == "RGBA" and (np.asarray(made.getchannel("A")) >= alpha).all()
-    for verb, said in (("generate", ["--prompt", after]), ("attention", ["--prompt", "a heart that nobody drew in twemoji style"])):
+            assert (
+                made.size == (100, 80)
+                and made.mode == "RGBA"
+                and (np.asarray(made.getchannel("A")) >= alpha).all()
+            )
+    for verb, said in (
+        ("generate", ["--prompt", after]),
+        ("attention", ["--prompt", "a heart that nobody drew in twemoji style"]),
+    ):
         assert main([verb, *said, "--model", "emoji", "--steps", "2", "-o", f"{verb}.png"]) == 0

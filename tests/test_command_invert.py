@@ -1,4 +1,5 @@
 """palimpsest invert and null-text, called in this process on a tiny random model."""
+
 import argparse
 import inspect
 from pathlib import Path
@@ -7,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from methods.cli import Parser, exit_code
-from methods.commands.invert import declare_invert
-from methods.commands.null_text import declare_null_text
-from methods.ladder import ladder
-from methods.null_text import null_text
+from palimpsest.cli.commands.invert import declare_invert
+from palimpsest.cli.commands.null_text import declare_null_text
+from palimpsest.cli.manners import Parser, exit_code
+from palimpsest.methods.ladder import ladder
+from palimpsest.methods.null_text import null_text
 from tests.tiny import tiny_weights
 
 
@@ -40,6 +41,7 @@ def main(*argv):
     def work():
         arguments = parse(*map(str, argv))
         arguments.run(arguments)
+
     return exit_code(work)
 
 
@@ -53,19 +55,44 @@ def test_invert_prints_a_line_for_each_rung_and_writes_a_sheet_if_asked(room, ti
     assert main(*argv) == 0
     said = capsys.readouterr()
     lines = said.out.splitlines()
-    assert said.err == "" and len(lines) == 9 and lines[0].split() == "PSNR / dB forward backward seconds".split()
-    assert len({len(line) for line in lines}) == 1                         # aligned
-    assert lines[1].split()[0] == "autoencoder" and lines[3].startswith("w = 7.5 ") and lines[3].split()[-2:-1] == ["0"]
-    assert all(float(line.split()[-1]) >= 0 for line in lines[1:]) and [p.name for p in room.iterdir()] == ["in.png"]
+    assert (
+        said.err == ""
+        and len(lines) == 9
+        and lines[0].split() == "PSNR / dB forward backward seconds".split()
+    )
+    assert len({len(line) for line in lines}) == 1  # aligned
+    assert (
+        lines[1].split()[0] == "autoencoder"
+        and lines[3].startswith("w = 7.5 ")
+        and lines[3].split()[-2:-1] == ["0"]
+    )
+    assert all(float(line.split()[-1]) >= 0 for line in lines[1:]) and [p.name for p in room.iterdir()] == [
+        "in.png"
+    ]
     assert main(*argv, "-o", "sheet.png") == 0
     assert size("sheet.png")[0] > 9 * 3 * 32
 
 
 def test_null_text_brings_a_picture_back_edits_it_and_keeps_what_it_found(room, tiny, capsys):
-    argv = ["null-text", "in.png", "--prompt", "a red star", "--steps", 2, "--inner", 2, "--model", tiny, "-o", "out.png"]
+    argv = [
+        "null-text",
+        "in.png",
+        "--prompt",
+        "a red star",
+        "--steps",
+        2,
+        "--inner",
+        2,
+        "--model",
+        tiny,
+        "-o",
+        "out.png",
+    ]
     assert main(*argv, "--save", "kept.safetensors") == 0
     first = capsys.readouterr().out
-    assert first.startswith("out.png: comes back at ") and first.count("\n") == 1 and size("out.png") == (40, 40)
+    assert (
+        first.startswith("out.png: comes back at ") and first.count("\n") == 1 and size("out.png") == (40, 40)
+    )
     back = np.asarray(Image.open("out.png"))
     assert main(*argv, "--load", "kept.safetensors") == 0
     assert np.array_equal(np.asarray(Image.open("out.png")), back)
@@ -75,21 +102,49 @@ def test_null_text_brings_a_picture_back_edits_it_and_keeps_what_it_found(room, 
     ends = []
     for target in ([], ["--target", "a blue heart"]):
         assert main(*argv, "--load", "kept.safetensors", *target, "--save-steps", "walk") == 0
-        assert sorted(p.name for p in Path("walk").iterdir()) == ["step_000.png", "step_001.png", "step_002.png"]
+        assert sorted(p.name for p in Path("walk").iterdir()) == [
+            "step_000.png",
+            "step_001.png",
+            "step_002.png",
+        ]
         ends.append([np.asarray(Image.open(f"walk/step_{n:03d}.png")) for n in (0, 2)])
     assert np.array_equal(ends[0][0], ends[1][0]) and (ends[0][1] != ends[1][1]).any()
 
 
-@pytest.mark.parametrize("more, message", [
-    (["--w", 0], "w: must be at least 1"), (["--steps", 0], "steps must be"), (["--solver", "sgd"], "solver: must be one of"),
-    (["--save", "kept.png"], "save: kept.png must end in .safetensors"), (["--inner", 0], "inner: must be"), (["--lr", 0], "lr: must be"),
-    (["--save", "no/kept.safetensors"], "save: no/kept.safetensors must"), (["--load", "no.safetensors"], "load: no.safetensors"),
-    (["--load", "in.png"], "load: in.png: is damaged"), (["-o", "out.txt"], "out: ")])
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--w", 0], "w: must be at least 1"),
+        (["--steps", 0], "steps must be"),
+        (["--solver", "sgd"], "solver: must be one of"),
+        (["--save", "kept.png"], "save: kept.png must end in .safetensors"),
+        (["--inner", 0], "inner: must be"),
+        (["--lr", 0], "lr: must be"),
+        (["--save", "no/kept.safetensors"], "save: no/kept.safetensors must"),
+        (["--load", "no.safetensors"], "load: no.safetensors"),
+        (["--load", "in.png"], "load: in.png: is damaged"),
+        (["-o", "out.txt"], "out: "),
+    ],
+)
 def test_a_mistake_is_one_line_and_writes_nothing(room, tiny, capsys, more, message):
-    argv = ["null-text", "in.png", "--prompt", "a red star", "--steps", 1, "--model", tiny, "-o", "out.png", *more]
+    argv = [
+        "null-text",
+        "in.png",
+        "--prompt",
+        "a red star",
+        "--steps",
+        1,
+        "--model",
+        tiny,
+        "-o",
+        "out.png",
+        *more,
+    ]
     assert main(*argv) == 2
     said = capsys.readouterr()
-    assert said.out == "" and said.err.startswith(f"palimpsest: error: {message}") and said.err.count("\n") == 1
+    assert (
+        said.out == "" and said.err.startswith(f"palimpsest: error: {message}") and said.err.count("\n") == 1
+    )
     assert [p.name for p in room.iterdir()] == ["in.png"]
 
 
@@ -101,35 +156,81 @@ def test_a_file_of_another_prompt_is_refused(room, tiny, capsys):
 
 
 def test_the_files_own_w_serves_where_none_is_given(room, tiny, capsys):
-    argv = ["null-text", "in.png", "--prompt", "a red star", "--steps", 1, "--inner", 1, "--model", tiny, "-o", "out.png"]
+    argv = [
+        "null-text",
+        "in.png",
+        "--prompt",
+        "a red star",
+        "--steps",
+        1,
+        "--inner",
+        1,
+        "--model",
+        tiny,
+        "-o",
+        "out.png",
+    ]
     assert main(*argv, "--w", 3, "--save", "kept.safetensors") == 0
     first = (room / "out.png").read_bytes()
     assert main(*argv, "--load", "kept.safetensors") == 0 and (room / "out.png").read_bytes() == first
     assert main(*argv, "--load", "kept.safetensors", "--w", 5) == 2
     assert "was made for another w ('3.0', not '5.0')" in capsys.readouterr().err
-    assert main(*argv) == 0 and (room / "out.png").read_bytes() != first    # 7.5, as the verb has it
+    assert main(*argv) == 0 and (room / "out.png").read_bytes() != first  # 7.5, as the verb has it
 
 
-@pytest.mark.parametrize("more, message", [
-    (["--w", 0], "w: must be at least 1"), (["--steps", 0], "steps must be"), (["--iterations", -1], "iterations: must be 0"),
-    (["--prompt", "a red sart"], 'unknown word "sart"'), (["-o", "out.txt"], "out: ")])
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--w", 0], "w: must be at least 1"),
+        (["--steps", 0], "steps must be"),
+        (["--iterations", -1], "iterations: must be 0"),
+        (["--prompt", "a red sart"], 'unknown word "sart"'),
+        (["-o", "out.txt"], "out: "),
+    ],
+)
 def test_a_mistake_is_found_before_the_first_rung(room, tiny, capsys, more, message):
     assert main("invert", "in.png", "--prompt", "a red star", "--steps", 1, "--model", tiny, *more) == 2
     said = capsys.readouterr()
-    assert said.out == "" and said.err.startswith(f"palimpsest: error: {message}") and said.err.count("\n") == 1
+    assert (
+        said.out == "" and said.err.startswith(f"palimpsest: error: {message}") and said.err.count("\n") == 1
+    )
 
 
 def test_a_file_to_go_on_from_that_is_of_other_settings_is_named(room, tiny, capsys):
-    argv = ["null-text", "in.png", "--prompt", "a red star", "--inner", 1, "--model", tiny, "-o", "out.png", "--save", "kept.safetensors"]
+    argv = [
+        "null-text",
+        "in.png",
+        "--prompt",
+        "a red star",
+        "--inner",
+        1,
+        "--model",
+        tiny,
+        "-o",
+        "out.png",
+        "--save",
+        "kept.safetensors",
+    ]
     assert main(*argv, "--steps", 1) == 0
     assert main(*argv, "--steps", 2) == 2
-    assert capsys.readouterr().err.startswith("palimpsest: error: save: kept.safetensors: was made for another steps ('1', not '2')")
+    assert capsys.readouterr().err.startswith(
+        "palimpsest: error: save: kept.safetensors: was made for another steps ('1', not '2')"
+    )
 
 
-@pytest.mark.parametrize("argv, verb, own", [
-    (["invert", "in.png", "--prompt", ""], ladder, {"b", "x", "prompt", "done"}),
-    (["null-text", "in.png", "--prompt", "", "-o", "out.png"], null_text, {"b", "x", "prompt", "w", "shared", "noise", "state"})])
+@pytest.mark.parametrize(
+    "argv, verb, own",
+    [
+        (["invert", "in.png", "--prompt", ""], ladder, {"b", "x", "prompt", "done"}),
+        (
+            ["null-text", "in.png", "--prompt", "", "-o", "out.png"],
+            null_text,
+            {"b", "x", "prompt", "w", "shared", "noise", "state"},
+        ),
+    ],
+)
 def test_the_defaults_are_those_of_the_verb(argv, verb, own):
     parsed, parameters = vars(parse(*argv)), inspect.signature(verb).parameters
-    assert {name: parsed[name] for name in parameters if name not in own} == \
-           {name: p.default for name, p in parameters.items() if name not in own}
+    assert {name: parsed[name] for name in parameters if name not in own} == {
+        name: p.default for name, p in parameters.items() if name not in own
+    }

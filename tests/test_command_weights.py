@@ -1,4 +1,5 @@
 """palimpsest weights list, get, verify."""
+
 import hashlib
 from dataclasses import replace
 
@@ -7,15 +8,20 @@ import torch
 from safetensors.torch import save_file
 from towers import small_clip, small_dino
 
-import methods.commands.weights as commands
-import weights.catalogue
-from methods.__main__ import main
-from nets.tokenizer import ClipTokenizer
+import palimpsest.cli.commands.weights as commands
+import palimpsest.weights.public.catalogue
+from palimpsest.cli.main import main
+from palimpsest.nets.tokenizer import ClipTokenizer
+from palimpsest.weights.files import sha256
+from palimpsest.weights.public.catalogue import KNOWN, cache_folder, known
+from palimpsest.weights.public.parts import vocabulary
+from palimpsest.weights.public.tower_names import (
+    clip_openai_names,
+    clip_transformers_names,
+    dino_official_names,
+    pack,
+)
 from tests.tiny import tiny_glide, tiny_weights
-from weights.catalogue import KNOWN, cache_folder, known
-from weights.files import sha256
-from weights.parts import vocabulary
-from weights.tower_names import clip_openai_names, clip_transformers_names, dino_official_names, pack
 
 
 @pytest.fixture(autouse=True)
@@ -33,10 +39,18 @@ def home(tmp_path, monkeypatch):
 def entry(home, monkeypatch):
     """A catalogue of one small file, which a source beside it has."""
     source = home / "source.safetensors"
-    save_file({"a": torch.arange(9.)}, source)
-    entry = replace(KNOWN[0], name="little", file="little.safetensors", urls=(source.as_uri(),), size=source.stat().st_size,
-                    sha256=sha256(source), repos=(), words="")
-    for module in (weights.catalogue, commands):
+    save_file({"a": torch.arange(9.0)}, source)
+    entry = replace(
+        KNOWN[0],
+        name="little",
+        file="little.safetensors",
+        urls=(source.as_uri(),),
+        size=source.stat().st_size,
+        sha256=sha256(source),
+        repos=(),
+        words="",
+    )
+    for module in (palimpsest.weights.public.catalogue, commands):
         monkeypatch.setattr(module, "KNOWN", (entry,))
     return entry
 
@@ -45,13 +59,20 @@ def test_the_list_tells_size_digest_licence_limits_and_whether_it_is_here(capsys
     cache_folder().mkdir(parents=True)
     (cache_folder() / known("dino-vit-s-16").file).touch()
     assert main(["weights", "list"]) == 0
-    blocks = dict(block.split(":", 1) for block in capsys.readouterr().out.split("\n") if block and not block.startswith(" "))
+    blocks = dict(
+        block.split(":", 1)
+        for block in capsys.readouterr().out.split("\n")
+        if block and not block.startswith(" ")
+    )
     assert list(blocks) == [k.name for k in KNOWN]
     main(["weights", "list"])
     out = capsys.readouterr().out
     assert "4,265 MB, SHA-256 6ce0161689b3" in out and "vocab.bpe, 0.5 MB" in out
     assert out.count("CreativeML Open RAIL-M") >= 4 and out.count("cannot: ") == len(KNOWN)
-    assert "size not published, SHA-256 not published" in out and "fbc31a67aa… (only these digits were published)" in out
+    assert (
+        "size not published, SHA-256 not published" in out
+        and "fbc31a67aa… (only these digits were published)" in out
+    )
     assert out.count("    here: ") == 1 and out.count("    not here\n") == len(KNOWN) - 1
 
 
@@ -60,13 +81,19 @@ def test_get_says_the_licence_first_fetches_once_and_prints_the_path(entry, caps
     said = capsys.readouterr()
     path = cache_folder() / entry.file
     assert said.out == f"{path}\n" and sha256(path) == entry.sha256
-    assert said.err.startswith("palimpsest: little:") and "licence: CreativeML" in said.err and "it cannot: " in said.err
+    assert (
+        said.err.startswith("palimpsest: little:")
+        and "licence: CreativeML" in said.err
+        and "it cannot: " in said.err
+    )
     assert main(["weights", "get", "little"]) == 0
     assert capsys.readouterr() == (f"{path}\n", "")
 
 
-def test_get_can_put_it_elsewhere_and_tells_a_digest_that_was_never_published(entry, home, capsys, monkeypatch):
-    monkeypatch.setattr(weights.catalogue, "KNOWN", (replace(entry, sha256=""),))
+def test_get_can_put_it_elsewhere_and_tells_a_digest_that_was_never_published(
+    entry, home, capsys, monkeypatch
+):
+    monkeypatch.setattr(palimpsest.weights.public.catalogue, "KNOWN", (replace(entry, sha256=""),))
     assert main(["weights", "get", "little", "--to", "shelf"]) == 0
     said = capsys.readouterr()
     assert said.out == "shelf/little.safetensors\n" and not cache_folder().exists()
@@ -75,16 +102,19 @@ def test_get_can_put_it_elsewhere_and_tells_a_digest_that_was_never_published(en
 
 def test_get_says_what_reading_texts_needs_besides(entry, capsys, monkeypatch):
     words = replace(entry, name="clip-vocabulary", file="words.gz")
-    monkeypatch.setattr(weights.catalogue, "KNOWN", (replace(entry, words="clip-vocabulary"), words))
+    monkeypatch.setattr(
+        palimpsest.weights.public.catalogue, "KNOWN", (replace(entry, words="clip-vocabulary"), words)
+    )
     monkeypatch.setattr(ClipTokenizer, "find", staticmethod(lambda: "vocabulary"))
     assert main(["weights", "get", "little"]) == 0 and "clip-vocabulary" not in capsys.readouterr().err
 
     def none():
         raise ValueError
+
     monkeypatch.setattr(ClipTokenizer, "find", staticmethod(none))
     assert main(["weights", "get", "little"]) == 0
     assert "`palimpsest weights get clip-vocabulary`" in capsys.readouterr().err
-    (cache_folder() / "words.gz").write_bytes(b"")                          # once it is fetched, loading finds it by itself
+    (cache_folder() / "words.gz").write_bytes(b"")  # once it is fetched, loading finds it by itself
     assert vocabulary() == cache_folder() / "words.gz"
     assert main(["weights", "get", "little"]) == 0 and "clip-vocabulary" not in capsys.readouterr().err
 
@@ -94,12 +124,15 @@ def test_a_file_that_went_bad_is_refused_by_get_and_by_verify(entry, capsys):
     path = cache_folder() / entry.file
     content = path.read_bytes()
     capsys.readouterr()
-    for broken, said in ((content[:-4], "it was cut off"), (content[:-1] + b"?", "is not little as it was published")):
+    for broken, said in (
+        (content[:-4], "it was cut off"),
+        (content[:-1] + b"?", "is not little as it was published"),
+    ):
         path.write_bytes(broken)
         assert main(["weights", "get", "little"]) == 2
         err = capsys.readouterr().err
         assert err.startswith("palimpsest: error: ") and err.count("\n") == 1 and said in err
-    path.write_bytes(content[:-1] + b"?")                                  # whole by its size, and yet another
+    path.write_bytes(content[:-1] + b"?")  # whole by its size, and yet another
     assert main(["weights", "verify", "little"]) == 2
     assert "is not little as it was published" in capsys.readouterr().err
     path.write_bytes(content[:-4])
@@ -112,14 +145,18 @@ def test_verify_tells_form_size_digest_and_what_a_strict_load_finds(home, capsys
     assert main(["weights", "verify", str(path)]) == 0
     out = capsys.readouterr().out
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert out.startswith(f"{path}: safetensors, {path.stat().st_size:,} bytes, whole\n    SHA-256 {digest}, not one that is known here\n")
+    assert out.startswith(
+        f"{path}: safetensors, {path.stat().st_size:,} bytes, whole\n    SHA-256 {digest}, not one that is known here\n"
+    )
     assert [line.split(":")[0].strip() for line in out.splitlines()[2:]] == ["net", "text", "vae"]
     assert out.count(" tensors, all in their places\n") == 3
 
 
 def test_verify_knows_a_published_file_by_its_digest_whatever_its_name(entry, home, capsys):
-    save_file({"a": torch.arange(9.)}, home / "renamed.safetensors")
-    assert main(["weights", "verify", "renamed.safetensors"]) == 2         # whole and known, but no model of any layout
+    save_file({"a": torch.arange(9.0)}, home / "renamed.safetensors")
+    assert (
+        main(["weights", "verify", "renamed.safetensors"]) == 2
+    )  # whole and known, but no model of any layout
     said = capsys.readouterr()
     assert ", that of little" in said.out and "no layout that is known here" in said.err
 
@@ -131,16 +168,25 @@ def test_verify_looks_into_what_metrics_are_made_of(home, capsys):
     for file, name, net in (("clip.pt", "CLIP", clip), ("dino.pth", "DINO", dino)):
         assert main(["weights", "verify", file]) == 0
         count, tensors = sum(p.numel() for p in net.parameters()), len(list(net.parameters()))
-        assert f"    {name}: {count:,} parameters in {tensors} tensors, all in their places\n" in capsys.readouterr().out
+        assert (
+            f"    {name}: {count:,} parameters in {tensors} tensors, all in their places\n"
+            in capsys.readouterr().out
+        )
 
 
 def test_verify_looks_into_folders_of_transformers_parts_and_our_other_kinds(home, capsys):
     clip = small_clip()
     (home / "clip").mkdir()
-    save_file({name: t.contiguous() for name, t in pack(clip, clip_transformers_names(clip)).items()}, home / "clip" / "model.safetensors")
+    save_file(
+        {name: t.contiguous() for name, t in pack(clip, clip_transformers_names(clip)).items()},
+        home / "clip" / "model.safetensors",
+    )
     torch.save({"lin0.model.1.weight": torch.ones(1, 64, 1, 1)}, home / "alex.pth")
-    for path, said in (("clip", "    CLIP: "), (str(tiny_weights(home).with_name("tiny-vae.safetensors")), "    vae: "),
-                       (str(tiny_glide(home)), "    net: ")):
+    for path, said in (
+        ("clip", "    CLIP: "),
+        (str(tiny_weights(home).with_name("tiny-vae.safetensors")), "    vae: "),
+        (str(tiny_glide(home)), "    net: "),
+    ):
         assert main(["weights", "verify", path]) == 0
         out = capsys.readouterr().out
         assert said in out and out.endswith("all in their places\n")
@@ -153,12 +199,27 @@ def test_verify_of_a_shipped_model_says_so(capsys):
     assert ", that of shapes\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words, said", [
-    ("get stable-difusion", "name: no public checkpoint 'stable-difusion' is known here; did you mean stable-diffusion"),
-    ("get", "NAME"), ("", "ACTION"), ("fetch x", "ACTION: invalid choice: 'fetch'"),
-    ("verify nothing.ckpt", "path: there is no nothing.ckpt"),
-    ("verify clip-vocabulary", "path: clip-vocabulary is not on this disk; `palimpsest weights get clip-vocabulary`"),
-    ("verify instruct-pix2pix", "model: instruct-pix2pix is not on this disk; `palimpsest weights get instruct-pix2pix`")])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (
+            "get stable-difusion",
+            "name: no public checkpoint 'stable-difusion' is known here; did you mean stable-diffusion",
+        ),
+        ("get", "NAME"),
+        ("", "ACTION"),
+        ("fetch x", "ACTION: invalid choice: 'fetch'"),
+        ("verify nothing.ckpt", "path: there is no nothing.ckpt"),
+        (
+            "verify clip-vocabulary",
+            "path: clip-vocabulary is not on this disk; `palimpsest weights get clip-vocabulary`",
+        ),
+        (
+            "verify instruct-pix2pix",
+            "model: instruct-pix2pix is not on this disk; `palimpsest weights get instruct-pix2pix`",
+        ),
+    ],
+)
 def test_a_mistake_is_one_line(words, said, capsys):
     assert main(["weights", *words.split()]) == 2
     err = capsys.readouterr().err

@@ -1,4 +1,5 @@
 """samplers/convert.py and samplers/ddpm.py: conversions, posterior, ancestral step, L_simple."""
+
 import math
 from itertools import pairwise
 
@@ -6,19 +7,22 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from samplers import convert
-from samplers.ddpm import beta_stride, beta_tilde, ddpm_step, l_simple, posterior
-from samplers.noise import Rng
-from samplers.schedule import Schedule
-from worlds.gaussian import GaussianWorld
+from palimpsest.samplers import convert
+from palimpsest.samplers.ddpm import beta_stride, beta_tilde, ddpm_step, l_simple, posterior
+from palimpsest.samplers.noise import Rng
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.worlds.gaussian import GaussianWorld
 
 SCHED = Schedule.linear()
-X_0, EPS, Z = (Rng.of(seed, 3).randn((3, 2, 4, 4), torch.zeros(1, dtype=torch.float64)) for seed in (0, 10, 20))
+X_0, EPS, Z = (
+    Rng.of(seed, 3).randn((3, 2, 4, 4), torch.zeros(1, dtype=torch.float64)) for seed in (0, 10, 20)
+)
 TIMES = (1, 250, 999.5, 1000, torch.tensor([1, 300, 1000]))
 exact = {"atol": 1e-11, "rtol": 1e-11}
 
 
 # ---- conversions ----
+
 
 def test_q_sample_is_its_equation_pixel_by_pixel():
     t = torch.tensor([0, 300, 1000])
@@ -45,26 +49,33 @@ def test_eps_x0_v_and_score_convert_into_each_other(t):
 
 def test_v_is_sqrt_abar_eps_minus_sqrt_1_minus_abar_x0():
     a = SCHED.at(400)
-    assert_close(convert.v_from_eps_x0(SCHED, X_0, 400, EPS), a ** .5 * EPS - (1 - a) ** .5 * X_0, **exact)
-    assert_close(convert.v_from_eps_x0(SCHED, X_0, 0, EPS), EPS)                  # v starts as eps and ends as -x_0
+    assert_close(convert.v_from_eps_x0(SCHED, X_0, 400, EPS), a**0.5 * EPS - (1 - a) ** 0.5 * X_0, **exact)
+    assert_close(convert.v_from_eps_x0(SCHED, X_0, 0, EPS), EPS)  # v starts as eps and ends as -x_0
     nearly = Schedule.cosine()
     assert_close(convert.v_from_eps_x0(nearly, X_0, 1000, EPS), -X_0, atol=1e-3, rtol=0)
 
 
 def test_score_is_the_gradient_of_the_log_density():
-    world, t = GaussianWorld({"": torch.full((2, 4, 4), .3, dtype=torch.float64)}, .5), 300
+    world, t = GaussianWorld({"": torch.full((2, 4, 4), 0.3, dtype=torch.float64)}, 0.5), 300
     a = SCHED.at(t)
     x_t = X_0.clone().requires_grad_()
-    log_p = -((x_t - a ** .5 * .3) ** 2 / (2 * (a * .25 + 1 - a))).sum()
+    log_p = -((x_t - a**0.5 * 0.3) ** 2 / (2 * (a * 0.25 + 1 - a))).sum()
     (gradient,) = torch.autograd.grad(log_p, x_t)
     assert_close(convert.score_from_eps(SCHED, t, world.eps(X_0, a)), gradient, **exact)
 
 
 def test_a_batch_of_times_converts_each_picture_at_its_own():
     t = torch.tensor([1, 300, 1000])
-    for f in (convert.q_sample, convert.x0_from_eps, convert.eps_from_x0, convert.eps_from_v, convert.x0_from_v,
-              convert.v_from_eps_x0, convert.clip_eps):
-        alone = torch.cat([f(SCHED, X_0[n:n + 1], int(t[n]), EPS[n:n + 1]) for n in range(3)])
+    for f in (
+        convert.q_sample,
+        convert.x0_from_eps,
+        convert.eps_from_x0,
+        convert.eps_from_v,
+        convert.x0_from_v,
+        convert.v_from_eps_x0,
+        convert.clip_eps,
+    ):
+        alone = torch.cat([f(SCHED, X_0[n : n + 1], int(t[n]), EPS[n : n + 1]) for n in range(3)])
         assert_close(f(SCHED, X_0, t, EPS), alone, **exact)
 
 
@@ -97,6 +108,7 @@ def test_mistaken_predictions_and_a_clean_picture_are_refused():
 
 # ---- posterior and step ----
 
+
 @pytest.mark.parametrize("t, s", [(1000, 999), (300, 299), (300, 120), (2, 1), (5, 0)])
 def test_posterior_is_bayes_rule(t, s):
     """q(x_s | x_t, x_0) ∝ q(x_t | x_s) q(x_s | x_0): multiply the two Gaussians."""
@@ -105,8 +117,8 @@ def test_posterior_is_bayes_rule(t, s):
     precision = r / (1 - r) + (1 / (1 - a_s) if s else math.inf)
     mean, var = posterior(SCHED, X_0, Z, t, s)
     assert var == pytest.approx(1 / precision, rel=1e-9, abs=1e-300)
-    prior = a_s ** .5 * X_0 / (1 - a_s) if s else 0
-    expected = (r ** .5 / (1 - r) * Z + prior) / precision if s else X_0
+    prior = a_s**0.5 * X_0 / (1 - a_s) if s else 0
+    expected = (r**0.5 / (1 - r) * Z + prior) / precision if s else X_0
     assert_close(mean, expected, atol=1e-9, rtol=1e-9)
 
 
@@ -114,7 +126,7 @@ def test_posterior_is_bayes_rule(t, s):
 def test_step_from_eps_is_the_posterior_of_the_predicted_x0(t, s):
     x_t = convert.q_sample(SCHED, X_0, t, Z)
     mean, var = posterior(SCHED, convert.x0_from_eps(SCHED, x_t, t, EPS), x_t, t, s)
-    assert_close(ddpm_step(SCHED, x_t, EPS, t, s, Z), mean + var ** .5 * Z, atol=1e-9, rtol=1e-9)
+    assert_close(ddpm_step(SCHED, x_t, EPS, t, s, Z), mean + var**0.5 * Z, atol=1e-9, rtol=1e-9)
 
 
 def test_two_posterior_draws_are_one_long_one():
@@ -124,7 +136,7 @@ def test_two_posterior_draws_are_one_long_one():
     m_us, v_us = posterior(SCHED, X_0, m_u, u, s)
     slope = (posterior(SCHED, X_0, m_u + 1, u, s)[0] - m_us).mean().item()
     assert_close(m_us, m_s, **exact)
-    assert slope ** 2 * v_u + v_us == pytest.approx(v_s, rel=1e-12)
+    assert slope**2 * v_u + v_us == pytest.approx(v_s, rel=1e-12)
 
 
 def test_beta_stride_is_beta_and_bounds_beta_tilde():
@@ -136,8 +148,12 @@ def test_beta_stride_is_beta_and_bounds_beta_tilde():
 
 def test_the_last_step_adds_no_noise():
     for variance in (beta_tilde, beta_stride):
-        assert_close(ddpm_step(SCHED, X_0, EPS, 5, 0, Z, variance), convert.x0_from_eps(SCHED, X_0, 5, EPS), **exact)
-        assert_close(ddpm_step(SCHED, X_0, EPS, 5, 0, None, variance), ddpm_step(SCHED, X_0, EPS, 5, 0, Z, variance))
+        assert_close(
+            ddpm_step(SCHED, X_0, EPS, 5, 0, Z, variance), convert.x0_from_eps(SCHED, X_0, 5, EPS), **exact
+        )
+        assert_close(
+            ddpm_step(SCHED, X_0, EPS, 5, 0, None, variance), ddpm_step(SCHED, X_0, EPS, 5, 0, Z, variance)
+        )
 
 
 def test_step_refuses_going_up_and_missing_noise():
@@ -155,9 +171,11 @@ def test_step_refuses_going_up_and_missing_noise():
 def test_step_agrees_with_diffusers(beta_schedule, variance, name):
     diffusers = pytest.importorskip("diffusers", reason="an independent implementation to compare with")
     ref = diffusers.DDPMScheduler(1000, beta_schedule=beta_schedule, variance_type=name, clip_sample=False)
-    sched = Schedule(torch.cat([torch.ones(1).double(), ref.alphas_cumprod.double()]))    # their float32 table, exactly
+    sched = Schedule(
+        torch.cat([torch.ones(1).double(), ref.alphas_cumprod.double()])
+    )  # their float32 table, exactly
     ref.alphas_cumprod = sched.abar[1:]
-    ref.one = torch.tensor(1., dtype=torch.float64)
+    ref.one = torch.tensor(1.0, dtype=torch.float64)
     for steps in (1000, 50):
         ref.set_timesteps(steps)
         for n in (0, 1, steps // 2, -2, -1):
@@ -170,19 +188,22 @@ def test_step_agrees_with_diffusers(beta_schedule, variance, name):
 
 
 def test_ancestral_sampling_of_the_oracle_lands_on_the_data():
-    world, sched, rng = GaussianWorld({"": torch.full((1, 100, 200), .3)}, .25), Schedule.cosine(), Rng([1])
+    world, sched, rng = GaussianWorld({"": torch.full((1, 100, 200), 0.3)}, 0.25), Schedule.cosine(), Rng([1])
     x, eps = rng.randn((1, 1, 100, 200)), world.denoiser("", sched)
     for t, s in pairwise(sched.times(250)):
         x = ddpm_step(sched, x, eps(x, t), t, s, rng.randn(x.shape, x), beta_stride)
-    assert x.mean().item() == pytest.approx(.3, abs=.006) and x.std().item() == pytest.approx(.25, rel=.03)
+    assert x.mean().item() == pytest.approx(0.3, abs=0.006) and x.std().item() == pytest.approx(
+        0.25, rel=0.03
+    )
 
 
 # ---- the loss ----
 
+
 def test_l_simple_is_equation_5_by_plain_loops():
     t = torch.tensor([1, 300, 1000])
     net = lambda x_t, t: torch.sin(x_t) + t.double()[:, None, None, None] / 1000
-    total, count = 0., 0
+    total, count = 0.0, 0
     for n in range(3):
         a = SCHED.at(int(t[n]))
         for x, e in zip(X_0[n].flatten().tolist(), EPS[n].flatten().tolist()):
@@ -197,7 +218,7 @@ def test_loss_is_zero_for_the_truth(prediction):
     t = torch.tensor([1, 300, 1000])
     truth = EPS if prediction == "eps" else convert.v_from_eps_x0(SCHED, X_0, t, EPS)
     assert l_simple(lambda x_t, t: truth, SCHED, X_0, t, EPS, prediction).item() == 0
-    assert l_simple(lambda x_t, t: -truth, SCHED, X_0, t, EPS, prediction).item() > .1
+    assert l_simple(lambda x_t, t: -truth, SCHED, X_0, t, EPS, prediction).item() > 0.1
 
 
 @pytest.mark.parametrize("t", [1, 400, 1000])
@@ -213,11 +234,13 @@ def test_the_v_loss_is_the_eps_loss_over_abar_and_the_x0_loss_over_1_minus_abar(
 
 
 def test_the_oracle_has_a_lower_loss_than_its_neighbours():
-    world, t, sched = GaussianWorld({"": torch.full((1, 8, 8), .3)}, .25), 300, Schedule.cosine()
+    world, t, sched = GaussianWorld({"": torch.full((1, 8, 8), 0.3)}, 0.25), 300, Schedule.cosine()
     x_0 = world.sample(Rng.of(0, 400).randn((400, 1, 8, 8)).double())
     eps, times = Rng.of(1000, 400).randn(x_0.shape, x_0), torch.full((400,), t)
     a = sched.at(t)
-    less, right, more = (l_simple(lambda x, t, k=k: k * world.eps(x, a), sched, x_0, times, eps).item()
-                         for k in (.9, 1., 1.1))
+    less, right, more = (
+        l_simple(lambda x, t, k=k: k * world.eps(x, a), sched, x_0, times, eps).item()
+        for k in (0.9, 1.0, 1.1)
+    )
     assert right < less and right < more
-    assert right == pytest.approx(a * .0625 / (a * .0625 + 1 - a), rel=.03)         # Var(ε | x_t)
+    assert right == pytest.approx(a * 0.0625 / (a * 0.0625 + 1 - a), rel=0.03)  # Var(ε | x_t)

@@ -1,4 +1,5 @@
 """DreamBooth: the loss as printed, a model of its own, identifiers, and everything a user can get wrong."""
+
 import copy
 import json
 import math
@@ -14,28 +15,37 @@ from pathlib import Path
 import pytest
 import torch
 
-import methods.commands.dreambooth as the_command
-import methods.dreambooth as module
-import methods.prior as the_prior
-from methods.__main__ import main
-from methods.dreambooth import Noised, dreambooth, dreambooth_loss, flat_weight, snr_weight, study, v_weight, weighted_error
-from methods.glide import upsample
-from methods.identifiers import Caution, check_identifier, comes_back, find_identifier, rare_words
-from methods.learner import check_pictures
-from methods.prior import prior_latents
-from methods.sampling import generate
-from methods.super_resolution import Enlarging, dreambooth_upsampler, made_small
-from methods.textual_inversion import read_with, textual_inversion
-from nets.tokenizer import ClipTokenizer, WordTokenizer
-from samplers.ddpm import l_simple
+import palimpsest.cli.commands.dreambooth as the_command
+import palimpsest.methods.dreambooth as module
+import palimpsest.methods.prior as the_prior
+from palimpsest.cli.main import main
+from palimpsest.methods.dreambooth import (
+    Noised,
+    dreambooth,
+    dreambooth_loss,
+    flat_weight,
+    snr_weight,
+    study,
+    v_weight,
+    weighted_error,
+)
+from palimpsest.methods.glide import upsample
+from palimpsest.methods.identifiers import Caution, check_identifier, comes_back, find_identifier, rare_words
+from palimpsest.methods.learner import check_pictures
+from palimpsest.methods.prior import prior_latents
+from palimpsest.methods.sampling import generate
+from palimpsest.methods.super_resolution import Enlarging, dreambooth_upsampler, made_small
+from palimpsest.methods.textual_inversion import read_with, textual_inversion
+from palimpsest.nets.tokenizer import ClipTokenizer, WordTokenizer
+from palimpsest.samplers.ddpm import l_simple
+from palimpsest.weights.cache import CacheError, digest, digest_model
+from palimpsest.weights.files import read_weights
+from palimpsest.weights.load import load
+from palimpsest.worlds.files import write_picture
+from palimpsest.worlds.scene import RARE_WORDS, WORDS, with_article
+from palimpsest.worlds.subjects import render_subject, sample_context, sample_subject
 from tests.test_recipes import free_port
 from tests.tiny import tiny_glide, tiny_weights
-from weights import load
-from weights.cache import CacheError, digest, digest_model
-from weights.files import read_weights
-from worlds.files import write_picture
-from worlds.scene import RARE_WORDS, WORDS, with_article
-from worlds.subjects import render_subject, sample_context, sample_subject
 
 QUICK = dict(steps=2, batch=2, n_prior=2, prior_steps=1)
 
@@ -69,40 +79,51 @@ def learned(b, x):
 def noised(b, n, seed, prompt="a zwx star", low=1):
     g = torch.Generator().manual_seed(seed)
     shape = (n, *b.latent_shape)
-    return Noised(torch.randn(shape, generator=g, dtype=b.dtype), b.tokenizer([prompt] * n),
-                  torch.randint(low, b.schedule.T + 1, (n,), generator=g), torch.randn(shape, generator=g, dtype=b.dtype))
+    return Noised(
+        torch.randn(shape, generator=g, dtype=b.dtype),
+        b.tokenizer([prompt] * n),
+        torch.randint(low, b.schedule.T + 1, (n,), generator=g),
+        torch.randn(shape, generator=g, dtype=b.dtype),
+    )
 
 
 # ---- Eq. (9) ----
+
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 @pytest.mark.parametrize("shift", [0, 1])
 def test_the_loss_is_equation_9_by_plain_loops(double, prediction, shift):
     b = replace(double, prediction=prediction, shift=shift)
     mine, theirs = noised(b, 2, 1), noised(b, 3, 2, "a star")
-    total, first, second = dreambooth_loss(b, b.text, mine, theirs, .7, flat_weight)
+    total, first, second = dreambooth_loss(b, b.text, mine, theirs, 0.7, flat_weight)
     terms = []
     for part in (mine, theirs):
         errors = []
         for x, tokens, t, eps in zip(*part):
             a = b.schedule.at(int(t))
-            z_t = a**.5 * x + (1 - a)**.5 * eps
+            z_t = a**0.5 * x + (1 - a) ** 0.5 * eps
             out = b.net(z_t[None], int(t) - shift, b.text(tokens[None]))[0]
-            hat = (z_t - (1 - a)**.5 * out) / a**.5 if prediction == "eps" else a**.5 * z_t - (1 - a)**.5 * out
-            errors.append(((hat - x)**2).mean())
+            hat = (
+                (z_t - (1 - a) ** 0.5 * out) / a**0.5
+                if prediction == "eps"
+                else a**0.5 * z_t - (1 - a) ** 0.5 * out
+            )
+            errors.append(((hat - x) ** 2).mean())
         terms.append(sum(errors) / len(errors))
     torch.testing.assert_close(torch.stack((first, second)), torch.stack(terms), rtol=1e-8, atol=0)
-    torch.testing.assert_close(total, terms[0] + .7 * terms[1], rtol=1e-8, atol=0)
+    torch.testing.assert_close(total, terms[0] + 0.7 * terms[1], rtol=1e-8, atol=0)
 
 
 @pytest.mark.parametrize("prediction, weight", [("eps", snr_weight), ("v", v_weight)])
-def test_w_of_snr_is_the_error_of_eps_and_of_1_plus_snr_that_of_v_and_w_of_1_is_neither(double, prediction, weight):
+def test_w_of_snr_is_the_error_of_eps_and_of_1_plus_snr_that_of_v_and_w_of_1_is_neither(
+    double, prediction, weight
+):
     b, (x, tokens, t, eps) = replace(double, prediction=prediction), noised(double, 4, 3)
     ctx = b.text(tokens)
     want = l_simple(lambda z_t, t: b.net(z_t, t, ctx), b.schedule, x, t, eps, prediction)
     torch.testing.assert_close(weighted_error(b, ctx, x, t, eps, weight).mean(), want, rtol=1e-6, atol=0)
     flat = weighted_error(b, ctx, x, t, eps, flat_weight).mean()
-    assert abs(flat / want - 1) > .1
+    assert abs(flat / want - 1) > 0.1
 
 
 def test_snr_weights_are_those_of_the_schedule(double):
@@ -114,24 +135,33 @@ def test_snr_weights_are_those_of_the_schedule(double):
 
 def test_the_prior_term_adds_and_identical_halves_give_1_plus_lambda(double):
     mine, theirs = noised(double, 2, 1), noised(double, 2, 2, "a star")
-    alone, *_ = dreambooth_loss(double, double.text, mine, None, 3., v_weight)
-    without, *_ = dreambooth_loss(double, double.text, mine, theirs, 0., v_weight)
-    twice, *_ = dreambooth_loss(double, double.text, mine, mine, .5, v_weight)
+    alone, *_ = dreambooth_loss(double, double.text, mine, None, 3.0, v_weight)
+    without, *_ = dreambooth_loss(double, double.text, mine, theirs, 0.0, v_weight)
+    twice, *_ = dreambooth_loss(double, double.text, mine, mine, 0.5, v_weight)
     torch.testing.assert_close(without, alone)
     torch.testing.assert_close(twice, 1.5 * alone)
 
 
 # ---- a model of its own ----
 
+
 def test_the_given_model_is_left_bit_for_bit_and_a_new_one_comes_back(b, x, learned):
     before = digest_model(b)
     again = dreambooth(b, x, "star", steps=3, batch=2, n_prior=2, prior_steps=1, lr=1e-3)
     assert digest_model(b) == before and not any(p.requires_grad for p in b.net.parameters())
-    assert digest_model(again.bundle) == digest_model(learned.bundle) != before        # and it is repeatable
-    assert digest(*learned.bundle.text.state_dict().values()) == digest(*b.text.state_dict().values())      # text was frozen
-    assert not any(p.requires_grad for p in learned.bundle.net.parameters()) and not learned.bundle.net.training
-    moved = [name for name, p in learned.bundle.net.named_parameters() if not torch.equal(p, b.net.get_parameter(name))]
-    assert len(moved) == len(list(b.net.parameters()))                     # the whole U-Net
+    assert digest_model(again.bundle) == digest_model(learned.bundle) != before  # and it is repeatable
+    assert digest(*learned.bundle.text.state_dict().values()) == digest(
+        *b.text.state_dict().values()
+    )  # text was frozen
+    assert (
+        not any(p.requires_grad for p in learned.bundle.net.parameters()) and not learned.bundle.net.training
+    )
+    moved = [
+        name
+        for name, p in learned.bundle.net.named_parameters()
+        if not torch.equal(p, b.net.get_parameter(name))
+    ]
+    assert len(moved) == len(list(b.net.parameters()))  # the whole U-Net
 
 
 def test_the_result_says_what_was_learned_step_by_step(learned):
@@ -144,21 +174,33 @@ def test_the_result_says_what_was_learned_step_by_step(learned):
 
 def test_training_brings_the_loss_down(b, x):
     run = dreambooth(b, x, "star", steps=16, batch=4, lr=1e-2, prior_weight=0)
-    assert sum(run.instance[-4:]) < .85 * sum(run.instance[:4]) and run.prior == [0.] * 16 and run.prior_latents is None
+    assert (
+        sum(run.instance[-4:]) < 0.85 * sum(run.instance[:4])
+        and run.prior == [0.0] * 16
+        and run.prior_latents is None
+    )
 
 
 def test_prior_pictures_have_times_and_noise_of_their_own_and_the_class_prompt(b, x, monkeypatch):
     seen = []
-    monkeypatch.setattr(module, "dreambooth_loss", lambda *given: seen.append(given) or dreambooth_loss(*given))
+    monkeypatch.setattr(
+        module, "dreambooth_loss", lambda *given: seen.append(given) or dreambooth_loss(*given)
+    )
     dreambooth(b, x, "star", **QUICK)
     for _, _, mine, theirs, *_ in seen:
         assert not torch.equal(mine.eps, theirs.eps) and not torch.equal(mine.t, theirs.t)
-        assert b.tokenizer.decode(mine.tokens[0]) == "a zwx star" and b.tokenizer.decode(theirs.tokens[0]) == "a star"
+        assert (
+            b.tokenizer.decode(mine.tokens[0]) == "a zwx star"
+            and b.tokenizer.decode(theirs.tokens[0]) == "a star"
+        )
     assert not torch.equal(seen[0][2].eps, seen[1][2].eps) and len(seen) == 2
 
 
 def test_pieces_and_recomputed_activations_change_memory_and_not_the_result(b, x):
-    plain, pieces = (dreambooth(b, x, "star", tune_text=True, **QUICK, **how) for how in ({}, dict(accumulate=2, checkpointing=True)))
+    plain, pieces = (
+        dreambooth(b, x, "star", tune_text=True, **QUICK, **how)
+        for how in ({}, dict(accumulate=2, checkpointing=True))
+    )
     torch.testing.assert_close(pieces.losses, plain.losses)
     torch.testing.assert_close(pieces.instance, plain.instance, rtol=1e-5, atol=1e-6)
     for mine, theirs in ((pieces.bundle.net, plain.bundle.net), (pieces.bundle.text, plain.bundle.text)):
@@ -184,9 +226,13 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(b, x, tmp_path, monke
             dreambooth(b, x, "star", **settings)
     resumed = dreambooth(b, x, "star", **settings)
     assert digest_model(resumed.bundle) == digest_model(learned.bundle)
-    assert (resumed.losses, resumed.instance, resumed.prior) == (learned.losses, learned.instance, learned.prior)
+    assert (resumed.losses, resumed.instance, resumed.prior) == (
+        learned.losses,
+        learned.instance,
+        learned.prior,
+    )
     with pytest.raises(ValueError, match="checkpoint .* belongs to a run with different latents: use"):
-        dreambooth(b, x.flip(0) * .5, "star", **settings)
+        dreambooth(b, x.flip(0) * 0.5, "star", **settings)
 
 
 def other_net(b):
@@ -195,18 +241,24 @@ def other_net(b):
     return other
 
 
-@pytest.mark.parametrize("verb, first, then, what", [
-    (dreambooth, {}, dict(b=other_net), "different model"),
-    (dreambooth, dict(rank=2, alpha=2.), dict(b=other_net), "different model"),
-    (dreambooth, dict(rank=2, alpha=2.), dict(alpha=4.), r"lora=rank 2 alpha 2 \(now rank 2 alpha 4\)"),
-    (dreambooth, {}, dict(prompts=["a zwx ring"] * 3), "different texts"),
-    (textual_inversion, {}, dict(class_noun="ring"), "different start of the word"),
-    (textual_inversion, {}, dict(b=other_net), "different model")])
+@pytest.mark.parametrize(
+    "verb, first, then, what",
+    [
+        (dreambooth, {}, dict(b=other_net), "different model"),
+        (dreambooth, dict(rank=2, alpha=2.0), dict(b=other_net), "different model"),
+        (dreambooth, dict(rank=2, alpha=2.0), dict(alpha=4.0), r"lora=rank 2 alpha 2 \(now rank 2 alpha 4\)"),
+        (dreambooth, {}, dict(prompts=["a zwx ring"] * 3), "different texts"),
+        (textual_inversion, {}, dict(class_noun="ring"), "different start of the word"),
+        (textual_inversion, {}, dict(b=other_net), "different model"),
+    ],
+)
 def test_the_state_of_another_model_or_of_another_start_is_refused(b, x, tmp_path, verb, first, then, what):
-    plain = dict(prior_weight=0.) if verb is dreambooth else {}
+    plain = dict(prior_weight=0.0) if verb is dreambooth else {}
     settings = dict(b=b, pictures=x, class_noun="star", steps=1, batch=1, state=tmp_path) | plain | first
     verb(**settings)
-    with pytest.raises(ValueError, match=rf"checkpoint\.pt belongs to a run with {what}: use its settings") as error:
+    with pytest.raises(
+        ValueError, match=rf"checkpoint\.pt belongs to a run with {what}: use its settings"
+    ) as error:
         verb(**settings | then | (dict(b=then["b"](b)) if "b" in then else {}))
     assert "\n" not in str(error.value)
 
@@ -223,40 +275,59 @@ def test_the_prior_is_kept_for_its_own_class_and_model_only(b, tmp_path, learned
 
 
 def test_a_moving_average_is_what_comes_back_where_one_is_asked_for(b, x):
-    raw, mean = (dreambooth(b, x, "star", prior_weight=0, steps=2, batch=2, lr=1e-2, ema=ema) for ema in (0., .9))
+    raw, mean = (
+        dreambooth(b, x, "star", prior_weight=0, steps=2, batch=2, lr=1e-2, ema=ema) for ema in (0.0, 0.9)
+    )
     start, end, mid = (m.net.conv_in.weight for m in (b, raw.bundle, mean.bundle))
     assert 0 < (mid - start).norm() < (end - start).norm()
 
 
-@pytest.mark.parametrize("words, said", [(("star",), "a star"), (("emerald",), "an emerald"), (("zwx", "apple"), "a zwx apple"),
-                                         (("olis", "dog"), "an olis dog"), (("Olis", ""), "an Olis"), (("",), ""), ((" ",), "")])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("star",), "a star"),
+        (("emerald",), "an emerald"),
+        (("zwx", "apple"), "a zwx apple"),
+        (("olis", "dog"), "an olis dog"),
+        (("Olis", ""), "an Olis"),
+        (("",), ""),
+        ((" ",), ""),
+    ],
+)
 def test_an_article_is_that_of_the_word_after_it_and_nothing_has_none(words, said):
     assert with_article(*words) == said
 
 
 def test_without_a_noun_there_is_no_class_prompt_and_each_method_asks_for_its_articles_in_one_way(b, x):
-    nameless = dreambooth(b, x, "", steps=1, batch=1, prior_weight=0.)
+    nameless = dreambooth(b, x, "", steps=1, batch=1, prior_weight=0.0)
     assert (nameless.prompt, nameless.class_prompt) == ("a zwx", "")
-    vowel = replace(b, tokenizer=WordTokenizer(["ohx" if word == "zwx" else word for word in b.tokenizer.words]))
+    vowel = replace(
+        b, tokenizer=WordTokenizer(["ohx" if word == "zwx" else word for word in b.tokenizer.words])
+    )
     with pytest.warns(Caution, match="common word"):
-        said = [dreambooth(vowel, x, "star", identifier="ohx", steps=1, batch=1, prior_weight=0.).prompt,
-                textual_inversion(vowel, x, "orange", identifier="ohx", steps=1, batch=1)[2:4]]
+        said = [
+            dreambooth(vowel, x, "star", identifier="ohx", steps=1, batch=1, prior_weight=0.0).prompt,
+            textual_inversion(vowel, x, "orange", identifier="ohx", steps=1, batch=1)[2:4],
+        ]
     assert said == ["an ohx star", ("an ohx", "an orange")]
 
 
 # ---- Textual Inversion ----
 
+
 def test_textual_inversion_moves_one_vector_and_nothing_else(b, x):
     before = digest_model(b)
     found = textual_inversion(b, x, "star", steps=2, batch=2)
-    assert digest_model(b) == before and digest(*found.bundle.net.state_dict().values()) == digest(*b.net.state_dict().values())
+    assert digest_model(b) == before and digest(*found.bundle.net.state_dict().values()) == digest(
+        *b.net.state_dict().values()
+    )
     token, coarse = b.tokenizer.token("zwx"), b.tokenizer.token("star")
     moved = (found.bundle.text.tokens.weight - b.text.tokens.weight).abs().amax(1)
     assert moved.nonzero().flatten().tolist() == [token]
     rest = [v for name, v in found.bundle.text.state_dict().items() if name != "tokens.weight"]
     assert digest(*rest) == digest(*(v for name, v in b.text.state_dict().items() if name != "tokens.weight"))
     away = (found.bundle.text.tokens.weight[token] - b.text.tokens.weight[coarse]).abs()
-    assert 0 < away.max() < .02 and found.prompt == "a zwx"                # it began at the class's own vector
+    assert 0 < away.max() < 0.02 and found.prompt == "a zwx"  # it began at the class's own vector
 
 
 def test_a_text_with_the_word_is_read_as_if_the_vector_stood_in_the_table(b):
@@ -277,6 +348,7 @@ def load_text(b, token, vector):
 
 # ---- identifiers ----
 
+
 def test_word_identifiers_are_the_reserved_words_and_come_back():
     tokenizer = WordTokenizer(list(WORDS))
     assert rare_words(tokenizer) == list(RARE_WORDS) and find_identifier(tokenizer) == RARE_WORDS[0]
@@ -289,49 +361,84 @@ def test_clip_identifiers_are_short_late_and_come_back():
     words = rare_words(tokenizer)
     assert 100 < len(words) < 900 and len(set(words)) == len(words) and "sks" not in words
     for word in words:
-        (token,), = tokenizer.pieces(word)
+        ((token,),) = tokenizer.pieces(word)
         assert token >= 40000 and len(word) <= 3 and tokenizer.decode([token]) == word
     assert tokenizer.pieces("sks") == [[48136]] and not comes_back(tokenizer, "xxy5syt00")
     assert find_identifier(tokenizer, 1) == find_identifier(tokenizer, 1) in words
 
 
-@pytest.mark.parametrize("identifier, words, what", [
-    ("red", True, "'red' is a common word"), ("RED zwx", True, "'red' in 'RED zwx' is a common word"), ("xxy5syt00", False, "7 tokens"),
-    ("bee", False, "'bee' is a common word"), ("sks", False, "common word"), ("SKS", False, "'sks' is a common word"),
-    ("red dog", False, "'red' in 'red dog' is a common word"), ("photo of", False, "common word"), ("olis dog", False, "'dog' in"),
-    ("sks-olis", False, "'sks' in 'sks-olis' is a common word")])
+@pytest.mark.parametrize(
+    "identifier, words, what",
+    [
+        ("red", True, "'red' is a common word"),
+        ("RED zwx", True, "'red' in 'RED zwx' is a common word"),
+        ("xxy5syt00", False, "7 tokens"),
+        ("bee", False, "'bee' is a common word"),
+        ("sks", False, "common word"),
+        ("SKS", False, "'sks' is a common word"),
+        ("red dog", False, "'red' in 'red dog' is a common word"),
+        ("photo of", False, "common word"),
+        ("olis dog", False, "'dog' in"),
+        ("sks-olis", False, "'sks' in 'sks-olis' is a common word"),
+    ],
+)
 def test_an_identifier_with_a_meaning_is_warned_of(b, identifier, words, what):
     bundle = b if words else replace(b, tokenizer=ClipTokenizer(ClipTokenizer.find()))
     with pytest.warns(Caution, match=f"^identifier: .*{what}"):
         assert check_identifier(bundle, identifier) == identifier
 
 
-@pytest.mark.parametrize("identifier, words", [("zwx", True), ("ZWX", True), ("zwx kex", True), ("RARE", False), ("RARE 5", False)])
+@pytest.mark.parametrize(
+    "identifier, words", [("zwx", True), ("ZWX", True), ("zwx kex", True), ("RARE", False), ("RARE 5", False)]
+)
 def test_a_rare_identifier_is_not_warned_of(b, identifier, words):
     bundle = b if words else replace(b, tokenizer=ClipTokenizer(ClipTokenizer.find()))
     rare = identifier.replace("RARE", rare_words(bundle.tokenizer)[0].upper())
-    assert check_identifier(bundle, rare) == rare                          # a warning is an error here
+    assert check_identifier(bundle, rare) == rare  # a warning is an error here
 
 
 # ---- what is refused ----
 
-@pytest.mark.parametrize("given, what", [
-    (dict(identifier="blarg"), "identifier: the model does not know the word \"blarg\"; its rare words are: zwx"),
-    (dict(identifier=" "), "identifier: is empty"), (dict(class_noun="dog"), "class_noun: the model does not know the word \"dog\""),
-    (dict(class_noun=""), "class_noun: is empty.*prior_weight 0"),
-    *[(dict(prior_weight=value), "prior_weight: must be a finite number of at least 0") for value in (-1., math.nan, math.inf)],
-    *[(dict(prior_w=value), "prior_w: must be a finite") for value in (math.nan, math.inf)],
-    (dict(prior_prompts=[]), "prior_prompts: are none"),
-    (dict(prior_prompts=["a star"] * 20 + ["a dog"]), "unknown word \"dog\""), (dict(steps=0), "steps: must be at least 1"),
-    (dict(lr=0.), "lr: must lie in"), (dict(ema=1.), "ema: must lie in"), (dict(accumulate=0), "accumulate: must be at least 1"),
-    (dict(seed=-1), "seed: must lie in"), (dict(alpha=2.), "alpha: 2 is the strength of a low-rank change, and rank is 0"),
-    *[(dict(rank=2, alpha=value), "alpha: must be a finite") for value in (-1., math.nan, math.inf)],
-    (dict(rank=-1), "rank: must lie in 1"),
-    (dict(n_prior=0), "n_prior: must be at least 1"), (dict(batch=3, accumulate=2), "batch: 3 pictures cannot be shared"),
-    (dict(rank=99), "rank: must lie in 1"), (dict(pictures=[]), "pictures: there are none"),
-    (dict(pictures=[torch.zeros(3, 32, 32), torch.zeros(3, 32, 24)]), "pictures: must be of one size, got 24×32, 32×32"),
-    (dict(pictures=torch.zeros(3, 3, 30, 30)), "pictures: must be .* divide by 8")])
-def test_what_cannot_be_learned_is_refused_in_one_line_that_names_it_before_a_picture_is_painted(b, x, given, what, monkeypatch):
+
+@pytest.mark.parametrize(
+    "given, what",
+    [
+        (
+            dict(identifier="blarg"),
+            "identifier: the model does not know the word \"blarg\"; its rare words are: zwx",
+        ),
+        (dict(identifier=" "), "identifier: is empty"),
+        (dict(class_noun="dog"), "class_noun: the model does not know the word \"dog\""),
+        (dict(class_noun=""), "class_noun: is empty.*prior_weight 0"),
+        *[
+            (dict(prior_weight=value), "prior_weight: must be a finite number of at least 0")
+            for value in (-1.0, math.nan, math.inf)
+        ],
+        *[(dict(prior_w=value), "prior_w: must be a finite") for value in (math.nan, math.inf)],
+        (dict(prior_prompts=[]), "prior_prompts: are none"),
+        (dict(prior_prompts=["a star"] * 20 + ["a dog"]), "unknown word \"dog\""),
+        (dict(steps=0), "steps: must be at least 1"),
+        (dict(lr=0.0), "lr: must lie in"),
+        (dict(ema=1.0), "ema: must lie in"),
+        (dict(accumulate=0), "accumulate: must be at least 1"),
+        (dict(seed=-1), "seed: must lie in"),
+        (dict(alpha=2.0), "alpha: 2 is the strength of a low-rank change, and rank is 0"),
+        *[(dict(rank=2, alpha=value), "alpha: must be a finite") for value in (-1.0, math.nan, math.inf)],
+        (dict(rank=-1), "rank: must lie in 1"),
+        (dict(n_prior=0), "n_prior: must be at least 1"),
+        (dict(batch=3, accumulate=2), "batch: 3 pictures cannot be shared"),
+        (dict(rank=99), "rank: must lie in 1"),
+        (dict(pictures=[]), "pictures: there are none"),
+        (
+            dict(pictures=[torch.zeros(3, 32, 32), torch.zeros(3, 32, 24)]),
+            "pictures: must be of one size, got 24×32, 32×32",
+        ),
+        (dict(pictures=torch.zeros(3, 3, 30, 30)), "pictures: must be .* divide by 8"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused_in_one_line_that_names_it_before_a_picture_is_painted(
+    b, x, given, what, monkeypatch
+):
     monkeypatch.setattr(the_prior, "generate", lambda *a, steps, w, eta, seed: pytest.fail("painted"))
     given = dict(pictures=x, class_noun="star") | QUICK | given
     with pytest.raises(ValueError, match=f"^{what}") as error:
@@ -349,11 +456,20 @@ def test_one_picture_is_warned_of_and_a_model_that_cannot_learn_is_refused(b, x,
     with pytest.raises(ValueError, match="^model: tiny reads no text"):
         dreambooth(replace(b, text=None, tokenizer=None), x, "star")
     with pytest.raises(ValueError, match="^model: fine-tuning needs float32"):
-        dreambooth(replace(b, net=b.net.__class__(in_channels=4, width=8, mult=(1,), attention=(True,), heads=2, ctx_width=16,
-                                                  norm_groups=4).to(torch.bfloat16)), x, "star")
+        dreambooth(
+            replace(
+                b,
+                net=b.net.__class__(
+                    in_channels=4, width=8, mult=(1,), attention=(True,), heads=2, ctx_width=16, norm_groups=4
+                ).to(torch.bfloat16),
+            ),
+            x,
+            "star",
+        )
 
 
 # ---- the command ----
+
 
 @pytest.fixture
 def room(tmp_path, monkeypatch, x):
@@ -364,15 +480,19 @@ def room(tmp_path, monkeypatch, x):
     (tmp_path / "prompts.txt").write_text("a [V] star on a red background\n\na star\n")
     (tmp_path / "odd.txt").write_text("a [V] star\na [V] elephant\n")
     (tmp_path / "empty.txt").write_text("\n")
-    (tmp_path / "grounds.txt").write_text("a [V] star on a red background\n\na red [V] star\na star left of a [V]\n")
+    (tmp_path / "grounds.txt").write_text(
+        "a [V] star on a red background\n\na red [V] star\na star left of a [V]\n"
+    )
     (tmp_path / "nameless.txt").write_text("a [V] star\n\na star\na [V]\n")
     (tmp_path / "glued.txt").write_text("a [V] star\na [V]star\na [V]\n")
     (tmp_path / "unread.txt").write_text("a [V] star\na [V]\n\na [V] elephant\n")
     return tmp_path
 
 
-RUN = ("dreambooth a.png b.png c.png --class-noun star "
-       "--steps 1 --batch 1 --n-prior 1 --prior-steps 1 -n 1 --shown-steps 1 -o out --model TINY").split()
+RUN = (
+    "dreambooth a.png b.png c.png --class-noun star "
+    "--steps 1 --batch 1 --n-prior 1 --prior-steps 1 -n 1 --shown-steps 1 -o out --model TINY"
+).split()
 
 
 def argv(file, *more, without=()):
@@ -382,57 +502,126 @@ def argv(file, *more, without=()):
     return [*words[:1], *pictures, *words[1:], *options]
 
 
-@pytest.mark.parametrize("how, say, kind", [((), "a zwx star", "all weights"), (("--rank", "2"), "a zwx star", "LoRA of rank 2"),
-                                            (("--word",), "a zwx", "a word")])
+@pytest.mark.parametrize(
+    "how, say, kind",
+    [
+        ((), "a zwx star", "all weights"),
+        (("--rank", "2"), "a zwx star", "LoRA of rank 2"),
+        (("--word",), "a zwx", "a word"),
+    ],
+)
 def test_the_command_writes_a_model_that_every_other_command_takes(room, file, capsys, how, say, kind):
     assert main(argv(file, "--prompts", "prompts.txt", *how)) == 0
-    own = [] if how else ["tiny-vae.safetensors"]                          # its autoencoder is no shipped one, so it goes along
-    assert sorted(p.name for p in Path("out").iterdir()) == ["000_0.png", "001_0.png", "learned.json", "model.safetensors", *own]
+    own = [] if how else ["tiny-vae.safetensors"]  # its autoencoder is no shipped one, so it goes along
+    assert sorted(p.name for p in Path("out").iterdir()) == [
+        "000_0.png",
+        "001_0.png",
+        "learned.json",
+        "model.safetensors",
+        *own,
+    ]
     said = capsys.readouterr()
-    assert said.err == "" and kind in said.out and repr(say) in said.out and "; 2 prompts, 1 picture each, " in said.out
-    small = Path("out/model.safetensors").stat().st_size < .5 * file.stat().st_size
+    assert (
+        said.err == ""
+        and kind in said.out
+        and repr(say) in said.out
+        and "; 2 prompts, 1 picture each, " in said.out
+    )
+    small = Path("out/model.safetensors").stat().st_size < 0.5 * file.stat().st_size
     assert small == bool(how)
-    assert main(["generate", "--prompt", say, "--steps", "1", "--model", "out/model.safetensors", "-o", "g.png"]) == 0
+    assert (
+        main(["generate", "--prompt", say, "--steps", "1", "--model", "out/model.safetensors", "-o", "g.png"])
+        == 0
+    )
 
 
 @pytest.mark.slow
 def test_two_processes_learn_one_model_and_the_first_of_them_writes_it(room, file):
-    """Under torchrun: both paint the prior, each draws its half of the batch; the state is there until the pictures are."""
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), "-m",
-                           "methods", *argv(file, "--steps", "3", "--batch", "2", "--device", "cpu")], capture_output=True, text=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}, timeout=300)
+    """Under torchrun: both paint the prior, each draws its half of the batch; the state is there until
+    the pictures are.
+    """
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            "2",
+            "--master-port",
+            str(free_port()),
+            "-m",
+            "methods",
+            *argv(file, "--steps", "3", "--batch", "2", "--device", "cpu"),
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)},
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert sorted(p.name for p in Path("out").iterdir()) == ["000_0.png", "learned.json", "model.safetensors", "tiny-vae.safetensors"]
+    assert sorted(p.name for p in Path("out").iterdir()) == [
+        "000_0.png",
+        "learned.json",
+        "model.safetensors",
+        "tiny-vae.safetensors",
+    ]
     assert done.stdout.count("\n") == 1 and "1 prompt, 1 picture" in done.stdout
     curve = json.loads(Path("out/learned.json").read_text())
     assert len(curve["instance"]) == len(curve["prior"]) == 3 and min(curve["instance"] + curve["prior"]) > 0
     two = read_weights("out/model.safetensors")[1]
     assert main(argv(file, "--steps", "3", "--batch", "2", "--device", "cpu")) == 0
     one = read_weights("out/model.safetensors")[1]
-    assert two.keys() == one.keys() and any(not torch.equal(two[k], one[k]) for k in two), "two ranks see other pictures than one"
+    assert two.keys() == one.keys() and any(not torch.equal(two[k], one[k]) for k in two), (
+        "two ranks see other pictures than one"
+    )
 
 
-@pytest.mark.parametrize("more, without, what", [
-    ((), ("a.png", "b.png", "c.png"), "IN: no pictures"), (("none.png",), (), "IN: none.png"),
-    (("tall.png",), ("a.png", "b.png", "c.png"), "IN: are 32×64 as the model sees them, and its prior pictures 32×32"),
-    (("tall.png",), (), "IN: the pictures have different proportions"), (("--identifier", "blarg"), (), "identifier: the model does not"),
-    (("--class-noun", "dog"), (), "class-noun: the model does not know"),
-    (("--class-noun", ""), (), "class-noun: is empty, so there is no class whose prior could be kept; give one, or prior-weight 0"),
-    (("--class-noun", "red star", "--word"), (), "class-noun: must be one token"),
-    (("--prior-weight", "-1"), (), "prior-weight: must be a finite number of at least 0"), (("--n-prior", "0"), (), "n-prior: must be"),
-    (("--prior-steps", "0"), (), "prior-steps: must lie between 1 and 1000, got 0"), (("--rank", "99"), (), "rank: must lie in 1"),
-    (("--alpha", "2"), (), "alpha: 2 is"), (("--accumulate", "2"), (), "batch: 1 pictures cannot be shared"),
-    (("--captions", "none.txt"), (), "captions: none.txt is not there; check the name, or write that file with a caption a line"),
-    (("--captions", "empty.txt"), (), "captions: empty.txt holds no caption"),
-    (("--captions", "prompts.txt"), (), "captions: 2 for 3 pictures; give a line each"),
-    (("--captions", "nameless.txt"), (), "captions: line 3: 'a star' has no [V]"),
-    (("--captions", "glued.txt"), (), "captions: line 2: 'a [V]star' has no [V] as a word of its own"),
-    (("--captions", "unread.txt"), (), 'captions: line 4: unknown word "elephant"'),
-    (("--captions", "grounds.txt", "--word"), (), "captions: the word is looked for under templates"),
-    (("--prompts", "none.txt"), (), "prompts: none.txt is not there; check the name"),
-    (("--prompts", "empty.txt"), (), "prompts: empty.txt holds no prompt"), (("--prompts", "odd.txt"), (), "prompts: line 2: unknown word"),
-    (("-o", "a.png"), (), "out: a.png must be a folder"), (("-o", "no/out"), (), "out: no/out must be"), (("-n", "0"), (), "n: must lie"),
-    (("--word", "--rank", "2"), (), "word: looks for one vector"), (("--steps", "0"), (), "steps: must be at least 1, got 0")])
+@pytest.mark.parametrize(
+    "more, without, what",
+    [
+        ((), ("a.png", "b.png", "c.png"), "IN: no pictures"),
+        (("none.png",), (), "IN: none.png"),
+        (
+            ("tall.png",),
+            ("a.png", "b.png", "c.png"),
+            "IN: are 32×64 as the model sees them, and its prior pictures 32×32",
+        ),
+        (("tall.png",), (), "IN: the pictures have different proportions"),
+        (("--identifier", "blarg"), (), "identifier: the model does not"),
+        (("--class-noun", "dog"), (), "class-noun: the model does not know"),
+        (
+            ("--class-noun", ""),
+            (),
+            "class-noun: is empty, so there is no class whose prior could be kept; give one, or prior-weight 0",
+        ),
+        (("--class-noun", "red star", "--word"), (), "class-noun: must be one token"),
+        (("--prior-weight", "-1"), (), "prior-weight: must be a finite number of at least 0"),
+        (("--n-prior", "0"), (), "n-prior: must be"),
+        (("--prior-steps", "0"), (), "prior-steps: must lie between 1 and 1000, got 0"),
+        (("--rank", "99"), (), "rank: must lie in 1"),
+        (("--alpha", "2"), (), "alpha: 2 is"),
+        (("--accumulate", "2"), (), "batch: 1 pictures cannot be shared"),
+        (
+            ("--captions", "none.txt"),
+            (),
+            "captions: none.txt is not there; check the name, or write that file with a caption a line",
+        ),
+        (("--captions", "empty.txt"), (), "captions: empty.txt holds no caption"),
+        (("--captions", "prompts.txt"), (), "captions: 2 for 3 pictures; give a line each"),
+        (("--captions", "nameless.txt"), (), "captions: line 3: 'a star' has no [V]"),
+        (("--captions", "glued.txt"), (), "captions: line 2: 'a [V]star' has no [V] as a word of its own"),
+        (("--captions", "unread.txt"), (), 'captions: line 4: unknown word "elephant"'),
+        (("--captions", "grounds.txt", "--word"), (), "captions: the word is looked for under templates"),
+        (("--prompts", "none.txt"), (), "prompts: none.txt is not there; check the name"),
+        (("--prompts", "empty.txt"), (), "prompts: empty.txt holds no prompt"),
+        (("--prompts", "odd.txt"), (), "prompts: line 2: unknown word"),
+        (("-o", "a.png"), (), "out: a.png must be a folder"),
+        (("-o", "no/out"), (), "out: no/out must be"),
+        (("-n", "0"), (), "n: must lie"),
+        (("--word", "--rank", "2"), (), "word: looks for one vector"),
+        (("--steps", "0"), (), "steps: must be at least 1, got 0"),
+    ],
+)
 def test_a_users_mistake_ends_in_one_line_and_leaves_no_model(room, file, capsys, more, without, what):
     assert main(argv(file, *more, without=without)) == 2
     said = capsys.readouterr()
@@ -462,14 +651,28 @@ def test_captions_give_each_picture_its_text_in_the_order_of_the_files(room, fil
         return dreambooth(*given, **how)
 
     monkeypatch.setattr(the_command, "dreambooth", listening)
-    assert main(argv(file, "--captions", "grounds.txt", "--identifier", "KEX", "--tune-text", "--prior-weight", "0")) == 0
+    assert (
+        main(
+            argv(
+                file, "--captions", "grounds.txt", "--identifier", "KEX", "--tune-text", "--prior-weight", "0"
+            )
+        )
+        == 0
+    )
     said = ["a KEX star on a red background", "a red KEX star", "a star left of a KEX"]
-    assert heard[0]["prompts"] == json.loads(Path("out/learned.json").read_text())["captions"] == said and heard[0]["tune_text"]
-    assert main(argv(file, "--captions", "grounds.txt", "--identifier", "zwx kex", "--prior-weight", "0")) == 0
-    assert heard[1]["prompts"][1] == "a red zwx kex star"                  # of two words
+    assert (
+        heard[0]["prompts"] == json.loads(Path("out/learned.json").read_text())["captions"] == said
+        and heard[0]["tune_text"]
+    )
+    assert (
+        main(argv(file, "--captions", "grounds.txt", "--identifier", "zwx kex", "--prior-weight", "0")) == 0
+    )
+    assert heard[1]["prompts"][1] == "a red zwx kex star"  # of two words
 
 
-def test_the_pictures_at_the_end_have_a_bar_too_and_one_prompt_is_not_called_each(room, file, capsys, monkeypatch):
+def test_the_pictures_at_the_end_have_a_bar_too_and_one_prompt_is_not_called_each(
+    room, file, capsys, monkeypatch
+):
     bars = []
 
     @contextmanager
@@ -479,7 +682,10 @@ def test_the_pictures_at_the_end_have_a_bar_too_and_one_prompt_is_not_called_eac
 
     monkeypatch.setattr(the_command, "progress", bar)
     for n, said in (("1", "; 1 prompt, 1 picture, "), ("2", "; 1 prompt, 2 pictures, ")):
-        assert main(argv(file, "-n", n, "--shown-steps", "2", "--prior-weight", "0")) == 0 and said in capsys.readouterr().out
+        assert (
+            main(argv(file, "-n", n, "--shown-steps", "2", "--prior-weight", "0")) == 0
+            and said in capsys.readouterr().out
+        )
     assert bars == 2 * [("prior pictures", 0), ("pictures", 2)]
 
 
@@ -496,14 +702,19 @@ def test_each_picture_may_have_a_text_of_its_own_and_so_may_each_prior_picture(b
     monkeypatch.setattr(module, "study", lambda *a: heard.append(a) or study(*a))
     dreambooth(b, x, "star", prompts=said, prior_prompts=["a red star", "a blue star"], **QUICK)
     _, _, _, latents, tokens, prior, prior_tokens, _ = heard[0]
-    assert torch.equal(tokens[:, 0], b.tokenizer(said)) and torch.equal(prior_tokens[:, 0], b.tokenizer(["a red star", "a blue star"]))
-    assert len(latents) == len(tokens) == 3 and torch.equal(prior, prior_latents(b, ["a red star", "a blue star"], 2, steps=1))
+    assert torch.equal(tokens[:, 0], b.tokenizer(said)) and torch.equal(
+        prior_tokens[:, 0], b.tokenizer(["a red star", "a blue star"])
+    )
+    assert len(latents) == len(tokens) == 3 and torch.equal(
+        prior, prior_latents(b, ["a red star", "a blue star"], 2, steps=1)
+    )
     for wrong in (said[:2], [*said[:2], "a star on a green background"]):
         with pytest.raises(ValueError, match="prompts: .* give one each, with the identifier 'zwx' in it"):
             dreambooth(b, x, "star", prompts=wrong, **QUICK)
 
 
 # ---- the upsampler ----
+
 
 @pytest.fixture(scope="module")
 def upsampler(tmp_path_factory):
@@ -517,36 +728,56 @@ def test_an_upsamplers_error_is_equation_9_beside_its_own_small_picture(upsample
     small = made_small(pictures, 2)
     ctx = upsampler.text(upsampler.tokenizer(["a zwx star"] * 2))
     both = torch.cat([pictures, small.repeat_interleave(2, 2).repeat_interleave(2, 3)], dim=1)
-    found = Enlarging(.3, 2)(upsampler, ctx, both, t, noise, v_weight)
+    found = Enlarging(0.3, 2)(upsampler, ctx, both, t, noise, v_weight)
     for k in range(2):
         a, eps = upsampler.schedule.at(int(t[k])), noise[k, :3]
-        low = small[k] + .3 * noise[k, 3:, ::2, ::2]
+        low = small[k] + 0.3 * noise[k, 3:, ::2, ::2]
         seen = torch.nn.functional.interpolate(low[None], (32, 32), mode="bilinear", align_corners=False)
-        z_t = a**.5 * pictures[k] + (1 - a)**.5 * eps
-        out = upsampler.net(torch.cat([z_t[None], seen], 1), int(t[k]), ctx[k:k + 1])[0, :3]
-        wanted = ((out - (a**.5 * eps - (1 - a)**.5 * pictures[k]))**2).mean()              # the error of v
+        z_t = a**0.5 * pictures[k] + (1 - a) ** 0.5 * eps
+        out = upsampler.net(torch.cat([z_t[None], seen], 1), int(t[k]), ctx[k : k + 1])[0, :3]
+        wanted = ((out - (a**0.5 * eps - (1 - a) ** 0.5 * pictures[k])) ** 2).mean()  # the error of v
         torch.testing.assert_close(found[k], wanted, rtol=1e-6, atol=0)
 
 
 def test_a_small_picture_is_the_mean_of_its_pixels_in_256_levels():
-    x = torch.tensor([[0., 1.], [-.5, .5]]).expand(1, 3, 2, 2)
-    assert made_small(x, 2).shape == (1, 3, 1, 1) and abs(made_small(x, 2)[0, 0, 0, 0].item() - .25) < 1 / 255
+    x = torch.tensor([[0.0, 1.0], [-0.5, 0.5]]).expand(1, 3, 2, 2)
+    assert (
+        made_small(x, 2).shape == (1, 3, 1, 1) and abs(made_small(x, 2)[0, 0, 0, 0].item() - 0.25) < 1 / 255
+    )
     assert torch.equal(made_small(made_small(x, 2), 1), made_small(x, 2))
 
 
 def test_an_upsampler_is_tuned_into_a_new_one_that_enlarges(upsampler, x):
-    b, before = replace(upsampler, net=upsampler.net.float(), text=upsampler.text.float()), digest_model(upsampler)
-    plain, noisy = (dreambooth_upsampler(b, x, "star", steps=2, batch=2, lr=1e-3, aug=aug) for aug in (0., .5))
+    b, before = (
+        replace(upsampler, net=upsampler.net.float(), text=upsampler.text.float()),
+        digest_model(upsampler),
+    )
+    plain, noisy = (
+        dreambooth_upsampler(b, x, "star", steps=2, batch=2, lr=1e-3, aug=aug) for aug in (0.0, 0.5)
+    )
     assert digest_model(b) == before != digest_model(plain.bundle) != digest_model(noisy.bundle)
-    assert plain.losses != noisy.losses and plain.prior == [0., 0.] and plain.prompt == "a zwx star" and plain.prior_latents is None
+    assert (
+        plain.losses != noisy.losses
+        and plain.prior == [0.0, 0.0]
+        and plain.prompt == "a zwx star"
+        and plain.prior_latents is None
+    )
     made = upsample(plain.bundle, made_small(x, 2), plain.prompt, steps="2")
-    assert made.shape == x.shape and not torch.equal(made, upsample(b, made_small(x, 2), plain.prompt, steps="2"))
+    assert made.shape == x.shape and not torch.equal(
+        made, upsample(b, made_small(x, 2), plain.prompt, steps="2")
+    )
 
 
-@pytest.mark.parametrize("given, what", [
-    (dict(aug=-1.), "aug: must be at least 0"), (dict(factor=5), "factor: must be at least 2 and divide 32"),
-    (dict(pictures=torch.zeros(3, 3, 16, 16)), "pictures: must be 32×32"), (dict(prompts=["a zwx star"]), "prompts: 1 for 3 pictures"),
-    (dict(class_noun="dog"), "class_noun: the model does not know")])
+@pytest.mark.parametrize(
+    "given, what",
+    [
+        (dict(aug=-1.0), "aug: must be at least 0"),
+        (dict(factor=5), "factor: must be at least 2 and divide 32"),
+        (dict(pictures=torch.zeros(3, 3, 16, 16)), "pictures: must be 32×32"),
+        (dict(prompts=["a zwx star"]), "prompts: 1 for 3 pictures"),
+        (dict(class_noun="dog"), "class_noun: the model does not know"),
+    ],
+)
 def test_what_an_upsampler_cannot_learn_is_refused(upsampler, x, given, what):
     b = replace(upsampler, net=upsampler.net.float(), text=upsampler.text.float())
     with pytest.raises(ValueError, match=f"^{what}"):

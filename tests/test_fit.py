@@ -1,4 +1,7 @@
-"""training/fit: the loop learns, resumes bit for bit from a kill at any moment, and is the same on two processes."""
+"""training/fit: the loop learns, resumes bit for bit from a kill at any moment, and is the same on two
+processes.
+"""
+
 import math
 import os
 import signal
@@ -13,8 +16,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from training import fit as module
-from training.fit import ahead, ema_decay, fit, learning_rate, moved, rank_and_world, step_generator
+from palimpsest.fit import loop as module
+from palimpsest.fit.loop import ahead, ema_decay, fit, learning_rate, moved, rank_and_world, step_generator
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = dict(steps=40, lr=1e-2, warmup=4, save_every=7, progress=False)
@@ -24,7 +27,7 @@ def net():
     """A small convolutional net with a buffer, the same at every call."""
     model = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.SiLU(), nn.Conv2d(6, 3, 1))
     for n, p in enumerate(model.parameters()):
-        p.data = torch.randn(p.shape, generator=torch.Generator().manual_seed(n)) * .3
+        p.data = torch.randn(p.shape, generator=torch.Generator().manual_seed(n)) * 0.3
     return model.to(memory_format=torch.channels_last)
 
 
@@ -34,7 +37,7 @@ def batch(step, generator):
 
 def loss(model, x, generator):
     """Denoise: randomness in the loss as well as in the data."""
-    noisy = x + .5 * torch.randn(x.shape, generator=generator)
+    noisy = x + 0.5 * torch.randn(x.shape, generator=generator)
     return (model(noisy) - x[..., 1:-1, 1:-1]).square().mean()
 
 
@@ -47,6 +50,7 @@ def stop_at(step, error=Stop):
         if n == step:
             raise error
         return batch(n, generator)
+
     return stopping
 
 
@@ -71,8 +75,15 @@ def test_what_is_to_be_done_after_a_step_sees_its_update_and_is_resumed(tmp_path
         def after(step):
             assert step > 0 or not torch.equal(model.net[0].weight, before)
             model.sum += (1 + step) * model.net[0].weight.detach().norm()
-        return fit(lambda m, x, g: loss(m.net, x, g), model, batch if at is None else stop_at(at), after=after,
-                   **SETTINGS | dict(steps=12) | more)
+
+        return fit(
+            lambda m, x, g: loss(m.net, x, g),
+            model,
+            batch if at is None else stop_at(at),
+            after=after,
+            **SETTINGS | dict(steps=12) | more,
+        )
+
     whole = run()
     with pytest.raises(Stop):
         run(at=9, checkpoint=tmp_path / "c.pt")
@@ -82,7 +93,7 @@ def test_what_is_to_be_done_after_a_step_sees_its_update_and_is_resumed(tmp_path
 
 def test_the_loss_falls_and_the_average_is_a_copy():
     fitted = fit(loss, net(), batch, **{**SETTINGS, "steps": 120})
-    assert len(fitted.losses) == 120 and sum(fitted.losses[-20:]) < .5 * sum(fitted.losses[:20])
+    assert len(fitted.losses) == 120 and sum(fitted.losses[-20:]) < 0.5 * sum(fitted.losses[:20])
     assert not torch.equal(fitted.net[0].weight, fitted.ema[0].weight)
     assert not fitted.ema.training and not any(p.requires_grad for p in fitted.ema.parameters())
     assert torch.equal(fitted.net[1].running_mean, fitted.ema[1].running_mean)
@@ -90,21 +101,34 @@ def test_the_loss_falls_and_the_average_is_a_copy():
 
 def test_the_updates_are_those_of_a_plain_loop():
     model, average = net(), net()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1., betas=(.9, .99), weight_decay=.1)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0.1)
     for n in range(15):
         g = step_generator(3, n)
         optimiser.zero_grad()
         loss(model, batch(n, g), g).backward()
         norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
         for p in model.parameters():
-            p.grad *= min(1., .2 / float(norm))
-        optimiser.param_groups[0]["lr"] = 1e-2 * min(1, (n + 1) / 4) * (1 + math.cos(math.pi * max(0, n - 4) / 11)) / 2
+            p.grad *= min(1.0, 0.2 / float(norm))
+        optimiser.param_groups[0]["lr"] = (
+            1e-2 * min(1, (n + 1) / 4) * (1 + math.cos(math.pi * max(0, n - 4) / 11)) / 2
+        )
         optimiser.step()
         for a, p in zip(average.parameters(), model.parameters()):
-            decay = min(.7, (1 + n) / (10 + n))
+            decay = min(0.7, (1 + n) / (10 + n))
             a.data = decay * a.data + (1 - decay) * p.data
-    fitted = fit(loss, net(), batch, steps=15, lr=1e-2, warmup=4, ema=.7, clip=.2, weight_decay=.1, seed=3,
-                 progress=False)
+    fitted = fit(
+        loss,
+        net(),
+        batch,
+        steps=15,
+        lr=1e-2,
+        warmup=4,
+        ema=0.7,
+        clip=0.2,
+        weight_decay=0.1,
+        seed=3,
+        progress=False,
+    )
     for mine, theirs in ((fitted.net, model), (fitted.ema, average)):
         for a, b in zip(mine.parameters(), theirs.parameters()):
             assert_close(a, b, atol=1e-5, rtol=1e-4)
@@ -116,10 +140,18 @@ def test_in_bfloat16_products_are_rounded_and_weights_are_not(tmp_path):
     def watched(model, x, generator):
         seen.append(model[3](model[0](x).relu()).dtype)
         return loss(model, x, generator)
+
     how = dict(SETTINGS, precision="bfloat16", steps=120)
-    fitted, exact = fit(watched, net(), batch, **how), fit(loss, net(), batch, **dict(how, precision="float32"))
-    assert set(seen) == {torch.bfloat16} and {p.dtype for p in [*fitted.net.parameters(), *fitted.ema.parameters()]} == {torch.float32}
-    assert fitted.losses != exact.losses and sum(fitted.losses[-20:]) == pytest.approx(sum(exact.losses[-20:]), rel=.05)
+    fitted, exact = (
+        fit(watched, net(), batch, **how),
+        fit(loss, net(), batch, **dict(how, precision="float32")),
+    )
+    assert set(seen) == {torch.bfloat16} and {
+        p.dtype for p in [*fitted.net.parameters(), *fitted.ema.parameters()]
+    } == {torch.float32}
+    assert fitted.losses != exact.losses and sum(fitted.losses[-20:]) == pytest.approx(
+        sum(exact.losses[-20:]), rel=0.05
+    )
     file = tmp_path / "c.pt"
     with pytest.raises(Stop):
         fit(loss, net(), stop_at(23), checkpoint=file, **how)
@@ -129,14 +161,18 @@ def test_in_bfloat16_products_are_rounded_and_weights_are_not(tmp_path):
 
 
 def test_the_learning_rate_rises_to_lr_and_ends_at_nought():
-    rates = [learning_rate(n, steps=100, lr=2., warmup=10) for n in range(100)]
-    assert rates[9] == rates[10] == 2. and rates[4] == 1. and 0 < rates[-1] < 1e-3
-    assert all(a < b for a, b in zip(rates[:9], rates[1:])) and all(a > b for a, b in zip(rates[10:], rates[11:]))
-    assert [ema_decay(0, .999), ema_decay(10**6, .999)] == [.1, .999]
+    rates = [learning_rate(n, steps=100, lr=2.0, warmup=10) for n in range(100)]
+    assert rates[9] == rates[10] == 2.0 and rates[4] == 1.0 and 0 < rates[-1] < 1e-3
+    assert all(a < b for a, b in zip(rates[:9], rates[1:])) and all(
+        a > b for a, b in zip(rates[10:], rates[11:])
+    )
+    assert [ema_decay(0, 0.999), ema_decay(10**6, 0.999)] == [0.1, 0.999]
 
 
 def test_data_of_a_step_depends_on_seed_step_and_rank_alone():
-    draws = [torch.randn(4, generator=step_generator(*key)) for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    draws = [
+        torch.randn(4, generator=step_generator(*key)) for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+    ]
     assert_close(draws[0], torch.randn(4, generator=step_generator(0, 0, 0)), atol=0, rtol=0)
     assert all(not torch.equal(a, b) for n, a in enumerate(draws) for b in draws[:n])
 
@@ -149,19 +185,28 @@ def test_a_run_whose_data_others_draw_ahead_is_the_same_run_and_goes_on_where_it
         fit(loss, net(), stop_at(20), workers=2, **files, **SETTINGS)
     assert_same_run(fit(loss, net(), batch, workers=1, **files, **SETTINGS), whole)
     in_pieces = fit(loss, net(), lambda n, g: [batch(n, g), batch(n, g)], accumulate=2, **SETTINGS)
-    assert_same_run(fit(loss, net(), lambda n, g: [batch(n, g), batch(n, g)], accumulate=2, workers=2, **SETTINGS), in_pieces)
+    assert_same_run(
+        fit(loss, net(), lambda n, g: [batch(n, g), batch(n, g)], accumulate=2, workers=2, **SETTINGS),
+        in_pieces,
+    )
 
 
 def test_ahead_keeps_the_order_and_gives_what_draw_gives():
     for workers in (0, 2):
         found = list(ahead(lambda n: (Path(str(n)), [n], {"a": torch.full((2,), n)}), range(3, 10), workers))
-        assert [(path, numbers, d["a"].tolist()) for path, numbers, d in found] == [(Path(str(n)), [n], [n, n]) for n in range(3, 10)]
+        assert [(path, numbers, d["a"].tolist()) for path, numbers, d in found] == [
+            (Path(str(n)), [n], [n, n]) for n in range(3, 10)
+        ]
 
 
 def test_data_is_moved_whatever_it_is_packed_in():
     pair = namedtuple("pair", "a b")
     found = moved((1, "x", [torch.ones(2)], {"k": torch.ones(3)}, None), torch.device("meta"))
-    assert found[:2] == (1, "x") and found[4] is None and found[2][0].device.type == found[3]["k"].device.type == "meta"
+    assert (
+        found[:2] == (1, "x")
+        and found[4] is None
+        and found[2][0].device.type == found[3]["k"].device.type == "meta"
+    )
     assert isinstance(found[2], list)
     assert moved(pair(torch.ones(1), 2), torch.device("meta")).a.device.type == "meta"
 
@@ -170,7 +215,9 @@ def test_frozen_weights_stay_and_the_memory_format_is_kept():
     model = net()
     model[0].weight.requires_grad_(False)
     fitted = fit(loss, model, batch, **SETTINGS)
-    assert torch.equal(fitted.net[0].weight, net()[0].weight) and torch.equal(fitted.ema[0].weight, net()[0].weight)
+    assert torch.equal(fitted.net[0].weight, net()[0].weight) and torch.equal(
+        fitted.ema[0].weight, net()[0].weight
+    )
     for weight in (fitted.net[0].weight, fitted.ema[0].weight):
         assert weight.is_contiguous(memory_format=torch.channels_last)
 
@@ -182,13 +229,15 @@ def test_a_killed_run_resumes_to_the_bits_of_an_unbroken_one(tmp_path, killed):
     with pytest.raises(Stop):
         fit(loss, net(), stop_at(killed), **files, **SETTINGS)
     assert (tmp_path / "new" / "c.pt").exists() == (killed >= 7)
-    before = torch.load(tmp_path / "new" / "c.pt")["seconds"] if killed >= 7 else 0.
+    before = torch.load(tmp_path / "new" / "c.pt")["seconds"] if killed >= 7 else 0.0
     resumed = fit(loss, net(), batch, **files, **SETTINGS)
     assert_same_run(resumed, whole)
     assert resumed.seconds > before >= 0 and (killed < 7 or before > 0)
     assert (tmp_path / "log.csv").read_text() == (tmp_path / "whole.csv").read_text()
     assert (tmp_path / "log.csv").read_text().count("\n") == 41
-    assert_same_run(fit(loss, net(), stop_at(0), **files, **SETTINGS), whole)      # a finished run has no step left
+    assert_same_run(
+        fit(loss, net(), stop_at(0), **files, **SETTINGS), whole
+    )  # a finished run has no step left
 
 
 def test_a_kill_in_the_middle_of_saving_leaves_the_last_whole_checkpoint(tmp_path, monkeypatch):
@@ -199,6 +248,7 @@ def test_a_kill_in_the_middle_of_saving_leaves_the_last_whole_checkpoint(tmp_pat
             file.write(b"half a checkpoint")
             raise Stop
         real(state, file)
+
     monkeypatch.setattr(module.torch, "save", half)
     with pytest.raises(Stop):
         fit(loss, net(), batch, checkpoint=path, **SETTINGS)
@@ -211,7 +261,7 @@ def test_a_kill_in_the_middle_of_saving_leaves_the_last_whole_checkpoint(tmp_pat
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from methods.cli import exit_code
+from palimpsest.cli.manners import exit_code
 from tests.test_fit import SETTINGS, batch, fit, loss, net
 path = Path(sys.argv[1])
 def filling(n, generator):
@@ -226,7 +276,9 @@ sys.exit(exit_code(lambda: fit(loss, net(), filling, checkpoint=path, resume=Fal
 def test_a_full_disk_is_one_line_and_leaves_the_last_whole_checkpoint(tmp_path):
     path, whole = tmp_path / "c.pt", fit(loss, net(), batch, **SETTINGS)
     fit(loss, net(), batch, checkpoint=path, **SETTINGS)
-    done = subprocess.run([sys.executable, "-c", FULL, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     said = f"palimpsest: error: checkpoint: {path} cannot be written (File too large); make room"
     assert done.returncode == 2 and done.stderr.startswith(said), done.stderr
     assert done.stderr.count("\n") == 1 and [p.name for p in tmp_path.iterdir()] == ["c.pt"]
@@ -246,13 +298,14 @@ def test_ctrl_c_in_the_middle_of_an_update_waits_for_its_end(tmp_path, monkeypat
     path, whole = tmp_path / "c.pt", fit(loss, net(), batch, **SETTINGS)
     real, calls = torch._foreach_lerp_, []
 
-    def pressed(*args):                                                            # weights are new, the average is not
+    def pressed(*args):  # weights are new, the average is not
         calls.append(None)
         if len(calls) == 13:
             os.kill(os.getpid(), signal.SIGINT)
         real(*args)
+
     monkeypatch.setattr(module.torch, "_foreach_lerp_", pressed)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)              # a background job starts without it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts without it
     try:
         with pytest.raises(KeyboardInterrupt):
             fit(loss, net(), batch, checkpoint=path, **SETTINGS)
@@ -268,8 +321,11 @@ def test_ctrl_c_in_the_middle_of_an_update_waits_for_its_end(tmp_path, monkeypat
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, bad):
     def poisoned(n, generator):
         return batch(n, generator) * (bad if n == 16 else 1)
+
     path = tmp_path / "c.pt"
-    with pytest.raises(FloatingPointError, match=r"^step 16: loss (nan|inf).*lower lr.*c\.pt holds the last") as caught:
+    with pytest.raises(
+        FloatingPointError, match=r"^step 16: loss (nan|inf).*lower lr.*c\.pt holds the last"
+    ) as caught:
         fit(loss, net(), poisoned, checkpoint=path, **SETTINGS)
     state = torch.load(path, weights_only=True)
     assert "\n" not in str(caught.value) and state["done"] == 14
@@ -278,15 +334,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
 def test_a_gradient_that_is_not_finite_is_found_though_the_loss_is(tmp_path):
     def root(model, x, generator):
-        return loss(model, x, generator) + ((model[0].weight * 0).sum()).sqrt()    # 0; its gradient is 0 * inf
+        return loss(model, x, generator) + ((model[0].weight * 0).sum()).sqrt()  # 0; its gradient is 0 * inf
+
     with pytest.raises(FloatingPointError, match="step 0: loss .*gradient norm nan"):
         fit(root, net(), batch, checkpoint=tmp_path / "c.pt", **SETTINGS)
     assert not (tmp_path / "c.pt").exists()
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(lr=2e-2), r"belongs to a run with lr=0.01 \(now 0.02\)"), (dict(seed=1), "seed=0"),
-    (dict(steps=50), "steps=40"), (dict(identity=dict(data="b" * 64)), "belongs to a run with different data: use")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(lr=2e-2), r"belongs to a run with lr=0.01 \(now 0.02\)"),
+        (dict(seed=1), "seed=0"),
+        (dict(steps=50), "steps=40"),
+        (dict(identity=dict(data="b" * 64)), "belongs to a run with different data: use"),
+    ],
+)
 def test_the_checkpoint_of_another_run_is_refused(tmp_path, change, message):
     path = tmp_path / "c.pt"
     mine = {**SETTINGS, "identity": dict(data="a" * 64)}
@@ -308,8 +371,20 @@ def test_a_damaged_checkpoint_and_one_of_another_net_are_refused(tmp_path):
         fit(loss, net(), batch, checkpoint=path, **SETTINGS)
 
 
-@pytest.mark.parametrize("change", [dict(steps=0), dict(lr=0.), dict(lr=math.nan), dict(warmup=-1), dict(ema=1.),
-                                    dict(clip=0.), dict(seed=-1), dict(save_every=0), dict(precision="float16")])
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(steps=0),
+        dict(lr=0.0),
+        dict(lr=math.nan),
+        dict(warmup=-1),
+        dict(ema=1.0),
+        dict(clip=0.0),
+        dict(seed=-1),
+        dict(save_every=0),
+        dict(precision="float16"),
+    ],
+)
 def test_a_bad_setting_is_named(change):
     with pytest.raises(ValueError, match=f"^{next(iter(change))}: must "):
         fit(loss, net(), batch, **{**SETTINGS, **change})
@@ -319,7 +394,7 @@ def plain(seed):
     """A net without buffers (batch statistics would differ between one batch of 8 and two of 4)."""
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.SiLU(), nn.Conv2d(6, 3, 1))
     for n, p in enumerate(model.parameters()):
-        p.data = torch.randn(p.shape, generator=torch.Generator().manual_seed(seed + n)) * .3
+        p.data = torch.randn(p.shape, generator=torch.Generator().manual_seed(seed + n)) * 0.3
     return model
 
 
@@ -347,8 +422,15 @@ def test_two_processes_of_batch_4_agree_with_one_of_batch_8(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = "from pathlib import Path; from tests.test_fit import on_one_rank; on_one_rank(Path({!r}), {}, {})"
-    ranks = [subprocess.Popen([sys.executable, "-c", code.format(str(tmp_path), port, rank)], cwd=ROOT, text=True,
-                              stderr=subprocess.PIPE) for rank in range(2)]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", code.format(str(tmp_path), port, rank)],
+            cwd=ROOT,
+            text=True,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
     try:
         one = fit(reconstruct, plain(0), share, **SETTINGS)
         for rank in ranks:

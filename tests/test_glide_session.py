@@ -1,4 +1,5 @@
 """methods/glide_session.py and the glide command: history, scripts, and lines that make no sense."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -6,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from methods.__main__ import main
-from methods.glide_session import Session, box, parse
+from palimpsest.cli.main import main
+from palimpsest.methods.glide_session import Session, box, parse
+from palimpsest.weights.load import load
+from palimpsest.worlds.files import read_picture, write_picture
 from tests.tiny import tiny_glide
-from weights import load
-from worlds.files import read_picture, write_picture
 
 A, B = "a red star on a blue background", "a red star left of a green ring on a blue background"
 
@@ -30,41 +31,43 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def session(folder):
-    return Session(load(folder / "base.safetensors", "cpu"), load(folder / "up.safetensors", "cpu"), seed=5, steps="3")
+    return Session(
+        load(folder / "base.safetensors", "cpu"), load(folder / "up.safetensors", "cpu"), seed=5, steps="3"
+    )
 
 
 def test_undo_and_redo_walk_through_the_states(session):
     first = session.paint(A)
-    second = session.paint(B, box(.5, .2, .95, .8, 16))
+    second = session.paint(B, box(0.5, 0.2, 0.95, 0.8, 16))
     assert torch.equal(session.picture, second) and not torch.equal(first, second)
     session.undo()
     assert torch.equal(session.picture, first)
     session.redo()
     assert torch.equal(session.picture, second) and len(session.states) == 2
     session.undo()
-    session.paint(A, box(0, 0, .5, .5, 16))
+    session.paint(A, box(0, 0, 0.5, 0.5, 16))
     with pytest.raises(ValueError, match="redo"):
         session.redo()
 
 
 def test_a_step_keeps_what_is_not_marked(session):
-    first, mask = session.paint(A), box(.5, .2, .95, .8, 16)
+    first, mask = session.paint(A), box(0.5, 0.2, 0.95, 0.8, 16)
     second = session.paint(B, mask)
     assert torch.equal(second[(mask == 0).expand(1, 3, -1, -1)], first[(mask == 0).expand(1, 3, -1, -1)])
 
 
 def test_a_step_after_an_undo_is_the_step_it_would_have_been(session):
     session.paint(A)
-    wanted = session.paint(B, box(.5, .2, .95, .8, 16))
+    wanted = session.paint(B, box(0.5, 0.2, 0.95, 0.8, 16))
     session.undo()
-    assert torch.equal(session.paint(B, box(.5, .2, .95, .8, 16)), wanted)
+    assert torch.equal(session.paint(B, box(0.5, 0.2, 0.95, 0.8, 16)), wanted)
     assert session.states[-1].seed == 6
 
 
 def test_the_strip_shows_every_state(session):
     session.paint(A)
     one = session.strip()
-    session.paint(B, box(.5, .2, .95, .8, 16))
+    session.paint(B, box(0.5, 0.2, 0.95, 0.8, 16))
     assert session.strip().shape[-1] > one.shape[-1]
 
 
@@ -83,12 +86,19 @@ def test_a_script_does_what_its_lines_say(session, folder):
     assert [s.prompt for s in session.states] == [A, B] and torch.equal(session.picture, by_hand.picture)
 
 
-@pytest.mark.parametrize("line, said", [
-    (f"{A} | box 1 2 3", "box: give left top right bottom"), (f"{A} | box .5 .5 .5 .9", "holds no pixel"),
-    (f"{A} | blur 3", "is no option"),
-    (f"{A} | mask nowhere.png", "nowhere.png"), ("| box 0 0 1 1", "no prompt"), (f"{A} | seed x", "is no option"),
-    (f"{A} | box 0 0 .5 .5 | mask mask.png", "give one of them"), ("a zzz star", "zzz"),
-])
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        (f"{A} | box 1 2 3", "box: give left top right bottom"),
+        (f"{A} | box .5 .5 .5 .9", "holds no pixel"),
+        (f"{A} | blur 3", "is no option"),
+        (f"{A} | mask nowhere.png", "nowhere.png"),
+        ("| box 0 0 1 1", "no prompt"),
+        (f"{A} | seed x", "is no option"),
+        (f"{A} | box 0 0 .5 .5 | mask mask.png", "give one of them"),
+        ("a zzz star", "zzz"),
+    ],
+)
 def test_a_bad_line_is_named_before_anything_is_done(session, folder, line, said):
     with pytest.raises(ValueError, match="script: line 3: ") as caught:
         parse(f"{A}\n\n{line}\n", folder, session.b.embed)
@@ -102,37 +112,119 @@ def test_a_step_that_cannot_be_done_is_named_and_the_rest_stands(session):
 
 
 def test_the_command_paints_inpaints_and_keeps_a_session(folder, tmp_path, capsys):
-    stages = ["--model", str(folder / "base.safetensors"), "--upsampler", str(folder / "up.safetensors"), "--steps", "3", "--up-steps", "3",
-              "--device", "cpu"]
-    assert main(["glide", "generate", "--prompt", A, "-n", "2", "-o", str(tmp_path / "a.png"), *stages,
-                 "--save-steps", str(tmp_path / "walk")]) == 0
-    assert main(["glide", "generate", "--prompt", A, "-n", "2", "-o", str(tmp_path / "soft.png"), *stages, "--blur"]) == 0
+    stages = [
+        "--model",
+        str(folder / "base.safetensors"),
+        "--upsampler",
+        str(folder / "up.safetensors"),
+        "--steps",
+        "3",
+        "--up-steps",
+        "3",
+        "--device",
+        "cpu",
+    ]
+    assert (
+        main(
+            [
+                "glide",
+                "generate",
+                "--prompt",
+                A,
+                "-n",
+                "2",
+                "-o",
+                str(tmp_path / "a.png"),
+                *stages,
+                "--save-steps",
+                str(tmp_path / "walk"),
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(
+            [
+                "glide",
+                "generate",
+                "--prompt",
+                A,
+                "-n",
+                "2",
+                "-o",
+                str(tmp_path / "soft.png"),
+                *stages,
+                "--blur",
+            ]
+        )
+        == 0
+    )
     assert (tmp_path / "soft.png").read_bytes() != (tmp_path / "a.png").read_bytes()
     assert sorted(p.name for p in (tmp_path / "walk").iterdir()) == [f"step_{k:03d}.png" for k in range(4)]
-    assert main(["glide", "inpaint", str(folder / "in.png"), "--mask", str(folder / "mask.png"), "--prompt", A,
-                 "-o", str(tmp_path / "b.png"), *stages, "--save-steps", str(tmp_path / "steps.png")]) == 0
+    assert (
+        main(
+            [
+                "glide",
+                "inpaint",
+                str(folder / "in.png"),
+                "--mask",
+                str(folder / "mask.png"),
+                "--prompt",
+                A,
+                "-o",
+                str(tmp_path / "b.png"),
+                *stages,
+                "--save-steps",
+                str(tmp_path / "steps.png"),
+            ]
+        )
+        == 0
+    )
     assert (tmp_path / "steps.png").exists()
-    before, after, mask = (read_picture(p) for p in (folder / "in.png", tmp_path / "b.png", folder / "mask.png"))
+    before, after, mask = (
+        read_picture(p) for p in (folder / "in.png", tmp_path / "b.png", folder / "mask.png")
+    )
     kept = (mask < 0).expand_as(before)
     assert torch.equal(before[kept], after[kept]) and not torch.equal(before, after)
     (tmp_path / "s.txt").write_text(f"{A}\n{B} | box .5 .2 .95 .8\n")
-    assert main(["glide", "session", str(tmp_path / "s.txt"), "--strip", str(tmp_path / "strip.png"), "-o", str(tmp_path / "c.png"),
-                 *stages]) == 0
+    assert (
+        main(
+            [
+                "glide",
+                "session",
+                str(tmp_path / "s.txt"),
+                "--strip",
+                str(tmp_path / "strip.png"),
+                "-o",
+                str(tmp_path / "c.png"),
+                *stages,
+            ]
+        )
+        == 0
+    )
     assert (tmp_path / "strip.png").exists() and read_picture(tmp_path / "c.png").shape == (1, 3, 16, 16)
     assert "2 states" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv, said", [
-    (["session", "bad.txt"], "script: line 2"), (["session", "nowhere.txt"], "script: "),
-    (["generate", "--prompt", "a zzz"], "zzz"), (["generate", "--prompt", A, "-n", "0"], "n: "),
-    (["generate", "--prompt", A, "--scale", "2"], "scale: "), (["generate", "--prompt", A, "--w", "nan"], "w: "),
-    (["inpaint", "in.png", "--mask", "mask.png", "--prompt", A, "--how", "magic"], "how: "),
-    (["inpaint", "in.png", "--mask", "in.png", "--prompt", A, "--model", "up.safetensors"], "upsampler"),
-    (["generate", "--prompt", A, "--steps", "foo"], "steps: "), (["generate", "--prompt", A, "--up-steps", "foo"], "up_steps: "),
-    (["session", "good.txt", "--up-steps", "foo"], "up_steps: "),
-    (["generate", "--prompt", A, "--upsampler", "base.safetensors"], "upsampler: "),
-    (["generate", "--prompt", " ".join([A] * 5)], "prompt"), (["generate", "--prompt", A, "--steps", "foo", "--estimate"], "steps: "),
-])
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["session", "bad.txt"], "script: line 2"),
+        (["session", "nowhere.txt"], "script: "),
+        (["generate", "--prompt", "a zzz"], "zzz"),
+        (["generate", "--prompt", A, "-n", "0"], "n: "),
+        (["generate", "--prompt", A, "--scale", "2"], "scale: "),
+        (["generate", "--prompt", A, "--w", "nan"], "w: "),
+        (["inpaint", "in.png", "--mask", "mask.png", "--prompt", A, "--how", "magic"], "how: "),
+        (["inpaint", "in.png", "--mask", "in.png", "--prompt", A, "--model", "up.safetensors"], "upsampler"),
+        (["generate", "--prompt", A, "--steps", "foo"], "steps: "),
+        (["generate", "--prompt", A, "--up-steps", "foo"], "up_steps: "),
+        (["session", "good.txt", "--up-steps", "foo"], "up_steps: "),
+        (["generate", "--prompt", A, "--upsampler", "base.safetensors"], "upsampler: "),
+        (["generate", "--prompt", " ".join([A] * 5)], "prompt"),
+        (["generate", "--prompt", A, "--steps", "foo", "--estimate"], "steps: "),
+    ],
+)
 def test_a_mistake_ends_in_one_line_and_no_file(folder, tmp_path, monkeypatch, capsys, argv, said):
     monkeypatch.chdir(folder)
     (folder / "bad.txt").write_text(f"{A}\n{B} | box 1 2\n")
@@ -148,9 +240,27 @@ def test_a_mistake_ends_in_one_line_and_no_file(folder, tmp_path, monkeypatch, c
 
 def test_a_person_is_asked_until_done(folder, tmp_path, monkeypatch, capsys):
     import io
+
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{A}\nundo\na zzz\n{A}\ndone\n"))
-    assert main(["glide", "session", "--model", str(folder / "base.safetensors"), "--upsampler", "none", "--steps", "2", "--device", "cpu",
-                 "-o", str(tmp_path / "x.png")]) == 0
+    assert (
+        main(
+            [
+                "glide",
+                "session",
+                "--model",
+                str(folder / "base.safetensors"),
+                "--upsampler",
+                "none",
+                "--steps",
+                "2",
+                "--device",
+                "cpu",
+                "-o",
+                str(tmp_path / "x.png"),
+            ]
+        )
+        == 0
+    )
     seen = capsys.readouterr()
     assert "zzz" in seen.err and "1 state," in seen.out
 
@@ -159,20 +269,59 @@ def test_a_session_on_a_file_of_another_size_gives_back_that_size(folder, tmp_pa
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8))
     picture.save(tmp_path / "wide.png")
     (tmp_path / "s.txt").write_text(f"{A} | box .3 .3 .7 .7\n")
-    assert main(["glide", "session", str(tmp_path / "s.txt"), "--picture", str(tmp_path / "wide.png"), "--model",
-                 str(folder / "base.safetensors"), "--upsampler", "none", "--steps", "2", "--device", "cpu",
-                 "-o", str(tmp_path / "x.png")]) == 0
+    assert (
+        main(
+            [
+                "glide",
+                "session",
+                str(tmp_path / "s.txt"),
+                "--picture",
+                str(tmp_path / "wide.png"),
+                "--model",
+                str(folder / "base.safetensors"),
+                "--upsampler",
+                "none",
+                "--steps",
+                "2",
+                "--device",
+                "cpu",
+                "-o",
+                str(tmp_path / "x.png"),
+            ]
+        )
+        == 0
+    )
     with Image.open(tmp_path / "x.png") as made:
         assert made.size == (40, 24)
         pixels = np.asarray(made.convert("RGB"))
     given = np.asarray(picture)
-    assert (pixels[:4] == given[:4]).all() and (pixels[:, :14] == given[:, :14]).all(), "what no box marks keeps its pixels"
+    assert (pixels[:4] == given[:4]).all() and (pixels[:, :14] == given[:, :14]).all(), (
+        "what no box marks keeps its pixels"
+    )
     assert (pixels[10:14, 18:22] != given[10:14, 18:22]).any()
 
 
-def test_what_guides_must_be_told_what_to_look_for_and_how_strongly_in_its_own_words(folder, tmp_path, capsys):
-    stages = ["--model", str(folder / "base.safetensors"), "--upsampler", "none", "--steps", "2", "-o", str(tmp_path / "x.png")]
-    for more, said in ((["--prompt", "", "--guide", "classifier"], "prompt: "), (["--prompt", A, "--guide", "clip", "--w", "5"], "w: ")):
+def test_what_guides_must_be_told_what_to_look_for_and_how_strongly_in_its_own_words(
+    folder, tmp_path, capsys
+):
+    stages = [
+        "--model",
+        str(folder / "base.safetensors"),
+        "--upsampler",
+        "none",
+        "--steps",
+        "2",
+        "-o",
+        str(tmp_path / "x.png"),
+    ]
+    for more, said in (
+        (["--prompt", "", "--guide", "classifier"], "prompt: "),
+        (["--prompt", A, "--guide", "clip", "--w", "5"], "w: "),
+    ):
         assert main(["glide", "generate", *more, *stages]) == 2
         line = capsys.readouterr().err.strip()
-        assert line.startswith(f"palimpsest: error: {said}") and len(line.splitlines()) == 1 and not (tmp_path / "x.png").exists()
+        assert (
+            line.startswith(f"palimpsest: error: {said}")
+            and len(line.splitlines()) == 1
+            and not (tmp_path / "x.png").exists()
+        )

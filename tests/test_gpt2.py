@@ -1,4 +1,7 @@
-"""GPT-2's tokenizer as GLIDE uses it, against the real vocabulary where it is at hand, and against transformers."""
+"""GPT-2's tokenizer as GLIDE uses it, against the real vocabulary where it is at hand, and against
+transformers.
+"""
+
 import gzip
 import json
 import random
@@ -7,9 +10,9 @@ import pytest
 import torch
 from test_tokenizer import DAMAGED, HOSTILE, SCRIPTS
 
-from nets.gpt2 import GPT2Tokenizer, read_gpt2_merges, split_gpt2
-from nets.tokenizer import TextCut
-from weights.parts import gpt2_vocabulary
+from palimpsest.nets.gpt2 import GPT2Tokenizer, read_gpt2_merges, split_gpt2
+from palimpsest.nets.tokenizer import TextCut
+from palimpsest.weights.public.parts import gpt2_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def test_the_published_literals(gpt2):
     assert gpt2.encode("An oil painting of a CORGI") == [272, 3056, 12036, 286, 257, 1162, 12397]
     assert gpt2.encode("a corgi in a field") == [64, 1162, 12397, 287, 257, 2214]
     assert gpt2.encode("") == [] and gpt2([""]).tolist() == [[50256] * 128]
-    assert 50256 not in gpt2.encode("<|endoftext|>")                       # text that only looks like the end of one
+    assert 50256 not in gpt2.encode("<|endoftext|>")  # text that only looks like the end of one
 
 
 def test_any_text_becomes_the_tokens_of_transformers(path, tmp_path):
@@ -50,7 +53,28 @@ def test_any_text_becomes_the_tokens_of_transformers(path, tmp_path):
     (tmp_path / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     theirs = transformers.GPT2Tokenizer.from_pretrained(tmp_path)
     rng = random.Random(0)
-    signs = ["a", "b", " ", " ", "\n", "'s", "'", "1", "é", "漢", "!", "\t", "\u3000", "\x1c", "\u0085", "_", "Ⅷ", "\u200b", "\u0301", "Q"]
+    signs = [
+        "a",
+        "b",
+        " ",
+        " ",
+        "\n",
+        "'s",
+        "'",
+        "1",
+        "é",
+        "漢",
+        "!",
+        "\t",
+        "\u3000",
+        "\x1c",
+        "\u0085",
+        "_",
+        "Ⅷ",
+        "\u200b",
+        "\u0301",
+        "Q",
+    ]
     mixed = ["".join(rng.choice(signs) for _ in range(rng.randint(1, 15))) for _ in range(500)]
     for text in [*HOSTILE, *SCRIPTS, *DAMAGED, "  two  spaces \n\n x ", "a ", *mixed]:
         assert ours.encode(text) == theirs.encode(text, add_special_tokens=False), ascii(text)
@@ -69,7 +93,18 @@ def test_decoding_gives_the_lower_case_text_back_to_the_letter(gpt2):
 
 
 def test_a_text_is_cut_into_words_that_keep_the_space_before_them():
-    assert list(split_gpt2("it's  two12 cats!\n\n ok ")) == ["it", "'s", " ", " two", "12", " cats", "!", "\n\n", " ok", " "]
+    assert list(split_gpt2("it's  two12 cats!\n\n ok ")) == [
+        "it",
+        "'s",
+        " ",
+        " two",
+        "12",
+        " cats",
+        "!",
+        "\n\n",
+        " ok",
+        " ",
+    ]
 
 
 def test_rows_have_neither_start_nor_end_and_all_their_room_is_text(invented):
@@ -89,12 +124,15 @@ def test_a_word_is_found_at_the_beginning_and_after_a_space(invented):
     with pytest.raises(ValueError, match='the word "dog" is not in the prompt "cat"'):
         tokens.positions("cat", "dog")
     with pytest.raises(ValueError, match="is not in the prompt"):
-        tokens.positions("x" * 8 + " cat", "cat")                          # beyond the row
+        tokens.positions("x" * 8 + " cat", "cat")  # beyond the row
     assert torch.equal(tokens(["cat"])[0, tokens.positions("cat", "cat")], torch.tensor([257]))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\xff", gzip.compress(b"a b\nc d\n"), gzip.compress(b"a b\n" * 50000)[:99]],
-                         ids=["none", "empty", "no gzip", "too short", "cut off"])
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"\xff", gzip.compress(b"a b\nc d\n"), gzip.compress(b"a b\n" * 50000)[:99]],
+    ids=["none", "empty", "no gzip", "too short", "cut off"],
+)
 def test_a_file_that_is_not_the_vocabulary_is_refused(tmp_path, content):
     file = tmp_path / "bpe.txt.gz"
     if content is not None:
@@ -108,5 +146,7 @@ def test_the_vocabulary_is_found_by_its_variable(monkeypatch, tmp_path):
     monkeypatch.setenv("PALIMPSEST_GPT2_VOCABULARY", str(tmp_path / "mine.bpe"))
     assert GPT2Tokenizer.find() == tmp_path / "mine.bpe"
     monkeypatch.delenv("PALIMPSEST_GPT2_VOCABULARY")
-    with pytest.raises(ValueError, match="no GPT-2 vocabulary found: `palimpsest weights get gpt2-vocabulary`"):
+    with pytest.raises(
+        ValueError, match="no GPT-2 vocabulary found: `palimpsest weights get gpt2-vocabulary`"
+    ):
         GPT2Tokenizer.find()

@@ -1,10 +1,11 @@
 """samplers/guidance.py: Eq. (7) = Eq. (18)."""
+
 import pytest
 import torch
 from torch.testing import assert_close
 
-from samplers.guidance import cfg, combine
-from samplers.noise import Rng
+from palimpsest.samplers.guidance import cfg, combine
+from palimpsest.samplers.noise import Rng
 
 X = Rng.of(0, 3).randn((3, 2, 4, 4)).double()
 COND, NULL = (Rng.of(seed, 3).randn((3, 5, 6)).double() for seed in (10, 20))
@@ -12,6 +13,7 @@ COND, NULL = (Rng.of(seed, 3).randn((3, 5, 6)).double() for seed in (10, 20))
 
 class Net:
     """A small nonlinear network that writes down the batches it was asked for."""
+
     def __init__(self):
         self.asked = []
 
@@ -22,7 +24,7 @@ class Net:
 
 
 def test_equation_7_is_equation_18():
-    for w in (0., .5, 1., 3., 7.5):
+    for w in (0.0, 0.5, 1.0, 3.0, 7.5):
         eq_18 = torch.tensor([[w * c + (1 - w) * n for n, c in zip(a, b)] for a, b in zip(X[0, 0], X[1, 0])])
         assert_close(combine(X[0, 0], X[1, 0], w), eq_18, atol=1e-14, rtol=1e-12)
 
@@ -35,7 +37,7 @@ def test_combine_has_its_limits_and_is_linear_in_w():
     assert_close(combine(a, a, 7.5), a)
 
 
-@pytest.mark.parametrize("w", [-1., 0., .3, 1., 7.5])
+@pytest.mark.parametrize("w", [-1.0, 0.0, 0.3, 1.0, 7.5])
 def test_stacked_branches_equal_separate_calls(w):
     net = Net()
     expected = combine(net(X, 3, NULL), net(X, 3, COND), w)
@@ -45,10 +47,10 @@ def test_stacked_branches_equal_separate_calls(w):
 
 def test_stacking_asks_once_with_null_first():
     net = Net()
-    cfg(net, COND, NULL, 2.)(X, 3)
+    cfg(net, COND, NULL, 2.0)(X, 3)
     assert len(net.asked) == 1 and torch.equal(net.asked[0], torch.cat([NULL, COND]))
     net = Net()
-    cfg(net, COND, NULL, 2., stack=False)(X, 3)
+    cfg(net, COND, NULL, 2.0, stack=False)(X, 3)
     assert len(net.asked) == 2 and torch.equal(net.asked[0], NULL) and torch.equal(net.asked[1], COND)
 
 
@@ -61,14 +63,14 @@ def test_w_1_asks_only_cond_and_w_0_only_null(stack):
 
 
 def test_one_context_serves_every_picture_and_a_guided_denoiser_ignores_batch_mates():
-    one = cfg(Net(), COND[:1], NULL[:1], 4.)
-    assert_close(one(X, 3), cfg(Net(), COND[:1].repeat(3, 1, 1), NULL[:1].repeat(3, 1, 1), 4.)(X, 3))
+    one = cfg(Net(), COND[:1], NULL[:1], 4.0)
+    assert_close(one(X, 3), cfg(Net(), COND[:1].repeat(3, 1, 1), NULL[:1].repeat(3, 1, 1), 4.0)(X, 3))
     assert_close(one(X, 3)[:1], one(X[:1], 3))
 
 
 def test_contexts_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="cond .* and null"):
-        cfg(Net(), COND, NULL[:, :4], 2.)
-    for w, name in ((2., "null"), (1., "cond"), (0., "null")):
+        cfg(Net(), COND, NULL[:, :4], 2.0)
+    for w, name in ((2.0, "null"), (1.0, "cond"), (0.0, "null")):
         with pytest.raises(ValueError, match=f"^{name} holds 2 contexts for 3 pictures"):
             cfg(Net(), COND[:2], NULL[:2], w)(X, 3)

@@ -1,4 +1,7 @@
-"""samplers/ddim.invert and sample, and the frame methods/inversion: on the Gaussian oracle, on formulas, beside diffusers."""
+"""samplers/ddim.invert and sample, and the frame methods/inversion: on the Gaussian oracle, on formulas,
+beside diffusers.
+"""
+
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -6,23 +9,25 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from methods.inversion import Inversion, invert, redo, spread
-from methods.sampling import TOP
-from samplers.ddim import ddim_step, sample
-from samplers.ddim import invert as walk_up
-from samplers.guidance import cfg
-from samplers.schedule import Schedule
+from palimpsest.methods.inversion import Inversion, invert, redo, spread
+from palimpsest.methods.sampling import TOP
+from palimpsest.samplers.ddim import ddim_step, sample
+from palimpsest.samplers.ddim import invert as walk_up
+from palimpsest.samplers.guidance import cfg
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.worlds.gaussian import GaussianWorld
 from tests.oracles import exact_bundle, randn, smooth_bundle
-from worlds.gaussian import GaussianWorld
 
 SCHED = Schedule.scaled_linear()
-WORLD = GaussianWorld({"": torch.full((1, 1, 7), .7)}, .5)
+WORLD = GaussianWorld({"": torch.full((1, 1, 7), 0.7)}, 0.5)
 EPS = WORLD.denoiser("", SCHED)
 X = torch.linspace(-1, 2, 7).double().view(1, 1, 1, 7)
 
 
 def leading(steps):
-    """Stable Diffusion's times for `steps` that divide 1000, e.g. 982, 962, …, 2 and then its final level 1."""
+    """Stable Diffusion's times for `steps` that divide 1000, e.g. 982, 962, …, 2 and then its final level
+    1.
+    """
     return [*range(1000 - 1000 // steps + 2, 1, -(1000 // steps)), 1]
 
 
@@ -34,32 +39,40 @@ def round_trip(steps, **how):
 
 # ---- the table ----
 
-@pytest.mark.parametrize("steps, destination, source, once", [
-    (10, .415, .590, .118), (20, .213, .341, .031), (25, .171, .283, .020), (50, .0857, .153, .0050),
-    (100, .0428, .0807, .00125)])
+
+@pytest.mark.parametrize(
+    "steps, destination, source, once",
+    [
+        (10, 0.415, 0.590, 0.118),
+        (20, 0.213, 0.341, 0.031),
+        (25, 0.171, 0.283, 0.020),
+        (50, 0.0857, 0.153, 0.0050),
+        (100, 0.0428, 0.0807, 0.00125),
+    ],
+)
 def test_the_round_trip_loses_what_it_is_known_to_lose(steps, destination, source, once):
-    assert round_trip(steps) == pytest.approx(destination, rel=.02)
-    assert round_trip(steps, label="source") == pytest.approx(source, rel=.02)
-    assert round_trip(steps, iterations=1) == pytest.approx(once, rel=.02)
+    assert round_trip(steps) == pytest.approx(destination, rel=0.02)
+    assert round_trip(steps, label="source") == pytest.approx(source, rel=0.02)
+    assert round_trip(steps, iterations=1) == pytest.approx(once, rel=0.02)
 
 
 @pytest.mark.parametrize("steps, five", [(10, 7.7e-4), (20, 1.8e-5), (25, 5.3e-6), (50, 1.1e-7), (100, 2e-9)])
 def test_five_rounds_of_fixed_point_iteration_lose_almost_nothing(steps, five):
-    assert round_trip(steps, iterations=5) == pytest.approx(five, rel=.05)           # known to two digits
+    assert round_trip(steps, iterations=5) == pytest.approx(five, rel=0.05)  # known to two digits
 
 
 @pytest.mark.parametrize("label", ["destination", "source"])
 def test_inversion_converges_at_first_order_and_the_destination_label_is_the_better(label):
     errors = [round_trip(steps, label=label) for steps in (50, 100, 200)]
     assert all(1.8 < coarse / fine < 2.1 for coarse, fine in pairwise(errors))
-    assert all(round_trip(steps) < .65 * round_trip(steps, label="source") for steps in (20, 50, 100))
+    assert all(round_trip(steps) < 0.65 * round_trip(steps, label="source") for steps in (20, 50, 100))
 
 
 def test_each_round_of_iteration_gains_an_order_of_the_step():
     """k rounds leave an error of order k + 1: halving the step halves it 2, 4 and 8 times over."""
     for iterations, order in ((0, 1), (1, 2), (2, 3)):
         ratio = round_trip(50, iterations=iterations) / round_trip(100, iterations=iterations)
-        assert ratio == pytest.approx(2 ** order, rel=.12)
+        assert ratio == pytest.approx(2**order, rel=0.12)
 
 
 def test_the_path_of_an_inversion_is_laid_along_the_times_of_the_walk_down():
@@ -67,7 +80,7 @@ def test_the_path_of_an_inversion_is_laid_along_the_times_of_the_walk_down():
     path = walk_up(EPS, SCHED, X, times)
     assert len(path) == len(times) and torch.equal(path[-1], X)
     for (t, s), (z_t, z_s) in zip(pairwise(times), pairwise(path)):
-        assert torch.equal(z_t, ddim_step(SCHED, z_s, EPS(z_s, t), s, t))              # the destination's label
+        assert torch.equal(z_t, ddim_step(SCHED, z_s, EPS(z_s, t), s, t))  # the destination's label
     there = sample(EPS, SCHED, path[0], times)
     assert torch.equal(there[0], path[0])
     for (t, s), (z_t, z_s) in zip(pairwise(times), pairwise(there)):
@@ -84,7 +97,7 @@ def test_the_two_labels_tell_the_net_the_two_ends_of_the_step():
     walk_up(eps, SCHED, X, [600, 300, 0])
     walk_up(eps, SCHED, X, [600, 300, 0], label="source")
     walk_up(eps, SCHED, X, [600, 0], label="source", iterations=2)
-    assert told == [300, 600, 0, 300, 0, 600, 600]                                      # an iteration always knows the end
+    assert told == [300, 600, 0, 300, 0, 600, 600]  # an iteration always knows the end
 
 
 def test_a_net_that_says_the_same_at_every_point_is_inverted_exactly():
@@ -92,8 +105,13 @@ def test_a_net_that_says_the_same_at_every_point_is_inverted_exactly():
     assert_close(sample(eps, SCHED, walk_up(eps, SCHED, X, times)[0], times)[-1], X, atol=1e-12, rtol=1e-12)
 
 
-@pytest.mark.parametrize("how, message", [
-    (dict(label="here"), "^label: must be destination or source"), (dict(iterations=-1), "^iterations: must be 0")])
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        (dict(label="here"), "^label: must be destination or source"),
+        (dict(iterations=-1), "^iterations: must be 0"),
+    ],
+)
 def test_an_inversion_that_makes_no_sense_is_refused(how, message):
     with pytest.raises(ValueError, match=message):
         walk_up(EPS, SCHED, X, [500, 0], **how)
@@ -106,8 +124,14 @@ def test_an_inversion_that_makes_no_sense_is_refused(how, message):
 
 def test_every_step_up_and_down_is_that_of_diffusers():
     diffusers = pytest.importorskip("diffusers", reason="an independent implementation to compare with")
-    config = dict(beta_start=.00085, beta_end=.012, beta_schedule="scaled_linear", clip_sample=False,
-                  set_alpha_to_one=False, steps_offset=1)
+    config = dict(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
     up, down = diffusers.DDIMInverseScheduler(1000, **config), diffusers.DDIMScheduler(1000, **config)
     up.alphas_cumprod = down.alphas_cumprod = SCHED.abar[1:]
     up.initial_alpha_cumprod = down.final_alpha_cumprod = SCHED.abar[1]
@@ -116,7 +140,7 @@ def test_every_step_up_and_down_is_that_of_diffusers():
     up.set_timesteps(50)
     theirs = [x]
     for t in up.timesteps.tolist():
-        theirs.append(up.step(eps(theirs[-1], t + 1), t, theirs[-1]).prev_sample)      # their t counts from 0
+        theirs.append(up.step(eps(theirs[-1], t + 1), t, theirs[-1]).prev_sample)  # their t counts from 0
     down.set_timesteps(50)
     back = [theirs[-1]]
     for t in down.timesteps.tolist():
@@ -127,7 +151,7 @@ def test_every_step_up_and_down_is_that_of_diffusers():
 
 # ---- why guidance breaks it ----
 
-TOY = GaussianWorld({"cat": torch.ones(1, 1, 1), "": torch.zeros(1, 1, 1)}, {"cat": .3, "": 1.})
+TOY = GaussianWorld({"cat": torch.ones(1, 1, 1), "": torch.zeros(1, 1, 1)}, {"cat": 0.3, "": 1.0})
 
 
 def toy(w):
@@ -135,19 +159,21 @@ def toy(w):
 
 
 def test_inverting_under_guidance_leaves_the_noise_shell_by_a_known_factor():
-    """Two pictures, a standard deviation to either side of the mean: for a linear walk their rms is that of the law."""
-    x, times = torch.tensor([.7, 1.3]).double().view(2, 1, 1, 1), leading(50)
+    """Two pictures, a standard deviation to either side of the mean: for a linear walk their rms is that
+    of the law.
+    """
+    x, times = torch.tensor([0.7, 1.3]).double().view(2, 1, 1, 1), leading(50)
     plain, guided = (walk_up(toy(w), SCHED, x, times)[0] for w in (1, 7.5))
-    assert plain[1].item() == pytest.approx(1.14, rel=.01)
-    assert guided.square().mean().sqrt().item() == pytest.approx(696, rel=.02)
+    assert plain[1].item() == pytest.approx(1.14, rel=0.01)
+    assert guided.square().mean().sqrt().item() == pytest.approx(696, rel=0.02)
 
 
 def test_sampling_under_guidance_after_inverting_without_collapses_towards_the_mean():
-    x, times = torch.linspace(.4, 1.6, 7).double().view(1, 1, 1, 7), leading(50)
+    x, times = torch.linspace(0.4, 1.6, 7).double().view(1, 1, 1, 7), leading(50)
     start = walk_up(toy(1), SCHED, x, times)[0]
     plain, guided = (sample(toy(w), SCHED, start, times)[-1] for w in (1, 7.5))
-    assert (plain - x).abs().max() < .1 < .3 < (guided - x).abs().max()
-    assert guided.std() < .3 * x.std()
+    assert (plain - x).abs().max() < 0.1 < 0.3 < (guided - x).abs().max()
+    assert guided.std() < 0.3 * x.std()
 
 
 # ---- the frame ----
@@ -160,41 +186,45 @@ PROMPTS = ["a cat", "a dog", "a red star"]
 def test_a_batch_is_inverted_as_its_pictures_alone_are():
     together = invert(B, PICTURES, PROMPTS, steps=5)
     for n in range(3):
-        alone = invert(B, PICTURES[n:n + 1], PROMPTS[n], steps=5)
+        alone = invert(B, PICTURES[n : n + 1], PROMPTS[n], steps=5)
         for mine, its in zip(alone.path, together.path):
-            assert_close(mine, its[n:n + 1], atol=1e-12, rtol=1e-12)
-        assert_close(redo(B, alone, w=4.)[-1], redo(B, together, w=4.)[-1][n:n + 1], atol=1e-12, rtol=1e-12)
+            assert_close(mine, its[n : n + 1], atol=1e-12, rtol=1e-12)
+        assert_close(
+            redo(B, alone, w=4.0)[-1], redo(B, together, w=4.0)[-1][n : n + 1], atol=1e-12, rtol=1e-12
+        )
     assert together.times == tuple(B.schedule.times(5, TOP)) and torch.equal(together.path[-1], PICTURES)
 
 
 def test_rows_stand_one_picture_after_the_other_then_the_next_prompt():
     inversion = invert(B, PICTURES[:2], PROMPTS[:2], steps=4)
-    rows = redo(B, inversion, ["a cat", "a dog", "a fox", "a cow"], w=3.)[-1]
+    rows = redo(B, inversion, ["a cat", "a dog", "a fox", "a cow"], w=3.0)[-1]
     assert rows.shape == (4, 3, 4, 4)
-    assert_close(rows[:2], redo(B, inversion, w=3.)[-1], atol=1e-12, rtol=1e-12)
+    assert_close(rows[:2], redo(B, inversion, w=3.0)[-1], atol=1e-12, rtol=1e-12)
     for row, (n, prompt) in enumerate([(0, "a cat"), (1, "a dog"), (0, "a fox"), (1, "a cow")]):
-        alone = invert(B, PICTURES[n:n + 1], PROMPTS[n], steps=4)
-        assert_close(rows[row:row + 1], redo(B, alone, [prompt], w=3.)[-1], atol=1e-12, rtol=1e-12)
+        alone = invert(B, PICTURES[n : n + 1], PROMPTS[n], steps=4)
+        assert_close(rows[row : row + 1], redo(B, alone, [prompt], w=3.0)[-1], atol=1e-12, rtol=1e-12)
 
 
 def test_redoing_is_sampling_under_the_guided_denoiser():
     inversion = invert(B, PICTURES, PROMPTS, steps=4)
-    for w in (1., 7.5):
+    for w in (1.0, 7.5):
         path = redo(B, inversion, w=w)
         want = sample(B.denoiser(PROMPTS, w), B.schedule, inversion.start, inversion.times)
         assert len(path) == 5 and all(torch.equal(a, b) for a, b in zip(path, want))
-    assert torch.equal(redo(B, inversion)[-1], redo(B, inversion, w=1.)[-1])            # None: the inversion's own
+    assert torch.equal(redo(B, inversion)[-1], redo(B, inversion, w=1.0)[-1])  # None: the inversion's own
 
 
 def test_with_enough_rounds_of_iteration_the_walk_at_w_1_returns_to_the_picture():
-    errors = [(redo(B, invert(B, PICTURES, PROMPTS, steps=20, iterations=k))[-1] - PICTURES).abs().max().item()
-              for k in (0, 2, 5, 60)]
+    errors = [
+        (redo(B, invert(B, PICTURES, PROMPTS, steps=20, iterations=k))[-1] - PICTURES).abs().max().item()
+        for k in (0, 2, 5, 60)
+    ]
     assert errors == sorted(errors, reverse=True) and errors[0] > 1e-2 and errors[-1] < 1e-10
 
 
 def test_guidance_on_the_way_down_alone_loses_the_picture():
     inversion = invert(B, PICTURES, PROMPTS, steps=20, iterations=60)
-    assert (redo(B, inversion, w=7.5)[-1] - PICTURES).abs().max() > .5
+    assert (redo(B, inversion, w=7.5)[-1] - PICTURES).abs().max() > 0.5
 
 
 def test_after_and_control_are_asked_in_every_step_and_aids_belong_to_their_pictures():
@@ -212,17 +242,23 @@ def test_after_and_control_are_asked_in_every_step_and_aids_belong_to_their_pict
             return -z
 
     up = invert(B, PICTURES[:2], PROMPTS[:2], steps=3)
-    aided = Aided(up.prompts, 2., up.times, up.path, up.calls)
-    path = redo(B, aided, [*PROMPTS[:2], "x", "y"], control=lambda i: asked.append(i), after=lambda i, z: z + 10)
+    aided = Aided(up.prompts, 2.0, up.times, up.path, up.calls)
+    path = redo(
+        B, aided, [*PROMPTS[:2], "x", "y"], control=lambda i: asked.append(i), after=lambda i, z: z + 10
+    )
     z = up.start.repeat(2, 1, 1, 1)
     for i, (t, s) in enumerate(pairwise(up.times)):
         null = B.embed([f"{p} {i}" for p in PROMPTS[:2] * 2])
-        z = ddim_step(B.schedule, z, B.denoiser([*PROMPTS[:2], "x", "y"], 2., null)(z, t), t, s) + i + 10
-    assert asked == [0, 1, 2] and torch.equal(path[-1], -z) and torch.equal(path[0], -up.start.repeat(2, 1, 1, 1))
+        z = ddim_step(B.schedule, z, B.denoiser([*PROMPTS[:2], "x", "y"], 2.0, null)(z, t), t, s) + i + 10
+    assert (
+        asked == [0, 1, 2]
+        and torch.equal(path[-1], -z)
+        and torch.equal(path[0], -up.start.repeat(2, 1, 1, 1))
+    )
 
 
 def test_evaluations_are_counted_as_the_net_counts_them():
-    for how, want in ((dict(), 6), (dict(iterations=2), 18), (dict(w=3.), 12), (dict(w=0.), 6)):
+    for how, want in ((dict(), 6), (dict(iterations=2), 18), (dict(w=3.0), 12), (dict(w=0.0), 6)):
         before = B.net.asked
         assert invert(B, PICTURES, PROMPTS, steps=6, **how).calls == want
         assert (B.net.asked - before) == 3 * want
@@ -251,8 +287,12 @@ def test_one_step_is_enough_to_go_up_and_down():
 
 
 def test_the_exact_net_agrees_with_the_worlds_own_walk():
-    b = exact_bundle(GaussianWorld({"": torch.full((3, 2, 2), .2)}, .4))
+    b = exact_bundle(GaussianWorld({"": torch.full((3, 2, 2), 0.2)}, 0.4))
     x = randn(1, 3, 2, 2)
     inversion = invert(b, x, "", steps=9)
-    assert_close(redo(b, inversion)[-1], b.net.world.ddim(inversion.start, [SCHED.at(t) for t in inversion.times]),
-                 atol=1e-10, rtol=1e-10)
+    assert_close(
+        redo(b, inversion)[-1],
+        b.net.world.ddim(inversion.start, [SCHED.at(t) for t in inversion.times]),
+        atol=1e-10,
+        rtol=1e-10,
+    )

@@ -1,10 +1,11 @@
 """The faster way on a CPU gives what torch's own layers give, and is taken only where it may be."""
+
 import pytest
 import torch
 from torch import nn
 
-from nets import layers
-from nets.layers import Conv2d, Linear
+from palimpsest.nets import fast_cpu as layers
+from palimpsest.nets.fast_cpu import Conv2d, Linear
 from tests.random_weights import normal, relative_error
 
 onednn = pytest.mark.skipif(not layers.ONEDNN, reason="this torch was built without oneDNN")
@@ -42,7 +43,9 @@ def test_a_linear_map_is_torchs(shape, bias, products):
 
 @onednn
 def test_a_small_product_does_not_wait_for_onednn(monkeypatch):
-    """Told by how it rounds: 16 sums of 4,096 terms differ in the last bit between the two, and here they do not differ from the BLAS's."""
+    """Told by how it rounds: 16 sums of 4,096 terms differ in the last bit between the two, and here they
+    do not differ from the BLAS's.
+    """
     x, weight = normal(4, 4096), normal(4, 4096, seed=1)
     blas = nn.functional.linear(x, weight)
     assert torch.equal(layers.product(x, weight, None), blas)
@@ -56,7 +59,9 @@ def test_a_small_product_does_not_wait_for_onednn(monkeypatch):
 
 @onednn
 @pytest.mark.usefixtures("either")
-@pytest.mark.parametrize("kernel, stride, padding", [(3, 1, 1), (3, 2, 1), (3, 2, 0), (1, 1, 0), (2, 2, 0), (5, 3, 2)])
+@pytest.mark.parametrize(
+    "kernel, stride, padding", [(3, 1, 1), (3, 2, 1), (3, 2, 0), (1, 1, 0), (2, 2, 0), (5, 3, 2)]
+)
 @pytest.mark.parametrize("size", [(1, 6, 5, 7), (3, 6, 8, 8)])
 def test_a_convolution_of_few_pixels_is_torchs(kernel, stride, padding, size, products):
     ours, x = Conv2d(6, 4, kernel, stride, padding), normal(*size)
@@ -78,12 +83,16 @@ def test_a_convolution_of_many_pixels_is_left_alone(products):
     assert len(products) == 1
 
 
-@pytest.mark.parametrize("layer, x", [(Linear(4, 3), normal(2, 4)), (Conv2d(4, 3, 3, padding=1), normal(2, 4, 5, 5))])
+@pytest.mark.parametrize(
+    "layer, x", [(Linear(4, 3), normal(2, 4)), (Conv2d(4, 3, 3, padding=1), normal(2, 4, 5, 5))]
+)
 def test_where_a_gradient_is_wanted_nothing_changes(layer, x, products):
     theirs = same_as(layer, (nn.Linear(4, 3) if isinstance(layer, Linear) else nn.Conv2d(4, 3, 3, padding=1)))
     torch.testing.assert_close(layer(x), theirs(x), rtol=0, atol=0)
-    for a, b in zip(torch.autograd.grad(layer(x).square().sum(), list(layer.parameters())),
-                    torch.autograd.grad(theirs(x).square().sum(), list(theirs.parameters()))):
+    for a, b in zip(
+        torch.autograd.grad(layer(x).square().sum(), list(layer.parameters())),
+        torch.autograd.grad(theirs(x).square().sum(), list(theirs.parameters())),
+    ):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert not products
 

@@ -1,4 +1,7 @@
-"""LoRA: nothing at the start, the same merged as unmerged, few numbers, and files that change their own base only."""
+"""LoRA: nothing at the start, the same merged as unmerged, few numbers, and files that change their own
+base only.
+"""
+
 import json
 import random
 from dataclasses import replace
@@ -7,15 +10,16 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from methods.dreambooth import dreambooth
-from methods.lora import changed_maps, lora_size, merged, save_lora, save_word, scaled
-from methods.textual_inversion import textual_inversion
-from nets.lora import LoraLinear, adapt, merge
-from nets.unet import UNet
+from palimpsest.methods.dreambooth import dreambooth
+from palimpsest.methods.lora import changed_maps, lora_size, merged, save_lora, save_word, scaled
+from palimpsest.methods.textual_inversion import textual_inversion
+from palimpsest.nets.lora import LoraLinear, adapt, merge
+from palimpsest.nets.unet import UNet
+from palimpsest.weights.cache import digest, digest_model
+from palimpsest.weights.files import WeightsError
+from palimpsest.weights.load import load
+from palimpsest.worlds.subjects import render_subject, sample_context, sample_subject
 from tests.tiny import NET, shake, tiny_weights
-from weights import WeightsError, load
-from weights.cache import digest, digest_model
-from worlds.subjects import render_subject, sample_context, sample_subject
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +40,9 @@ def x():
 
 @pytest.fixture(scope="module")
 def tuned(b, x):
-    return dreambooth(b, x, "star", rank=2, alpha=3., steps=2, batch=2, lr=1e-2, prior_weight=0, tune_text=True).bundle
+    return dreambooth(
+        b, x, "star", rank=2, alpha=3.0, steps=2, batch=2, lr=1e-2, prior_weight=0, tune_text=True
+    ).bundle
 
 
 def answer(b, dtype=torch.float32):
@@ -51,12 +57,15 @@ def test_a_fresh_change_changes_nothing_and_the_first_gradient_is_ups_alone():
     g = torch.Generator().manual_seed(1)
     z, ctx = torch.randn(1, 4, 8, 8, generator=g).double(), torch.randn(1, 5, 16, generator=g).double()
     before = net(z, 10, ctx)
-    names = adapt(net, 2, 4., g)
+    names = adapt(net, 2, 4.0, g)
     after = net(z, 10, ctx)
     assert torch.equal(before, after) and len(names) == 4 * 2 * len(net.transformers())
     after.square().mean().backward()
     modules = [m for m in net.modules() if isinstance(m, LoraLinear)]
-    assert all(m.up.grad.abs().max() > 0 and m.down.grad.abs().max() == 0 and m.base.weight.grad is None for m in modules)
+    assert all(
+        m.up.grad.abs().max() > 0 and m.down.grad.abs().max() == 0 and m.base.weight.grad is None
+        for m in modules
+    )
 
 
 def test_merged_equals_unmerged():
@@ -64,10 +73,10 @@ def test_merged_equals_unmerged():
     g = torch.Generator().manual_seed(1)
     z, ctx = torch.randn(1, 4, 8, 8, generator=g).double(), torch.randn(1, 5, 16, generator=g).double()
     before = net(z, 10, ctx)
-    adapt(net, 3, 2., g)
+    adapt(net, 3, 2.0, g)
     for m in net.modules():
         if isinstance(m, LoraLinear):
-            m.up.data = .3 * torch.randn(m.up.shape, generator=g).double()
+            m.up.data = 0.3 * torch.randn(m.up.shape, generator=g).double()
     changed = net(z, 10, ctx)
     assert (changed - before).abs().max() > 1e-3
     torch.testing.assert_close(merge(net)(z, 10, ctx), changed, rtol=0, atol=1e-10)
@@ -77,8 +86,11 @@ def test_merged_equals_unmerged():
 def test_one_map_is_w_0_plus_alpha_over_r_b_a():
     g = torch.Generator().manual_seed(0)
     base = torch.nn.Linear(6, 5).double()
-    layer = LoraLinear(base, 2, 3.)
-    layer.down.data, layer.up.data = torch.randn(2, 6, generator=g).double(), torch.randn(5, 2, generator=g).double()
+    layer = LoraLinear(base, 2, 3.0)
+    layer.down.data, layer.up.data = (
+        torch.randn(2, 6, generator=g).double(),
+        torch.randn(5, 2, generator=g).double(),
+    )
     x = torch.randn(4, 6, generator=g).double()
     want = x @ (base.weight + 1.5 * layer.up @ layer.down).T + base.bias
     torch.testing.assert_close(layer(x), want)
@@ -88,19 +100,21 @@ def test_one_map_is_w_0_plus_alpha_over_r_b_a():
 def test_stable_diffusion_at_rank_4_has_128_maps_and_797184_numbers():
     with torch.device("meta"):
         net = UNet()
-    names = adapt(net, 4, 4.)
+    names = adapt(net, 4, 4.0)
     changed = [m for m in net.modules() if isinstance(m, LoraLinear)]
     assert len(names) == 128 and sum(m.down.numel() + m.up.numel() for m in changed) == 797_184
-    assert all(m.down.numel() + m.up.numel() == 4 * (m.base.in_features + m.base.out_features) for m in changed)
+    assert all(
+        m.down.numel() + m.up.numel() == 4 * (m.base.in_features + m.base.out_features) for m in changed
+    )
 
 
 def test_learning_moves_the_changes_and_no_weight_of_the_base(b, tuned):
-    plain = scaled(tuned, 0.)
+    plain = scaled(tuned, 0.0)
     torch.testing.assert_close(answer(plain), answer(b))
     assert (answer(tuned) - answer(b)).abs().max() > 1e-4
     frozen = [m.base.weight for m in changed_maps(tuned).values()]
     assert digest(*frozen) == digest(*(b_map(b, name).weight for name in changed_maps(tuned)))
-    assert any(name.startswith("text.") for name in changed_maps(tuned))   # tune_text
+    assert any(name.startswith("text.") for name in changed_maps(tuned))  # tune_text
 
 
 def b_map(b, name):
@@ -124,13 +138,13 @@ def test_a_saved_change_comes_back_to_the_bit_on_its_base_and_on_no_other(b, tun
     (tmp_path / "tiny-vae.safetensors").write_bytes((file.parent / "tiny-vae.safetensors").read_bytes())
     other = bytearray(file.read_bytes())
     other[-1] ^= 1
-    (tmp_path / "tiny.safetensors").write_bytes(other)                     # beside the change, and another model
+    (tmp_path / "tiny.safetensors").write_bytes(other)  # beside the change, and another model
     with pytest.raises(WeightsError, match="^model: .*changes another tiny.safetensors"):
         load(path, "cpu")
 
 
 def test_a_saved_word_comes_back_to_the_bit(b, x, file, tmp_path):
-    found = textual_inversion(b, x, "star", steps=1, batch=1, lr=.1).bundle
+    found = textual_inversion(b, x, "star", steps=1, batch=1, lr=0.1).bundle
     path = save_word(found, tmp_path / "word.safetensors", str(file), "zwx")
     again = load(path, "cpu")
     assert torch.equal(again.text.tokens.weight, found.text.tokens.weight) and path.stat().st_size < 2000
@@ -143,7 +157,7 @@ def test_what_cannot_be_saved_or_changed_is_refused(b, tuned, file, tmp_path):
     with pytest.raises(ValueError, match="must end in .safetensors"):
         save_lora(tuned, tmp_path / "x.ckpt", str(file))
     with pytest.raises(ValueError, match="^rank: this Sequential has no attention"):
-        adapt(torch.nn.Sequential(torch.nn.Linear(3, 3)), 1, 1.)
+        adapt(torch.nn.Sequential(torch.nn.Linear(3, 3)), 1, 1.0)
     with pytest.raises(ValueError, match="^rank: must lie in 1 … 3"):
-        LoraLinear(torch.nn.Linear(3, 5), 4, 1.)
+        LoraLinear(torch.nn.Linear(3, 5), 4, 1.0)
     assert lora_size(replace(b, text=None)) == 0

@@ -1,4 +1,5 @@
 """metrics.image and metrics.mask against loops, closed forms and the laws they must obey."""
+
 import doctest
 import math
 
@@ -6,10 +7,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-import metrics.image
-import metrics.mask
-from metrics.image import gaussian_window, l2, psnr, rmse, seam, ssim
-from metrics.mask import as_mask, dilate, iou, precision, recall
+import palimpsest.metrics.image
+import palimpsest.metrics.mask
+from palimpsest.metrics.image import gaussian_window, l2, psnr, rmse, seam, ssim
+from palimpsest.metrics.mask import as_mask, dilate, iou, precision, recall
 
 ALL = [l2, rmse, psnr, ssim]
 
@@ -26,7 +27,7 @@ def left_half(b=2, y=16, x=19, columns=9):
     return mask
 
 
-@pytest.mark.parametrize("module", [metrics.image, metrics.mask])
+@pytest.mark.parametrize("module", [palimpsest.metrics.image, palimpsest.metrics.mask])
 def test_the_formulas_print_what_they_compute(module):
     result = doctest.testmod(module)
     assert result.attempted > 0 and result.failed == 0
@@ -34,10 +35,13 @@ def test_the_formulas_print_what_they_compute(module):
 
 # ---- l2, rmse, psnr
 
+
 def test_l2_is_the_norm_over_all_values_in_unit_range_and_its_square_is_the_other_reading():
     x, y = pair()
-    squared = [sum(((a + 1) / 2 - (b + 1) / 2) ** 2 for a, b in zip(p, q, strict=True))
-               for p, q in zip(x.flatten(1).tolist(), y.flatten(1).tolist(), strict=True)]
+    squared = [
+        sum(((a + 1) / 2 - (b + 1) / 2) ** 2 for a, b in zip(p, q, strict=True))
+        for p, q in zip(x.flatten(1).tolist(), y.flatten(1).tolist(), strict=True)
+    ]
     assert_close(l2(x, y), torch.tensor(squared, dtype=torch.float64).sqrt())
     assert_close(l2(x, y) ** 2, torch.tensor(squared, dtype=torch.float64))
 
@@ -45,7 +49,7 @@ def test_l2_is_the_norm_over_all_values_in_unit_range_and_its_square_is_the_othe
 def test_a_distance_of_32_55_as_the_paper_reports_is_an_rmse_of_0_073_only_as_a_norm():
     n = 256 * 256 * 3
     x = torch.zeros(1, 3, 256, 256, dtype=torch.float64)
-    y = x + 2 * 32.55 / n ** 0.5
+    y = x + 2 * 32.55 / n**0.5
     assert_close(l2(x, y).item(), 32.55)
     assert_close(rmse(x, y).item(), 0.0734, atol=5e-5, rtol=0)
 
@@ -58,7 +62,7 @@ def test_l2_is_rmse_times_the_root_of_the_number_of_counted_values():
 
 
 def test_white_on_black_is_an_rmse_of_1_and_0_decibels():
-    black, white = torch.full((1, 3, 4, 4), -1.), torch.ones(1, 3, 4, 4)
+    black, white = torch.full((1, 3, 4, 4), -1.0), torch.ones(1, 3, 4, 4)
     assert rmse(black, white).item() == 1
     assert psnr(black, white).item() == 0
 
@@ -71,7 +75,7 @@ def test_psnr_equals_range_2_over_the_error_in_minus_one_to_one():
 
 def test_psnr_falls_by_20_decibels_when_the_error_grows_tenfold():
     x = torch.zeros(1, 3, 8, 8, dtype=torch.float64)
-    assert_close(psnr(x, x + 0.01) - psnr(x, x + 0.1), torch.tensor([20.], dtype=torch.float64))
+    assert_close(psnr(x, x + 0.01) - psnr(x, x + 0.1), torch.tensor([20.0], dtype=torch.float64))
 
 
 def test_identical_pictures_have_no_error_infinite_psnr_and_ssim_1():
@@ -83,11 +87,14 @@ def test_identical_pictures_have_no_error_infinite_psnr_and_ssim_1():
 
 # ---- ssim
 
+
 def slow_ssim(x, y, mask, size=11, sigma=1.5):
     """The definition, window by window, in plain floats."""
     half = size // 2
-    kernel = [[math.exp(-((i - half) ** 2 + (j - half) ** 2) / (2 * sigma ** 2)) for j in range(size)]
-              for i in range(size)]
+    kernel = [
+        [math.exp(-((i - half) ** 2 + (j - half) ** 2) / (2 * sigma**2)) for j in range(size)]
+        for i in range(size)
+    ]
     x, y, mask = ((x + 1) / 2).tolist(), ((y + 1) / 2).tolist(), mask.tolist()
     values = []
     for px, py in zip(x, y, strict=True):
@@ -95,15 +102,19 @@ def slow_ssim(x, y, mask, size=11, sigma=1.5):
             for s in range(half, len(px[0]) - half):
                 if not mask[r][s]:
                     continue
-                at = [(i, j, kernel[i - r + half][j - s + half]) for i in range(r - half, r + half + 1)
-                      for j in range(s - half, s + half + 1) if mask[i][j]]
+                at = [
+                    (i, j, kernel[i - r + half][j - s + half])
+                    for i in range(r - half, r + half + 1)
+                    for j in range(s - half, s + half + 1)
+                    if mask[i][j]
+                ]
                 total = sum(w for _, _, w in at)
                 mx = sum(w * px[i][j] for i, j, w in at) / total
                 my = sum(w * py[i][j] for i, j, w in at) / total
                 vx = sum(w * (px[i][j] - mx) ** 2 for i, j, w in at) / total
                 vy = sum(w * (py[i][j] - my) ** 2 for i, j, w in at) / total
                 cov = sum(w * (px[i][j] - mx) * (py[i][j] - my) for i, j, w in at) / total
-                luminance = (2 * mx * my + 1e-4) / (mx ** 2 + my ** 2 + 1e-4)
+                luminance = (2 * mx * my + 1e-4) / (mx**2 + my**2 + 1e-4)
                 values.append(luminance * (2 * cov + 9e-4) / (vx + vy + 9e-4))
     return sum(values) / len(values)
 
@@ -113,7 +124,9 @@ def test_ssim_equals_its_definition_window_by_window(masked):
     x, y = pair(y=14, x=15)
     mask = left_half(y=14, x=15, columns=8) if masked else torch.ones(2, 1, 14, 15)
     want = [slow_ssim(a, b, m[0]) for a, b, m in zip(x.double(), y.double(), mask, strict=True)]
-    assert_close(ssim(x, y, mask if masked else None), torch.tensor(want, dtype=torch.float64), atol=1e-12, rtol=0)
+    assert_close(
+        ssim(x, y, mask if masked else None), torch.tensor(want, dtype=torch.float64), atol=1e-12, rtol=0
+    )
 
 
 def test_ssim_equals_gaussian_filters_of_scipy():
@@ -121,18 +134,21 @@ def test_ssim_equals_gaussian_filters_of_scipy():
     x, y = pair(b=1, c=1, y=24, x=28)
     a, b = ((p[0, 0].double().numpy() + 1) / 2 for p in (x, y))
 
-    def mean(image):                                    # radius 5 = truncate 3.5 at sigma 1.5; then keep valid windows
+    def mean(image):  # radius 5 = truncate 3.5 at sigma 1.5; then keep valid windows
         return ndimage.gaussian_filter(image, 1.5, truncate=3.5)[5:-5, 5:-5]
 
     ma, mb = mean(a), mean(b)
-    va, vb, cov = mean(a * a) - ma ** 2, mean(b * b) - mb ** 2, mean(a * b) - ma * mb
-    index = (2 * ma * mb + 1e-4) * (2 * cov + 9e-4) / ((ma ** 2 + mb ** 2 + 1e-4) * (va + vb + 9e-4))
+    va, vb, cov = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
+    index = (2 * ma * mb + 1e-4) * (2 * cov + 9e-4) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4))
     assert_close(ssim(x, y).item(), float(index.mean()), atol=1e-12, rtol=0)
 
 
 def test_ssim_of_flat_pictures_is_the_luminance_factor_in_unit_range():
-    a, b = torch.full((1, 3, 12, 12), -0.6, dtype=torch.float64), torch.full((1, 3, 12, 12), 0.6, dtype=torch.float64)
-    want = (2 * 0.2 * 0.8 + 1e-4) / (0.2 ** 2 + 0.8 ** 2 + 1e-4)          # positive, though one mean is below 0 outside
+    a, b = (
+        torch.full((1, 3, 12, 12), -0.6, dtype=torch.float64),
+        torch.full((1, 3, 12, 12), 0.6, dtype=torch.float64),
+    )
+    want = (2 * 0.2 * 0.8 + 1e-4) / (0.2**2 + 0.8**2 + 1e-4)  # positive, though one mean is below 0 outside
     assert_close(ssim(a, b).item(), want)
 
 
@@ -147,11 +163,12 @@ def test_ssim_is_symmetric_and_negative_for_a_negative():
 def test_the_window_is_a_normalised_gaussian():
     w = gaussian_window()
     assert w.shape == (11, 11)
-    assert_close(w.sum().item(), 1.)
+    assert_close(w.sum().item(), 1.0)
     assert_close((w[5, 5] / w[5, 8]).item(), math.exp(9 / 4.5))
 
 
 # ---- masks in image metrics
+
 
 @pytest.mark.parametrize("metric", ALL)
 def test_pixels_that_do_not_count_cannot_change_the_figure(metric):
@@ -174,7 +191,7 @@ def test_each_picture_gets_its_own_figure_whatever_the_batch(metric):
     x, y = pair(b=3)
     together = metric(x, y)
     assert together.shape == (3,) and together.dtype == torch.float64
-    assert_close(together, torch.cat([metric(x[i:i + 1], y[i:i + 1]) for i in range(3)]))
+    assert_close(together, torch.cat([metric(x[i : i + 1], y[i : i + 1]) for i in range(3)]))
     assert together.unique().numel() == 3
 
 
@@ -202,16 +219,19 @@ def test_ssim_reports_a_mask_that_no_window_is_centred_on():
 
 
 @pytest.mark.parametrize("metric", ALL)
-@pytest.mark.parametrize("x, y, mask, message", [
-    (torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 17), None, "shapes"),
-    (torch.zeros(3, 16, 16), torch.zeros(3, 16, 16), None, "shapes"),
-    (torch.zeros(1, 3, 16, 16, dtype=torch.uint8),) * 2 + (None, "floats"),
-    (torch.full((1, 3, 16, 16), torch.nan), torch.zeros(1, 3, 16, 16), None, "NaN"),
-    (torch.zeros(2, 3, 16, 16),) * 2 + (torch.ones(3, 1, 16, 16), "mask: shape"),
-    (torch.zeros(2, 3, 16, 16),) * 2 + (torch.ones(2, 1, 8, 8), "mask: shape"),
-    (torch.zeros(2, 3, 16, 16),) * 2 + (torch.ones(2, 16, 16), "mask: shape"),
-    (torch.zeros(1, 3, 16, 16),) * 2 + (torch.full((1, 1, 16, 16), 0.5), "threshold"),
-])
+@pytest.mark.parametrize(
+    "x, y, mask, message",
+    [
+        (torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 17), None, "shapes"),
+        (torch.zeros(3, 16, 16), torch.zeros(3, 16, 16), None, "shapes"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8),) * 2 + (None, "floats"),
+        (torch.full((1, 3, 16, 16), torch.nan), torch.zeros(1, 3, 16, 16), None, "NaN"),
+        (torch.zeros(2, 3, 16, 16),) * 2 + (torch.ones(3, 1, 16, 16), "mask: shape"),
+        (torch.zeros(2, 3, 16, 16),) * 2 + (torch.ones(2, 1, 8, 8), "mask: shape"),
+        (torch.zeros(2, 3, 16, 16),) * 2 + (torch.ones(2, 16, 16), "mask: shape"),
+        (torch.zeros(1, 3, 16, 16),) * 2 + (torch.full((1, 1, 16, 16), 0.5), "threshold"),
+    ],
+)
 def test_wrong_input_is_refused_in_one_line(metric, x, y, mask, message):
     with pytest.raises(ValueError, match=message) as error:
         metric(x, y, mask)
@@ -224,6 +244,7 @@ def test_ssim_refuses_pictures_smaller_than_its_window():
 
 
 # ---- mask against mask
+
 
 def boxes(*corners, y=8, x=8):
     mask = torch.zeros(len(corners), 1, y, x)
@@ -269,21 +290,24 @@ def test_as_mask_names_the_argument_that_is_wrong():
     with pytest.raises(ValueError, match="^mask: shape"):
         iou(torch.ones(2, 1, 8, 8), torch.ones(3, 1, 8, 8))
     with pytest.raises(ValueError, match="^edit: values"):
-        as_mask(torch.full((1, 1, 2, 2), 2.), 1, (2, 2), name="edit")
+        as_mask(torch.full((1, 1, 2, 2), 2.0), 1, (2, 2), name="edit")
 
 
 # ---- seams ----
 
+
 def test_a_seam_is_a_step_at_the_border_that_truth_lacks():
     truth, mask = torch.zeros(2, 3, 8, 8), torch.zeros(1, 1, 8, 8)
     mask[..., 2:6, 3:7] = 1
-    lifted = truth + .5 * mask                                              # a painted part a quarter of the range too bright
+    lifted = truth + 0.5 * mask  # a painted part a quarter of the range too bright
     inside = truth.clone()
-    inside[..., 3:5, 4:6] = .9                                              # something else inside, but the border is right
+    inside[..., 3:5, 4:6] = 0.9  # something else inside, but the border is right
     assert seam(truth, truth, mask).tolist() == [0, 0]
-    assert seam(lifted, truth, mask).tolist() == pytest.approx([.25, .25])
+    assert seam(lifted, truth, mask).tolist() == pytest.approx([0.25, 0.25])
     assert seam(inside, truth, mask).tolist() == [0, 0]
-    assert seam(truth, lifted, mask).tolist() == pytest.approx([.25, .25])   # a step that is missing shows as well
+    assert seam(truth, lifted, mask).tolist() == pytest.approx(
+        [0.25, 0.25]
+    )  # a step that is missing shows as well
 
 
 def test_a_border_needs_two_sides():

@@ -1,9 +1,10 @@
 """samplers/noise.py: a picture's randomness is its own."""
+
 import pytest
 import torch
 from torch.testing import assert_close
 
-from samplers.noise import Rng, gaussian
+from palimpsest.samplers.noise import Rng, gaussian
 
 SIZE = (3, 5, 4)
 
@@ -14,16 +15,22 @@ def test_picture_i_is_the_same_whatever_the_batch():
     for i in range(4):
         alone = Rng([7 + i])
         assert torch.equal(alone.randn((1, *SIZE))[0], first[i])
-        assert torch.equal(alone.randn((1, *SIZE))[0], second[i])                # and so on down the stream
+        assert torch.equal(alone.randn((1, *SIZE))[0], second[i])  # and so on down the stream
     assert not torch.equal(first, second) and not torch.equal(first[0], first[1])
     assert torch.equal(Rng([10, 7]).randn((2, *SIZE)), first[[3, 0]])
 
 
 def test_dtype_follows_like_and_rounds_the_same_noise():
-    single, double, half = (Rng.of(1, 2).randn((2, *SIZE), torch.zeros(1, dtype=d))
-                            for d in (torch.float32, torch.float64, torch.float16))
+    single, double, half = (
+        Rng.of(1, 2).randn((2, *SIZE), torch.zeros(1, dtype=d))
+        for d in (torch.float32, torch.float64, torch.float16)
+    )
     assert Rng.of(1, 2).randn((2, *SIZE)).dtype == torch.float32
-    assert double.dtype == torch.float64 and torch.equal(double.float(), single) and torch.equal(double.half(), half)
+    assert (
+        double.dtype == torch.float64
+        and torch.equal(double.float(), single)
+        and torch.equal(double.half(), half)
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -42,8 +49,8 @@ def test_the_global_generator_is_neither_read_nor_moved():
 
 def test_moments_are_those_of_the_named_distribution():
     z, u = Rng([0]).randn((1, 1, 300, 300)), Rng([0]).uniform((1, 1, 300, 300))
-    assert abs(z.mean()) < .015 and abs(z.var() - 1) < .03 and abs((z ** 4).mean() - 3) < .15
-    assert u.min() >= 0 and u.max() < 1 and abs(u.mean() - .5) < .005 and abs(u.var() - 1 / 12) < .002
+    assert abs(z.mean()) < 0.015 and abs(z.var() - 1) < 0.03 and abs((z**4).mean() - 3) < 0.15
+    assert u.min() >= 0 and u.max() < 1 and abs(u.mean() - 0.5) < 0.005 and abs(u.var() - 1 / 12) < 0.002
 
 
 def test_randint_draws_one_time_per_picture():
@@ -76,7 +83,9 @@ def test_mistakes_are_named():
 def test_noise_for_training_is_that_of_the_generator_in_the_dtype_of_what_it_is_added_to():
     like = torch.zeros(2, 3, 4, dtype=torch.float64)
     drawn = gaussian(like, torch.Generator().manual_seed(5))
-    assert drawn.dtype == like.dtype and torch.equal(drawn, torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(5)).double())
+    assert drawn.dtype == like.dtype and torch.equal(
+        drawn, torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(5)).double()
+    )
     assert not torch.equal(drawn, gaussian(like, torch.Generator().manual_seed(6)))
     assert gaussian(torch.zeros(2, device="meta"), torch.Generator()).device.type == "meta"
 

@@ -1,4 +1,5 @@
 """NOTATION.md promises a home and a test for each equation; here the promises are kept."""
+
 from __future__ import annotations
 
 import importlib
@@ -7,8 +8,11 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in (ROOT / "NOTATION.md").read_text().splitlines()
-        if re.match(r"\| \d+ \|", line)]
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in (ROOT / "NOTATION.md").read_text().splitlines()
+    if re.match(r"\| \d+ \|", line)
+]
 
 
 def test_all_22_equations_are_listed_once_with_a_home_or_a_promise():
@@ -20,7 +24,7 @@ def test_every_home_exists_and_carries_its_equations_tag():
     for number, _, _, home, _ in ROWS:
         if home.startswith("`"):
             module, name = home.strip("`").rsplit(".", 1)
-            source = inspect.getsource(getattr(importlib.import_module(module), name))
+            source = inspect.getsource(getattr(importlib.import_module(f"palimpsest.{module}"), name))
             assert re.search(rf"Eqs?\. \({number}\)", source), f"{home} does not carry # Eq. ({number})"
 
 

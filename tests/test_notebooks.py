@@ -1,4 +1,5 @@
 """The lessons run, say what they claim in asserts, and are what is rendered beside them."""
+
 import ast
 import json
 import re
@@ -9,19 +10,23 @@ import warnings
 import matplotlib.pyplot as plt
 import pytest
 
-from notebooks import exercises
-from weights.files import manifest
+from palimpsest.notebooks import exercises
+from palimpsest.weights.files import manifest
 
 jupytext = pytest.importorskip("jupytext", reason="jupytext is an extra of the tests")
-render = pytest.importorskip("notebooks.render", reason="nbclient is an extra of the tests")
+render = pytest.importorskip("palimpsest.notebooks.render", reason="nbclient is an extra of the tests")
 
 LESSONS = render.names()
 # lesson -> what its model must reach in the bench, so that there is something to see
-NEEDS = {"01_sdedit": ("strokes_all_right", .6)} | {                  # figures of the shipped model that a lesson stands on
-    "02_ddim_inversion": ("single_all_right", .6), "03_diffedit": ("single_all_right", .5),
-    "04_prompt_to_prompt": ("single_all_right", .5), "05_null_text": ("single_all_right", .6),
-    "06_guidance": ("single_all_right", .5, "shapes-glide"), "07_glide": ("single_all_right", .5, "shapes-glide"),
-    "09_instruct_pix2pix": ("instructed_all_right", .5, "shapes-instruct")}
+NEEDS = {"01_sdedit": ("strokes_all_right", 0.6)} | {  # figures of the shipped model that a lesson stands on
+    "02_ddim_inversion": ("single_all_right", 0.6),
+    "03_diffedit": ("single_all_right", 0.5),
+    "04_prompt_to_prompt": ("single_all_right", 0.5),
+    "05_null_text": ("single_all_right", 0.6),
+    "06_guidance": ("single_all_right", 0.5, "shapes-glide"),
+    "07_glide": ("single_all_right", 0.5, "shapes-glide"),
+    "09_instruct_pix2pix": ("instructed_all_right", 0.5, "shapes-instruct"),
+}
 SOLUTIONS = sorted(p.stem for p in (render.HERE / "solutions").glob("*.py"))
 
 
@@ -41,8 +46,14 @@ def too_weak(name):
     if name not in NEEDS:
         return ""
     figure, least, *file = NEEDS[name]
-    reached = manifest().get(f"{file[0] if file else 'shapes'}.safetensors", {}).get("bench", {}).get(figure, 0.)
-    return "" if reached >= least else f"the shipped model has {figure} = {reached:.2f}, the lesson needs {least}: train it for longer"
+    reached = (
+        manifest().get(f"{file[0] if file else 'shapes'}.safetensors", {}).get("bench", {}).get(figure, 0.0)
+    )
+    return (
+        ""
+        if reached >= least
+        else f"the shipped model has {figure} = {reached:.2f}, the lesson needs {least}: train it for longer"
+    )
 
 
 def run(path):
@@ -74,11 +85,13 @@ def test_the_solutions_answer_every_exercise_rightly(name, tmp_path, monkeypatch
     said = re.findall(r"exercise (\S+): (.*)", capsys.readouterr().out)
     wanted = [k for k in exercises.CHECKS if k.startswith(name[:2])]
     assert wanted and said == [(k, "right") for k in wanted]
-    asked = re.findall(r'^check\("(\S+)"', (render.HERE / f"{name}.py").read_text(encoding="utf-8"), re.MULTILINE)
+    asked = re.findall(
+        r'^check\("(\S+)"', (render.HERE / f"{name}.py").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert asked == wanted, "the lesson asks what the solutions answer"
 
 
-@pytest.mark.parametrize("answer, verdict", [(None, "not begun"), (.3, "not yet"), (.5424, "right")])
+@pytest.mark.parametrize("answer, verdict", [(None, "not begun"), (0.3, "not yet"), (0.5424, "right")])
 def test_a_check_tells_right_from_wrong(answer, verdict, capsys):
     exercises.check("00.1", answer)
     assert capsys.readouterr().out.startswith(f"exercise 00.1: {verdict}")
@@ -87,7 +100,8 @@ def test_a_check_tells_right_from_wrong(answer, verdict, capsys):
 @pytest.mark.parametrize("name", LESSONS)
 def test_what_is_rendered_is_the_source(name):
     assert [(c["cell_type"], "".join(c["source"])) for c in rendered(name)["cells"]] == [
-        (c.cell_type, c.source) for c in source(name).cells]
+        (c.cell_type, c.source) for c in source(name).cells
+    ]
 
 
 @pytest.mark.parametrize("name", LESSONS)
@@ -95,12 +109,18 @@ def test_what_is_rendered_is_whole_small_and_repeatable(name):
     notebook, text = rendered(name), (render.HERE / f"{name}.ipynb").read_text(encoding="utf-8")
     assert len(text.encode()) <= render.LIMIT
     cells = [c for c in notebook["cells"] if c["cell_type"] == "code"]
-    assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1)), "every cell was run, in order"
+    assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1)), (
+        "every cell was run, in order"
+    )
     outputs = [o for c in cells for o in c["outputs"]]
     assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= 5
-    shown = json.dumps([{k: v for k, v in o.get("data", {}).items() if k != "image/png"} | {"text": o.get("text")}
-                        for o in outputs])
+    shown = json.dumps(
+        [
+            {k: v for k, v in o.get("data", {}).items() if k != "image/png"} | {"text": o.get("text")}
+            for o in outputs
+        ]
+    )
     assert not re.search(r"/(home|work|root|Users|tmp|usr)/| at 0x|\b20\d\d-\d\d-\d\d\b", shown)
     assert notebook["metadata"] == render.METADATA
 
@@ -111,7 +131,9 @@ def test_every_claim_is_followed_by_its_assert(name):
     for k, cell in enumerate(cells):
         claims = len(re.findall(r"\*\*Claim\.\*\*", cell.source)) if cell.cell_type == "markdown" else 0
         after = cells[k + 1].source if claims else ""
-        assert claims <= len([n for n in ast.walk(ast.parse(after)) if isinstance(n, ast.Assert)]), cell.source[:80]
+        assert claims <= len([n for n in ast.walk(ast.parse(after)) if isinstance(n, ast.Assert)]), (
+            cell.source[:80]
+        )
     assert sum("**Claim.**" in c.source for c in cells) >= 8
 
 

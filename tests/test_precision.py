@@ -1,15 +1,18 @@
-"""In what precision nets run: half on a GPU, where it is safe; the walk in float32 wherever; null-text never in half."""
+"""In what precision nets run: half on a GPU, where it is safe; the walk in float32 wherever; null-text
+never in half.
+"""
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from methods.__main__ import main
-from methods.cli import Mistake
-from methods.null_text import null_text
-from methods.sdedit import sdedit
+from palimpsest.cli.main import main
+from palimpsest.cli.manners import Mistake
+from palimpsest.methods.null_text import null_text
+from palimpsest.methods.sdedit import sdedit
+from palimpsest.weights.load import load, pick_device, pick_dtype
 from tests.tiny import tiny_weights
-from weights import load, pick_device, pick_dtype
 
 X = torch.linspace(-1, 1, 3 * 32 * 40).reshape(1, 3, 32, 40)
 
@@ -20,8 +23,13 @@ def tiny(tmp_path_factory):
 
 
 def test_nets_are_half_on_a_gpu_and_float32_elsewhere_unless_said_otherwise(tiny):
-    assert pick_dtype(torch.device("cuda")) == torch.float16 and pick_dtype(torch.device("cpu")) == torch.float32
-    assert load(tiny, "cpu").dtype == torch.float32 and load(tiny, "cpu", torch.bfloat16).vae.decoder.conv_in.weight.dtype == torch.bfloat16
+    assert (
+        pick_dtype(torch.device("cuda")) == torch.float16 and pick_dtype(torch.device("cpu")) == torch.float32
+    )
+    assert (
+        load(tiny, "cpu").dtype == torch.float32
+        and load(tiny, "cpu", torch.bfloat16).vae.decoder.conv_in.weight.dtype == torch.bfloat16
+    )
     with pytest.raises(ValueError, match="dtype: float16 is neither fast nor exact on a CPU"):
         load(tiny, "cpu", torch.float16)
 
@@ -34,22 +42,31 @@ def test_on_a_gpu_nets_are_half_channels_last_and_agree_with_float32(tiny):
         for conv in (b.net.down[0].stages[0].res.conv1, b.vae.decoder.conv_in):
             assert conv.weight.is_contiguous(memory_format=torch.channels_last)
     edits = [sdedit(b, X, "a red star", steps=4).picture.cpu() for b in (half, full)]
-    torch.testing.assert_close(*edits, atol=.05, rtol=0)
+    torch.testing.assert_close(*edits, atol=0.05, rtol=0)
 
 
 def test_a_device_of_shapes_alone_is_to_be_had_everywhere(tiny):
     b = load(tiny, "meta", torch.float16)
-    assert pick_device("meta").type == "meta" and b.device.type == "meta" and b.dtype == b.vae.decoder.conv_in.weight.dtype == torch.float16
+    assert (
+        pick_device("meta").type == "meta"
+        and b.device.type == "meta"
+        and b.dtype == b.vae.decoder.conv_in.weight.dtype == torch.float16
+    )
     assert b.decode(b.encode(torch.empty(1, 3, 32, 40, device="meta"))).shape == (1, 3, 32, 40)
 
 
 def test_the_walk_is_float32_whatever_the_nets_are_and_a_half_edit_is_near_the_full_one(tiny):
     half, full = load(tiny, "cpu", torch.bfloat16), load(tiny, "cpu")
     z = half.encode(X)
-    assert z.dtype == half.decode(z).dtype == half.eps(z.bfloat16(), 500, half.embed("a red star")).dtype == torch.float32
-    edits = [sdedit(b, X, "a red star", steps=4, w=1.) for b in (half, full)]
+    assert (
+        z.dtype
+        == half.decode(z).dtype
+        == half.eps(z.bfloat16(), 500, half.embed("a red star")).dtype
+        == torch.float32
+    )
+    edits = [sdedit(b, X, "a red star", steps=4, w=1.0) for b in (half, full)]
     assert all(z_t.dtype == torch.float32 for z_t in edits[0].path)
-    assert 0 < (edits[0].picture - edits[1].picture).abs().mean() < .02
+    assert 0 < (edits[0].picture - edits[1].picture).abs().mean() < 0.02
 
 
 def test_float64_stays_float64(tiny):
@@ -62,21 +79,30 @@ def test_the_grid_is_the_autoencoders_factor_times_the_unets(tiny, grid):
     b = load(tiny, "cpu")
     assert b.grid == b.vae.factor * b.net.factor == grid
     with pytest.raises(ValueError, match="divisible by"):
-        b.eps(b.encode(torch.zeros(1, 3, 32, 36)), 500, b.embed(""))       # of the autoencoder's grid, but not of the U-Net's
+        b.eps(
+            b.encode(torch.zeros(1, 3, 32, 36)), 500, b.embed("")
+        )  # of the autoencoder's grid, but not of the U-Net's
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_null_text_refuses_half_precision_in_one_line(tiny, dtype):
     b = load(tiny, "meta" if dtype == torch.float16 else "cpu", dtype)
-    with pytest.raises(ValueError, match="model: null-text optimisation needs float32, and .* is torch.*; load it in float32") as error:
+    with pytest.raises(
+        ValueError, match="model: null-text optimisation needs float32, and .* is torch.*; load it in float32"
+    ) as error:
         null_text(b, X, "a red star", steps=1)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("command, module, dtype", [
-    ("null-text in.png --prompt STAR", "null_text", torch.float32), ("invert in.png --prompt STAR", "invert", torch.float32),
-    ("prompt-to-prompt STAR STAR --input in.png", "prompt_to_prompt", torch.float32),
-    ("prompt-to-prompt STAR STAR --input in.png --inversion ddim", "prompt_to_prompt", None)])
+@pytest.mark.parametrize(
+    "command, module, dtype",
+    [
+        ("null-text in.png --prompt STAR", "null_text", torch.float32),
+        ("invert in.png --prompt STAR", "invert", torch.float32),
+        ("prompt-to-prompt STAR STAR --input in.png", "prompt_to_prompt", torch.float32),
+        ("prompt-to-prompt STAR STAR --input in.png --inversion ddim", "prompt_to_prompt", None),
+    ],
+)
 def test_commands_that_tune_null_texts_ask_for_float32(command, module, dtype, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save("in.png")
@@ -86,5 +112,5 @@ def test_commands_that_tune_null_texts_ask_for_float32(command, module, dtype, t
         wanted.append(dtype)
         raise Mistake("model: enough seen")
 
-    monkeypatch.setattr(f"methods.commands.{module}.load", spy)
+    monkeypatch.setattr(f"palimpsest.cli.commands.{module}.load", spy)
     assert main([*command.replace("STAR", "star").split(), "-o", "out.png"]) == 2 and wanted == [dtype]

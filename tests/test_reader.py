@@ -1,13 +1,14 @@
 """The reader and the oracle made of it."""
+
 import random
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from nets.reader import Reader, reader_loss
-from weights import Oracle
-from worlds.shapes import ATTRIBUTES, attributes, render, sample_scene
+from palimpsest.nets.judges.reader import Reader, reader_loss
+from palimpsest.weights.load import Oracle
+from palimpsest.worlds.shapes import ATTRIBUTES, attributes, render, sample_scene
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +63,12 @@ class Told(torch.nn.Module):
 
     def __init__(self, scenes):
         super().__init__()
-        self.place = torch.nn.Parameter(torch.zeros(()))                   # a judge asks where its net is
+        self.place = torch.nn.Parameter(torch.zeros(()))  # a judge asks where its net is
         found = [attributes(s) for s in scenes]
         self.logits = {k: torch.eye(len(v))[[v.index(f[k]) for f in found]] for k, v in ATTRIBUTES.items()}
 
     def forward(self, pictures):
-        return {k: v[:len(pictures)] for k, v in self.logits.items()}
+        return {k: v[: len(pictures)] for k, v in self.logits.items()}
 
 
 def test_the_oracle_reads_the_values_of_the_largest_logits(scenes):

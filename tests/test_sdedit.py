@@ -1,27 +1,31 @@
-"""methods/sdedit on the Gaussian world, which knows the answer in closed form, and on a tiny net for what a codec adds.
+"""methods/sdedit on the Gaussian world, which knows the answer in closed form, and on a tiny net for what
+a codec adds.
 
-The world: pixels N(m, s²) with m = .3, s = .25, and a guide of constant .9. Drowned at σ and brought back by the exact
-reverse SDE, the guide becomes N(m + k (g − m), s²σ²(2s² + σ²)/(s² + σ²)²), k = s²/(s² + σ²).
+The world: pixels N(m, s²) with m = .3, s = .25, and a guide of constant .9. Drowned at σ and brought back
+by the exact reverse SDE, the guide becomes N(m + k (g − m), s²σ²(2s² + σ²)/(s² + σ²)²), k = s²/(s² + σ²).
 """
+
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-import methods.sdedit as module
-from methods.masks import check_mask, latent_mask
-from methods.sampling import TOP, generate
-from methods.sdedit import at_distance, bisect_t0, sdedit
-from metrics.image import rmse
-from samplers.noise import Rng
-from samplers.schedule import Schedule
+import palimpsest.methods.sdedit as module
+from palimpsest.methods.masks import check_mask, latent_mask
+from palimpsest.methods.sampling import TOP, generate
+from palimpsest.methods.sdedit import at_distance, bisect_t0, sdedit
+from palimpsest.metrics.image import rmse
+from palimpsest.samplers.noise import Rng
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.weights.load import load
+from palimpsest.weights.model import Model
+from palimpsest.worlds.gaussian import GaussianWorld
 from tests.tiny import tiny_weights
-from weights import Bundle, load
-from worlds.gaussian import GaussianWorld
 
-M, S, G = .3, .25, .9
-# σ(t0) = .01 · 5000^t0 at the top that the method uses, so that t0 means what it means in the paper with σ_max = 50
-PAPER = Schedule.geometric(sigma_min=.01, sigma_max=.01 * 5000 ** (999 / (round(TOP * 1000) - 1)))
+M, S, G = 0.3, 0.25, 0.9
+# σ(t0) = .01 · 5000^t0 at the top that the method uses, so that t0 means what it means in the paper with
+# σ_max = 50
+PAPER = Schedule.geometric(sigma_min=0.01, sigma_max=0.01 * 5000 ** (999 / (round(TOP * 1000) - 1)))
 
 
 class ExactNet(nn.Module):
@@ -30,7 +34,9 @@ class ExactNet(nn.Module):
     def __init__(self, world, sched):
         super().__init__()
         self.world, self.sched, self.asked = world, sched, 0
-        self.conv_out = nn.Conv2d(1, world.mu.shape[1], 1, dtype=torch.float64)      # says device, dtype and channels
+        self.conv_out = nn.Conv2d(
+            1, world.mu.shape[1], 1, dtype=torch.float64
+        )  # says device, dtype and channels
 
     def forward(self, x_t, t, ctx=None, tap=None):
         self.asked += 1
@@ -38,11 +44,22 @@ class ExactNet(nn.Module):
 
 
 def gaussian_bundle(sched=PAPER, side=64):
-    """A Bundle without autoencoder: latents are pictures, and the last of the path is the result before clamping."""
+    """A Model without autoencoder: latents are pictures, and the last of the path is the result before
+    clamping.
+    """
     mean = torch.full((3, side, side), M)
-    world = GaussianWorld({"": mean, "dark": mean - .8}, {"": S, "dark": S})
-    return Bundle(name="gaussian", net=ExactNet(world, sched), text=nn.Identity(), tokenizer=world.embed, vae=None,
-                  schedule=sched, prediction="eps", latent_scale=1., size=side)
+    world = GaussianWorld({"": mean, "dark": mean - 0.8}, {"": S, "dark": S})
+    return Model(
+        name="gaussian",
+        net=ExactNet(world, sched),
+        text=nn.Identity(),
+        tokenizer=world.embed,
+        vae=None,
+        schedule=sched,
+        prediction="eps",
+        latent_scale=1.0,
+        size=side,
+    )
 
 
 def guide(n=4, side=64):
@@ -52,7 +69,7 @@ def guide(n=4, side=64):
 def half(side=64):
     """A mask that edits the left half."""
     mask = torch.zeros(1, 1, side, side)
-    mask[..., :side // 2] = 1
+    mask[..., : side // 2] = 1
     return mask
 
 
@@ -63,49 +80,52 @@ def tiny(tmp_path_factory):
 
 # ---- the closed form ----
 
-@pytest.mark.parametrize("t0, mean, var", [(.3, .77425, .023453), (.5, .36667, .061728), (.7, .30248, .062499)])
+
+@pytest.mark.parametrize(
+    "t0, mean, var", [(0.3, 0.77425, 0.023453), (0.5, 0.36667, 0.061728), (0.7, 0.30248, 0.062499)]
+)
 def test_the_ve_walk_has_the_closed_forms_mean_and_variance(t0, mean, var):
-    edit = sdedit(gaussian_bundle(), guide(), t0=t0, walk="ve", steps=400, w=1.)
-    x = edit.path[-1]                                                      # 49,152 independent draws
-    assert edit.sigma == pytest.approx(.01 * 5000 ** t0, rel=1e-9)
-    assert x.mean().item() == pytest.approx(mean, abs=.02 * var ** .5)
-    assert x.var().item() == pytest.approx(var, rel=.02)
+    edit = sdedit(gaussian_bundle(), guide(), t0=t0, walk="ve", steps=400, w=1.0)
+    x = edit.path[-1]  # 49,152 independent draws
+    assert edit.sigma == pytest.approx(0.01 * 5000**t0, rel=1e-9)
+    assert x.mean().item() == pytest.approx(mean, abs=0.02 * var**0.5)
+    assert x.var().item() == pytest.approx(var, rel=0.02)
 
 
 def test_vp_and_ve_walks_agree_where_they_start_at_the_same_sigma():
-    b, t0 = gaussian_bundle(), .5
-    ve = sdedit(b, guide(2), t0=t0, walk="ve", steps=200, w=1.)
-    t0 = b.schedule.t_of_sigma(ve.sigma) / b.schedule.T                    # another number for the same noise
-    vp = sdedit(b, guide(2), t0=t0, steps=200, w=1.)
-    flow = sdedit(b, guide(2), t0=t0, steps=100, w=1., eta=0.)
-    assert vp.sigma == pytest.approx(ve.sigma, rel=.01) and vp.snr == pytest.approx(vp.sigma ** -2)
+    b, t0 = gaussian_bundle(), 0.5
+    ve = sdedit(b, guide(2), t0=t0, walk="ve", steps=200, w=1.0)
+    t0 = b.schedule.t_of_sigma(ve.sigma) / b.schedule.T  # another number for the same noise
+    vp = sdedit(b, guide(2), t0=t0, steps=200, w=1.0)
+    flow = sdedit(b, guide(2), t0=t0, steps=100, w=1.0, eta=0.0)
+    assert vp.sigma == pytest.approx(ve.sigma, rel=0.01) and vp.snr == pytest.approx(vp.sigma**-2)
     mean, var = b.net.world.sdedit(guide(1), vp.sigma)
     for edit in (ve, vp):
-        assert edit.path[-1].mean().item() == pytest.approx(mean.mean().item(), abs=.02 * S)
-        assert edit.path[-1].var().item() == pytest.approx(var.mean().item(), rel=.04)
+        assert edit.path[-1].mean().item() == pytest.approx(mean.mean().item(), abs=0.02 * S)
+        assert edit.path[-1].var().item() == pytest.approx(var.mean().item(), rel=0.04)
     # the deterministic walk carries N(g, σ²) down the flow: mean m + (g − m) s/√(s² + σ²), std σ s/√(s² + σ²)
-    gain = S / (S ** 2 + flow.sigma ** 2) ** .5
-    assert flow.path[-1].mean().item() == pytest.approx(M + gain * (G - M), abs=.02 * S)
-    assert flow.path[-1].std().item() == pytest.approx(gain * flow.sigma, rel=.02)
+    gain = S / (S**2 + flow.sigma**2) ** 0.5
+    assert flow.path[-1].mean().item() == pytest.approx(M + gain * (G - M), abs=0.02 * S)
+    assert flow.path[-1].std().item() == pytest.approx(gain * flow.sigma, rel=0.02)
 
 
 def test_the_edit_goes_where_the_prompt_says():
     b = gaussian_bundle(side=16)
     for walk in ("vp", "ve"):
-        edit = sdedit(b, guide(1, 16), "dark", t0=.9, walk=walk, steps=100, w=1.)
-        assert edit.path[-1].mean().item() == pytest.approx(M - .8, abs=.05)
+        edit = sdedit(b, guide(1, 16), "dark", t0=0.9, walk=walk, steps=100, w=1.0)
+        assert edit.path[-1].mean().item() == pytest.approx(M - 0.8, abs=0.05)
 
 
 @pytest.mark.parametrize("walk", ["vp", "ve"])
 def test_a_vanishing_t0_returns_the_guide(walk):
-    edit = sdedit(gaussian_bundle(side=16), guide(1, 16), t0=.001, walk=walk, steps=1, w=1.)
-    assert edit.sigma < .0102
-    assert rmse(edit.picture, guide(1, 16)).item() < .006                  # σ ≈ .01 in [−1, 1] is .005 in [0, 1]
+    edit = sdedit(gaussian_bundle(side=16), guide(1, 16), t0=0.001, walk=walk, steps=1, w=1.0)
+    assert edit.sigma < 0.0102
+    assert rmse(edit.picture, guide(1, 16)).item() < 0.006  # σ ≈ .01 in [−1, 1] is .005 in [0, 1]
 
 
 def test_a_drowned_guide_is_forgotten():
     b = gaussian_bundle(side=16)
-    bright, dark = (sdedit(b, sign * guide(1, 16), t0=1., walk="ve", steps=100, w=1.) for sign in (1, -1))
+    bright, dark = (sdedit(b, sign * guide(1, 16), t0=1.0, walk="ve", steps=100, w=1.0) for sign in (1, -1))
     assert_close(bright.path[-1], dark.path[-1], atol=1e-3, rtol=0)
     assert (bright.path[0] - dark.path[0]).abs().max() > 0
 
@@ -113,8 +133,10 @@ def test_a_drowned_guide_is_forgotten():
 @pytest.mark.parametrize("walk", ["vp", "ve"])
 def test_the_larger_t0_the_farther_from_the_guide(walk):
     b = gaussian_bundle(side=16)
-    d = [rmse(sdedit(b, guide(2, 16), t0=t0, walk=walk, steps=60, w=1.).path[-1], guide(2, 16)).mean().item()
-         for t0 in (.1, .2, .3, .4, .5, .6)]
+    d = [
+        rmse(sdedit(b, guide(2, 16), t0=t0, walk=walk, steps=60, w=1.0).path[-1], guide(2, 16)).mean().item()
+        for t0 in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    ]
     assert d == sorted(d) and d[-1] > 3 * d[0]
 
 
@@ -122,37 +144,43 @@ def test_bisection_finds_the_t0_of_a_distance():
     b, g = gaussian_bundle(side=16), guide(4, 16)
 
     def edit(t0):
-        return sdedit(b, g, t0=t0, walk="ve", steps=60, w=1.)
-    target = rmse(edit(.42).picture, g).mean().item()
-    found = bisect_t0(edit, at_distance(g, target, tolerance=.005), rounds=12)
-    assert found.t0 == pytest.approx(.42, abs=.01) and found.tried[-1] == found.t0 and 3 < len(found.tried) <= 12
-    assert rmse(found.edit.picture, g).mean().item() == pytest.approx(target, rel=.005)
+        return sdedit(b, g, t0=t0, walk="ve", steps=60, w=1.0)
+
+    target = rmse(edit(0.42).picture, g).mean().item()
+    found = bisect_t0(edit, at_distance(g, target, tolerance=0.005), rounds=12)
+    assert (
+        found.t0 == pytest.approx(0.42, abs=0.01)
+        and found.tried[-1] == found.t0
+        and 3 < len(found.tried) <= 12
+    )
+    assert rmse(found.edit.picture, g).mean().item() == pytest.approx(target, rel=0.005)
 
 
 def test_bisection_goes_up_for_realism_and_down_for_faithfulness():
     wishes = iter([-1, 1, 1, 0, 1])
-    found = bisect_t0(lambda t0: t0, lambda edit: next(wishes), low=.2, high=.6)
-    assert_close(found.tried, [.4, .3, .35, .375])
+    found = bisect_t0(lambda t0: t0, lambda edit: next(wishes), low=0.2, high=0.6)
+    assert_close(found.tried, [0.4, 0.3, 0.35, 0.375])
     assert found.edit == found.t0
 
 
 # ---- the walk ----
 
+
 @pytest.mark.parametrize("walk", ["vp", "ve"])
 def test_the_path_falls_from_t0_to_the_picture_and_the_net_is_asked_once_a_step(walk):
     b = gaussian_bundle(side=16)
-    edit = sdedit(b, guide(2, 16), t0=.5, walk=walk, steps=7, repeats=3, w=1.)
+    edit = sdedit(b, guide(2, 16), t0=0.5, walk=walk, steps=7, repeats=3, w=1.0)
     assert len(edit.path) == len(edit.levels) == 8 and edit.levels == sorted(edit.levels, reverse=True)
     assert edit.levels[-1] == 0 and b.schedule.sigma(edit.levels[0]) == pytest.approx(edit.sigma)
     assert b.net.asked == edit.calls == 21
     assert_close(edit.raw, edit.path[-1].clamp(-1, 1))
 
 
-@pytest.mark.parametrize("walk, eta", [("vp", 1.), ("vp", 0.), ("ve", 1.)])
+@pytest.mark.parametrize("walk, eta", [("vp", 1.0), ("vp", 0.0), ("ve", 1.0)])
 def test_two_repeats_are_two_edits_on_one_stream_of_noise(monkeypatch, walk, eta):
     """Both rounds draw from the generators of the call; two calls do the same if they are handed one Rng."""
     b, g = gaussian_bundle(side=16), guide(2, 16)
-    settings = dict(t0=.4, walk=walk, steps=9, w=1., eta=eta)
+    settings = dict(t0=0.4, walk=walk, steps=9, w=1.0, eta=eta)
     both = sdedit(b, g, repeats=2, **settings)
     shared = Rng.of(0, 2)
     monkeypatch.setattr(module.Rng, "of", lambda seed, n: shared)
@@ -160,49 +188,56 @@ def test_two_repeats_are_two_edits_on_one_stream_of_noise(monkeypatch, walk, eta
     second = sdedit(b, first.path[-1], **settings)
     assert_close(both.path[-1], second.path[-1], atol=0, rtol=0)
     assert_close(both.noised, first.noised, atol=0, rtol=0)
-    assert (both.path[-1] - first.path[-1]).abs().max() > .01
+    assert (both.path[-1] - first.path[-1]).abs().max() > 0.01
 
 
 def test_picture_i_is_edited_as_if_it_were_alone():
     b, g = gaussian_bundle(side=16), guide(3, 16)
-    g[1] *= -.5
-    batch = sdedit(b, g, ["", "dark", ""], t0=.5, steps=8, seed=5)
-    alone = sdedit(b, g[1:2], "dark", t0=.5, steps=8, seed=6)
+    g[1] *= -0.5
+    batch = sdedit(b, g, ["", "dark", ""], t0=0.5, steps=8, seed=5)
+    alone = sdedit(b, g[1:2], "dark", t0=0.5, steps=8, seed=6)
     assert_close(batch.picture[1:2], alone.picture, atol=1e-12, rtol=0)
 
 
 # ---- masks ----
 
+
 @pytest.mark.parametrize("repeats", [1, 2])
 @pytest.mark.parametrize("walk", ["vp", "ve"])
 def test_kept_pixels_are_the_originals_to_the_bit(tiny, walk, repeats):
     g, mask = Rng.of(3, 2).uniform((2, 3, 32, 32)) * 2 - 1, half(32)
-    edit = sdedit(tiny, g, "a red star", t0=.6, mask=mask, walk=walk, steps=2, repeats=repeats)
+    edit = sdedit(tiny, g, "a red star", t0=0.6, mask=mask, walk=walk, steps=2, repeats=repeats)
     kept, edited = (1 - mask).bool().expand_as(g), mask.bool().expand_as(g)
     assert torch.equal(edit.picture[kept], g[kept])
-    assert not torch.equal(edit.raw[kept], g[kept])                        # the codec is lossy, so pasting did it
-    assert torch.equal(edit.picture[edited], edit.raw[edited]) and not torch.equal(edit.picture[edited], g[edited])
-    unpasted = sdedit(tiny, g, "a red star", t0=.6, mask=mask, walk=walk, steps=2, repeats=repeats, paste=False)
+    assert not torch.equal(edit.raw[kept], g[kept])  # the codec is lossy, so pasting did it
+    assert torch.equal(edit.picture[edited], edit.raw[edited]) and not torch.equal(
+        edit.picture[edited], g[edited]
+    )
+    unpasted = sdedit(
+        tiny, g, "a red star", t0=0.6, mask=mask, walk=walk, steps=2, repeats=repeats, paste=False
+    )
     assert torch.equal(unpasted.picture, edit.raw)
 
 
 @pytest.mark.parametrize("walk", ["vp", "ve"])
 def test_without_pasting_the_kept_pixels_end_free_of_noise(walk):
-    """Kept and edited pixels stand at one level all the way, so at its end both are clean (the paper's lag a level)."""
+    """Kept and edited pixels stand at one level all the way, so at its end both are clean (the paper's
+    lag a level).
+    """
     g = guide(1, 16)
-    edit = sdedit(gaussian_bundle(side=16), g, t0=.5, mask=half(16), walk=walk, steps=30, w=1., paste=False)
+    edit = sdedit(gaussian_bundle(side=16), g, t0=0.5, mask=half(16), walk=walk, steps=30, w=1.0, paste=False)
     assert torch.equal(edit.picture[..., 8:], g[..., 8:])
     n = 20
     sigma = PAPER.sigma(edit.levels[n])
-    residual = edit.path[n][..., 8:] * (1 + sigma ** 2) ** .5 - g[..., 8:]
-    assert residual.std().item() == pytest.approx(sigma, rel=.15)          # 384 draws
+    residual = edit.path[n][..., 8:] * (1 + sigma**2) ** 0.5 - g[..., 8:]
+    assert residual.std().item() == pytest.approx(sigma, rel=0.15)  # 384 draws
 
 
 def test_the_kept_part_comes_from_the_original_and_the_edited_part_from_the_guide():
     b, original = gaussian_bundle(side=16), -guide(1, 16)
-    edit = sdedit(b, guide(1, 16), t0=.05, mask=half(16), original=original, steps=10, w=1.)
+    edit = sdedit(b, guide(1, 16), t0=0.05, mask=half(16), original=original, steps=10, w=1.0)
     assert torch.equal(edit.picture[..., 8:], original[..., 8:])
-    assert edit.picture[..., :8].mean() > .8
+    assert edit.picture[..., :8].mean() > 0.8
 
 
 def test_a_latent_is_edited_if_any_of_its_pixels_is():
@@ -214,27 +249,47 @@ def test_a_latent_is_edited_if_any_of_its_pixels_is():
 
 # ---- mistakes ----
 
-@pytest.mark.parametrize("change, named", [
-    (dict(t0=0.), "t0"), (dict(t0=1.1), "t0"), (dict(t0=-.5), "t0"), (dict(t0=float("nan")), "t0"),
-    (dict(steps=0), "steps"), (dict(steps=0, walk="ve"), "steps"), (dict(t0=1e-9), "t0: 1e-09 is less than one"),
-    (dict(t0=.01, steps=50), "steps=50 are more than the 10 times below t0=0.01: take fewer steps or a larger t0"),
-    (dict(repeats=0), "repeats"),
-    (dict(walk="up"), "walk"), (dict(eta=2.), "eta"), (dict(eta=0., walk="ve"), "eta"),
-    (dict(original=guide(1, 16)), "original"), (dict(original=guide(1, 8), mask=half(16)), "original"),
-    (dict(mask=half(8)), "mask"), (dict(mask=half(16)[0]), "mask"), (dict(mask=half(16) * 0), "mask"),
-    (dict(mask=half(16) * 0 + 1), "mask"), (dict(mask=half(16) * .5), "mask"), (dict(mask=half(16) / 0), "mask")])
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (dict(t0=0.0), "t0"),
+        (dict(t0=1.1), "t0"),
+        (dict(t0=-0.5), "t0"),
+        (dict(t0=float("nan")), "t0"),
+        (dict(steps=0), "steps"),
+        (dict(steps=0, walk="ve"), "steps"),
+        (dict(t0=1e-9), "t0: 1e-09 is less than one"),
+        (
+            dict(t0=0.01, steps=50),
+            "steps=50 are more than the 10 times below t0=0.01: take fewer steps or a larger t0",
+        ),
+        (dict(repeats=0), "repeats"),
+        (dict(walk="up"), "walk"),
+        (dict(eta=2.0), "eta"),
+        (dict(eta=0.0, walk="ve"), "eta"),
+        (dict(original=guide(1, 16)), "original"),
+        (dict(original=guide(1, 8), mask=half(16)), "original"),
+        (dict(mask=half(8)), "mask"),
+        (dict(mask=half(16)[0]), "mask"),
+        (dict(mask=half(16) * 0), "mask"),
+        (dict(mask=half(16) * 0 + 1), "mask"),
+        (dict(mask=half(16) * 0.5), "mask"),
+        (dict(mask=half(16) / 0), "mask"),
+    ],
+)
 def test_an_argument_that_makes_no_sense_is_named(change, named):
     with pytest.raises(ValueError, match=rf"^{named}\b"):
         sdedit(gaussian_bundle(side=16), guide(1, 16), **change)
 
 
-@pytest.mark.parametrize("limits", [dict(low=.6, high=.5), dict(low=0.), dict(high=1.5), dict(rounds=0)])
+@pytest.mark.parametrize("limits", [dict(low=0.6, high=0.5), dict(low=0.0), dict(high=1.5), dict(rounds=0)])
 def test_bisection_refuses_limits_that_make_no_sense(limits):
     with pytest.raises(ValueError, match="low, high, rounds"):
         bisect_t0(lambda t0: t0, lambda edit: 0, **limits)
 
 
-@pytest.mark.parametrize("target", [0., 1., float("nan")])
+@pytest.mark.parametrize("target", [0.0, 1.0, float("nan")])
 def test_a_distance_lies_between_0_and_1(target):
     with pytest.raises(ValueError, match="target"):
         at_distance(guide(1, 16), target)
@@ -246,25 +301,28 @@ def test_one_mask_serves_every_picture():
 
 # ---- text to picture ----
 
+
 def test_generated_pictures_are_what_ddim_makes_of_their_noise_under_each_prompt():
     b = gaussian_bundle(Schedule.cosine(), side=16)
-    made = generate(b, ["", "dark"], n=4, steps=20, w=1.)
+    made = generate(b, ["", "dark"], n=4, steps=20, w=1.0)
     abars, prompts = [b.schedule.at(t) for t in made.levels], [""] * 4 + ["dark"] * 4
     assert_close(made.path[-1], b.net.world.ddim(made.path[0], abars, prompts), atol=1e-9, rtol=0)
     assert_close(made.picture, made.path[-1].clamp(-1, 1), atol=0, rtol=0)
-    assert made.path[0].std().item() == pytest.approx(1., abs=.03)
+    assert made.path[0].std().item() == pytest.approx(1.0, abs=0.03)
     assert len(made.path) == len(made.levels) == 21 and made.levels[0] == TOP * 1000 and made.levels[-1] == 0
 
 
-@pytest.mark.parametrize("eta", [0., 1.])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_generated_picture_i_depends_on_seed_plus_i_alone(eta):
-    b, settings = gaussian_bundle(Schedule.cosine(), side=8), dict(steps=5, w=1., eta=eta)
+    b, settings = gaussian_bundle(Schedule.cosine(), side=8), dict(steps=5, w=1.0, eta=eta)
     batch, alone = generate(b, "dark", n=3, seed=4, **settings), generate(b, "dark", seed=6, **settings)
     assert_close(batch.path[-1][2:], alone.path[-1], atol=1e-12, rtol=0)
-    assert (batch.path[-1][1] - batch.path[-1][2]).abs().max() > .01
+    assert (batch.path[-1][1] - batch.path[-1][2]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("change, named", [(dict(n=0), "n"), (dict(eta=2.), "eta"), (dict(steps=0), "steps")])
+@pytest.mark.parametrize(
+    "change, named", [(dict(n=0), "n"), (dict(eta=2.0), "eta"), (dict(steps=0), "steps")]
+)
 def test_generate_names_the_argument_that_makes_no_sense(change, named):
     with pytest.raises(ValueError, match=rf"^{named}\b"):
         generate(gaussian_bundle(side=8), "dark", **change)

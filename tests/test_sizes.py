@@ -1,25 +1,28 @@
-"""Sizes follow the picture: every verb takes latents that are not square, every command writes a file of the size it read."""
+"""Sizes follow the picture: every verb takes latents that are not square, every command writes a file of
+the size it read.
+"""
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from methods.__main__ import main
-from methods.attention_maps import explore
-from methods.diffedit import diffedit
-from methods.inversion import invert
-from methods.ladder import ladder
-from methods.local_blend import Blend
-from methods.null_text import null_text
-from methods.prompt_to_prompt import prompt_to_prompt
-from methods.sdedit import sdedit
-from methods.variants import direct, edict, edit_friendly, negative_prompt
+from palimpsest.cli.main import main
+from palimpsest.methods.attention_maps import explore
+from palimpsest.methods.diffedit import diffedit
+from palimpsest.methods.inversion import invert
+from palimpsest.methods.ladder import ladder
+from palimpsest.methods.local_blend import Blend
+from palimpsest.methods.null_text import null_text
+from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
+from palimpsest.methods.sdedit import sdedit
+from palimpsest.methods.variants import direct, edict, edit_friendly, negative_prompt
+from palimpsest.weights.load import load
+from palimpsest.worlds.files import open_picture
 from tests.tiny import tiny_weights
-from weights import load
-from worlds.files import open_picture
 
 STAR, HEART = "a red star", "a red heart"
-SIZE = (24, 40)                                                            # rows, columns; latents of 6 × 10
+SIZE = (24, 40)  # rows, columns; latents of 6 × 10
 
 
 @pytest.fixture(scope="module")
@@ -39,48 +42,71 @@ def x():
 
 # ---- the verbs ----
 
+
 def test_sdedit_keeps_what_a_wide_mask_keeps_on_both_walks(b, x):
     mask = torch.zeros(1, 1, *SIZE)
     mask[..., 24:] = 1
     for walk in ("vp", "ve"):
         edit = sdedit(b, x, STAR, mask=mask, walk=walk, steps=2)
         assert edit.picture.shape == x.shape and edit.path[-1].shape == (1, 4, 6, 10)
-        assert torch.equal(edit.picture[..., :24], x[..., :24]) and not torch.equal(edit.picture[..., 24:], x[..., 24:])
+        assert torch.equal(edit.picture[..., :24], x[..., :24]) and not torch.equal(
+            edit.picture[..., 24:], x[..., 24:]
+        )
 
 
 def test_diffedit_finds_a_wide_mask(b, x):
     edit = diffedit(b, x, HEART, STAR, steps=2, maps=1, r=2.1)
-    assert edit.heat.shape == (1, 1, 6, 10) and edit.mask.shape == (1, 1, *SIZE) and edit.picture.shape == x.shape
+    assert (
+        edit.heat.shape == (1, 1, 6, 10)
+        and edit.mask.shape == (1, 1, *SIZE)
+        and edit.picture.shape == x.shape
+    )
     kept = (edit.mask == 0).expand_as(x)
     assert kept.any() and torch.equal(edit.picture[kept], x[kept])
 
 
 def test_prompt_to_prompt_and_its_maps_are_wide(b, x):
     start = invert(b, x, HEART, steps=2)
-    r = prompt_to_prompt(b, HEART, STAR, start=start, pictures=x, blend=Blend("heart", "star", begin=0.), w=2.)
-    assert r.picture.shape == r.raw.shape == x.shape and r.maps.shape[2:4] == (6, 10) and r.mask.shape == (1, 1, *SIZE)
-    assert explore(b, start=start).heat("heart").shape == SIZE and explore(b, start=start, res=(3, 5)).res == (3, 5)
+    r = prompt_to_prompt(
+        b, HEART, STAR, start=start, pictures=x, blend=Blend("heart", "star", begin=0.0), w=2.0
+    )
+    assert (
+        r.picture.shape == r.raw.shape == x.shape
+        and r.maps.shape[2:4] == (6, 10)
+        and r.mask.shape == (1, 1, *SIZE)
+    )
+    assert explore(b, start=start).heat("heart").shape == SIZE and explore(
+        b, start=start, res=(3, 5)
+    ).res == (3, 5)
 
 
 @pytest.mark.parametrize("inversion", [null_text, negative_prompt, direct, edict, edit_friendly])
 def test_every_inversion_walks_wide_latents(b, x, inversion):
-    start = inversion(b, x, STAR, steps=1, w=2.)
+    start = inversion(b, x, STAR, steps=1, w=2.0)
     assert start.finish(start.start).shape == start.finish(start.path[-1]).shape == (1, 4, 6, 10)
 
 
 def test_the_ladder_is_climbed_with_a_wide_picture(b, x):
-    assert {tuple(rung.picture.shape) for rung in ladder(b, x, STAR, steps=1, iterations=1)} == {tuple(x.shape)}
+    assert {tuple(rung.picture.shape) for rung in ladder(b, x, STAR, steps=1, iterations=1)} == {
+        tuple(x.shape)
+    }
 
 
 # ---- the commands ----
 
-COMMANDS = ["sdedit in.png --prompt STAR", "diffedit in.png --source HEART --target STAR --maps 1",
-            "null-text in.png --prompt STAR --inner 1", "prompt-to-prompt HEART STAR --input in.png --inversion ddim"]
+COMMANDS = [
+    "sdedit in.png --prompt STAR",
+    "diffedit in.png --source HEART --target STAR --maps 1",
+    "null-text in.png --prompt STAR --inner 1",
+    "prompt-to-prompt HEART STAR --input in.png --inversion ddim",
+]
 
 
 @pytest.fixture
 def room(tmp_path, monkeypatch):
-    """A picture 51 wide and 37 high, whose rows and columns no grid divides, and a mask: white where the picture may change."""
+    """A picture 51 wide and 37 high, whose rows and columns no grid divides, and a mask: white where the
+    picture may change.
+    """
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 51, 3), dtype=np.uint8)).save("in.png")
     Image.fromarray(np.uint8(255 * (np.arange(51) >= 30))[None].repeat(37, 0)).save("mask.png")
@@ -140,15 +166,24 @@ def test_attention_maps_are_named_by_their_shorter_side(room, tiny, capsys):
         assert said in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command, said", [
-    ("sdedit in.png --size 0", "size: must be 1 or more, got 0"), ("sdedit in.png --size 2.5", "size: must be a whole number"),
-    ("sdedit strip.png", "strip.png is 640×8 pixels, 16 times as long as wide or more: cut it"),
-    ("prompt-to-prompt STAR HEART --size 32", "input: --inversion, --load, --mask, --crop and --size"),
-    ("attention --prompt STAR --size 32", "size: makes sense")])
+@pytest.mark.parametrize(
+    "command, said",
+    [
+        ("sdedit in.png --size 0", "size: must be 1 or more, got 0"),
+        ("sdedit in.png --size 2.5", "size: must be a whole number"),
+        ("sdedit strip.png", "strip.png is 640×8 pixels, 16 times as long as wide or more: cut it"),
+        ("prompt-to-prompt STAR HEART --size 32", "input: --inversion, --load, --mask, --crop and --size"),
+        ("attention --prompt STAR --size 32", "size: makes sense"),
+    ],
+)
 def test_a_size_that_makes_no_sense_is_one_line(room, tiny, capsys, command, said):
     Image.new("RGB", (640, 8)).save("strip.png")
     assert run(command, tiny) == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"palimpsest: error: {said}") and err.count("\n") == 1 and not (room / "out.png").exists()
+    assert (
+        err.startswith(f"palimpsest: error: {said}")
+        and err.count("\n") == 1
+        and not (room / "out.png").exists()
+    )
     if "strip" in command:
         assert run(command, tiny, "--crop") == 0

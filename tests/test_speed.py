@@ -1,12 +1,13 @@
 """The clock beside the reference programs: both sides do the same work, and a figure is what was measured."""
+
 import json
 
 import pytest
 import torch
 
-from claims import page, speed
-from claims.page import read_record
-from weights.verify import Setting
+from palimpsest.claims import page, speed
+from palimpsest.claims.page import read_record
+from palimpsest.claims.verify import Setting
 
 pytest.importorskip("diffusers")
 SMALL = Setting("small")
@@ -23,8 +24,12 @@ def test_both_sides_give_the_same(name):
 
 def test_bfloat16_has_its_error_said():
     with torch.inference_mode():
-        pair, = speed.PAIRS["bfloat16"](SMALL)
-        assert 1e-4 < pair.error < .1 and pair.ours().dtype == torch.bfloat16 and pair.theirs().dtype == torch.float32
+        (pair,) = speed.PAIRS["bfloat16"](SMALL)
+        assert (
+            1e-4 < pair.error < 0.1
+            and pair.ours().dtype == torch.bfloat16
+            and pair.theirs().dtype == torch.float32
+        )
 
 
 def test_their_processor_reads_the_maps_that_our_tap_reads():
@@ -40,20 +45,24 @@ def test_their_processor_reads_the_maps_that_our_tap_reads():
 
 
 def test_the_ratio_is_the_median_over_rounds_and_the_first_call_does_not_count(monkeypatch):
-    clock = iter([0, 1, 1, 3, 3, 7, 7, 10, 10, 16, 16, 22])                 # (1, 2), then theirs first: (4, 3), (6, 6)
+    clock = iter([0, 1, 1, 3, 3, 7, 7, 10, 10, 16, 16, 22])  # (1, 2), then theirs first: (4, 3), (6, 6)
     monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
     calls = []
-    pair = speed.Pair("it", .5, lambda: calls.append("ours"), lambda: calls.append("theirs"), "them 1.0")
+    pair = speed.Pair("it", 0.5, lambda: calls.append("ours"), lambda: calls.append("theirs"), "them 1.0")
     row = speed.timed(pair, 3)
     assert calls == ["ours", "theirs", "ours", "theirs", "theirs", "ours", "ours", "theirs"]
-    assert (row["ratio"], row["ours"], row["theirs"]) == (.75, 3, 4) and row["error"] is None
+    assert (row["ratio"], row["ours"], row["theirs"]) == (0.75, 3, 4) and row["error"] is None
 
 
 def test_the_table_says_what_is_missed():
-    row = dict(name="it", target=.6, reference="them", ratio=.7, ours=.7, theirs=1., error=1e-6)
-    record = dict(rows=[row, row | dict(ratio=.6)], peak=dict(ours=2**30, theirs=2**31))
+    row = dict(name="it", target=0.6, reference="them", ratio=0.7, ours=0.7, theirs=1.0, error=1e-6)
+    record = dict(rows=[row, row | dict(ratio=0.6)], peak=dict(ours=2**30, theirs=2**31))
     missed, reached, memory = speed.table(record).splitlines()[2:]
-    assert "| 0.70 | ≤ 0.6 | **missed** | 1e-06 |" in missed and "| yes |" in reached and "1.00 GiB | 2.00 GiB | 0.50" in memory
+    assert (
+        "| 0.70 | ≤ 0.6 | **missed** | 1e-06 |" in missed
+        and "| yes |" in reached
+        and "1.00 GiB | 2.00 GiB | 0.50" in memory
+    )
 
 
 def test_all_of_it_runs_small(tmp_path, monkeypatch, capsys):
@@ -74,6 +83,6 @@ def test_a_request_that_makes_no_sense_is_refused(argv, capsys):
 def test_the_readme_shows_what_was_measured():
     record = read_record("speed")
     if record is None:
-        pytest.skip("python -m claims.speed has not been run on these nets")
+        pytest.skip("python -m palimpsest.claims.speed has not been run on these nets")
     text = page.README.read_text(encoding="utf-8")
     assert page.between(text, "speed", speed.table(record)) == text

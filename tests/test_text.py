@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from random_weights import census, normal, randomised, relative_error, silent_parameters, transplant
 
-from nets.text import TextTransformer, quick_gelu
-from weights.layouts import text_to_transformers
+from palimpsest.nets.text import TextTransformer, quick_gelu
+from palimpsest.weights.public.layouts import text_to_transformers
 
 SMALL = dict(vocab=50, length=12, width=24, layers=2, heads=3)
 TOKENS = torch.tensor([[48, 5, 9, 9, 3, 49, 49, 49], [48, 7, 1, 0, 2, 30, 6, 49]])
@@ -27,7 +27,11 @@ def full():
 
 def test_the_full_configuration_is_that_of_clip(full):
     assert census(full) == (123_060_480, 196)
-    assert [census(part)[0] for part in (full.tokens, full.layers, full.norm_out)] == [37_945_344, 85_054_464, 1_536]
+    assert [census(part)[0] for part in (full.tokens, full.layers, full.norm_out)] == [
+        37_945_344,
+        85_054_464,
+        1_536,
+    ]
     assert full.positions.numel() == 59_136
 
 
@@ -39,8 +43,18 @@ def reference(hidden_act="quick_gelu", meta=False, **sizes):
 
 
 def small_reference(**changes):
-    return reference(vocab_size=50, max_position_embeddings=12, hidden_size=24, intermediate_size=96, num_hidden_layers=2,
-                     num_attention_heads=3, bos_token_id=48, eos_token_id=49, pad_token_id=49, **changes)
+    return reference(
+        vocab_size=50,
+        max_position_embeddings=12,
+        hidden_size=24,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        bos_token_id=48,
+        eos_token_id=49,
+        pad_token_id=49,
+        **changes,
+    )
 
 
 def prefixed(theirs):
@@ -67,8 +81,15 @@ def test_parity_would_notice_another_activation(text):
 
 
 def test_every_key_of_the_published_encoder_has_one_name_in_transformers(full):
-    theirs = reference(meta=True, vocab_size=49408, max_position_embeddings=77, hidden_size=768, intermediate_size=3072,
-                       num_hidden_layers=12, num_attention_heads=12)
+    theirs = reference(
+        meta=True,
+        vocab_size=49408,
+        max_position_embeddings=77,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+    )
     rename = prefixed(theirs)
     ours = {rename(key): value.shape for key, value in full.state_dict().items()}
     assert ours == {key: value.shape for key, value in theirs.state_dict().items()}
@@ -76,7 +97,7 @@ def test_every_key_of_the_published_encoder_has_one_name_in_transformers(full):
 
 def test_quick_gelu_is_x_times_sigmoid():
     assert quick_gelu(torch.tensor(0.0)) == 0
-    torch.testing.assert_close(quick_gelu(torch.tensor(2.0)), torch.tensor(2 / (1 + 2.718281828 ** -3.404)))
+    torch.testing.assert_close(quick_gelu(torch.tensor(2.0)), torch.tensor(2 / (1 + 2.718281828**-3.404)))
 
 
 @torch.no_grad()

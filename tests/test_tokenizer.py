@@ -11,12 +11,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nets.tokenizer import LETTERS, ClipTokenizer, TextCut, UnknownWord, WordTokenizer, clean_openai, clean_plain, read_merges
+from palimpsest.nets.tokenizer import (
+    LETTERS,
+    ClipTokenizer,
+    TextCut,
+    UnknownWord,
+    WordTokenizer,
+    clean_openai,
+    clean_plain,
+    read_merges,
+)
 
 WORDS = ["a", "red", "blue", "star", "square", "of", "left", ",", "-"]
 
 
 # ----------------------------------------------------------------------------------------------------------- WordTokenizer
+
 
 @pytest.fixture
 def words():
@@ -75,8 +85,15 @@ def test_the_word_list_is_all_there_is_to_save(words):
     assert again(["a red star"]).equal(words(["a red star"]))
 
 
-@pytest.mark.parametrize("bad, said", [
-    (["red", "Blue"], "Blue"), (["left of"], "left of"), ([""], 'not ""'), (["a", "b", "a"], 'has "a" twice')])
+@pytest.mark.parametrize(
+    "bad, said",
+    [
+        (["red", "Blue"], "Blue"),
+        (["left of"], "left of"),
+        ([""], 'not ""'),
+        (["a", "b", "a"], 'has "a" twice'),
+    ],
+)
 def test_a_word_list_that_could_not_be_read_is_refused(bad, said):
     with pytest.raises(ValueError, match=said):
         WordTokenizer(bad)
@@ -105,9 +122,16 @@ def test_a_list_without_all_letters_does_not_spell(speller):
 
 def test_forgetting_a_word_spells_it_and_leaves_all_other_tokens(speller):
     other = speller.forgetting(["red", "zoo"])
-    assert other.decode(other.encode("a red heart")) == "a red heart" == speller.decode(other.encode("a red heart"))
+    assert (
+        other.decode(other.encode("a red heart"))
+        == "a red heart"
+        == speller.decode(other.encode("a red heart"))
+    )
     assert len(other.encode("a red heart")) == len(speller.encode("a red heart")) + 2
-    assert other.encode("a heart, zoo") == speller.encode("a heart, zoo") and other.vocab_size == speller.vocab_size
+    assert (
+        other.encode("a heart, zoo") == speller.encode("a heart, zoo")
+        and other.vocab_size == speller.vocab_size
+    )
 
 
 def test_one_string_is_not_a_list_of_texts(words):
@@ -116,6 +140,7 @@ def test_one_string_is_not_a_list_of_texts(words):
 
 
 # ----------------------------------------------------------------------------------------------------------- ClipTokenizer
+
 
 @pytest.fixture(scope="module")
 def vocabulary():
@@ -131,14 +156,51 @@ def clip(vocabulary):
 
 
 HOSTILE = [
-    "a photo of a cat", "A Photo, of the café's 12 cats!", "", "   ", "don't we'll I'D they'VE 's !'s 'super", "a_b_c __x__",
-    "🐱", "👩‍👩‍👧‍👦 family 🏳️‍🌈", "日本語のテキスト 漢字", "ＦＵＬＬ　width", "क्षि हिन्दी", "עִבְרִית", "𝓕𝓪𝓷𝓬𝔂", "e\u0301 cafe\u0301",
-    "a\tb\nc\r\nd\u00a0e\u3000f\u0085g", "\u200bzero\u200dwidth\ufeff", "½ Ⅷ ² ªº 一二三 12345 ١٢٣",
-    "x" * 3000, "word " * 200, "w " * 75, "w " * 76, "supercalifragilisticexpialidocious antidisestablishmentarianism",
-    "!!!???...,,,", "a,b;c:d", "http://example.com/a?b=c&d=e", "<b>bold</b>", "#$%^&*()",
+    "a photo of a cat",
+    "A Photo, of the café's 12 cats!",
+    "",
+    "   ",
+    "don't we'll I'D they'VE 's !'s 'super",
+    "a_b_c __x__",
+    "🐱",
+    "👩‍👩‍👧‍👦 family 🏳️‍🌈",
+    "日本語のテキスト 漢字",
+    "ＦＵＬＬ　width",
+    "क्षि हिन्दी",
+    "עִבְרִית",
+    "𝓕𝓪𝓷𝓬𝔂",
+    "e\u0301 cafe\u0301",
+    "a\tb\nc\r\nd\u00a0e\u3000f\u0085g",
+    "\u200bzero\u200dwidth\ufeff",
+    "½ Ⅷ ² ªº 一二三 12345 ١٢٣",
+    "x" * 3000,
+    "word " * 200,
+    "w " * 75,
+    "w " * 76,
+    "supercalifragilisticexpialidocious antidisestablishmentarianism",
+    "!!!???...,,,",
+    "a,b;c:d",
+    "http://example.com/a?b=c&d=e",
+    "<b>bold</b>",
+    "#$%^&*()",
 ]
-SCRIPTS = ["Съешь ещё этих мягких булок", "หมูกระทะ", "ᚠᛇᚻ", "ⵣ ⵜⵉⴼⵉⵏⴰⵖ", "𓂀𒀀", "བོད་", " private", "한국어 텍스트"]
-DAMAGED = ["&amp;lt;b&gt; &quot;x&quot;", "“curly” ‘quotes’ ﬁ ligature", "schÃ¶n mojibake", "\x00\x07bell\x1b[31m", "f\x1cg"]
+SCRIPTS = [
+    "Съешь ещё этих мягких булок",
+    "หมูกระทะ",
+    "ᚠᛇᚻ",
+    "ⵣ ⵜⵉⴼⵉⵏⴰⵖ",
+    "𓂀𒀀",
+    "བོད་",
+    " private",
+    "한국어 텍스트",
+]
+DAMAGED = [
+    "&amp;lt;b&gt; &quot;x&quot;",
+    "“curly” ‘quotes’ ﬁ ligature",
+    "schÃ¶n mojibake",
+    "\x00\x07bell\x1b[31m",
+    "f\x1cg",
+]
 
 
 def test_the_empty_prompt_is_start_then_ends(clip):
@@ -159,7 +221,8 @@ def test_padding_is_the_end_token_or_what_was_asked(vocabulary):
     assert row.tolist() == [49406, 320, 2368, 49407] + [0] * 73
 
 
-# Characters that this Python's Unicode tables do not know (Cn) are left out: newer tables class some of them otherwise.
+# Characters that this Python's Unicode tables do not know (Cn) are left out: newer tables class some of
+# them otherwise.
 characters = st.characters(exclude_categories=["Cs", "Cn"]) | st.sampled_from("aZ'st1 9&;<|>\n\u3000Éß")
 anything = st.text(characters, max_size=30)
 
@@ -173,7 +236,9 @@ def public(vocabulary, clip, tmp_path_factory):
     lines = ["#version: 0.2", *(" ".join(pair) for pair in read_merges(vocabulary))]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     tokenizer = transformers.CLIPTokenizerFast.from_pretrained(folder)
-    return lambda text: tokenizer([text], padding="max_length", truncation=True, max_length=77)["input_ids"][0]
+    return lambda text: tokenizer([text], padding="max_length", truncation=True, max_length=77)["input_ids"][
+        0
+    ]
 
 
 def test_hostile_text_becomes_the_tokens_of_transformers(clip, public):
@@ -190,8 +255,12 @@ def test_any_text_becomes_the_tokens_of_transformers(clip, public, text):
 
 @pytest.fixture(scope="module")
 def openai(vocabulary):
-    """(ours, theirs): the tokenizer of OpenAI's code, as open_clip carries it on; it pads with 0 and mends damaged text."""
-    tokenizer = pytest.importorskip("open_clip.tokenizer", reason="checked against open_clip").SimpleTokenizer()
+    """(ours, theirs): the tokenizer of OpenAI's code, as open_clip carries it on; it pads with 0 and
+    mends damaged text.
+    """
+    tokenizer = pytest.importorskip(
+        "open_clip.tokenizer", reason="checked against open_clip"
+    ).SimpleTokenizer()
     ours = ClipTokenizer(vocabulary, pad=0, clean=clean_openai, truncate=True)
     return ours, lambda text: tokenizer([text])[0].tolist()
 
@@ -238,12 +307,19 @@ def test_a_long_prompt_is_cut_or_refused_as_asked(vocabulary, clip):
         strict(["w " * 76])
 
 
-@pytest.mark.parametrize("text, left_out", [
-    ("cat " * 74 + "red dog, blue", '"dog , blue"'),                       # 75 fit: 74 cats and "red"
-    ("cat " * 74 + "chihuahuaesque", '"chihuahuaesque"'),                  # a word that is cut through is named whole
-    ("猫" * 60, '"猫'), ("cat " * 75 + "หมู", '"หม ู"'),    # in CLIP's pieces: to it a vowel sign is one of its own
-    ("cat " * 75 + "dog " * 100, 'dog dog…" and 199 letters more')])
-def test_a_warning_says_which_words_were_left_out_and_the_row_is_that_of_transformers(clip, public, text, left_out):
+@pytest.mark.parametrize(
+    "text, left_out",
+    [
+        ("cat " * 74 + "red dog, blue", '"dog , blue"'),  # 75 fit: 74 cats and "red"
+        ("cat " * 74 + "chihuahuaesque", '"chihuahuaesque"'),  # a word that is cut through is named whole
+        ("猫" * 60, '"猫'),
+        ("cat " * 75 + "หมู", '"หม ู"'),  # in CLIP's pieces: to it a vowel sign is one of its own
+        ("cat " * 75 + "dog " * 100, 'dog dog…" and 199 letters more'),
+    ],
+)
+def test_a_warning_says_which_words_were_left_out_and_the_row_is_that_of_transformers(
+    clip, public, text, left_out
+):
     with pytest.warns(TextCut) as said:
         row = clip([text])[0].tolist()
     n = len(clip.encode(text)) - 2
@@ -263,7 +339,14 @@ def test_nothing_is_said_of_a_text_that_fits_whatever_its_script(clip, public, t
 def test_positions_of_words_of_several_tokens_and_several_occurrences(clip):
     text = "A Hat, red: a hat by chihuahuaesque hats, hat-shaped"
     row = clip([text])[0]
-    for word, times in (("hat", 3), ("Hat", 3), ("hats", 1), ("chihuahuaesque", 1), ("hat-shaped", 1), ("a hat", 2)):
+    for word, times in (
+        ("hat", 3),
+        ("Hat", 3),
+        ("hats", 1),
+        ("chihuahuaesque", 1),
+        ("hat-shaped", 1),
+        ("a hat", 2),
+    ):
         positions = clip.positions(text, word)
         assert clip.decode(row[positions]) == " ".join([clip.decode(clip.encode(word))] * times)
     assert len(clip.positions(text, "chihuahuaesque")) == len(clip.encode("chihuahuaesque")) - 2 > 1
@@ -292,12 +375,17 @@ def test_the_vocabulary_is_found_by_its_variable(monkeypatch, tmp_path):
     assert ClipTokenizer.find() == tmp_path / "mine.gz"
     monkeypatch.delenv("PALIMPSEST_CLIP_VOCABULARY")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="no CLIP vocabulary found: `palimpsest weights get clip-vocabulary`"):
+    with pytest.raises(
+        ValueError, match="no CLIP vocabulary found: `palimpsest weights get clip-vocabulary`"
+    ):
         ClipTokenizer.find()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no gzip", gzip.compress(b"a b\nc d\n"), gzip.compress(b"a b\n" * 60000)[:99]],
-                         ids=["none", "empty", "no gzip", "too short", "cut off"])
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"no gzip", gzip.compress(b"a b\nc d\n"), gzip.compress(b"a b\n" * 60000)[:99]],
+    ids=["none", "empty", "no gzip", "too short", "cut off"],
+)
 def test_a_file_that_is_not_the_vocabulary_is_refused(tmp_path, content):
     path = tmp_path / "bpe.txt.gz"
     if content is not None:

@@ -1,4 +1,5 @@
 """worlds/triplets.py and worlds/instructions.py: what is written is right, what is wrong is seen."""
+
 from __future__ import annotations
 
 import random
@@ -7,21 +8,37 @@ import re
 import pytest
 import torch
 
-from training import shapes_language
-from training.shapes_language import open_language, write
-from weights import WeightsError
-from worlds.instructions import WAYS, meaning, said
-from worlds.scene import COLOURS, SHAPES, WORDS
-from worlds.shapes import edits, instruction, sample_scene
-from worlds.triplets import AFTER, Triplet, follows, read, read_triplets, renamed, text_of, valid, write_triplets, written
-from worlds.words import wanted
+from palimpsest.training import shapes_language
+from palimpsest.training.shapes_language import open_language, write
+from palimpsest.weights.files import WeightsError
+from palimpsest.worlds.instructions import WAYS, meaning, said
+from palimpsest.worlds.scene import COLOURS, SHAPES, WORDS
+from palimpsest.worlds.shapes import edits, instruction, sample_scene
+from palimpsest.worlds.triplets import (
+    AFTER,
+    Triplet,
+    follows,
+    read,
+    read_triplets,
+    renamed,
+    text_of,
+    valid,
+    write_triplets,
+    written,
+)
+from palimpsest.worlds.words import wanted
 
 A = "a red star left of a blue ring on a white background"
 
 
 def test_what_is_written_for_training_is_valid_right_different_and_in_known_words():
     rows = written(200)
-    assert len(set(rows)) == 200 and all(valid(t) and follows(t) for t in rows) and rows == written(200) and rows != written(200, 1)
+    assert (
+        len(set(rows)) == 200
+        and all(valid(t) and follows(t) for t in rows)
+        and rows == written(200)
+        and rows != written(200, 1)
+    )
     assert {word for t in rows for word in f"{t.caption} {t.instruction} {t.edited}".split()} <= set(WORDS)
     assert {kind for t in rows for kind, _ in meaning(t.instruction)} == set(WAYS)
     assert 10 < sum(len(meaning(t.instruction)) == 2 for t in rows) < 60
@@ -43,30 +60,44 @@ def test_other_words_mean_the_same():
     for _ in range(300):
         scene = sample_scene(rng)
         asked = instruction(scene, rng.choice(edits(scene)))
-        (kind, values), = meaning(asked)
-        (other, same), = meaning(said(asked, rng, plain=0.))
+        ((kind, values),) = meaning(asked)
+        ((other, same),) = meaning(said(asked, rng, plain=0.0))
         assert kind == other and (values == same or (kind == "swap" and values == same[::-1]))
 
 
-@pytest.mark.parametrize("text", ["", "please", "make the star", "add a star and", "make the star blue and", "swap the star"])
+@pytest.mark.parametrize(
+    "text", ["", "please", "make the star", "add a star and", "make the star blue and", "swap the star"]
+)
 def test_what_nobody_would_say_means_nothing(text):
     with pytest.raises(ValueError, match="instruction: "):
         meaning(text)
 
 
-@pytest.mark.parametrize("asked, after", [
-    ("make the star yellow", "a yellow star left of a blue ring on a white background"),
-    ("change the ring to striped", "a red star left of a striped blue ring on a white background"),
-    ("replace the star with a cross", "a red cross left of a blue ring on a white background"),
-    ("make the background black", "a red star left of a blue ring on a black background"),
-    ("remove the star", "a blue ring on a white background"),
-    ("swap the ring with the star", "a blue ring left of a red star on a white background"),
-    ("the star to green and remove the ring", "a green star on a white background"),
-    ("turn the star into a heart and make the heart dotted", "a dotted red heart left of a blue ring on a white background")])
+@pytest.mark.parametrize(
+    "asked, after",
+    [
+        ("make the star yellow", "a yellow star left of a blue ring on a white background"),
+        ("change the ring to striped", "a red star left of a striped blue ring on a white background"),
+        ("replace the star with a cross", "a red cross left of a blue ring on a white background"),
+        ("make the background black", "a red star left of a blue ring on a black background"),
+        ("remove the star", "a blue ring on a white background"),
+        ("swap the ring with the star", "a blue ring left of a red star on a white background"),
+        ("the star to green and remove the ring", "a green star on a white background"),
+        (
+            "turn the star into a heart and make the heart dotted",
+            "a dotted red heart left of a blue ring on a white background",
+        ),
+    ],
+)
 def test_the_truth_is_seen_and_its_neighbours_are_not(asked, after):
     assert follows(Triplet(A, asked, after))
-    others = {A, "a yellow star left of a green ring on a white background", "a yellow star above a blue ring on a white background",
-              "a red star on a white background", "a blue star left of a red ring on a white background"} - {after}
+    others = {
+        A,
+        "a yellow star left of a green ring on a white background",
+        "a yellow star above a blue ring on a white background",
+        "a red star on a white background",
+        "a blue star left of a red ring on a white background",
+    } - {after}
     assert not any(follows(Triplet(A, asked, other)) for other in others)
 
 
@@ -74,22 +105,40 @@ def test_what_is_added_may_stand_anywhere():
     before, asked = "a small red star", "add a large blue ring to the picture"
     for where in ("a large blue ring left of a small red star", "a small red star above a large blue ring"):
         assert follows(Triplet(before, asked, where))
-    assert follows(Triplet("a red star", asked, "a blue ring above a red star"))        # sizes are not told here
-    for wrong in ("a large blue ring", "a small blue ring left of a small red star", "a large blue ring left of a small red cross"):
+    assert follows(Triplet("a red star", asked, "a blue ring above a red star"))  # sizes are not told here
+    for wrong in (
+        "a large blue ring",
+        "a small blue ring left of a small red star",
+        "a large blue ring left of a small red cross",
+    ):
         assert not follows(Triplet(before, asked, wrong))
 
 
-@pytest.mark.parametrize("before, asked, after", [
-    ("a red star", "make the ring blue", "a blue star"), ("a red star", "remove the star", "a red star"),
-    ("a red star", "swap the star and the ring", "a red star"), (A, "add a small green cross", A),
-    ("a red", "make the star blue", "a blue star")])
+@pytest.mark.parametrize(
+    "before, asked, after",
+    [
+        ("a red star", "make the ring blue", "a blue star"),
+        ("a red star", "remove the star", "a red star"),
+        ("a red star", "swap the star and the ring", "a red star"),
+        (A, "add a small green cross", A),
+        ("a red", "make the star blue", "a blue star"),
+    ],
+)
 def test_what_cannot_be_done_is_not_followed(before, asked, after):
     assert not follows(Triplet(before, asked, after))
 
 
-@pytest.mark.parametrize("before, after", [
-    ("a red star", "a red star"), ("a red star", "a red crescent"), ("a red star", "a star"), ("a red star", "a red"),
-    ("a red star on a blue background", "a blue star on a blue background"), ("a red star", "a red star left of a blue star")])
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ("a red star", "a red star"),
+        ("a red star", "a red crescent"),
+        ("a red star", "a star"),
+        ("a red star", "a red"),
+        ("a red star on a blue background", "a blue star on a blue background"),
+        ("a red star", "a red star left of a blue star"),
+    ],
+)
 def test_what_must_not_train_is_not_valid(before, after):
     assert not valid(Triplet(before, "make the star blue", after))
 
@@ -109,11 +158,16 @@ def test_a_triplet_with_other_names_is_one_that_could_have_been_written():
     rng, seen = random.Random(0), set()
     for triplet in written(60, seed=3):
         other = renamed(triplet, rng)
-        assert valid(other) and follows(other) and [len(part.split()) for part in other] == [len(part.split()) for part in triplet]
+        assert (
+            valid(other)
+            and follows(other)
+            and [len(part.split()) for part in other] == [len(part.split()) for part in triplet]
+        )
         assert not re.search(r"\ban (?![aeiou])|\ba (?=[aeiou])", " ".join(other))
         back = dict(zip(" ".join(triplet).split(), " ".join(other).split()))
         assert [back[word] for word in " ".join(triplet).split() if word not in ("a", "an")] == [
-            word for word in " ".join(other).split() if word not in ("a", "an")]                # one word, one other word
+            word for word in " ".join(other).split() if word not in ("a", "an")
+        ]  # one word, one other word
         assert all(new == word for word, new in back.items() if word not in (*COLOURS, *SHAPES, "a", "an"))
         seen |= {new for word, new in back.items() if word in COLOURS}
     assert seen == set(COLOURS)
@@ -125,14 +179,20 @@ def test_a_page_holds_two_captions_of_one_picture_or_of_two_that_differ_in_one_e
         first, second = (wanted(part) for part in shapes_language.two_captions(rng).split(f" {AFTER} "))
         shared = [name for name in first if name in second]
         same += all(first[name] == second[name] for name in shared)
-    assert 80 < same < 160                                                 # half are one picture; an edit of what is not told is not seen
+    assert 80 < same < 160  # half are one picture; an edit of what is not told is not seen
 
 
 def test_what_counts_of_a_triplet_is_what_comes_after_its_caption():
     tokenizer = shapes_language.model()[1]
-    some = [Triplet("a red star", "make the star blue", "a blue star"), Triplet("a star", "remove the star", "a")]
+    some = [
+        Triplet("a red star", "make the star blue", "a blue star"),
+        Triplet("a star", "remove the star", "a"),
+    ]
     tokens, counts = shapes_language.completed(tokenizer, some)
-    assert tokenizer.decode(tokens[0][counts[0]].tolist()) == "make the star blue % a blue star" and counts[0].sum() == 9    # and the end
+    assert (
+        tokenizer.decode(tokens[0][counts[0]].tolist()) == "make the star blue % a blue star"
+        and counts[0].sum() == 9
+    )  # and the end
 
 
 def test_the_recipe_teaches_and_writes(tmp_path, capsys):
@@ -141,7 +201,11 @@ def test_the_recipe_teaches_and_writes(tmp_path, capsys):
     net, tokenizer = open_language(tmp_path / "shapes-language.safetensors")
     assert tokenizer.decode(tokenizer.encode(text_of(written(1)[0]))) == text_of(written(1)[0])
     rows, went = write(net, tokenizer, 2, batch=4)
-    assert set(went) == {"captions", "texts", "parsed", "valid", "different", "follows"} and went["captions"] == 8 and len(rows) <= 2
+    assert (
+        set(went) == {"captions", "texts", "parsed", "valid", "different", "follows"}
+        and went["captions"] == 8
+        and len(rows) <= 2
+    )
     shapes_language.main(sample=1, **how)
     assert "triplets" in capsys.readouterr().out and (tmp_path / "triplets.jsonl").exists()
     with pytest.raises(ValueError, match="reading: "):
@@ -151,14 +215,24 @@ def test_the_recipe_teaches_and_writes(tmp_path, capsys):
 def test_a_net_that_copies_is_scored_by_the_truth(monkeypatch):
     rows = iter([[f"{t.caption} # {t.instruction} % {t.edited}" for t in written(4)]])
     wrong = text_of(written(1)[0]._replace(instruction="make the background black"))
-    monkeypatch.setattr(shapes_language, "spoken", lambda net, tok, captions, g: [*next(rows)[:2], "nonsense", wrong][:len(captions)])
+    monkeypatch.setattr(
+        shapes_language,
+        "spoken",
+        lambda net, tok, captions, g: [*next(rows)[:2], "nonsense", wrong][: len(captions)],
+    )
     monkeypatch.setattr(shapes_language, "TRIES", 1)
     found, went = write(None, None, 3, batch=4)
-    assert len(found) == 3 and went["texts"] == 4 and went["parsed"] == went["valid"] == .75 and went["follows"] == pytest.approx(2 / 3)
+    assert (
+        len(found) == 3
+        and went["texts"] == 4
+        and went["parsed"] == went["valid"] == 0.75
+        and went["follows"] == pytest.approx(2 / 3)
+    )
 
 
 def test_another_kind_of_file_is_refused(tmp_path):
-    from weights.files import write_weights
+    from palimpsest.weights.files import write_weights
+
     file = write_weights(tmp_path / "x.safetensors", {"a": torch.nn.Linear(2, 2)}, dict(kind="vae"))
     with pytest.raises(WeightsError, match="a language model is needed here"):
         open_language(file)

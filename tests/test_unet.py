@@ -8,9 +8,9 @@ import torch
 from random_weights import census, normal, randomised, relative_error, silent_parameters, transplant
 from torch import nn
 
-from nets.attention import Site, at
-from nets.unet import UNet, sinusoid, widen_input
-from weights.layouts import unet_to_diffusers
+from palimpsest.nets.attention import Site, at
+from palimpsest.nets.unet import UNet, sinusoid, widen_input
+from palimpsest.weights.public.layouts import unet_to_diffusers
 
 SMALL = dict(width=32, mult=(1, 2, 2), attention=(True, True, False), heads=4, ctx_width=20, norm_groups=8)
 
@@ -35,11 +35,28 @@ X, T, CTX = normal(2, 4, 8, 12, seed=2), torch.tensor([3.0, 981.0]), normal(2, 7
 
 # ------------------------------------------------------------------------------------------------ the published network
 
+
 def test_the_full_configuration_is_that_of_stable_diffusion(full):
     assert census(full) == (859_520_964, 686)
-    count = [census(part)[0] for part in (full.time, full.conv_in, *full.down, full.mid, *full.up, full.norm_out, full.conv_out)]
-    assert count == [2_050_560, 11_840, 10_524_480, 36_818_560, 139_992_320, 62_277_120, 97_038_080,
-                     162_241_280, 258_330_880, 71_413_120, 18_810_560, 640, 11_524]
+    count = [
+        census(part)[0]
+        for part in (full.time, full.conv_in, *full.down, full.mid, *full.up, full.norm_out, full.conv_out)
+    ]
+    assert count == [
+        2_050_560,
+        11_840,
+        10_524_480,
+        36_818_560,
+        139_992_320,
+        62_277_120,
+        97_038_080,
+        162_241_280,
+        258_330_880,
+        71_413_120,
+        18_810_560,
+        640,
+        11_524,
+    ]
 
 
 def test_each_block_of_the_full_configuration_has_the_published_count(full):
@@ -47,11 +64,18 @@ def test_each_block_of_the_full_configuration_has_the_published_count(full):
         return [census(part)[0] for part in [*level.stages, *([level.resample] if level.resample else [])]]
 
     assert [blocks(level) for level in full.down] == [
-        [4_801_280, 4_801_280, 921_920], [15_746_560, 17_384_960, 3_687_040],
-        [59_345_920, 65_899_520, 14_746_880], [31_138_560, 31_138_560]]
+        [4_801_280, 4_801_280, 921_920],
+        [15_746_560, 17_384_960, 3_687_040],
+        [59_345_920, 65_899_520, 14_746_880],
+        [31_138_560, 31_138_560],
+    ]
     assert blocks(full.mid) == [31_138_560 + 34_760_960, 31_138_560]
     assert [blocks(level)[:2] for level in full.up] == [
-        [49_164_800, 49_164_800], [83_925_760, 83_925_760], [25_989_760, 21_892_480], [6_953_280, 5_928_640]]
+        [49_164_800, 49_164_800],
+        [83_925_760, 83_925_760],
+        [25_989_760, 21_892_480],
+        [6_953_280, 5_928_640],
+    ]
     assert [sum(blocks(level)[2:]) for level in full.up] == [63_911_680, 90_479_360, 23_530_880, 5_928_640]
 
 
@@ -65,8 +89,24 @@ def test_the_full_configuration_has_32_sites_in_call_order(full):
     sites = full.sites((64, 64))
     assert [s.kind for s in sites] == ["self", "cross"] * 16
     places = [s.name for s in sites[::2]]
-    assert places == ["down0.0", "down0.1", "down1.0", "down1.1", "down2.0", "down2.1", "mid",
-                      "up1.0", "up1.1", "up1.2", "up2.0", "up2.1", "up2.2", "up3.0", "up3.1", "up3.2"]
+    assert places == [
+        "down0.0",
+        "down0.1",
+        "down1.0",
+        "down1.1",
+        "down2.0",
+        "down2.1",
+        "mid",
+        "up1.0",
+        "up1.1",
+        "up1.2",
+        "up2.0",
+        "up2.1",
+        "up2.2",
+        "up3.0",
+        "up3.1",
+        "up3.2",
+    ]
     assert Counter(s.res for s in sites[::2]) == {(64, 64): 5, (32, 32): 5, (16, 16): 5, (8, 8): 1}
     assert Site("up1.0", "cross", (16, 16)) in sites
 
@@ -75,9 +115,14 @@ def diffusers_unet(flip_sin_to_cos=True):
     diffusers = pytest.importorskip("diffusers", reason="parity needs diffusers")
     cross, plain = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D"), ("DownBlock2D", "UpBlock2D")
     return diffusers.UNet2DConditionModel(
-        block_out_channels=(32, 64, 64), down_block_types=(cross[0], cross[0], plain[0]),
-        up_block_types=(plain[1], cross[1], cross[1]), attention_head_dim=4, cross_attention_dim=20, norm_num_groups=8,
-        flip_sin_to_cos=flip_sin_to_cos).eval()
+        block_out_channels=(32, 64, 64),
+        down_block_types=(cross[0], cross[0], plain[0]),
+        up_block_types=(plain[1], cross[1], cross[1]),
+        attention_head_dim=4,
+        cross_attention_dim=20,
+        norm_num_groups=8,
+        flip_sin_to_cos=flip_sin_to_cos,
+    ).eval()
 
 
 @torch.no_grad()
@@ -104,6 +149,7 @@ def test_every_key_of_the_published_network_has_one_name_in_diffusers(full):
 
 
 # ----------------------------------------------------------------------------------------------------------------- time
+
 
 def test_at_time_zero_all_cosines_are_one_and_come_first():
     assert sinusoid(torch.zeros(1), 320)[0].tolist() == [1.0] * 160 + [0.0] * 160
@@ -139,13 +185,19 @@ def test_time_is_real_and_a_half_precision_net_still_tells_neighbours_apart(net)
 
 # ----------------------------------------------------------------------------------------------------------------- taps
 
+
 @torch.no_grad()
 def test_an_identity_tap_changes_nothing_and_hears_every_site_in_order(net):
     net, x, ctx, heard = copy.deepcopy(net).double(), X.double(), CTX.double(), []
 
     def listen(probs, site):
         heard.append(site)
-        assert probs.shape == (2, 4, site.res[0] * site.res[1], 7 if site.kind == "cross" else site.res[0] * site.res[1])
+        assert probs.shape == (
+            2,
+            4,
+            site.res[0] * site.res[1],
+            7 if site.kind == "cross" else site.res[0] * site.res[1],
+        )
         torch.testing.assert_close(probs.sum(-1), torch.ones_like(probs[..., 0]))
         return probs
 
@@ -171,7 +223,9 @@ def test_a_tap_leaves_no_trace(net):
 
 @pytest.mark.parametrize("restriction", [{"res": (16, 16)}, {"name": "up0"}, {"name": "mid", "res": (4, 6)}])
 def test_a_tap_that_no_site_fits_is_refused_with_the_list_of_sites(net, restriction):
-    with pytest.raises(ValueError, match="tap wants no attention layer.*8x12.*down0.0 self 8x12.*up2.2 cross 8x12") as e:
+    with pytest.raises(
+        ValueError, match="tap wants no attention layer.*8x12.*down0.0 self 8x12.*up2.2 cross 8x12"
+    ) as e:
         net(X, T, CTX, tap=at(lambda probs, site: probs, **restriction))
     assert "\n" not in str(e.value)
 
@@ -186,6 +240,7 @@ def test_a_net_without_text_has_no_cross_attention():
 
 
 # ------------------------------------------------------------------------------------------------- training and copying
+
 
 def test_every_parameter_receives_a_gradient():
     net = small()
@@ -215,7 +270,9 @@ def test_channels_last_is_kept_and_changes_nothing_else(net):
     kept = []
     for m in fast.modules():
         if isinstance(m, (nn.Conv2d, nn.GroupNorm)):
-            m.register_forward_hook(lambda m, x, y: kept.append(y.is_contiguous(memory_format=torch.channels_last)))
+            m.register_forward_hook(
+                lambda m, x, y: kept.append(y.is_contiguous(memory_format=torch.channels_last))
+            )
     out = fast(X.contiguous(memory_format=torch.channels_last), T, CTX)
     assert all(kept) and len(kept) > 50
     assert relative_error(out, net(X, T, CTX)) < 1e-5
@@ -226,14 +283,23 @@ def test_extra_input_channels_start_silent_and_can_learn(net):
     x = torch.cat([X, normal(2, 5, 8, 12, seed=4)], dim=1)
     with torch.no_grad():
         torch.testing.assert_close(wide(x, T, CTX), net(X, T, CTX), rtol=1e-5, atol=1e-5)
-    assert net.conv_in.in_channels == 4 and wide.conv_in.in_channels == 9 and torch.equal(wide.conv_in.bias, net.conv_in.bias)
-    assert sum(p.numel() for p in wide.parameters()) - sum(p.numel() for p in net.parameters()) == 5 * net.conv_in.out_channels * 9
-    with torch.no_grad():                        # trained or not, channels that show nothing add nothing
+    assert (
+        net.conv_in.in_channels == 4
+        and wide.conv_in.in_channels == 9
+        and torch.equal(wide.conv_in.bias, net.conv_in.bias)
+    )
+    assert (
+        sum(p.numel() for p in wide.parameters()) - sum(p.numel() for p in net.parameters())
+        == 5 * net.conv_in.out_channels * 9
+    )
+    with torch.no_grad():  # trained or not, channels that show nothing add nothing
         trained = widen_input(net, 5)
-        trained.conv_in.weight.add_(normal(*trained.conv_in.weight.shape, seed=6) * .1)
+        trained.conv_in.weight.add_(normal(*trained.conv_in.weight.shape, seed=6) * 0.1)
         narrow = widen_input(net, 0)
         narrow.conv_in.weight.copy_(trained.conv_in.weight[:, :4])
-        torch.testing.assert_close(trained(torch.cat([X, 0 * x[:, 4:]], 1), T, CTX), narrow(X, T, CTX), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            trained(torch.cat([X, 0 * x[:, 4:]], 1), T, CTX), narrow(X, T, CTX), rtol=1e-5, atol=1e-5
+        )
         assert not torch.allclose(trained(x, T, CTX), narrow(X, T, CTX), atol=1e-3)
     wide(x, T, CTX).square().mean().backward()
     assert wide.conv_in.weight.grad[:, 4:].abs().amax(dim=(0, 2, 3)).gt(0).all()
@@ -243,16 +309,20 @@ def test_extra_input_channels_start_silent_and_can_learn(net):
 
 # ------------------------------------------------------------------------------------------------------------- mistakes
 
-@pytest.mark.parametrize("x, t, ctx, said", [
-    (normal(2, 3, 8, 12), 1, CTX, r"x_t must be \(b 4 y x\).*not \(2, 3, 8, 12\)"),
-    (normal(2, 4, 8, 10), 1, CTX, "divisible by 4"),
-    (normal(4, 8, 12), 1, CTX, "x_t must be"),
-    (X, 1, None, "ctx must be .*not None"),
-    (X, 1, CTX[:1], r"ctx must be \(2 l 20\), not \(1, 7, 20\)"),
-    (X, 1, normal(2, 7, 21), r"ctx must be \(2 l 20\)"),
-    (X, torch.ones(3), CTX, "t must be"),
-    (X, torch.ones(2, 1), CTX, "t must be"),
-])
+
+@pytest.mark.parametrize(
+    "x, t, ctx, said",
+    [
+        (normal(2, 3, 8, 12), 1, CTX, r"x_t must be \(b 4 y x\).*not \(2, 3, 8, 12\)"),
+        (normal(2, 4, 8, 10), 1, CTX, "divisible by 4"),
+        (normal(4, 8, 12), 1, CTX, "x_t must be"),
+        (X, 1, None, "ctx must be .*not None"),
+        (X, 1, CTX[:1], r"ctx must be \(2 l 20\), not \(1, 7, 20\)"),
+        (X, 1, normal(2, 7, 21), r"ctx must be \(2 l 20\)"),
+        (X, torch.ones(3), CTX, "t must be"),
+        (X, torch.ones(2, 1), CTX, "t must be"),
+    ],
+)
 def test_shapes_that_do_not_fit_are_named(net, x, t, ctx, said):
     with pytest.raises(ValueError, match=said) as e:
         net(x, t, ctx)

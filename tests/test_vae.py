@@ -8,8 +8,8 @@ import torch
 from random_weights import census, normal, randomised, relative_error, silent_parameters, transplant
 from torch import nn
 
-from nets.vae import AutoencoderKL
-from weights.layouts import vae_to_diffusers
+from palimpsest.nets.vae import AutoencoderKL
+from palimpsest.weights.public.layouts import vae_to_diffusers
 
 SMALL = dict(width=16, mult=(1, 2, 4), norm_groups=8)
 PUBLIC_LEVELS = dict(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
@@ -29,8 +29,9 @@ def full():
 
 def test_the_full_configuration_is_that_of_stable_diffusion(full):
     assert census(full) == (83_653_863, 248)
-    assert [census(part)[0] for part in (full.encoder, full.decoder, full.quant_conv, full.post_quant_conv)] == [
-        34_163_592, 49_490_179, 72, 20]
+    assert [
+        census(part)[0] for part in (full.encoder, full.decoder, full.quant_conv, full.post_quant_conv)
+    ] == [34_163_592, 49_490_179, 72, 20]
     assert full.factor == 8
 
 
@@ -43,9 +44,17 @@ def test_every_norm_has_its_eps(full):
 def test_equal_weights_give_the_moments_and_the_picture_of_diffusers(vae, dtype, tolerance):
     diffusers = pytest.importorskip("diffusers", reason="parity needs diffusers")
     ours = copy.deepcopy(vae).to(dtype)
-    theirs = diffusers.AutoencoderKL(
-        block_out_channels=(16, 32, 64), layers_per_block=2, latent_channels=4, norm_num_groups=8,
-        **{side: types[:3] for side, types in PUBLIC_LEVELS.items()}).eval().to(dtype)
+    theirs = (
+        diffusers.AutoencoderKL(
+            block_out_channels=(16, 32, 64),
+            layers_per_block=2,
+            latent_channels=4,
+            norm_num_groups=8,
+            **{side: types[:3] for side, types in PUBLIC_LEVELS.items()},
+        )
+        .eval()
+        .to(dtype)
+    )
     transplant(ours, theirs, vae_to_diffusers)
     mean, logvar = ours.encode(X.to(dtype))
     posterior = theirs.encode(X.to(dtype)).latent_dist
@@ -57,8 +66,9 @@ def test_equal_weights_give_the_moments_and_the_picture_of_diffusers(vae, dtype,
 def test_every_key_of_the_published_autoencoder_has_one_name_in_diffusers(full):
     diffusers = pytest.importorskip("diffusers", reason="the key map leads to diffusers")
     with torch.device("meta"):
-        theirs = diffusers.AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
-                                         **PUBLIC_LEVELS)
+        theirs = diffusers.AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, **PUBLIC_LEVELS
+        )
     ours = {vae_to_diffusers(key): value.shape for key, value in full.state_dict().items()}
     assert ours == {key: value.shape for key, value in theirs.state_dict().items()}
 
@@ -117,7 +127,9 @@ def test_channels_last_is_kept_and_changes_nothing_else(vae):
     kept = []
     for m in fast.modules():
         if isinstance(m, (nn.Conv2d, nn.GroupNorm)):
-            m.register_forward_hook(lambda m, x, y: kept.append(y.is_contiguous(memory_format=torch.channels_last)))
+            m.register_forward_hook(
+                lambda m, x, y: kept.append(y.is_contiguous(memory_format=torch.channels_last))
+            )
     picture = fast.decode(fast.encode(X.contiguous(memory_format=torch.channels_last))[0])
     assert all(kept) and len(kept) > 50
     assert relative_error(picture, vae.decode(vae.encode(X)[0])) < 1e-5

@@ -1,12 +1,13 @@
 """worlds/words.py: every caption says what it asks for."""
+
 from __future__ import annotations
 
 import random
 
 import pytest
 
-from worlds.shapes import attributes, caption, sample_scene
-from worlds.words import wanted
+from palimpsest.worlds.shapes import attributes, caption, sample_scene
+from palimpsest.worlds.words import wanted
 
 
 def test_a_caption_asks_for_its_scene():
@@ -18,7 +19,9 @@ def test_a_caption_asks_for_its_scene():
         assert less.items() <= attributes(scene).items() and "background" not in less and "size_1" not in less
 
 
-@pytest.mark.parametrize("text", ["a red", "a red zzz star", "a red star on a red", "a red star on a zzz background"])
+@pytest.mark.parametrize(
+    "text", ["a red", "a red zzz star", "a red star on a red", "a red star on a zzz background"]
+)
 def test_what_is_no_caption_is_refused(text):
     with pytest.raises(ValueError, match="prompt: "):
         wanted(text)

@@ -1,18 +1,21 @@
-"""Recipe of emoji: the text encoder and the U-Net of the emoji world, trained together in the latents of emoji-vae.
+"""Recipe of emoji: the text encoder and the U-Net of the emoji world, trained together in the latents of
+emoji-vae.
 
     make emoji-data                               # once: the pictures, into runs/emoji_data
-    python -m training.emoji --precision bfloat16 --compiled 1
+    python -m palimpsest.training.emoji --precision bfloat16 --compiled 1
 
-Loss, times and the empty caption are those of training/shapes.py. Held-out pictures (worlds/emoji.py) are never drawn. `scenes` emoji on
-backgrounds are drawn and encoded once, and kept in float16: the default is eight of each picture, and 250 MB.
+Loss, times and the empty caption are those of training/shapes.py. Held-out pictures (worlds/emoji.py) are
+never drawn. `scenes` emoji on backgrounds are drawn and encoded once, and kept in float16: the default is
+eight of each picture, and 250 MB.
 
-Tokenizer: the names have 1,431 different words, 1,446 with all that captions and instructions say besides; a caption takes 28 tokens at
-the most. So each word has a token of its own, as in the shapes world, a map of attention is that of a word, and embeddings are 0.3 of 10
-million weights. CLIP's byte pairs would cut "noto" and "twemoji" into pieces, and their list of merges is a file that a reader may not
-have. What a reader types that no emoji is called is spelled, letter by letter (nets/tokenizer.LETTERS); that the net learns what letters
-spell, one caption in ten has one of its words spelled. Two thirds of the words name a single emoji, so spelling is all that a misspelt
-one has.
-"""
+Tokenizer: the names have 1,431 different words, 1,446 with all that captions and instructions say
+besides; a caption takes 28 tokens at the most. So each word has a token of its own, as in the shapes
+world, a map of attention is that of a word, and embeddings are 0.3 of 10 million weights. CLIP's byte
+pairs would cut "noto" and "twemoji" into pieces, and their list of merges is a file that a reader may not
+have. What a reader types that no emoji is called is spelled, letter by letter (nets/tokenizer.LETTERS);
+that the net learns what letters spell, one caption in ten has one of its words spelled. Two thirds of the
+words name a single emoji, so spelling is all that a misspelt one has."""
+
 from __future__ import annotations
 
 import random
@@ -21,27 +24,53 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from nets.tokenizer import LETTERS, WordTokenizer, split_words
-from training.fit import rank_and_world, step_generator
-from training.recipe import command_line, start_from
-from training.shapes import encode_all, models, train
-from weights import load_autoencoder, own_device
-from worlds.emoji import Scene, World, caption, is_held_out, open_world, render, sample_scenes, texts
-from worlds.scene import RARE_WORDS
+from palimpsest.fit.loop import rank_and_world, step_generator
+from palimpsest.nets.tokenizer import LETTERS, WordTokenizer, split_words
+from palimpsest.training.recipe import command_line, start_from
+from palimpsest.training.shapes import encode_all, models, train
+from palimpsest.weights.load import load_autoencoder, own_device
+from palimpsest.worlds.emoji import (
+    Scene,
+    World,
+    caption,
+    is_held_out,
+    open_world,
+    render,
+    sample_scenes,
+    texts,
+)
+from palimpsest.worlds.scene import RARE_WORDS
 
-NET = dict(in_channels=8, out_channels=8, width=64, mult=(1, 2, 3), blocks=1, attention=(True, True, False), heads=4, ctx_width=192,
-           norm_groups=8)
+NET = dict(
+    in_channels=8,
+    out_channels=8,
+    width=64,
+    mult=(1, 2, 3),
+    blocks=1,
+    attention=(True, True, False),
+    heads=4,
+    ctx_width=192,
+    norm_groups=8,
+)
 LENGTH = 32
 
 
 def vocabulary(world: World) -> list[str]:
-    """Every word of the world's captions and instructions, words that mean nothing yet, and the letters for all others."""
+    """Every word of the world's captions and instructions, words that mean nothing yet, and the letters
+    for all others.
+    """
     return [*sorted({word for text in texts(world) for word in split_words(text)}), *RARE_WORDS, *LETTERS]
 
 
 def told(scene: Scene, rng: random.Random) -> str:
-    """A caption as a person would give it: empty one time in ten, else without style or background now and then."""
-    return "" if rng.random() < .1 else caption(scene, style=rng.random() > .15, background=rng.random() > .15)
+    """A caption as a person would give it: empty one time in ten, else without style or background now
+    and then.
+    """
+    return (
+        ""
+        if rng.random() < 0.1
+        else caption(scene, style=rng.random() > 0.15, background=rng.random() > 0.15)
+    )
 
 
 def read(tokenizer: WordTokenizer, texts: list[str], rng: random.Random) -> Tensor:
@@ -49,23 +78,47 @@ def read(tokenizer: WordTokenizer, texts: list[str], rng: random.Random) -> Tens
     rows = []
     for text in texts:
         words = [word for word in split_words(text) if word.isalnum()]
-        spelled = tokenizer.forgetting([rng.choice(words)]) if words and rng.random() < .1 else tokenizer
+        spelled = tokenizer.forgetting([rng.choice(words)]) if words and rng.random() < 0.1 else tokenizer
         fits = len(spelled.encode(text)) <= tokenizer.length
         rows.append((spelled if fits else tokenizer)([text]))
     return torch.cat(rows)
 
 
-def main(*, steps: int = 20000, batch: int = 64, lr: float = 1e-3, scenes: int = 60000, warmup: int = 300, precision: str = "float32",
-         compiled: int = 0, seed: int = 0, workers: int = 0, init: str = "", data: str = "runs/emoji_data", state: str = "runs/emoji",
-         vae: str = "emoji-vae", device: str = "auto", out: str = "weights") -> None:
+def main(
+    *,
+    steps: int = 20000,
+    batch: int = 64,
+    lr: float = 1e-3,
+    scenes: int = 60000,
+    warmup: int = 300,
+    precision: str = "float32",
+    compiled: int = 0,
+    seed: int = 0,
+    workers: int = 0,
+    init: str = "",
+    data: str = "runs/emoji_data",
+    state: str = "runs/emoji",
+    vae: str = "emoji-vae",
+    device: str = "auto",
+    out: str = "weights",
+) -> None:
     (rank, many), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, scenes=scenes, warmup=warmup, precision=precision, compiled=compiled, seed=seed,
-                     init=Path(init).name)
+    arguments = dict(
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        scenes=scenes,
+        warmup=warmup,
+        precision=precision,
+        compiled=compiled,
+        seed=seed,
+        init=Path(init).name,
+    )
     world = open_world(data)
     rng = random.Random(int(torch.randint(2**62, (), generator=step_generator(seed, steps, rank))))
     known = sample_scenes([e for e in world.emoji if not is_held_out(e)], scenes // many, rng)
     latents = encode_all(load_autoencoder(vae, on), known, lambda part: render(world, part), workers).half()
-    torch.manual_seed(seed)                                              # the initial weights, alike on every rank
+    torch.manual_seed(seed)  # the initial weights, alike on every rank
     modules, tokenizer, config = models(NET, LENGTH, vocabulary(world))
     earlier = start_from(init, dict(modules))
 
@@ -75,7 +128,19 @@ def main(*, steps: int = 20000, batch: int = 64, lr: float = 1e-3, scenes: int =
         tokens = read(tokenizer, [told(known[i], rng) for i in rows.tolist()], rng)
         return latents[rows].float().to(memory_format=torch.channels_last), tokens
 
-    train("emoji", modules, draw, config, arguments, earlier=earlier, vae=vae, state=state, on=on, out=out, workers=workers)
+    train(
+        "emoji",
+        modules,
+        draw,
+        config,
+        arguments,
+        earlier=earlier,
+        vae=vae,
+        state=state,
+        on=on,
+        out=out,
+        workers=workers,
+    )
 
 
 if __name__ == "__main__":

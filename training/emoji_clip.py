@@ -1,12 +1,13 @@
 """Recipe of emoji-clip: pictures and captions of the emoji world in one space, the judge on its scoreboard.
 
     make emoji-data                               # once: the pictures, into runs/emoji_data
-    python -m training.emoji_clip
+    python -m palimpsest.training.emoji_clip
 
-Net, loss and figures are those of training/shapes_clip.py; every step draws its emoji and their grounds anew, held-out ones never. `found`
-is measured on held-out emoji: how often a picture's own caption is the nearest among 64. Half of the captions leave style or ground out, so
-a batch may hold two pictures that a caption fits; chance rarely draws them.
-"""
+Net, loss and figures are those of training/shapes_clip.py; every step draws its emoji and their grounds
+anew, held-out ones never. `found` is measured on held-out emoji: how often a picture's own caption is the
+nearest among 64. Half of the captions leave style or ground out, so a batch may hold two pictures that a
+caption fits; chance rarely draws them."""
+
 from __future__ import annotations
 
 import random
@@ -16,27 +17,52 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from nets.clip import CLIP
-from nets.tokenizer import WordTokenizer
-from training.emoji import LENGTH, read, vocabulary
-from training.recipe import command_line, start_from
-from training.shapes_clip import CLEAN, train
-from weights import own_device
-from worlds.emoji import Emoji, World, caption, is_held_out, open_world, render, sample_scenes
+from palimpsest.nets.judges.clip import CLIP
+from palimpsest.nets.tokenizer import WordTokenizer
+from palimpsest.training.emoji import LENGTH, read, vocabulary
+from palimpsest.training.recipe import command_line, start_from
+from palimpsest.training.shapes_clip import CLEAN, train
+from palimpsest.weights.load import own_device
+from palimpsest.worlds.emoji import Emoji, World, caption, is_held_out, open_world, render, sample_scenes
 
 
-def drawn(world: World, emoji: Sequence[Emoji], tokenizer: WordTokenizer, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+def drawn(
+    world: World, emoji: Sequence[Emoji], tokenizer: WordTokenizer, n: int, generator: Generator
+) -> tuple[Tensor, Tensor]:
     """n pictures (n 3 64 64) of these emoji on grounds of chance, and the rows of their captions."""
     rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
     scenes = sample_scenes(emoji, n, rng)
-    texts = [caption(scene, style=rng.random() > .3, background=rng.random() > .3) for scene in scenes]
+    texts = [caption(scene, style=rng.random() > 0.3, background=rng.random() > 0.3) for scene in scenes]
     return render(world, scenes), read(tokenizer, texts, rng)
 
 
-def main(*, steps: int = 3000, batch: int = 128, lr: float = 1e-3, warmup: int = 200, precision: str = "float32", seed: int = 0,
-         workers: int = 0, tests: int = 1024, init: str = "", data: str = "runs/emoji_data", name: str = "emoji-clip",
-         state: str = "runs/emoji_clip", device: str = "auto", out: str = "weights") -> None:
-    arguments = dict(steps=steps, batch=batch, lr=lr, warmup=warmup, precision=precision, seed=seed, tests=tests, init=Path(init).name)
+def main(
+    *,
+    steps: int = 3000,
+    batch: int = 128,
+    lr: float = 1e-3,
+    warmup: int = 200,
+    precision: str = "float32",
+    seed: int = 0,
+    workers: int = 0,
+    tests: int = 1024,
+    init: str = "",
+    data: str = "runs/emoji_data",
+    name: str = "emoji-clip",
+    state: str = "runs/emoji_clip",
+    device: str = "auto",
+    out: str = "weights",
+) -> None:
+    arguments = dict(
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        warmup=warmup,
+        precision=precision,
+        seed=seed,
+        tests=tests,
+        init=Path(init).name,
+    )
     world, on = open_world(data), own_device(device)
     tokenizer = WordTokenizer(vocabulary(world), LENGTH)
     config = CLEAN | dict(length=LENGTH, vocab=tokenizer.vocab_size, end=tokenizer.end)
@@ -44,9 +70,21 @@ def main(*, steps: int = 3000, batch: int = 128, lr: float = 1e-3, warmup: int =
     net = CLIP(**config)
     earlier = start_from(init, {"clip": net})
     known, unseen = ([e for e in world.emoji if is_held_out(e) == held] for held in (False, True))
-    train(name, net, dict(kind="clip", clip=config, words=tokenizer.words), lambda n, g: drawn(world, known, tokenizer, n, g),
-          lambda n, g: drawn(world, unseen, tokenizer, n, g), arguments, recipe="training.emoji_clip", earlier=earlier, init=init,
-          state=state, on=on, out=out, workers=workers)
+    train(
+        name,
+        net,
+        dict(kind="clip", clip=config, words=tokenizer.words),
+        lambda n, g: drawn(world, known, tokenizer, n, g),
+        lambda n, g: drawn(world, unseen, tokenizer, n, g),
+        arguments,
+        recipe="palimpsest.training.emoji_clip",
+        earlier=earlier,
+        init=init,
+        state=state,
+        on=on,
+        out=out,
+        workers=workers,
+    )
 
 
 if __name__ == "__main__":

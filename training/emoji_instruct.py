@@ -1,15 +1,16 @@
 """Recipe of emoji-instruct: edits of emoji by instruction, from pictures that artists drew before and after.
 
-    make emoji-data                                       # once: the pictures, into runs/emoji_data
-    python -m training.emoji_instruct                     # true pairs
-    python -m training.emoji_instruct --pairs FOLDER      # and those of a folder: NAME/before.png, after.png, instruction.txt, as
+    make emoji-data # once: the pictures, into runs/emoji_data
+    python -m palimpsest.training.emoji_instruct # true pairs
+    python -m palimpsest.training.emoji_instruct --pairs FOLDER # and those of a folder: NAME/before.png, after.png, instruction.txt, as
                                                           # training.emoji_pairs paints them
 
-Loss, dropout and the widened net are those of training/shapes_instruct.py, begun from `emoji`; one instruction in ten has one of its words
-spelled, as its captions had. True pairs are those of worlds/emoji.py of which both pictures are trained on, `n` of them, each on a
-background drawn for it and encoded once, in float16: the default is 320 MB. There are 15,630 changes of skin tone and 144 of a number; a
-kind is drawn as often as the square root of how many pairs it has.
-"""
+Loss, dropout and the widened net are those of training/shapes_instruct.py, begun from `emoji`; one
+instruction in ten has one of its words spelled, as its captions had. True pairs are those of
+worlds/emoji.py of which both pictures are trained on, `n` of them, each on a background drawn for it and
+encoded once, in float16: the default is 320 MB. There are 15,630 changes of skin tone and 144 of a
+number; a kind is drawn as often as the square root of how many pairs it has."""
+
 from __future__ import annotations
 
 import random
@@ -19,27 +20,34 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from nets.tokenizer import WordTokenizer
-from training.emoji import LENGTH, NET, models, read, vocabulary
-from training.fit import rank_and_world, step_generator
-from training.recipe import command_line
-from training.shapes import encode_all
-from training.shapes_instruct import Pairs, condition_scale, pairs_of, train, widened
-from weights import Autoencoder, load_autoencoder, own_device
-from worlds.emoji import Pair, World, elsewhere, open_world, pairs, render
+from palimpsest.fit.loop import rank_and_world, step_generator
+from palimpsest.nets.tokenizer import WordTokenizer
+from palimpsest.training.emoji import LENGTH, NET, models, read, vocabulary
+from palimpsest.training.recipe import command_line
+from palimpsest.training.shapes import encode_all
+from palimpsest.training.shapes_instruct import Pairs, condition_scale, pairs_of, train, widened
+from palimpsest.weights.load import load_autoencoder, own_device
+from palimpsest.weights.model import Autoencoder
+from palimpsest.worlds.emoji import Pair, World, elsewhere, open_world, pairs, render
 
 
 def draw_pairs(world: World, n: int, rng: random.Random) -> list[Pair]:
-    """n of the true pairs for training, each on a background of its own, the rarer kinds more often than there are pairs of them."""
+    """n of the true pairs for training, each on a background of its own, the rarer kinds more often than
+    there are pairs of them.
+    """
     once = pairs(world, rng, held_out=False)
     many = Counter(pair.kind for pair in once)
-    return [elsewhere(pair, rng) for pair in rng.choices(once, [many[pair.kind] ** -.5 for pair in once], k=n)]
+    return [
+        elsewhere(pair, rng) for pair in rng.choices(once, [many[pair.kind] ** -0.5 for pair in once], k=n)
+    ]
 
 
 def encoded(vae: Autoencoder, world: World, drawn: list[Pair], workers: int = 0) -> Pairs:
     """The latents of pairs in float16, drawn by `workers` processes, and what was asked for."""
-    before, after = (encode_all(vae, scenes, lambda part: render(world, part), workers).half()
-                     for scenes in ([p.before for p in drawn], [p.after for p in drawn]))
+    before, after = (
+        encode_all(vae, scenes, lambda part: render(world, part), workers).half()
+        for scenes in ([p.before for p in drawn], [p.after for p in drawn])
+    )
     return before, after, [p.instruction for p in drawn]
 
 
@@ -48,24 +56,64 @@ def read_some(tokenizer: WordTokenizer, texts: list[str], generator: Generator) 
     return read(tokenizer, texts, random.Random(int(torch.randint(2**62, (), generator=generator))))
 
 
-def main(*, steps: int = 8000, batch: int = 64, lr: float = 6e-4, n: int = 40000, pairs: str = "", warmup: int = 200,
-         precision: str = "float32", compiled: int = 0, seed: int = 0, workers: int = 0,
-         init: str = "weights/emoji.safetensors", data: str = "runs/emoji_data", name: str = "emoji-instruct",
-         state: str = "runs/emoji_instruct", vae: str = "emoji-vae", device: str = "auto", out: str = "weights") -> None:
+def main(
+    *,
+    steps: int = 8000,
+    batch: int = 64,
+    lr: float = 6e-4,
+    n: int = 40000,
+    pairs: str = "",
+    warmup: int = 200,
+    precision: str = "float32",
+    compiled: int = 0,
+    seed: int = 0,
+    workers: int = 0,
+    init: str = "weights/emoji.safetensors",
+    data: str = "runs/emoji_data",
+    name: str = "emoji-instruct",
+    state: str = "runs/emoji_instruct",
+    vae: str = "emoji-vae",
+    device: str = "auto",
+    out: str = "weights",
+) -> None:
     (rank, many), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, n=n, pairs=Path(pairs).name, warmup=warmup, precision=precision, compiled=compiled,
-                     seed=seed, init=Path(init).name)
+    arguments = dict(
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        n=n,
+        pairs=Path(pairs).name,
+        warmup=warmup,
+        precision=precision,
+        compiled=compiled,
+        seed=seed,
+        init=Path(init).name,
+    )
     world, autoencoder = open_world(data), load_autoencoder(vae, on)
     rng = random.Random(int(torch.randint(2**62, (), generator=step_generator(seed, steps, rank))))
-    torch.manual_seed(seed)                                              # the initial weights, alike on every rank
+    torch.manual_seed(seed)  # the initial weights, alike on every rank
     model = widened(models(NET, LENGTH, vocabulary(world)), init)
     known, count = encoded(autoencoder, world, draw_pairs(world, n // many, rng), workers), n // many * many
     if pairs:
         theirs = pairs_of(pairs, autoencoder, 64, model[1], workers)
         known = *(torch.cat([a, b.half()]) for a, b in zip(known[:2], theirs[:2])), known[2] + theirs[2]
         count += len(theirs[2])
-    train(name, model, known, arguments, init=init, scale=condition_scale(autoencoder), count=count, recipe="training.emoji_instruct",
-          read=read_some, vae=vae, state=state, on=on, out=out, workers=workers)
+    train(
+        name,
+        model,
+        known,
+        arguments,
+        init=init,
+        scale=condition_scale(autoencoder),
+        count=count,
+        recipe="palimpsest.training.emoji_instruct",
+        read=read_some,
+        vae=vae,
+        state=state,
+        on=on,
+        out=out,
+        workers=workers,
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""Pairs of emoji for InstructPix2Pix, painted by `emoji`: what the paper does where nobody drew the picture after the edit.
+"""Pairs of emoji for InstructPix2Pix, painted by `emoji`: what the paper does where nobody drew the
+picture after the edit.
 
     make emoji-data                                       # once: the pictures, into runs/emoji_data
-    python -m training.emoji_pairs --n 1000               # into runs/emoji_pairs
-    python -m training.emoji_instruct --pairs runs/emoji_pairs
+    python -m palimpsest.training.emoji_pairs --n 1000               # into runs/emoji_pairs
+    python -m palimpsest.training.emoji_instruct --pairs runs/emoji_pairs
 
-The wishes are the captions and the instruction of true edits for training; no picture of theirs is looked at. Painting, sorting by
-emoji-clip and what is written are those of training/pairs.py. A threshold is what nine of ten true edits for training pass.
-"""
+The wishes are the captions and the instruction of true edits for training; no picture of theirs is looked
+at. Painting, sorting by emoji-clip and what is written are those of training/pairs.py. A threshold is
+what nine of ten true edits for training pass."""
+
 from __future__ import annotations
 
 import hashlib
@@ -16,19 +18,21 @@ from pathlib import Path
 
 import torch
 
-from training.emoji_instruct import draw_pairs
-from training.pairs import MOST, N_TRUE, Told, check_settings, paint
-from training.recipe import command_line
-from weights import find, load, own_device
-from weights.files import sha256
-from weights.judges import load_judge
-from worlds.emoji import Pair, World, caption, open_world, render
-from worlds.triplets import Triplet, text_of
+from palimpsest.training.emoji_instruct import draw_pairs
+from palimpsest.training.pairs import MOST, N_TRUE, Told, check_settings, paint
+from palimpsest.training.recipe import command_line
+from palimpsest.weights.files import sha256
+from palimpsest.weights.judges import load_judge
+from palimpsest.weights.load import find, load, own_device
+from palimpsest.worlds.emoji import Pair, World, caption, open_world, render
+from palimpsest.worlds.triplets import Triplet, text_of
 
 
 def wishes_of(world: World, n: int, rng: random.Random) -> list[Triplet]:
-    """n different wishes, the kinds as often as training/emoji_instruct.py draws them; fewer where the world has not so many."""
-    found: dict[Triplet, None] = {}                  # a dictionary keeps the order
+    """n different wishes, the kinds as often as training/emoji_instruct.py draws them; fewer where the
+    world has not so many.
+    """
+    found: dict[Triplet, None] = {}  # a dictionary keeps the order
     for _ in range(10):
         for p in draw_pairs(world, n, rng):
             if caption(p.before) != caption(p.after):
@@ -41,22 +45,43 @@ def wishes_of(world: World, n: int, rng: random.Random) -> list[Triplet]:
 def true_edits(world: World, drawn: Sequence[Pair]) -> Iterator[Told]:
     """Pictures and captions of true edits, 64 at a time."""
     for i in range(0, len(drawn), 64):
-        some = drawn[i:i + 64]
+        some = drawn[i : i + 64]
         scenes = [p.before for p in some], [p.after for p in some]
         yield *(render(world, s) for s in scenes), *([*map(caption, s)] for s in scenes)
 
 
-def main(*, n: int = 1000, out: str = "runs/emoji_pairs", samples: int = 4, most: int = MOST, how: str = "cross", steps: int = 20,
-         w: float = 3., batch: int = 16, unfiltered: int = 0, seed: int = 0, data: str = "runs/emoji_data", model: str = "emoji",
-         clip: str = "emoji-clip", device: str = "auto") -> None:
+def main(
+    *,
+    n: int = 1000,
+    out: str = "runs/emoji_pairs",
+    samples: int = 4,
+    most: int = MOST,
+    how: str = "cross",
+    steps: int = 20,
+    w: float = 3.0,
+    batch: int = 16,
+    unfiltered: int = 0,
+    seed: int = 0,
+    data: str = "runs/emoji_data",
+    model: str = "emoji",
+    clip: str = "emoji-clip",
+    device: str = "auto",
+) -> None:
     asked = dict(samples=samples, most=most, how=how, steps=steps, w=w, unfiltered=unfiltered, seed=seed)
     check_settings(asked | dict(batch=batch, n=n))
     on, world = own_device(device), open_world(data)
     wishes = wishes_of(world, n, random.Random(f"wishes {seed}"))
     said = hashlib.sha256("\n".join(map(text_of, wishes)).encode()).hexdigest()
     models = load(model, on, torch.float32), load_judge(clip, on), None
-    paint(models, wishes, dict(triplets=said, **asked, model=sha256(find(model)), clip=sha256(find(clip))),
-          lambda: true_edits(world, draw_pairs(world, N_TRUE, random.Random("thresholds"))), Path(out), batch, on)
+    paint(
+        models,
+        wishes,
+        dict(triplets=said, **asked, model=sha256(find(model)), clip=sha256(find(clip))),
+        lambda: true_edits(world, draw_pairs(world, N_TRUE, random.Random("thresholds"))),
+        Path(out),
+        batch,
+        on,
+    )
 
 
 if __name__ == "__main__":

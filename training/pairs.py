@@ -1,19 +1,22 @@
 """Pairs of pictures for InstructPix2Pix: painted by Prompt-to-Prompt, sorted out by CLIP.
 
-    python -m training.pairs --triplets weights/triplets.jsonl --out runs/pairs
-    torchrun --nproc-per-node 2 -m training.pairs --out runs/pairs                     # triplets are shared out among the processes
-    python -m training.shapes_instruct --pairs runs/pairs                              # and trained on
+    python -m palimpsest.training.pairs --triplets weights/triplets.jsonl --out runs/pairs
+    torchrun --nproc-per-node 2 -m palimpsest.training.pairs --out runs/pairs # triplets are shared out among the processes
+    python -m palimpsest.training.shapes_instruct --pairs runs/pairs # and trained on
 
-"InstructPix2Pix", arXiv:2211.09800v2, Sec. 3.1: for each (caption, instruction, edited caption) a text-to-picture model paints several
-pairs with shared attention in a fraction p ~ U(.1, .9) of the steps; those are kept whose pictures are alike, fit their captions and differ
-as the captions do, by CLIP's cosines, and of these the four that differ best. `how` says what is shared: "cross" is Prompt-to-Prompt as
-published (cross-attention for p of the steps, self-attention for half as many), "self" what the official code does (self-attention alone).
+"InstructPix2Pix", arXiv:2211.09800v2, Sec. 3.1: for each (caption, instruction, edited caption) a
+text-to-picture model paints several pairs with shared attention in a fraction p ~ U(.1, .9) of the steps;
+those are kept whose pictures are alike, fit their captions and differ as the captions do, by CLIP's
+cosines, and of these the four that differ best. `how` says what is shared: "cross" is Prompt-to-Prompt as
+published (cross-attention for p of the steps, self-attention for half as many), "self" what the official
+code does (self-attention alone).
 
-The paper's thresholds (.75, .2, .2) are ViT-L/14's. # ours: for another CLIP those that nine of ten *true* edits pass, each by itself.
-Painted and judged triplets stand in OUT/scores-RANK.jsonl, so a run that was stopped goes on with the batch that was not done. The batches
-are the same whoever paints them and however often it was stopped, and so are the bits. Each kept pair is a folder with before.png,
-after.png and instruction.txt; kept.png and dropped.png show some of either; summary.json counts.
-"""
+The paper's thresholds (.75, .2, .2) are ViT-L/14's. # ours: for another CLIP those that nine of ten
+*true* edits pass, each by itself. Painted and judged triplets stand in OUT/scores-RANK.jsonl, so a run
+that was stopped goes on with the batch that was not done. The batches are the same whoever paints them
+and however often it was stopped, and so are the bits. Each kept pair is a folder with before.png,
+after.png and instruction.txt; kept.png and dropped.png show some of either; summary.json counts."""
+
 from __future__ import annotations
 
 import json
@@ -26,54 +29,64 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from methods.prompt_to_prompt import prompt_to_prompt
-from metrics.similarity import cosine, directional
-from nets.tokenizer import Tokenizer
-from training.fit import rank_and_world
-from training.recipe import command_line
-from weights import Bundle, Oracle, find, load, load_reader, own_device
-from weights.files import sha256, write_json
-from weights.judges import Judge, load_judge
-from worlds.files import contact_sheet, write_picture
-from worlds.scene import Scene
-from worlds.shapes import apply, caption, edits, render, sample_scene
-from worlds.triplets import Triplet, read_triplets
-from worlds.words import wanted
+from palimpsest.fit.loop import rank_and_world
+from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
+from palimpsest.metrics.similarity import cosine, directional
+from palimpsest.nets.tokenizer import Tokenizer
+from palimpsest.training.recipe import command_line
+from palimpsest.weights.files import sha256, write_json
+from palimpsest.weights.judges import Judge, load_judge
+from palimpsest.weights.load import Oracle, find, load, load_reader, own_device
+from palimpsest.weights.model import Model
+from palimpsest.worlds.files import contact_sheet, write_picture
+from palimpsest.worlds.scene import Scene
+from palimpsest.worlds.shapes import apply, caption, edits, render, sample_scene
+from palimpsest.worlds.triplets import Triplet, read_triplets
+from palimpsest.worlds.words import wanted
 
-N_TRUE = 512                                     # true edits that say where the thresholds are
-MOST = 4                                         # pairs of one triplet that are kept   # Sec. 3.1.2
-SHARE = .9                                       # of true edits that pass each threshold
-P = (.1, .9)                                     # Sec. 3.1.2
+N_TRUE = 512  # true edits that say where the thresholds are
+MOST = 4  # pairs of one triplet that are kept   # Sec. 3.1.2
+SHARE = 0.9  # of true edits that pass each threshold
+P = (0.1, 0.9)  # Sec. 3.1.2
 HOW = ("cross", "self")
 KEPT = {"kept": True, "dropped": False}
 
-Row = tuple[int, int, Triplet]                   # a triplet's number, which sample of it, and the triplet
+Row = tuple[int, int, Triplet]  # a triplet's number, which sample of it, and the triplet
 
 
 class Scores(NamedTuple):
     """What CLIP says of one pair: cosines."""
-    image: float                                 # of the two pictures
-    direction: float                             # of the way the pictures went with the way the captions went
-    before: float                                # of the first picture with its caption
-    after: float                                 # of the second
+
+    image: float  # of the two pictures
+    direction: float  # of the way the pictures went with the way the captions went
+    before: float  # of the first picture with its caption
+    after: float  # of the second
 
     def passes(self, least: Scores) -> bool:
         """Whether every one reaches its threshold."""
         return all(mine >= theirs for mine, theirs in zip(self, least))
 
 
-PAPER = Scores(.75, .2, .2, .2)                  # of ViT-L/14; the official program's own default for the first is .7
+PAPER = Scores(0.75, 0.2, 0.2, 0.2)  # of ViT-L/14; the official program's own default for the first is .7
 
 
 @torch.no_grad()
-def scored(judge: Judge, before: Tensor, after: Tensor, texts: Sequence[str], new_texts: Sequence[str]) -> list[Scores]:
+def scored(
+    judge: Judge, before: Tensor, after: Tensor, texts: Sequence[str], new_texts: Sequence[str]
+) -> list[Scores]:
     """Of b pairs (b 3 y x) with their captions."""
     x, y, c, d = judge.images(before), judge.images(after), judge.texts(texts), judge.texts(new_texts)
-    return [Scores(*row) for row in torch.stack([cosine(x, y), directional(x, y, c, d), cosine(x, c), cosine(y, d)], dim=1).tolist()]
+    return [
+        Scores(*row)
+        for row in torch.stack(
+            [cosine(x, y), directional(x, y, c, d), cosine(x, c), cosine(y, d)], dim=1
+        ).tolist()
+    ]
 
 
 def best(scores: Sequence[Scores], least: Scores | None, most: int = MOST) -> list[int]:
-    """Which of one triplet's pairs are kept: those that pass, the best direction first, so many at most. # official code
+    """Which of one triplet's pairs are kept: those that pass, the best direction first, so many at most.
+    # official code
 
     least: None keeps the first, whatever CLIP says of them.
     """
@@ -83,7 +96,7 @@ def best(scores: Sequence[Scores], least: Scores | None, most: int = MOST) -> li
     return sorted(passing, key=lambda k: -scores[k].direction)[:most]
 
 
-Told = tuple[Tensor, Tensor, list[str], list[str]]       # pictures before and after (b 3 y x), and their captions
+Told = tuple[Tensor, Tensor, list[str], list[str]]  # pictures before and after (b 3 y x), and their captions
 
 
 def true_edits(n: int, seed: int) -> Iterator[Told]:
@@ -97,7 +110,7 @@ def true_edits(n: int, seed: int) -> Iterator[Told]:
             if caption(after) != caption(scene):
                 drawn.append((scene, after))
     for i in range(0, n, 64):
-        before, after = zip(*drawn[i:i + 64])
+        before, after = zip(*drawn[i : i + 64])
         yield render(list(before)), render(list(after)), [*map(caption, before)], [*map(caption, after)]
 
 
@@ -112,27 +125,42 @@ def shared(i: int, k: int, seed: int) -> float:
     return random.Random(f"p {seed} {i} {k}").uniform(*P)
 
 
-def painted(b: Bundle, rows: Sequence[Row], how: str, steps: int, w: float, seed: int) -> tuple[Tensor, Tensor]:
+def painted(
+    model: Model, rows: Sequence[Row], how: str, steps: int, w: float, seed: int
+) -> tuple[Tensor, Tensor]:
     """Pictures before and after, one pair for each row."""
     p = [shared(i, k, seed) for i, k, _ in rows]
-    cross, self_ = (p, [v / 2 for v in p]) if how == "cross" else ([0.] * len(p), p)
-    made = prompt_to_prompt(b, [t.caption for _, _, t in rows], [t.edited for _, _, t in rows], cross=cross, self_=self_, steps=steps, w=w,
-                            seed=[seed + 1_000 * i + k for i, k, _ in rows])
+    cross, self_ = (p, [v / 2 for v in p]) if how == "cross" else ([0.0] * len(p), p)
+    made = prompt_to_prompt(
+        model,
+        [t.caption for _, _, t in rows],
+        [t.edited for _, _, t in rows],
+        cross=cross,
+        self_=self_,
+        steps=steps,
+        w=w,
+        seed=[seed + 1_000 * i + k for i, k, _ in rows],
+    )
     return made.source_picture.clamp(-1, 1), made.raw.clamp(-1, 1)
 
 
 # --------------------------------------------------------------------------- the folder
 
+
 def done(out: Path, identity: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
-    """What earlier runs left, by triplet. Raises ValueError for a folder of other settings. A line cut short is as if not there."""
+    """What earlier runs left, by triplet. Raises ValueError for a folder of other settings. A line cut
+    short is as if not there.
+    """
     found: dict[int, list[dict[str, Any]]] = {}
     for file in sorted(out.glob("scores-*.jsonl")):
         first, *rows = lines(file) or [None]
-        if first is None:                        # cut short in its first line: nothing is in it
+        if first is None:  # cut short in its first line: nothing is in it
             continue
         if first != identity:
             names = ", ".join(k for k in identity if first.get(k) != identity[k])
-            raise ValueError(f"out: {out} was begun with other settings ({names}); give another folder, or remove it")
+            raise ValueError(
+                f"out: {out} was begun with other settings ({names}); give another folder, or remove it"
+            )
         found |= {row["triplet"]: row["samples"] for row in rows if row is not None}
     return found
 
@@ -163,9 +191,13 @@ def append(file: Path, row: dict[str, Any]) -> None:
 
 
 def check(path: str, wishes: Sequence[Triplet], tokenizers: Sequence[Tokenizer], read: bool) -> None:
-    """Raises ValueError that names the first line which cannot be painted or judged: before hours of work, not after them."""
+    """Raises ValueError that names the first line which cannot be painted or judged: before hours of
+    work, not after them.
+    """
     if not wishes:
-        raise ValueError(f"triplets: {path} holds none; write some with python -m training.shapes_language --sample 4000")
+        raise ValueError(
+            f"triplets: {path} holds none; write some with python -m palimpsest.training.shapes_language --sample 4000"
+        )
     for number, t in enumerate(wishes, 1):
         try:
             for tokenizer in tokenizers:
@@ -175,20 +207,48 @@ def check(path: str, wishes: Sequence[Triplet], tokenizers: Sequence[Tokenizer],
         except ValueError as error:
             raise ValueError(f"triplets: {path}, line {number}: {error}") from None
         if t.caption == t.edited:
-            raise ValueError(f"triplets: {path}, line {number}: both captions are {t.caption!r}, which asks for no edit; leave it out")
+            raise ValueError(
+                f"triplets: {path}, line {number}: both captions are {t.caption!r}, which asks for no edit; leave it out"
+            )
 
 
-def main(*, triplets: str = "weights/triplets.jsonl", out: str = "runs/pairs", samples: int = 4, most: int = MOST, how: str = "cross",
-         steps: int = 20, w: float = 3., batch: int = 16, limit: int = 0, unfiltered: int = 0, seed: int = 0, model: str = "shapes",
-         clip: str = "shapes-clip", reader: str = "shapes-reader", device: str = "auto") -> None:
+def main(
+    *,
+    triplets: str = "weights/triplets.jsonl",
+    out: str = "runs/pairs",
+    samples: int = 4,
+    most: int = MOST,
+    how: str = "cross",
+    steps: int = 20,
+    w: float = 3.0,
+    batch: int = 16,
+    limit: int = 0,
+    unfiltered: int = 0,
+    seed: int = 0,
+    model: str = "shapes",
+    clip: str = "shapes-clip",
+    reader: str = "shapes-reader",
+    device: str = "auto",
+) -> None:
     asked = dict(samples=samples, most=most, how=how, steps=steps, w=w, unfiltered=unfiltered, seed=seed)
     check_settings(asked | dict(batch=batch, limit=limit))
     on = own_device(device)
-    wishes = read_triplets(triplets)[:limit or None]
-    b, judge, oracle = load(model, on, torch.float32), load_judge(clip, on), load_reader(reader, on) if reader else None
-    check(triplets, wishes, (b.tokenizer, judge.tokenizer), read=oracle is not None)
-    paint((b, judge, oracle), wishes, dict(triplets=sha256(triplets), **asked, model=sha256(find(model)), clip=sha256(find(clip))),
-          lambda: true_edits(N_TRUE, 0), Path(out), batch, on)
+    wishes = read_triplets(triplets)[: limit or None]
+    painter, judge, oracle = (
+        load(model, on, torch.float32),
+        load_judge(clip, on),
+        load_reader(reader, on) if reader else None,
+    )
+    check(triplets, wishes, (painter.tokenizer, judge.tokenizer), read=oracle is not None)
+    paint(
+        (painter, judge, oracle),
+        wishes,
+        dict(triplets=sha256(triplets), **asked, model=sha256(find(model)), clip=sha256(find(clip))),
+        lambda: true_edits(N_TRUE, 0),
+        Path(out),
+        batch,
+        on,
+    )
 
 
 def check_settings(asked: dict[str, Any]) -> None:
@@ -200,42 +260,72 @@ def check_settings(asked: dict[str, Any]) -> None:
             raise ValueError(f"{name}: must be at least {lowest}, got {asked[name]}")
 
 
-def paint(models: tuple[Bundle, Judge, Oracle | None], wishes: Sequence[Triplet], identity: dict[str, Any],
-          true: Callable[[], Iterable[Told]], folder: Path, batch: int, on: torch.device) -> None:
+def paint(
+    models: tuple[Model, Judge, Oracle | None],
+    wishes: Sequence[Triplet],
+    identity: dict[str, Any],
+    true: Callable[[], Iterable[Told]],
+    folder: Path,
+    batch: int,
+    on: torch.device,
+) -> None:
     """Paint pairs of each wish, keep the best in `folder`, and count them.
 
-    identity: what else these pairs are the pairs of, the settings among it; true: edits whose share SHARE each threshold lets pass.
-    """
-    (b, judge, oracle), (rank, world) = models, rank_and_world()
-    samples, most, how, steps, w, unfiltered, seed = (identity[k] for k in ("samples", "most", "how", "steps", "w", "unfiltered", "seed"))
+    identity: what else these pairs are the pairs of, the settings among it; true: edits whose share SHARE
+    each threshold lets pass."""
+    (model, judge, oracle), (rank, world) = models, rank_and_world()
+    samples, most, how, steps, w, unfiltered, seed = (
+        identity[k] for k in ("samples", "most", "how", "steps", "w", "unfiltered", "seed")
+    )
     earlier = done(folder, identity)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"scores-{rank}.jsonl"
     begin(file, identity)
     least = None if unfiltered else thresholds(judge, true())
     batches = [range(i, min(i + batch, len(wishes))) for i in range(0, len(wishes), batch)][rank::world]
-    for some in tqdm([some for some in batches if not earlier.keys() >= set(some)], unit="batch", disable=rank > 0):
+    for some in tqdm(
+        [some for some in batches if not earlier.keys() >= set(some)], unit="batch", disable=rank > 0
+    ):
         rows = [(i, k, wishes[i]) for i in some for k in range(samples)]
-        parts = [painted(b, rows[j:j + batch], how, steps, w, seed) for j in range(0, len(rows), batch)]
+        parts = [painted(model, rows[j : j + batch], how, steps, w, seed) for j in range(0, len(rows), batch)]
         before, after = (torch.cat(column).cpu() for column in zip(*parts))
-        scores = scored(judge, before.to(on), after.to(on), [t.caption for *_, t in rows], [t.edited for *_, t in rows])
+        scores = scored(
+            judge, before.to(on), after.to(on), [t.caption for *_, t in rows], [t.edited for *_, t in rows]
+        )
         right = told_right(oracle, before, after, rows)
-        kept = [best(scores[n * samples:(n + 1) * samples], least, most) for n in range(len(some))]
+        kept = [best(scores[n * samples : (n + 1) * samples], least, most) for n in range(len(some))]
         if some[0] == 0:
             sheets(folder, before, after, rows, kept)
         for n, i in enumerate(some):
-            if i in earlier:                     # of a batch in which a run was stopped
+            if i in earlier:  # of a batch in which a run was stopped
                 continue
             mine = slice(n * samples, (n + 1) * samples)
             for rung, k in enumerate(kept[n]):
-                keep(folder / f"{i:06d}-{rung}", before[mine][k:k + 1], after[mine][k:k + 1], wishes[i].instruction)
-            append(file, dict(triplet=i, samples=[dict(s._asdict(), p=shared(i, k, seed), kept=k in kept[n], right=right[mine][k])
-                                                  for k, s in enumerate(scores[mine])]))
-    print(summary(folder, identity, least, len(wishes)))                   # of two processes the later one has it all
+                keep(
+                    folder / f"{i:06d}-{rung}",
+                    before[mine][k : k + 1],
+                    after[mine][k : k + 1],
+                    wishes[i].instruction,
+                )
+            append(
+                file,
+                dict(
+                    triplet=i,
+                    samples=[
+                        dict(s._asdict(), p=shared(i, k, seed), kept=k in kept[n], right=right[mine][k])
+                        for k, s in enumerate(scores[mine])
+                    ],
+                ),
+            )
+    print(summary(folder, identity, least, len(wishes)))  # of two processes the later one has it all
 
 
-def told_right(oracle: Oracle | None, before: Tensor, after: Tensor, rows: Sequence[Row]) -> list[bool | None]:
-    """Whether both pictures show what their captions say: the truth, which CLIP has to guess. None without a reader."""
+def told_right(
+    oracle: Oracle | None, before: Tensor, after: Tensor, rows: Sequence[Row]
+) -> list[bool | None]:
+    """Whether both pictures show what their captions say: the truth, which CLIP has to guess. None
+    without a reader.
+    """
     if oracle is None:
         return [None] * len(rows)
     first = oracle.right(before, [wanted(t.caption) for *_, t in rows])
@@ -250,29 +340,58 @@ def keep(place: Path, before: Tensor, after: Tensor, instruction: str) -> None:
     (place / "instruction.txt").write_text(instruction + "\n", encoding="utf-8")
 
 
-def sheets(folder: Path, before: Tensor, after: Tensor, rows: Sequence[Row], kept: Sequence[Sequence[int]], most: int = 8) -> None:
+def sheets(
+    folder: Path,
+    before: Tensor,
+    after: Tensor,
+    rows: Sequence[Row],
+    kept: Sequence[Sequence[int]],
+    most: int = 8,
+) -> None:
     """kept.png and dropped.png: some pairs of the first batch of either kind, each under its instruction."""
     samples = len(rows) // len(kept)
     for name, wish in KEPT.items():
         chosen = [j for j in range(len(rows)) if (j % samples in kept[j // samples]) == wish][:most]
         if chosen:
-            write_picture(contact_sheet([[before[j:j + 1] for j in chosen], [after[j:j + 1] for j in chosen]], ["before", "after"],
-                                        [rows[j][2].instruction for j in chosen], scale=2), folder / f"{name}.png")
+            write_picture(
+                contact_sheet(
+                    [[before[j : j + 1] for j in chosen], [after[j : j + 1] for j in chosen]],
+                    ["before", "after"],
+                    [rows[j][2].instruction for j in chosen],
+                    scale=2,
+                ),
+                folder / f"{name}.png",
+            )
 
 
 def summary(folder: Path, identity: dict[str, Any], least: Scores | None, n: int) -> str:
     """Write summary.json: what was painted, kept, and in truth right, of the triplets so far."""
     found = done(folder, identity)
     rows = [s for samples in found.values() for s in samples]
-    told = {name: [s["right"] for s in rows if s["right"] is not None and s["kept"] == kept] for name, kept in KEPT.items()}
+    told = {
+        name: [s["right"] for s in rows if s["right"] is not None and s["kept"] == kept]
+        for name, kept in KEPT.items()
+    }
     right = {name: sum(v) / len(v) if v else None for name, v in told.items()}
-    about = dict(triplets=len(found), of=n, pairs=len(rows), kept=sum(s["kept"] for s in rows),
-                 thresholds=None if least is None else least._asdict(), right=right, settings=identity)
+    about = dict(
+        triplets=len(found),
+        of=n,
+        pairs=len(rows),
+        kept=sum(s["kept"] for s in rows),
+        thresholds=None if least is None else least._asdict(),
+        right=right,
+        settings=identity,
+    )
     write_json(folder / "summary.json", about)
-    bars = "no thresholds" if least is None else f"thresholds {', '.join(f'{k} {v:.2f}' for k, v in least._asdict().items())}"
+    bars = (
+        "no thresholds"
+        if least is None
+        else f"thresholds {', '.join(f'{k} {v:.2f}' for k, v in least._asdict().items())}"
+    )
     truth = ", ".join(f"{name} {v:.0%}" for name, v in right.items() if v is not None)
-    return (f"{folder}: {len(found)} of {n} triplets, {about['kept']} of {len(rows)} pairs kept ({bars})"
-            + (f"; both pictures right: {truth}" if truth else ""))
+    return f"{folder}: {len(found)} of {n} triplets, {about['kept']} of {len(rows)} pairs kept ({bars})" + (
+        f"; both pictures right: {truth}" if truth else ""
+    )
 
 
 if __name__ == "__main__":

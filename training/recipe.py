@@ -1,4 +1,7 @@
-"""What the recipes share: a command line made from a signature, and the record of a finished run in the manifest."""
+"""What the recipes share: a command line made from a signature, and the record of a finished run in the
+manifest.
+"""
+
 from __future__ import annotations
 
 import copy
@@ -12,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.cli import Parser, exit_code, number, whole
-from weights.files import (
+from palimpsest.cli.manners import Parser, exit_code, number, whole
+from palimpsest.weights.files import (
     FOLDER,
     MANIFEST,
     WeightsError,
@@ -29,11 +32,15 @@ from weights.files import (
 
 
 def command_line(main: Callable[..., Any]) -> None:
-    """Run a recipe's `main` with its keyword-only arguments taken from the command line, `--lr 1e-3 --steps 100`."""
+    """Run a recipe's `main` with its keyword-only arguments taken from the command line, `--lr 1e-3
+    --steps 100`.
+    """
     parser = Parser(description=(sys.modules[main.__module__].__doc__ or "").splitlines()[0])
     for name, p in inspect.signature(main).parameters.items():
         kind = {int: whole, float: number}.get(type(p.default), str)
-        parser.add_argument("--" + name.replace("_", "-"), type=kind, default=p.default, help=f"(default: {p.default!r})")
+        parser.add_argument(
+            "--" + name.replace("_", "-"), type=kind, default=p.default, help=f"(default: {p.default!r})"
+        )
     sys.exit(exit_code(lambda: main(**checked(vars(parser.parse_args())))))
 
 
@@ -49,22 +56,33 @@ def checked(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def revision() -> str:
-    """The git revision of the source, with "-dirty" where files differ from it; "unknown" outside a checkout or without git."""
+    """The git revision of the source, with "-dirty" where files differ from it; "unknown" outside a
+    checkout or without git.
+    """
     try:
-        found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], cwd=FOLDER,
-                               capture_output=True, text=True)
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=FOLDER,
+            capture_output=True,
+            text=True,
+        )
     except OSError:
         return "unknown"
     return found.stdout.strip() or "unknown"
 
 
-REVISION = revision()    # of the source that is about to run, not of what the checkout holds when it is done
+REVISION = revision()  # of the source that is about to run, not of what the checkout holds when it is done
 
 
 @torch.no_grad()
-def storage_error(modules: dict[str, nn.Module], answer: Callable[[dict[str, nn.Module]], Tensor],
-                  dtype: torch.dtype = torch.float16) -> float:
-    """What `dtype` in the file costs: RMS change of answer(modules) once the weights are rounded, relative to its RMS."""
+def storage_error(
+    modules: dict[str, nn.Module],
+    answer: Callable[[dict[str, nn.Module]], Tensor],
+    dtype: torch.dtype = torch.float16,
+) -> float:
+    """What `dtype` in the file costs: RMS change of answer(modules) once the weights are rounded,
+    relative to its RMS.
+    """
     exact, rounded = answer(modules), copy.deepcopy(modules)
     for module in rounded.values():
         module.load_state_dict(restored(as_stored(module.state_dict(), dtype)))
@@ -72,7 +90,9 @@ def storage_error(modules: dict[str, nn.Module], answer: Callable[[dict[str, nn.
 
 
 def start_from(init: str, modules: dict[str, nn.Module]) -> list[dict[str, Any]]:
-    """Fill the modules from an earlier run's file, "" for none; what that file was trained with, run by run."""
+    """Fill the modules from an earlier run's file, "" for none; what that file was trained with, run by
+    run.
+    """
     if not init:
         return []
     config, tensors = read_weights(init)
@@ -80,21 +100,46 @@ def start_from(init: str, modules: dict[str, nn.Module]) -> list[dict[str, Any]]
         try:
             fill(module, tensors, name, init).train().requires_grad_(True)
         except WeightsError:
-            raise ValueError(f"init: {init} holds another model than this recipe trains; name an earlier file of its own") from None
+            raise ValueError(
+                f"init: {init} holds another model than this recipe trains; name an earlier file of its own"
+            ) from None
     return config["trained"]
 
 
-def publish(name: str, modules: dict[str, nn.Module], config: dict[str, Any], *, out: str, recipe: str, arguments: dict[str, Any],
-            seconds: float, figures: dict[str, Any], earlier: list[dict[str, Any]], dtype: torch.dtype = torch.float16) -> Path:
-    """Write `name`.safetensors into `out` and, where that is the package's own folder, its record into MANIFEST.json.
+def publish(
+    name: str,
+    modules: dict[str, nn.Module],
+    config: dict[str, Any],
+    *,
+    out: str,
+    recipe: str,
+    arguments: dict[str, Any],
+    seconds: float,
+    figures: dict[str, Any],
+    earlier: list[dict[str, Any]],
+    dtype: torch.dtype = torch.float16,
+) -> Path:
+    """Write `name`.safetensors into `out` and, where that is the package's own folder, its record into
+    MANIFEST.json.
 
     earlier: the runs that this one went on from. The file's header carries them too, as `trained`.
     """
     config = dict(config, trained=[*earlier, dict(arguments, seconds=round(seconds), revision=REVISION)])
     path = write_weights(Path(out) / f"{name}.safetensors", modules, config, dtype)
-    record = dict(kind=config["kind"], sha256=sha256(path), bytes=path.stat().st_size, recipe=f"python -m {recipe}", arguments=arguments,
-                  seed=arguments.get("seed"), steps=arguments.get("steps"), seconds=round(seconds), revision=REVISION,
-                  earlier=earlier, parameters=sum(p.numel() for m in modules.values() for p in m.parameters()), figures=figures)
+    record = dict(
+        kind=config["kind"],
+        sha256=sha256(path),
+        bytes=path.stat().st_size,
+        recipe=f"python -m {recipe}",
+        arguments=arguments,
+        seed=arguments.get("seed"),
+        steps=arguments.get("steps"),
+        seconds=round(seconds),
+        revision=REVISION,
+        earlier=earlier,
+        parameters=sum(p.numel() for m in modules.values() for p in m.parameters()),
+        figures=figures,
+    )
     if Path(out).resolve() == FOLDER.resolve():
         write_json(MANIFEST, dict(sorted({**manifest(), path.name: record}.items())))
     else:

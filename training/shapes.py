@@ -1,17 +1,19 @@
-"""Recipe of shapes: the text encoder and the U-Net of the shapes world, trained together in the latents of shapes-vae.
+"""Recipe of shapes: the text encoder and the U-Net of the shapes world, trained together in the latents
+of shapes-vae.
 
-    python -m training.shapes                     # one process
-    torchrun --nproc-per-node 2 -m training.shapes
+    python -m palimpsest.training.shapes                     # one process
+    torchrun --nproc-per-node 2 -m palimpsest.training.shapes
 
-Loss: E ‖v − v_θ(z_t, t, text)‖², the v-form of L_simple (Eq. 5). An ε-network on a schedule that goes down to ᾱ ≈ 0 hardly sees the
-mean of the picture in its loss, and paints right shapes on muddy grounds; v sees it. One caption in ten is empty, so that the same
-net is the unconditional one that guidance needs (arXiv:2207.12598v1). Latents are made once and kept in memory.
-Times are drawn with density ∝ t: near t = 0 the loss is mostly noise that nobody can predict, and what a text decides is decided
-where t is large. `two` is the share of scenes with two things; `init` goes on from the weights of an earlier run.
-Flowers and dots are learned last: after a million pictures four of five wrong answers were a flower painted as a circle or dots as
-stripes, and telling the word that is wrong cost the loss a tenth of what it costs for stars. `hard` draws scenes with them so many
-times as often.
-"""
+Loss: E ‖v − v_θ(z_t, t, text)‖², the v-form of L_simple (Eq. 5). An ε-network on a schedule that goes
+down to ᾱ ≈ 0 hardly sees the mean of the picture in its loss, and paints right shapes on muddy grounds; v
+sees it. One caption in ten is empty, so that the same net is the unconditional one that guidance needs
+(arXiv:2207.12598v1). Latents are made once and kept in memory. Times are drawn with density ∝ t: near t =
+0 the loss is mostly noise that nobody can predict, and what a text decides is decided where t is large.
+`two` is the share of scenes with two things; `init` goes on from the weights of an earlier run. Flowers
+and dots are learned last: after a million pictures four of five wrong answers were a flower painted as a
+circle or dots as stripes, and telling the word that is wrong cost the loss a tenth of what it costs for
+stars. `hard` draws scenes with them so many times as often."""
+
 from __future__ import annotations
 
 import random
@@ -22,27 +24,39 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from nets.text import TextTransformer
-from nets.tokenizer import WordTokenizer
-from nets.unet import UNet
-from samplers.convert import q_sample
-from samplers.ddpm import l_simple
-from samplers.noise import gaussian
-from samplers.schedule import Schedule
-from training.fit import ahead, fit, moved, rank_and_world, step_generator
-from training.recipe import command_line, publish, start_from, storage_error
-from weights import Autoencoder, find, load_autoencoder, own_device
-from weights.files import sha256
-from worlds.scene import WORDS, Scene
-from worlds.shapes import caption, render, sample_scene
+from palimpsest.fit.loop import ahead, fit, moved, rank_and_world, step_generator
+from palimpsest.nets.text import TextTransformer
+from palimpsest.nets.tokenizer import WordTokenizer
+from palimpsest.nets.unet import UNet
+from palimpsest.samplers.convert import q_sample
+from palimpsest.samplers.ddpm import l_simple
+from palimpsest.samplers.noise import gaussian
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.training.recipe import command_line, publish, start_from, storage_error
+from palimpsest.weights.files import sha256
+from palimpsest.weights.load import find, load_autoencoder, own_device
+from palimpsest.weights.model import Autoencoder
+from palimpsest.worlds.scene import WORDS, Scene
+from palimpsest.worlds.shapes import caption, render, sample_scene
 
-NET = dict(in_channels=8, out_channels=8, width=48, mult=(1, 2, 3), blocks=1, attention=(True, True, False), heads=4, ctx_width=128,
-           norm_groups=8)
+NET = dict(
+    in_channels=8,
+    out_channels=8,
+    width=48,
+    mult=(1, 2, 3),
+    blocks=1,
+    attention=(True, True, False),
+    heads=4,
+    ctx_width=128,
+    norm_groups=8,
+)
 LENGTH = 24
-HARD = ("flower", "dotted")                        # a shape and a texture
+HARD = ("flower", "dotted")  # a shape and a texture
 
 
-def models(net: dict = NET, length: int = LENGTH, words: Sequence[str] = WORDS) -> tuple[nn.ModuleDict, WordTokenizer, dict]:
+def models(
+    net: dict = NET, length: int = LENGTH, words: Sequence[str] = WORDS
+) -> tuple[nn.ModuleDict, WordTokenizer, dict]:
     """The trainable modules, their tokenizer, and the configuration that rebuilds both."""
     tokenizer = WordTokenizer(list(words), length)
     text = dict(vocab=tokenizer.vocab_size, length=length, width=net["ctx_width"], layers=2, heads=4)
@@ -51,70 +65,165 @@ def models(net: dict = NET, length: int = LENGTH, words: Sequence[str] = WORDS) 
 
 
 def told(scene: Scene, rng: random.Random) -> str:
-    """A caption as a person would give it: empty one time in ten, else without sizes or background now and then."""
-    return "" if rng.random() < .1 else caption(scene, size=rng.random() > .15, background=rng.random() > .15)
+    """A caption as a person would give it: empty one time in ten, else without sizes or background now
+    and then.
+    """
+    return (
+        "" if rng.random() < 0.1 else caption(scene, size=rng.random() > 0.15, background=rng.random() > 0.15)
+    )
 
 
 def how_often(scenes: list[Scene], hard: float) -> Tensor:
     """How often each scene is drawn, beside the others: `hard` times where a thing is HARD."""
-    return torch.tensor([hard if any({thing.shape, thing.texture} & set(HARD) for thing in scene.things) else 1. for scene in scenes])
+    return torch.tensor(
+        [
+            hard if any({thing.shape, thing.texture} & set(HARD) for thing in scene.things) else 1.0
+            for scene in scenes
+        ]
+    )
 
 
-def make_latents(vae: Autoencoder, n: int, generator: Generator, workers: int = 0) -> tuple[list[Scene], Tensor]:
+def make_latents(
+    vae: Autoencoder, n: int, generator: Generator, workers: int = 0
+) -> tuple[list[Scene], Tensor]:
     """n scenes and their latents (n c y x)."""
     rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
     scenes = [sample_scene(rng) for _ in range(n)]
     return scenes, encode_all(vae, scenes, render, workers)
 
 
-def encode_all(vae: Autoencoder, scenes: Sequence[Any], draw: Callable[[Sequence[Any]], Tensor], workers: int = 0) -> Tensor:
-    """The latents (n c y x) of scenes, drawn (by `workers` processes) and encoded 64 at a time; on the CPU, in the autoencoder's precision.
+def encode_all(
+    vae: Autoencoder, scenes: Sequence[Any], draw: Callable[[Sequence[Any]], Tensor], workers: int = 0
+) -> Tensor:
+    """The latents (n c y x) of scenes, drawn (by `workers` processes) and encoded 64 at a time; on the
+    CPU, in the autoencoder's precision.
     """
     some = next(vae.vae.parameters())
-    pictures = ahead(lambda i: draw(scenes[i:i + 64]), range(0, len(scenes), 64), workers)
+    pictures = ahead(lambda i: draw(scenes[i : i + 64]), range(0, len(scenes), 64), workers)
     return torch.cat([vae.encode(p.to(some)).cpu() for p in pictures])
 
 
-def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generator, schedule: Schedule) -> Tensor:
+def loss(
+    modules: nn.ModuleDict, data: tuple[Tensor, Tensor], generator: Generator, schedule: Schedule
+) -> Tensor:
     z_0, tokens = data
-    t = (schedule.T * torch.rand(len(z_0), generator=generator).sqrt()).long().clamp(max=schedule.T - 1) + 1     # density ∝ t, see above
+    t = (schedule.T * torch.rand(len(z_0), generator=generator).sqrt()).long().clamp(
+        max=schedule.T - 1
+    ) + 1  # density ∝ t, see above
     eps = gaussian(z_0, generator)
     ctx = modules["text"](tokens)
-    return l_simple(lambda z_t, t: modules["net"](z_t, t, ctx), schedule, z_0, t, eps, "v")              # Eq. (5) in v-form
+    return l_simple(
+        lambda z_t, t: modules["net"](z_t, t, ctx), schedule, z_0, t, eps, "v"
+    )  # Eq. (5) in v-form
 
 
-def train(name: str, modules: nn.ModuleDict, data: Callable[[int, Generator], tuple[Tensor, Tensor]], config: dict, arguments: dict, *,
-          earlier: list[dict], vae: str, state: str, on: torch.device, out: str,
-          workers: int = 0) -> None:
-    """Train the modules on latents and tokens that `data` gives for a step, and publish them; `arguments` are the recipe's."""
+def train(
+    name: str,
+    modules: nn.ModuleDict,
+    data: Callable[[int, Generator], tuple[Tensor, Tensor]],
+    config: dict,
+    arguments: dict,
+    *,
+    earlier: list[dict],
+    vae: str,
+    state: str,
+    on: torch.device,
+    out: str,
+    workers: int = 0,
+) -> None:
+    """Train the modules on latents and tokens that `data` gives for a step, and publish them; `arguments`
+    are the recipe's.
+    """
     schedule, seed, steps = Schedule.cosine(), arguments["seed"], arguments["steps"]
     modules.to(on, memory_format=torch.channels_last)
     if arguments["compiled"]:
         modules["net"].compile()
-    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=arguments["lr"], seed=seed,
-                 warmup=arguments["warmup"], workers=workers, precision=arguments["precision"],
-                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments), save_every=100)
+    fitted = fit(
+        lambda m, d, g: loss(m, d, g, schedule),
+        modules,
+        data,
+        steps=steps,
+        lr=arguments["lr"],
+        seed=seed,
+        warmup=arguments["warmup"],
+        workers=workers,
+        precision=arguments["precision"],
+        checkpoint=f"{state}/checkpoint.pt",
+        log=f"{state}/loss.csv",
+        identity=dict(recipe=arguments),
+        save_every=100,
+    )
     if rank_and_world()[0] == 0:
-        config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=schedule.T), vae=Path(vae).stem,
-                      vae_sha256=sha256(find(vae)), size=64, **config)
+        config = dict(
+            kind="text2image",
+            prediction="v",
+            schedule=dict(name="cosine", T=schedule.T),
+            vae=Path(vae).stem,
+            vae_sha256=sha256(find(vae)),
+            size=64,
+            **config,
+        )
         g = step_generator(seed, steps + 1)
         z, tokens = moved(data(steps, g), on)
         t = torch.linspace(50, schedule.T, len(z)).long()
         noised = q_sample(schedule, z, t, gaussian(z, g))
-        figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]),
-                       storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](noised, t, m["text"](tokens))))
-        print(publish(name, dict(fitted.ema), config, out=out, recipe=f"training.{name}", arguments=arguments, seconds=fitted.seconds,
-                      figures=figures, earlier=earlier), figures)
+        figures = dict(
+            loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]),
+            storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](noised, t, m["text"](tokens))),
+        )
+        print(
+            publish(
+                name,
+                dict(fitted.ema),
+                config,
+                out=out,
+                recipe=f"training.{name}",
+                arguments=arguments,
+                seconds=fitted.seconds,
+                figures=figures,
+                earlier=earlier,
+            ),
+            figures,
+        )
 
 
-def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 40000, two: float = .5, hard: float = 1.,
-         warmup: int = 300, precision: str = "float32", compiled: int = 0, seed: int = 0, workers: int = 0, init: str = "",
-         state: str = "runs/shapes", vae: str = "shapes-vae", device: str = "auto", out: str = "weights") -> None:
+def main(
+    *,
+    steps: int = 5400,
+    batch: int = 32,
+    lr: float = 1e-3,
+    scenes: int = 40000,
+    two: float = 0.5,
+    hard: float = 1.0,
+    warmup: int = 300,
+    precision: str = "float32",
+    compiled: int = 0,
+    seed: int = 0,
+    workers: int = 0,
+    init: str = "",
+    state: str = "runs/shapes",
+    vae: str = "shapes-vae",
+    device: str = "auto",
+    out: str = "weights",
+) -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, scenes=scenes, two=two, hard=hard, warmup=warmup, precision=precision,
-                     compiled=compiled, seed=seed, init=Path(init).name)
-    known, latents = make_latents(load_autoencoder(vae, on), scenes // world, step_generator(seed, steps, rank), workers)
-    torch.manual_seed(seed)                                              # the initial weights, alike on every rank
+    arguments = dict(
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        scenes=scenes,
+        two=two,
+        hard=hard,
+        warmup=warmup,
+        precision=precision,
+        compiled=compiled,
+        seed=seed,
+        init=Path(init).name,
+    )
+    known, latents = make_latents(
+        load_autoencoder(vae, on), scenes // world, step_generator(seed, steps, rank), workers
+    )
+    torch.manual_seed(seed)  # the initial weights, alike on every rank
     modules, tokenizer, config = models()
     earlier = start_from(init, dict(modules))
 
@@ -123,13 +232,33 @@ def main(*, steps: int = 5400, batch: int = 32, lr: float = 1e-3, scenes: int = 
 
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
         pairs = torch.rand(batch // world, generator=generator) < two
-        rows = torch.where(pairs, *(group[torch.multinomial(often[group], len(pairs), replacement=True, generator=generator)]
-                                    for group in (doubles, singles)))
+        rows = torch.where(
+            pairs,
+            *(
+                group[torch.multinomial(often[group], len(pairs), replacement=True, generator=generator)]
+                for group in (doubles, singles)
+            ),
+        )
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        z_0, tokens = latents[rows].to(memory_format=torch.channels_last), tokenizer([told(known[i], rng) for i in rows.tolist()])
+        z_0, tokens = (
+            latents[rows].to(memory_format=torch.channels_last),
+            tokenizer([told(known[i], rng) for i in rows.tolist()]),
+        )
         return z_0, tokens
 
-    train("shapes", modules, data, config, arguments, earlier=earlier, vae=vae, state=state, on=on, out=out, workers=workers)
+    train(
+        "shapes",
+        modules,
+        data,
+        config,
+        arguments,
+        earlier=earlier,
+        vae=vae,
+        state=state,
+        on=on,
+        out=out,
+        workers=workers,
+    )
 
 
 if __name__ == "__main__":

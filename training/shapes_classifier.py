@@ -1,10 +1,11 @@
 """Recipe of shapes-classifier: every named attribute read off x_t, at every t, for guidance by a classifier.
 
-    python -m training.shapes_classifier
+    python -m palimpsest.training.shapes_classifier
 
-"Diffusion Models Beat GANs on Image Synthesis", arXiv:2105.05233v4, Sec. 4.1: cross-entropy on noisy pictures, by the schedule of the
-diffusion model that is to be guided, here GLIDE's base at 32×32. Held-out pairs of colour and shape are not shown.
-"""
+"Diffusion Models Beat GANs on Image Synthesis", arXiv:2105.05233v4, Sec. 4.1: cross-entropy on noisy
+pictures, by the schedule of the diffusion model that is to be guided, here GLIDE's base at 32×32.
+Held-out pairs of colour and shape are not shown."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -12,30 +13,54 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from nets.noisy_reader import NoisyReader
-from nets.reader import reader_loss
-from samplers.convert import q_sample
-from samplers.noise import gaussian
-from samplers.schedule import Schedule
-from training.fit import fit, moved, rank_and_world, step_generator
-from training.recipe import command_line, publish, start_from, storage_error
-from training.scenes import Draw, Supply
-from training.shapes_glide import SIZE
-from training.shapes_reader import labels
-from weights import own_device
-from weights.files import sha256
-from worlds.shapes import ATTRIBUTES
+from palimpsest.fit.loop import fit, moved, rank_and_world, step_generator
+from palimpsest.nets.judges.noisy_reader import NoisyReader
+from palimpsest.nets.judges.reader import reader_loss
+from palimpsest.samplers.convert import q_sample
+from palimpsest.samplers.noise import gaussian
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.training.recipe import command_line, publish, start_from, storage_error
+from palimpsest.training.scenes import Draw, Supply
+from palimpsest.training.shapes_glide import SIZE
+from palimpsest.training.shapes_reader import labels
+from palimpsest.weights.files import sha256
+from palimpsest.weights.load import own_device
+from palimpsest.worlds.shapes import ATTRIBUTES
 
 CONFIG = dict(size=SIZE, patch=4, width=128, layers=4, heads=4)
 SCHEDULE = dict(name="cosine", T=1000)
 
 
-def main(*, steps: int = 3000, batch: int = 64, lr: float = 1e-3, two: float = .3, kept: int = 0, warmup: int = 200,
-         precision: str = "float32", seed: int = 0, workers: int = 0, tests: int = 1024, init: str = "",
-         state: str = "runs/shapes_classifier", device: str = "auto", out: str = "weights") -> None:
+def main(
+    *,
+    steps: int = 3000,
+    batch: int = 64,
+    lr: float = 1e-3,
+    two: float = 0.3,
+    kept: int = 0,
+    warmup: int = 200,
+    precision: str = "float32",
+    seed: int = 0,
+    workers: int = 0,
+    tests: int = 1024,
+    init: str = "",
+    state: str = "runs/shapes_classifier",
+    device: str = "auto",
+    out: str = "weights",
+) -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, kept=kept, warmup=warmup, precision=precision, seed=seed, tests=tests,
-                     init=Path(init).name)
+    arguments = dict(
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        two=two,
+        kept=kept,
+        warmup=warmup,
+        precision=precision,
+        seed=seed,
+        tests=tests,
+        init=Path(init).name,
+    )
     schedule = Schedule.cosine(SCHEDULE["T"])
     torch.manual_seed(seed)
     net = NoisyReader(attributes={name: len(v) for name, v in ATTRIBUTES.items()}, **CONFIG)
@@ -53,24 +78,56 @@ def main(*, steps: int = 3000, batch: int = 64, lr: float = 1e-3, two: float = .
         return net(x_t, (t - 1).to(on))
 
     def loss(net: nn.Module, d: tuple[Tensor, dict[str, Tensor]], g: Generator) -> Tensor:
-        return reader_loss(read(net, d[0], torch.randint(1, schedule.T + 1, (len(d[0]),), generator=g), g), d[1])
+        return reader_loss(
+            read(net, d[0], torch.randint(1, schedule.T + 1, (len(d[0]),), generator=g), g), d[1]
+        )
 
-    fitted = fit(loss, net, lambda step, g: data(batch // world, g), steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup,
-                 workers=workers, weight_decay=.01, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
-                 identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")))
+    fitted = fit(
+        loss,
+        net,
+        lambda step, g: data(batch // world, g),
+        steps=steps,
+        lr=lr,
+        precision=precision,
+        seed=seed,
+        warmup=warmup,
+        workers=workers,
+        weight_decay=0.01,
+        checkpoint=f"{state}/checkpoint.pt",
+        log=f"{state}/loss.csv",
+        identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")),
+    )
     if rank == 0:
         g, net = step_generator(seed, steps + 1), fitted.ema
         x_0, truth = moved(data(tests, g, supply.fresh), on)
         figures = {"n": tests, "loss": sum(fitted.losses[-200:]) / len(fitted.losses[-200:])}
         for t in (1, 250, 500, 750):
             logits = read(net, x_0, torch.full((tests,), t), g)
-            figures[f"attribute_mean_t{t}"] = sum((logits[k].argmax(1) == truth[k]).double().mean().item() for k in truth) / len(truth)
+            figures[f"attribute_mean_t{t}"] = sum(
+                (logits[k].argmax(1) == truth[k]).double().mean().item() for k in truth
+            ) / len(truth)
         level = torch.full((64,), 250)
-        figures["storage_error"] = storage_error({"classifier": net}, lambda m: torch.cat(
-            list(read(m["classifier"], x_0[:64], level, step_generator(seed, 0)).values()), dim=1))
+        figures["storage_error"] = storage_error(
+            {"classifier": net},
+            lambda m: torch.cat(
+                list(read(m["classifier"], x_0[:64], level, step_generator(seed, 0)).values()), dim=1
+            ),
+        )
         config = dict(kind="classifier", classifier=CONFIG, values=ATTRIBUTES, schedule=SCHEDULE)
-        print(publish("shapes-classifier", {"classifier": net}, config, out=out, recipe="training.shapes_classifier", arguments=arguments,
-                      seconds=fitted.seconds, figures=figures, earlier=earlier), figures)
+        print(
+            publish(
+                "shapes-classifier",
+                {"classifier": net},
+                config,
+                out=out,
+                recipe="palimpsest.training.shapes_classifier",
+                arguments=arguments,
+                seconds=fitted.seconds,
+                figures=figures,
+                earlier=earlier,
+            ),
+            figures,
+        )
 
 
 if __name__ == "__main__":

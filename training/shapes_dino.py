@@ -1,26 +1,30 @@
-"""Recipe of shapes-dino: a small ViT that learnt without a caption to tell one individual of the shapes world from another.
+"""Recipe of shapes-dino: a small ViT that learnt without a caption to tell one individual of the shapes
+world from another.
 
-    python -m training.shapes_dino
+    python -m palimpsest.training.shapes_dino
 
-DINO, arXiv:2104.14294v2, Sec. 3.1 (nets/distillation.py): a student says of each view of a thing what its own moving average says of
-the other. DreamBooth (arXiv:2208.12242v2, Sec. 4.1) measures with such a net whether a subject was kept: it was not taught to overlook
-what two subjects of one class differ by, as a classifier or a CLIP is. Every picture is drawn for its step. Four things are not DINO's:
+DINO, arXiv:2104.14294v2, Sec. 3.1 (nets/judges/distillation.py): a student says of each view of a thing
+what its own moving average says of the other. DreamBooth (arXiv:2208.12242v2, Sec. 4.1) measures with
+such a net whether a subject was kept: it was not taught to overlook what two subjects of one class differ
+by, as a classifier or a CLIP is. Every picture is drawn for its step. Four things are not DINO's:
 
     two contexts       # ours: the views are not cut from one picture; they are two pictures of one subject (worlds/subjects.py) whose
-                       grounds have different colours. Nothing that is alike in both but the subject tells who it is.
+                       grounds have different colours. Nothing that is alike in both but the subject tells
+                       who it is.
     Sinkhorn-Knopp     # DINOv2, arXiv:2304.07193v2, Sec. 4: in place of the centre, `centring="mean"`
     KoLeo              # DINOv2: the vectors of a batch are driven apart, which also drives apart two subjects that share a ground
     no maps            # ours: the prototypes are compared with the class token itself, since that is what is used
 
-Why, from short trials (one CPU run each, 3 layers of width 64, 400 to 800 steps of 64, pictures of 32 x 32 but for the last):
-`nearest_in_class` was .57 with Sinkhorn-Knopp and `spread` .3, .44 with the centre and 1; .73 without the maps; .25 with τ_t = .07, of .56
-with .04. With `spread` 0 every picture had all prototypes alike after 200 steps. At 64 x 64, `spread` .1, it was .91 after 300 steps, and
-`nearest` .52.
+Why, from short trials (one CPU run each, 3 layers of width 64, 400 to 800 steps of 64, pictures of 32 x
+32 but for the last): `nearest_in_class` was .57 with Sinkhorn-Knopp and `spread` .3, .44 with the centre
+and 1; .73 without the maps; .25 with τ_t = .07, of .56 with .04. With `spread` 0 every picture had all
+prototypes alike after 200 steps. At 64 x 64, `spread` .1, it was .91 after 300 steps, and `nearest` .52.
 
-Chance finds a picture of the same subject as nearest 3 times in 255; the record tells how often features do, among all and among those of
-the same class, and how often plain pixels do. The `entropies` in it tell whether the net has collapsed: of each picture's prototypes, and
-of all pictures' together, as shares of their largest.
-"""
+Chance finds a picture of the same subject as nearest 3 times in 255; the record tells how often features
+do, among all and among those of the same class, and how often plain pixels do. The `entropies` in it tell
+whether the net has collapsed: of each picture's prototypes, and of all pictures' together, as shares of
+their largest."""
+
 from __future__ import annotations
 
 import copy
@@ -32,8 +36,9 @@ import torch.distributed as dist
 from einops import rearrange
 from torch import Generator, Tensor, nn
 
-from nets.dino import DINO, MEAN, STD, dino_view
-from nets.distillation import (
+from palimpsest.fit.loop import fit, rank_and_world
+from palimpsest.nets.judges.dino import DINO, MEAN, STD, dino_view
+from palimpsest.nets.judges.distillation import (
     DINOHead,
     balanced,
     dino_loss,
@@ -44,17 +49,16 @@ from nets.distillation import (
     sharpened,
     teacher_momentum,
 )
-from nets.vit import standardise
-from training.fit import fit, rank_and_world
-from training.recipe import command_line, publish, start_from, storage_error
-from weights import own_device
-from worlds.scene import COLOURS, SHAPES
-from worlds.subjects import Context, Subject, render_subjects, sample_context, sample_subject
-from worlds.views import lit, softened
+from palimpsest.nets.judges.vit import standardise
+from palimpsest.training.recipe import command_line, publish, start_from, storage_error
+from palimpsest.weights.load import own_device
+from palimpsest.worlds.scene import COLOURS, SHAPES
+from palimpsest.worlds.subjects import Context, Subject, render_subjects, sample_context, sample_subject
+from palimpsest.worlds.views import lit, softened
 
 NET = dict(size=64, patch=8, width=128, layers=4, heads=4)
 HEAD = dict(width=128, hidden=0, prototypes=1024)
-LIT, SOFT = .12, 1.
+LIT, SOFT = 0.12, 1.0
 CENTRINGS = ("sinkhorn", "mean")
 
 
@@ -67,7 +71,9 @@ class Couple(nn.Module):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         prototypes = len(head.prototypes)
         self.register_buffer("centre", torch.zeros(prototypes))
-        self.register_buffer("mean", torch.zeros(prototypes))              # of the teacher's scores in the step that is under way
+        self.register_buffer(
+            "mean", torch.zeros(prototypes)
+        )  # of the teacher's scores in the step that is under way
 
 
 def vectors(half: nn.ModuleDict, views: Tensor) -> Tensor:
@@ -76,19 +82,29 @@ def vectors(half: nn.ModuleDict, views: Tensor) -> Tensor:
     return rearrange(half["head"].narrow(half["dino"](seen).cls).float(), "(v b) d -> v b d", v=len(views))
 
 
-def loss(net: Couple, views: Tensor, *, tau: float = .04, centring: str = "sinkhorn", spread: float = .1) -> Tensor:
-    """Eq. (3) of two views (2 b 3 y x), and `spread` of KoLeo; the mean of the teacher's scores is left in `net.mean` for the centre."""
+def loss(
+    net: Couple, views: Tensor, *, tau: float = 0.04, centring: str = "sinkhorn", spread: float = 0.1
+) -> Tensor:
+    """Eq. (3) of two views (2 b 3 y x), and `spread` of KoLeo; the mean of the teacher's scores is left
+    in `net.mean` for the centre.
+    """
     with torch.no_grad():
         teacher = net.teacher["head"].scores(vectors(net.teacher, views)).float()
         net.mean.copy_(teacher.mean(dim=(0, 1)))
-        wanted = torch.stack([balanced(seen, tau) for seen in teacher]) if centring == "sinkhorn" else sharpened(teacher, net.centre, tau)
+        wanted = (
+            torch.stack([balanced(seen, tau) for seen in teacher])
+            if centring == "sinkhorn"
+            else sharpened(teacher, net.centre, tau)
+        )
     z = vectors(net.student, views)
-    return dino_loss(net.student["head"].scores(z).float(), wanted) + spread * sum(koleo(seen) for seen in z) / len(z)
+    return dino_loss(net.student["head"].scores(z).float(), wanted) + spread * sum(
+        koleo(seen) for seen in z
+    ) / len(z)
 
 
 def move(net: Couple, step: int, steps: int, momentum: float) -> None:
     """After the student's update: the centre by Eq. (4), the teacher towards the student."""
-    if dist.is_initialized():                                              # the batch is that of all processes
+    if dist.is_initialized():  # the batch is that of all processes
         dist.all_reduce(net.mean)
         net.mean /= dist.get_world_size()
     net.centre.copy_(moved_centre(net.centre, net.mean))
@@ -97,17 +113,30 @@ def move(net: Couple, step: int, steps: int, momentum: float) -> None:
 
 # --------------------------------------------------------------------------- pictures and their views
 
+
 def anywhere(rng: random.Random, subject: Subject, background: str | None = None) -> Context:
     """A context of the subject: one in ten small, one in ten beside another thing."""
-    return sample_context(rng, background, "small" if rng.random() < .1 else "large", other=rng.random() < .1, noun=subject.noun)
+    return sample_context(
+        rng,
+        background,
+        "small" if rng.random() < 0.1 else "large",
+        other=rng.random() < 0.1,
+        noun=subject.noun,
+    )
 
 
 def couples(n: int, rng: random.Random) -> Tensor:
     """n subjects, each in two contexts whose grounds have different colours: (2 n 3 y x)."""
     subjects = [sample_subject(rng) for _ in range(n)]
     grounds = zip(*(rng.sample(tuple(COLOURS), 2) for _ in subjects))
-    return torch.stack([render_subjects(subjects, [anywhere(rng, s, ground) for s, ground in zip(subjects, colours)], NET["size"])
-                        for colours in grounds])
+    return torch.stack(
+        [
+            render_subjects(
+                subjects, [anywhere(rng, s, ground) for s, ground in zip(subjects, colours)], NET["size"]
+            )
+            for colours in grounds
+        ]
+    )
 
 
 def looked_at(pictures: Tensor, generator: Generator) -> Tensor:
@@ -117,13 +146,19 @@ def looked_at(pictures: Tensor, generator: Generator) -> Tensor:
 
 # --------------------------------------------------------------------------- what came of it
 
+
 def portraits(n: int, each: int, seed: int) -> tuple[list[Subject], Tensor]:
-    """n subjects that no step drew, the classes in turn, and `each` pictures of each on grounds of different colours: (n·each 3 64 64)."""
-    rng = random.Random(f"portraits {seed}")                               # training seeds with whole numbers
+    """n subjects that no step drew, the classes in turn, and `each` pictures of each on grounds of
+    different colours: (n·each 3 64 64).
+    """
+    rng = random.Random(f"portraits {seed}")  # training seeds with whole numbers
     subjects = [sample_subject(rng, SHAPES[k % len(SHAPES)]) for k in range(n)]
     owners = [s for s in subjects for _ in range(each)]
-    return subjects, render_subjects(owners, [sample_context(rng, ground) for _ in subjects
-                                              for ground in rng.sample(list(COLOURS), each)], NET["size"])
+    return subjects, render_subjects(
+        owners,
+        [sample_context(rng, ground) for _ in subjects for ground in rng.sample(list(COLOURS), each)],
+        NET["size"],
+    )
 
 
 def nearest(features: Tensor, owners: Tensor, allowed: Tensor | None = None) -> float:
@@ -139,7 +174,7 @@ def nearest(features: Tensor, owners: Tensor, allowed: Tensor | None = None) -> 
 
 
 @torch.no_grad()
-def judge(net: Couple, n: int, each: int, seed: int, tau: float = .04) -> dict[str, float]:
+def judge(net: Couple, n: int, each: int, seed: int, tau: float = 0.04) -> dict[str, float]:
     """Whether the teacher's features tell individuals apart, and whether it has collapsed."""
     dino, device = net.teacher["dino"].eval(), net.centre.device
     subjects, pictures = portraits(n, each, seed)
@@ -149,24 +184,60 @@ def judge(net: Couple, n: int, each: int, seed: int, tau: float = .04) -> dict[s
     nouns = torch.tensor([SHAPES.index(s.noun) for s in subjects]).repeat_interleave(each)
     same = nouns[:, None] == nouns
     own, varied = entropies(sharpened(net.teacher["head"](cls), net.centre, tau))
-    return dict(n=n * each, nearest=nearest(cls.cpu(), owners), nearest_chance=(each - 1) / (n * each - 1),
-                nearest_in_class=nearest(cls.cpu(), owners, same),
-                nearest_in_class_chance=((each - 1) / (same.sum(1) - 1)).double().mean().item(),
-                nearest_by_pixels=nearest(pictures.flatten(1), owners),
-                nearest_in_class_by_pixels=nearest(pictures.flatten(1), owners, same), entropy_each=own, entropy_all=varied,
-                storage_error=storage_error({"dino": dino}, lambda m: m["dino"](views[:64].to(device)).cls))
+    return dict(
+        n=n * each,
+        nearest=nearest(cls.cpu(), owners),
+        nearest_chance=(each - 1) / (n * each - 1),
+        nearest_in_class=nearest(cls.cpu(), owners, same),
+        nearest_in_class_chance=((each - 1) / (same.sum(1) - 1)).double().mean().item(),
+        nearest_by_pixels=nearest(pictures.flatten(1), owners),
+        nearest_in_class_by_pixels=nearest(pictures.flatten(1), owners, same),
+        entropy_each=own,
+        entropy_all=varied,
+        storage_error=storage_error({"dino": dino}, lambda m: m["dino"](views[:64].to(device)).cls),
+    )
 
 
-def main(*, steps: int = 1000, batch: int = 64, lr: float = 2e-3, tau: float = .04, centring: str = "sinkhorn", spread: float = .1,
-         momentum: float = .95, weight_decay: float = .04, warmup: int = 50, precision: str = "float32", tests: int = 64, seed: int = 0,
-         workers: int = 0, init: str = "", name: str = "shapes-dino", state: str = "runs/shapes_dino", device: str = "auto",
-         out: str = "weights") -> None:
+def main(
+    *,
+    steps: int = 1000,
+    batch: int = 64,
+    lr: float = 2e-3,
+    tau: float = 0.04,
+    centring: str = "sinkhorn",
+    spread: float = 0.1,
+    momentum: float = 0.95,
+    weight_decay: float = 0.04,
+    warmup: int = 50,
+    precision: str = "float32",
+    tests: int = 64,
+    seed: int = 0,
+    workers: int = 0,
+    init: str = "",
+    name: str = "shapes-dino",
+    state: str = "runs/shapes_dino",
+    device: str = "auto",
+    out: str = "weights",
+) -> None:
     if centring not in CENTRINGS:
         raise ValueError(f"centring={centring!r}: must be one of {', '.join(CENTRINGS)}")
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, tau=tau, centring=centring, spread=spread, momentum=momentum,
-                     weight_decay=weight_decay, warmup=warmup, precision=precision, tests=tests, seed=seed, init=Path(init).name)
-    torch.manual_seed(seed)                                                # the initial weights, alike on every rank
+    arguments = dict(
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        tau=tau,
+        centring=centring,
+        spread=spread,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        precision=precision,
+        tests=tests,
+        seed=seed,
+        init=Path(init).name,
+    )
+    torch.manual_seed(seed)  # the initial weights, alike on every rank
     dino = DINO(**NET)
     earlier = start_from(init, {"dino": dino})
     net = Couple(dino, DINOHead(**HEAD)).to(on)
@@ -175,15 +246,45 @@ def main(*, steps: int = 1000, batch: int = 64, lr: float = 2e-3, tau: float = .
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         return looked_at(couples(batch // world, rng), generator)
 
-    # ours: λ from .95 and a constant weight decay, where the paper has .996 and .04 to .4: our runs are a hundredth as long
-    fitted = fit(lambda m, d, g: loss(m, d, tau=tau, centring=centring, spread=spread), net, data, steps=steps, lr=lr, seed=seed,
-                 warmup=warmup, ema=0., workers=workers, weight_decay=weight_decay, betas=(.9, .999), precision=precision,
-                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments), save_every=100,
-                 after=lambda step: move(net, step, steps, momentum))
+    # ours: λ from .95 and a constant weight decay, where the paper has .996 and .04 to .4: our runs are a
+    # hundredth as long
+    fitted = fit(
+        lambda m, d, g: loss(m, d, tau=tau, centring=centring, spread=spread),
+        net,
+        data,
+        steps=steps,
+        lr=lr,
+        seed=seed,
+        warmup=warmup,
+        ema=0.0,
+        workers=workers,
+        weight_decay=weight_decay,
+        betas=(0.9, 0.999),
+        precision=precision,
+        checkpoint=f"{state}/checkpoint.pt",
+        log=f"{state}/loss.csv",
+        identity=dict(recipe=arguments),
+        save_every=100,
+        after=lambda step: move(net, step, steps, momentum),
+    )
     if rank == 0:
-        figures = dict(loss=sum(fitted.losses[-100:]) / len(fitted.losses[-100:]), **judge(net, tests, 4, seed, tau))
-        print(publish(name, {"dino": net.teacher["dino"]}, dict(kind="dino", dino=NET), out=out, recipe="training.shapes_dino",
-                      arguments=arguments, seconds=fitted.seconds, figures=figures, earlier=earlier), figures)
+        figures = dict(
+            loss=sum(fitted.losses[-100:]) / len(fitted.losses[-100:]), **judge(net, tests, 4, seed, tau)
+        )
+        print(
+            publish(
+                name,
+                {"dino": net.teacher["dino"]},
+                dict(kind="dino", dino=NET),
+                out=out,
+                recipe="palimpsest.training.shapes_dino",
+                arguments=arguments,
+                seconds=fitted.seconds,
+                figures=figures,
+                earlier=earlier,
+            ),
+            figures,
+        )
 
 
 if __name__ == "__main__":

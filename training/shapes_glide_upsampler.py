@@ -1,16 +1,17 @@
 """Recipe of shapes-glide-upsampler: GLIDE's second stage, 32×32 to 64×64 under the same text.
 
-    python -m training.shapes_glide_upsampler
-    python -m training.shapes_glide_upsampler --noise .1 --name shapes-glide-upsampler-noised
-    python -m training.shapes_glide_upsampler --inpainting 1 --init weights/shapes-glide-upsampler.safetensors \\
+    python -m palimpsest.training.shapes_glide_upsampler
+    python -m palimpsest.training.shapes_glide_upsampler --noise .1 --name shapes-glide-upsampler-noised
+    python -m palimpsest.training.shapes_glide_upsampler --inpainting 1 --init weights/shapes-glide-upsampler.safetensors \\
         --name shapes-glide-upsampler-inpaint
 
-"GLIDE", arXiv:2112.10741v3, Sec. 4.1 and 4.3. The small picture is the mean of every 2×2 pixels of the large one, rounded to the 256
-levels that a file has, stretched and laid beside x_t. With `noise` it is first spoilt by noise of a strength drawn between 0 and that:
-what the base model paints is never as clean as what the upsampler learns from. GLIDE does without; it is our ablation, and the remedy
-of Ho et al., arXiv:2106.15282v3, Sec. 4.2. With `inpainting` the net also sees the large picture where it is kept, but never where it
-is rubbed out; the small one it sees whole.
-"""
+"GLIDE", arXiv:2112.10741v3, Sec. 4.1 and 4.3. The small picture is the mean of every 2×2 pixels of the
+large one, rounded to the 256 levels that a file has, stretched and laid beside x_t. With `noise` it is
+first spoilt by noise of a strength drawn between 0 and that: what the base model paints is never as clean
+as what the upsampler learns from. GLIDE does without; it is our ablation, and the remedy of Ho et al.,
+arXiv:2106.15282v3, Sec. 4.2. With `inpainting` the net also sees the large picture where it is kept, but
+never where it is rubbed out; the small one it sees whole. """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -19,24 +20,26 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from methods.super_resolution import made_small
-from metrics.image import psnr
-from nets.glide import SMALL_UPSAMPLER
-from samplers.convert import x0_from_v
-from samplers.learned import l_hybrid
-from samplers.noise import gaussian
-from samplers.schedule import Schedule
-from training.fit import fit, moved, rank_and_world, step_generator
-from training.recipe import command_line, publish, start_from, storage_error
-from training.scenes import Draw, Supply, told
-from training.shapes_glide import models, start_widened
-from weights import own_device
-from weights.files import sha256
-from worlds.erase import erased
+from palimpsest.fit.loop import fit, moved, rank_and_world, step_generator
+from palimpsest.methods.super_resolution import made_small
+from palimpsest.metrics.image import psnr
+from palimpsest.nets.glide import SMALL_UPSAMPLER
+from palimpsest.samplers.convert import x0_from_v
+from palimpsest.samplers.learned import l_hybrid
+from palimpsest.samplers.noise import gaussian
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.training.recipe import command_line, publish, start_from, storage_error
+from palimpsest.training.scenes import Draw, Supply, told
+from palimpsest.training.shapes_glide import models, start_widened
+from palimpsest.weights.files import sha256
+from palimpsest.weights.load import own_device
+from palimpsest.worlds.erase import erased
 
 SIZE, FACTOR = 64, 2
 
-Data = tuple[Tensor, Tensor, Tensor, Tensor | None]          # pictures, the same made small, tokens, masks of what is rubbed out
+Data = tuple[
+    Tensor, Tensor, Tensor, Tensor | None
+]  # pictures, the same made small, tokens, masks of what is rubbed out
 
 
 def spoilt(pictures: Tensor, noise: float, generator: Generator) -> Tensor:
@@ -45,21 +48,62 @@ def spoilt(pictures: Tensor, noise: float, generator: Generator) -> Tensor:
     return pictures + level.to(pictures) * gaussian(pictures, generator) if noise else pictures
 
 
-def loss(modules: nn.ModuleDict, data: Data, generator: Generator, schedule: Schedule, noise: float) -> Tensor:
+def loss(
+    modules: nn.ModuleDict, data: Data, generator: Generator, schedule: Schedule, noise: float
+) -> Tensor:
     x_0, small, tokens, mask = data
-    t, ctx, net = torch.randint(1, schedule.T + 1, (len(x_0),), generator=generator), modules["text"](tokens), modules["net"]
+    t, ctx, net = (
+        torch.randint(1, schedule.T + 1, (len(x_0),), generator=generator),
+        modules["text"](tokens),
+        modules["net"],
+    )
     eps, small = gaussian(x_0, generator), spoilt(small, noise, generator)
     kept = {} if mask is None else dict(picture=x_0, mask=mask)
-    return l_hybrid(lambda x_t, t: net(net.inputs(x_t, low_res=small, **kept), t.to(x_t.device), ctx), schedule, x_0, t, eps, "v")[0]
+    return l_hybrid(
+        lambda x_t, t: net(net.inputs(x_t, low_res=small, **kept), t.to(x_t.device), ctx),
+        schedule,
+        x_0,
+        t,
+        eps,
+        "v",
+    )[0]
 
 
-def main(*, steps: int = 3000, batch: int = 16, lr: float = 1e-3, two: float = .5, noise: float = 0., inpainting: int = 0, kept: int = 0,
-         warmup: int = 200, precision: str = "float32", compiled: int = 0, seed: int = 0, workers: int = 0, init: str = "",
-         name: str = "shapes-glide-upsampler", state: str = "", device: str = "auto",
-         out: str = "weights") -> None:
+def main(
+    *,
+    steps: int = 3000,
+    batch: int = 16,
+    lr: float = 1e-3,
+    two: float = 0.5,
+    noise: float = 0.0,
+    inpainting: int = 0,
+    kept: int = 0,
+    warmup: int = 200,
+    precision: str = "float32",
+    compiled: int = 0,
+    seed: int = 0,
+    workers: int = 0,
+    init: str = "",
+    name: str = "shapes-glide-upsampler",
+    state: str = "",
+    device: str = "auto",
+    out: str = "weights",
+) -> None:
     (rank, world), on, state = rank_and_world(), own_device(device), state or f"runs/{name}"
-    arguments = dict(steps=steps, batch=batch, lr=lr, two=two, noise=noise, inpainting=inpainting, kept=kept, warmup=warmup,
-                     precision=precision, compiled=compiled, seed=seed, init=Path(init).name)
+    arguments = dict(
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        two=two,
+        noise=noise,
+        inpainting=inpainting,
+        kept=kept,
+        warmup=warmup,
+        precision=precision,
+        compiled=compiled,
+        seed=seed,
+        init=Path(init).name,
+    )
     schedule = Schedule.linear()
     torch.manual_seed(seed)
     modules, tokenizer, config = models(SMALL_UPSAMPLER)
@@ -73,25 +117,69 @@ def main(*, steps: int = 3000, batch: int = 16, lr: float = 1e-3, two: float = .
 
     def data(step: int, generator: Generator, scenes_of: Draw = supply) -> Data:
         scenes, x_0, rng = scenes_of(batch // world, generator)
-        mask = F.interpolate(erased(len(x_0), SIZE // FACTOR, generator), scale_factor=FACTOR) if inpainting else None
+        mask = (
+            F.interpolate(erased(len(x_0), SIZE // FACTOR, generator), scale_factor=FACTOR)
+            if inpainting
+            else None
+        )
         small = made_small(x_0, FACTOR)
-        return x_0.to(memory_format=torch.channels_last), small, tokenizer([told(s, rng) for s in scenes]), mask
+        return (
+            x_0.to(memory_format=torch.channels_last),
+            small,
+            tokenizer([told(s, rng) for s in scenes]),
+            mask,
+        )
 
-    fitted = fit(lambda m, d, g: loss(m, d, g, schedule, noise), modules, data, steps=steps, lr=lr, precision=precision, seed=seed,
-                 warmup=warmup, workers=workers, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", save_every=100,
-                 identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")))
+    fitted = fit(
+        lambda m, d, g: loss(m, d, g, schedule, noise),
+        modules,
+        data,
+        steps=steps,
+        lr=lr,
+        precision=precision,
+        seed=seed,
+        warmup=warmup,
+        workers=workers,
+        checkpoint=f"{state}/checkpoint.pt",
+        log=f"{state}/loss.csv",
+        save_every=100,
+        identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")),
+    )
     if rank == 0:
-        config = dict(kind="glide", prediction="v", learned_variance=True, schedule=dict(name="linear", T=schedule.T), vae=None, size=SIZE,
-                      **config)
-        figures = judge(dict(fitted.ema), moved(data(steps, step_generator(seed, steps + 1), supply.fresh), on), schedule)
+        config = dict(
+            kind="glide",
+            prediction="v",
+            learned_variance=True,
+            schedule=dict(name="linear", T=schedule.T),
+            vae=None,
+            size=SIZE,
+            **config,
+        )
+        figures = judge(
+            dict(fitted.ema), moved(data(steps, step_generator(seed, steps + 1), supply.fresh), on), schedule
+        )
         figures["loss"] = sum(fitted.losses[-200:]) / len(fitted.losses[-200:])
-        print(publish(name, dict(fitted.ema), config, out=out, recipe="training.shapes_glide_upsampler", arguments=arguments,
-                      seconds=fitted.seconds, figures=figures, earlier=earlier), figures)
+        print(
+            publish(
+                name,
+                dict(fitted.ema),
+                config,
+                out=out,
+                recipe="palimpsest.training.shapes_glide_upsampler",
+                arguments=arguments,
+                seconds=fitted.seconds,
+                figures=figures,
+                earlier=earlier,
+            ),
+            figures,
+        )
 
 
 @torch.no_grad()
 def judge(modules: dict[str, nn.Module], data: Data, schedule: Schedule) -> dict[str, float]:
-    """PSNR of the picture foreseen from noise alone (the mean of what the net would paint) beside bicubic's, and what float16 costs."""
+    """PSNR of the picture foreseen from noise alone (the mean of what the net would paint) beside
+    bicubic's, and what float16 costs.
+    """
     x_0, small, tokens, mask = data
     kept = {} if mask is None else dict(picture=x_0, mask=torch.ones_like(mask))
     x_T = torch.randn(x_0.shape, generator=Generator().manual_seed(0)).to(x_0)
@@ -99,10 +187,15 @@ def judge(modules: dict[str, nn.Module], data: Data, schedule: Schedule) -> dict
     def says(m: dict[str, nn.Module]) -> Tensor:
         net = m["net"]
         return net(net.inputs(x_T, low_res=small, **kept), schedule.T, m["text"](tokens)).chunk(2, dim=1)[0]
+
     bicubic = F.interpolate(small, scale_factor=FACTOR, mode="bicubic").clamp(-1, 1)
     foreseen = x0_from_v(schedule, x_T, schedule.T, says(modules)).clamp(-1, 1)
-    return dict(n=len(x_0), psnr_bicubic=psnr(bicubic, x_0).mean().item(), psnr_foreseen=psnr(foreseen, x_0).mean().item(),
-                storage_error=storage_error(modules, says))
+    return dict(
+        n=len(x_0),
+        psnr_bicubic=psnr(bicubic, x_0).mean().item(),
+        psnr_foreseen=psnr(foreseen, x_0).mean().item(),
+        storage_error=storage_error(modules, says),
+    )
 
 
 if __name__ == "__main__":

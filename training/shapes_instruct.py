@@ -1,14 +1,17 @@
-"""Recipe of shapes-instruct: edits of the shapes world by instruction, from pairs of pictures before and after.
+"""Recipe of shapes-instruct: edits of the shapes world by instruction, from pairs of pictures before and
+after.
 
-    python -m training.shapes_instruct                               # true pairs, drawn by the world
-    python -m training.shapes_instruct --pairs FOLDER                # pairs of picture files: NAME/before.png, after.png, instruction.txt
+    python -m palimpsest.training.shapes_instruct # true pairs, drawn by the world
+    python -m palimpsest.training.shapes_instruct --pairs FOLDER # pairs of picture files: NAME/before.png, after.png, instruction.txt
 
-Loss (15): E‖ε − ε_θ(z_t, t, E(c_I), c_T)‖² in its v-form, z_t of the picture after the edit ("InstructPix2Pix", arXiv:2211.09800v2,
-Sec. 3.2). The net is shapes', widened by the latent of the picture before, whose weights begin as zero, so that the first step is the
-text-to-picture model's own. One uniform number r for each picture drops the text (r < 2p), the picture (p ≤ r < 3p), and so both where
-p ≤ r < 2p, with p = .05. The text encoder learns on: captions are not instructions. Half of the instructions are said in other words
-(worlds/instructions.py). Times are drawn with density ∝ t (training/shapes.py).
-"""
+Loss (15): E‖ε − ε_θ(z_t, t, E(c_I), c_T)‖² in its v-form, z_t of the picture after the edit
+("InstructPix2Pix", arXiv:2211.09800v2, Sec. 3.2). The net is shapes', widened by the latent of the
+picture before, whose weights begin as zero, so that the first step is the text-to-picture model's own.
+One uniform number r for each picture drops the text (r < 2p), the picture (p ≤ r < 3p), and so both where
+p ≤ r < 2p, with p = .05. The text encoder learns on: captions are not instructions. Half of the
+instructions are said in other words (worlds/instructions.py). Times are drawn with density ∝ t
+(training/shapes.py)."""
+
 from __future__ import annotations
 
 import random
@@ -19,29 +22,32 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from nets.tokenizer import WordTokenizer
-from nets.unet import widen_input
-from samplers.convert import q_sample
-from samplers.ddpm import l_simple
-from samplers.noise import gaussian
-from samplers.schedule import Schedule
-from training.fit import ahead, fit, moved, rank_and_world, step_generator
-from training.recipe import command_line, publish, start_from, storage_error
-from training.shapes import models
-from weights import Autoencoder, find, load_autoencoder, own_device
-from weights.files import read_weights, sha256
-from worlds.files import read_picture
-from worlds.instructions import said
-from worlds.shapes import apply, edits, instruction, is_held_out, render, sample_scene
+from palimpsest.fit.loop import ahead, fit, moved, rank_and_world, step_generator
+from palimpsest.nets.tokenizer import WordTokenizer
+from palimpsest.nets.unet import widen_input
+from palimpsest.samplers.convert import q_sample
+from palimpsest.samplers.ddpm import l_simple
+from palimpsest.samplers.noise import gaussian
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.training.recipe import command_line, publish, start_from, storage_error
+from palimpsest.training.shapes import models
+from palimpsest.weights.files import read_weights, sha256
+from palimpsest.weights.load import find, load_autoencoder, own_device
+from palimpsest.weights.model import Autoencoder
+from palimpsest.worlds.files import read_picture
+from palimpsest.worlds.instructions import said
+from palimpsest.worlds.shapes import apply, edits, instruction, is_held_out, render, sample_scene
 
-DROP = .05                                         # p: of the text alone, of both, and of the picture alone
+DROP = 0.05  # p: of the text alone, of both, and of the picture alone
 KINDS = ("recolour", "reshape", "retexture", "resize", "background", "add", "remove", "swap")
 
-Pairs = tuple[Tensor, Tensor, list[str]]           # latents before and after (n c y x), what was asked for
+Pairs = tuple[Tensor, Tensor, list[str]]  # latents before and after (n c y x), what was asked for
 
 
 def dropped(r: Tensor, p: float = DROP) -> tuple[Tensor, Tensor]:
-    """(no text, no picture), bool (b,), from uniform numbers r (b,). # Sec. 3.2.1; official code: one draw decides both"""
+    """(no text, no picture), bool (b,), from uniform numbers r (b,). # Sec. 3.2.1; official code: one
+    draw decides both
+    """
     return r < 2 * p, (r >= p) & (r < 3 * p)
 
 
@@ -51,10 +57,14 @@ def condition_scale(vae: Autoencoder) -> float:
 
 
 def true_pairs(vae: Autoencoder, n: int, generator: Generator, workers: int = 0) -> Pairs:
-    """n edits of every kind in turn, no held-out pair of colour and shape among them, and their latents, drawn by `workers` processes."""
+    """n edits of every kind in turn, no held-out pair of colour and shape among them, and their latents,
+    drawn by `workers` processes.
+    """
     seed, device = int(torch.randint(2**62, (), generator=generator)), next(vae.vae.parameters()).device
     parts = []
-    for before, after, asked in ahead(lambda first: drawn_pairs(min(64, n - first), f"{seed} {first}"), range(0, n, 64), workers):
+    for before, after, asked in ahead(
+        lambda first: drawn_pairs(min(64, n - first), f"{seed} {first}"), range(0, n, 64), workers
+    ):
         parts.append((vae.encode(before.to(device)).cpu(), vae.encode(after.to(device)).cpu(), asked))
     before, after, asked = zip(*parts)
     return torch.cat(before), torch.cat(after), [text for some in asked for text in some]
@@ -74,9 +84,12 @@ def drawn_pairs(n: int, seed: str) -> tuple[Tensor, Tensor, list[str]]:
     return render(before), render(after), asked
 
 
-def pairs_of(folder: str | Path, vae: Autoencoder, size: int, tokenizer: WordTokenizer, workers: int = 0) -> Pairs:
-    """Pairs of picture files and their latents, read by `workers` processes. Raises ValueError that names the first file which is missing,
-    cannot be read, is of another size than its fellow, or says nothing or what the tokenizer does not know: before the training."""
+def pairs_of(
+    folder: str | Path, vae: Autoencoder, size: int, tokenizer: WordTokenizer, workers: int = 0
+) -> Pairs:
+    """Pairs of picture files and their latents, read by `workers` processes. Raises ValueError that names
+    the first file which is missing, cannot be read, is of another size than its fellow, or says nothing
+    or what the tokenizer does not know: before the training."""
     places = sorted(p for p in Path(folder).iterdir() if p.is_dir()) if Path(folder).is_dir() else []
     if not places:
         raise ValueError(f"pairs: {folder} holds no folders with before.png, after.png and instruction.txt")
@@ -87,9 +100,12 @@ def pairs_of(folder: str | Path, vae: Autoencoder, size: int, tokenizer: WordTok
 
     def shown(first: int) -> Tensor:
         """A before and an after picture of 64 places in turn."""
-        return torch.cat([p for place in places[first:first + 64] for p in pair_of(place, size)])
+        return torch.cat([p for place in places[first : first + 64] for p in pair_of(place, size)])
+
     some = next(vae.vae.parameters())
-    z = torch.cat([vae.encode(pictures.to(some)).cpu() for pictures in ahead(shown, range(0, len(places), 64), workers)])
+    z = torch.cat(
+        [vae.encode(pictures.to(some)).cpu() for pictures in ahead(shown, range(0, len(places), 64), workers)]
+    )
     return z[::2], z[1::2], asked
 
 
@@ -98,7 +114,7 @@ def instruction_of(file: Path, tokenizer: WordTokenizer) -> str:
     try:
         text = file.read_text(encoding="utf-8").strip()
         tokenizer([text])
-    except ValueError as error:                                                        # an unknown word, or no text at all
+    except ValueError as error:  # an unknown word, or no text at all
         raise ValueError(f"pairs: {file}: {error}") from None
     if not text:
         raise ValueError(f"pairs: {file} is empty; say what was changed")
@@ -106,7 +122,9 @@ def instruction_of(file: Path, tokenizer: WordTokenizer) -> str:
 
 
 def pair_of(place: Path, size: int) -> tuple[Tensor, Tensor]:
-    """Pictures before and after, each (1 3 size size). Raises ValueError that names a file which is no such picture."""
+    """Pictures before and after, each (1 3 size size). Raises ValueError that names a file which is no
+    such picture.
+    """
     pictures = []
     for name in ("before.png", "after.png"):
         picture = read_picture(place / name, size)
@@ -116,20 +134,30 @@ def pair_of(place: Path, size: int) -> tuple[Tensor, Tensor]:
     return pictures[0], pictures[1]
 
 
-def loss(modules: nn.ModuleDict, data: tuple[Tensor, Tensor, Tensor, Tensor], generator: Generator, schedule: Schedule) -> Tensor:
+def loss(
+    modules: nn.ModuleDict,
+    data: tuple[Tensor, Tensor, Tensor, Tensor],
+    generator: Generator,
+    schedule: Schedule,
+) -> Tensor:
     """Eq. (15), in v-form."""
     z_0, c_I, tokens, null = data
     t = (schedule.T * torch.rand(len(z_0), generator=generator).sqrt()).long().clamp(max=schedule.T - 1) + 1
     eps = gaussian(z_0, generator)
     no_text, no_picture = (drop.to(z_0.device) for drop in dropped(torch.rand(len(z_0), generator=generator)))
     ctx = modules["text"](torch.where(no_text[:, None], null, tokens))
-    c_I = torch.where(no_picture[:, None, None, None], 0., c_I)
-    return l_simple(lambda z_t, t: modules["net"](torch.cat([z_t, c_I], dim=1), t, ctx), schedule, z_0, t, eps, "v")    # Eq. (15)
+    c_I = torch.where(no_picture[:, None, None, None], 0.0, c_I)
+    return l_simple(
+        lambda z_t, t: modules["net"](torch.cat([z_t, c_I], dim=1), t, ctx), schedule, z_0, t, eps, "v"
+    )  # Eq. (15)
 
 
-def widened(parts: tuple[nn.ModuleDict, WordTokenizer, dict], init: str) -> tuple[nn.ModuleDict, WordTokenizer, dict, list[dict]]:
-    """The parts of a text-to-picture model (training.shapes.models), filled from the file `init` and made to see a picture beside the
-    latent, and what that file was trained with. A file that was trained to see a picture is gone on from."""
+def widened(
+    parts: tuple[nn.ModuleDict, WordTokenizer, dict], init: str
+) -> tuple[nn.ModuleDict, WordTokenizer, dict, list[dict]]:
+    """The parts of a text-to-picture model (training.shapes.models), filled from the file `init` and made
+    to see a picture beside the latent, and what that file was trained with. A file that was trained to
+    see a picture is gone on from."""
     modules, tokenizer, config = parts
     latent = config["net"]["in_channels"]
     again = read_weights(init)[0]["net"]["in_channels"] > latent
@@ -137,19 +165,40 @@ def widened(parts: tuple[nn.ModuleDict, WordTokenizer, dict], init: str) -> tupl
         modules["net"] = widen_input(modules["net"], latent)
     earlier = start_from(init, dict(modules))
     if not again:
-        modules["net"] = widen_input(modules["net"], latent)                          # Sec. 3.2: zeros, so step 0 is the model's own
+        modules["net"] = widen_input(modules["net"], latent)  # Sec. 3.2: zeros, so step 0 is the model's own
     return modules, tokenizer, config | dict(net=dict(config["net"], in_channels=2 * latent)), earlier
 
 
-def train(name: str, model: tuple[nn.ModuleDict, WordTokenizer, dict, list[dict]], pairs: Pairs, arguments: dict[str, Any], *, init: str,
-          scale: float, count: int, recipe: str, vae: str, state: str, on: torch.device, out: str, workers: int = 0,
-          read: Callable[[WordTokenizer, list[str], Generator], Tensor] = lambda tokenizer, texts, generator: tokenizer(texts)) -> None:
+def train(
+    name: str,
+    model: tuple[nn.ModuleDict, WordTokenizer, dict, list[dict]],
+    pairs: Pairs,
+    arguments: dict[str, Any],
+    *,
+    init: str,
+    scale: float,
+    count: int,
+    recipe: str,
+    vae: str,
+    state: str,
+    on: torch.device,
+    out: str,
+    workers: int = 0,
+    read: Callable[[WordTokenizer, list[str], Generator], Tensor] = lambda tokenizer, texts, generator: (
+        tokenizer(texts)
+    ),
+) -> None:
     """Train what `widened` gives on pairs, and publish it.
 
-    scale: the `condition_scale` of their autoencoder; count: how many pairs there are, over all ranks; read: the rows of instructions.
-    """
+    scale: the `condition_scale` of their autoencoder; count: how many pairs there are, over all ranks;
+    read: the rows of instructions."""
     (modules, tokenizer, config, earlier), (before, after, asked) = model, pairs
-    (rank, world), schedule, seed, steps = rank_and_world(), Schedule.cosine(), arguments["seed"], arguments["steps"]
+    (rank, world), schedule, seed, steps = (
+        rank_and_world(),
+        Schedule.cosine(),
+        arguments["seed"],
+        arguments["steps"],
+    )
     modules.to(on, memory_format=torch.channels_last)
     if arguments["compiled"]:
         modules["net"].compile()
@@ -159,39 +208,119 @@ def train(name: str, model: tuple[nn.ModuleDict, WordTokenizer, dict, list[dict]
         rows = torch.randint(len(asked), (arguments["batch"] // world,), generator=generator)
         z_0, c_I = (z[rows].float() for z in (after, before))
         tokens = read(tokenizer, [asked[i] for i in rows.tolist()], generator)
-        return z_0.to(memory_format=torch.channels_last), (c_I / scale).to(memory_format=torch.channels_last), tokens, null
+        return (
+            z_0.to(memory_format=torch.channels_last),
+            (c_I / scale).to(memory_format=torch.channels_last),
+            tokens,
+            null,
+        )
 
-    fitted = fit(lambda m, d, g: loss(m, d, g, schedule), modules, data, steps=steps, lr=arguments["lr"], precision=arguments["precision"],
-                 seed=seed, warmup=arguments["warmup"], workers=workers, checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv",
-                 save_every=100, identity=dict(recipe=dict(arguments, init=sha256(init))))
+    fitted = fit(
+        lambda m, d, g: loss(m, d, g, schedule),
+        modules,
+        data,
+        steps=steps,
+        lr=arguments["lr"],
+        precision=arguments["precision"],
+        seed=seed,
+        warmup=arguments["warmup"],
+        workers=workers,
+        checkpoint=f"{state}/checkpoint.pt",
+        log=f"{state}/loss.csv",
+        save_every=100,
+        identity=dict(recipe=dict(arguments, init=sha256(init))),
+    )
     if rank == 0:
-        config = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=schedule.T), vae=Path(vae).stem,
-                      vae_sha256=sha256(find(vae)), size=64, **config)
+        config = dict(
+            kind="text2image",
+            prediction="v",
+            schedule=dict(name="cosine", T=schedule.T),
+            vae=Path(vae).stem,
+            vae_sha256=sha256(find(vae)),
+            size=64,
+            **config,
+        )
         z_0, c_I, tokens, _ = moved(data(steps, g := step_generator(seed, steps + 1)), on)
         t = torch.linspace(50, schedule.T, len(z_0)).long()
         seen = torch.cat([q_sample(schedule, z_0, t, gaussian(z_0, g)), c_I], dim=1)
-        figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]), pairs=count,
-                       storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](seen, t, m["text"](tokens)), torch.int8))
-        print(publish(name, dict(fitted.ema), config, out=out, recipe=recipe, arguments=arguments, seconds=fitted.seconds,
-                      figures=figures, earlier=earlier, dtype=torch.int8), figures)
+        figures = dict(
+            loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]),
+            pairs=count,
+            storage_error=storage_error(
+                dict(fitted.ema), lambda m: m["net"](seen, t, m["text"](tokens)), torch.int8
+            ),
+        )
+        print(
+            publish(
+                name,
+                dict(fitted.ema),
+                config,
+                out=out,
+                recipe=recipe,
+                arguments=arguments,
+                seconds=fitted.seconds,
+                figures=figures,
+                earlier=earlier,
+                dtype=torch.int8,
+            ),
+            figures,
+        )
 
 
-def main(*, steps: int = 6000, batch: int = 32, lr: float = 6e-4, n: int = 24000, pairs: str = "true", warmup: int = 200,
-         precision: str = "float32", compiled: int = 0, seed: int = 0, workers: int = 0, init: str = "weights/shapes.safetensors",
-         name: str = "shapes-instruct", state: str = "", vae: str = "shapes-vae", device: str = "auto",
-         out: str = "weights") -> None:
+def main(
+    *,
+    steps: int = 6000,
+    batch: int = 32,
+    lr: float = 6e-4,
+    n: int = 24000,
+    pairs: str = "true",
+    warmup: int = 200,
+    precision: str = "float32",
+    compiled: int = 0,
+    seed: int = 0,
+    workers: int = 0,
+    init: str = "weights/shapes.safetensors",
+    name: str = "shapes-instruct",
+    state: str = "",
+    vae: str = "shapes-vae",
+    device: str = "auto",
+    out: str = "weights",
+) -> None:
     (rank, world), on, state = rank_and_world(), own_device(device), state or f"runs/{name}"
-    arguments = dict(steps=steps, batch=batch, lr=lr, n=n, pairs=Path(pairs).name, warmup=warmup, precision=precision, compiled=compiled,
-                     seed=seed, init=Path(init).name)
+    arguments = dict(
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        n=n,
+        pairs=Path(pairs).name,
+        warmup=warmup,
+        precision=precision,
+        compiled=compiled,
+        seed=seed,
+        init=Path(init).name,
+    )
     autoencoder, generator = load_autoencoder(vae, on), step_generator(seed, steps, rank)
-    torch.manual_seed(seed)                                                            # the initial weights, alike on every rank
+    torch.manual_seed(seed)  # the initial weights, alike on every rank
     model = widened(models(), init)
     if pairs == "true":
         known = true_pairs(autoencoder, n // world, generator, workers)
     else:
         known = pairs_of(pairs, autoencoder, 64, model[1], workers)
-    train(name, model, known, arguments, init=init, scale=condition_scale(autoencoder), recipe="training.shapes_instruct",
-          count=len(known[2]) * (world if pairs == "true" else 1), vae=vae, state=state, on=on, out=out, workers=workers)
+    train(
+        name,
+        model,
+        known,
+        arguments,
+        init=init,
+        scale=condition_scale(autoencoder),
+        recipe="palimpsest.training.shapes_instruct",
+        count=len(known[2]) * (world if pairs == "true" else 1),
+        vae=vae,
+        state=state,
+        on=on,
+        out=out,
+        workers=workers,
+    )
 
 
 if __name__ == "__main__":

@@ -1,18 +1,22 @@
-"""Recipe of shapes-language: a small language model that writes instructions and edited captions, and the triplets that it writes.
+"""Recipe of shapes-language: a small language model that writes instructions and edited captions, and the
+triplets that it writes.
 
-    python -m training.shapes_language                               # the model
-    python -m training.shapes_language --sample 4000                  # and triplets.jsonl beside it, by a model that is there
+    python -m palimpsest.training.shapes_language                               # the model
+    python -m palimpsest.training.shapes_language --sample 4000                  # and triplets.jsonl beside it, by a model that is there
 
-InstructPix2Pix (arXiv:2211.09800v2, Sec. 3.1) fine-tunes GPT-3 for one epoch on 700 triplets written by hand, then has it write one for
-each of many captions. GPT-3 had read the web; ours reads pairs of captions first, of one picture as two people caption it or of two
-pictures between which one thing changed, and so learns to say again what was said. It reads no instruction but those of its 700; it meets
-them with other colours and shapes each time (worlds.triplets.renamed), as otherwise it soon knows them by heart (in trials of 400 steps
-.81 nats a word on triplets it had not seen, .60 with it). What counts in the loss of a triplet is what comes after the caption. Written at
-temperature .7 with a frequency penalty of .1, a text is kept if it has its two marks, both captions are captions, and it
-was not written before (the 700 may come again: ten of the shipped 4,000 do). # ours: a checked grammar instead of trust
+InstructPix2Pix (arXiv:2211.09800v2, Sec. 3.1) fine-tunes GPT-3 for one epoch on 700 triplets written by
+hand, then has it write one for each of many captions. GPT-3 had read the web; ours reads pairs of
+captions first, of one picture as two people caption it or of two pictures between which one thing
+changed, and so learns to say again what was said. It reads no instruction but those of its 700; it meets
+them with other colours and shapes each time (worlds.triplets.renamed), as otherwise it soon knows them by
+heart (in trials of 400 steps .81 nats a word on triplets it had not seen, .60 with it). What counts in
+the loss of a triplet is what comes after the caption. Written at temperature .7 with a frequency penalty
+of .1, a text is kept if it has its two marks, both captions are captions, and it was not written before
+(the 700 may come again: ten of the shipped 4,000 do). # ours: a checked grammar instead of trust
 
-`follows` of the record is the truth: how many of those that were kept say what their instruction makes of their caption.
-"""
+`follows` of the record is the truth: how many of those that were kept say what their instruction makes of
+their caption."""
+
 from __future__ import annotations
 
 import random
@@ -22,20 +26,31 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from nets.language import LanguageModel, continued, next_token_loss
-from nets.tokenizer import WordTokenizer
-from training.fit import fit, rank_and_world
-from training.recipe import command_line, publish, start_from, storage_error
-from training.scenes import told
-from weights import WeightsError, own_device
-from weights.files import fill, read_weights
-from worlds.scene import WORDS
-from worlds.shapes import apply, edits, is_held_out, sample_scene
-from worlds.triplets import AFTER, THEN, Triplet, follows, read, renamed, text_of, valid, write_triplets, written
+from palimpsest.fit.loop import fit, rank_and_world
+from palimpsest.nets.judges.language import LanguageModel, continued, next_token_loss
+from palimpsest.nets.tokenizer import WordTokenizer
+from palimpsest.training.recipe import command_line, publish, start_from, storage_error
+from palimpsest.training.scenes import told
+from palimpsest.weights.files import WeightsError, fill, read_weights
+from palimpsest.weights.load import own_device
+from palimpsest.worlds.scene import WORDS
+from palimpsest.worlds.shapes import apply, edits, is_held_out, sample_scene
+from palimpsest.worlds.triplets import (
+    AFTER,
+    THEN,
+    Triplet,
+    follows,
+    read,
+    renamed,
+    text_of,
+    valid,
+    write_triplets,
+    written,
+)
 
 LENGTH = 64
 NET = dict(length=LENGTH, width=128, layers=3, heads=4)
-TRIES = 3                                        # for a caption whose text is no triplet  # official code
+TRIES = 3  # for a caption whose text is no triplet  # official code
 
 
 def model() -> tuple[LanguageModel, WordTokenizer, dict]:
@@ -50,7 +65,9 @@ def open_language(path: str | Path) -> tuple[LanguageModel, WordTokenizer]:
     """A trained one from its file."""
     config, tensors = read_weights(path)
     if config.get("kind") != "language":
-        raise WeightsError(f"model: {path} holds a {config.get('kind')} model, and a language model is needed here")
+        raise WeightsError(
+            f"model: {path} holds a {config.get('kind')} model, and a language model is needed here"
+        )
     net = LanguageModel(**config["language"])
     return fill(net, tensors, "language", path), WordTokenizer(config["words"], net.length)
 
@@ -63,7 +80,11 @@ def new_caption(rng: random.Random) -> str:
 def two_captions(rng: random.Random) -> str:
     """Of one picture, or of two that differ in one edit: a line to read."""
     first = second = sample_scene(rng)
-    options = [after for e in edits(first) if not is_held_out(after := apply(first, e))] if rng.random() < .5 else []
+    options = (
+        [after for e in edits(first) if not is_held_out(after := apply(first, e))]
+        if rng.random() < 0.5
+        else []
+    )
     if options:
         second = rng.choice(options)
     return f"{told(first, rng)} {AFTER} {told(second, rng)}"
@@ -76,8 +97,12 @@ def completed(tokenizer: WordTokenizer, triplets: Sequence[Triplet]) -> tuple[Te
     return tokens, (torch.arange(tokenizer.length) > begins[:, None]) & (tokens != tokenizer.pad)
 
 
-def write(net: LanguageModel, tokenizer: WordTokenizer, n: int, seed: int = 0, batch: int = 64) -> tuple[list[Triplet], dict[str, float]]:
-    """n different valid triplets, or as many as 4 n captions give, and how it went: shares of texts, of captions, of triplets kept."""
+def write(
+    net: LanguageModel, tokenizer: WordTokenizer, n: int, seed: int = 0, batch: int = 64
+) -> tuple[list[Triplet], dict[str, float]]:
+    """n different valid triplets, or as many as 4 n captions give, and how it went: shares of texts, of
+    captions, of triplets kept.
+    """
     rng, g = random.Random(f"captions {seed}"), Generator().manual_seed(seed)
     found: dict[Triplet, None] = {}
     texts = parsed = kept = captions = 0
@@ -102,26 +127,62 @@ def write(net: LanguageModel, tokenizer: WordTokenizer, n: int, seed: int = 0, b
                     again.append(caption)
             waiting = again
     rows = list(found)[:n]
-    return rows, dict(captions=captions, texts=texts, parsed=parsed / texts, valid=kept / texts, different=len(found) / max(kept, 1),
-                      follows=sum(map(follows, rows)) / max(len(rows), 1))
+    return rows, dict(
+        captions=captions,
+        texts=texts,
+        parsed=parsed / texts,
+        valid=kept / texts,
+        different=len(found) / max(kept, 1),
+        follows=sum(map(follows, rows)) / max(len(rows), 1),
+    )
 
 
 def spoken(net: LanguageModel, tokenizer: WordTokenizer, captions: list[str], g: Generator) -> list[str]:
     """The line that the net makes of each caption."""
-    rows = [tokenizer.encode(f"{caption} {THEN}")[:-1] for caption in captions]            # without the end
-    return [tokenizer.decode([*row, *more]) for row, more in zip(rows, continued(net, rows, stop=tokenizer.end, generator=g))]
+    rows = [tokenizer.encode(f"{caption} {THEN}")[:-1] for caption in captions]  # without the end
+    return [
+        tokenizer.decode([*row, *more])
+        for row, more in zip(rows, continued(net, rows, stop=tokenizer.end, generator=g))
+    ]
 
 
-def main(*, steps: int = 2800, reading: int = 1200, batch: int = 64, lr: float = 1e-3, tuned_lr: float = 6e-4, triplets: int = 700,
-         warmup: int = 100, precision: str = "float32", seed: int = 0, sample: int = 0, tests: int = 500, init: str = "",
-         state: str = "runs/shapes_language", device: str = "auto", out: str = "weights") -> None:
+def main(
+    *,
+    steps: int = 2800,
+    reading: int = 1200,
+    batch: int = 64,
+    lr: float = 1e-3,
+    tuned_lr: float = 6e-4,
+    triplets: int = 700,
+    warmup: int = 100,
+    precision: str = "float32",
+    seed: int = 0,
+    sample: int = 0,
+    tests: int = 500,
+    init: str = "",
+    state: str = "runs/shapes_language",
+    device: str = "auto",
+    out: str = "weights",
+) -> None:
     (rank, world), on = rank_and_world(), own_device(device)
     file = Path(out) / "shapes-language.safetensors"
     if not 0 < reading < steps:
-        raise ValueError(f"reading: the steps that read captions must be at least 1 and fewer than steps={steps}, got {reading}")
+        raise ValueError(
+            f"reading: the steps that read captions must be at least 1 and fewer than steps={steps}, got {reading}"
+        )
     if not sample:
-        arguments = dict(steps=steps, reading=reading, batch=batch, lr=lr, tuned_lr=tuned_lr, triplets=triplets, warmup=warmup,
-                         precision=precision, seed=seed, init=Path(init).name)
+        arguments = dict(
+            steps=steps,
+            reading=reading,
+            batch=batch,
+            lr=lr,
+            tuned_lr=tuned_lr,
+            triplets=triplets,
+            warmup=warmup,
+            precision=precision,
+            seed=seed,
+            init=Path(init).name,
+        )
         torch.manual_seed(seed)
         net, tokenizer, config = model()
         earlier = start_from(init, {"language": net})
@@ -135,7 +196,9 @@ def main(*, steps: int = 2800, reading: int = 1200, batch: int = 64, lr: float =
 
         def orders(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
             rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-            return cropped(*completed(tokenizer, [renamed(rng.choice(ours), rng) for _ in range(batch // world)]))
+            return cropped(
+                *completed(tokenizer, [renamed(rng.choice(ours), rng) for _ in range(batch // world)])
+            )
 
         def cropped(tokens: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
             longest = int((tokens != tokenizer.pad).sum(1).max())
@@ -144,27 +207,68 @@ def main(*, steps: int = 2800, reading: int = 1200, batch: int = 64, lr: float =
         def loss(net: nn.Module, drawn: tuple[Tensor, Tensor], generator: Generator) -> Tensor:
             return next_token_loss(net(drawn[0]), *drawn)
 
-        both = dict(precision=precision, warmup=warmup, weight_decay=.1, identity=dict(recipe=arguments))
-        read_all = fit(loss, net, pages, steps=reading, lr=lr, seed=seed, checkpoint=f"{state}/reading.pt", log=f"{state}/reading.csv",
-                       **both)
+        both = dict(precision=precision, warmup=warmup, weight_decay=0.1, identity=dict(recipe=arguments))
+        read_all = fit(
+            loss,
+            net,
+            pages,
+            steps=reading,
+            lr=lr,
+            seed=seed,
+            checkpoint=f"{state}/reading.pt",
+            log=f"{state}/reading.csv",
+            **both,
+        )
         net.load_state_dict(read_all.ema.state_dict())
-        fitted = fit(loss, net, orders, steps=steps - reading, lr=tuned_lr, ema=.99, seed=seed + 1, checkpoint=f"{state}/checkpoint.pt",
-                     log=f"{state}/loss.csv", **both)
+        fitted = fit(
+            loss,
+            net,
+            orders,
+            steps=steps - reading,
+            lr=tuned_lr,
+            ema=0.99,
+            seed=seed + 1,
+            checkpoint=f"{state}/checkpoint.pt",
+            log=f"{state}/loss.csv",
+            **both,
+        )
         if rank == 0:
             fresh, known = written(triplets + 200, seed + 1), set(written(triplets, seed))
-            unseen, late = (v.to(on) for v in completed(tokenizer, [t for t in fresh if t not in known][:200]))
+            unseen, late = (
+                v.to(on) for v in completed(tokenizer, [t for t in fresh if t not in known][:200])
+            )
             with torch.no_grad():
                 held = next_token_loss(fitted.ema(unseen), unseen, late).item()
             _, went = write(fitted.ema, tokenizer, tests, seed + 2)
             error = storage_error({"language": fitted.ema}, lambda m: m["language"](unseen[:64]))
-            figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]), unseen_loss=held, **went, storage_error=error)
-            print(publish("shapes-language", {"language": fitted.ema}, config, out=out, recipe="training.shapes_language",
-                          arguments=arguments, seconds=read_all.seconds + fitted.seconds, figures=figures, earlier=earlier), figures)
+            figures = dict(
+                loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]),
+                unseen_loss=held,
+                **went,
+                storage_error=error,
+            )
+            print(
+                publish(
+                    "shapes-language",
+                    {"language": fitted.ema},
+                    config,
+                    out=out,
+                    recipe="palimpsest.training.shapes_language",
+                    arguments=arguments,
+                    seconds=read_all.seconds + fitted.seconds,
+                    figures=figures,
+                    earlier=earlier,
+                ),
+                figures,
+            )
     elif rank == 0:
         net, tokenizer = open_language(file)
         found, went = write(net.to(on), tokenizer, sample, seed)
         write_triplets(found, Path(out) / "triplets.jsonl")
-        print(f"{Path(out) / 'triplets.jsonl'}: {len(found)} triplets,", ", ".join(f"{k} {v:.3g}" for k, v in went.items()))
+        print(
+            f"{Path(out) / 'triplets.jsonl'}: {len(found)} triplets,",
+            ", ".join(f"{k} {v:.3g}" for k, v in went.items()),
+        )
 
 
 if __name__ == "__main__":

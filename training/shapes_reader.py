@@ -1,11 +1,12 @@
-"""Recipe of shapes-reader: the network that reads every attribute of a shapes-world picture, raw or through the autoencoder.
+"""Recipe of shapes-reader: the network that reads every attribute of a shapes-world picture, raw or
+through the autoencoder.
 
-    python -m training.shapes_reader
+    python -m palimpsest.training.shapes_reader
 
-It judges every edit, so it is trained on what it will see: half of the pictures are renders, half have gone through
-shapes-vae with a little noise in the latent, as a sampler leaves it. All colour × shape pairs are shown, the held-out ones too: it is
-the judge of composition, not its subject.
-"""
+It judges every edit, so it is trained on what it will see: half of the pictures are renders, half have
+gone through shapes-vae with a little noise in the latent, as a sampler leaves it. All colour × shape
+pairs are shown, the held-out ones too: it is the judge of composition, not its subject."""
+
 from __future__ import annotations
 
 import random
@@ -14,13 +15,14 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from nets.reader import Reader, reader_loss
-from samplers.noise import gaussian
-from training.fit import fit, rank_and_world, step_generator
-from training.recipe import command_line, publish, start_from, storage_error
-from weights import Autoencoder, Oracle, load_autoencoder, own_device
-from worlds.scene import Scene
-from worlds.shapes import ATTRIBUTES, attributes, render, sample_scene
+from palimpsest.fit.loop import fit, rank_and_world, step_generator
+from palimpsest.nets.judges.reader import Reader, reader_loss
+from palimpsest.samplers.noise import gaussian
+from palimpsest.training.recipe import command_line, publish, start_from, storage_error
+from palimpsest.weights.load import Oracle, load_autoencoder, own_device
+from palimpsest.weights.model import Autoencoder
+from palimpsest.worlds.scene import Scene
+from palimpsest.worlds.shapes import ATTRIBUTES, attributes, render, sample_scene
 
 CONFIG = dict(width=24, size=64, heads=4)
 
@@ -32,11 +34,13 @@ def labels(scenes: list[Scene]) -> dict[str, Tensor]:
 
 
 def is_hard(scene: Scene) -> bool:
-    """Whether something small is striped or dotted: on a few pixels one is nearly the other, and nearly all that is misread is this."""
+    """Whether something small is striped or dotted: on a few pixels one is nearly the other, and nearly
+    all that is misread is this.
+    """
     return any(thing.size == "small" and thing.texture != "plain" for thing in scene.things)
 
 
-def draw(n: int, generator: Generator, hard: float = 0.) -> list[Scene]:
+def draw(n: int, generator: Generator, hard: float = 0.0) -> list[Scene]:
     """n scenes, and of these the share `hard` such as is_hard says, beside those that chance makes so."""
     rng, found = random.Random(int(torch.randint(2**62, (), generator=generator))), []
     for _ in range(n):
@@ -49,11 +53,16 @@ def draw(n: int, generator: Generator, hard: float = 0.) -> list[Scene]:
 
 @torch.no_grad()
 def measure(oracle: Oracle, vae: Autoencoder, n: int = 2048, seed: int = 10**6 + 1) -> dict[str, float]:
-    """All attributes right, and the worst single attribute, on new renders: raw and through the autoencoder."""
+    """All attributes right, and the worst single attribute, on new renders: raw and through the
+    autoencoder.
+    """
     scenes = draw(n, Generator().manual_seed(seed))
     raw, truth = render(scenes), [attributes(s) for s in scenes]
     figures: dict[str, float] = dict(n=n)
-    for name, pictures in (("raw", raw), ("autoencoded", torch.cat([vae.decode(vae.encode(p)) for p in raw.split(64)]))):
+    for name, pictures in (
+        ("raw", raw),
+        ("autoencoded", torch.cat([vae.decode(vae.encode(p)) for p in raw.split(64)])),
+    ):
         read = oracle.read(pictures)
         each = {k: sum(r[k] == t[k] for r, t in zip(read, truth)) / n for k in ATTRIBUTES}
         figures[f"{name}_attribute_mean"] = sum(each.values()) / len(each)
@@ -62,18 +71,42 @@ def measure(oracle: Oracle, vae: Autoencoder, n: int = 2048, seed: int = 10**6 +
     return figures
 
 
-def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructions: int = 16000, noise: float = .08, hard: float = 0.,
-         tests: int = 2048, precision: str = "float32", seed: int = 0, workers: int = 0, init: str = "",
-         state: str = "runs/shapes_reader", vae: str = "shapes-vae", device: str = "auto", out: str = "weights") -> None:
+def main(
+    *,
+    steps: int = 6000,
+    batch: int = 64,
+    lr: float = 1.5e-3,
+    reconstructions: int = 16000,
+    noise: float = 0.08,
+    hard: float = 0.0,
+    tests: int = 2048,
+    precision: str = "float32",
+    seed: int = 0,
+    workers: int = 0,
+    init: str = "",
+    state: str = "runs/shapes_reader",
+    vae: str = "shapes-vae",
+    device: str = "auto",
+    out: str = "weights",
+) -> None:
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, reconstructions=reconstructions, noise=noise, hard=hard, precision=precision,
-                     seed=seed, init=Path(init).name)
+    arguments = dict(
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        reconstructions=reconstructions,
+        noise=noise,
+        hard=hard,
+        precision=precision,
+        seed=seed,
+        init=Path(init).name,
+    )
     autoencoder = load_autoencoder(vae, on)
     generator = step_generator(seed, steps, rank)
     known = draw(reconstructions // world, generator, hard)
     decoded = []
     for i in range(0, len(known), 64):
-        z = autoencoder.encode(render(known[i:i + 64]).to(on))
+        z = autoencoder.encode(render(known[i : i + 64]).to(on))
         level = noise * torch.rand((len(z), 1, 1, 1), generator=generator)
         decoded.append(autoencoder.decode(z + level.to(z) * gaussian(z, generator)).half().cpu())
     decoded, truth = torch.cat(decoded), labels(known)
@@ -82,24 +115,52 @@ def main(*, steps: int = 6000, batch: int = 64, lr: float = 1.5e-3, reconstructi
         half = batch // world // 2
         fresh, rows = draw(half, g, hard), torch.randint(len(known), (half,), generator=g)
         mine = labels(fresh)
-        return torch.cat([render(fresh), decoded[rows].float()]), {k: torch.cat([mine[k], truth[k][rows]]) for k in truth}
+        return torch.cat([render(fresh), decoded[rows].float()]), {
+            k: torch.cat([mine[k], truth[k][rows]]) for k in truth
+        }
 
     def loss(net: nn.Module, d: tuple[Tensor, dict[str, Tensor]], g: Generator) -> Tensor:
-        x = d[0] + (.04 * torch.rand((len(d[0]), 1, 1, 1), generator=g)).to(d[0]) * gaussian(d[0], g)
+        x = d[0] + (0.04 * torch.rand((len(d[0]), 1, 1, 1), generator=g)).to(d[0]) * gaussian(d[0], g)
         return reader_loss(net(x), d[1])
 
-    torch.manual_seed(seed)                                              # the initial weights, alike on every rank
+    torch.manual_seed(seed)  # the initial weights, alike on every rank
     net = Reader(attributes={name: len(v) for name, v in ATTRIBUTES.items()}, **CONFIG).to(on)
     earlier = start_from(init, {"reader": net})
-    fitted = fit(loss, net, data, steps=steps, lr=lr, precision=precision, seed=seed, weight_decay=.01, workers=workers,
-                 checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments))
+    fitted = fit(
+        loss,
+        net,
+        data,
+        steps=steps,
+        lr=lr,
+        precision=precision,
+        seed=seed,
+        weight_decay=0.01,
+        workers=workers,
+        checkpoint=f"{state}/checkpoint.pt",
+        log=f"{state}/loss.csv",
+        identity=dict(recipe=arguments),
+    )
     if rank == 0:
         figures = measure(Oracle(fitted.ema.cpu(), ATTRIBUTES), load_autoencoder(vae), tests)
         seen = render(known[:64])
-        figures["storage_error"] = storage_error({"reader": fitted.ema}, lambda m: torch.cat(list(m["reader"](seen).values()), 1))
+        figures["storage_error"] = storage_error(
+            {"reader": fitted.ema}, lambda m: torch.cat(list(m["reader"](seen).values()), 1)
+        )
         config = dict(kind="reader", reader=CONFIG, values=ATTRIBUTES)
-        print(publish("shapes-reader", {"reader": fitted.ema}, config, out=out, recipe="training.shapes_reader", arguments=arguments,
-                      seconds=fitted.seconds, figures=figures, earlier=earlier), figures)
+        print(
+            publish(
+                "shapes-reader",
+                {"reader": fitted.ema},
+                config,
+                out=out,
+                recipe="palimpsest.training.shapes_reader",
+                arguments=arguments,
+                seconds=fitted.seconds,
+                figures=figures,
+                earlier=earlier,
+            ),
+            figures,
+        )
 
 
 if __name__ == "__main__":

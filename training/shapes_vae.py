@@ -1,18 +1,22 @@
-"""Recipe of shapes-vae: the autoencoder of the shapes world, 64×64×3 -> 16×16×8 (arXiv:2112.10752v2, Sec. 3.1, KL-regularised).
+"""Recipe of shapes-vae: the autoencoder of the shapes world, 64×64×3 -> 16×16×8 (arXiv:2112.10752v2, Sec.
+3.1, KL-regularised).
 
-    python -m training.shapes_vae                     # one process
-    torchrun --nproc-per-node 2 -m training.shapes_vae
+    python -m palimpsest.training.shapes_vae                     # one process
+    torchrun --nproc-per-node 2 -m palimpsest.training.shapes_vae
 
-# ours: 8 latent channels, where the public layout has 4: in one trial of each, in the minutes given to it, 4 came less far.
+# ours: 8 latent channels, where the public layout has 4: in one trial of each, in the minutes given to
+# it, 4 came less far.
 
-Loss: squared error of the reconstruction + β KL(q(z|x) ‖ N(0, 1)) + γ times the squared error between the decoded half-size latent and
-the half-size picture. No adversarial or perceptual term: this world has no fine texture to invent, and its measure is PSNR.
+Loss: squared error of the reconstruction + β KL(q(z|x) ‖ N(0, 1)) + γ times the squared error between the
+decoded half-size latent and the half-size picture. No adversarial or perceptual term: this world has no
+fine texture to invent, and its measure is PSNR.
 
-What a diffusion model finds in a latent matters as much as PSNR. A picture is strongest where it is smooth, so a sampler settles the
-layout first and the edges last. A large β undoes that: it whitens the latent, and fine detail arrives with the same strength as
-colour and place. Hence β is small, γ asks for latents that shrink as pictures do (arXiv:2502.14831v2), and the last act of a run
-(and the first, if it goes on from earlier weights, `init`) is to turn the latent's axes: see `rebalance`.
-"""
+What a diffusion model finds in a latent matters as much as PSNR. A picture is strongest where it is
+smooth, so a sampler settles the layout first and the edges last. A large β undoes that: it whitens the
+latent, and fine detail arrives with the same strength as colour and place. Hence β is small, γ asks for
+latents that shrink as pictures do (arXiv:2502.14831v2), and the last act of a run (and the first, if it
+goes on from earlier weights, `init`) is to turn the latent's axes: see `rebalance`."""
+
 from __future__ import annotations
 
 import random
@@ -23,13 +27,13 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
-from metrics.image import psnr
-from nets.vae import AutoencoderKL
-from samplers.noise import gaussian
-from training.fit import fit, rank_and_world
-from training.recipe import command_line, publish, start_from, storage_error
-from weights import own_device
-from worlds.shapes import render, sample_scene
+from palimpsest.fit.loop import fit, rank_and_world
+from palimpsest.metrics.image import psnr
+from palimpsest.nets.vae import AutoencoderKL
+from palimpsest.samplers.noise import gaussian
+from palimpsest.training.recipe import command_line, publish, start_from, storage_error
+from palimpsest.weights.load import own_device
+from palimpsest.worlds.shapes import render, sample_scene
 
 CONFIG = dict(width=16, mult=(1, 2, 4), blocks=1, latent_channels=8, norm_groups=8)
 
@@ -43,19 +47,20 @@ def scenes(n: int, generator: Generator, held_out: bool | None = False) -> list:
 def loss(vae: nn.Module, x: Tensor, generator: Generator, kl_weight: float, smooth: float) -> Tensor:
     mean, logvar = vae.encode(x)
     z = mean + (logvar / 2).exp() * gaussian(mean, generator)
-    kl = (mean**2 + logvar.exp() - 1 - logvar).mean() / 2                # per latent number
-    halved = ((vae.decode(avg_pool2d(z, 2)) - avg_pool2d(x, 2)) ** 2).mean() if smooth else 0.
+    kl = (mean**2 + logvar.exp() - 1 - logvar).mean() / 2  # per latent number
+    halved = ((vae.decode(avg_pool2d(z, 2)) - avg_pool2d(x, 2)) ** 2).mean() if smooth else 0.0
     return ((vae.decode(z) - x) ** 2).mean() + kl_weight * kl + smooth * halved
 
 
 @torch.no_grad()
 def smooth_axes(z: Tensor) -> tuple[Tensor, Tensor]:
-    """The axes of latents z (b c y x) in order of smoothness: (c,) shares, rising, and (c, c) rows that map z to unit variance on each.
+    """The axes of latents z (b c y x) in order of smoothness: (c,) shares, rising, and (c, c) rows that
+    map z to unit variance on each.
 
-    The share of an axis is the part of its variance that is left after averaging 2×2 cells: 1 for a flat latent, .25 for white noise.
-    """
+    The share of an axis is the part of its variance that is left after averaging 2×2 cells: 1 for a flat
+    latent, .25 for white noise."""
     z = z - z.mean((0, 2, 3), keepdim=True)
-    low = interpolate(avg_pool2d(z, 2), scale_factor=2.)
+    low = interpolate(avg_pool2d(z, 2), scale_factor=2.0)
     total, kept = (torch.einsum("bcyx,bdyx->cd", a, a).double() / (z.numel() / z.shape[1]) for a in (z, low))
     values, turn = torch.linalg.eigh(total)
     whiten = (turn / values.sqrt()).T
@@ -65,11 +70,11 @@ def smooth_axes(z: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def rebalance(vae: AutoencoderKL, x: Tensor) -> None:
-    """Centre, turn and scale the latent's axes so that smooth ones are strong: variance ∝ share²/(1.1 − share), 1 in the mean over axes.
+    """Centre, turn and scale the latent's axes so that smooth ones are strong: variance ∝ share²/(1.1 −
+    share), 1 in the mean over axes.
 
-    The change of basis goes into the two 1×1 convolutions at the latent's ends, so reconstruction stays as it was; the posterior's
-    spread starts anew at e^−3.
-    """
+    The change of basis goes into the two 1×1 convolutions at the latent's ends, so reconstruction stays
+    as it was; the posterior's spread starts anew at e^−3."""
     z = vae.encode(x)[0]
     shares, whiten = smooth_axes(z)
     variance = shares**2 / (1.1 - shares)
@@ -83,7 +88,7 @@ def rebalance(vae: AutoencoderKL, x: Tensor) -> None:
     centre = z.mean((0, 2, 3))
     into.bias[:c] = there @ (into.bias[:c] - centre)
     out.bias += before @ centre
-    into.weight[c:], into.bias[c:] = 0., -6.
+    into.weight[c:], into.bias[c:] = 0.0, -6.0
 
 
 @torch.no_grad()
@@ -92,18 +97,52 @@ def measure(vae: nn.Module, x: Tensor) -> dict[str, float]:
     z = torch.cat([vae.encode(part)[0] for part in x.split(64)])
     db = torch.cat([psnr(vae.decode(a).clamp(-1, 1), b) for a, b in zip(z.split(64), x.split(64))])
     smooth = avg_pool2d(z, 2).var((0, 2, 3)).sum() / z.var((0, 2, 3)).sum()
-    return dict(psnr_mean=db.mean().item(), psnr_p05=db.quantile(.05).item(), latent_std=z.std().item(), smooth_share=smooth.item(),
-                n=len(x))
+    return dict(
+        psnr_mean=db.mean().item(),
+        psnr_p05=db.quantile(0.05).item(),
+        latent_std=z.std().item(),
+        smooth_share=smooth.item(),
+        n=len(x),
+    )
 
 
-def train(name: str, draw: Callable[[int, Generator], Tensor], unseen: Callable[[int, Generator], Tensor], *, config: dict, steps: int,
-          batch: int, lr: float, kl_weight: float, smooth: float, tests: int, seed: int, init: str, state: str, device: str, out: str,
-          precision: str = "float32", compiled: int = 0, workers: int = 0) -> None:
-    """The autoencoder of a world: `draw` gives its training pictures, `unseen` those it is measured on, so many from a generator."""
+def train(
+    name: str,
+    draw: Callable[[int, Generator], Tensor],
+    unseen: Callable[[int, Generator], Tensor],
+    *,
+    config: dict,
+    steps: int,
+    batch: int,
+    lr: float,
+    kl_weight: float,
+    smooth: float,
+    tests: int,
+    seed: int,
+    init: str,
+    state: str,
+    device: str,
+    out: str,
+    precision: str = "float32",
+    compiled: int = 0,
+    workers: int = 0,
+) -> None:
+    """The autoencoder of a world: `draw` gives its training pictures, `unseen` those it is measured on,
+    so many from a generator.
+    """
     (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(steps=steps, batch=batch, lr=lr, kl_weight=kl_weight, smooth=smooth, precision=precision, compiled=compiled,
-                     seed=seed, init=Path(init).name)
-    torch.manual_seed(seed)                                              # the initial weights, alike on every rank
+    arguments = dict(
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        kl_weight=kl_weight,
+        smooth=smooth,
+        precision=precision,
+        compiled=compiled,
+        seed=seed,
+        init=Path(init).name,
+    )
+    torch.manual_seed(seed)  # the initial weights, alike on every rank
     vae = AutoencoderKL(**config)
     earlier = start_from(init, {"vae": vae})
     if init:
@@ -112,26 +151,79 @@ def train(name: str, draw: Callable[[int, Generator], Tensor], unseen: Callable[
     if compiled:
         vae.encoder.compile()
         vae.decoder.compile()
-    fitted = fit(lambda net, x, g: loss(net, x, g, kl_weight, smooth), vae,
-                 lambda step, g: draw(batch // world, g).to(memory_format=torch.channels_last),
-                 steps=steps, lr=lr, seed=seed, workers=workers, precision=precision, save_every=100, checkpoint=f"{state}/checkpoint.pt",
-                 log=f"{state}/loss.csv", identity=dict(recipe=arguments))
+    fitted = fit(
+        lambda net, x, g: loss(net, x, g, kl_weight, smooth),
+        vae,
+        lambda step, g: draw(batch // world, g).to(memory_format=torch.channels_last),
+        steps=steps,
+        lr=lr,
+        seed=seed,
+        workers=workers,
+        precision=precision,
+        save_every=100,
+        checkpoint=f"{state}/checkpoint.pt",
+        log=f"{state}/loss.csv",
+        identity=dict(recipe=arguments),
+    )
     if rank == 0:
         known = draw(256, Generator().manual_seed(seed))
         rebalance(fitted.ema.cpu(), known)
         figures = measure(fitted.ema, unseen(tests, Generator().manual_seed(10**6)))
-        figures["storage_error"] = storage_error({"vae": fitted.ema}, lambda m: m["vae"].decode(m["vae"].encode(known[:32])[0]))
+        figures["storage_error"] = storage_error(
+            {"vae": fitted.ema}, lambda m: m["vae"].decode(m["vae"].encode(known[:32])[0])
+        )
         header = dict(kind="vae", vae=config, latent_scale=1 / figures["latent_std"], size=64)
-        print(publish(name, {"vae": fitted.ema}, header, out=out, recipe=f"training.{name.replace('-', '_')}", arguments=arguments,
-                      seconds=fitted.seconds, figures=figures, earlier=earlier), figures)
+        print(
+            publish(
+                name,
+                {"vae": fitted.ema},
+                header,
+                out=out,
+                recipe=f"training.{name.replace('-', '_')}",
+                arguments=arguments,
+                seconds=fitted.seconds,
+                figures=figures,
+                earlier=earlier,
+            ),
+            figures,
+        )
 
 
-def main(*, steps: int = 3600, batch: int = 8, lr: float = 1.5e-3, kl_weight: float = 1e-6, smooth: float = .1,
-         tests: int = 512, precision: str = "float32", seed: int = 0, workers: int = 0, init: str = "", state: str = "runs/shapes_vae",
-         device: str = "auto", out: str = "weights") -> None:
-    train("shapes-vae", lambda n, g: render(scenes(n, g)), lambda n, g: render(scenes(n, g, held_out=None)), config=CONFIG, steps=steps,
-          batch=batch, lr=lr, kl_weight=kl_weight, smooth=smooth, tests=tests, precision=precision, seed=seed, init=init,
-          state=state, device=device, out=out, workers=workers)
+def main(
+    *,
+    steps: int = 3600,
+    batch: int = 8,
+    lr: float = 1.5e-3,
+    kl_weight: float = 1e-6,
+    smooth: float = 0.1,
+    tests: int = 512,
+    precision: str = "float32",
+    seed: int = 0,
+    workers: int = 0,
+    init: str = "",
+    state: str = "runs/shapes_vae",
+    device: str = "auto",
+    out: str = "weights",
+) -> None:
+    train(
+        "shapes-vae",
+        lambda n, g: render(scenes(n, g)),
+        lambda n, g: render(scenes(n, g, held_out=None)),
+        config=CONFIG,
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        kl_weight=kl_weight,
+        smooth=smooth,
+        tests=tests,
+        precision=precision,
+        seed=seed,
+        init=init,
+        state=state,
+        device=device,
+        out=out,
+        workers=workers,
+    )
 
 
 if __name__ == "__main__":

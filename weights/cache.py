@@ -1,8 +1,9 @@
 """Results that took long, kept as safetensors with a key that says what they belong to.
 
-A key is a handful of short texts, the SHA-256 of a picture or of a model among them; a file with another key is refused
-in one line that says what differs. Opening a file never runs code, and a broken-off write leaves the old file in place.
-"""
+A key is a handful of short texts, the SHA-256 of a picture or of a model among them; a file with another
+key is refused in one line that says what differs. Opening a file never runs code, and a broken-off write
+leaves the old file in place."""
+
 from __future__ import annotations
 
 import hashlib
@@ -15,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from weights import Bundle
-from weights.files import _replacing
+from palimpsest.weights.files import _replacing
+from palimpsest.weights.model import Model
 
 HEADER = "palimpsest"
 
@@ -35,11 +36,13 @@ def digest(*tensors: Tensor) -> str:
     return total.hexdigest()
 
 
-def digest_model(b: Bundle) -> str:
-    """The SHA-256 of a bundle: every weight, the schedule, how its times are counted and how the prediction is read."""
-    modules = [m for m in (b.net, b.text, b.vae) if m is not None]
-    scale = torch.tensor([b.latent_scale, {"eps": 0, "v": 1}[b.prediction], b.shift])
-    return digest(b.schedule.abar, scale, *(v for m in modules for v in m.state_dict().values()))
+def digest_model(model: Model) -> str:
+    """The SHA-256 of a bundle: every weight, the schedule, how its times are counted and how the
+    prediction is read.
+    """
+    modules = [m for m in (model.net, model.text, model.vae) if m is not None]
+    scale = torch.tensor([model.latent_scale, {"eps": 0, "v": 1}[model.prediction], model.shift])
+    return digest(model.schedule.abar, scale, *(v for m in modules for v in m.state_dict().values()))
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> Path:
@@ -52,12 +55,16 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], about: dict[str,
         with _replacing(path) as part:
             save_file(tensors, part, metadata={HEADER: json.dumps(about)})
     except (OSError, SafetensorError) as error:
-        raise CacheError(f"{path}: cannot be written here ({type(error).__name__}); name another file") from None
+        raise CacheError(
+            f"{path}: cannot be written here ({type(error).__name__}); name another file"
+        ) from None
     return path
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read (tensors, about) of a file that `write_tensors` wrote. Raises CacheError if it is missing or damaged."""
+    """Read (tensors, about) of a file that `write_tensors` wrote. Raises CacheError if it is missing or
+    damaged.
+    """
     path = Path(path)
     if not path.is_file():
         raise CacheError(f"{path}: there is no such file")
@@ -68,7 +75,9 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         about = dict(json.loads(header))
         whole = about.pop("digest") == digest(*(tensors[name] for name in sorted(tensors)))
     except (SafetensorError, OSError, TypeError, ValueError, KeyError) as error:
-        raise CacheError(f"{path}: is damaged, or no file of ours ({type(error).__name__}); make it again") from None
+        raise CacheError(
+            f"{path}: is damaged, or no file of ours ({type(error).__name__}); make it again"
+        ) from None
     if not whole:
         raise CacheError(f"{path}: is damaged (its SHA-256 is not that of its header); make it again")
     return tensors, about
@@ -80,4 +89,6 @@ def refuse_other(path: str | Path, theirs: dict[str, str], ours: dict[str, str])
         its = theirs.get(what, "none")
         if its != mine:
             differ = "" if len(mine) == len(its) == 64 else f" ({its!r}, not {mine!r})"
-            raise CacheError(f"{path}: was made for another {what}{differ}; give what it was made for, or make a new file")
+            raise CacheError(
+                f"{path}: was made for another {what}{differ}; give what it was made for, or make a new file"
+            )

@@ -1,9 +1,11 @@
-"""Weight files: safetensors that carry their own configuration, and a manifest that says where each came from.
+"""Weight files: safetensors that carry their own configuration, and a manifest that says where each came
+from.
 
-A file holds the tensors of several modules ("net.…", "text.…") and, in its header, the keyword arguments that rebuild them. Opening
-one never runs code. MANIFEST.json records for each shipped file its sha256, recipe, arguments, seed, steps, seconds, git revision and
-measured figures; a shipped file whose hash differs is refused.
-"""
+A file holds the tensors of several modules ("net.…", "text.…") and, in its header, the keyword arguments
+that rebuild them. Opening one never runs code. MANIFEST.json records for each shipped file its sha256,
+recipe, arguments, seed, steps, seconds, git revision and measured figures; a shipped file whose hash
+differs is refused."""
+
 from __future__ import annotations
 
 import hashlib
@@ -28,7 +30,8 @@ class WeightsError(ValueError):
 
 
 def sha256(path: str | Path, tell: Callable[[int], object] = lambda n: None) -> str:
-    """The SHA-256 of a file, in hexadecimal. It is read a piece at a time: a checkpoint may be larger than the memory.
+    """The SHA-256 of a file, in hexadecimal. It is read a piece at a time: a checkpoint may be larger
+    than the memory.
 
     tell: called with the bytes of each piece.
     """
@@ -47,8 +50,12 @@ def manifest() -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A name to write to; the file takes the place of `path` when the block is done, and is gone if the block was broken off."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")            # two processes may write the same: the later one has it
+    """A name to write to; the file takes the place of `path` when the block is done, and is gone if the
+    block was broken off.
+    """
+    part = path.with_name(
+        f"{path.name}.{os.getpid()}.part"
+    )  # two processes may write the same: the later one has it
     try:
         yield part
         os.replace(part, path)
@@ -63,15 +70,15 @@ def write_json(path: str | Path, data: Any) -> None:
         part.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
-SCALE = " scale"                                                           # no parameter's name holds a space
+SCALE = " scale"  # no parameter's name holds a space
 
 
 def as_stored(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """What a file holds for these tensors, on the CPU: floating-point ones as `dtype`.
 
-    int8: of a matrix or a convolution each output's weights W become round(127 W / max |W|), with max |W| / 127 beside them under the name
-    and SCALE, half the bytes of float16; what has one axis stays float16.
-    """
+    int8: of a matrix or a convolution each output's weights W become round(127 W / max |W|), with max |W|
+    / 127 beside them under the name and SCALE, half the bytes of float16; what has one axis stays
+    float16."""
     found: dict[str, Tensor] = {}
     for key, v in tensors.items():
         if dtype is torch.int8 and v.is_floating_point() and v.ndim > 1:
@@ -85,51 +92,79 @@ def as_stored(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
 
 def restored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that `as_stored` stored; those of int8 with a scale come back as float32."""
-    return {key: v.float() * tensors[key + SCALE].view(-1, *[1] * (v.ndim - 1)) if key + SCALE in tensors else v
-            for key, v in tensors.items() if not key.endswith(SCALE)}
+    return {
+        key: v.float() * tensors[key + SCALE].view(-1, *[1] * (v.ndim - 1)) if key + SCALE in tensors else v
+        for key, v in tensors.items()
+        if not key.endswith(SCALE)
+    }
 
 
-def write_weights(path: str | Path, modules: dict[str, nn.Module], config: dict[str, Any], dtype: torch.dtype = torch.float16) -> Path:
-    """Write modules and the configuration that rebuilds them. Floating-point tensors are stored as `dtype`; int8: see `as_stored`."""
+def write_weights(
+    path: str | Path,
+    modules: dict[str, nn.Module],
+    config: dict[str, Any],
+    dtype: torch.dtype = torch.float16,
+) -> Path:
+    """Write modules and the configuration that rebuilds them. Floating-point tensors are stored as
+    `dtype`; int8: see `as_stored`.
+    """
     path = Path(path)
-    tensors = as_stored({f"{name}.{key}": v for name, module in modules.items() for key, v in module.state_dict().items()}, dtype)
+    tensors = as_stored(
+        {f"{name}.{key}": v for name, module in modules.items() for key, v in module.state_dict().items()},
+        dtype,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(path) as part:
         save_file(tensors, part, metadata={"palimpsest": json.dumps(config)})
-        part.chmod(0o644)                                                  # safetensors makes it for its owner alone
+        part.chmod(0o644)  # safetensors makes it for its owner alone
     return path
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read (configuration, tensors) of a file that `write_weights` wrote.
 
-    Raises WeightsError if the file is missing, damaged, of another origin, or a shipped file with another hash than the manifest's.
-    """
+    Raises WeightsError if the file is missing, damaged, of another origin, or a shipped file with another
+    hash than the manifest's."""
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"model: no weight file {path}; `make weights` and `make emoji-weights` train the shipped ones anew")
+        raise WeightsError(
+            f"model: no weight file {path}; `make weights` and `make emoji-weights` train the shipped ones anew"
+        )
     record = manifest().get(path.name) if path.resolve().parent == FOLDER.resolve() else None
     if record is not None and sha256(path) != record["sha256"]:
         raise WeightsError(
-            f"model: {path} is damaged (its sha256 is not the manifest's); restore it with `git checkout weights/{path.name}`")
+            f"model: {path} is damaged (its sha256 is not the manifest's); restore it with `git checkout weights/{path.name}`"
+        )
     try:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get("palimpsest")
             tensors = restored({key: file.get_tensor(key) for key in file.keys()})
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"model: {path} is not a whole safetensors file ({type(error).__name__}); fetch or train it again") from None
+        raise WeightsError(
+            f"model: {path} is not a whole safetensors file ({type(error).__name__}); fetch or train it again"
+        ) from None
     try:
         return dict(json.loads(header)), tensors
     except (TypeError, ValueError):
-        raise WeightsError(f"model: {path} carries no palimpsest configuration in its header; take one that write_weights wrote") from None
+        raise WeightsError(
+            f"model: {path} carries no palimpsest configuration in its header; take one that write_weights wrote"
+        ) from None
 
 
-def fill(module: nn.Module, tensors: dict[str, Tensor], prefix: str, path: str | Path = "the file") -> nn.Module:
+def fill(
+    module: nn.Module, tensors: dict[str, Tensor], prefix: str, path: str | Path = "the file"
+) -> nn.Module:
     """Load the tensors named `prefix.…` into a module, strictly: nothing missing, nothing left over."""
-    mine = {k[len(prefix) + 1:]: v.float() if v.is_floating_point() else v for k, v in tensors.items() if k.startswith(prefix + ".")}
+    mine = {
+        k[len(prefix) + 1 :]: v.float() if v.is_floating_point() else v
+        for k, v in tensors.items()
+        if k.startswith(prefix + ".")
+    }
     try:
         module.load_state_dict(mine)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()[:120]
-        raise WeightsError(f"model: {path} does not fit its own configuration ({reason}); train it again") from None
+        raise WeightsError(
+            f"model: {path} does not fit its own configuration ({reason}); train it again"
+        ) from None
     return module.eval().requires_grad_(False)

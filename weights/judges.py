@@ -1,12 +1,14 @@
-"""What looks at pictures of the shapes world and says how well they fit: a CLIP, clean or noised, a classifier that knows noise, a DINO.
+"""What looks at pictures of the shapes world and says how well they fit: a CLIP, clean or noised, a
+classifier that knows noise, a DINO.
 
     clip = load_judge("shapes-clip")                     # cos of pictures with captions; a score, and what re-ranking goes by
     noised = load_judge("shapes-clip-noised")            # the same of x_t at time t; its gradient guides, Eq. (8)
     classifier = load_classifier("shapes-classifier")    # log p(attributes | x_t, t); its gradient guides, Eq. (6)
     dino = load_likeness("shapes-dino")                  # cos of pictures with pictures: whether they show the same individual
 
-Times are levels of the schedule, 1 … T, whole or not: the nets count from 0 and know whole ones, so they are told the nearest.
-"""
+Times are levels of the schedule, 1 … T, whole or not: the nets count from 0 and know whole ones, so they
+are told the nearest."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -17,15 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nets.clip import CLIP, clip_view
-from nets.dino import DINO, dino_view
-from nets.noised_clip import NoisedCLIP
-from nets.noisy_reader import NoisyReader
-from nets.tokenizer import Tokenizer, WordTokenizer
-from weights import _building, _read, find, pick_device
-from weights.files import fill
-from weights.public import is_public
-from weights.towers import load_dino
+from palimpsest.nets.judges.clip import CLIP, clip_view
+from palimpsest.nets.judges.dino import DINO, dino_view
+from palimpsest.nets.judges.noised_clip import NoisedCLIP
+from palimpsest.nets.judges.noisy_reader import NoisyReader
+from palimpsest.nets.tokenizer import Tokenizer, WordTokenizer
+from palimpsest.weights.files import fill
+from palimpsest.weights.load import _building, _read, find, pick_device
+from palimpsest.weights.public.checkpoint import is_public
+from palimpsest.weights.public.towers import load_dino
 
 
 def told(t: float, times: int) -> int:
@@ -36,6 +38,7 @@ def told(t: float, times: int) -> int:
 @dataclass(frozen=True)
 class Judge:
     """A CLIP with its tokenizer. Gradients flow through `images`."""
+
     net: CLIP | NoisedCLIP
     tokenizer: Tokenizer
 
@@ -50,14 +53,18 @@ class Judge:
         return self.net.scale if self.noised else float(self.net.logit_scale.exp())
 
     def images(self, pictures: Tensor, t: float = 1) -> Tensor:
-        """(b 3 y x) in [−1, 1], or x_t at time t for a noised one -> (b d), of length 1. A clean one sees every size in its own."""
+        """(b 3 y x) in [−1, 1], or x_t at time t for a noised one -> (b d), of length 1. A clean one sees
+        every size in its own.
+        """
         pictures = pictures.to(next(self.net.parameters()).device)
         if not self.noised:
             return self.net.encode_image(clip_view(pictures, self.net.size))
         side = self.net.image.side * self.net.image.patch
         if tuple(pictures.shape[-2:]) != (side, side):
-            raise ValueError(f"x_t: a noised CLIP sees {side}x{side} only, as its noise would be another in another size; got "
-                             f"{tuple(pictures.shape)}")
+            raise ValueError(
+                f"x_t: a noised CLIP sees {side}x{side} only, as its noise would be another in another size; got "
+                f"{tuple(pictures.shape)}"
+            )
         return self.net.encode_image(pictures, told(t, self.net.image.times.num_embeddings))
 
     @torch.no_grad()
@@ -75,27 +82,41 @@ class Judge:
 @dataclass(frozen=True)
 class Classifier:
     """A noise-aware classifier of named attributes. Gradients flow."""
+
     net: NoisyReader
     values: dict[str, tuple[str, ...]]
 
     def log_p(self, x_t: Tensor, t: float, wanted: Sequence[dict[str, str]]) -> Tensor:
-        """Σ log p(attribute = value | x_t, t) over what is wanted of each picture: (b,). # the log p_φ(y | x_t) of Eq. (6)
+        """Σ log p(attribute = value | x_t, t) over what is wanted of each picture: (b,). # the log p_φ(y
+        | x_t) of Eq. (6)
 
         Raises ValueError for an attribute or a value that is not read here.
         """
-        logits = self.net(x_t.to(next(self.net.parameters()).device), told(t, self.net.trunk.times.num_embeddings))
+        logits = self.net(
+            x_t.to(next(self.net.parameters()).device), told(t, self.net.trunk.times.num_embeddings)
+        )
         total = []
         for i, asked in enumerate(wanted):
             for name, value in asked.items():
                 if value not in self.values.get(name, ()):
-                    raise ValueError(f"wanted: {name} {value!r} is not read here; known: {', '.join(self.values.get(name, self.values))}")
-            total.append(sum(F.log_softmax(logits[name][i], dim=0)[self.values[name].index(value)] for name, value in asked.items()))
+                    raise ValueError(
+                        f"wanted: {name} {value!r} is not read here; known: {', '.join(self.values.get(name, self.values))}"
+                    )
+            total.append(
+                sum(
+                    F.log_softmax(logits[name][i], dim=0)[self.values[name].index(value)]
+                    for name, value in asked.items()
+                )
+            )
         return torch.stack(total)
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """A DINO and how it looks: the short side of a picture is brought to `resize`, and the central square of the net's size is seen."""
+    """A DINO and how it looks: the short side of a picture is brought to `resize`, and the central square
+    of the net's size is seen.
+    """
+
     net: DINO
     resize: int
 
@@ -108,14 +129,19 @@ class Likeness:
 
 
 def load_judge(name_or_path: str | Path = "shapes-clip", device: str | torch.device = "cpu") -> Judge:
-    """A shipped CLIP, clean or noised, ready to run. (weights/towers.py reads public ones.)"""
+    """A shipped CLIP, clean or noised, ready to run. (weights/public/towers.py reads public ones.)"""
     path, config, tensors = _read(name_or_path, "clip", "noised_clip")
     with _building(path):
         net = (CLIP if config["kind"] == "clip" else NoisedCLIP)(**config["clip"])
-        return Judge(fill(net, tensors, "clip", path).to(pick_device(device)), WordTokenizer(config["words"], config["clip"]["length"]))
+        return Judge(
+            fill(net, tensors, "clip", path).to(pick_device(device)),
+            WordTokenizer(config["words"], config["clip"]["length"]),
+        )
 
 
-def load_classifier(name_or_path: str | Path = "shapes-classifier", device: str | torch.device = "cpu") -> Classifier:
+def load_classifier(
+    name_or_path: str | Path = "shapes-classifier", device: str | torch.device = "cpu"
+) -> Classifier:
     """The shipped noise-aware classifier, ready to run."""
     path, config, tensors = _read(name_or_path, "classifier")
     with _building(path):
@@ -125,8 +151,9 @@ def load_classifier(name_or_path: str | Path = "shapes-classifier", device: str 
 
 
 def load_likeness(name_or_path: str | Path = "shapes-dino", device: str | torch.device = "cpu") -> Likeness:
-    """The shipped DINO, which sees whole pictures; or a published one, ViT-S/16 by the path of its file, at 256 cut to 224 as its own
-    evaluation sees (arXiv:2208.12242v2, Sec. 4.1 measures with that; its view is unstated). Ready to run."""
+    """The shipped DINO, which sees whole pictures; or a published one, ViT-S/16 by the path of its file,
+    at 256 cut to 224 as its own evaluation sees (arXiv:2208.12242v2, Sec. 4.1 measures with that; its
+    view is unstated). Ready to run."""
     if is_public(path := find(name_or_path)):
         net = load_dino(path, pick_device(device))
         size = net.side * net.patch

@@ -5,18 +5,20 @@
     x = photo.view()                                     # (1, 3, y, x) in [-1, 1]: what the model sees
     write_picture(photo.restore(edit(x)), "edited.png")  # of the file's size again
 
-What the model sees has the proportions of the file, its shorter side as asked. Where rows or columns are no multiple of the
-model's grid, the picture is continued by its own mirror image (on bars a model would paint), and what was added is cut off
-again on the way back. A picture that has the size already is not resampled: what is not edited comes back bit for bit. So
-do, at any size, the pixels that a mask keeps, and those outside the central square of `photo.square()`.
+What the model sees has the proportions of the file, its shorter side as asked. Where rows or columns are
+no multiple of the model's grid, the picture is continued by its own mirror image (on bars a model would
+paint), and what was added is cut off again on the way back. A picture that has the size already is not
+resampled: what is not edited comes back bit for bit. So do, at any size, the pixels that a mask keeps,
+and those outside the central square of `photo.square()`.
 
-Transparent pixels look white to the model. Alpha stays as it is where a mask keeps the file, and where what was painted is as
-white as before; elsewhere it rises, so that what was painted can be seen on any ground. Of an animation the first frame is
-read; 16 bits are rounded to 8; colour profiles are not applied.
+Transparent pixels look white to the model. Alpha stays as it is where a mask keeps the file, and where
+what was painted is as white as before; elsewhere it rises, so that what was painted can be seen on any
+ground. Of an animation the first frame is read; 16 bits are rounded to 8; colour profiles are not
+applied.
 
-Pillow, which torchvision brings along, does all of it: torchvision's own decoders leave CMYK and the transparency of
-palettes to the caller, and it cannot write WebP.
-"""
+Pillow, which torchvision brings along, does all of it: torchvision's own decoders leave CMYK and the
+transparency of palettes to the caller, and it cannot write WebP."""
+
 from __future__ import annotations
 
 import os
@@ -31,11 +33,11 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")                             # read; Pillow's other decoders stay closed
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # read; Pillow's other decoders stay closed
 JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
 SAVE = {".png": {"format": "PNG"}, ".jpg": JPEG, ".jpeg": JPEG, ".webp": {"format": "WEBP", "lossless": True}}
 MAX_PIXELS = 100_000_000
-MAX_LENGTH = 16                                                             # of what a model is shown, in shorter sides
+MAX_LENGTH = 16  # of what a model is shown, in shorter sides
 
 
 class PictureError(ValueError):
@@ -44,13 +46,16 @@ class PictureError(ValueError):
 
 @dataclass(frozen=True)
 class Original:
-    """A picture file as it was, and how a model sees it: what `restore` needs to hand an edit back at the file's size."""
+    """A picture file as it was, and how a model sees it: what `restore` needs to hand an edit back at the
+    file's size.
+    """
+
     path: Path
-    rgb: np.ndarray                      # uint8 (y, x, 3), as stored: not composited
-    alpha: np.ndarray | None             # uint8 (y, x), None where the file is opaque
-    box: tuple[int, int, int, int]       # the part the model sees: top, left, height, width
-    side: int | None = None              # shorter side of that part as the model sees it; None: as it is
-    grid: int = 1                        # what the model's rows and columns are multiples of
+    rgb: np.ndarray  # uint8 (y, x, 3), as stored: not composited
+    alpha: np.ndarray | None  # uint8 (y, x), None where the file is opaque
+    box: tuple[int, int, int, int]  # the part the model sees: top, left, height, width
+    side: int | None = None  # shorter side of that part as the model sees it; None: as it is
+    grid: int = 1  # what the model's rows and columns are multiples of
 
     @property
     def size(self) -> tuple[int, int]:
@@ -63,22 +68,27 @@ class Original:
         return replace(self, box=((self.size[0] - side) // 2, (self.size[1] - side) // 2, side, side))
 
     def framed(self, side: int | None = None, grid: int = 1) -> Original:
-        """The same file shown with its shorter side `side` pixels long (None: not resampled), proportions kept, on a grid.
+        """The same file shown with its shorter side `side` pixels long (None: not resampled), proportions
+        kept, on a grid.
 
-        Raises ValueError for a side or grid below 1, and PictureError where the longer side would be MAX_LENGTH times the
-        shorter, or more: such a strip is no picture to a model, and fills the memory.
-        """
+        Raises ValueError for a side or grid below 1, and PictureError where the longer side would be
+        MAX_LENGTH times the shorter, or more: such a strip is no picture to a model, and fills the
+        memory."""
         for name, value in (("size", side), ("grid", grid)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: must be 1 or more, got {value}")
         if side is not None and max(self.box[2:]) >= MAX_LENGTH * min(self.box[2:]):
-            raise PictureError(f"{self.path} is {_by(self.box[2:])} pixels, {MAX_LENGTH} times as long as wide or more: cut it into "
-                               "pieces, or show its central square alone (--crop)")
+            raise PictureError(
+                f"{self.path} is {_by(self.box[2:])} pixels, {MAX_LENGTH} times as long as wide or more: cut it into "
+                "pieces, or show its central square alone (--crop)"
+            )
         return replace(self, side=side, grid=grid)
 
     @property
     def frame(self) -> tuple[int, int, int, int]:
-        """Where in the view the file's own pixels are: top, left, height, width. What is around them is their mirror image."""
+        """Where in the view the file's own pixels are: top, left, height, width. What is around them is
+        their mirror image.
+        """
         y, x = self.box[2:]
         if self.side is not None:
             y, x = (max(1, round(n * self.side / min(y, x))) for n in (y, x))
@@ -95,34 +105,54 @@ class Original:
         pixels = _crop(self.rgb, self.box)
         if self.alpha is not None:
             pixels = _on_white(pixels, _crop(self.alpha, self.box))
-        return torch.from_numpy(self._continued(_resized(pixels, self.frame[2:]))).permute(2, 0, 1)[None] / 127.5 - 1
+        return (
+            torch.from_numpy(self._continued(_resized(pixels, self.frame[2:]))).permute(2, 0, 1)[None] / 127.5
+            - 1
+        )
 
     def region(self, mask: Tensor) -> Tensor:
-        """A mask of the file's box as the model sees it: (1, 1, y, x) -> (1, 1, *seen), 1 where any pixel below is 1."""
+        """A mask of the file's box as the model sees it: (1, 1, y, x) -> (1, 1, *seen), 1 where any pixel
+        below is 1.
+        """
         pooled = F.adaptive_max_pool2d(mask, self.frame[2:])[0].permute(1, 2, 0)
         return torch.from_numpy(self._continued(pooled.numpy())).permute(2, 0, 1)[None]
 
     def back(self, seen: Tensor) -> Tensor:
-        """What was made of the view, at its size or in larger cells, (1, c, y', x'), as the file's box has it: (1, c, y, x)."""
+        """What was made of the view, at its size or in larger cells, (1, c, y', x'), as the file's box
+        has it: (1, c, y, x).
+        """
         top, left, y, x = self.frame
-        whole = F.interpolate(seen.float().cpu(), self.seen) if tuple(seen.shape[-2:]) != self.seen else seen.float().cpu()
-        own = whole[..., top:top + y, left:left + x]
-        return own if self.box[2:] == (y, x) else F.interpolate(own, self.box[2:], mode="bilinear", antialias=True)
+        whole = (
+            F.interpolate(seen.float().cpu(), self.seen)
+            if tuple(seen.shape[-2:]) != self.seen
+            else seen.float().cpu()
+        )
+        own = whole[..., top : top + y, left : left + x]
+        return (
+            own
+            if self.box[2:] == (y, x)
+            else F.interpolate(own, self.box[2:], mode="bilinear", antialias=True)
+        )
 
     def restore(self, edited: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The file with the edit in it, at the file's size: uint8 (1, 3, y, x), or (1, 4, y, x) if the file has alpha.
+        """The file with the edit in it, at the file's size: uint8 (1, 3, y, x), or (1, 4, y, x) if the
+        file has alpha.
 
-        `edited` is an edit of `view()`, in [-1, 1]. `mask` has the size of the file's box, as `read_mask` and `back` give it:
-        where it is 0 (1 = edit), the file's own pixels stay. Raises ValueError for another size of either.
-        """
+        `edited` is an edit of `view()`, in [-1, 1]. `mask` has the size of the file's box, as `read_mask`
+        and `back` give it: where it is 0 (1 = edit), the file's own pixels stay. Raises ValueError for
+        another size of either."""
         if tuple(edited.shape[-2:]) != self.seen:
-            raise ValueError(f"edited is {_by(edited.shape[-2:])}, and what was to be edited {_by(self.seen)}")
+            raise ValueError(
+                f"edited is {_by(edited.shape[-2:])}, and what was to be edited {_by(self.seen)}"
+            )
         top, left, y, x = self.box
         keep = np.zeros((y, x), bool)
         if mask is not None:
             if tuple(mask.shape[-2:]) != (y, x):
-                raise ValueError(f"mask is {_by(mask.shape[-2:])}, and the file {_by((y, x))}: bring it there with `back`")
-            keep = mask[0, 0].cpu().numpy() <= .5
+                raise ValueError(
+                    f"mask is {_by(mask.shape[-2:])}, and the file {_by((y, x))}: bring it there with `back`"
+                )
+            keep = mask[0, 0].cpu().numpy() <= 0.5
         new, parts = _resized(_crop(_bytes(edited), self.frame), (y, x)), []
         if self.alpha is not None:
             new, alpha = _with_alpha(new, _crop(self.alpha, self.box))
@@ -130,21 +160,23 @@ class Original:
         whole = []
         for old, made in [(self.rgb, new), *parts]:
             out = old.copy()
-            out[top:top + y, left:left + x] = np.where(keep[..., None], _crop(old, self.box), made)
+            out[top : top + y, left : left + x] = np.where(keep[..., None], _crop(old, self.box), made)
             whole.append(out)
         return torch.from_numpy(np.concatenate(whole, axis=2)).permute(2, 0, 1)[None]
 
     def _continued(self, pixels: np.ndarray) -> np.ndarray:
         """(y, x, c) of the frame -> of the view: mirrored at its edges, the edge itself included."""
         top, left, y, x = self.frame
-        return np.pad(pixels, ((top, self.seen[0] - y - top), (left, self.seen[1] - x - left), (0, 0)), mode="symmetric")
+        return np.pad(
+            pixels, ((top, self.seen[0] - y - top), (left, self.seen[1] - x - left), (0, 0)), mode="symmetric"
+        )
 
 
 def open_picture(path: str | Path) -> Original:
     """Read a picture file (PNG, JPEG, WebP, GIF, BMP; any size to 100 megapixels). Raises PictureError."""
     path = Path(path)
     picture = _open(path)
-    if picture.mode.startswith("I") or picture.mode == "F":                 # 16-bit grey, which convert() would clip
+    if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit grey, which convert() would clip
         grey = (np.asarray(picture, dtype=np.float32) / 257).clip(0, 255).round().astype(np.uint8)
         picture = Image.fromarray(grey)
     alpha = None
@@ -156,27 +188,35 @@ def open_picture(path: str | Path) -> Original:
 
 
 def read_picture(path: str | Path, size: int | None = None, grid: int = 1) -> Tensor:
-    """A picture file as (1, 3, y, x) in [-1, 1]: see `Original.framed`. Without a size, as it is. Raises PictureError."""
+    """A picture file as (1, 3, y, x) in [-1, 1]: see `Original.framed`. Without a size, as it is. Raises
+    PictureError.
+    """
     return open_picture(path).framed(size, grid).view()
 
 
 def read_mask(path: str | Path, of: Original | None = None) -> Tensor:
-    """A mask file as (1, 1, y, x) of 0 and 1: white = 1 = edit here, black = 0 = keep, grey is cut at one half.
+    """A mask file as (1, 1, y, x) of 0 and 1: white = 1 = edit here, black = 0 = keep, grey is cut at one
+    half.
 
-    Transparent counts as white. `of` is the picture it belongs to: the mask must have its size, and shows the same box of
-    it. Raises PictureError, also where the mask marks nothing or everything.
-    """
+    Transparent counts as white. `of` is the picture it belongs to: the mask must have its size, and shows
+    the same box of it. Raises PictureError, also where the mask marks nothing or everything."""
     mask = open_picture(path)
     if of is not None:
         if mask.size != of.size:
-            raise PictureError(f"mask {path} is {_by(mask.size)} pixels but {of.path} is {_by(of.size)}: "
-                               "draw the mask on the picture itself")
+            raise PictureError(
+                f"mask {path} is {_by(mask.size)} pixels but {of.path} is {_by(of.size)}: "
+                "draw the mask on the picture itself"
+            )
         mask = replace(mask, box=of.box)
     edit = (mask.view().mean(1, keepdim=True) > 0).float()
     if not edit.any():
-        raise PictureError(f"mask {path} marks nothing: paint white where the picture may change, black elsewhere")
+        raise PictureError(
+            f"mask {path} marks nothing: paint white where the picture may change, black elsewhere"
+        )
     if edit.all():
-        raise PictureError(f"mask {path} marks everything: paint black where the picture must stay, or give no mask")
+        raise PictureError(
+            f"mask {path} marks everything: paint black where the picture must stay, or give no mask"
+        )
     return edit
 
 
@@ -188,9 +228,8 @@ def eight_bits(pictures: Tensor) -> Tensor:
 def write_picture(picture: Tensor, path: str | Path) -> None:
     """Write (1, 3, y, x) in [-1, 1], or uint8 (1, 3 or 4, y, x), in the format that the suffix names.
 
-    .png and .webp are exact, .jpg and .jpeg have quality 95 and, for want of alpha, a white ground. The file appears
-    whole or not at all. Raises PictureError.
-    """
+    .png and .webp are exact, .jpg and .jpeg have quality 95 and, for want of alpha, a white ground. The
+    file appears whole or not at all. Raises PictureError."""
     path = check_output(path)
     pixels = _bytes(picture)
     if pixels.shape[2] == 4 and SAVE[path.suffix.lower()]["format"] == "JPEG":
@@ -205,32 +244,45 @@ def write_picture(picture: Tensor, path: str | Path) -> None:
         part.unlink(missing_ok=True)
 
 
-LONGEST = 200    # bytes of a name that is written: less than 255, for a file that is not yet whole has a longer one
+LONGEST = (
+    200  # bytes of a name that is written: less than 255, for a file that is not yet whole has a longer one
+)
 
 
 def check_output(path: str | Path) -> Path:
-    """The path, if a picture can be written there: ask before long work, not after it. Raises PictureError."""
+    """The path, if a picture can be written there: ask before long work, not after it. Raises
+    PictureError.
+    """
     path = Path(path)
     if path.suffix.lower() not in SAVE:
         raise PictureError(f"cannot write {path}: the name must end in {', '.join(SAVE)}")
     if len(os.fsencode(path.name)) > LONGEST:
-        raise PictureError(f"cannot write {path.name[:40]}…: its name is too long; take at most {LONGEST} bytes")
+        raise PictureError(
+            f"cannot write {path.name[:40]}…: its name is too long; take at most {LONGEST} bytes"
+        )
     if path.is_dir():
         raise PictureError(f"cannot write {path}: it is a folder; name a file in it")
     if not path.parent.is_dir():
         raise PictureError(f"cannot write {path}: there is no folder {path.parent}; make it first")
     if not os.access(path.parent, os.W_OK):
-        raise PictureError(f"cannot write {path}: {path.parent.resolve()} may not be written to; choose another place")
+        raise PictureError(
+            f"cannot write {path}: {path.parent.resolve()} may not be written to; choose another place"
+        )
     return path
 
 
-def contact_sheet(rows: Sequence[Sequence[Tensor | None]], row_labels: Sequence[str] = (),
-                  column_labels: Sequence[str] = (), *, scale: int = 3, title: str = "") -> Tensor:
+def contact_sheet(
+    rows: Sequence[Sequence[Tensor | None]],
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    *,
+    scale: int = 3,
+    title: str = "",
+) -> Tensor:
     """Pictures (1, 3, y, x) in [-1, 1] on one labelled white sheet: uint8 (1, 3, y, x), for `write_picture`.
 
-    Every pixel becomes a block of scale × scale, so nothing is blurred; None leaves a cell empty; labels are wrapped to
-    their cells, the title to the sheet. Raises ValueError.
-    """
+    Every pixel becomes a block of scale × scale, so nothing is blurred; None leaves a cell empty; labels
+    are wrapped to their cells, the title to the sheet. Raises ValueError."""
     if not rows or not any(t is not None for row in rows for t in row):
         raise ValueError("rows: at least one picture is needed")
     if row_labels and len(row_labels) != len(rows):
@@ -238,14 +290,19 @@ def contact_sheet(rows: Sequence[Sequence[Tensor | None]], row_labels: Sequence[
     columns = max(len(row) for row in rows)
     if column_labels and len(column_labels) != columns:
         raise ValueError(f"column_labels: {len(column_labels)} labels for {columns} columns")
-    tiles = [[t if t is None else Image.fromarray(_bytes(t).repeat(scale, 0).repeat(scale, 1))
-              for t in (*row, *[None] * (columns - len(row)))] for row in rows]
+    tiles = [
+        [
+            t if t is None else Image.fromarray(_bytes(t).repeat(scale, 0).repeat(scale, 1))
+            for t in (*row, *[None] * (columns - len(row)))
+        ]
+        for row in rows
+    ]
     some = next(t for row in tiles for t in row if t)
     width = [max((t.width for t in column if t), default=some.width) for column in zip(*tiles)]
     height = [max((t.height for t in row if t), default=some.height) for row in tiles]
 
-    em = max(12, round(min(width) / 13))                                    # type size, and the measure of every space
-    gap, margin, leading = round(em * .6), round(em * 1.2), round(em * 1.35)
+    em = max(12, round(min(width) / 13))  # type size, and the measure of every space
+    gap, margin, leading = round(em * 0.6), round(em * 1.2), round(em * 1.35)
     font, bold = _font(em), _font(round(em * 1.25), "-Bold")
     across = [_wrap(text, font, w) for text, w in zip(column_labels, width)]
     down = [_wrap(text, font, em * 11) for text in row_labels]
@@ -254,7 +311,7 @@ def contact_sheet(rows: Sequence[Sequence[Tensor | None]], row_labels: Sequence[
     left = [x0 + sum(width[:n]) + gap * n for n in range(columns)]
     head = _wrap(title, bold, left[-1] + width[-1] - x0) if title else []
     y_head = margin + (round(em * 2.2) + round(em * 1.6) * (len(head) - 1) if head else 0)
-    y0 = y_head + (leading * max(len(lines) for lines in across) + round(em * .4) if across else 0)
+    y0 = y_head + (leading * max(len(lines) for lines in across) + round(em * 0.4) if across else 0)
     top = [y0 + sum(height[:m]) + gap * m for m in range(len(rows))]
     sheet = Image.new("RGB", (left[-1] + width[-1] + margin, top[-1] + height[-1] + margin), "white")
     draw = ImageDraw.Draw(sheet)
@@ -262,16 +319,18 @@ def contact_sheet(rows: Sequence[Sequence[Tensor | None]], row_labels: Sequence[
 
     for k, line in enumerate(head):
         draw.text((x0, margin + round(em * 1.6) * k), line, ink, bold)
-    for n, lines in enumerate(across):                                      # headings stand on their pictures
+    for n, lines in enumerate(across):  # headings stand on their pictures
         for k, line in enumerate(reversed(lines)):
-            draw.text((left[n] + width[n] / 2, y0 - em * .4 - leading * k), line, ink, font, anchor="md")
+            draw.text((left[n] + width[n] / 2, y0 - em * 0.4 - leading * k), line, ink, font, anchor="md")
     for m, row in enumerate(tiles):
         for k, line in enumerate(down[m] if down else []):
             y = top[m] + height[m] / 2 + leading * (k - (len(down[m]) - 1) / 2)
             draw.text((x0 - em, y), line, ink, font, anchor="rm")
         for n, tile in enumerate(row):
             if tile is not None:
-                sheet.paste(tile, (left[n] + (width[n] - tile.width) // 2, top[m] + (height[m] - tile.height) // 2))
+                sheet.paste(
+                    tile, (left[n] + (width[n] - tile.width) // 2, top[m] + (height[m] - tile.height) // 2)
+                )
     return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)[None]
 
 
@@ -283,7 +342,7 @@ def _open(path: Path) -> Image.Image:
         raise PictureError(f"{path} is a folder: name a picture file")
     try:
         with warnings.catch_warnings(), open(path, "rb") as file:
-            warnings.simplefilter("ignore")                                 # large or odd, but readable
+            warnings.simplefilter("ignore")  # large or odd, but readable
             with Image.open(file, formats=FORMATS) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
@@ -294,18 +353,20 @@ def _open(path: Path) -> Image.Image:
     except PermissionError:
         raise PictureError(f"{path} may not be read: check its permissions") from None
     except Image.DecompressionBombError:
-        raise PictureError(f"{path} has too many pixels: scale it below {MAX_PIXELS // 10**6} megapixels") from None
+        raise PictureError(
+            f"{path} has too many pixels: scale it below {MAX_PIXELS // 10**6} megapixels"
+        ) from None
     except Image.UnidentifiedImageError:
         what = "not a picture" if path.stat().st_size else "empty"
         raise PictureError(f"{path} is {what}: give a {', '.join(FORMATS)} file") from None
-    except Exception as error:                                              # decoders raise anything on damaged files
+    except Exception as error:  # decoders raise anything on damaged files
         why = " ".join(str(error).split()) or type(error).__name__
         raise PictureError(f"{path} is damaged ({why}): save it again from its source") from None
 
 
 def _crop(pixels: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     top, left, y, x = box
-    return pixels[top:top + y, left:left + x]
+    return pixels[top : top + y, left : left + x]
 
 
 def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -322,18 +383,18 @@ def _by(size: Sequence[int]) -> str:
 def _on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """rgb over white, uint8 (y, x, 3)."""
     a = alpha[..., None].astype(np.uint16)
-    return ((rgb * a + 255 * (255 - a) + 127) // 255).astype(np.uint8)      # rounds; stays within 16 bits
+    return ((rgb * a + 255 * (255 - a) + 127) // 255).astype(np.uint8)  # rounds; stays within 16 bits
 
 
 def _with_alpha(seen: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Colours and alpha, uint8, that look like `seen` (y, x, 3) on white, with this alpha (y, x) wherever it suffices.
+    """Colours and alpha, uint8, that look like `seen` (y, x, 3) on white, with this alpha (y, x) wherever
+    it suffices.
 
-    A colour c over white needs 1 − min(c)/255 at least. If a tenth of what lacks for opaque is needed, it may be what an autoencoder
-    spoils; from three tenths on the pixel becomes opaque.
-    """
+    A colour c over white needs 1 − min(c)/255 at least. If a tenth of what lacks for opaque is needed, it
+    may be what an autoencoder spoils; from three tenths on the pixel becomes opaque."""
     a = alpha / np.float32(255)
     need = 1 - seen.min(2) / np.float32(255)
-    a = a + (1 - a) * (((need - a) / np.maximum(1 - a, 1e-6) - .1) / .2).clip(0, 1)
+    a = a + (1 - a) * (((need - a) / np.maximum(1 - a, 1e-6) - 0.1) / 0.2).clip(0, 1)
     colours = 255 - (255 - seen) / np.maximum(a, 1 / np.float32(255))[..., None]
     return colours.clip(0, 255).round().astype(np.uint8), (255 * a).round().astype(np.uint8)
 
@@ -341,11 +402,15 @@ def _with_alpha(seen: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.nda
 def _bytes(picture: Tensor) -> np.ndarray:
     """(1, c, y, x), float in [-1, 1] or uint8 -> uint8 (y, x, c)."""
     if picture.ndim != 4 or picture.shape[0] != 1 or picture.shape[1] not in (3, 4) or 0 in picture.shape:
-        raise ValueError(f"picture has shape {tuple(picture.shape)}: (1, 3, y, x) is wanted, one picture at a time")
+        raise ValueError(
+            f"picture has shape {tuple(picture.shape)}: (1, 3, y, x) is wanted, one picture at a time"
+        )
     picture = picture.detach()[0].permute(1, 2, 0).cpu()
     if picture.dtype != torch.uint8:
         if not picture.isfinite().all():
-            raise ValueError("picture holds values that are not finite: a guidance scale, weight or rate that made it is too large")
+            raise ValueError(
+                "picture holds values that are not finite: a guidance scale, weight or rate that made it is too large"
+            )
         picture = ((picture.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return picture.contiguous().numpy()
 
@@ -353,7 +418,10 @@ def _bytes(picture: Tensor) -> np.ndarray:
 def _font(size: int, weight: str = "") -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which matplotlib ships: it has the ε, σ, ₀ and → that captions of figures need."""
     import matplotlib
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{weight}.ttf"), size)
+
+    return ImageFont.truetype(
+        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{weight}.ttf"), size
+    )
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:

@@ -1,13 +1,14 @@
 """The shapes world: procedural captioned pictures in which the true edited picture is known.
 
-    rng = random.Random(0)
-    scene = sample_scene(rng)            # Scene: data
-    render(scene)                        # (1, 3, 64, 64) in [−1, 1]
-    caption(scene)                       # "a large striped red heart left of a small blue ring on a white background"
-    edit = edits(scene)[0]               # e.g. Edit("recolour", 0, "green")
-    instruction(scene, edit)             # "make the heart green"
-    render(apply(scene, edit))           # the truth that every method is scored against
+rng = random.Random(0)
+scene = sample_scene(rng)            # Scene: data
+render(scene)                        # (1, 3, 64, 64) in [−1, 1]
+caption(scene)                       # "a large striped red heart left of a small blue ring on a white background"
+edit = edits(scene)[0]               # e.g. Edit("recolour", 0, "green")
+instruction(scene, edit)             # "make the heart green"
+render(apply(scene, edit))           # the truth that every method is scored against
 """
+
 from __future__ import annotations
 
 import math
@@ -19,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worlds.drawing import render, silhouettes, simulate_strokes, strokes
-from worlds.scene import (
+from palimpsest.worlds.drawing import render, silhouettes, simulate_strokes, strokes
+from palimpsest.worlds.scene import (
     COLOURS,
     HELD_OUT,
     RELATIONS,
@@ -36,29 +37,64 @@ from worlds.scene import (
     with_article,
 )
 
-__all__ = ["ATTRIBUTES", "COLOURS", "Edit", "HELD_OUT", "RELATIONS", "SHAPES", "SIZES", "TEXTURES", "WORDS", "Ground", "Scene", "Thing",
-           "Wave", "apply", "attributes", "caption", "changed_mask", "edits", "instruction", "is_held_out", "render", "sample_ground",
-           "sample_scene", "silhouettes", "simulate_strokes", "strokes"]
+__all__ = [
+    "ATTRIBUTES",
+    "COLOURS",
+    "Edit",
+    "HELD_OUT",
+    "RELATIONS",
+    "SHAPES",
+    "SIZES",
+    "TEXTURES",
+    "WORDS",
+    "Ground",
+    "Scene",
+    "Thing",
+    "Wave",
+    "apply",
+    "attributes",
+    "caption",
+    "changed_mask",
+    "edits",
+    "instruction",
+    "is_held_out",
+    "render",
+    "sample_ground",
+    "sample_scene",
+    "silhouettes",
+    "simulate_strokes",
+    "strokes",
+]
 
-_MARGIN = .03                                             # free space around things, as a fraction of the width
+_MARGIN = 0.03  # free space around things, as a fraction of the width
 
 # --------------------------------------------------------------------------- sampling
+
 
 def sample_ground(rng: random.Random) -> Ground:
     """Draw the unnamed texture of a background."""
     kind = rng.choice(("gradient", "noise", "pattern"))
-    angle, light = rng.uniform(0, 2 * math.pi), rng.uniform(.12, .34)
-    slope = (light * math.cos(angle), light * math.sin(angle)) if kind == "gradient" else (0., 0.)
+    angle, light = rng.uniform(0, 2 * math.pi), rng.uniform(0.12, 0.34)
+    slope = (light * math.cos(angle), light * math.sin(angle)) if kind == "gradient" else (0.0, 0.0)
 
     def wave(frequency: float, turn: float, amplitude: float) -> Wave:
-        return Wave(frequency * math.cos(turn), frequency * math.sin(turn), rng.uniform(0, 2 * math.pi), amplitude)
+        return Wave(
+            frequency * math.cos(turn), frequency * math.sin(turn), rng.uniform(0, 2 * math.pi), amplitude
+        )
 
-    none = Wave(0., 0., 0., 0.)
+    none = Wave(0.0, 0.0, 0.0, 0.0)
     if kind == "noise":
-        waves = tuple(wave(rng.uniform(.6, 2.6), rng.uniform(0, math.pi), rng.uniform(.03, .07)) for _ in range(4))
-    elif kind == "pattern":                               # faint lines (one wave) or faint checks (two at right angles)
-        f, turn, amplitude = rng.uniform(3.2, 5.2), rng.uniform(0, math.pi), rng.uniform(.04, .08)
-        waves = (wave(f, turn, amplitude), wave(f, turn + math.pi / 2, amplitude) if rng.random() < .5 else none, none, none)
+        waves = tuple(
+            wave(rng.uniform(0.6, 2.6), rng.uniform(0, math.pi), rng.uniform(0.03, 0.07)) for _ in range(4)
+        )
+    elif kind == "pattern":  # faint lines (one wave) or faint checks (two at right angles)
+        f, turn, amplitude = rng.uniform(3.2, 5.2), rng.uniform(0, math.pi), rng.uniform(0.04, 0.08)
+        waves = (
+            wave(f, turn, amplitude),
+            wave(f, turn + math.pi / 2, amplitude) if rng.random() < 0.5 else none,
+            none,
+            none,
+        )
     else:
         waves = (none,) * 4
     return Ground(kind, slope, waves)
@@ -66,10 +102,23 @@ def sample_ground(rng: random.Random) -> Ground:
 
 def _sample_thing(rng: random.Random, shape: str, colour: str) -> Thing:
     size, texture = rng.choice(tuple(SIZES)), rng.choice(TEXTURES)
-    reach = .3 if texture == "dotted" else .5             # a dot stays near the anchor, so that even a small thing shows one
-    return Thing(shape, colour, size, texture, .5, .5, SIZES[size] * rng.uniform(.94, 1.06), tilt=rng.uniform(-.22, .22),
-                 shade=rng.uniform(-.05, .05), period=rng.uniform(12.5, 15) / 64, slant=rng.uniform(0, math.pi),
-                 phase=(rng.uniform(-reach, reach), rng.uniform(-reach, reach)))
+    reach = (
+        0.3 if texture == "dotted" else 0.5
+    )  # a dot stays near the anchor, so that even a small thing shows one
+    return Thing(
+        shape,
+        colour,
+        size,
+        texture,
+        0.5,
+        0.5,
+        SIZES[size] * rng.uniform(0.94, 1.06),
+        tilt=rng.uniform(-0.22, 0.22),
+        shade=rng.uniform(-0.05, 0.05),
+        period=rng.uniform(12.5, 15) / 64,
+        slant=rng.uniform(0, math.pi),
+        phase=(rng.uniform(-reach, reach), rng.uniform(-reach, reach)),
+    )
 
 
 def _place(rng: random.Random, radius: float) -> tuple[float, float]:
@@ -98,7 +147,9 @@ def is_held_out(scene: Scene) -> bool:
 
 
 def sample_scene(rng: random.Random, things: int | None = None, held_out: bool | None = False) -> Scene:
-    """Draw a scene. `things`: 1, 2 or None for either; `held_out`: False (training), True (at least one held-out pair), None (any)."""
+    """Draw a scene. `things`: 1, 2 or None for either; `held_out`: False (training), True (at least one
+    held-out pair), None (any).
+    """
     n = things if things is not None else rng.choice((1, 2))
     if n not in (1, 2):
         raise ValueError(f"things: a scene holds 1 or 2 things, got {things}")
@@ -107,8 +158,10 @@ def sample_scene(rng: random.Random, things: int | None = None, held_out: bool |
         colours = [c for c in COLOURS if c != background]
         shapes = rng.sample(SHAPES, n)
         drawn = tuple(_sample_thing(rng, s, rng.choice(colours)) for s in shapes)
-        if held_out:                                      # force a held-out pair into the first thing
-            colour, shape = rng.choice([p for p in sorted(HELD_OUT) if p[0] != background and p[1] not in shapes[1:]])
+        if held_out:  # force a held-out pair into the first thing
+            colour, shape = rng.choice(
+                [p for p in sorted(HELD_OUT) if p[0] != background and p[1] not in shapes[1:]]
+            )
             drawn = (replace(drawn[0], colour=colour, shape=shape), *drawn[1:])
         for _ in range(60):
             placed = tuple(replace(t, x=x, y=y) for t in drawn for x, y in [_place(rng, t.radius)])
@@ -121,8 +174,14 @@ def sample_scene(rng: random.Random, things: int | None = None, held_out: bool |
 
 # --------------------------------------------------------------------------- words
 
+
 def _phrase(thing: Thing, size: bool = True) -> str:
-    return with_article(thing.size if size else "", thing.texture if thing.texture != "plain" else "", thing.colour, thing.shape)
+    return with_article(
+        thing.size if size else "",
+        thing.texture if thing.texture != "plain" else "",
+        thing.colour,
+        thing.shape,
+    )
 
 
 def caption(scene: Scene, size: bool = True, background: bool = True) -> str:
@@ -131,33 +190,52 @@ def caption(scene: Scene, size: bool = True, background: bool = True) -> str:
     return f"{text} {on_background(scene.background)}" if background else text
 
 
-ATTRIBUTES: dict[str, tuple[str, ...]] = {                # what the oracle reader reads; "none" where there is no second thing
-    "count": ("one", "two"), "background": tuple(COLOURS), "relation": ("none", *RELATIONS),
-    **{f"{name}_{k}": (("none",) if k == 2 else ()) + tuple(values) for k in (1, 2)
-       for name, values in (("shape", SHAPES), ("colour", COLOURS), ("size", SIZES), ("texture", TEXTURES))},
+ATTRIBUTES: dict[
+    str, tuple[str, ...]
+] = {  # what the oracle reader reads; "none" where there is no second thing
+    "count": ("one", "two"),
+    "background": tuple(COLOURS),
+    "relation": ("none", *RELATIONS),
+    **{
+        f"{name}_{k}": (("none",) if k == 2 else ()) + tuple(values)
+        for k in (1, 2)
+        for name, values in (("shape", SHAPES), ("colour", COLOURS), ("size", SIZES), ("texture", TEXTURES))
+    },
 }
 
 
 def attributes(scene: Scene) -> dict[str, str]:
     """Every named attribute of a scene, keyed as in ATTRIBUTES."""
-    found = {"count": "one" if len(scene.things) == 1 else "two", "background": scene.background, "relation": scene.relation or "none"}
+    found = {
+        "count": "one" if len(scene.things) == 1 else "two",
+        "background": scene.background,
+        "relation": scene.relation or "none",
+    }
     for k in (1, 2):
         thing = scene.things[k - 1] if k <= len(scene.things) else None
-        found |= {f"{name}_{k}": getattr(thing, name, "none") for name in ("shape", "colour", "size", "texture")}
+        found |= {
+            f"{name}_{k}": getattr(thing, name, "none") for name in ("shape", "colour", "size", "texture")
+        }
     return found
 
 
 # --------------------------------------------------------------------------- edits
 
+
 class Edit(NamedTuple):
-    """One edit: kind (recolour, reshape, retexture, resize, background, add, remove, swap), the thing's index or None, the new value."""
+    """One edit: kind (recolour, reshape, retexture, resize, background, add, remove, swap), the thing's
+    index or None, the new value.
+    """
+
     kind: str
     index: int | None
     value: str | Thing | None
 
 
 def _free_place(scene: Scene, radius: float) -> tuple[float, float] | None:
-    """Where a new thing of this radius fits best beside the one thing of a scene: the farthest clear point of a coarse grid."""
+    """Where a new thing of this radius fits best beside the one thing of a scene: the farthest clear
+    point of a coarse grid.
+    """
     old = scene.things[0]
     low, high = radius + _MARGIN, 1 - radius - _MARGIN
     spots = [(low + (high - low) * i / 8, low + (high - low) * j / 8) for i in range(9) for j in range(9)]
@@ -172,7 +250,11 @@ def _candidates(scene: Scene) -> Iterator[Edit]:
         yield from (Edit("reshape", i, s) for s in SHAPES if s not in others)
         yield from (Edit("retexture", i, t) for t in TEXTURES if t != thing.texture)
         yield from (Edit("resize", i, s) for s in SIZES if s != thing.size)
-    yield from (Edit("background", None, c) for c in COLOURS if c not in {scene.background, *(t.colour for t in scene.things)})
+    yield from (
+        Edit("background", None, c)
+        for c in COLOURS
+        if c not in {scene.background, *(t.colour for t in scene.things)}
+    )
     if len(scene.things) == 2:
         yield from (Edit("remove", i, None) for i in (0, 1))
         yield Edit("swap", None, None)
@@ -188,13 +270,15 @@ def _fits(scene: Scene) -> bool:
 
 
 def edits(scene: Scene) -> list[Edit]:
-    """Every edit that applies: the edited scene has a place for everything, no thing in its background's colour, no two of one shape."""
+    """Every edit that applies: the edited scene has a place for everything, no thing in its background's
+    colour, no two of one shape.
+    """
     return [e for e in _candidates(scene) if _fits(apply(scene, e))]
 
 
 def apply(scene: Scene, edit: Edit) -> Scene:
-    """The true edited scene. What the edit does not name stays as it was, unnamed properties included; only a thing that grows or
-    changes places is pushed back into the picture where it would stick out."""
+    """The true edited scene. What the edit does not name stays as it was, unnamed properties included;
+    only a thing that grows or changes places is pushed back into the picture where it would stick out."""
     kind, index, value = edit
     things = list(scene.things)
     if kind == "recolour":
@@ -216,7 +300,9 @@ def apply(scene: Scene, edit: Edit) -> Scene:
         a, b = things
         things = [_inside(replace(a, x=b.x, y=b.y)), _inside(replace(b, x=a.x, y=a.y))]
     else:
-        raise ValueError(f"edit: unknown kind {kind!r}; known: recolour, reshape, retexture, resize, background, add, remove, swap")
+        raise ValueError(
+            f"edit: unknown kind {kind!r}; known: recolour, reshape, retexture, resize, background, add, remove, swap"
+        )
     return replace(scene, things=_ordered(tuple(things)))
 
 
@@ -231,14 +317,20 @@ def instruction(scene: Scene, edit: Edit) -> str:
     kind, index, value = edit
     name = scene.things[index].shape if index is not None else None
     return {
-        "recolour": f"make the {name} {value}", "reshape": f"turn the {name} into a {value}", "retexture": f"make the {name} {value}",
-        "resize": f"make the {name} {value}", "background": f"change the background to {value}", "remove": f"remove the {name}",
+        "recolour": f"make the {name} {value}",
+        "reshape": f"turn the {name} into a {value}",
+        "retexture": f"make the {name} {value}",
+        "resize": f"make the {name} {value}",
+        "background": f"change the background to {value}",
+        "remove": f"remove the {name}",
         "add": f"add {_phrase(value)}" if isinstance(value, Thing) else "",
         "swap": "swap the " + " and the ".join(t.shape for t in scene.things),
     }[kind]
 
 
 def changed_mask(scene: Scene, edit: Edit, size: int = 64, tolerance: float = 1 / 255) -> Tensor:
-    """The pixels that the true edit changes by more than `tolerance` of the range: (1, 1, size, size), 1 = changed."""
+    """The pixels that the true edit changes by more than `tolerance` of the range: (1, 1, size, size), 1
+    = changed.
+    """
     before, after = render([scene, apply(scene, edit)], size)
     return ((before - after).abs().amax(0) / 2 > tolerance).to(torch.float32)[None, None]

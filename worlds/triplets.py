@@ -1,4 +1,5 @@
-"""Triplets of the shapes world, (caption, instruction, caption after the edit): written as people do, and checked.
+"""Triplets of the shapes world, (caption, instruction, caption after the edit): written as people do, and
+checked.
 
     written(700, seed=0)                          # as people would write them: in their own words, some with two wishes at once
     renamed(triplet, rng)                         # other colours and shapes, the same in all three parts
@@ -6,9 +7,10 @@
     read("a red star # make the star blue % a blue star")      # and back; ValueError for what is no triplet
     follows(triplet)                              # whether the second caption is what the instruction makes of the first
 
-InstructPix2Pix (arXiv:2211.09800v2, Sec. 3.1) had 700 written by hand, taught GPT-3 to write more, and could not know how many of those
-were right. Here a caption's meaning is known, and an instruction can be carried out on it.
-"""
+InstructPix2Pix (arXiv:2211.09800v2, Sec. 3.1) had 700 written by hand, taught GPT-3 to write more, and
+could not know how many of those were right. Here a caption's meaning is known, and an instruction can be
+carried out on it."""
+
 from __future__ import annotations
 
 import json
@@ -18,49 +20,66 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from worlds.instructions import meaning, said
-from worlds.scene import COLOURS, HELD_OUT, RELATIONS, SHAPES, SIZES, TEXTURES, with_article
-from worlds.shapes import apply, caption, edits, instruction, is_held_out, sample_scene
-from worlds.words import wanted
+from palimpsest.worlds.instructions import meaning, said
+from palimpsest.worlds.scene import COLOURS, HELD_OUT, RELATIONS, SHAPES, SIZES, TEXTURES, with_article
+from palimpsest.worlds.shapes import apply, caption, edits, instruction, is_held_out, sample_scene
+from palimpsest.worlds.words import wanted
 
-THEN, AFTER = "#", "%"                           # ours: the paper's code has "\\n##\\n" and "\\n%%\\n"
-KINDS = ("recolour", "recolour", "reshape", "reshape", "background", "retexture", "resize", "add", "remove", "swap")
+THEN, AFTER = "#", "%"  # ours: the paper's code has "\\n##\\n" and "\\n%%\\n"
+KINDS = (
+    "recolour",
+    "recolour",
+    "reshape",
+    "reshape",
+    "background",
+    "retexture",
+    "resize",
+    "add",
+    "remove",
+    "swap",
+)
 
 
 class Triplet(NamedTuple):
     """A caption, what is asked for, and the caption of what is wanted."""
+
     caption: str
     instruction: str
     edited: str
 
 
-def written(n: int, seed: int = 0, two: float = .15) -> list[Triplet]:
-    """n different triplets, the share `two` asking for two things at once. # Sec. 3.1: 700 by hand; ours: phrasings by hand"""
+def written(n: int, seed: int = 0, two: float = 0.15) -> list[Triplet]:
+    """n different triplets, the share `two` asking for two things at once. # Sec. 3.1: 700 by hand; ours:
+    phrasings by hand
+    """
     rng, found = random.Random(f"triplets {seed}"), {}
     while len(found) < n:
         scene, kinds = sample_scene(rng), rng.sample(KINDS, 2 if rng.random() < two else 1)
-        size = rng.random() < .5 or "resize" in kinds
-        ground = rng.random() < .6 or "background" in kinds
+        size = rng.random() < 0.5 or "resize" in kinds
+        ground = rng.random() < 0.6 or "background" in kinds
         after, asked = scene, []
         for kind in kinds:
             options = [e for e in edits(after) if e.kind == kind and not is_held_out(apply(after, e))]
             if options:
                 edit = rng.choice(options)
-                asked.append(said(instruction(after, edit), rng, plain=.3))
+                asked.append(said(instruction(after, edit), rng, plain=0.3))
                 after = apply(after, edit)
         triplet = Triplet(caption(scene, size, ground), " and ".join(asked), caption(after, size, ground))
         if asked and triplet.caption != triplet.edited and follows(triplet):
-            found[triplet] = None                # a dictionary keeps the order
+            found[triplet] = None  # a dictionary keeps the order
     return list(found)
 
 
 def renamed(triplet: Triplet, rng: random.Random) -> Triplet:
-    """The same with other colours and shapes, exchanged alike in all three parts: a red star made blue becomes a green ring made white.
+    """The same with other colours and shapes, exchanged alike in all three parts: a red star made blue
+    becomes a green ring made white.
 
     Whoever wrote the one would have written the other. What training may not show is not made.
     """
     while True:
-        other = {word: new for kind in (COLOURS, SHAPES) for word, new in zip(kind, rng.sample([*kind], len(kind)))}
+        other = {
+            word: new for kind in (COLOURS, SHAPES) for word, new in zip(kind, rng.sample([*kind], len(kind)))
+        }
         parts = (" ".join(other.get(word, word) for word in part.split()) for part in triplet)
         new = Triplet(*(re.sub(r"\ban? (\w)", lambda found: with_article(found[1]), part) for part in parts))
         if valid(new):
@@ -81,22 +100,33 @@ def read(text: str) -> Triplet:
 
 
 def valid(triplet: Triplet) -> bool:
-    """Whether both captions are captions, the edit changes something, and no combination is shown that no training may show."""
+    """Whether both captions are captions, the edit changes something, and no combination is shown that no
+    training may show.
+    """
     try:
         before, after = wanted(triplet.caption), wanted(triplet.edited)
     except ValueError:
         return False
-    kept = not any((found.get(f"colour_{k}"), found.get(f"shape_{k}")) in HELD_OUT for found in (before, after) for k in (1, 2))
+    kept = not any(
+        (found.get(f"colour_{k}"), found.get(f"shape_{k}")) in HELD_OUT
+        for found in (before, after)
+        for k in (1, 2)
+    )
     full = all(name in found for found in (before, after) for name in ("shape_1", "colour_1"))
     # a thing in its background's colour cannot be seen, two of one shape cannot be told apart
-    seen = all(found.get("background") not in (found.get("colour_1"), found.get("colour_2")) or "background" not in found
-               for found in (before, after))
+    seen = all(
+        found.get("background") not in (found.get("colour_1"), found.get("colour_2"))
+        or "background" not in found
+        for found in (before, after)
+    )
     apart = all(found["shape_1"] != found["shape_2"] for found in (before, after)) if full else False
     return full and kept and seen and apart and before != after
 
 
 def follows(triplet: Triplet) -> bool:
-    """Whether the second caption says what the instruction makes of the first: the truth, which the paper's filter had to guess."""
+    """Whether the second caption says what the instruction makes of the first: the truth, which the
+    paper's filter had to guess.
+    """
     try:
         before, after = wanted(triplet.caption), wanted(triplet.edited)
         made = [_plainly(before)]
@@ -109,22 +139,35 @@ def follows(triplet: Triplet) -> bool:
 
 # --------------------------------------------------------------------------- carrying out
 
+
 class _State(NamedTuple):
     """What a caption says. Things are (shape, {attribute: value}); of two, the left or upper one first."""
+
     things: tuple[tuple[str, frozenset], ...]
     relation: str
     background: str
 
 
 def _plainly(found: dict[str, str]) -> _State:
-    things = tuple((found[f"shape_{k}"], frozenset((name, found[f"{name}_{k}"]) for name in ("colour", "size", "texture")
-                                                   if f"{name}_{k}" in found))
-                   for k in (1, 2) if found.get(f"shape_{k}", "none") != "none")
+    things = tuple(
+        (
+            found[f"shape_{k}"],
+            frozenset(
+                (name, found[f"{name}_{k}"])
+                for name in ("colour", "size", "texture")
+                if f"{name}_{k}" in found
+            ),
+        )
+        for k in (1, 2)
+        if found.get(f"shape_{k}", "none") != "none"
+    )
     return _State(things, found["relation"], found.get("background", ""))
 
 
 def _carried_out(state: _State, kind: str, values: tuple[str, ...]) -> list[_State]:
-    """Every state that does what is asked; none where it cannot be done. Raises ValueError for a thing that is not there."""
+    """Every state that does what is asked; none where it cannot be done. Raises ValueError for a thing
+    that is not there.
+    """
     names = [shape for shape, _ in state.things]
 
     def at(shape: str) -> int:
@@ -133,7 +176,7 @@ def _carried_out(state: _State, kind: str, values: tuple[str, ...]) -> list[_Sta
         return names.index(shape)
 
     def put(k: int, thing: tuple[str, frozenset]) -> _State:
-        return state._replace(things=(*state.things[:k], thing, *state.things[k + 1:]))
+        return state._replace(things=(*state.things[:k], thing, *state.things[k + 1 :]))
 
     if kind == "look":
         shape, value = values
@@ -151,17 +194,21 @@ def _carried_out(state: _State, kind: str, values: tuple[str, ...]) -> list[_Sta
     if kind == "swap":
         first, second = at(values[0]), at(values[1])
         return [state._replace(things=state.things[::-1])] if {first, second} == {0, 1} else []
-    thing = wanted(values[0])                                              # add: anywhere beside the one that is there
+    thing = wanted(values[0])  # add: anywhere beside the one that is there
     if thing["count"] != "one" or len(names) != 1 or thing["shape_1"] in names:
         return []
     looks = {name: thing[f"{name}_1"] for name in ("colour", "size", "texture") if f"{name}_1" in thing}
     sized = any(name == "size" for name, _ in state.things[0][1])
     added = (thing["shape_1"], frozenset(p for p in looks.items() if p[0] != "size" or sized))
-    return [_State(pair, relation, state.background) for relation in RELATIONS
-            for pair in ((added, state.things[0]), (state.things[0], added))]
+    return [
+        _State(pair, relation, state.background)
+        for relation in RELATIONS
+        for pair in ((added, state.things[0]), (state.things[0], added))
+    ]
 
 
 # --------------------------------------------------------------------------- files
+
 
 def read_triplets(path: str | Path) -> list[Triplet]:
     """A file of one JSON object a line. Raises ValueError that names the first line which is none."""
@@ -169,18 +216,20 @@ def read_triplets(path: str | Path) -> list[Triplet]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"triplets: {path} cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from error
+        raise ValueError(
+            f"triplets: {path} cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})"
+        ) from error
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
             found.append(Triplet(*(row[name] for name in Triplet._fields)))
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f'triplets: {path}, line {number} is no object with "caption", "instruction" and "edited"') from error
+            raise ValueError(
+                f'triplets: {path}, line {number} is no object with "caption", "instruction" and "edited"'
+            ) from error
     return found
 
 
 def write_triplets(triplets: Iterable[Triplet], path: str | Path) -> None:
     """One JSON object a line."""
     Path(path).write_text("".join(json.dumps(t._asdict()) + "\n" for t in triplets), encoding="utf-8")
-
-

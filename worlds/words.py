@@ -1,15 +1,17 @@
-"""What a caption of the shapes world asks for, attribute by attribute: the way back from words to what a reader reads.
+"""What a caption of the shapes world asks for, attribute by attribute: the way back from words to what a
+reader reads.
 
-    wanted("a small red star left of a blue ring")
-    -> {"count": "two", "relation": "left of", "shape_1": "star", "colour_1": "red", "size_1": "small", "texture_1": "plain", …}
-"""
+wanted("a small red star left of a blue ring") -> {"count": "two", "relation": "left of", "shape_1":
+"star", "colour_1": "red", "size_1": "small", "texture_1": "plain", …}"""
+
 from __future__ import annotations
 
-from worlds.scene import COLOURS, RELATIONS, SHAPES, SIZES, TEXTURES
+from palimpsest.worlds.scene import COLOURS, RELATIONS, SHAPES, SIZES, TEXTURES
 
 
 def wanted(text: str) -> dict[str, str]:
-    """The attributes that a caption names, keyed as worlds.shapes.ATTRIBUTES. A thing without a texture word is plain.
+    """The attributes that a caption names, keyed as worlds.shapes.ATTRIBUTES. A thing without a texture
+    word is plain.
 
     Raises ValueError for a text that is no caption of this world; the empty text asks for nothing.
     """
@@ -35,7 +37,10 @@ def wanted(text: str) -> dict[str, str]:
 
 def thing(phrase: str, text: str) -> dict[str, str]:
     """What "a small striped red star" names."""
-    found, kinds = {"texture": "plain"}, {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "texture": TEXTURES}
+    found, kinds = (
+        {"texture": "plain"},
+        {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "texture": TEXTURES},
+    )
     for word in phrase.split():
         kind = next((name for name, values in kinds.items() if word in values), None)
         if kind is None and word not in ("a", "an", "the"):

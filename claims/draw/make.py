@@ -1,8 +1,9 @@
-"""Every figure of README, CLAIMS.md and the notebooks: python -m figures.make [NAME.png …].
+"""Every figure of README, CLAIMS.md and the notebooks: python -m palimpsest.claims.draw.make [NAME.png …].
 
 Each is one function of FIGURES, named after its file. Curves are drawn from the records that `make bench` and
 `make claims` left in figures/*.json; pictures are sampled anew from a seed.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,17 +19,28 @@ import torch
 from matplotlib.figure import Figure
 from torch import Generator
 
-from claims.common import Models, in_batches, new_scenes, open_models
-from figures.dreambooth import DRAWN as DREAMBOOTH
-from figures.editing import DRAWN, percent, record
-from figures.emoji import DRAWN as EMOJI
-from figures.glide import DRAWN as GLIDE
-from figures.instruct import DRAWN as INSTRUCT
-from figures.style import BAND, BLUE, GREEN, GREY, ORANGE, SKY, figure, save, show, style
-from methods.sampling import generate
-from methods.sdedit import sdedit
-from worlds.files import read_picture
-from worlds.shapes import Edit, Scene, apply, caption, changed_mask, edits, instruction, render, sample_scene, strokes
+from palimpsest.claims.common import Models, in_batches, new_scenes, open_models
+from palimpsest.claims.draw.dreambooth import DRAWN as DREAMBOOTH
+from palimpsest.claims.draw.editing import DRAWN, percent, record
+from palimpsest.claims.draw.emoji import DRAWN as EMOJI
+from palimpsest.claims.draw.glide import DRAWN as GLIDE
+from palimpsest.claims.draw.instruct import DRAWN as INSTRUCT
+from palimpsest.claims.draw.style import BAND, BLUE, GREEN, GREY, ORANGE, SKY, figure, save, show, style
+from palimpsest.methods.sampling import generate
+from palimpsest.methods.sdedit import sdedit
+from palimpsest.worlds.files import read_picture
+from palimpsest.worlds.shapes import (
+    Edit,
+    Scene,
+    apply,
+    caption,
+    changed_mask,
+    edits,
+    instruction,
+    render,
+    sample_scene,
+    strokes,
+)
 
 HERE = Path(__file__).parent
 Opener = Callable[[], Models]
@@ -36,13 +48,16 @@ Opener = Callable[[], Models]
 
 # --------------------------------------------------------------------------- the world
 
+
 def an_edit(scene: Scene, kind: str, seed: int) -> Edit:
     """One of the scene's edits of this kind."""
     return random.Random(f"an edit {seed}").choice([e for e in edits(scene) if e.kind == kind])
 
 
 def varied(n: int, rng: random.Random, tries: int = 60) -> list[Scene]:
-    """n scenes, of one and two things in turn, each the one of `tries` that repeats least of what stands before it."""
+    """n scenes, of one and two things in turn, each the one of `tries` that repeats least of what stands
+    before it.
+    """
     chosen: list[Scene] = []
     seen: Counter[str] = Counter()
 
@@ -51,7 +66,7 @@ def varied(n: int, rng: random.Random, tries: int = 60) -> list[Scene]:
         return [f"on {scene.background}", scene.ground.kind, *named]
 
     def staleness(scene: Scene) -> float:
-        return sum(seen[w] for w in parts(scene)) / len(parts(scene)) - .5 * ("large" in parts(scene))
+        return sum(seen[w] for w in parts(scene)) / len(parts(scene)) - 0.5 * ("large" in parts(scene))
 
     for k in range(n):
         drawn = [sample_scene(rng, things=1 + k % 2) for _ in range(tries)]
@@ -70,12 +85,17 @@ def a_clear_scene(rng: random.Random, things: int) -> Scene:
 
 
 def world(folder: Path, models: Opener) -> Figure:
-    """Scenes with captions, chosen for variety; below, two scenes, painted, truly edited, and what an edit changes."""
+    """Scenes with captions, chosen for variety; below, two scenes, painted, truly edited, and what an
+    edit changes.
+    """
     rng = random.Random("the gallery")
     gallery = varied(12, rng)
-    subjects = [(a_clear_scene(rng, 2), ("recolour", "swap")), (a_clear_scene(rng, 1), ("reshape", "background"))]
+    subjects = [
+        (a_clear_scene(rng, 2), ("recolour", "swap")),
+        (a_clear_scene(rng, 1), ("reshape", "background")),
+    ]
     fig = figure(12, 10.4)
-    upper, lower = fig.subfigures(2, 1, height_ratios=[2.15, 1.95], hspace=.03)
+    upper, lower = fig.subfigures(2, 1, height_ratios=[2.15, 1.95], hspace=0.03)
     for ax, scene in zip(upper.subplots(2, 6).flat, gallery):
         show(ax, render(scene), caption(scene), width=25)
     axes = lower.subplots(2, 6)
@@ -92,15 +112,23 @@ def world(folder: Path, models: Opener) -> Figure:
 
 # --------------------------------------------------------------------------- what the model makes
 
+
 def samples(folder: Path, models: Opener) -> Figure:
-    """Pictures from scenes that no training saw: one thing, two things, colour × shape pairs kept out of training."""
-    rows = [("one thing", new_scenes(6, 11, things=1)), ("two things", new_scenes(6, 12, things=2)),
-            ("never seen: this colour on this shape", new_scenes(6, 13, things=1, held_out=True))]
+    """Pictures from scenes that no training saw: one thing, two things, colour × shape pairs kept out of
+    training.
+    """
+    rows = [
+        ("one thing", new_scenes(6, 11, things=1)),
+        ("two things", new_scenes(6, 12, things=2)),
+        ("never seen: this colour on this shape", new_scenes(6, 13, things=1, held_out=True)),
+    ]
     prompts = [caption(s) for _, scenes in rows for s in scenes]
-    b = models().bundle
-    pictures = in_batches(lambda part: generate(b, prompts[part], w=3., seed=part.start).picture, len(prompts))
+    model = models().bundle
+    pictures = in_batches(
+        lambda part: generate(model, prompts[part], w=3.0, seed=part.start).picture, len(prompts)
+    )
     fig = figure(12, 8.9)
-    fig.get_layout_engine().set(h_pad=.09)
+    fig.get_layout_engine().set(h_pad=0.09)
     axes = fig.subplots(len(rows), 6)
     for i, (name, _) in enumerate(rows):
         for k in range(6):
@@ -118,19 +146,22 @@ HERO = {  # painting -> other words for it, when the edit is to change it
 
 def hero(folder: Path, models: Opener) -> Figure:
     """Paintings in, pictures out: t0 from faithful to realistic, then other words."""
-    captions, b = json.loads((HERE / "hand" / "captions.json").read_text(encoding="utf-8")), models().bundle
+    captions, model = (
+        json.loads((HERE / "hand" / "captions.json").read_text(encoding="utf-8")),
+        models().bundle,
+    )
     fig = figure(10.6, 7.8)
-    axes = fig.subplots(len(HERO), 6, width_ratios=[1, .14, 1, 1, 1, 1])
+    axes = fig.subplots(len(HERO), 6, width_ratios=[1, 0.14, 1, 1, 1, 1])
     for i, (name, other) in enumerate(HERO.items()):
         path = HERE / "hand" / name
-        guide = read_picture(path, size=b.size)
+        guide = read_picture(path, size=model.size)
         show(axes[i, 0], read_picture(path, size=256), f"“{captions[name]}”", above="" if i else "a painting")
         axes[i, 1].axis("off")
-        axes[i, 1].text(.5, .5, "→", ha="center", va="center", fontsize=22, color=GREY)
-        for k, t0 in enumerate((.3, .5, .7)):
-            edit = sdedit(b, guide, captions[name], t0=t0, steps=50, w=3., seed=1)
+        axes[i, 1].text(0.5, 0.5, "→", ha="center", va="center", fontsize=22, color=GREY)
+        for k, t0 in enumerate((0.3, 0.5, 0.7)):
+            edit = sdedit(model, guide, captions[name], t0=t0, steps=50, w=3.0, seed=1)
             show(axes[i, 2 + k], edit.picture, above="" if i else f"SDEdit, t₀ = {t0:g}")
-        edit = sdedit(b, guide, other, t0=.8, steps=50, w=3., seed=1)
+        edit = sdedit(model, guide, other, t0=0.8, steps=50, w=3.0, seed=1)
         show(axes[i, 5], edit.picture, f"“{other}”", above="" if i else "other words, t₀ = 0.8")
     return fig
 
@@ -138,29 +169,40 @@ def hero(folder: Path, models: Opener) -> Figure:
 # --------------------------------------------------------------------------- curves
 
 WALKS = {  # name -> colour, line style, marker
-    "VP, ancestral": (BLUE, "-", "o"), "VP, DDIM": (SKY, "-", "s"), "VE": (ORANGE, "-", "^"),
-    "VP, ancestral, no text": (BLUE, ":", "o"), "VE, no text": (ORANGE, ":", "^")}
+    "VP, ancestral": (BLUE, "-", "o"),
+    "VP, DDIM": (SKY, "-", "s"),
+    "VE": (ORANGE, "-", "^"),
+    "VP, ancestral, no text": (BLUE, ":", "o"),
+    "VE, no text": (ORANGE, ":", "^"),
+}
 
 
 def sdedit_curve(folder: Path, models: Opener) -> Figure:
-    """Faithfulness, realism and truth of SDEdit over t0, and over the σ that t0 stands for, by which walks compare."""
+    """Faithfulness, realism and truth of SDEdit over t0, and over the σ that t0 stands for, by which
+    walks compare.
+    """
     r = record(folder, "sdedit_curve")
     fig = figure(12, 7.2)
     axes = fig.subplots(2, 3, sharey="col")
-    columns = (("rmse", "distance to the painting (RMSE)"), ("kid", "distance to real pictures (KID, may be < 0)"),
-               ("right", "all attributes right"))
+    columns = (
+        ("rmse", "distance to the painting (RMSE)"),
+        ("kid", "distance to real pictures (KID, may be < 0)"),
+        ("right", "all attributes right"),
+    )
     for i, x in enumerate(("t0", "sigma")):
         for k, (y, words) in enumerate(columns):
             ax = axes[i, k]
             if x == "t0":
-                ax.axvspan(.3, .6, color=BAND, zorder=0)
+                ax.axvspan(0.3, 0.6, color=BAND, zorder=0)
             else:
                 ax.set_xscale("log")
             for name, rows in r["walks"].items():
                 colour, line, marker = WALKS[name]
                 if y == "right" and name.endswith("no text"):
-                    continue                                               # nobody asked for the attributes
-                ax.plot([p[x] for p in rows], [p[y] for p in rows], line, color=colour, marker=marker, label=name)
+                    continue  # nobody asked for the attributes
+                ax.plot(
+                    [p[x] for p in rows], [p[y] for p in rows], line, color=colour, marker=marker, label=name
+                )
             ax.axhline(r["guide"][y], color=GREY, linewidth=1, linestyle="--")
             ax.set_xlabel("t₀" if x == "t0" else "σ at t₀")
             if i == 0:
@@ -168,11 +210,22 @@ def sdedit_curve(folder: Path, models: Opener) -> Figure:
             if y == "right":
                 percent(ax)
             if y == "kid":
-                ax.set_yscale("symlog", linthresh=.02)                     # one walk ends far off, and the rest would be one line
+                ax.set_yscale(
+                    "symlog", linthresh=0.02
+                )  # one walk ends far off, and the rest would be one line
     small = dict(color=GREY, fontsize=10)
-    axes[0, 0].text(.45, .97, "[.3, .6]", small, transform=axes[0, 0].get_xaxis_transform(), ha="center", va="top")
-    axes[1, 2].text(.98, r["guide"]["right"], "the painting itself", small, transform=axes[1, 2].get_yaxis_transform(),
-                    ha="right", va="bottom")
+    axes[0, 0].text(
+        0.45, 0.97, "[.3, .6]", small, transform=axes[0, 0].get_xaxis_transform(), ha="center", va="top"
+    )
+    axes[1, 2].text(
+        0.98,
+        r["guide"]["right"],
+        "the painting itself",
+        small,
+        transform=axes[1, 2].get_yaxis_transform(),
+        ha="right",
+        va="bottom",
+    )
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=5)
     return fig
@@ -189,9 +242,13 @@ def sdedit_masks(folder: Path, models: Opener) -> Figure:
     left.axhline(r["painting"]["all"], color=GREY, linewidth=1, linestyle="--", label="the painting itself")
     left.set(title="all attributes of the edit right", xlabel="t₀")
     percent(left)
-    right.plot(t0, [p["outside_db_unpasted"] for p in r["rows"]], "o-", color=BLUE, label="with the mask, not pasted")
+    right.plot(
+        t0, [p["outside_db_unpasted"] for p in r["rows"]], "o-", color=BLUE, label="with the mask, not pasted"
+    )
     right.plot(t0, [p["outside_db_without_mask"] for p in r["rows"]], "^-", color=ORANGE, label="without")
-    right.axhline(r["outside_db_autoencoder"], color=GREY, linewidth=1, linestyle="--", label="the autoencoder alone")
+    right.axhline(
+        r["outside_db_autoencoder"], color=GREY, linewidth=1, linestyle="--", label="the autoencoder alone"
+    )
     right.set(title="PSNR to the picture outside the mask (dB)", xlabel="t₀")
     for ax in (left, right):
         ax.legend()
@@ -203,35 +260,50 @@ def w_curve(folder: Path, models: Opener) -> Figure:
     parts = record(folder, "bench")["parts"]
     fig = figure(7, 4.2)
     ax = fig.subplots()
-    lines = (("single", "one thing", .96, BLUE, "o"), ("two", "two things and their relation", .78, ORANGE, "^"))
+    lines = (
+        ("single", "one thing", 0.96, BLUE, "o"),
+        ("two", "two things and their relation", 0.78, ORANGE, "^"),
+    )
     scales = {p["w"] for name, *_ in lines if name in parts for p in parts[name]["curve"]}
-    lowest = min((p["right"] for name, *_ in lines if name in parts for p in parts[name]["curve"]), default=1.)
+    lowest = min(
+        (p["right"] for name, *_ in lines if name in parts for p in parts[name]["curve"]), default=1.0
+    )
     for name, words, floor, colour, marker in lines:
         if name in parts:
             curve = parts[name]["curve"]
-            ax.plot([p["w"] for p in curve], [p["right"] for p in curve], marker=marker, color=colour, label=words)
+            ax.plot(
+                [p["w"] for p in curve], [p["right"] for p in curve], marker=marker, color=colour, label=words
+            )
             ax.axhline(floor, color=colour, linewidth=1, linestyle="--")
     if "held_out" in parts:
         p = parts["held_out"]
-        ax.plot([p["w"]], [p["right"]], "D", color=GREEN, markersize=8, label="one thing, colour × shape never seen")
-        ax.axhline(.85, color=GREEN, linewidth=1, linestyle="--")
+        ax.plot(
+            [p["w"]],
+            [p["right"]],
+            "D",
+            color=GREEN,
+            markersize=8,
+            label="one thing, colour × shape never seen",
+        )
+        ax.axhline(0.85, color=GREEN, linewidth=1, linestyle="--")
     ax.set(title="all attributes right (dashed: floors)", xlabel="guidance scale w", xticks=sorted(scales))
-    percent(ax, max(0., min(.4, lowest - .05)))
+    percent(ax, max(0.0, min(0.4, lowest - 0.05)))
     fig.legend(loc="outside lower center", ncols=3)
     return fig
 
 
 def bench(folder: Path, models: Opener) -> Figure:
     """The measured floors as bars, each with the floor as a mark."""
-    from claims.bench import rows
+    from palimpsest.claims.bench import rows
+
     found = [r for r in rows(record(folder, "bench")["parts"]) if r.floor is not None]
-    fig = figure(11, .5 + .55 * len(found))
+    fig = figure(11, 0.5 + 0.55 * len(found))
     ax = fig.subplots()
     for i, r in enumerate(found):
-        scale = 1.25 * r.floor if r.unit == "dB" else 1.
+        scale = 1.25 * r.floor if r.unit == "dB" else 1.0
         ok = r.measured >= r.floor
-        ax.barh(i, r.measured / scale, color=BLUE if ok else ORANGE, height=.55)
-        ax.plot([r.floor / scale] * 2, [i - .38, i + .38], color="#222222", linewidth=2)
+        ax.barh(i, r.measured / scale, color=BLUE if ok else ORANGE, height=0.55)
+        ax.plot([r.floor / scale] * 2, [i - 0.38, i + 0.38], color="#222222", linewidth=2)
         words = f"{r.shown(r.measured)}, floor {r.shown(r.floor)}" + ("" if ok else ": missed")
         ax.text(1.02, i, words, va="center", fontsize=10)
     ax.set_yticks(range(len(found)), [r.figure for r in found])
@@ -244,11 +316,27 @@ def bench(folder: Path, models: Opener) -> Figure:
 
 FIGURES: dict[str, Callable[[Path, Opener], Figure]] = {
     f"{draw.__name__}.png": draw
-    for draw in (world, samples, hero, sdedit_curve, sdedit_masks, w_curve, bench, *DRAWN, *GLIDE, *DREAMBOOTH, *INSTRUCT, *EMOJI)}
+    for draw in (
+        world,
+        samples,
+        hero,
+        sdedit_curve,
+        sdedit_masks,
+        w_curve,
+        bench,
+        *DRAWN,
+        *GLIDE,
+        *DREAMBOOTH,
+        *INSTRUCT,
+        *EMOJI,
+    )
+}
 
 
 def make(names: Iterable[str], records: Path = HERE, out: Path = HERE, models: Opener | None = None) -> None:
-    """Draw these figures from the records in one folder into another. ValueError for an unknown one or no record."""
+    """Draw these figures from the records in one folder into another. ValueError for an unknown one or no
+    record.
+    """
     opener = cache(open_models) if models is None else models
     for name in names:
         if name not in FIGURES:
@@ -258,8 +346,12 @@ def make(names: Iterable[str], records: Path = HERE, out: Path = HERE, models: O
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m figures.make", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME.png", help=f"which: {', '.join(FIGURES)}; all without")
+    parser = argparse.ArgumentParser(
+        prog="python -m palimpsest.claims.draw.make", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME.png", help=f"which: {', '.join(FIGURES)}; all without"
+    )
     parser.add_argument("--models", metavar="FOLDER", help="draw candidates in FOLDER into FOLDER/claims")
     a = parser.parse_args(argv)
     folder, skipped = Path(a.models) / "claims" if a.models else HERE, 0

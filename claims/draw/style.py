@@ -1,4 +1,7 @@
-"""One look for every figure: white ground, readable letters, colours that everyone can tell apart, nothing for show."""
+"""One look for every figure: white ground, readable letters, colours that everyone can tell apart,
+nothing for show.
+"""
+
 from __future__ import annotations
 
 import textwrap
@@ -11,20 +14,41 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-# Okabe and Ito's palette, without its yellow, which is too pale for a line on white (jfly.uni-koeln.de/color).
+# Okabe and Ito's palette, without its yellow, which is too pale for a line on white
+# (jfly.uni-koeln.de/color).
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#767676"
 PALETTE = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
-BAND = "#E8F1F7"                                          # a range worth pointing at, behind the lines
+BAND = "#E8F1F7"  # a range worth pointing at, behind the lines
 
 RC = {
-    "figure.facecolor": "white", "savefig.facecolor": "white", "figure.dpi": 100, "savefig.dpi": 130,
-    "font.family": "DejaVu Sans", "font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11,
-    "xtick.labelsize": 10, "ytick.labelsize": 10, "legend.fontsize": 10, "legend.frameon": False,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555", "axes.axisbelow": True,
-    "axes.grid": True, "grid.color": "#E6E6E6", "grid.linewidth": .8, "lines.linewidth": 2, "lines.markersize": 5,
-    "axes.titlelocation": "left", "axes.titlepad": 8, "text.color": "#222222", "axes.labelcolor": "#222222",
-    "axes.prop_cycle": matplotlib.cycler(color=PALETTE)}
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.dpi": 100,
+    "savefig.dpi": 130,
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.labelsize": 11,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 2,
+    "lines.markersize": 5,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "text.color": "#222222",
+    "axes.labelcolor": "#222222",
+    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+}
 
 
 @contextmanager
@@ -39,8 +63,12 @@ def figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def show(ax: Axes, picture: Tensor, below: str = "", *, above: str = "", width: int = 28, smooth: bool = True) -> None:
-    """A picture ((1,) 3 or 1, y, x) in [−1, 1], words wrapped at `width` letters below it, a heading above."""
+def show(
+    ax: Axes, picture: Tensor, below: str = "", *, above: str = "", width: int = 28, smooth: bool = True
+) -> None:
+    """A picture ((1,) 3 or 1, y, x) in [−1, 1], words wrapped at `width` letters below it, a heading
+    above.
+    """
     picture = picture[0] if picture.ndim == 4 else picture
     pixels = ((picture.detach().cpu().float() + 1) / 2).clamp(0, 1).permute(1, 2, 0).expand(-1, -1, 3).numpy()
     ax.imshow(pixels, interpolation="bicubic" if smooth else "nearest")
@@ -49,7 +77,7 @@ def show(ax: Axes, picture: Tensor, below: str = "", *, above: str = "", width: 
     ax.grid(False)
     for spine in ax.spines.values():
         spine.set_visible(True)
-        spine.set(color="#BBBBBB", linewidth=.6)
+        spine.set(color="#BBBBBB", linewidth=0.6)
     if below:
         ax.set_xlabel(textwrap.fill(below, width), fontsize=10, labelpad=4)
     if above:

@@ -1,14 +1,15 @@
 """The certificate: our nets and walks beside the reference programs, on the same weights.
 
-    python -m weights.verify                           random weights, small nets: a minute
-    python -m weights.verify --size full               the published sizes: some minutes, one net in memory at a time
-    python -m weights.verify NAME --device cuda        a real checkpoint, by name or path, and the values published for it
+    python -m palimpsest.claims.verify                           random weights, small nets: a minute
+    python -m palimpsest.claims.verify --size full               the published sizes: some minutes, one net in memory at a time
+    python -m palimpsest.claims.verify NAME --device cuda        a real checkpoint, by name or path, and the values published for it
 
-A row is one comparison. Its figure is the largest difference in units of the largest value of the reference, max|a − b| / max|b|, at the
-output and, for a net, at every block on the way: found by hooks on both nets, which the names of weights/layouts.py bring together. Of a
-mask it is the share of cells that differ.
-A group of rows is a function (Setting) -> iterator of Row, Skipped and Remark; weights/verify/__main__.py lists the groups.
-"""
+A row is one comparison. Its figure is the largest difference in units of the largest value of the
+reference, max|a − b| / max|b|, at the output and, for a net, at every block on the way: found by hooks on
+both nets, which the names of weights/public/layouts.py bring together. Of a mask it is the share of cells
+that differ. A group of rows is a function (Setting) -> iterator of Row, Skipped and Remark;
+claims/verify/__main__.py lists the groups."""
+
 from __future__ import annotations
 
 import importlib
@@ -20,24 +21,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from weights import Bundle
+from palimpsest.weights.model import Model
 
-# What may differ, by the dtype of the nets: more than was measured on the small nets (logits in bfloat16 .06, else a third), less than a
-# mistake makes.
+# What may differ, by the dtype of the nets: more than was measured on the small nets (logits in bfloat16
+# .06, else a third), less than a mistake makes.
 EXACT, HALF = (torch.float64, torch.float32), (torch.bfloat16, torch.float16)
-NET = dict(zip(EXACT + HALF, (1e-7, 1e-4, .1, .01)))                       # in one pass of a net
-LOGITS = dict(zip(EXACT + HALF, (1e-7, 1e-4, .1, .02)))                    # in products of vectors nearly at right angles, which cancel
-WALK = dict(zip(EXACT + HALF, (1e-6, 1e-3, .3, .03)))                      # after ten guided steps
-CELLS = dict(zip(EXACT + HALF, (0., 0., .02, .02)))                        # which share of a mask: values close to its threshold
+NET = dict(zip(EXACT + HALF, (1e-7, 1e-4, 0.1, 0.01)))  # in one pass of a net
+LOGITS = dict(
+    zip(EXACT + HALF, (1e-7, 1e-4, 0.1, 0.02))
+)  # in products of vectors nearly at right angles, which cancel
+WALK = dict(zip(EXACT + HALF, (1e-6, 1e-3, 0.3, 0.03)))  # after ten guided steps
+CELLS = dict(
+    zip(EXACT + HALF, (0.0, 0.0, 0.02, 0.02))
+)  # which share of a mask: values close to its threshold
 
 
 class Setting(NamedTuple):
     """What is compared: nets of one size with random weights, or those of a checkpoint (`bundle`)."""
-    size: str = "small"                          # "small" or "full": the published configurations
+
+    size: str = "small"  # "small" or "full": the published configurations
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
-    bundle: Bundle | None = None                 # whose weights are compared; None: random ones
-    tower: nn.Module | None = None               # or those of a CLIP or a DINO
+    bundle: Model | None = None  # whose weights are compared; None: random ones
+    tower: nn.Module | None = None  # or those of a CLIP or a DINO
     seed: int = 0
 
     @property
@@ -50,11 +56,14 @@ class Setting(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One comparison. census: (parameters, tensors) of the net; blocks: the difference at each block, in the order of the calls."""
+    """One comparison. census: (parameters, tensors) of the net; blocks: the difference at each block, in
+    the order of the calls.
+    """
+
     what: str
-    setting: str                                 # sizes of the input, and the dtype
-    layout: str                                  # through which names the weights went
-    reference: str                               # the program and its version
+    setting: str  # sizes of the input, and the dtype
+    layout: str  # through which names the weights went
+    reference: str  # the program and its version
     census: tuple[int, int] | None
     blocks: dict[str, float]
     output: float
@@ -63,22 +72,26 @@ class Row(NamedTuple):
     @property
     def worst(self) -> tuple[str, float]:
         """The block with the largest difference, and that difference."""
-        return max(self.blocks.items(), key=lambda block: block[1], default=("", 0.))
+        return max(self.blocks.items(), key=lambda block: block[1], default=("", 0.0))
 
     @property
     def passed(self) -> bool:
         """Whether output and blocks are within the tolerance; NaN is not."""
-        return self.output <= self.tolerance and all(value <= self.tolerance for value in self.blocks.values())
+        return self.output <= self.tolerance and all(
+            value <= self.tolerance for value in self.blocks.values()
+        )
 
 
 class Skipped(NamedTuple):
     """A comparison that was not made."""
+
     what: str
     why: str
 
 
 class Remark(NamedTuple):
     """Where the reference does something else than we do, and knowingly so; measured where that is cheap."""
+
     what: str
 
 
@@ -87,15 +100,19 @@ class Missing(ImportError):
 
 
 def reference(name: str) -> ModuleType:
-    """A reference program by the name of its module. They are no dependencies of this library: raises Missing where it is not installed."""
+    """A reference program by the name of its module. They are no dependencies of this library: raises
+    Missing where it is not installed.
+    """
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise Missing(f"{name.split('.')[0]} is not installed here; the extra palimpsest[test] brings it") from None
+        raise Missing(
+            f"{name.split('.')[0]} is not installed here; the extra palimpsest[test] brings it"
+        ) from None
 
 
 def version(name: str) -> str:
-    """"diffusers 0.30.0"."""
+    """ "diffusers 0.30.0"."""
     return f"{name} {importlib.metadata.version({'open_clip': 'open_clip_torch'}.get(name, name))}"
 
 
@@ -115,6 +132,7 @@ def census(net: nn.Module) -> tuple[int, int]:
 
 # --------------------------------------------------------------------------- how it is printed
 
+
 def written(result: Row | Skipped | Remark, blocks: bool = False) -> str:
     """A result as text, one line; with `blocks` a line for each block below it."""
     if isinstance(result, Skipped):
@@ -123,11 +141,17 @@ def written(result: Row | Skipped | Remark, blocks: bool = False) -> str:
         return f"note      {result.what}"
     count = f"{result.census[0]:,} in {result.census[1]}" if result.census else ""
     where, most = result.worst
-    line = (f"{'ok' if result.passed else 'FAILED':<10}{result.what:<42}{result.setting:<32}{result.layout:<14}{count:<22}"
-            f"{f'{most:.1e} at {where}, of {len(result.blocks)}' if result.blocks else '':<52}{result.output:<10.1e}"
-            f"{result.tolerance:<8.0e}{result.reference}")
-    return line + "".join(f"\n            {name:<50}{value:.1e}" for name, value in result.blocks.items() if blocks)
+    line = (
+        f"{'ok' if result.passed else 'FAILED':<10}{result.what:<42}{result.setting:<32}{result.layout:<14}{count:<22}"
+        f"{f'{most:.1e} at {where}, of {len(result.blocks)}' if result.blocks else '':<52}{result.output:<10.1e}"
+        f"{result.tolerance:<8.0e}{result.reference}"
+    )
+    return line + "".join(
+        f"\n            {name:<50}{value:.1e}" for name, value in result.blocks.items() if blocks
+    )
 
 
-HEADER = (f"{'':<10}{'what':<42}{'input':<32}{'layout':<14}{'parameters, tensors':<22}{'largest difference at a block':<52}{'output':<10}"
-          f"{'allowed':<8}reference")
+HEADER = (
+    f"{'':<10}{'what':<42}{'input':<32}{'layout':<14}{'parameters, tensors':<22}{'largest difference at a block':<52}{'output':<10}"
+    f"{'allowed':<8}reference"
+)

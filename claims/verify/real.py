@@ -1,8 +1,10 @@
-"""What can be said of a real checkpoint beyond its nets: which file it is, and the figures that were published for it.
+"""What can be said of a real checkpoint beyond its nets: which file it is, and the figures that were
+published for it.
 
-V1 and V3 are what diffusers' own integration tests (tests/pipelines/stable_diffusion, commit 58eb52c) expect of the real weights. They
-check the whole chain, tokenizer to autoencoder, without diffusers. This project has not reproduced them: it has no such weights.
-"""
+V1 and V3 are what diffusers' own integration tests (tests/pipelines/stable_diffusion, commit 58eb52c)
+expect of the real weights. They check the whole chain, tokenizer to autoencoder, without diffusers. This
+project has not reproduced them: it has no such weights."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -13,24 +15,28 @@ import torch
 from numpy.random import RandomState
 from torch import Tensor, nn
 
-from methods.instruct_pix2pix import condition
-from nets.unet import UNet
-from samplers.ddim import ddim_step
-from samplers.guidance import cfg_two
-from weights import Bundle, find, load
-from weights.catalogue import here, known, place, whose
-from weights.download import hashed, weight_files, whole
-from weights.files import WeightsError
-from weights.towers import Unpacked, load_clip, load_dino, recognise
-from weights.verify import EXACT, Remark, Row, Setting, Skipped
-from weights.verify.walks import published_times
-from worlds.files import read_picture
+from palimpsest.claims.verify import EXACT, Remark, Row, Setting, Skipped
+from palimpsest.claims.verify.walks import published_times
+from palimpsest.methods.instruct_pix2pix import condition
+from palimpsest.nets.unet import UNet
+from palimpsest.samplers.ddim import ddim_step
+from palimpsest.samplers.guidance import cfg_two
+from palimpsest.weights.files import WeightsError
+from palimpsest.weights.load import find, load
+from palimpsest.weights.model import Model
+from palimpsest.weights.public.catalogue import here, known, place, whose
+from palimpsest.weights.public.download import hashed, weight_files, whole
+from palimpsest.weights.public.towers import Unpacked, load_clip, load_dino, recognise
+from palimpsest.worlds.files import read_picture
 
-V1 = (.38019, .28647, .27321, .40377, .38290, .35446, .39218, .38165, .42239)
+V1 = (0.38019, 0.28647, 0.27321, 0.40377, 0.38290, 0.35446, 0.39218, 0.38165, 0.42239)
 V1_PROMPT = "a photograph of an astronaut riding a horse"
-V3 = (.3828, .3834, .3818, .3792, .3865, .3752, .3792, .3847, .3753)
+V3 = (0.3828, 0.3834, 0.3818, 0.3792, 0.3865, 0.3752, 0.3792, 0.3847, 0.3753)
 V3_PROMPT = "turn him into a cyborg"
-ROUNDED = {torch.bfloat16: .1, torch.float16: .03}    # ours: what half precision may change; the figures are of float32
+ROUNDED = {
+    torch.bfloat16: 0.1,
+    torch.float16: 0.03,
+}  # ours: what half precision may change; the figures are of float32
 
 
 def where(name: str) -> Path:
@@ -39,8 +45,10 @@ def where(name: str) -> Path:
     return find(name) if found is None or found.kind == "model" else place(found)
 
 
-def opened(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Bundle | None, nn.Module | None]:
-    """(the Bundle of a name or path, None), or (None, its CLIP or DINO). Raises WeightsError for what is neither."""
+def opened(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Model | None, nn.Module | None]:
+    """(the Model of a name or path, None), or (None, its CLIP or DINO). Raises WeightsError for what is
+    neither.
+    """
     path = where(name)
     if path.is_dir() and (path / "unet").is_dir():
         return load(path, device, dtype), None
@@ -49,24 +57,41 @@ def opened(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Bundle 
         return load(path, device, dtype), None
     loaders = {"load_clip": load_clip, "load_dino": load_dino}
     if kind.loader not in loaders:
-        raise WeightsError(f"model: {path} holds {kind.what}, for which there is no certificate; tests/test_trunks.py compares it")
+        raise WeightsError(
+            f"model: {path} holds {kind.what}, for which there is no certificate; tests/test_trunks.py compares it"
+        )
     return None, loaders[kind.loader](path, device, dtype)
 
 
 def file_rows(name: str) -> Callable[[Setting], Iterator[Row | Remark]]:
-    """The group of rows that says what the file of `name` is; a row that fails where it is not the file that was published by that name."""
+    """The group of rows that says what the file of `name` is; a row that fails where it is not the file
+    that was published by that name.
+    """
+
     def group(s: Setting) -> Iterator[Row | Remark]:
         found = known(name)
         for file in weight_files(where(name)):
             digest = hashed(file)
-            yield Remark(f"{file}: {whole(file)}, {file.stat().st_size:,} bytes, whole; SHA-256 {digest}, {whose(digest)}")
+            yield Remark(
+                f"{file}: {whole(file)}, {file.stat().st_size:,} bytes, whole; SHA-256 {digest}, {whose(digest)}"
+            )
             if found is not None and file == here(found) and not digest.startswith(found.sha256):
-                yield Row(f"the file of {found.name}", f"SHA-256 {digest[:10]}…", whole(file), f"published: {found.sha256[:10]}…", None, {},
-                          float("inf"), 0.)
+                yield Row(
+                    f"the file of {found.name}",
+                    f"SHA-256 {digest[:10]}…",
+                    whole(file),
+                    f"published: {found.sha256[:10]}…",
+                    None,
+                    {},
+                    float("inf"),
+                    0.0,
+                )
+
     return group
 
 
 # --------------------------------------------------------------------------- the published pictures
+
 
 def published_latents() -> Tensor:
     """V1's (1 4 64 64): numpy's old generator, seed 0, as float32."""
@@ -74,57 +99,102 @@ def published_latents() -> Tensor:
 
 
 @torch.no_grad()
-def published_picture(b: Bundle, z: Tensor, prompt: str, *, steps: int = 3, w: float = 7.5) -> Tensor:
-    """The picture (b 3 y x) in [0, 1] that Stable Diffusion's published chain makes of latents z (b c y x) under a prompt."""
-    z, eps = z.to(b.device, b.dtype), b.denoiser(prompt, w)
-    for t, s in pairwise(published_times(b.schedule, steps)):
-        z = ddim_step(b.schedule, z, eps(z, t), t, s)
-    return b.decode(z).float().cpu() / 2 + .5
+def published_picture(model: Model, z: Tensor, prompt: str, *, steps: int = 3, w: float = 7.5) -> Tensor:
+    """The picture (b 3 y x) in [0, 1] that Stable Diffusion's published chain makes of latents z (b c y
+    x) under a prompt.
+    """
+    z, eps = z.to(model.device, model.dtype), model.denoiser(prompt, w)
+    for t, s in pairwise(published_times(model.schedule, steps)):
+        z = ddim_step(model.schedule, z, eps(z, t), t, s)
+    return model.decode(z).float().cpu() / 2 + 0.5
 
 
 @torch.no_grad()
-def published_edit(b: Bundle, x: Tensor, instruction: str, *, steps: int = 3, s_text: float = 7.5, s_image: float = 1.) -> Tensor:
-    """The picture (b 3 y x) in [0, 1] that InstructPix2Pix's published chain, by DDIM, makes of x (b 3 y x) in [−1, 1]."""
-    seen, ctx, null = condition(b, x), b.embed(instruction), b.embed("")
+def published_edit(
+    model: Model, x: Tensor, instruction: str, *, steps: int = 3, s_text: float = 7.5, s_image: float = 1.0
+) -> Tensor:
+    """The picture (b 3 y x) in [0, 1] that InstructPix2Pix's published chain, by DDIM, makes of x (b 3 y
+    x) in [−1, 1].
+    """
+    seen, ctx, null = condition(model, x), model.embed(instruction), model.embed("")
     z = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0)).to(seen)
-    eps = cfg_two(b.eps, ctx, null, seen, s_text, s_image)
-    for t, s in pairwise(published_times(b.schedule, steps)):
-        z = ddim_step(b.schedule, z, eps(z, t), t, s)
-    return b.decode(z).float().cpu() / 2 + .5
+    eps = cfg_two(model.eps, ctx, null, seen, s_text, s_image)
+    for t, s in pairwise(published_times(model.schedule, steps)):
+        z = ddim_step(model.schedule, z, eps(z, t), t, s)
+    return model.decode(z).float().cpu() / 2 + 0.5
 
 
 def corner(picture: Tensor) -> Tensor:
-    """What the published figures are: the lower right 3×3 of the last channel of the first picture, row by row: (9,)."""
+    """What the published figures are: the lower right 3×3 of the last channel of the first picture, row
+    by row: (9,).
+    """
     return picture[0, -1, -3:, -3:].flatten()
 
 
-def published_rows(name: str, portrait: str | Path | None = None) -> Callable[[Setting], Iterator[Row | Skipped]]:
-    """The group with V1, for Stable Diffusion v1.4, and V3, for InstructPix2Pix; absolute differences of values in [0, 1].
+def published_rows(
+    name: str, portrait: str | Path | None = None
+) -> Callable[[Setting], Iterator[Row | Skipped]]:
+    """The group with V1, for Stable Diffusion v1.4, and V3, for InstructPix2Pix; absolute differences of
+    values in [0, 1].
 
-    V1 is compared for the known name, and for a path with 1-4 in it: which weights others are is not known. V3 is compared where the net
-    sees a picture and its example portrait is given as a file: it is not shipped.
-    """
+    V1 is compared for the known name, and for a path with 1-4 in it: which weights others are is not
+    known. V3 is compared where the net sees a picture and its example portrait is given as a file: it is
+    not shipped."""
     x = None if portrait is None else read_picture(portrait)
 
-    def against(what: str, shape: str, made: Tensor, told: tuple[float, ...], layout: str, tolerance: float, s: Setting) -> Row:
-        return Row(what, f"{shape}, {s.name}", layout, "diffusers' tests (float32, CUDA)", None, {},
-                   (corner(made) - torch.tensor(told)).abs().max().item(), s.allow(ROUNDED | dict.fromkeys(EXACT, tolerance)))
+    def against(
+        what: str,
+        shape: str,
+        made: Tensor,
+        told: tuple[float, ...],
+        layout: str,
+        tolerance: float,
+        s: Setting,
+    ) -> Row:
+        return Row(
+            what,
+            f"{shape}, {s.name}",
+            layout,
+            "diffusers' tests (float32, CUDA)",
+            None,
+            {},
+            (corner(made) - torch.tensor(told)).abs().max().item(),
+            s.allow(ROUNDED | dict.fromkeys(EXACT, tolerance)),
+        )
 
     def group(s: Setting) -> Iterator[Row | Skipped]:
         what, found = "V1, three steps to a picture", known(name)
         if "1-4" not in (found.name if found else Path(name).name):
-            yield Skipped(what, f"it is of Stable Diffusion v1.4 (by that name, or a path with 1-4 in it), not of {name}")
+            yield Skipped(
+                what,
+                f"it is of Stable Diffusion v1.4 (by that name, or a path with 1-4 in it), not of {name}",
+            )
         elif s.bundle.text is None or s.bundle.latent_shape != (4, 64, 64):
             yield Skipped(what, f"{name} is not of the size of Stable Diffusion v1.4")
         else:
             made = published_picture(s.bundle, published_latents(), V1_PROMPT)
             yield against(what, "1×4×64×64", made, V1, "text2img", 1e-4, s)
         what = "V3, InstructPix2Pix's portrait"
-        if not isinstance(s.bundle.net, UNet) or s.bundle.net.conv_in.in_channels != 2 * s.bundle.latent_shape[0]:
+        if (
+            not isinstance(s.bundle.net, UNet)
+            or s.bundle.net.conv_in.in_channels != 2 * s.bundle.latent_shape[0]
+        ):
             yield Skipped(what, f"{name} sees no picture beside its latent")
         elif x is None:
-            yield Skipped(what, "it needs the example portrait of timbrooks/instruct-pix2pix (example.jpg), which is not shipped: give the "
-                                "file with --portrait")
+            yield Skipped(
+                what,
+                "it needs the example portrait of timbrooks/instruct-pix2pix (example.jpg), which is not shipped: give the "
+                "file with --portrait",
+            )
         else:
-            yield against(what, "×".join(map(str, x.shape)), published_edit(s.bundle, x, V3_PROMPT), V3, "instruct", 1e-3, s)
+            yield against(
+                what,
+                "×".join(map(str, x.shape)),
+                published_edit(s.bundle, x, V3_PROMPT),
+                V3,
+                "instruct",
+                1e-3,
+                s,
+            )
+
     return group

@@ -1,4 +1,5 @@
 """palimpsest attention: the command of methods/attention_maps.py."""
+
 from __future__ import annotations
 
 import argparse
@@ -7,27 +8,53 @@ import time
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.attention_maps import AttentionMaps, explore, sites_at
-from methods.cli import Mistake, blame, command, number, options, progress, shared_options, writable
-from methods.commands.dry_run import calls, dry_run, inversion
-from methods.commands.pictures import framed, frames_of, opened, shown_options
-from methods.inversion import invert
-from weights import Bundle, load
-from weights.estimate import Passes
-from worlds.files import contact_sheet, write_picture
+from palimpsest.cli.commands.dry_run import calls, dry_run, inversion
+from palimpsest.cli.commands.pictures import framed, frames_of, opened, shown_options
+from palimpsest.cli.manners import (
+    Mistake,
+    blame,
+    command,
+    number,
+    options,
+    progress,
+    shared_options,
+    writable,
+)
+from palimpsest.methods.attention_maps import AttentionMaps, explore, sites_at
+from palimpsest.methods.inversion import invert
+from palimpsest.weights.estimate import Passes
+from palimpsest.weights.load import load
+from palimpsest.weights.model import Model
+from palimpsest.worlds.files import contact_sheet, write_picture
 
 
 def declare_attention(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest attention`."""
     about = "show where each word of a prompt looks: its attention map over layers, heads and steps (arXiv:2208.01626)"
     p = command(commands, "attention", about, run_attention)
-    p.add_argument("input", metavar="IN", nargs="?", help="a picture, to be inverted under the prompt (default: generate one)")
+    p.add_argument(
+        "input",
+        metavar="IN",
+        nargs="?",
+        help="a picture, to be inverted under the prompt (default: generate one)",
+    )
     p.add_argument("--prompt", required=True, metavar="TEXT", help="what the picture shows, in words")
     shown_options(p)
-    p.add_argument("--word", action="append", metavar="WORD", help="a word to show; may be given again (default: all)")
-    p.add_argument("--by", choices=("layer", "head", "step"), help="split the average (default: over all three)")
-    p.add_argument("--res", type=int, metavar="N", help="maps whose shorter side has N cells (default: the finest up to 16)")
-    p.add_argument("--components", action="store_true", help="also the strongest patterns of the self-attention")
+    p.add_argument(
+        "--word", action="append", metavar="WORD", help="a word to show; may be given again (default: all)"
+    )
+    p.add_argument(
+        "--by", choices=("layer", "head", "step"), help="split the average (default: over all three)"
+    )
+    p.add_argument(
+        "--res",
+        type=int,
+        metavar="N",
+        help="maps whose shorter side has N cells (default: the finest up to 16)",
+    )
+    p.add_argument(
+        "--components", action="store_true", help="also the strongest patterns of the self-attention"
+    )
     options(p, explore, {"steps": "of the walk"})
     p.add_argument("--w", type=number, metavar="X", help="guidance scale (default: 3, and 1 with IN)")
     options(p, explore, {"seed": "of the noise"})
@@ -47,59 +74,79 @@ def run_attention(a: argparse.Namespace) -> None:
 
     if a.estimate:
         return dry_run(a, lambda b, latent: passes(a, b, latent), picture)
-    b = load(a.model, a.device)
-    picture = None if picture is None else framed(picture, b, a.size)
-    size, factor = (b.size, b.size) if picture is None else picture.seen, b.vae.factor if b.vae is not None else 1
+    model = load(a.model, a.device)
+    picture = None if picture is None else framed(picture, model, a.size)
+    size, factor = (
+        (model.size, model.size) if picture is None else picture.seen,
+        model.vae.factor if model.vae is not None else 1,
+    )
     latent = size[0] // factor, size[1] // factor
-    res = res_of(a, b, latent)
-    with progress(b, calls(passes(a, b, latent)), "attention"):
+    res = res_of(a, model, latent)
+    with progress(model, calls(passes(a, model, latent)), "attention"):
         if picture is None:
-            maps = explore(b, a.prompt, res=res, steps=a.steps, w=a.w, seed=a.seed)
+            maps = explore(model, a.prompt, res=res, steps=a.steps, w=a.w, seed=a.seed)
         else:
-            maps = explore(b, start=invert(b, picture.view(), a.prompt, steps=a.steps), res=res, w=a.w)
+            maps = explore(
+                model, start=invert(model, picture.view(), a.prompt, steps=a.steps), res=res, w=a.w
+            )
     words = list(dict.fromkeys(a.word or maps.words()))
     with blame("word"):
         write_picture(sheet(maps, words, a.by, a.components), out)
         for word in words:
-            print(f"{word:<16}looks at {maps.raw(word).mean():.1%} on average, {maps.raw(word).max():.1%} at most; "
-                  f"spread {maps.entropy(word):.2f} (1 is everywhere alike)")
+            print(
+                f"{word:<16}looks at {maps.raw(word).mean():.1%} on average, {maps.raw(word).max():.1%} at most; "
+                f"spread {maps.entropy(word):.2f} (1 is everywhere alike)"
+            )
     print(f"{out}: {len(words)} words, {maps.res[0]}×{maps.res[1]} cells, {time.monotonic() - began:.1f} s")
 
 
-def res_of(a: argparse.Namespace, b: Bundle, latent: tuple[int, int]) -> tuple[int, int] | None:
+def res_of(a: argparse.Namespace, model: Model, latent: tuple[int, int]) -> tuple[int, int] | None:
     """The maps whose shorter side has --res cells; N×N, which explore will refuse, where there are none."""
-    return None if a.res is None else next((s.res for s in b.net.sites(latent) if min(s.res) == a.res), (a.res, a.res))
+    return (
+        None
+        if a.res is None
+        else next((s.res for s in model.net.sites(latent) if min(s.res) == a.res), (a.res, a.res))
+    )
 
 
-def passes(a: argparse.Namespace, b: Bundle, latent: tuple[int, int]) -> list[Passes]:
+def passes(a: argparse.Namespace, model: Model, latent: tuple[int, int]) -> list[Passes]:
     """Of the net: up, where there is a picture, and down, the branch under the prompt by itself."""
-    w = a.w if a.w is not None else 3. if a.input is None else 1.
-    watched = set(sites_at(b, latent, res_of(a, b, latent)))
-    return [*(inversion(a.steps) if a.input is not None else []), Passes("walk down, without the prompt", a.steps * (w != 1)),
-            Passes("walk down, watched", a.steps, kept=a.steps + 1, tapped=watched.__contains__)]
+    w = a.w if a.w is not None else 3.0 if a.input is None else 1.0
+    watched = set(sites_at(model, latent, res_of(a, model, latent)))
+    return [
+        *(inversion(a.steps) if a.input is not None else []),
+        Passes("walk down, without the prompt", a.steps * (w != 1)),
+        Passes("walk down, watched", a.steps, kept=a.steps + 1, tapped=watched.__contains__),
+    ]
 
 
 def sheet(maps: AttentionMaps, words: list[str], by: str | None = None, components: bool = False) -> Tensor:
     """The picture and its words' maps: uint8 (1 3 y x).
 
-    by None: a column for each word, lit picture above and bare map below. Otherwise a row for each word, and a column for
-    each layer, head or step.
-    """
+    by None: a column for each word, lit picture above and bare map below. Otherwise a row for each word,
+    and a column for each layer, head or step."""
     layers, heads = dict.fromkeys(site.name for site in maps.cross), len(next(iter(maps.cross.values()))[0])
-    parts = {"layer": {name: dict(name=name) for name in layers},
-             "head": {f"head {h}": dict(head=h) for h in range(heads)},
-             "step": {f"t = {maps.levels[i]:.0f}": dict(step=i) for i in frames_of(len(maps.steps) - 1)},
-             None: {}}[by]
+    parts = {
+        "layer": {name: dict(name=name) for name in layers},
+        "head": {f"head {h}": dict(head=h) for h in range(heads)},
+        "step": {f"t = {maps.levels[i]:.0f}": dict(step=i) for i in frames_of(len(maps.steps) - 1)},
+        None: {},
+    }[by]
     rows: list[list[Tensor | None]]
     if by is None:
         columns, labels = ["", *words], [maps.prompts[0], "map"]
-        rows = [[maps.pictures[:1], *(maps.lit(word) for word in words)], [None, *(grey(maps.heat(word)) for word in words)]]
+        rows = [
+            [maps.pictures[:1], *(maps.lit(word) for word in words)],
+            [None, *(grey(maps.heat(word)) for word in words)],
+        ]
     else:
         columns, labels = ["", *parts], list(words)
         rows = [[maps.pictures[:1], *(maps.lit(word, **part) for part in parts.values())] for word in words]
     if components:
         found = maps.components(min(len(columns) - 1, maps.res[0] * maps.res[1]))
-        rows.append([None, *(grey(F.interpolate(c[None, None], maps.pictures.shape[-2:])[0, 0]) for c in found)])
+        rows.append(
+            [None, *(grey(F.interpolate(c[None, None], maps.pictures.shape[-2:])[0, 0]) for c in found)]
+        )
         labels.append("self-attention")
     return contact_sheet(rows, labels, columns)
 

@@ -1,12 +1,12 @@
 """palimpsest diffedit: the command of methods/diffedit.py."""
+
 from __future__ import annotations
 
 import argparse
 import time
 
-from methods.cli import Mistake, blame, command, options, progress, say, shared_options, writable
-from methods.commands.dry_run import branches, calls, dry_run, inversion
-from methods.commands.pictures import (
+from palimpsest.cli.commands.dry_run import branches, calls, dry_run, inversion
+from palimpsest.cli.commands.pictures import (
     at_the_files_size,
     framed,
     opened,
@@ -17,11 +17,12 @@ from methods.commands.pictures import (
     steps_target,
     write_steps,
 )
-from methods.diffedit import DiffEdit, diffedit
-from metrics.image import rmse
-from weights import load
-from weights.estimate import Passes
-from worlds.files import read_mask, write_picture
+from palimpsest.cli.manners import Mistake, blame, command, options, progress, say, shared_options, writable
+from palimpsest.methods.diffedit import DiffEdit, diffedit
+from palimpsest.metrics.image import rmse
+from palimpsest.weights.estimate import Passes
+from palimpsest.weights.load import load
+from palimpsest.worlds.files import read_mask, write_picture
 
 
 def declare_diffedit(commands: argparse._SubParsersAction) -> None:
@@ -31,23 +32,52 @@ def declare_diffedit(commands: argparse._SubParsersAction) -> None:
     p.add_argument("input", metavar="IN", help="the picture")
     options(p, diffedit, {"source": "what it shows, in words, or nothing"})
     p.add_argument("--target", required=True, metavar="TEXT", help="what it should show, in words")
-    p.add_argument("--mask", metavar="M", help="your own: white where the picture may change (default: it is found)")
+    p.add_argument(
+        "--mask", metavar="M", help="your own: white where the picture may change (default: it is found)"
+    )
     shown_options(p)
-    options(p, diffedit, {
-        "ratio": "how far to encode, in (0, 1]: higher edits more and keeps less", "w": "guidance scale",
-        "steps": "of the whole time, of which ratio · steps are walked", "seed": "of the noise"})
+    options(
+        p,
+        diffedit,
+        {
+            "ratio": "how far to encode, in (0, 1]: higher edits more and keeps less",
+            "w": "guidance scale",
+            "steps": "of the whole time, of which ratio · steps are walked",
+            "seed": "of the noise",
+        },
+    )
     found = p.add_argument_group("the mask that is found")
-    options(found, diffedit, {
-        "maps": "noises to average over", "level": "how deep to drown the picture to compare the texts, in (0, 1]",
-        "threshold": "what of the heat map is edited: lower edits more", "clamp": "how extremes are removed, quantile or mean",
-        "q": "quantile: cut at this quantile, and its counterpart below", "r": "mean: cut at r times the mean",
-        "reduce": "mean_abs or abs_mean, over the noises", "grow": "widen the mask by so many latent cells"})
+    options(
+        found,
+        diffedit,
+        {
+            "maps": "noises to average over",
+            "level": "how deep to drown the picture to compare the texts, in (0, 1]",
+            "threshold": "what of the heat map is edited: lower edits more",
+            "clamp": "how extremes are removed, quantile or mean",
+            "q": "quantile: cut at this quantile, and its counterpart below",
+            "r": "mean: cut at r times the mean",
+            "reduce": "mean_abs or abs_mean, over the noises",
+            "grow": "widen the mask by so many latent cells",
+        },
+    )
     ablation = p.add_argument_group("the paper's ablations")
-    options(ablation, diffedit, {
-        "use_mask": "off: edit everywhere", "encode": "off: noise the picture instead of encoding it",
-        "blend": "level, or x0 as GLIDE does", "iterations": "of fixed-point encoding, per step",
-        "paste": "paste the kept pixels back, bit for bit"})
-    p.add_argument("--save-mask", metavar="PNG", help="also write the mask, at the file's size: touch it up and give it to --mask")
+    options(
+        ablation,
+        diffedit,
+        {
+            "use_mask": "off: edit everywhere",
+            "encode": "off: noise the picture instead of encoding it",
+            "blend": "level, or x0 as GLIDE does",
+            "iterations": "of fixed-point encoding, per step",
+            "paste": "paste the kept pixels back, bit for bit",
+        },
+    )
+    p.add_argument(
+        "--save-mask",
+        metavar="PNG",
+        help="also write the mask, at the file's size: touch it up and give it to --mask",
+    )
     p.add_argument("--save-heat", metavar="PNG", help="also write the heat map that the threshold cuts")
     steps_option(p, "the walk down")
     shared_options(p, estimates=True)
@@ -59,7 +89,9 @@ def run_diffedit(a: argparse.Namespace) -> None:
     out, more = writable("out", a.out), optional(a, "save-mask", "save-heat")
     save_steps = steps_target(a)
     if "save-heat" in more and (a.mask is not None or not a.use_mask):
-        raise Mistake("save-heat: there is a heat map only where a mask is found; leave out --mask and --no-use-mask")
+        raise Mistake(
+            "save-heat: there is a heat map only where a mask is found; leave out --mask and --no-use-mask"
+        )
     if not a.use_mask and (a.mask is not None or a.save_mask is not None):
         raise Mistake("use-mask: is off, so --mask and --save-mask make no sense")
 
@@ -70,33 +102,66 @@ def run_diffedit(a: argparse.Namespace) -> None:
             mask = read_mask(a.mask, of=picture)
 
     if a.estimate:
-        return dry_run(a, lambda b, latent: passes(a), picture,
-                       check=lambda b: b.denoiser([a.target] if a.source or a.target else ""))
-    b = load(a.model, a.device)
-    picture = framed(picture, b, a.size)
+        return dry_run(
+            a,
+            lambda b, latent: passes(a),
+            picture,
+            check=lambda b: b.denoiser([a.target] if a.source or a.target else ""),
+        )
+    model = load(a.model, a.device)
+    picture = framed(picture, model, a.size)
     x = picture.view()
-    with progress(b, calls(passes(a)), "diffedit"):
-        e = diffedit(b, x, a.source, a.target, mask=region_of(mask, picture), ratio=a.ratio, steps=a.steps, w=a.w, maps=a.maps,
-                     level=a.level, threshold=a.threshold, clamp=a.clamp, r=a.r, q=a.q, reduce=a.reduce, grow=a.grow, encode=a.encode,
-                     use_mask=a.use_mask, blend=a.blend, iterations=a.iterations, paste=a.paste, seed=a.seed)
+    with progress(model, calls(passes(a)), "diffedit"):
+        e = diffedit(
+            model,
+            x,
+            a.source,
+            a.target,
+            mask=region_of(mask, picture),
+            ratio=a.ratio,
+            steps=a.steps,
+            w=a.w,
+            maps=a.maps,
+            level=a.level,
+            threshold=a.threshold,
+            clamp=a.clamp,
+            r=a.r,
+            q=a.q,
+            reduce=a.reduce,
+            grow=a.grow,
+            encode=a.encode,
+            use_mask=a.use_mask,
+            blend=a.blend,
+            iterations=a.iterations,
+            paste=a.paste,
+            seed=a.seed,
+        )
     if e.empty:
         say(f"note: the mask is empty, so nothing of {a.input} was edited: {why_empty(a, e)}")
 
-    write_picture(picture.restore(e.picture, (picture.back(e.mask) if mask is None else mask) if a.paste else None), out)
+    write_picture(
+        picture.restore(e.picture, (picture.back(e.mask) if mask is None else mask) if a.paste else None), out
+    )
     if "save-mask" in more:
-        write_picture(at_the_files_size(picture, (picture.back(e.cells) > .5).float()), more["save-mask"])
+        write_picture(at_the_files_size(picture, (picture.back(e.cells) > 0.5).float()), more["save-mask"])
     if "save-heat" in more:
         write_picture(at_the_files_size(picture, picture.back(e.heat)), more["save-heat"])
-    write_steps(b, e, save_steps)
-    print(f"{out}: edits {e.mask.mean():.0%} of the picture, ratio {a.ratio:g} (σ {b.schedule.sigma(e.levels[0]):.3g}), distance "
-          f"{rmse(e.picture.cpu(), x).item():.3f}, {time.monotonic() - began:.1f} s")
+    write_steps(model, e, save_steps)
+    print(
+        f"{out}: edits {e.mask.mean():.0%} of the picture, ratio {a.ratio:g} (σ {model.schedule.sigma(e.levels[0]):.3g}), distance "
+        f"{rmse(e.picture.cpu(), x).item():.3f}, {time.monotonic() - began:.1f} s"
+    )
 
 
 def passes(a: argparse.Namespace) -> list[Passes]:
     """Of the net: to find the mask, to encode, and down."""
     walked, compared = max(1, round(a.ratio * a.steps)), 2 * a.maps * (a.mask is None and a.use_mask)
     up = inversion(walked, a.iterations, "encode") if a.encode else []
-    return [Passes("find the mask", compared), *up, Passes("decode", walked, branches(a.source + a.target, a.w), kept=walked + 1)]
+    return [
+        Passes("find the mask", compared),
+        *up,
+        Passes("decode", walked, branches(a.source + a.target, a.w), kept=walked + 1),
+    ]
 
 
 def why_empty(a: argparse.Namespace, e: DiffEdit) -> str:

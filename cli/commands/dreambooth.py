@@ -1,4 +1,5 @@
 """palimpsest dreambooth: a subject learned from a few pictures, then shown wherever the prompts say."""
+
 from __future__ import annotations
 
 import argparse
@@ -15,29 +16,58 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from methods.cli import Mistake, blame, command, in_options, number, options, progress, shared_options, whole
-from methods.commands.dry_run import branches, dry_run
-from methods.commands.pictures import framed, opened
-from methods.dreambooth import WEIGHTS, Learned, Noised, dreambooth, dreambooth_loss, learner
-from methods.identifiers import check_identifier
-from methods.learner import check_class, check_course, check_pictures, check_square, own_copy, share
-from methods.lora import save_lora, save_word
-from methods.prior import BATCH
-from methods.sampling import generate
-from methods.textual_inversion import Word, one_token, read_with, textual_inversion
-from training.fit import rank_and_world
-from weights import Bundle, load, own_device, save_like
-from weights.estimate import Learning, Passes, nbytes
-from weights.files import write_json
-from worlds.files import Original, write_picture
-from worlds.scene import with_article
+from palimpsest.cli.commands.dry_run import branches, dry_run
+from palimpsest.cli.commands.pictures import framed, opened
+from palimpsest.cli.manners import (
+    Mistake,
+    blame,
+    command,
+    in_options,
+    number,
+    options,
+    progress,
+    shared_options,
+    whole,
+)
+from palimpsest.fit.loop import rank_and_world
+from palimpsest.methods.dreambooth import WEIGHTS, Learned, Noised, dreambooth, dreambooth_loss, learner
+from palimpsest.methods.identifiers import check_identifier
+from palimpsest.methods.learner import (
+    check_class,
+    check_course,
+    check_pictures,
+    check_square,
+    own_copy,
+    share,
+)
+from palimpsest.methods.lora import save_lora, save_word
+from palimpsest.methods.prior import BATCH
+from palimpsest.methods.sampling import generate
+from palimpsest.methods.textual_inversion import Word, one_token, read_with, textual_inversion
+from palimpsest.weights.estimate import Learning, Passes, nbytes
+from palimpsest.weights.files import write_json
+from palimpsest.weights.load import load, own_device, save_like
+from palimpsest.weights.model import Model
+from palimpsest.worlds.files import Original, write_picture
+from palimpsest.worlds.scene import with_article
 
-HELPS = {"identifier": "a rare word for the subject, or auto", "steps": "of the training", "lr": "of AdamW, at the first step; "
-         "Stable Diffusion wants the paper's 5e-06", "batch": "pictures of the subject in a step, and as many of the prior",
-         "prior_weight": "λ of the prior term; 0 learns without", "n_prior": "prior pictures", "prior_steps": "of the walk that makes them",
-         "prior_w": "guidance scale of that walk", "rank": "LoRA of this rank on the attention; 0 tunes the whole U-Net",
-         "alpha": "LoRA's α; 0 means rank", "tune_text": "tune the text encoder too", "ema": "decay of a moving average; 0 is off",
-         "accumulate": "pieces that a batch is taken in", "checkpointing": "less memory, more time", "seed": "of everything"}
+HELPS = {
+    "identifier": "a rare word for the subject, or auto",
+    "steps": "of the training",
+    "lr": "of AdamW, at the first step; Stable Diffusion wants the paper's 5e-06",
+    "batch": "pictures of the subject in a step, and as many of the prior",
+    "prior_weight": "λ of the prior term; 0 learns without",
+    "n_prior": "prior pictures",
+    "prior_steps": "of the walk that makes them",
+    "prior_w": "guidance scale of that walk",
+    "rank": "LoRA of this rank on the attention; 0 tunes the whole U-Net",
+    "alpha": "LoRA's α; 0 means rank",
+    "tune_text": "tune the text encoder too",
+    "ema": "decay of a moving average; 0 is off",
+    "accumulate": "pieces that a batch is taken in",
+    "checkpointing": "less memory, more time",
+    "seed": "of everything",
+}
 
 
 def declare_dreambooth(commands: argparse._SubParsersAction) -> None:
@@ -45,19 +75,43 @@ def declare_dreambooth(commands: argparse._SubParsersAction) -> None:
     about = "learn one subject from a few pictures, as a rare word of the model's (arXiv:2208.12242)"
     p = command(commands, "dreambooth", about, run_dreambooth)
     p.add_argument("inputs", nargs="*", metavar="IN", help="three to five pictures of the subject")
-    p.add_argument("--class-noun", required=True, metavar="NOUN", help='what it is, "star"; "" for none, with --prior-weight 0')
-    p.add_argument("--prompts", metavar="FILE", help="a text file, a prompt a line; [V] stands for the identifier "
-                   '(default: "a [V] NOUN")')
-    p.add_argument("--captions", metavar="FILE", help="a text file, a line for each IN in their order, with [V] in it; what it names, as "
-                   '"a [V] star on a white background", is not learnt as the subject\'s (default: "a [V] NOUN" of all)')
+    p.add_argument(
+        "--class-noun",
+        required=True,
+        metavar="NOUN",
+        help='what it is, "star"; "" for none, with --prior-weight 0',
+    )
+    p.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="a text file, a prompt a line; [V] stands for the identifier (default: \"a [V] NOUN\")",
+    )
+    p.add_argument(
+        "--captions",
+        metavar="FILE",
+        help="a text file, a line for each IN in their order, with [V] in it; what it names, as "
+        '"a [V] star on a white background", is not learnt as the subject\'s (default: "a [V] NOUN" of all)',
+    )
     p.add_argument("-n", type=whole, default=4, metavar="N", help="pictures of each prompt (default: 4)")
-    p.add_argument("--shown-steps", type=whole, default=25, metavar="N", help="of the walks that show them (default: 25)")
-    p.add_argument("--w", type=number, default=3., metavar="X", help="guidance scale of those walks (default: 3.0)")
+    p.add_argument(
+        "--shown-steps", type=whole, default=25, metavar="N", help="of the walks that show them (default: 25)"
+    )
+    p.add_argument(
+        "--w", type=number, default=3.0, metavar="X", help="guidance scale of those walks (default: 3.0)"
+    )
     p.add_argument("--crop", action="store_true", help="of each picture the central square alone")
-    p.add_argument("--word", action="store_true", help="Textual Inversion: look for the word's vector alone (arXiv:2208.01618)")
+    p.add_argument(
+        "--word",
+        action="store_true",
+        help="Textual Inversion: look for the word's vector alone (arXiv:2208.01618)",
+    )
     options(p, dreambooth, HELPS)
-    shared_options(p, "a folder, there or to be made: model.safetensors, which --model of every command takes, and the pictures; "
-                   "a run that was stopped goes on from there", estimates=True)
+    shared_options(
+        p,
+        "a folder, there or to be made: model.safetensors, which --model of every command takes, and the pictures; "
+        "a run that was stopped goes on from there",
+        estimates=True,
+    )
 
 
 @in_options(dreambooth)
@@ -74,7 +128,9 @@ def run_dreambooth(a: argparse.Namespace) -> None:
     if a.word and a.rank:
         raise Mistake("word: looks for one vector and has no rank; leave out --word or --rank")
     if a.prior_weight > 0 and not a.word and a.n_prior < 1:
-        raise Mistake(f"n-prior: must be at least 1, got {a.n_prior}; to learn without a prior set --prior-weight to 0")
+        raise Mistake(
+            f"n-prior: must be at least 1, got {a.n_prior}; to learn without a prior set --prior-weight to 0"
+        )
     if a.word and a.captions is not None:
         raise Mistake("captions: the word is looked for under templates; leave out --word or --captions")
     a.prompts, a.captions = lines_of("prompts", a.prompts), lines_of("captions", a.captions)
@@ -82,99 +138,171 @@ def run_dreambooth(a: argparse.Namespace) -> None:
     if a.estimate:
         prior, shown = prior_of(a), a.n * max(1, len(a.prompts))
         at_once = max(a.n, min(prior, BATCH))
-        return dry_run(a, lambda b, latent: passes(a, b, latent, files), files[0], pictures=at_once,
-                       decodes=-(-(prior + shown) // at_once), given=len(files), exact=True)
-    b = load(a.model, own_device(a.device), torch.float32)
-    asked, state, new = checked(a, b, files), out / "state", not out.exists()
+        return dry_run(
+            a,
+            lambda b, latent: passes(a, b, latent, files),
+            files[0],
+            pictures=at_once,
+            decodes=-(-(prior + shown) // at_once),
+            given=len(files),
+            exact=True,
+        )
+    model = load(a.model, own_device(a.device), torch.float32)
+    asked, state, new = checked(a, model, files), out / "state", not out.exists()
     out.mkdir(exist_ok=True)
     try:
-        learned = learn(a, b, asked, state)
+        learned = learn(a, model, asked, state)
     except ValueError:
-        with suppress(OSError):                                            # it is not empty
+        with suppress(OSError):  # it is not empty
             if new:
-                out.rmdir()                                                # a run that is refused leaves nothing
+                out.rmdir()  # a run that is refused leaves nothing
         raise
     if rank_and_world()[0] > 0:
         return
-    model, kind = out / "model.safetensors", "a word" if a.word else f"LoRA of rank {a.rank}" if a.rank else "all weights"
+    file, kind = (
+        out / "model.safetensors",
+        "a word" if a.word else f"LoRA of rank {a.rank}" if a.rank else "all weights",
+    )
     if a.word:
-        save_word(learned.bundle, model, str(a.model), learned.identifier)
+        save_word(learned.bundle, file, str(a.model), learned.identifier)
     elif a.rank:
-        save_lora(learned.bundle, model, str(a.model), dict(identifier=learned.identifier, class_noun=a.class_noun))
+        save_lora(
+            learned.bundle, file, str(a.model), dict(identifier=learned.identifier, class_noun=a.class_noun)
+        )
     else:
-        save_like(learned.bundle, a.model, model)
-    write_json(out / "learned.json", dict(identifier=learned.identifier, prompt=learned.prompt, captions=asked.captions,
-                                          class_prompt=learned.class_prompt, instance=learned.instance, prior=learned.prior))
+        save_like(learned.bundle, a.model, file)
+    write_json(
+        out / "learned.json",
+        dict(
+            identifier=learned.identifier,
+            prompt=learned.prompt,
+            captions=asked.captions,
+            class_prompt=learned.class_prompt,
+            instance=learned.instance,
+            prior=learned.prior,
+        ),
+    )
     with progress(learned.bundle, len(asked.prompts) * a.shown_steps, "pictures"):
         for k, prompt in enumerate(asked.prompts):
             made = generate(learned.bundle, prompt, n=a.n, steps=a.shown_steps, w=a.w, seed=a.seed).picture
             for i, picture in enumerate(made.split(1)):
                 write_picture(picture, out / f"{k:03d}_{i}.png")
-    shutil.rmtree(state, ignore_errors=True)                               # its work is done
+    shutil.rmtree(state, ignore_errors=True)  # its work is done
     count = f"{a.n} picture{'s' if a.n > 1 else ''}"
     count = f"{len(asked.prompts)} prompts, {count} each" if len(asked.prompts) > 1 else f"1 prompt, {count}"
-    print(f"{model}: {kind}; say {learned.prompt!r}; {count}, {time.monotonic() - began:.0f} s")
+    print(f"{file}: {kind}; say {learned.prompt!r}; {count}, {time.monotonic() - began:.0f} s")
 
 
 class Asked(NamedTuple):
     """What a model is to learn and to show."""
-    x: Tensor                                    # the pictures as the model sees them (n 3 y x)
+
+    x: Tensor  # the pictures as the model sees them (n 3 y x)
     identifier: str
-    captions: list[str] | None                   # of the pictures, None where none are given
-    prompts: list[str]                           # to be shown
+    captions: list[str] | None  # of the pictures, None where none are given
+    prompts: list[str]  # to be shown
 
 
-def checked(a: argparse.Namespace, b: Bundle, files: list[Original]) -> Asked:
-    """The pictures as the model sees them, and the texts with the identifier in them. Raises ValueError for what cannot be learned."""
-    shown = [framed(file, b, None).view() for file in files]
+def checked(a: argparse.Namespace, model: Model, files: list[Original]) -> Asked:
+    """The pictures as the model sees them, and the texts with the identifier in them. Raises ValueError
+    for what cannot be learned.
+    """
+    shown = [framed(file, model, None).view() for file in files]
     sizes = {tuple(x.shape[-2:]) for x in shown}
     if len(sizes) > 1:
-        raise Mistake(f"IN: the pictures have different proportions ({', '.join(f'{x}×{y}' for y, x in sorted(sizes))} as the model "
-                      "sees them); --crop takes the central square of each")
+        raise Mistake(
+            f"IN: the pictures have different proportions ({', '.join(f'{x}×{y}' for y, x in sorted(sizes))} as the model "
+            "sees them); --crop takes the central square of each"
+        )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                                    # the verb says it
-        identifier = check_identifier(b, a.identifier, a.seed)
-    check_class(b, a.class_noun, 0. if a.word else a.prior_weight)
-    check_square(b, shown[0], 0. if a.word else a.prior_weight)
-    captions, prompts = said(b, "captions", a.captions, identifier), said(b, "prompts", a.prompts, identifier)
-    return Asked(torch.cat(shown), identifier, captions or None, prompts or [with_article(identifier, "" if a.word else a.class_noun)])
+        warnings.simplefilter("ignore")  # the verb says it
+        identifier = check_identifier(model, a.identifier, a.seed)
+    check_class(model, a.class_noun, 0.0 if a.word else a.prior_weight)
+    check_square(model, shown[0], 0.0 if a.word else a.prior_weight)
+    captions, prompts = (
+        said(model, "captions", a.captions, identifier),
+        said(model, "prompts", a.prompts, identifier),
+    )
+    return Asked(
+        torch.cat(shown),
+        identifier,
+        captions or None,
+        prompts or [with_article(identifier, "" if a.word else a.class_noun)],
+    )
 
 
-def said(b: Bundle, name: str, lines: dict[int, str], identifier: str) -> list[str]:
-    """The lines of an option's file with the identifier in place of [V]. Raises Mistake for one that the model cannot read."""
+def said(model: Model, name: str, lines: dict[int, str], identifier: str) -> list[str]:
+    """The lines of an option's file with the identifier in place of [V]. Raises Mistake for one that the
+    model cannot read.
+    """
     texts = {k: line.replace("[V]", identifier) for k, line in lines.items()}
     for k, text in texts.items():
         with blame(f"{name}: line {k}"):
-            b.tokenizer([text])
+            model.tokenizer([text])
     return list(texts.values())
 
 
-def learn(a: argparse.Namespace, b: Bundle, asked: Asked, state: Path) -> Learned:
+def learn(a: argparse.Namespace, model: Model, asked: Asked, state: Path) -> Learned:
     """By the method that was asked for, with a bar where there is a terminal."""
-    shared = dict(identifier=asked.identifier, steps=a.steps, lr=a.lr, batch=a.batch, accumulate=a.accumulate,
-                  checkpointing=a.checkpointing, seed=a.seed, state=state, progress=sys.stderr.isatty())
+    shared = dict(
+        identifier=asked.identifier,
+        steps=a.steps,
+        lr=a.lr,
+        batch=a.batch,
+        accumulate=a.accumulate,
+        checkpointing=a.checkpointing,
+        seed=a.seed,
+        state=state,
+        progress=sys.stderr.isatty(),
+    )
     if a.word:
-        return textual_inversion(b, asked.x, a.class_noun, **shared)
+        return textual_inversion(model, asked.x, a.class_noun, **shared)
     rounds = -(-a.n_prior // BATCH) * a.prior_steps if a.prior_weight > 0 else 0
-    with progress(b, rounds, "prior pictures"):
-        return dreambooth(b, asked.x, a.class_noun, prompts=asked.captions, prior_weight=a.prior_weight, n_prior=a.n_prior,
-                          prior_steps=a.prior_steps, prior_w=a.prior_w, rank=a.rank, alpha=a.alpha, tune_text=a.tune_text, ema=a.ema,
-                          **shared)
+    with progress(model, rounds, "prior pictures"):
+        return dreambooth(
+            model,
+            asked.x,
+            a.class_noun,
+            prompts=asked.captions,
+            prior_weight=a.prior_weight,
+            n_prior=a.n_prior,
+            prior_steps=a.prior_steps,
+            prior_w=a.prior_w,
+            rank=a.rank,
+            alpha=a.alpha,
+            tune_text=a.tune_text,
+            ema=a.ema,
+            **shared,
+        )
 
 
-def passes(a: argparse.Namespace, b: Bundle, latent: tuple[int, int], files: list[Original]) -> list[Passes | Learning]:
-    """Of the net: for the prior pictures, in full batches and in a last one; of the training, there and back; to show what it learned."""
-    asked = checked(a, b, files)
-    check_pictures(b, asked.x)
+def passes(
+    a: argparse.Namespace, model: Model, latent: tuple[int, int], files: list[Original]
+) -> list[Passes | Learning]:
+    """Of the net: for the prior pictures, in full batches and in a last one; of the training, there and
+    back; to show what it learned.
+    """
+    asked = checked(a, model, files)
+    check_pictures(model, asked.x)
     check_course(steps=a.steps, lr=a.lr, batch=a.batch, ema=a.ema, accumulate=a.accumulate, seed=a.seed)
     prior = prior_of(a)
     rows, (full, rest) = branches(a.class_noun, a.prior_w), divmod(prior, BATCH)
-    learning = learning_of(a, b, (b.latent_shape[0], *latent), asked.identifier, 2 if prior else 1)
-    learned = nbytes(learning.modules["net"], learning.modules["text"])    # is there beside the model that it came from
+    learning = learning_of(a, model, (model.latent_shape[0], *latent), asked.identifier, 2 if prior else 1)
+    learned = nbytes(
+        learning.modules["net"], learning.modules["text"]
+    )  # is there beside the model that it came from
     kept = prior + min(prior, BATCH) * (a.prior_steps + 1)
-    return [Passes("prior pictures", full * a.prior_steps, BATCH * rows, kept=kept, held=learned),
-            Passes("prior pictures, the last batch", a.prior_steps * (rest > 0), rest * rows, held=learned), learning,
-            Passes("show it", len(asked.prompts) * a.shown_steps, a.n * branches("a", a.w), kept=a.n * (a.shown_steps + 1), held=learned)]
+    return [
+        Passes("prior pictures", full * a.prior_steps, BATCH * rows, kept=kept, held=learned),
+        Passes("prior pictures, the last batch", a.prior_steps * (rest > 0), rest * rows, held=learned),
+        learning,
+        Passes(
+            "show it",
+            len(asked.prompts) * a.shown_steps,
+            a.n * branches("a", a.w),
+            kept=a.n * (a.shown_steps + 1),
+            held=learned,
+        ),
+    ]
 
 
 def prior_of(a: argparse.Namespace) -> int:
@@ -182,25 +310,41 @@ def prior_of(a: argparse.Namespace) -> int:
     return a.n_prior if a.prior_weight > 0 and not a.word else 0
 
 
-def learning_of(a: argparse.Namespace, b: Bundle, shape: tuple[int, int, int], identifier: str, terms: int) -> Learning:
-    """The training on latents of that shape, with nets of the meta device; terms: of Eq. (9), 2 with a prior."""
+def learning_of(
+    a: argparse.Namespace, model: Model, shape: tuple[int, int, int], identifier: str, terms: int
+) -> Learning:
+    """The training on latents of that shape, with nets of the meta device; terms: of Eq. (9), 2 with a
+    prior.
+    """
     size = share(a.batch, a.accumulate) // a.accumulate
     if a.word:
-        new = own_copy(b, a.checkpointing)
-        token, word = one_token(b, "identifier", identifier), Word(new.text.tokens.weight[one_token(b, "class_noun", a.class_noun)])
+        new = own_copy(model, a.checkpointing)
+        token, word = (
+            one_token(model, "identifier", identifier),
+            Word(new.text.tokens.weight[one_token(model, "class_noun", a.class_noun)]),
+        )
         modules, speak = {"word": word}, partial(read_with, new.text, word, token)
     else:
-        new = learner(b, rank=a.rank, alpha=a.alpha, tune_text=a.tune_text, checkpointing=a.checkpointing)
+        new = learner(model, rank=a.rank, alpha=a.alpha, tune_text=a.tune_text, checkpointing=a.checkpointing)
         modules, speak = {}, new.text
 
     def pass_() -> None:
-        latents = [torch.empty(size, *shape, device=b.device) for _ in range(2 * terms)]
-        tokens, t = torch.zeros(size, b.tokenizer.length, dtype=torch.long, device=b.device), torch.ones(size, dtype=torch.long)
+        latents = [torch.empty(size, *shape, device=model.device) for _ in range(2 * terms)]
+        tokens, t = (
+            torch.zeros(size, model.tokenizer.length, dtype=torch.long, device=model.device),
+            torch.ones(size, dtype=torch.long),
+        )
         mine, theirs = [*(Noised(z, tokens, t, eps) for z, eps in zip(latents[::2], latents[1::2])), None][:2]
-        dreambooth_loss(new, speak, mine, theirs, a.prior_weight, WEIGHTS[b.prediction])[0].backward()
+        dreambooth_loss(new, speak, mine, theirs, a.prior_weight, WEIGHTS[model.prediction])[0].backward()
 
-    return Learning("learn", a.steps * a.accumulate, terms * size, nn.ModuleDict({"net": new.net, "text": new.text, **modules}), pass_,
-                    a.accumulate)
+    return Learning(
+        "learn",
+        a.steps * a.accumulate,
+        terms * size,
+        nn.ModuleDict({"net": new.net, "text": new.text, **modules}),
+        pass_,
+        a.accumulate,
+    )
 
 
 def folder(name: str) -> Path:
@@ -212,16 +356,22 @@ def folder(name: str) -> Path:
 
 
 def lines_of(name: str, file: str | None) -> dict[int, str]:
-    """The lines of an option's text file that are not empty, by their numbers; none where no file is named."""
+    """The lines of an option's text file that are not empty, by their numbers; none where no file is
+    named.
+    """
     if file is None:
         return {}
     what = name.removesuffix("s")
     try:
         text = Path(file).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise Mistake(f"{name}: {file} is not there; check the name, or write that file with a {what} a line") from None
+        raise Mistake(
+            f"{name}: {file} is not there; check the name, or write that file with a {what} a line"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise Mistake(f"{name}: {file} cannot be read as text ({type(error).__name__}); give a file with a {what} a line") from None
+        raise Mistake(
+            f"{name}: {file} cannot be read as text ({type(error).__name__}); give a file with a {what} a line"
+        ) from None
     lines = {k: line.strip() for k, line in enumerate(text.splitlines(), 1) if line.strip()}
     if not lines:
         raise Mistake(f"{name}: {file} holds no {what}; write one a line")
@@ -231,8 +381,12 @@ def lines_of(name: str, file: str | None) -> dict[int, str]:
 def check_captions(lines: dict[int, str], pictures: int) -> None:
     """Raises Mistake unless there is one for each picture, with [V] in it, or none at all."""
     if lines and len(lines) != pictures:
-        raise Mistake(f"captions: {len(lines)} for {pictures} picture{'s' if pictures > 1 else ''}; give a line each, in the order of the "
-                      "pictures")
+        raise Mistake(
+            f"captions: {len(lines)} for {pictures} picture{'s' if pictures > 1 else ''}; give a line each, in the order of the "
+            "pictures"
+        )
     for k, line in lines.items():
         if not re.search(r"(?<!\w)\[V\](?!\w)", line):
-            raise Mistake(f"captions: line {k}: {line!r} has no [V] as a word of its own; write it where the subject is named")
+            raise Mistake(
+                f"captions: line {k}: {line!r} has no [V] as a word of its own; write it where the subject is named"
+            )

@@ -1,4 +1,5 @@
 """palimpsest generate: the command of methods/sampling.py."""
+
 from __future__ import annotations
 
 import argparse
@@ -7,15 +8,15 @@ import time
 
 import torch
 
-from methods.cli import Mistake, command, options, progress, shared_options, whole, writable
-from methods.commands.dry_run import branches, calls, dry_run
-from methods.commands.pictures import steps_option, steps_target, write_steps
-from methods.sampling import generate
-from weights import load
-from weights.estimate import Passes
-from worlds.files import contact_sheet, write_picture
+from palimpsest.cli.commands.dry_run import branches, calls, dry_run
+from palimpsest.cli.commands.pictures import steps_option, steps_target, write_steps
+from palimpsest.cli.manners import Mistake, command, options, progress, shared_options, whole, writable
+from palimpsest.methods.sampling import generate
+from palimpsest.weights.estimate import Passes
+from palimpsest.weights.load import load
+from palimpsest.worlds.files import contact_sheet, write_picture
 
-BATCH = 16                                       # pictures at once
+BATCH = 16  # pictures at once
 
 
 def declare_generate(commands: argparse._SubParsersAction) -> None:
@@ -23,11 +24,18 @@ def declare_generate(commands: argparse._SubParsersAction) -> None:
     about = "make pictures from a text alone"
     p = command(commands, "generate", about, run_generate)
     p.add_argument("--prompt", required=True, metavar="P", help='what to show, in words; "" is anything')
-    p.add_argument("-n", type=whole, default=1, metavar="N", help="how many; picture i has seed + i (default: 1)")
-    options(p, generate, {"steps": "of the walk", "w": "guidance scale", "eta": "0 DDIM, 1 ancestral",
-                          "seed": "of the noise"})
+    p.add_argument(
+        "-n", type=whole, default=1, metavar="N", help="how many; picture i has seed + i (default: 1)"
+    )
+    options(
+        p,
+        generate,
+        {"steps": "of the walk", "w": "guidance scale", "eta": "0 DDIM, 1 ancestral", "seed": "of the noise"},
+    )
     steps_option(p, "the walk of the first")
-    shared_options(p, "one picture; for n > 1 a sheet of all, or, with {i} in the name, a file for each", estimates=True)
+    shared_options(
+        p, "one picture; for n > 1 a sheet of all, or, with {i} in the name, a file for each", estimates=True
+    )
 
 
 def run_generate(a: argparse.Namespace) -> None:
@@ -36,27 +44,40 @@ def run_generate(a: argparse.Namespace) -> None:
     if not 1 <= a.n <= 1000:
         raise Mistake(f"n: must lie between 1 and 1000, got {a.n}")
     if a.estimate:
-        return dry_run(a, lambda b, latent: passes(a), pictures=min(a.n, BATCH), decodes=-(-a.n // BATCH),
-                       check=lambda b: b.denoiser(a.prompt))
+        return dry_run(
+            a,
+            lambda b, latent: passes(a),
+            pictures=min(a.n, BATCH),
+            decodes=-(-a.n // BATCH),
+            check=lambda b: b.denoiser(a.prompt),
+        )
     digits = len(str(a.n - 1))
-    files = [writable("out", a.out.replace("{i}", f"{i:0{digits}d}")) for i in range(a.n if "{i}" in a.out else 1)]
+    files = [
+        writable("out", a.out.replace("{i}", f"{i:0{digits}d}")) for i in range(a.n if "{i}" in a.out else 1)
+    ]
     save_steps = steps_target(a)
-    b = load(a.model, a.device)
-    with progress(b, calls(passes(a)), "generate"):
-        batches = [generate(b, a.prompt, n=min(BATCH, a.n - i), steps=a.steps, w=a.w, eta=a.eta, seed=a.seed + i)
-                   for i in range(0, a.n, BATCH)]
+    model = load(a.model, a.device)
+    with progress(model, calls(passes(a)), "generate"):
+        batches = [
+            generate(model, a.prompt, n=min(BATCH, a.n - i), steps=a.steps, w=a.w, eta=a.eta, seed=a.seed + i)
+            for i in range(0, a.n, BATCH)
+        ]
     pictures = list(torch.cat([batch.picture for batch in batches]).split(1))
     if len(files) < a.n:
-        columns = math.ceil(a.n**.5)
-        pictures = [contact_sheet([pictures[i:i + columns] for i in range(0, a.n, columns)], title=a.prompt)]
+        columns = math.ceil(a.n**0.5)
+        pictures = [
+            contact_sheet([pictures[i : i + columns] for i in range(0, a.n, columns)], title=a.prompt)
+        ]
     for picture, file in zip(pictures, files, strict=True):
         write_picture(picture, file)
-    write_steps(b, batches[0], save_steps)
+    write_steps(model, batches[0], save_steps)
     print(f"{a.out}: {a.n} picture{'s' if a.n > 1 else ''}, seed {a.seed}, {time.monotonic() - began:.1f} s")
 
 
 def passes(a: argparse.Namespace) -> list[Passes]:
     """Of the net: in full batches, and in a last one."""
     rows, (full, rest) = branches(a.prompt, a.w), divmod(a.n, BATCH)
-    return [Passes("walk down", full * a.steps, BATCH * rows, kept=full * BATCH * (a.steps + 1)),
-            Passes("walk down, the last batch", a.steps * (rest > 0), rest * rows, kept=rest * (a.steps + 1))]
+    return [
+        Passes("walk down", full * a.steps, BATCH * rows, kept=full * BATCH * (a.steps + 1)),
+        Passes("walk down, the last batch", a.steps * (rest > 0), rest * rows, kept=rest * (a.steps + 1)),
+    ]

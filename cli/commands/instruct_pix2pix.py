@@ -1,4 +1,5 @@
 """palimpsest instruct-pix2pix: the command of methods/instruct_pix2pix.py."""
+
 from __future__ import annotations
 
 import argparse
@@ -6,13 +7,21 @@ import time
 
 import torch
 
-from methods.cli import Mistake, command, options, progress, shared_options, writable
-from methods.commands.dry_run import dry_run
-from methods.commands.pictures import framed, opened, shown_options, steps_option, steps_target, write_steps
-from methods.instruct_pix2pix import check_model, instruct_pix2pix
-from weights import Bundle, load
-from weights.estimate import Passes
-from worlds.files import write_picture
+from palimpsest.cli.commands.dry_run import dry_run
+from palimpsest.cli.commands.pictures import (
+    framed,
+    opened,
+    shown_options,
+    steps_option,
+    steps_target,
+    write_steps,
+)
+from palimpsest.cli.manners import Mistake, command, options, progress, shared_options, writable
+from palimpsest.methods.instruct_pix2pix import check_model, instruct_pix2pix
+from palimpsest.weights.estimate import Passes
+from palimpsest.weights.load import load
+from palimpsest.weights.model import Model
+from palimpsest.worlds.files import write_picture
 
 
 def declare_instruct_pix2pix(commands: argparse._SubParsersAction) -> None:
@@ -20,12 +29,25 @@ def declare_instruct_pix2pix(commands: argparse._SubParsersAction) -> None:
     about = "edit a picture by an instruction (arXiv:2211.09800)"
     p = command(commands, "instruct-pix2pix", about, run_instruct_pix2pix)
     p.add_argument("input", metavar="IN", help="the picture")
-    p.add_argument("--instruction", required=True, metavar="I", help='what to change, as in "make the star blue"; "" changes nothing')
+    p.add_argument(
+        "--instruction",
+        required=True,
+        metavar="I",
+        help='what to change, as in "make the star blue"; "" changes nothing',
+    )
     shown_options(p)
-    options(p, instruct_pix2pix, {"s_text": "how strongly the instruction is followed: the paper's model 5 to 10, ours 1.5 to 3",
-                                  "s_image": "how strongly the picture is kept: 1 to 1.5", "steps": "of the walk",
-                                  "eta": "1 Euler ancestral, 0 DDIM", "seed": "of the noise",
-                                  "start": "where the walk starts, as a fraction of the whole noising time"})
+    options(
+        p,
+        instruct_pix2pix,
+        {
+            "s_text": "how strongly the instruction is followed: the paper's model 5 to 10, ours 1.5 to 3",
+            "s_image": "how strongly the picture is kept: 1 to 1.5",
+            "steps": "of the walk",
+            "eta": "1 Euler ancestral, 0 DDIM",
+            "seed": "of the noise",
+            "start": "where the walk starts, as a fraction of the whole noising time",
+        },
+    )
     steps_option(p)
     shared_options(p, estimates=True)
     p.set_defaults(model="shapes-instruct")
@@ -35,28 +57,54 @@ def run_instruct_pix2pix(a: argparse.Namespace) -> None:
     """One picture edited as it is told to be."""
     began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
     if save_steps and not a.instruction.strip():
-        raise Mistake("save-steps: an empty instruction returns the picture without a walk; give one, or leave this out")
+        raise Mistake(
+            "save-steps: an empty instruction returns the picture without a walk; give one, or leave this out"
+        )
     picture = opened(a.input, a.crop)
     if a.estimate:
         return dry_run(a, lambda b, latent: passes(a, b), picture)
-    b = load(a.model, a.device)
-    check_model(b)
-    picture = framed(picture, b, a.size)
-    with progress(b, a.steps, "edit"):
-        edit = instruct_pix2pix(b, picture.view(), a.instruction, s_text=a.s_text, s_image=a.s_image, steps=a.steps, eta=a.eta,
-                                start=a.start, seed=a.seed)
+    model = load(a.model, a.device)
+    check_model(model)
+    picture = framed(picture, model, a.size)
+    with progress(model, a.steps, "edit"):
+        edit = instruct_pix2pix(
+            model,
+            picture.view(),
+            a.instruction,
+            s_text=a.s_text,
+            s_image=a.s_image,
+            steps=a.steps,
+            eta=a.eta,
+            start=a.start,
+            seed=a.seed,
+        )
     silent = not a.instruction.strip()
-    write_picture(picture.restore(edit.picture.cpu(), torch.zeros(1, 1, *picture.box[2:]) if silent else None), out)
-    write_steps(b, edit, save_steps)
-    how = "the picture as it was, as the instruction is empty" if silent else f"s_text {a.s_text:g}, s_image {a.s_image:g}, seed {a.seed}"
+    write_picture(
+        picture.restore(edit.picture.cpu(), torch.zeros(1, 1, *picture.box[2:]) if silent else None), out
+    )
+    write_steps(model, edit, save_steps)
+    how = (
+        "the picture as it was, as the instruction is empty"
+        if silent
+        else f"s_text {a.s_text:g}, s_image {a.s_image:g}, seed {a.seed}"
+    )
     print(f"{a.out}: {how}, {time.monotonic() - began:.1f} s")
 
 
-def passes(a: argparse.Namespace, b: Bundle) -> list[Passes]:
-    """Of the net, which sees the picture beside the latent: the answers of Eq. (16) that no scale multiplies by zero, in one batch.
+def passes(a: argparse.Namespace, model: Model) -> list[Passes]:
+    """Of the net, which sees the picture beside the latent: the answers of Eq. (16) that no scale
+    multiplies by zero, in one batch.
 
     An empty instruction asks for none.
     """
-    check_model(b)
+    check_model(model)
     answers = sum(weight != 0 for weight in (1 - a.s_image, a.s_image - a.s_text, a.s_text))
-    return [Passes("walk down", a.steps * bool(a.instruction.strip()), answers, kept=a.steps + 1, beside=b.latent_shape[0])]
+    return [
+        Passes(
+            "walk down",
+            a.steps * bool(a.instruction.strip()),
+            answers,
+            kept=a.steps + 1,
+            beside=model.latent_shape[0],
+        )
+    ]

@@ -1,4 +1,5 @@
 """palimpsest invert: the error ladder of a picture, as a table and, if asked for, as a sheet."""
+
 from __future__ import annotations
 
 import argparse
@@ -7,14 +8,14 @@ import time
 
 import torch
 
-from methods.cli import command, options, progress, shared_options, writable
-from methods.commands.dry_run import calls, dry_run, guided, inversion, tuning
-from methods.commands.pictures import framed, opened, shown_options
-from methods.ladder import FAST, Rung, ladder
-from methods.null_text import null_text
-from weights import load
-from weights.estimate import Passes
-from worlds.files import contact_sheet, write_picture
+from palimpsest.cli.commands.dry_run import calls, dry_run, guided, inversion, tuning
+from palimpsest.cli.commands.pictures import framed, opened, shown_options
+from palimpsest.cli.manners import command, options, progress, shared_options, writable
+from palimpsest.methods.ladder import FAST, Rung, ladder
+from palimpsest.methods.null_text import null_text
+from palimpsest.weights.estimate import Passes
+from palimpsest.weights.load import load
+from palimpsest.worlds.files import contact_sheet, write_picture
 
 
 def declare_invert(commands: argparse._SubParsersAction) -> None:
@@ -24,8 +25,15 @@ def declare_invert(commands: argparse._SubParsersAction) -> None:
     p.add_argument("input", metavar="IN", help="the picture")
     p.add_argument("--prompt", required=True, metavar="P", help="what it shows, in words")
     shown_options(p)
-    options(p, ladder, {"steps": "of every walk", "w": "guidance scale of the way down",
-                        "iterations": "of the fixed-point rung, for each step"})
+    options(
+        p,
+        ladder,
+        {
+            "steps": "of every walk",
+            "w": "guidance scale of the way down",
+            "iterations": "of the fixed-point rung, for each step",
+        },
+    )
     shared_options(p, "also write what came back on each rung, on one sheet", default="", estimates=True)
 
 
@@ -35,8 +43,8 @@ def run_invert(a: argparse.Namespace) -> None:
     picture = opened(a.input, a.crop)
     if a.estimate:
         return dry_run(a, lambda b, latent: passes(a), picture, exact=True, check=lambda b: b.embed(a.prompt))
-    b = load(a.model, a.device, torch.float32)                             # it is measured, and null-text follows gradients
-    x = framed(picture, b, a.size).view()
+    model = load(a.model, a.device, torch.float32)  # it is measured, and null-text follows gradients
+    x = framed(picture, model, a.size).view()
 
     began = [time.monotonic()]
 
@@ -45,10 +53,13 @@ def run_invert(a: argparse.Namespace) -> None:
             print(f"{'':20}{'PSNR / dB':>10}{'forward':>10}{'backward':>10}{'seconds':>10}")
         began.append(time.monotonic())
         seconds = began[-1] - began[-2]
-        print(f"{rung.name:20}{rung.psnr.item():10.2f}{rung.forwards:10}{rung.backwards:10}{seconds:10.2f}", flush=True)
+        print(
+            f"{rung.name:20}{rung.psnr.item():10.2f}{rung.forwards:10}{rung.backwards:10}{seconds:10.2f}",
+            flush=True,
+        )
 
-    with progress(b, calls(passes(a)), "invert"):                          # at most: null-text stops as soon as it may
-        rungs = ladder(b, x, a.prompt, steps=a.steps, w=a.w, iterations=a.iterations, done=done)
+    with progress(model, calls(passes(a)), "invert"):  # at most: null-text stops as soon as it may
+        rungs = ladder(model, x, a.prompt, steps=a.steps, w=a.w, iterations=a.iterations, done=done)
     if out is not None:
         names = ["the picture", *(f"{rung.name}: {rung.psnr.item():.1f} dB" for rung in rungs)]
         write_picture(contact_sheet([[x, *(rung.picture.cpu() for rung in rungs)]], (), names), out)
@@ -58,5 +69,17 @@ def passes(a: argparse.Namespace) -> list[Passes]:
     """Of the net: every rung is climbed from the ground. Of null-text at most."""
     inner = inspect.signature(null_text).parameters["inner"].default
     up, back = inversion(a.steps), guided(a.steps, a.w)
-    return [*up, *guided(a.steps, 1.), *up, *back, *tuning(a.steps, inner, a.w), *tuning(a.steps, inner, a.w, **FAST),
-            *up, *back, *inversion(a.steps, a.iterations, "invert, fixed-point"), *guided(a.steps, 1.), *up, *back]
+    return [
+        *up,
+        *guided(a.steps, 1.0),
+        *up,
+        *back,
+        *tuning(a.steps, inner, a.w),
+        *tuning(a.steps, inner, a.w, **FAST),
+        *up,
+        *back,
+        *inversion(a.steps, a.iterations, "invert, fixed-point"),
+        *guided(a.steps, 1.0),
+        *up,
+        *back,
+    ]

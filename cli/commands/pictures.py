@@ -1,4 +1,7 @@
-"""What the commands share about pictures: opening one for a model, masks at the file's size, and walks shown step by step."""
+"""What the commands share about pictures: opening one for a model, masks at the file's size, and walks
+shown step by step.
+"""
+
 from __future__ import annotations
 
 import argparse
@@ -9,30 +12,41 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from methods.cli import Mistake, blame, whole, writable
-from weights import Bundle
-from worlds.files import SAVE, Original, contact_sheet, open_picture, write_picture
+from palimpsest.cli.manners import Mistake, blame, whole, writable
+from palimpsest.weights.model import Model
+from palimpsest.worlds.files import SAVE, Original, contact_sheet, open_picture, write_picture
 
-FRAMES = 8                                       # of a walk, on one sheet
+FRAMES = 8  # of a walk, on one sheet
 
 
 class Walked(Protocol):
     """A result that kept its walk: latents, and the time of each."""
+
     path: list[Tensor]
     levels: Sequence[float]
 
 
 class Walk(NamedTuple):
     """A walk without a result of its own."""
+
     path: list[Tensor]
     levels: Sequence[float]
 
 
 def shown_options(parser: argparse.ArgumentParser, name: str = "IN") -> None:
     """--crop and --size: how the model sees the picture `name`."""
-    parser.add_argument("--crop", action="store_true", help=f"of {name} the central square alone; what is outside of it stays as it is")
-    parser.add_argument("--size", type=whole, metavar="N", help=f"show {name} to the model with a shorter side of N pixels (default: the "
-                        "side that the model was trained on); proportions are kept, and what is written has the size of the file")
+    parser.add_argument(
+        "--crop",
+        action="store_true",
+        help=f"of {name} the central square alone; what is outside of it stays as it is",
+    )
+    parser.add_argument(
+        "--size",
+        type=whole,
+        metavar="N",
+        help=f"show {name} to the model with a shorter side of N pixels (default: the "
+        "side that the model was trained on); proportions are kept, and what is written has the size of the file",
+    )
 
 
 def opened(path: str, crop: bool, argument: str = "IN") -> Original:
@@ -42,9 +56,9 @@ def opened(path: str, crop: bool, argument: str = "IN") -> Original:
     return picture.square() if crop else picture
 
 
-def framed(picture: Original, b: Bundle, size: int | None) -> Original:
+def framed(picture: Original, model: Model, size: int | None) -> Original:
     """The picture as a model sees it, its shorter side as asked or as the model was trained."""
-    return picture.framed(b.size if size is None else size, b.grid)
+    return picture.framed(model.size if size is None else size, model.grid)
 
 
 def optional(a: argparse.Namespace, *arguments: str) -> dict[str, Path]:
@@ -54,21 +68,27 @@ def optional(a: argparse.Namespace, *arguments: str) -> dict[str, Path]:
 
 
 def region_of(mask: Tensor | None, picture: Original) -> Tensor | None:
-    """A mask of the file as the model sees it: edited where any of its pixels is. What is kept must be wider than the model's pixels."""
+    """A mask of the file as the model sees it: edited where any of its pixels is. What is kept must be
+    wider than the model's pixels.
+    """
     if mask is None:
         return None
     region, (y, x) = picture.region(mask), picture.seen
     if region.all() and not mask.all():
-        raise Mistake(f"mask: what it keeps is narrower than a pixel of the model, which sees {x}×{y}; keep more, raise --size, or edit "
-                      "everywhere")
+        raise Mistake(
+            f"mask: what it keeps is narrower than a pixel of the model, which sees {x}×{y}; keep more, raise --size, or edit "
+            "everywhere"
+        )
     return region
 
 
 def at_the_files_size(picture: Original, shown: Tensor) -> Tensor:
-    """What `picture.back` gave, (1 1 y x) in [0, 1], as a grey picture of the whole file, black where the model did not see it."""
+    """What `picture.back` gave, (1 1 y x) in [0, 1], as a grey picture of the whole file, black where the
+    model did not see it.
+    """
     top, left, y, x = picture.box
     grey = torch.zeros(1, 1, *picture.size)
-    grey[..., top:top + y, left:left + x] = shown
+    grey[..., top : top + y, left : left + x] = shown
     return grey.expand(-1, 3, -1, -1) * 2 - 1
 
 
@@ -79,11 +99,15 @@ def frames_of(steps: int) -> list[int]:
 
 def steps_option(parser: argparse.ArgumentParser, walk: str = "the walk") -> None:
     """--save-steps, of this walk."""
-    parser.add_argument("--save-steps", metavar="PNG_OR_FOLDER", help=f"also write {walk}: one sheet, or a folder of all")
+    parser.add_argument(
+        "--save-steps", metavar="PNG_OR_FOLDER", help=f"also write {walk}: one sheet, or a folder of all"
+    )
 
 
 def steps_target(a: argparse.Namespace) -> Path | None:
-    """Where --save-steps wants the walk: a picture file for a sheet, or a folder, there or to be made. None where it was not asked for."""
+    """Where --save-steps wants the walk: a picture file for a sheet, or a folder, there or to be made.
+    None where it was not asked for.
+    """
     if a.save_steps is None:
         return None
     if not a.save_steps.strip():
@@ -97,15 +121,20 @@ def steps_target(a: argparse.Namespace) -> Path | None:
     return target
 
 
-def write_steps(b: Bundle, e: Walked, target: Path | None) -> None:
-    """The walk of the first picture, decoded: `FRAMES` of it on one sheet, or all in a folder. Nothing where there is no target."""
+def write_steps(model: Model, e: Walked, target: Path | None) -> None:
+    """The walk of the first picture, decoded: `FRAMES` of it on one sheet, or all in a folder. Nothing
+    where there is no target.
+    """
     if target is None:
         return
     if target.suffix.lower() in SAVE and not target.is_dir():
         chosen = frames_of(len(e.path) - 1)
-        frames, labels = [b.decode(e.path[n][:1]) for n in chosen], [f"t = {e.levels[n]:.0f}" for n in chosen]
+        frames, labels = (
+            [model.decode(e.path[n][:1]) for n in chosen],
+            [f"t = {e.levels[n]:.0f}" for n in chosen],
+        )
         write_picture(contact_sheet([frames], (), labels), target)
     else:
         target.mkdir(exist_ok=True)
         for n, z in enumerate(e.path):
-            write_picture(b.decode(z[:1]), target / f"step_{n:03d}.png")
+            write_picture(model.decode(z[:1]), target / f"step_{n:03d}.png")

@@ -1,4 +1,5 @@
 """palimpsest sdedit: the command of methods/sdedit.py."""
+
 from __future__ import annotations
 
 import argparse
@@ -11,15 +12,34 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.cli import Mistake, blame, command, number, options, progress, say, shared_options, writable
-from methods.commands.dry_run import branches, dry_run
-from methods.commands.pictures import framed, opened, optional, region_of, shown_options, steps_option, steps_target, write_steps
-from methods.masks import latent_mask
-from methods.sdedit import Edit, at_distance, bisect_t0, sdedit
-from metrics.image import rmse
-from weights import load
-from weights.estimate import Passes
-from worlds.files import open_picture, read_mask, write_picture
+from palimpsest.cli.commands.dry_run import branches, dry_run
+from palimpsest.cli.commands.pictures import (
+    framed,
+    opened,
+    optional,
+    region_of,
+    shown_options,
+    steps_option,
+    steps_target,
+    write_steps,
+)
+from palimpsest.cli.manners import (
+    Mistake,
+    blame,
+    command,
+    number,
+    options,
+    progress,
+    say,
+    shared_options,
+    writable,
+)
+from palimpsest.methods.masks import latent_mask
+from palimpsest.methods.sdedit import Edit, at_distance, bisect_t0, sdedit
+from palimpsest.metrics.image import rmse
+from palimpsest.weights.estimate import Passes
+from palimpsest.weights.load import load
+from palimpsest.worlds.files import open_picture, read_mask, write_picture
 
 
 def declare_sdedit(commands: argparse._SubParsersAction) -> None:
@@ -32,15 +52,39 @@ def declare_sdedit(commands: argparse._SubParsersAction) -> None:
     shown_options(p)
     options(p, sdedit, {"prompt": "what it should be, in words"})
     how_deep = p.add_mutually_exclusive_group()
-    options(how_deep, sdedit, {"t0": "how deep to drown the guide, in (0, 1]; .3 to .6 is the useful band. One t0 is "
-                                    "another noise level in another walk or model: compare the σ that is printed"})
-    how_deep.add_argument("--target-distance", type=number, metavar="X",
-                          help="choose t0 by bisection, for this RMSE in (0, 1) between edit and guide")
-    how_deep.add_argument("--ask", action="store_true", help="choose t0 by asking: more faithful, or more realistic?")
-    options(p, sdedit, {"repeats": "rounds, each on the result of the last", "walk": "vp or ve", "steps": "of the walk",
-                        "w": "guidance scale", "eta": "vp only: 1 ancestral, 0 DDIM", "seed": "of the noise",
-                        "paste": "paste the kept pixels back, bit for bit"})
-    p.add_argument("--save-mask", metavar="PNG", help="also write the mask as the model used it, in latent cells")
+    options(
+        how_deep,
+        sdedit,
+        {
+            "t0": "how deep to drown the guide, in (0, 1]; .3 to .6 is the useful band. One t0 is "
+            "another noise level in another walk or model: compare the σ that is printed"
+        },
+    )
+    how_deep.add_argument(
+        "--target-distance",
+        type=number,
+        metavar="X",
+        help="choose t0 by bisection, for this RMSE in (0, 1) between edit and guide",
+    )
+    how_deep.add_argument(
+        "--ask", action="store_true", help="choose t0 by asking: more faithful, or more realistic?"
+    )
+    options(
+        p,
+        sdedit,
+        {
+            "repeats": "rounds, each on the result of the last",
+            "walk": "vp or ve",
+            "steps": "of the walk",
+            "w": "guidance scale",
+            "eta": "vp only: 1 ancestral, 0 DDIM",
+            "seed": "of the noise",
+            "paste": "paste the kept pixels back, bit for bit",
+        },
+    )
+    p.add_argument(
+        "--save-mask", metavar="PNG", help="also write the mask as the model used it, in latent cells"
+    )
     steps_option(p)
     shared_options(p, estimates=True)
 
@@ -61,7 +105,9 @@ def run_sdedit(a: argparse.Namespace) -> None:
             kept = open_picture(a.original)
             kept = kept.square() if a.crop else kept
             if kept.size != picture.size or kept.box != picture.box:
-                raise Mistake(f"{a.original} must have the size of {a.input}, {picture.size[1]}×{picture.size[0]}")
+                raise Mistake(
+                    f"{a.original} must have the size of {a.input}, {picture.size[1]}×{picture.size[0]}"
+                )
     mask = None
     if a.mask is not None:
         with blame("mask"):
@@ -69,15 +115,28 @@ def run_sdedit(a: argparse.Namespace) -> None:
 
     if a.estimate:
         return dry_run(a, lambda b, latent: passes(a), picture, check=lambda b: b.denoiser(a.prompt))
-    b = load(a.model, a.device)
-    picture, kept = framed(picture, b, a.size), framed(kept, b, a.size)
+    model = load(a.model, a.device)
+    picture, kept = framed(picture, model, a.size), framed(kept, model, a.size)
     guide, original = picture.view(), None if mask is None else kept.view()
     region = region_of(mask, picture)
 
     def edit(t0: float) -> Edit:
-        with progress(b, a.repeats * a.steps, f"t0 {t0:.2f}"):
-            return sdedit(b, guide, a.prompt, t0=t0, mask=region, original=original, repeats=a.repeats, walk=a.walk,
-                          steps=a.steps, w=a.w, eta=a.eta, seed=a.seed, paste=a.paste)
+        with progress(model, a.repeats * a.steps, f"t0 {t0:.2f}"):
+            return sdedit(
+                model,
+                guide,
+                a.prompt,
+                t0=t0,
+                mask=region,
+                original=original,
+                repeats=a.repeats,
+                walk=a.walk,
+                steps=a.steps,
+                w=a.w,
+                eta=a.eta,
+                seed=a.seed,
+                paste=a.paste,
+            )
 
     def write(e: Edit) -> None:
         write_picture(kept.restore(e.picture, mask if a.paste else None), out)
@@ -85,41 +144,61 @@ def run_sdedit(a: argparse.Namespace) -> None:
     if a.ask or a.target_distance is not None:
         with blame("target-distance"):
             judge = ask(write, out) if a.ask else at_distance(guide, a.target_distance)
-        low = min(max(.05, a.steps / b.schedule.T), .9)                    # a VP walk needs as many times as steps
+        low = min(max(0.05, a.steps / model.schedule.T), 0.9)  # a VP walk needs as many times as steps
         t0, result, tried = bisect_t0(edit, judge, low=low)
         if not a.ask and judge(result) != 0:
-            say(f"note: target-distance: {len(tried)} rounds came no nearer to {a.target_distance:g}; the nearest is written")
+            say(
+                f"note: target-distance: {len(tried)} rounds came no nearer to {a.target_distance:g}; the nearest is written"
+            )
     else:
         t0, result = a.t0, edit(a.t0)
 
     write(result)
     if "save-mask" in more:
         write_picture(mask_picture(region, result.path[0]), more["save-mask"])
-    write_steps(b, result, save_steps)
+    write_steps(model, result, save_steps)
     distance = rmse(result.picture.cpu(), guide).item()
-    print(f"{out}: t0 {t0:.3f} (σ {result.sigma:.3g}, SNR {result.snr:.3g}), distance {distance:.3f}, "
-          f"{time.monotonic() - began:.1f} s")
+    print(
+        f"{out}: t0 {t0:.3f} (σ {result.sigma:.3g}, SNR {result.snr:.3g}), distance {distance:.3f}, "
+        f"{time.monotonic() - began:.1f} s"
+    )
 
 
 def ask(write: Callable[[Edit], None], out: Path) -> Callable[[Edit], float]:
-    """A judge for bisect_t0: a person, at the terminal or through a pipe. The end of the answers means content."""
-    wishes = {"f": -1., "faithful": -1., "r": 1., "realistic": 1., "d": 0., "done": 0., "": 0.}
+    """A judge for bisect_t0: a person, at the terminal or through a pipe. The end of the answers means
+    content.
+    """
+    wishes = {"f": -1.0, "faithful": -1.0, "r": 1.0, "realistic": 1.0, "d": 0.0, "done": 0.0, "": 0.0}
 
     def judge(e: Edit) -> float:
         write(e)
         while True:
-            print(f"{out} (σ {e.sigma:.3g}): more [f]aithful, more [r]ealistic, or [d]one? ", end="", flush=True)
+            print(
+                f"{out} (σ {e.sigma:.3g}): more [f]aithful, more [r]ealistic, or [d]one? ", end="", flush=True
+            )
             answer = sys.stdin.readline().strip().lower()
             if answer.removeprefix("more ") in wishes:
                 return wishes[answer.removeprefix("more ")]
+
     return judge
 
 
 def passes(a: argparse.Namespace) -> list[Passes]:
     """Of the net; where t0 is searched for, of all rounds that the search may take."""
-    rounds = inspect.signature(bisect_t0).parameters["rounds"].default if a.ask or a.target_distance is not None else 1
+    rounds = (
+        inspect.signature(bisect_t0).parameters["rounds"].default
+        if a.ask or a.target_distance is not None
+        else 1
+    )
     rows, times = branches(a.prompt, a.w), a.repeats * a.steps
-    return [Passes("walk down" if rounds == 1 else f"walk down, at most {rounds} rounds", rounds * times, rows, kept=a.steps + 1)]
+    return [
+        Passes(
+            "walk down" if rounds == 1 else f"walk down, at most {rounds} rounds",
+            rounds * times,
+            rows,
+            kept=a.steps + 1,
+        )
+    ]
 
 
 def mask_picture(region: Tensor, latents: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""palimpsest weights: which public checkpoints are known, fetch one, look whether a file is whole and what is in it."""
+"""palimpsest weights: which public checkpoints are known, fetch one, look whether a file is whole and
+what is in it.
+"""
+
 from __future__ import annotations
 
 import argparse
@@ -7,15 +10,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from methods.cli import Mistake, Parser, blame, command, say
-from weights import find, load, load_autoencoder, load_reader
-from weights.catalogue import KNOWN, Known, find_known, here, known, whose
-from weights.download import check, download, hashed, weight_files, whole
-from weights.files import read_weights
-from weights.judges import load_classifier, load_judge
-from weights.parts import gpt2_vocabulary, vocabulary
-from weights.public import is_public, read_public
-from weights.towers import Unpacked, load_clip, load_dino, load_inception, recognise
+from palimpsest.cli.manners import Mistake, Parser, blame, command, say
+from palimpsest.weights.files import read_weights
+from palimpsest.weights.judges import load_classifier, load_judge
+from palimpsest.weights.load import find, load, load_autoencoder, load_reader
+from palimpsest.weights.public.catalogue import KNOWN, Known, find_known, here, known, whose
+from palimpsest.weights.public.checkpoint import is_public, read_public
+from palimpsest.weights.public.download import check, download, hashed, weight_files, whole
+from palimpsest.weights.public.parts import gpt2_vocabulary, vocabulary
+from palimpsest.weights.public.towers import Unpacked, load_clip, load_dino, load_inception, recognise
 
 
 def declare_weights(commands: argparse._SubParsersAction) -> None:
@@ -23,36 +26,60 @@ def declare_weights(commands: argparse._SubParsersAction) -> None:
     about = "public checkpoints: list those that are known, fetch one, look at a file"
     p = commands.add_parser("weights", help=about, description=about, allow_abbrev=False)
     actions = p.add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
-    command(actions, "list", "the known checkpoints: size, whether they are here, licence, what they cannot do", run_list)
+    command(
+        actions,
+        "list",
+        "the known checkpoints: size, whether they are here, licence, what they cannot do",
+        run_list,
+    )
     get = command(actions, "get", "fetch one, going on where an earlier try broke off", run_get)
     get.add_argument("name", metavar="NAME", help="as `palimpsest weights list` gives it")
-    get.add_argument("--to", metavar="FOLDER", help="where to put it; it is then loaded by its path (default: palimpsest/ in torch's "
-                     "folder of downloads, which TORCH_HOME moves)")
-    verify = command(actions, "verify", "is it whole, which published file is it, and what does it hold? Offline", run_verify)
+    get.add_argument(
+        "--to",
+        metavar="FOLDER",
+        help="where to put it; it is then loaded by its path (default: palimpsest/ in torch's "
+        "folder of downloads, which TORCH_HOME moves)",
+    )
+    verify = command(
+        actions,
+        "verify",
+        "is it whole, which published file is it, and what does it hold? Offline",
+        run_verify,
+    )
     verify.add_argument("path", metavar="PATH", help="a file, a diffusers folder, or a name that was fetched")
 
 
 # ---- list ----
 
+
 def run_list(a: argparse.Namespace) -> None:
     """A block for each."""
     for k in KNOWN:
         place = here(k)
-        print(f"{k.name}: {k.what}\n    {size_of(k)}, SHA-256 {digest_of(k)}\n    {f'here: {place}' if place else 'not here'}\n"
-              f"    licence: {k.licence}; see {k.page}\n    cannot: {k.cannot}")
+        print(
+            f"{k.name}: {k.what}\n    {size_of(k)}, SHA-256 {digest_of(k)}\n    {f'here: {place}' if place else 'not here'}\n"
+            f"    licence: {k.licence}; see {k.page}\n    cannot: {k.cannot}"
+        )
 
 
 def size_of(k: Known) -> str:
     """The published size, for people."""
-    return f"{k.file}, size not published" if k.size is None else f"{k.file}, {k.size / 1e6:,.{0 if k.size > 1e7 else 1}f} MB"
+    return (
+        f"{k.file}, size not published"
+        if k.size is None
+        else f"{k.file}, {k.size / 1e6:,.{0 if k.size > 1e7 else 1}f} MB"
+    )
 
 
 def digest_of(k: Known) -> str:
     """The published SHA-256, as far as it was."""
-    return {0: "not published", 64: k.sha256}.get(len(k.sha256), f"{k.sha256}… (only these digits were published)")
+    return {0: "not published", 64: k.sha256}.get(
+        len(k.sha256), f"{k.sha256}… (only these digits were published)"
+    )
 
 
 # ---- get ----
+
 
 def run_get(a: argparse.Namespace) -> None:
     """The path, on stdout; licence and limits on stderr, before anything is fetched."""
@@ -66,7 +93,7 @@ def run_get(a: argparse.Namespace) -> None:
             say(f"note: no SHA-256 of {k.file} is published; this one has {hashed(place)}, see {k.page}")
     elif place.is_file():
         check(place, k)
-    if k.kind == "model" and k.words and place.is_file():                  # a single file: its words are not in it
+    if k.kind == "model" and k.words and place.is_file():  # a single file: its words are not in it
         try:
             {"clip-vocabulary": vocabulary, "gpt2-vocabulary": gpt2_vocabulary}[k.words]()
         except ValueError:
@@ -76,13 +103,19 @@ def run_get(a: argparse.Namespace) -> None:
 
 # ---- verify ----
 
+
 def run_verify(a: argparse.Namespace) -> None:
-    """A line for each file, then what a strict load finds in it; the net has no weights, so it takes no memory."""
+    """A line for each file, then what a strict load finds in it; the net has no weights, so it takes no
+    memory.
+    """
     k = known(a.path)
     path = here(k) if k is not None and k.kind != "model" else find(a.path)
     if path is None or not path.exists():
-        raise Mistake(f"path: {a.path} is not on this disk; `palimpsest weights get {k.name}` fetches it" if k else
-                      f"path: there is no {a.path}")
+        raise Mistake(
+            f"path: {a.path} is not on this disk; `palimpsest weights get {k.name}` fetches it"
+            if k
+            else f"path: there is no {a.path}"
+        )
     for file in weight_files(path):
         if k is not None and file.name == k.file:
             digest = check(file, k)
@@ -92,23 +125,41 @@ def run_verify(a: argparse.Namespace) -> None:
         form, digest = whole(file), hashed(file)
         print(f"{file}: {form}, {file.stat().st_size:,} bytes, whole\n    SHA-256 {digest}, {whose(digest)}")
     for name, module in modules_of(path).items():
-        print(f"    {name}: {sum(p.numel() for p in module.parameters()):,} parameters in {len(list(module.parameters()))} tensors, "
-              "all in their places")
+        print(
+            f"    {name}: {sum(p.numel() for p in module.parameters()):,} parameters in {len(list(module.parameters()))} tensors, "
+            "all in their places"
+        )
 
 
 def modules_of(path: Path) -> dict[str, nn.Module]:
-    """The modules of a checkpoint, strictly fitted. Raises WeightsError for one that does not fit, or of no known kind."""
+    """The modules of a checkpoint, strictly fitted. Raises WeightsError for one that does not fit, or of
+    no known kind.
+    """
     if not (path / "unet").is_dir() and (kind := recognise(Unpacked(path).shapes)) is not None:
-        read = {"load_clip": load_clip, "load_dino": load_dino, "load_inception": load_inception}.get(kind.loader)
+        read = {"load_clip": load_clip, "load_dino": load_dino, "load_inception": load_inception}.get(
+            kind.loader
+        )
         if read is None:
-            say(f"note: {path} holds {kind.what}, a part of a network; {kind.loader} of weights/towers.py reads it with the other part")
+            say(
+                f"note: {path} holds {kind.what}, a part of a network; {kind.loader} of "
+                "weights/public/towers.py reads it with the other part"
+            )
         return {kind.what: read(path, "meta")} if read else {}
     if is_public(path):
         fields = read_public(path, torch.device("meta"), torch.float32)
         return {name: fields[name] for name in ("net", "text", "vae") if fields[name] is not None}
-    ours = {"vae": lambda: load_autoencoder(path).vae, "reader": lambda: load_reader(path).net, "clip": lambda: load_judge(path).net,
-            "noised_clip": lambda: load_judge(path).net, "classifier": lambda: load_classifier(path).net}
+    ours = {
+        "vae": lambda: load_autoencoder(path).vae,
+        "reader": lambda: load_reader(path).net,
+        "clip": lambda: load_judge(path).net,
+        "noised_clip": lambda: load_judge(path).net,
+        "classifier": lambda: load_classifier(path).net,
+    }
     if (kind := read_weights(path)[0].get("kind")) in ours:
         return {kind: ours[kind]()}
-    b = load(path, "cpu")
-    return {name: module for name, module in (("net", b.net), ("text", b.text), ("vae", b.vae)) if module is not None}
+    model = load(path, "cpu")
+    return {
+        name: module
+        for name, module in (("net", model.net), ("text", model.text), ("vae", model.vae))
+        if module is not None
+    }

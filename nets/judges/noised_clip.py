@@ -1,55 +1,84 @@
-"""The noised CLIP: a CLIP that looks at x_t instead of pictures and is told t, so that its gradient can guide a walk from the first step.
+"""The noised CLIP: a CLIP that looks at x_t instead of pictures and is told t, so that its gradient can
+guide a walk from the first step.
 
-"GLIDE", arXiv:2112.10741v3, Sec. 2.4 and 4.4. With its default arguments the class is the published pair of encoders (image 86,443,776
-parameters in 188 tensors, text 71,679,488 in 185).
+"GLIDE", arXiv:2112.10741v3, Sec. 2.4 and 4.4. With its default arguments the class is the published pair
+of encoders (image 86,443,776 parameters in 188 tensors, text 71,679,488 in 185).
 
-    clip = load_noised_clip("clip_image_enc.pt", "clip_text_enc.pt")      # weights/towers.py
+    clip = load_noised_clip("clip_image_enc.pt", "clip_text_enc.pt")      # weights/public/towers.py
     tokenizer = ClipTokenizer(ClipTokenizer.find(), pad=0, clean=clean_openai, truncate=True)
     text = clip.encode_text(tokenizer(["a photo of a cat"]))
     cos = (clip.encode_image(x_t, t) * text).sum(dim=1)                   # Eq. (8): f(x_t) · g(c), gradients flow to x_t
 
 Letters: b batch, n texts, l tokens, d width.
 """
+
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.attention import Tap
-from nets.clip import MEAN, STD, at_end
-from nets.layers import Linear
-from nets.text import TextTransformer
-from nets.vit import Tokens, VisionTransformer, standardise
+from palimpsest.nets.attention import Tap
+from palimpsest.nets.fast_cpu import Linear
+from palimpsest.nets.judges.clip import MEAN, STD, at_end
+from palimpsest.nets.judges.vit import Tokens, VisionTransformer, standardise
+from palimpsest.nets.text import TextTransformer
 
 
 class NoisedCLIP(nn.Module):
     """logits = clip(x_t, t, tokens).
 
-    size, patch, width, layers, heads: of the image tower; times: it knows t = 0 … times − 1; embed: width of the common space; vocab,
-    length, text_width, text_layers, text_heads: of the text tower; end: the token at which a text is read (CLIP's is 49407: the
-    published table has rows to spare). scale: 1/τ, by which a cosine is multiplied; fixed here, as the published weights hold none.
-    """
+    size, patch, width, layers, heads: of the image tower; times: it knows t = 0 … times − 1; embed: width
+    of the common space; vocab, length, text_width, text_layers, text_heads: of the text tower; end: the
+    token at which a text is read (CLIP's is 49407: the published table has rows to spare). scale: 1/τ, by
+    which a cosine is multiplied; fixed here, as the published weights hold none."""
 
-    def __init__(self, *, size: int = 64, patch: int = 4, width: int = 768, layers: int = 12, heads: int = 12, times: int = 1000,
-                 embed: int = 512, vocab: int = 65536, length: int = 77, text_width: int = 512, text_layers: int = 12, text_heads: int = 8,
-                 end: int = 49407, scale: float = 100.):
+    def __init__(
+        self,
+        *,
+        size: int = 64,
+        patch: int = 4,
+        width: int = 768,
+        layers: int = 12,
+        heads: int = 12,
+        times: int = 1000,
+        embed: int = 512,
+        vocab: int = 65536,
+        length: int = 77,
+        text_width: int = 512,
+        text_layers: int = 12,
+        text_heads: int = 8,
+        end: int = 49407,
+        scale: float = 100.0,
+    ):
         super().__init__()
         self.end, self.scale = end, scale
-        self.image = NoisedVisionTransformer(size=size, patch=patch, width=width, layers=layers, heads=heads, times=times)
-        self.text = TextTransformer(vocab=vocab, length=length, width=text_width, layers=text_layers, heads=text_heads, activation=F.gelu)
+        self.image = NoisedVisionTransformer(
+            size=size, patch=patch, width=width, layers=layers, heads=heads, times=times
+        )
+        self.text = TextTransformer(
+            vocab=vocab,
+            length=length,
+            width=text_width,
+            layers=text_layers,
+            heads=text_heads,
+            activation=F.gelu,
+        )
         drop_key_bias(self.text.layers)
         self.image_projection = Linear(width, embed, bias=False)
         self.text_projection = Linear(text_width, embed, bias=False)
-        nn.init.normal_(self.image_projection.weight, std=width ** -0.5)
-        nn.init.normal_(self.text_projection.weight, std=text_width ** -0.5)
+        nn.init.normal_(self.image_projection.weight, std=width**-0.5)
+        nn.init.normal_(self.text_projection.weight, std=text_width**-0.5)
 
-    def encode_image(self, x_t: Tensor, t: int | Tensor, *, unit: bool = True, tap: Tap | None = None) -> Tensor:
-        """x_t (b 3 size size), pictures in [−1, 1] with the noise of time t -> (b embed), of length 1 unless `unit` is False.
+    def encode_image(
+        self, x_t: Tensor, t: int | Tensor, *, unit: bool = True, tap: Tap | None = None
+    ) -> Tensor:
+        """x_t (b 3 size size), pictures in [−1, 1] with the noise of time t -> (b embed), of length 1
+        unless `unit` is False.
 
-        t: a whole number or a tensor of one or b of them, 0 … times − 1 (the published weights; level t of a Schedule is their t − 1).
-        tap: sees the attention of the image tower. Raises ValueError for pictures of another size, and a time that is none of these.
-        """
+        t: a whole number or a tensor of one or b of them, 0 … times − 1 (the published weights; level t
+        of a Schedule is their t − 1). tap: sees the attention of the image tower. Raises ValueError for
+        pictures of another size, and a time that is none of these."""
         z = self.image_projection(self.image(standardise(x_t, MEAN, STD), t, tap).cls)
         return F.normalize(z, dim=-1) if unit else z
 
@@ -69,28 +98,46 @@ class NoisedCLIP(nn.Module):
 class NoisedVisionTransformer(VisionTransformer):
     """(x_t, t) -> Tokens: the vision transformer of CLIP whose class token is that of the time.
 
-    times: how many there are; the others as in nets/vit.py. official code: 257 tokens are filled up to 288 that nobody attends to.
-    """
+    times: how many there are; the others as in nets/judges/vit.py. official code: 257 tokens are filled
+    up to 288 that nobody attends to."""
 
     def __init__(self, *, size: int, patch: int, width: int, layers: int, heads: int, times: int):
-        super().__init__(size=size, patch=patch, width=width, layers=layers, heads=heads, activation=F.gelu, eps=1e-5, patch_bias=False,
-                         norm_in=True)
+        super().__init__(
+            size=size,
+            patch=patch,
+            width=width,
+            layers=layers,
+            heads=heads,
+            activation=F.gelu,
+            eps=1e-5,
+            patch_bias=False,
+            norm_in=True,
+        )
         del self.cls
         self.times = nn.Embedding(times, width)
-        nn.init.normal_(self.times.weight, std=width ** -0.5)
+        nn.init.normal_(self.times.weight, std=width**-0.5)
         drop_key_bias(self.layers)
 
     def forward(self, x_t: Tensor, t: int | Tensor, tap: Tap | None = None) -> Tokens:
         """Standardised x_t (b 3 y x) at times t, whole numbers -> Tokens of (b d) and (b l d)."""
         t = torch.as_tensor(t, device=x_t.device)
         times = self.times.num_embeddings
-        if tuple(t.shape) not in ((), (1,), (len(x_t),)) or (t != t.round()).any() or (t < 0).any() or (t >= times).any():
-            raise ValueError(f"t must be a whole number, or a tensor of {len(x_t)} of them, from 0 to {times - 1}, not {t.tolist()}")
+        if (
+            tuple(t.shape) not in ((), (1,), (len(x_t),))
+            or (t != t.round()).any()
+            or (t < 0).any()
+            or (t >= times).any()
+        ):
+            raise ValueError(
+                f"t must be a whole number, or a tensor of {len(x_t)} of them, from 0 to {times - 1}, not {t.tolist()}"
+            )
         return self.read(x_t, self.times(t.long().expand(len(x_t))), tap)
 
 
 def drop_key_bias(layers: nn.ModuleList) -> None:
-    """Key maps without bias: it would add the same to all logits of a query, and softmax does not see that."""
+    """Key maps without bias: it would add the same to all logits of a query, and softmax does not see
+    that.
+    """
     for layer in layers:
         old = layer.attention.to_k
         layer.attention.to_k = Linear(old.in_features, old.out_features, bias=False)

@@ -1,31 +1,44 @@
-"""The noisy reader: a classifier of every named attribute that looks at x_t and is told t, for guidance by a classifier.
+"""The noisy reader: a classifier of every named attribute that looks at x_t and is told t, for guidance
+by a classifier.
 
-"Diffusion Models Beat GANs on Image Synthesis", arXiv:2105.05233v4, Sec. 4: a classifier p_φ(y | x_t, t) trained on noisy pictures,
-whose gradient leads the walk to y. Theirs is half a U-Net; this one is the image tower of the noised CLIP with one head per attribute.
-"""
+"Diffusion Models Beat GANs on Image Synthesis", arXiv:2105.05233v4, Sec. 4: a classifier p_φ(y | x_t, t)
+trained on noisy pictures, whose gradient leads the walk to y. Theirs is half a U-Net; this one is the
+image tower of the noised CLIP with one head per attribute."""
+
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.clip import MEAN, STD
-from nets.layers import Linear
-from nets.noised_clip import NoisedVisionTransformer
-from nets.vit import standardise
+from palimpsest.nets.fast_cpu import Linear
+from palimpsest.nets.judges.clip import MEAN, STD
+from palimpsest.nets.judges.noised_clip import NoisedVisionTransformer
+from palimpsest.nets.judges.vit import standardise
 
 
 class NoisyReader(nn.Module):
     """`forward(x_t (b, 3, size, size), t) -> {attribute: logits (b, values)}`.
 
-    attributes: name -> number of values; the others as in nets/noised_clip.py; t counts from 0, as there.
-    """
+    attributes: name -> number of values; the others as in nets/judges/noised_clip.py; t counts from 0, as
+    there."""
 
-    def __init__(self, *, attributes: dict[str, int], size: int = 32, patch: int = 4, width: int = 128, layers: int = 4, heads: int = 4,
-                 times: int = 1000):
+    def __init__(
+        self,
+        *,
+        attributes: dict[str, int],
+        size: int = 32,
+        patch: int = 4,
+        width: int = 128,
+        layers: int = 4,
+        heads: int = 4,
+        times: int = 1000,
+    ):
         super().__init__()
         self.attributes = dict(attributes)
-        self.trunk = NoisedVisionTransformer(size=size, patch=patch, width=width, layers=layers, heads=heads, times=times)
+        self.trunk = NoisedVisionTransformer(
+            size=size, patch=patch, width=width, layers=layers, heads=heads, times=times
+        )
         self.heads = nn.ModuleList(Linear(width, n) for n in self.attributes.values())
 
     def forward(self, x_t: Tensor, t: int | Tensor) -> dict[str, Tensor]:
@@ -33,7 +46,11 @@ class NoisyReader(nn.Module):
         return {name: head(z) for name, head in zip(self.attributes, self.heads)}
 
     def log_p(self, x_t: Tensor, t: int | Tensor, wanted: dict[str, Tensor]) -> Tensor:
-        """Σ over attributes of log p(value | x_t, t), (b,); wanted: {attribute: class (b,)}, as many of them as are asked for."""
+        """Σ over attributes of log p(value | x_t, t), (b,); wanted: {attribute: class (b,)}, as many of
+        them as are asked for.
+        """
         logits = self(x_t, t)
         rows = torch.arange(len(x_t), device=x_t.device)
-        return torch.stack([F.log_softmax(logits[name], dim=1)[rows, value.to(x_t.device)] for name, value in wanted.items()]).sum(0)
+        return torch.stack(
+            [F.log_softmax(logits[name], dim=1)[rows, value.to(x_t.device)] for name, value in wanted.items()]
+        ).sum(0)

@@ -1,9 +1,10 @@
-"""The reader: a small network that reads every named attribute of a shapes-world picture, and so judges edits.
+"""The reader: a small network that reads every named attribute of a shapes-world picture, and so judges
+edits.
 
-No paper: a convolutional stem, two attention layers over its 8×8 map, and one learned query per attribute that attends
-to the map (as in DETR, arXiv:2005.12872v3, Sec. 3.2, made small). One classifier per attribute reads what its query
-found.
-"""
+No paper: a convolutional stem, two attention layers over its 8×8 map, and one learned query per attribute
+that attends to the map (as in DETR, arXiv:2005.12872v3, Sec. 3.2, made small). One classifier per
+attribute reads what its query found."""
+
 from __future__ import annotations
 
 import torch
@@ -11,15 +12,15 @@ import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
-from nets.attention import Attention
-from nets.layers import Conv2d, Linear
+from palimpsest.nets.attention import Attention
+from palimpsest.nets.fast_cpu import Conv2d, Linear
 
 
 class Reader(nn.Module):
     """`forward(pictures (b, 3, y, x) in [−1, 1]) -> {attribute: logits (b, values)}`.
 
-    attributes: name -> number of values; width: channels of the first level; size: of the pictures, a multiple of 8.
-    """
+    attributes: name -> number of values; width: channels of the first level; size: of the pictures, a
+    multiple of 8."""
 
     def __init__(self, *, attributes: dict[str, int], width: int = 32, size: int = 64, heads: int = 4):
         super().__init__()
@@ -27,14 +28,20 @@ class Reader(nn.Module):
         self.size = size
         widths = (width, 2 * width, 4 * width)
         stem, c = [], 3
-        for w in widths:                                               # each level halves the map
-            stem += [Conv2d(c, w, 3, stride=2, padding=1), nn.GroupNorm(8, w), nn.SiLU(),
-                     Conv2d(w, w, 3, padding=1), nn.GroupNorm(8, w), nn.SiLU()]
+        for w in widths:  # each level halves the map
+            stem += [
+                Conv2d(c, w, 3, stride=2, padding=1),
+                nn.GroupNorm(8, w),
+                nn.SiLU(),
+                Conv2d(w, w, 3, padding=1),
+                nn.GroupNorm(8, w),
+                nn.SiLU(),
+            ]
             c = w
         self.stem = nn.Sequential(*stem)
-        self.place = nn.Parameter(.02 * torch.randn(1, (size // 8) ** 2, c))
+        self.place = nn.Parameter(0.02 * torch.randn(1, (size // 8) ** 2, c))
         self.layers = nn.ModuleList(Layer(c, heads) for _ in range(2))
-        self.queries = nn.Parameter(.02 * torch.randn(len(self.attributes), c))
+        self.queries = nn.Parameter(0.02 * torch.randn(len(self.attributes), c))
         self.look = Attention(c, c, heads)
         self.norm = nn.LayerNorm(c)
         self.heads = nn.ModuleList(Linear(c, n) for n in self.attributes.values())
@@ -46,13 +53,17 @@ class Reader(nn.Module):
         return {name: head(found[:, k]) for k, (name, head) in enumerate(zip(self.attributes, self.heads))}
 
     def features(self, pictures: Tensor) -> Tensor:
-        """What KID and FID compare: places of the map, each brought to mean 0, variance 1; their mean. (b 4 width)."""
+        """What KID and FID compare: places of the map, each brought to mean 0, variance 1; their mean. (b
+        4 width).
+        """
         return reduce(F.layer_norm(self.map(pictures), self.place.shape[-1:]), "b n c -> b c", "mean")
 
     def map(self, pictures: Tensor) -> Tensor:
         """The 8 × 8 map after the attention layers, (b n c), n = (size / 8)²."""
         if pictures.ndim != 4 or tuple(pictures.shape[1:]) != (3, self.size, self.size):
-            raise ValueError(f"pictures must be (b, 3, {self.size}, {self.size}), not {tuple(pictures.shape)}")
+            raise ValueError(
+                f"pictures must be (b, 3, {self.size}, {self.size}), not {tuple(pictures.shape)}"
+            )
         h = rearrange(self.stem(pictures), "b c y x -> b (y x) c") + self.place
         for layer in self.layers:
             h = layer(h)

@@ -1,7 +1,9 @@
-"""The vision transformer: a picture is cut into patches, and the patches are read like the words of a sentence.
+"""The vision transformer: a picture is cut into patches, and the patches are read like the words of a
+sentence.
 
-"An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", arXiv:2010.11929v2, Sec. 3.1. CLIP's image
-tower (nets/clip.py) and DINO (nets/dino.py) are this class with other settings.
+"An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", arXiv:2010.11929v2, Sec.
+3.1. CLIP's image tower (nets/judges/clip.py) and DINO (nets/judges/dino.py) are this class with other
+settings.
 
     z_0  = [cls; E p_1; …; E p_l] + positions                        # Eq. (1)
     z'_n = attention(norm(z_{n−1})) + z_{n−1}                        # Eq. (2)
@@ -10,6 +12,7 @@ tower (nets/clip.py) and DINO (nets/dino.py) are this class with other settings.
 
 Letters: b batch, y x rows and columns (of pixels, then of patches), l patches = y·x, d width.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -20,8 +23,8 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from nets.attention import Site, Tap, wants
-from nets.text import TextLayer
+from palimpsest.nets.attention import Site, Tap, wants
+from palimpsest.nets.text import TextLayer
 
 
 class Tokens(NamedTuple):
@@ -34,20 +37,33 @@ class Tokens(NamedTuple):
 class VisionTransformer(nn.Module):
     """pictures (b 3 y x), standardised as the net was trained (`view`) -> Tokens.
 
-    size: side of the pictures it was trained on; patch: side of a patch, which must divide it; width, layers, heads: of
-    the transformer; activation: between the two linear maps of a layer; eps: of all norms; patch_bias: whether the map E
-    of a patch has one; norm_in: whether the tokens are normalised before the first layer.
-    """
+    size: side of the pictures it was trained on; patch: side of a patch, which must divide it; width,
+    layers, heads: of the transformer; activation: between the two linear maps of a layer; eps: of all
+    norms; patch_bias: whether the map E of a patch has one; norm_in: whether the tokens are normalised
+    before the first layer."""
 
-    def __init__(self, *, size: int, patch: int, width: int, layers: int, heads: int, activation: Callable[[Tensor], Tensor] = F.gelu,
-                 eps: float = 1e-6, patch_bias: bool = True, norm_in: bool = False):
+    def __init__(
+        self,
+        *,
+        size: int,
+        patch: int,
+        width: int,
+        layers: int,
+        heads: int,
+        activation: Callable[[Tensor], Tensor] = F.gelu,
+        eps: float = 1e-6,
+        patch_bias: bool = True,
+        norm_in: bool = False,
+    ):
         super().__init__()
         if size % patch:
             raise ValueError(f"patch={patch} must divide the size {size} of the pictures")
         self.patch, self.side = patch, size // patch
         self.patches = nn.Conv2d(3, width, patch, stride=patch, bias=patch_bias)  # E: patches do not overlap
         self.cls = nn.Parameter(torch.empty(width))
-        self.positions = nn.Parameter(torch.empty(1 + self.side ** 2, width))  # of the class token, then of the patches
+        self.positions = nn.Parameter(
+            torch.empty(1 + self.side**2, width)
+        )  # of the class token, then of the patches
         self.norm_in = nn.LayerNorm(width, eps) if norm_in else nn.Identity()
         self.layers = nn.ModuleList(VisionLayer(width, heads, activation, eps) for _ in range(layers))
         self.norm_out = nn.LayerNorm(width, eps)
@@ -55,7 +71,8 @@ class VisionTransformer(nn.Module):
         nn.init.normal_(self.positions, std=0.02)
 
     def sites(self, res: tuple[int, int]) -> list[Site]:
-        """The attention layers that a picture of res = (y, x) pixels passes, in call order: "layer00", "layer01", ….
+        """The attention layers that a picture of res = (y, x) pixels passes, in call order: "layer00",
+        "layer01", ….
 
         A site's res counts patches; its queries and keys are one more, the class token, which comes first.
         """
@@ -74,11 +91,15 @@ class VisionTransformer(nn.Module):
         """As `forward`, with a class token of one's own for each picture, (b d)."""
         res = tuple(pictures.shape[-2:])
         if pictures.ndim != 4 or pictures.shape[1] != 3 or res[0] % self.patch or res[1] % self.patch:
-            raise ValueError(f"pictures must be (b 3 y x) with y and x divisible by {self.patch}, not {tuple(pictures.shape)}")
+            raise ValueError(
+                f"pictures must be (b 3 y x) with y and x divisible by {self.patch}, not {tuple(pictures.shape)}"
+            )
         sites, (rows, columns) = self.sites(res), (res[0] // self.patch, res[1] // self.patch)
         if tap is not None and not any(wants(tap, site) for site in sites):
             there = f"{sites[0].name} to {sites[-1].name}" if sites else "none"
-            raise ValueError(f"tap wants no attention layer of this net; it has: {there}, self, {rows}x{columns}")
+            raise ValueError(
+                f"tap wants no attention layer of this net; it has: {there}, self, {rows}x{columns}"
+            )
         z = rearrange(self.patches(pictures), "b d y x -> b (y x) d")
         z = torch.cat([cls[:, None], z], dim=1) + self.place(rows, columns)  # Eq. (1)
         z = self.norm_in(z)
@@ -88,16 +109,22 @@ class VisionTransformer(nn.Module):
         return Tokens(z[:, 0], z[:, 1:])
 
     def place(self, rows: int, columns: int) -> Tensor:
-        """The position vectors of a picture of rows × columns patches, (1 + l, d). Raises ValueError unless trained on that size."""
+        """The position vectors of a picture of rows × columns patches, (1 + l, d). Raises ValueError
+        unless trained on that size.
+        """
         if (rows, columns) != (self.side, self.side):
             trained = self.side * self.patch
-            raise ValueError(f"pictures must be {trained}x{trained}, not {rows * self.patch}x{columns * self.patch}: this net has no "
-                             "positions for another size")
+            raise ValueError(
+                f"pictures must be {trained}x{trained}, not {rows * self.patch}x{columns * self.patch}: this net has no "
+                "positions for another size"
+            )
         return self.positions
 
 
 class VisionLayer(TextLayer):
-    """The layer of nets/text.py in which every token sees every other, with a tap on its attention: (b n d) -> (b n d)."""
+    """The layer of nets/text.py in which every token sees every other, with a tap on its attention: (b n
+    d) -> (b n d).
+    """
 
     def __init__(self, width: int, heads: int, activation: Callable[[Tensor], Tensor], eps: float):
         super().__init__(width, heads, activation, causal=False)
@@ -109,21 +136,30 @@ class VisionLayer(TextLayer):
 
 
 def view(pictures: Tensor, *, size: int, resize: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Pictures (b 3 y x) in [−1, 1] as a trained net wants to see them: (b 3 size size), standardised. Gradients flow.
+    """Pictures (b 3 y x) in [−1, 1] as a trained net wants to see them: (b 3 size size), standardised.
+    Gradients flow.
 
-    The short side is brought to `resize` by antialiased bicubic interpolation, keeping the shape of things; the central square
-    of `size` is cut out; then x -> ((x + 1)/2 − mean)/std for each channel. Overshoot of the interpolation is clamped away, as
-    in a picture file. Sizes and offsets round as torchvision's Resize and CenterCrop do; what a program that resizes 8-bit
-    pictures gives differs by the rounding of pixels, half a grey level.
-    Raises ValueError for anything but floating-point (b 3 y x), and where size > resize.
-    """
+    The short side is brought to `resize` by antialiased bicubic interpolation, keeping the shape of
+    things; the central square of `size` is cut out; then x -> ((x + 1)/2 − mean)/std for each channel.
+    Overshoot of the interpolation is clamped away, as in a picture file. Sizes and offsets round as
+    torchvision's Resize and CenterCrop do; what a program that resizes 8-bit pictures gives differs by
+    the rounding of pixels, half a grey level. Raises ValueError for anything but floating-point (b 3 y
+    x), and where size > resize."""
     if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
-        raise ValueError(f"pictures must be floats (b 3 y x) in [-1, 1], not {pictures.dtype} {tuple(pictures.shape)}")
+        raise ValueError(
+            f"pictures must be floats (b 3 y x) in [-1, 1], not {pictures.dtype} {tuple(pictures.shape)}"
+        )
     if size > resize:
-        raise ValueError(f"size={size} must not exceed resize={resize}: there is no such square in the picture")
+        raise ValueError(
+            f"size={size} must not exceed resize={resize}: there is no such square in the picture"
+        )
     y, x = pictures.shape[-2:]
     rows, columns = (resize * y // min(y, x), resize * x // min(y, x))
-    seen = F.interpolate(pictures, (rows, columns), mode="bicubic", antialias=True) if (rows, columns) != (y, x) else pictures
+    seen = (
+        F.interpolate(pictures, (rows, columns), mode="bicubic", antialias=True)
+        if (rows, columns) != (y, x)
+        else pictures
+    )
     top, left = round((rows - size) / 2), round((columns - size) / 2)
     seen = seen[..., top : top + size, left : left + size].clamp(-1, 1)
     return standardise(seen, mean, std)
@@ -131,5 +167,8 @@ def view(pictures: Tensor, *, size: int, resize: int, mean: Sequence[float], std
 
 def standardise(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Pictures (b 3 y x) in [−1, 1] -> ((x + 1)/2 − mean)/std, for each channel."""
-    mean, std = (rearrange(torch.tensor(v, device=pictures.device, dtype=pictures.dtype), "c -> c 1 1") for v in (mean, std))
+    mean, std = (
+        rearrange(torch.tensor(v, device=pictures.device, dtype=pictures.dtype), "c -> c 1 1")
+        for v in (mean, std)
+    )
     return ((pictures + 1) / 2 - mean) / std

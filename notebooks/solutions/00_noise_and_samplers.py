@@ -8,10 +8,10 @@ import math
 
 import torch
 
-from notebooks.exercises import check, slope
-from samplers.schedule import Schedule
-from samplers.ve_sde import em_step
-from worlds.gaussian import GaussianWorld
+from palimpsest.notebooks.exercises import check, slope
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.samplers.ve_sde import em_step
+from palimpsest.worlds.gaussian import GaussianWorld
 
 # %% [markdown]
 # **1.** Solve 0.01 · 5000^t = σ for t. At ᾱ = 0.494 the cosine schedule stands at σ = 1.01, and the ladder at t =

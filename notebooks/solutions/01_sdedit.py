@@ -6,8 +6,8 @@
 # %%
 import math
 
-from notebooks.exercises import check
-from samplers.schedule import Schedule
+from palimpsest.notebooks.exercises import check
+from palimpsest.samplers.schedule import Schedule
 
 # %% [markdown]
 # **1.** The mean is μ + k (g − μ) with k = s²/(s² + σ²). It is half-way where k = 1/2, that is at σ = s.

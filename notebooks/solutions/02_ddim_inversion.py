@@ -4,7 +4,7 @@
 """
 
 # %%
-from notebooks.exercises import check
+from palimpsest.notebooks.exercises import check
 
 # %% [markdown]
 # **1.** Take the noise out at the old level, put it in at the new one: that is the step down with the two levels

@@ -4,8 +4,8 @@
 """
 
 # %%
-from methods.diffedit import encoding_bound, noising_bound
-from notebooks.exercises import check
+from palimpsest.methods.diffedit import encoding_bound, noising_bound
+from palimpsest.notebooks.exercises import check
 
 # %% [markdown]
 # **1.** Marked is what exceeds θ r D̄. With D = 1 on a share f of the picture, D̄ = f, and 1 > θ r f needs r < 1/(θ f) =

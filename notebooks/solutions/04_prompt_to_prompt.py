@@ -6,7 +6,7 @@
 # %%
 import torch
 
-from notebooks.exercises import check
+from palimpsest.notebooks.exercises import check
 
 # %% [markdown]
 # **1.** 1 + (c − 1) · 0.25 = 1.5. The paper does not divide by it, and neither do we: a word made louder takes nothing

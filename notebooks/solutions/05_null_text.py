@@ -4,7 +4,7 @@
 """
 
 # %%
-from notebooks.exercises import check
+from palimpsest.notebooks.exercises import check
 
 # %% [markdown]
 # **1.** ε_∅ + w (ε_C − ε_∅) = ε̂*, solved for ε_∅: (w ε_C − ε̂*)/(w − 1). With a large w it is ε_C itself, whatever

@@ -4,7 +4,7 @@
 """
 
 # %%
-from notebooks.exercises import check
+from palimpsest.notebooks.exercises import check
 
 # %% [markdown]
 # **1.** (1 + ω) ε_c − ω ε_∅ = ε_∅ + (1 + ω)(ε_c − ε_∅), so w = 1 + ω.

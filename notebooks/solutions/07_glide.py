@@ -6,7 +6,7 @@
 # %%
 import torch
 
-from notebooks.exercises import check
+from palimpsest.notebooks.exercises import check
 
 # %% [markdown]
 # **1.** Guidance asks twice a step, with the text and without; the upsampler is not guided: 2 · 50 + 27.

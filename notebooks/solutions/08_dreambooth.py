@@ -4,7 +4,7 @@
 """
 
 # %%
-from notebooks.exercises import check
+from palimpsest.notebooks.exercises import check
 
 # %% [markdown]
 # **1.** By SNR = ᾱ/(1−ᾱ) = 0.2/0.8.

@@ -4,7 +4,7 @@
 """
 
 # %%
-from notebooks.exercises import check
+from palimpsest.notebooks.exercises import check
 
 # %% [markdown]
 # **1.** Gathering: a = 1 − s_I, b = s_I − s_T, c = s_T; they sum to 1. With s_T > s_I the answer to the picture alone gets a

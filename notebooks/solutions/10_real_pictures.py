@@ -6,7 +6,7 @@
 # %%
 import math
 
-from notebooks.exercises import check
+from palimpsest.notebooks.exercises import check
 
 # %% [markdown]
 # **1.** The mean square is a tenth of a sixteenth of the range squared.

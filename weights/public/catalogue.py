@@ -1,9 +1,11 @@
-"""Public checkpoints by name: where they are published, what they weigh, under which licence, and what they cannot do.
+"""Public checkpoints by name: where they are published, what they weigh, under which licence, and what
+they cannot do.
 
-Nothing here reaches for the network: `place` looks on this disk, in torch's folder for downloads and in the folder of the Hugging Face
-hub, and says which command fetches what is missing. SHA-256 and sizes are those that the publishers or several independent users
-give; an empty `sha256` says that none was found, a short one that only its first digits were.
-"""
+Nothing here reaches for the network: `place` looks on this disk, in torch's folder for downloads and in
+the folder of the Hugging Face hub, and says which command fetches what is missing. SHA-256 and sizes are
+those that the publishers or several independent users give; an empty `sha256` says that none was found, a
+short one that only its first digits were."""
+
 from __future__ import annotations
 
 import difflib
@@ -15,12 +17,14 @@ from urllib.parse import urlsplit
 
 import torch
 
-from weights.files import WeightsError, manifest
+from palimpsest.weights.files import WeightsError, manifest
 
 HUB = "https://huggingface.co"
 RAIL = "CreativeML Open RAIL-M: free use, sharing and sale, but for the uses that its Attachment A forbids"
-SD_LIMITS = ("legible writing, counting, who does what to whom; small faces and hands; texts in other languages than English; "
-             "pictures much larger or smaller than 512×512; it shows the biases of the pictures of LAION-2B")
+SD_LIMITS = (
+    "legible writing, counting, who does what to whom; small faces and hands; texts in other languages than English; "
+    "pictures much larger or smaller than 512×512; it shows the biases of the pictures of LAION-2B"
+)
 TORCHVISION = "https://docs.pytorch.org/vision/stable/models.html"
 LPIPS_PAGE = "https://github.com/richzhang/PerceptualSimilarity"
 LPIPS_HEADS = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1"
@@ -30,12 +34,13 @@ DDPM_LIMITS = "reads no text; pictures of 256×256 of its one subject only"
 
 @dataclass(frozen=True)
 class Known:
-    """One published file. kind: "model" for what `load` takes, "features" for what metrics are made of, "vocabulary" for CLIP's words.
+    """One published file. kind: "model" for what `load` takes, "features" for what metrics are made of,
+    "vocabulary" for CLIP's words.
 
-    urls: the same file, best source first; size in bytes, None if not published; repos: on the hub, whose copies on this disk are used
-    too; cannot: what not to expect of it; words: the name of the vocabulary that it needs beside it, as its one file holds none; about:
-    a page, of what is not on the hub.
-    """
+    urls: the same file, best source first; size in bytes, None if not published; repos: on the hub, whose
+    copies on this disk are used too; cannot: what not to expect of it; words: the name of the vocabulary
+    that it needs beside it, as its one file holds none; about: a page, of what is not on the hub."""
+
     name: str
     kind: str
     what: str
@@ -52,7 +57,11 @@ class Known:
     @property
     def page(self) -> str:
         """Where a person can read about it."""
-        return f"{HUB}/{self.repos[0]}" if self.repos else self.about or f"https://{urlsplit(self.urls[0]).netloc}"
+        return (
+            f"{HUB}/{self.repos[0]}"
+            if self.repos
+            else self.about or f"https://{urlsplit(self.urls[0]).netloc}"
+        )
 
     def mirrors(self) -> list[str]:
         """The addresses, with the hub's exchanged for $HF_ENDPOINT where that is set."""
@@ -66,116 +75,286 @@ def _hub(file: str, *repos: str) -> tuple[str, ...]:
 
 def _sdedit(name: str, what: str) -> Known:
     file = f"{name}.ckpt"
-    return Known(f"sdedit-{name.replace('_', '-')}", "model", f"SDEdit's DDPM of {what}, 256×256", file,
-                 (f"https://image-editing-test-12345.s3-us-west-2.amazonaws.com/checkpoints/{file}",), None, "",
-                 "not stated with the weights; the pictures they learnt from are for research", DDPM_LIMITS,
-                 about="https://github.com/ermongroup/SDEdit")
+    return Known(
+        f"sdedit-{name.replace('_', '-')}",
+        "model",
+        f"SDEdit's DDPM of {what}, 256×256",
+        file,
+        (f"https://image-editing-test-12345.s3-us-west-2.amazonaws.com/checkpoints/{file}",),
+        None,
+        "",
+        "not stated with the weights; the pictures they learnt from are for research",
+        DDPM_LIMITS,
+        about="https://github.com/ermongroup/SDEdit",
+    )
 
 
 def _glide(name: str, file: str, what: str, kind: str = "model") -> Known:
-    return Known(f"glide-{name}", kind, f"GLIDE (filtered): {what}", file,
-                 (f"https://openaipublic.blob.core.windows.net/diffusion/dec-2021/{file}",), None, "", "MIT",
-                 "people, of whom it saw no pictures; texts of more than 128 tokens; English only",
-                 words="gpt2-vocabulary" if kind == "model" else "", about="https://github.com/openai/glide-text2im")
+    return Known(
+        f"glide-{name}",
+        kind,
+        f"GLIDE (filtered): {what}",
+        file,
+        (f"https://openaipublic.blob.core.windows.net/diffusion/dec-2021/{file}",),
+        None,
+        "",
+        "MIT",
+        "people, of whom it saw no pictures; texts of more than 128 tokens; English only",
+        words="gpt2-vocabulary" if kind == "model" else "",
+        about="https://github.com/openai/glide-text2im",
+    )
 
 
-def _trunk(name: str, what: str, file: str, url: str, digits: str, licence: str, cannot: str, about: str) -> Known:
+def _trunk(
+    name: str, what: str, file: str, url: str, digits: str, licence: str, cannot: str, about: str
+) -> Known:
     return Known(name, "features", what, file, (f"{url}/{file}",), None, digits, licence, cannot, about=about)
 
 
 def _clip(size: str, digest: str, bytes_: int, repo: str) -> Known:
     file = f"ViT-{size}.pt"
-    return Known(f"clip-vit-{size.lower()}", "features", f"OpenAI CLIP ViT-{size.replace('-', '/')}, pictures and texts", file,
-                 (f"https://openaipublic.azureedge.net/clip/models/{digest}/{file}",), bytes_, digest, "MIT (the code's; its model card "
-                 "asks for research use)", "counting, fine-grained classes; texts of more than 77 tokens; English only", (repo,))
+    return Known(
+        f"clip-vit-{size.lower()}",
+        "features",
+        f"OpenAI CLIP ViT-{size.replace('-', '/')}, pictures and texts",
+        file,
+        (f"https://openaipublic.azureedge.net/clip/models/{digest}/{file}",),
+        bytes_,
+        digest,
+        "MIT (the code's; its model card asks for research use)",
+        "counting, fine-grained classes; texts of more than 77 tokens; English only",
+        (repo,),
+    )
 
 
 KNOWN: tuple[Known, ...] = (
-    Known("stable-diffusion-v1-5", "model", "Stable Diffusion v1.5, text to picture", "v1-5-pruned-emaonly.safetensors",
-          _hub("v1-5-pruned-emaonly.safetensors", "stable-diffusion-v1-5/stable-diffusion-v1-5", "sd-legacy/stable-diffusion-v1-5"),
-          4_265_146_304, "6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa", RAIL, SD_LIMITS,
-          ("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd-legacy/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"), CLIP_WORDS),
-    Known("stable-diffusion-v1-4", "model", "Stable Diffusion v1.4, text to picture", "sd-v1-4.ckpt",
-          _hub("sd-v1-4.ckpt", "CompVis/stable-diffusion-v-1-4-original"), 4_265_380_512,
-          "fe4efff1e174c627256e44ec2991ba279b3816e364b49f9be2abc0b3ff3f8556", RAIL, SD_LIMITS,
-          ("CompVis/stable-diffusion-v1-4", "CompVis/stable-diffusion-v-1-4-original"), CLIP_WORDS),
-    Known("stable-diffusion-v1-5-inpainting", "model", "Stable Diffusion v1.5 that fills a masked hole, 9 channels",
-          "sd-v1-5-inpainting.ckpt",
-          _hub("sd-v1-5-inpainting.ckpt", "stable-diffusion-v1-5/stable-diffusion-inpainting", "sd-legacy/stable-diffusion-inpainting"),
-          4_265_437_280, "c6bbc15e3224e6973459ba78de4998b80b50112b0ae5b5c67113d56b4e366b19", RAIL,
-          "anything without a mask and a masked picture beside the latent, which no method here gives it: it is read, compared and saved; "
-          f"{SD_LIMITS}",
-          ("stable-diffusion-v1-5/stable-diffusion-inpainting", "sd-legacy/stable-diffusion-inpainting",
-           "runwayml/stable-diffusion-inpainting"), CLIP_WORDS),
-    Known("instruct-pix2pix", "model", "InstructPix2Pix, edits by instruction, 8 channels", "instruct-pix2pix-00-22000.safetensors",
-          _hub("instruct-pix2pix-00-22000.safetensors", "timbrooks/instruct-pix2pix"), None, "fbc31a67aa",
-          f"MIT for its code; its weights come from Stable Diffusion v1.5's ({RAIL})",
-          f"other viewpoints, swapping places, counting, taking one object apart; {SD_LIMITS}", ("timbrooks/instruct-pix2pix",),
-          CLIP_WORDS),
-    _sdedit("celeba_hq", "faces (CelebA-HQ)"), _sdedit("bedroom", "bedrooms (LSUN)"), _sdedit("church_outdoor", "churches (LSUN)"),
-    _glide("base", "base.pt", "from a text to 64×64"), _glide("upsample", "upsample.pt", "from 64×64 to 256×256"),
+    Known(
+        "stable-diffusion-v1-5",
+        "model",
+        "Stable Diffusion v1.5, text to picture",
+        "v1-5-pruned-emaonly.safetensors",
+        _hub(
+            "v1-5-pruned-emaonly.safetensors",
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            "sd-legacy/stable-diffusion-v1-5",
+        ),
+        4_265_146_304,
+        "6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa",
+        RAIL,
+        SD_LIMITS,
+        (
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            "sd-legacy/stable-diffusion-v1-5",
+            "runwayml/stable-diffusion-v1-5",
+        ),
+        CLIP_WORDS,
+    ),
+    Known(
+        "stable-diffusion-v1-4",
+        "model",
+        "Stable Diffusion v1.4, text to picture",
+        "sd-v1-4.ckpt",
+        _hub("sd-v1-4.ckpt", "CompVis/stable-diffusion-v-1-4-original"),
+        4_265_380_512,
+        "fe4efff1e174c627256e44ec2991ba279b3816e364b49f9be2abc0b3ff3f8556",
+        RAIL,
+        SD_LIMITS,
+        ("CompVis/stable-diffusion-v1-4", "CompVis/stable-diffusion-v-1-4-original"),
+        CLIP_WORDS,
+    ),
+    Known(
+        "stable-diffusion-v1-5-inpainting",
+        "model",
+        "Stable Diffusion v1.5 that fills a masked hole, 9 channels",
+        "sd-v1-5-inpainting.ckpt",
+        _hub(
+            "sd-v1-5-inpainting.ckpt",
+            "stable-diffusion-v1-5/stable-diffusion-inpainting",
+            "sd-legacy/stable-diffusion-inpainting",
+        ),
+        4_265_437_280,
+        "c6bbc15e3224e6973459ba78de4998b80b50112b0ae5b5c67113d56b4e366b19",
+        RAIL,
+        "anything without a mask and a masked picture beside the latent, which no method here gives it: it is read, compared and saved; "
+        f"{SD_LIMITS}",
+        (
+            "stable-diffusion-v1-5/stable-diffusion-inpainting",
+            "sd-legacy/stable-diffusion-inpainting",
+            "runwayml/stable-diffusion-inpainting",
+        ),
+        CLIP_WORDS,
+    ),
+    Known(
+        "instruct-pix2pix",
+        "model",
+        "InstructPix2Pix, edits by instruction, 8 channels",
+        "instruct-pix2pix-00-22000.safetensors",
+        _hub("instruct-pix2pix-00-22000.safetensors", "timbrooks/instruct-pix2pix"),
+        None,
+        "fbc31a67aa",
+        f"MIT for its code; its weights come from Stable Diffusion v1.5's ({RAIL})",
+        f"other viewpoints, swapping places, counting, taking one object apart; {SD_LIMITS}",
+        ("timbrooks/instruct-pix2pix",),
+        CLIP_WORDS,
+    ),
+    _sdedit("celeba_hq", "faces (CelebA-HQ)"),
+    _sdedit("bedroom", "bedrooms (LSUN)"),
+    _sdedit("church_outdoor", "churches (LSUN)"),
+    _glide("base", "base.pt", "from a text to 64×64"),
+    _glide("upsample", "upsample.pt", "from 64×64 to 256×256"),
     _glide("base-inpaint", "base_inpaint.pt", "64×64 with a hole filled"),
     _glide("upsample-inpaint", "upsample_inpaint.pt", "the filled picture to 256×256"),
     _glide("clip-image", "clip_image_enc.pt", "its noised CLIP, half for pictures", "features"),
     _glide("clip-text", "clip_text_enc.pt", "its noised CLIP, half for texts", "features"),
-    _clip("B-32", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af", 353_976_522, "openai/clip-vit-base-patch32"),
-    _clip("L-14", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836", 932_768_134, "openai/clip-vit-large-patch14"),
-    Known("dino-vit-s-16", "features", "DINO ViT-S/16, pictures", "dino_deitsmall16_pretrain.pth",
-          ("https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth",), None, "", "Apache 2.0",
-          "reads no text; it was trained on ImageNet's photographs of 224×224", ("facebook/dino-vits16",)),
-    _trunk("lpips-alex-trunk", "AlexNet, the trunk of LPIPS", "alexnet-owt-7be5be79.pth", "https://download.pytorch.org/models", "7be5be79",
-           "BSD 3-Clause (torchvision's)", "pictures of less than 31×31", TORCHVISION),
-    _trunk("lpips-alex", "the heads of LPIPS 0.1 on AlexNet", "alex.pth", LPIPS_HEADS, "", "BSD 2-Clause", "anything without its trunk",
-           LPIPS_PAGE),
-    _trunk("lpips-vgg-trunk", "VGG-16, the other trunk of LPIPS", "vgg16-397923af.pth", "https://download.pytorch.org/models", "397923af",
-           "BSD 3-Clause (torchvision's)", "pictures of less than 16×16", TORCHVISION),
-    _trunk("lpips-vgg", "the heads of LPIPS 0.1 on VGG-16", "vgg.pth", LPIPS_HEADS, "", "BSD 2-Clause", "anything without its trunk",
-           LPIPS_PAGE),
-    _trunk("fid-inception", "the Inception by which FID is measured", "pt_inception-2015-12-05-6726825d.pth",
-           "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights", "6726825d", "Apache 2.0",
-           "telling pictures apart that ImageNet's classes do not", "https://github.com/mseitzer/pytorch-fid"),
-    Known("clip-vocabulary", "vocabulary", "CLIP's byte pairs, which Stable Diffusion's single files need too",
-          "bpe_simple_vocab_16e6.txt.gz", ("https://raw.githubusercontent.com/openai/CLIP/main/clip/bpe_simple_vocab_16e6.txt.gz",),
-          1_356_917, "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a", "MIT", "scripts that CLIP never saw",
-          about="https://github.com/openai/CLIP"),
-    Known("gpt2-vocabulary", "vocabulary", "GPT-2's byte pairs, which GLIDE's models need too", "vocab.bpe",
-          ("https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe",), 456_318,
-          "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5", "MIT", "the texts of CLIP and of Stable Diffusion",
-          about="https://github.com/openai/gpt-2"),
+    _clip(
+        "B-32",
+        "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+        353_976_522,
+        "openai/clip-vit-base-patch32",
+    ),
+    _clip(
+        "L-14",
+        "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+        932_768_134,
+        "openai/clip-vit-large-patch14",
+    ),
+    Known(
+        "dino-vit-s-16",
+        "features",
+        "DINO ViT-S/16, pictures",
+        "dino_deitsmall16_pretrain.pth",
+        ("https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth",),
+        None,
+        "",
+        "Apache 2.0",
+        "reads no text; it was trained on ImageNet's photographs of 224×224",
+        ("facebook/dino-vits16",),
+    ),
+    _trunk(
+        "lpips-alex-trunk",
+        "AlexNet, the trunk of LPIPS",
+        "alexnet-owt-7be5be79.pth",
+        "https://download.pytorch.org/models",
+        "7be5be79",
+        "BSD 3-Clause (torchvision's)",
+        "pictures of less than 31×31",
+        TORCHVISION,
+    ),
+    _trunk(
+        "lpips-alex",
+        "the heads of LPIPS 0.1 on AlexNet",
+        "alex.pth",
+        LPIPS_HEADS,
+        "",
+        "BSD 2-Clause",
+        "anything without its trunk",
+        LPIPS_PAGE,
+    ),
+    _trunk(
+        "lpips-vgg-trunk",
+        "VGG-16, the other trunk of LPIPS",
+        "vgg16-397923af.pth",
+        "https://download.pytorch.org/models",
+        "397923af",
+        "BSD 3-Clause (torchvision's)",
+        "pictures of less than 16×16",
+        TORCHVISION,
+    ),
+    _trunk(
+        "lpips-vgg",
+        "the heads of LPIPS 0.1 on VGG-16",
+        "vgg.pth",
+        LPIPS_HEADS,
+        "",
+        "BSD 2-Clause",
+        "anything without its trunk",
+        LPIPS_PAGE,
+    ),
+    _trunk(
+        "fid-inception",
+        "the Inception by which FID is measured",
+        "pt_inception-2015-12-05-6726825d.pth",
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights",
+        "6726825d",
+        "Apache 2.0",
+        "telling pictures apart that ImageNet's classes do not",
+        "https://github.com/mseitzer/pytorch-fid",
+    ),
+    Known(
+        "clip-vocabulary",
+        "vocabulary",
+        "CLIP's byte pairs, which Stable Diffusion's single files need too",
+        "bpe_simple_vocab_16e6.txt.gz",
+        ("https://raw.githubusercontent.com/openai/CLIP/main/clip/bpe_simple_vocab_16e6.txt.gz",),
+        1_356_917,
+        "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a",
+        "MIT",
+        "scripts that CLIP never saw",
+        about="https://github.com/openai/CLIP",
+    ),
+    Known(
+        "gpt2-vocabulary",
+        "vocabulary",
+        "GPT-2's byte pairs, which GLIDE's models need too",
+        "vocab.bpe",
+        ("https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe",),
+        456_318,
+        "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+        "MIT",
+        "the texts of CLIP and of Stable Diffusion",
+        about="https://github.com/openai/gpt-2",
+    ),
 )
 
 
 # --------------------------------------------------------------------------- by name
 
+
 def known(name: str) -> Known | None:
-    """What is published under a name, in any case, or under the name of its repository on the hub; None for another name."""
+    """What is published under a name, in any case, or under the name of its repository on the hub; None
+    for another name.
+    """
     return next((k for k in KNOWN if name.lower() in (k.name, *map(str.lower, k.repos))), None)
 
 
 def find_known(name: str) -> Known:
     """As `known`. Raises WeightsError for another name, with the nearest ones."""
     if (found := known(name)) is None:
-        near = difflib.get_close_matches(name.lower(), [k.name for k in KNOWN], n=2, cutoff=.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`palimpsest weights list` tells which there are"
+        near = difflib.get_close_matches(name.lower(), [k.name for k in KNOWN], n=2, cutoff=0.4)
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else "`palimpsest weights list` tells which there are"
+        )
         raise WeightsError(f"name: no public checkpoint {name!r} is known here; {hint}")
     return found
 
 
 def whose(digest: str) -> str:
     """Which public or shipped file has this SHA-256, in words."""
-    named = {k.sha256: k.name for k in KNOWN if k.sha256} | {record["sha256"]: Path(file).stem for file, record in manifest().items()}
-    return next((f"that of {name}" for start, name in named.items() if digest.startswith(start)), "not one that is known here")
+    named = {k.sha256: k.name for k in KNOWN if k.sha256} | {
+        record["sha256"]: Path(file).stem for file, record in manifest().items()
+    }
+    return next(
+        (f"that of {name}" for start, name in named.items() if digest.startswith(start)),
+        "not one that is known here",
+    )
 
 
 # --------------------------------------------------------------------------- on this disk
 
+
 def cache_folder() -> Path:
-    """Where downloads are kept: palimpsest/ in torch's own folder, so $TORCH_HOME, else $XDG_CACHE_HOME/torch, else ~/.cache/torch."""
+    """Where downloads are kept: palimpsest/ in torch's own folder, so $TORCH_HOME, else
+    $XDG_CACHE_HOME/torch, else ~/.cache/torch.
+    """
     return Path(torch.hub.get_dir()) / "palimpsest"
 
 
 def hub_folder() -> Path:
-    """Where the hub's programs keep theirs: $HF_HUB_CACHE, $HF_HOME/hub, $XDG_CACHE_HOME/huggingface/hub or ~/.cache/huggingface/hub."""
+    """Where the hub's programs keep theirs: $HF_HUB_CACHE, $HF_HOME/hub, $XDG_CACHE_HOME/huggingface/hub
+    or ~/.cache/huggingface/hub.
+    """
     if named := os.environ.get("HF_HUB_CACHE"):
         return Path(named).expanduser()
     general = os.environ.get("XDG_CACHE_HOME", "~/.cache")
@@ -191,27 +370,39 @@ def _snapshots(repo: str) -> Iterator[Path]:
 
 
 def here(known: Known) -> Path | None:
-    """The file on this disk, or the folder of diffusers or transformers in the hub's folder, or None. Nothing in it is looked at."""
+    """The file on this disk, or the folder of diffusers or transformers in the hub's folder, or None.
+    Nothing in it is looked at.
+    """
     if (own := cache_folder() / known.file).is_file():
         return own
     for repo in known.repos:
         for snapshot in _snapshots(repo):
             if (snapshot / known.file).is_file():
                 return snapshot / known.file
-            if known.kind == "model" and all((snapshot / part / "config.json").is_file() for part in ("unet", "vae", "text_encoder")):
+            if known.kind == "model" and all(
+                (snapshot / part / "config.json").is_file() for part in ("unet", "vae", "text_encoder")
+            ):
                 return snapshot
-            if known.kind == "features" and any((snapshot / file).is_file() for file in ("model.safetensors", "pytorch_model.bin")):
+            if known.kind == "features" and any(
+                (snapshot / file).is_file() for file in ("model.safetensors", "pytorch_model.bin")
+            ):
                 return snapshot
     return None
 
 
 def place(known: Known) -> Path:
-    """As `here`. Raises WeightsError where it is not, with the command that fetches it, and for a file of another size than published."""
+    """As `here`. Raises WeightsError where it is not, with the command that fetches it, and for a file of
+    another size than published.
+    """
     path = here(known)
     if path is None:
-        raise WeightsError(f"model: {known.name} is not on this disk; `palimpsest weights get {known.name}` fetches it, or give the path "
-                           f"of your copy of {known.file}")
+        raise WeightsError(
+            f"model: {known.name} is not on this disk; `palimpsest weights get {known.name}` fetches it, or give the path "
+            f"of your copy of {known.file}"
+        )
     if path.is_file() and known.size not in (None, size := path.stat().st_size):
-        raise WeightsError(f"model: {path} has {size:,} bytes and {known.name} was published with {known.size:,}; remove it, then "
-                           f"`palimpsest weights get {known.name}`")
+        raise WeightsError(
+            f"model: {path} has {size:,} bytes and {known.name} was published with {known.size:,}; remove it, then "
+            f"`palimpsest weights get {known.name}`"
+        )
     return path

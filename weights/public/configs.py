@@ -1,8 +1,10 @@
-"""What a net was built with, read off the net, off the shapes of a CompVis file, or off a config.json of diffusers; and that JSON, written.
+"""What a net was built with, read off the net, off the shapes of a CompVis file, or off a config.json of
+diffusers; and that JSON, written.
 
-A configuration is the keyword arguments of UNet, AutoencoderKL or TextTransformer. Shapes say all of it but the number of heads, the
-groups of the norms and the activation: those are Stable Diffusion v1's unless a file says otherwise.
-"""
+A configuration is the keyword arguments of UNet, AutoencoderKL or TextTransformer. Shapes say all of it
+but the number of heads, the groups of the norms and the activation: those are Stable Diffusion v1's
+unless a file says otherwise."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -11,15 +13,19 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
-from nets.text import TextTransformer, quick_gelu
-from nets.unet import UNet
-from nets.vae import AutoencoderKL
-from weights.files import WeightsError
+from palimpsest.nets.text import TextTransformer, quick_gelu
+from palimpsest.nets.unet import UNet
+from palimpsest.nets.vae import AutoencoderKL
+from palimpsest.weights.files import WeightsError
 
 Config = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
-HEADS, GROUPS, HEAD_WIDTH = 8, 32, 64              # of the published U-Net, of all norms, of a head of CLIP's text encoder
+HEADS, GROUPS, HEAD_WIDTH = (
+    8,
+    32,
+    64,
+)  # of the published U-Net, of all norms, of a head of CLIP's text encoder
 
 
 def build(config: Config, kind: type[nn.Module]) -> nn.Module:
@@ -31,6 +37,7 @@ def build(config: Config, kind: type[nn.Module]) -> nn.Module:
 
 # --------------------------------------------------------------------------- off a net
 
+
 def config_of(net: UNet | AutoencoderKL | TextTransformer) -> Config:
     """The arguments that build such a net anew; plain values, so that JSON can hold them."""
     return {UNet: _unet, AutoencoderKL: _vae, TextTransformer: _text}[type(net)](net)
@@ -39,31 +46,54 @@ def config_of(net: UNet | AutoencoderKL | TextTransformer) -> Config:
 def _unet(net: UNet) -> Config:
     width, heads = net.conv_in.out_channels, {t.attn1.heads for t in net.transformers()}
     stages = [level.stages for level in net.down]
-    return dict(in_channels=net.conv_in.in_channels, out_channels=net.conv_out.out_channels, width=width,
-                mult=[s[0].res.conv1.out_channels // width for s in stages], blocks=len(stages[0]),
-                attention=[s[0].transformer is not None for s in stages], heads=heads.pop(), ctx_width=net.ctx_width,
-                norm_groups=net.norm_out.num_groups)
+    return dict(
+        in_channels=net.conv_in.in_channels,
+        out_channels=net.conv_out.out_channels,
+        width=width,
+        mult=[s[0].res.conv1.out_channels // width for s in stages],
+        blocks=len(stages[0]),
+        attention=[s[0].transformer is not None for s in stages],
+        heads=heads.pop(),
+        ctx_width=net.ctx_width,
+        norm_groups=net.norm_out.num_groups,
+    )
 
 
 def _vae(vae: AutoencoderKL) -> Config:
     width, levels = vae.encoder.conv_in.out_channels, vae.encoder.levels
-    return dict(width=width, mult=[level[0].conv1.out_channels // width for level in levels], blocks=len(levels[-1]),
-                latent_channels=vae.post_quant_conv.in_channels, channels=vae.decoder.conv_out.out_channels,
-                norm_groups=vae.encoder.norm_out.num_groups, mid_attention=len(vae.encoder.mid) == 3)
+    return dict(
+        width=width,
+        mult=[level[0].conv1.out_channels // width for level in levels],
+        blocks=len(levels[-1]),
+        latent_channels=vae.post_quant_conv.in_channels,
+        channels=vae.decoder.conv_out.out_channels,
+        norm_groups=vae.encoder.norm_out.num_groups,
+        mid_attention=len(vae.encoder.mid) == 3,
+    )
 
 
 def _text(text: TextTransformer) -> Config:
     length, width = text.positions.shape
     layer = text.layers[0]
     activation = next(name for name, f in ACTIVATIONS.items() if f is layer.activation)
-    return dict(vocab=text.tokens.num_embeddings, length=length, width=width, layers=len(text.layers), heads=layer.attention.heads,
-                activation=activation, causal=layer.attention.causal)
+    return dict(
+        vocab=text.tokens.num_embeddings,
+        length=length,
+        width=width,
+        layers=len(text.layers),
+        heads=layer.attention.heads,
+        activation=activation,
+        causal=layer.attention.causal,
+    )
 
 
 # --------------------------------------------------------------------------- off the shapes of a CompVis file, prefixes taken away
 
+
 def unet_of_shapes(shapes: Shapes) -> Config:
-    """The levels of the way down end where the map is halved. Raises KeyError with a tensor that is missed."""
+    """The levels of the way down end where the map is halved. Raises KeyError with a tensor that is
+    missed.
+    """
     levels, i = [[]], 1
     while any(key.startswith(f"input_blocks.{i}.") for key in shapes):
         if f"input_blocks.{i}.0.op.weight" in shapes:
@@ -73,19 +103,36 @@ def unet_of_shapes(shapes: Shapes) -> Config:
         i += 1
     width, in_channels = shapes["input_blocks.0.0.weight"][:2]
     widths = [shapes[f"input_blocks.{level[0] if level else i}.0.out_layers.3.weight"][0] for level in levels]
-    return dict(in_channels=in_channels, out_channels=shapes["out.2.weight"][0], width=width, mult=[w // width for w in widths],
-                blocks=len(levels[0]), attention=[f"input_blocks.{level[0]}.1.norm.weight" in shapes for level in levels], heads=HEADS,
-                ctx_width=shapes["middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1], norm_groups=GROUPS)
+    return dict(
+        in_channels=in_channels,
+        out_channels=shapes["out.2.weight"][0],
+        width=width,
+        mult=[w // width for w in widths],
+        blocks=len(levels[0]),
+        attention=[f"input_blocks.{level[0]}.1.norm.weight" in shapes for level in levels],
+        heads=HEADS,
+        ctx_width=shapes["middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1],
+        norm_groups=GROUPS,
+    )
 
 
 def vae_of_shapes(shapes: Shapes) -> Config:
     """As `unet_of_shapes`."""
-    levels = 1 + max((int(key.split(".")[2]) for key in shapes if key.startswith("encoder.down.")), default=-1)
+    levels = 1 + max(
+        (int(key.split(".")[2]) for key in shapes if key.startswith("encoder.down.")), default=-1
+    )
     width, channels = shapes["encoder.conv_in.weight"][:2]
     widths = [shapes[f"encoder.down.{k}.block.0.conv1.weight"][0] for k in range(levels)]
     blocks = sum(key.startswith("encoder.down.0.block.") and key.endswith("conv1.weight") for key in shapes)
-    return dict(width=width, mult=[w // width for w in widths], blocks=blocks, latent_channels=shapes["post_quant_conv.weight"][1],
-                channels=channels, norm_groups=GROUPS, mid_attention="encoder.mid.attn_1.norm.weight" in shapes)
+    return dict(
+        width=width,
+        mult=[w // width for w in widths],
+        blocks=blocks,
+        latent_channels=shapes["post_quant_conv.weight"][1],
+        channels=channels,
+        norm_groups=GROUPS,
+        mid_attention="encoder.mid.attn_1.norm.weight" in shapes,
+    )
 
 
 def text_of_shapes(shapes: Shapes) -> Config:
@@ -99,80 +146,162 @@ def text_of_shapes(shapes: Shapes) -> Config:
 # --------------------------------------------------------------------------- off a config.json, and back
 
 CROSS, PLAIN = "CrossAttn{}Block2D", "{}Block2D"
-UNET_ALWAYS = {                                    # what UNet is, and what its JSON must say or leave out
-    "_class_name": "UNet2DConditionModel", "act_fn": "silu", "center_input_sample": False, "downsample_padding": 1, "flip_sin_to_cos": True,
-    "freq_shift": 0, "mid_block_scale_factor": 1, "norm_eps": 1e-5, "use_linear_projection": False, "dual_cross_attention": False,
-    "only_cross_attention": False, "class_embed_type": None, "addition_embed_type": None, "encoder_hid_dim": None,
-    "resnet_time_scale_shift": "default", "time_embedding_type": "positional", "conv_in_kernel": 3, "transformer_layers_per_block": 1}
-VAE_ALWAYS = {"_class_name": "AutoencoderKL", "act_fn": "silu", "use_quant_conv": True, "use_post_quant_conv": True}
+UNET_ALWAYS = {  # what UNet is, and what its JSON must say or leave out
+    "_class_name": "UNet2DConditionModel",
+    "act_fn": "silu",
+    "center_input_sample": False,
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-5,
+    "use_linear_projection": False,
+    "dual_cross_attention": False,
+    "only_cross_attention": False,
+    "class_embed_type": None,
+    "addition_embed_type": None,
+    "encoder_hid_dim": None,
+    "resnet_time_scale_shift": "default",
+    "time_embedding_type": "positional",
+    "conv_in_kernel": 3,
+    "transformer_layers_per_block": 1,
+}
+VAE_ALWAYS = {
+    "_class_name": "AutoencoderKL",
+    "act_fn": "silu",
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+}
 
 
 def _insist(config: Config, always: Config) -> None:
     for key, value in always.items():
         if config.get(key, value) != value:
             kind = "Stable Diffusion 2" if key == "use_linear_projection" else "another architecture"
-            raise WeightsError(f"model: {key} is {config[key]!r} in its config.json: {kind}, which is not supported; take a "
-                               "Stable Diffusion v1 model")
+            raise WeightsError(
+                f"model: {key} is {config[key]!r} in its config.json: {kind}, which is not supported; take a "
+                "Stable Diffusion v1 model"
+            )
 
 
 def unet_of_json(config: Config) -> Config:
-    """A diffusers config.json -> the arguments of UNet. Raises WeightsError for an architecture that UNet is not."""
+    """A diffusers config.json -> the arguments of UNet. Raises WeightsError for an architecture that UNet
+    is not.
+    """
     _insist(config, UNET_ALWAYS)
-    heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)      # v1's "head_dim" is the number of heads
+    heads = config.get("num_attention_heads") or config.get(
+        "attention_head_dim", 8
+    )  # v1's "head_dim" is the number of heads
     heads = {heads} if isinstance(heads, int) else set(heads)
     kinds, widths = config["down_block_types"], config["block_out_channels"]
     known = {CROSS.format("Down"): True, PLAIN.format("Down"): False}
     if len(heads) > 1 or not set(kinds) <= known.keys():
-        raise WeightsError(f"model: attention_head_dim {sorted(heads)} with {', '.join(sorted(set(kinds)))} in its config.json is another "
-                           "architecture; take a Stable Diffusion v1 model")
-    return dict(in_channels=config["in_channels"], out_channels=config["out_channels"], width=widths[0],
-                mult=[w // widths[0] for w in widths], blocks=config["layers_per_block"], attention=[known[kind] for kind in kinds],
-                heads=heads.pop(), ctx_width=config["cross_attention_dim"], norm_groups=config.get("norm_num_groups", GROUPS))
+        raise WeightsError(
+            f"model: attention_head_dim {sorted(heads)} with {', '.join(sorted(set(kinds)))} in its config.json is another "
+            "architecture; take a Stable Diffusion v1 model"
+        )
+    return dict(
+        in_channels=config["in_channels"],
+        out_channels=config["out_channels"],
+        width=widths[0],
+        mult=[w // widths[0] for w in widths],
+        blocks=config["layers_per_block"],
+        attention=[known[kind] for kind in kinds],
+        heads=heads.pop(),
+        ctx_width=config["cross_attention_dim"],
+        norm_groups=config.get("norm_num_groups", GROUPS),
+    )
 
 
 def unet_to_json(net: UNet, sample_size: int) -> Config:
     """The config.json with which diffusers builds the same U-Net."""
     c = config_of(net)
     kinds = [CROSS if attend else PLAIN for attend in c["attention"]]
-    return {**UNET_ALWAYS, "sample_size": sample_size, "in_channels": c["in_channels"], "out_channels": c["out_channels"],
-            "block_out_channels": [c["width"] * m for m in c["mult"]], "layers_per_block": c["blocks"], "attention_head_dim": c["heads"],
-            "cross_attention_dim": c["ctx_width"], "norm_num_groups": c["norm_groups"],
-            "down_block_types": [kind.format("Down") for kind in kinds], "up_block_types": [kind.format("Up") for kind in kinds[::-1]]}
+    return {
+        **UNET_ALWAYS,
+        "sample_size": sample_size,
+        "in_channels": c["in_channels"],
+        "out_channels": c["out_channels"],
+        "block_out_channels": [c["width"] * m for m in c["mult"]],
+        "layers_per_block": c["blocks"],
+        "attention_head_dim": c["heads"],
+        "cross_attention_dim": c["ctx_width"],
+        "norm_num_groups": c["norm_groups"],
+        "down_block_types": [kind.format("Down") for kind in kinds],
+        "up_block_types": [kind.format("Up") for kind in kinds[::-1]],
+    }
 
 
 def vae_of_json(config: Config) -> Config:
-    """A diffusers config.json -> the arguments of AutoencoderKL. Raises WeightsError for an architecture that it is not."""
+    """A diffusers config.json -> the arguments of AutoencoderKL. Raises WeightsError for an architecture
+    that it is not.
+    """
     _insist(config, VAE_ALWAYS)
     widths = config["block_out_channels"]
-    return dict(width=widths[0], mult=[w // widths[0] for w in widths], blocks=config["layers_per_block"],
-                latent_channels=config["latent_channels"], channels=config["in_channels"],
-                norm_groups=config.get("norm_num_groups", GROUPS), mid_attention=config.get("mid_block_add_attention", True))
+    return dict(
+        width=widths[0],
+        mult=[w // widths[0] for w in widths],
+        blocks=config["layers_per_block"],
+        latent_channels=config["latent_channels"],
+        channels=config["in_channels"],
+        norm_groups=config.get("norm_num_groups", GROUPS),
+        mid_attention=config.get("mid_block_add_attention", True),
+    )
 
 
 def vae_to_json(vae: AutoencoderKL, sample_size: int, latent_scale: float) -> Config:
     """The config.json with which diffusers builds the same autoencoder."""
     c = config_of(vae)
     n = len(c["mult"])
-    return {**VAE_ALWAYS, "sample_size": sample_size, "scaling_factor": latent_scale, "in_channels": c["channels"],
-            "out_channels": c["channels"], "latent_channels": c["latent_channels"], "layers_per_block": c["blocks"],
-            "block_out_channels": [c["width"] * m for m in c["mult"]], "norm_num_groups": c["norm_groups"],
-            "mid_block_add_attention": c["mid_attention"], "down_block_types": ["DownEncoderBlock2D"] * n,
-            "up_block_types": ["UpDecoderBlock2D"] * n}
+    return {
+        **VAE_ALWAYS,
+        "sample_size": sample_size,
+        "scaling_factor": latent_scale,
+        "in_channels": c["channels"],
+        "out_channels": c["channels"],
+        "latent_channels": c["latent_channels"],
+        "layers_per_block": c["blocks"],
+        "block_out_channels": [c["width"] * m for m in c["mult"]],
+        "norm_num_groups": c["norm_groups"],
+        "mid_block_add_attention": c["mid_attention"],
+        "down_block_types": ["DownEncoderBlock2D"] * n,
+        "up_block_types": ["UpDecoderBlock2D"] * n,
+    }
 
 
 def text_of_json(config: Config) -> Config:
     """A transformers config.json of a CLIP text encoder -> the arguments of TextTransformer."""
     _insist(config, {"layer_norm_eps": 1e-5})
     if (activation := config.get("hidden_act", "quick_gelu")) not in ACTIVATIONS:
-        raise WeightsError(f"model: hidden_act is {activation!r} in its config.json, and only {' and '.join(ACTIVATIONS)} are known")
-    return dict(vocab=config.get("vocab_size", 49408), length=config.get("max_position_embeddings", 77), width=config["hidden_size"],
-                layers=config["num_hidden_layers"], heads=config["num_attention_heads"], activation=activation)
+        raise WeightsError(
+            f"model: hidden_act is {activation!r} in its config.json, and only {' and '.join(ACTIVATIONS)} are known"
+        )
+    return dict(
+        vocab=config.get("vocab_size", 49408),
+        length=config.get("max_position_embeddings", 77),
+        width=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        activation=activation,
+    )
 
 
 def text_to_json(text: TextTransformer) -> Config:
     """The config.json with which transformers builds the same text encoder."""
     c = config_of(text)
-    return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "hidden_act": c["activation"], "hidden_size": c["width"],
-            "intermediate_size": 4 * c["width"], "layer_norm_eps": 1e-5, "max_position_embeddings": c["length"],
-            "num_attention_heads": c["heads"], "num_hidden_layers": c["layers"], "projection_dim": c["width"], "vocab_size": c["vocab"],
-            "bos_token_id": c["vocab"] - 2, "eos_token_id": c["vocab"] - 1, "pad_token_id": c["vocab"] - 1}
+    return {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "hidden_act": c["activation"],
+        "hidden_size": c["width"],
+        "intermediate_size": 4 * c["width"],
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": c["length"],
+        "num_attention_heads": c["heads"],
+        "num_hidden_layers": c["layers"],
+        "projection_dim": c["width"],
+        "vocab_size": c["vocab"],
+        "bos_token_id": c["vocab"] - 2,
+        "eos_token_id": c["vocab"] - 1,
+        "pad_token_id": c["vocab"] - 1,
+    }

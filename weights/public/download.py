@@ -1,8 +1,9 @@
 """Fetch a published file, going on where an earlier try broke off, and refuse whatever is not whole.
 
-torch.hub.download_url_to_file starts anew after every break, which for 4 GB is not good enough: this is the same loop with a Range in
-the request, around a file NAME.partial that is kept until it is whole and becomes NAME in one step.
-"""
+torch.hub.download_url_to_file starts anew after every break, which for 4 GB is not good enough: this is
+the same loop with a Range in the request, around a file NAME.partial that is kept until it is whole and
+becomes NAME in one step."""
+
 from __future__ import annotations
 
 import http.client
@@ -19,21 +20,22 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from weights.catalogue import Known, cache_folder
-from weights.files import WeightsError, sha256
-from weights.mapped import Checkpoint, kind
+from palimpsest.weights.files import WeightsError, sha256
+from palimpsest.weights.public.catalogue import Known, cache_folder
+from palimpsest.weights.public.mapped import Checkpoint, kind
 
-CHUNK = 2**20                                    # bytes read at once
-TIMEOUT = 30                                     # seconds without a byte, after which a connection counts as broken
-TRIES = 5                                        # broken connections in a row that brought nothing new
+CHUNK = 2**20  # bytes read at once
+TIMEOUT = 30  # seconds without a byte, after which a connection counts as broken
+TRIES = 5  # broken connections in a row that brought nothing new
 
 
 def download(known: Known, folder: Path | None = None, *, progress: bool | None = None) -> Path:
-    """The file of a known name, fetched into `folder` (default: `cache_folder()`) from the first mirror that gives it whole.
+    """The file of a known name, fetched into `folder` (default: `cache_folder()`) from the first mirror
+    that gives it whole.
 
-    What an earlier call left half done is gone on with. progress: a bar, None for one on terminals only. Raises WeightsError, one line
-    with every mirror's fault, and for a file that is there already but is not the published one.
-    """
+    What an earlier call left half done is gone on with. progress: a bar, None for one on terminals only.
+    Raises WeightsError, one line with every mirror's fault, and for a file that is there already but is
+    not the published one."""
     path = (folder or cache_folder()) / known.file
     if path.is_file():
         check(path, known)
@@ -43,10 +45,12 @@ def download(known: Known, folder: Path | None = None, *, progress: bool | None 
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         mend = "name another folder" if folder else "set TORCH_HOME to a folder that can"
-        raise WeightsError(f"{'to' if folder else 'name'}: {path.parent} cannot be made ({error.strerror}); {mend}") from None
+        raise WeightsError(
+            f"{'to' if folder else 'name'}: {path.parent} cannot be made ({error.strerror}); {mend}"
+        ) from None
     for url in known.mirrors():
         try:
-            for _ in range(2):                                             # a bad file may be an old part's fault: then once from the start
+            for _ in range(2):  # a bad file may be an old part's fault: then once from the start
                 resumed = part.is_file()
                 fetch(url, part, size=known.size, progress=progress)
                 try:
@@ -59,13 +63,17 @@ def download(known: Known, folder: Path | None = None, *, progress: bool | None 
                         raise
         except (WeightsError, OSError, http.client.HTTPException) as error:
             faults.append(f"{urlsplit(url).netloc}: {_reason(error)}")
-    raise WeightsError(f"name: {known.name} could not be fetched ({'; '.join(faults)}); fetch {known.file} by hand, see {known.page}, and "
-                       "give its path instead of the name")
+    raise WeightsError(
+        f"name: {known.name} could not be fetched ({'; '.join(faults)}); fetch {known.file} by hand, see {known.page}, and "
+        "give its path instead of the name"
+    )
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, HTTPError):
-        why = {401: ", it asks for a login", 403: ", it asks for a login", 404: ", it is not there"}.get(error.code, "")
+        why = {401: ", it asks for a login", 403: ", it asks for a login", 404: ", it is not there"}.get(
+            error.code, ""
+        )
         return f"HTTP {error.code}{why}"
     if isinstance(error, URLError):
         return f"no connection ({error.reason})"
@@ -74,26 +82,34 @@ def _reason(error: Exception) -> str:
 
 # --------------------------------------------------------------------------- the transfer
 
-def fetch(url: str, part: Path, *, size: int | None = None, progress: bool | None = None) -> None:
-    """Bring `part` to the end of what `url` gives, from where it ends now. size: in bytes, where it is known beforehand.
 
-    A connection that breaks is taken up again, as long as it brings something. Raises WeightsError for a web page in place of a file, a
-    file of another size, too small a disk, and a connection that breaks for good; the part stays. HTTPError and URLError pass through.
-    """
+def fetch(url: str, part: Path, *, size: int | None = None, progress: bool | None = None) -> None:
+    """Bring `part` to the end of what `url` gives, from where it ends now. size: in bytes, where it is
+    known beforehand.
+
+    A connection that breaks is taken up again, as long as it brings something. Raises WeightsError for a
+    web page in place of a file, a file of another size, too small a disk, and a connection that breaks
+    for good; the part stays. HTTPError and URLError pass through."""
     barren = 0
-    with tqdm(total=size, desc=part.name.removesuffix(".partial"), unit="B", unit_scale=True, leave=False,
-              disable=None if progress is None else not progress) as bar:
+    with tqdm(
+        total=size,
+        desc=part.name.removesuffix(".partial"),
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        disable=None if progress is None else not progress,
+    ) as bar:
         while True:
             have = part.stat().st_size if part.is_file() else 0
             bar.n, before = have, have
             try:
                 total = _append(url, part, have, size, bar.update)
             except HTTPError as error:
-                if error.code != 416:                                      # of a part that is already all there is
+                if error.code != 416:  # of a part that is already all there is
                     raise
                 told = re.search(r"/(\d+)$", error.headers.get("Content-Range") or "")
                 total = int(told[1]) if told else have
-                if total != have:                                          # the part is longer: it is of something else
+                if total != have:  # the part is longer: it is of something else
                     part.unlink()
                     continue
             except (http.client.HTTPException, ConnectionError, TimeoutError):
@@ -103,28 +119,40 @@ def fetch(url: str, part: Path, *, size: int | None = None, progress: bool | Non
                 return
             barren = 0 if have > before else barren + 1
             if barren == TRIES:
-                raise WeightsError(f"the connection broke off {TRIES} times at {have:,} bytes; the same command goes on from there")
+                raise WeightsError(
+                    f"the connection broke off {TRIES} times at {have:,} bytes; the same command goes on from there"
+                )
 
 
 def _append(url: str, part: Path, have: int, size: int | None, tell: Callable[[int], object]) -> int | None:
-    """One connection: append to the part (or start it anew, if the server cannot go on), and give the whole file's size if it is told."""
+    """One connection: append to the part (or start it anew, if the server cannot go on), and give the
+    whole file's size if it is told.
+    """
     headers = {"User-Agent": "palimpsest", **({"Range": f"bytes={have}-"} if have else {})}
     with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as answer:
         if answer.headers.get_content_type() == "text/html":
             raise WeightsError("it answers with a web page (a login, or nothing there)")
-        going_on = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range") or "") if answer.status == 206 else None
+        going_on = (
+            re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range") or "")
+            if answer.status == 206
+            else None
+        )
         if have and (going_on is None or int(going_on[1]) != have):
             tell(-have)
             have = 0
-            if answer.status == 206:                                       # of another place than was asked for
+            if answer.status == 206:  # of another place than was asked for
                 part.unlink()
                 return None
         length = answer.headers.get("Content-Length")
-        total = int(going_on[2]) if going_on and going_on[2] != "*" else have + int(length) if length else None
+        total = (
+            int(going_on[2]) if going_on and going_on[2] != "*" else have + int(length) if length else None
+        )
         if size is not None and total not in (None, size):
             raise WeightsError(f"its file has {total:,} bytes, and {size:,} were published")
         if total is not None and (free := shutil.disk_usage(part.parent).free) < total - have:
-            raise WeightsError(f"{(total - have) / 1e9:.1f} GB are needed, and {part.parent} has {free / 1e9:.1f} GB free; set TORCH_HOME")
+            raise WeightsError(
+                f"{(total - have) / 1e9:.1f} GB are needed, and {part.parent} has {free / 1e9:.1f} GB free; set TORCH_HOME"
+            )
         with open(part, "ab" if have else "wb") as file:
             while chunk := answer.read(CHUNK):
                 file.write(chunk)
@@ -134,30 +162,49 @@ def _append(url: str, part: Path, have: int, size: int | None, tell: Callable[[i
 
 # --------------------------------------------------------------------------- whole or not
 
-def whole(path: Path) -> str:
-    """What a file of weights is ("safetensors", "zip" or "pickle"), once its end is seen to be there; no tensor is read.
 
-    Raises WeightsError for a web page, a pointer, another kind of file, and one that was cut off. A bare pickle has no length to compare.
-    """
+def whole(path: Path) -> str:
+    """What a file of weights is ("safetensors", "zip" or "pickle"), once its end is seen to be there; no
+    tensor is read.
+
+    Raises WeightsError for a web page, a pointer, another kind of file, and one that was cut off. A bare
+    pickle has no length to compare."""
     form, size = kind(path), path.stat().st_size
     if form == "safetensors":
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             try:
                 header = json.loads(file.read(min(length, size)))
-                end = 8 + length + max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+                end = (
+                    8
+                    + length
+                    + max(
+                        (
+                            entry["data_offsets"][1]
+                            for name, entry in header.items()
+                            if name != "__metadata__"
+                        ),
+                        default=0,
+                    )
+                )
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise WeightsError(f"model: {path} has no whole safetensors header; fetch it again") from None
         if size != end:
-            raise WeightsError(f"model: {path} has {size:,} bytes where its header calls for {end:,}: it was cut off, or something was "
-                               "added; fetch it again")
+            raise WeightsError(
+                f"model: {path} has {size:,} bytes where its header calls for {end:,}: it was cut off, or something was "
+                "added; fetch it again"
+            )
     if form == "zip" and not zipfile.is_zipfile(path):
-        raise WeightsError(f"model: {path} has lost its end ({size:,} bytes are left): it was cut off; fetch it again")
+        raise WeightsError(
+            f"model: {path} has lost its end ({size:,} bytes are left): it was cut off; fetch it again"
+        )
     return form
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files that loading `path` reads: the file itself, or those in a folder, or in the parts of a diffusers folder."""
+    """The files that loading `path` reads: the file itself, or those in a folder, or in the parts of a
+    diffusers folder.
+    """
     if path.is_file():
         return [path]
     parts = [path / part for part in ("unet", "vae", "text_encoder")] if (path / "unet").is_dir() else [path]
@@ -166,19 +213,32 @@ def weight_files(path: Path) -> list[Path]:
 
 def hashed(path: Path) -> str:
     """The SHA-256 of a file, with a bar on terminals: some gigabytes take a while."""
-    with tqdm(total=path.stat().st_size, desc=f"SHA-256 of {path.name}", unit="B", unit_scale=True, leave=False, disable=None) as bar:
+    with tqdm(
+        total=path.stat().st_size,
+        desc=f"SHA-256 of {path.name}",
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        disable=None,
+    ) as bar:
         return sha256(path, bar.update)
 
 
 def check(path: Path, known: Known) -> str:
-    """The SHA-256 of a file that is whole and, as far as that was published, the known one. Raises WeightsError for any other."""
+    """The SHA-256 of a file that is whole and, as far as that was published, the known one. Raises
+    WeightsError for any other.
+    """
     if known.kind != "vocabulary":
         whole(path)
     if known.size not in (None, size := path.stat().st_size):
-        raise WeightsError(f"model: {path} has {size:,} bytes and {known.name} was published with {known.size:,}; remove it and fetch it "
-                           "again")
+        raise WeightsError(
+            f"model: {path} has {size:,} bytes and {known.name} was published with {known.size:,}; remove it and fetch it "
+            "again"
+        )
     digest = hashed(path)
     if not digest.startswith(known.sha256):
-        raise WeightsError(f"model: {path} is not {known.name} as it was published (its SHA-256 is {digest[:10]}…, not "
-                           f"{known.sha256[:10]}…); remove it and fetch it again")
+        raise WeightsError(
+            f"model: {path} is not {known.name} as it was published (its SHA-256 is {digest[:10]}…, not "
+            f"{known.sha256[:10]}…); remove it and fetch it again"
+        )
     return digest

@@ -1,4 +1,7 @@
-"""The layout of diffusers: a folder with unet/, vae/, text_encoder/, read as the fields of a Bundle and written back."""
+"""The layout of diffusers: a folder with unet/, vae/, text_encoder/, read as the fields of a Model and
+written back.
+"""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,40 +10,53 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from nets.text import TextTransformer
-from nets.tokenizer import ClipTokenizer
-from nets.unet import UNet
-from nets.vae import AutoencoderKL
-from samplers.schedule import Schedule
-from weights import configs
-from weights.configs import Config
-from weights.files import WeightsError, write_json
-from weights.layouts import BUFFERS, diffusers_names
-from weights.mapped import Checkpoint, read_json
-from weights.parts import LATENT_SCALE, LATENT_SIDE, bare, fit_together, tokenizer_of, write_file
+from palimpsest.nets.text import TextTransformer
+from palimpsest.nets.tokenizer import ClipTokenizer
+from palimpsest.nets.unet import UNet
+from palimpsest.nets.vae import AutoencoderKL
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.weights.files import WeightsError, write_json
+from palimpsest.weights.public import configs
+from palimpsest.weights.public.configs import Config
+from palimpsest.weights.public.layouts import BUFFERS, diffusers_names
+from palimpsest.weights.public.mapped import Checkpoint, read_json
+from palimpsest.weights.public.parts import (
+    LATENT_SCALE,
+    LATENT_SIDE,
+    bare,
+    fit_together,
+    tokenizer_of,
+    write_file,
+)
 
 if TYPE_CHECKING:
-    from weights import Bundle
+    from palimpsest.weights.model import Model
 
 
 def read_diffusers(folder: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """unet/, vae/, text_encoder/ of one folder; tokenizer/merges.txt and scheduler/ where they are there."""
     if not (folder / "unet").is_dir():
         above = folder.parent if (folder.parent / "unet").is_dir() else None
-        raise WeightsError(f"model: {folder} holds no unet/; give "
-                           f"{above or 'the folder of a diffusers model'}, or one file")
+        raise WeightsError(
+            f"model: {folder} holds no unet/; give {above or 'the folder of a diffusers model'}, or one file"
+        )
     modules: dict[str, nn.Module] = {}
-    for name, cls, arguments in (("unet", UNet, configs.unet_of_json), ("vae", AutoencoderKL, configs.vae_of_json),
-                                 ("text_encoder", TextTransformer, configs.text_of_json)):
+    for name, cls, arguments in (
+        ("unet", UNet, configs.unet_of_json),
+        ("vae", AutoencoderKL, configs.vae_of_json),
+        ("text_encoder", TextTransformer, configs.text_of_json),
+    ):
         try:
             modules[name] = bare(folder / name, cls, arguments(read_json(folder / name / "config.json")))
         except KeyError as error:
-            raise WeightsError(f"model: {folder / name / 'config.json'} lacks {error}; fetch the whole folder") from None
+            raise WeightsError(
+                f"model: {folder / name / 'config.json'} lacks {error}; fetch the whole folder"
+            ) from None
     net, vae, text = modules["unet"], modules["vae"], modules["text_encoder"]
     fit_together(folder, net, text, vae)
     tokenizer = tokenizer_of(text, None, folder)
     ready = []
-    for name, module in modules.items():                                   # all are looked at before the first is read
+    for name, module in modules.items():  # all are looked at before the first is read
         checkpoint = Checkpoint.of_folder(folder / name)
         names = diffusers_names(module, checkpoint.shapes)
         checkpoint.fits(module, names, ignored=[key for key in checkpoint.shapes if BUFFERS.match(key)])
@@ -50,9 +66,17 @@ def read_diffusers(folder: Path, device: torch.device, dtype: torch.dtype) -> di
     schedule, prediction = _schedule(folder / "scheduler" / "scheduler_config.json")
     side = read_json(folder / "unet" / "config.json").get("sample_size") or LATENT_SIDE
     return dict(
-        name=folder.resolve().name, net=net, text=text, vae=vae, tokenizer=tokenizer, schedule=schedule,
-        prediction=prediction, latent_scale=read_json(folder / "vae" / "config.json").get("scaling_factor", LATENT_SCALE),
-        size=(min(side) if isinstance(side, list) else side) * vae.factor, shift=1)
+        name=folder.resolve().name,
+        net=net,
+        text=text,
+        vae=vae,
+        tokenizer=tokenizer,
+        schedule=schedule,
+        prediction=prediction,
+        latent_scale=read_json(folder / "vae" / "config.json").get("scaling_factor", LATENT_SCALE),
+        size=(min(side) if isinstance(side, list) else side) * vae.factor,
+        shift=1,
+    )
 
 
 def _schedule(path: Path) -> tuple[Schedule, str]:
@@ -60,51 +84,100 @@ def _schedule(path: Path) -> tuple[Schedule, str]:
     config = read_json(path) if path.is_file() else {}
     prediction = {"epsilon": "eps", "v_prediction": "v"}.get(config.get("prediction_type", "epsilon"))
     named, T = config.get("beta_schedule", "scaled_linear"), config.get("num_train_timesteps", 1000)
-    ends = config.get("beta_start", .00085), config.get("beta_end", .012)
-    known = {"scaled_linear": lambda: Schedule.scaled_linear(T, *ends), "linear": lambda: Schedule.linear(T, *ends),
-             "squaredcos_cap_v2": lambda: Schedule.cosine(T)}
+    ends = config.get("beta_start", 0.00085), config.get("beta_end", 0.012)
+    known = {
+        "scaled_linear": lambda: Schedule.scaled_linear(T, *ends),
+        "linear": lambda: Schedule.linear(T, *ends),
+        "squaredcos_cap_v2": lambda: Schedule.cosine(T),
+    }
     if config.get("trained_betas") is not None:
         return Schedule.from_betas(torch.tensor(config["trained_betas"], dtype=torch.float64)), prediction
     if prediction is None or named not in known or config.get("rescale_betas_zero_snr"):
-        raise WeightsError(f"model: {path} asks for {config.get('prediction_type')} on a {named} schedule, which is not supported; known "
-                           f"are epsilon and v_prediction on {', '.join(known)}")
+        raise WeightsError(
+            f"model: {path} asks for {config.get('prediction_type')} on a {named} schedule, which is not supported; known "
+            f"are epsilon and v_prediction on {', '.join(known)}"
+        )
     return known[named](), prediction
 
 
-def write_diffusers(b: Bundle, folder: Path) -> Path:
-    """A folder that diffusers loads. Raises ValueError for a Bundle that its layout cannot say: no text, words of its own, other times."""
-    if b.vae is None or not isinstance(b.tokenizer, ClipTokenizer) or b.shift != 1 or not isinstance(b.net, UNet):
-        raise ValueError(f"path: a diffusers folder cannot say what {b.name} is (it takes CLIP's tokens, an autoencoder and times from 0); "
-                         "save it as one file, FILE.safetensors")
-    side = b.size // b.vae.factor
-    json_of = {"unet": configs.unet_to_json(b.net, side), "vae": configs.vae_to_json(b.vae, b.size, b.latent_scale),
-               "text_encoder": configs.text_to_json(b.text)}
-    for name, module, file, prefix in (("unet", b.net, "diffusion_pytorch_model", ""), ("vae", b.vae, "diffusion_pytorch_model", ""),
-                                       ("text_encoder", b.text, "model", "text_model.")):
+def write_diffusers(model: Model, folder: Path) -> Path:
+    """A folder that diffusers loads. Raises ValueError for a Model that its layout cannot say: no text,
+    words of its own, other times.
+    """
+    if (
+        model.vae is None
+        or not isinstance(model.tokenizer, ClipTokenizer)
+        or model.shift != 1
+        or not isinstance(model.net, UNet)
+    ):
+        raise ValueError(
+            f"path: a diffusers folder cannot say what {model.name} is (it takes CLIP's tokens, an autoencoder and times from 0); "
+            "save it as one file, FILE.safetensors"
+        )
+    side = model.size // model.vae.factor
+    json_of = {
+        "unet": configs.unet_to_json(model.net, side),
+        "vae": configs.vae_to_json(model.vae, model.size, model.latent_scale),
+        "text_encoder": configs.text_to_json(model.text),
+    }
+    for name, module, file, prefix in (
+        ("unet", model.net, "diffusion_pytorch_model", ""),
+        ("vae", model.vae, "diffusion_pytorch_model", ""),
+        ("text_encoder", model.text, "model", "text_model."),
+    ):
         names, state = diffusers_names(module), module.state_dict()
-        write_file(folder / name / f"{file}.safetensors", {prefix + names[key]: value for key, value in state.items()}, {})
+        write_file(
+            folder / name / f"{file}.safetensors",
+            {prefix + names[key]: value for key, value in state.items()},
+            {},
+        )
         write_json(folder / name / "config.json", json_of[name])
 
-    betas = 1 - b.schedule.abar[1:] / b.schedule.abar[:-1]
-    usual = torch.equal(b.schedule.abar, Schedule.scaled_linear(b.schedule.T).abar)
-    _json(folder / "scheduler" / "scheduler_config.json", {
-        "_class_name": "DDIMScheduler", "num_train_timesteps": b.schedule.T, "beta_start": .00085, "beta_end": .012,
-        "beta_schedule": "scaled_linear", "trained_betas": None if usual else betas.tolist(), "clip_sample": False,
-        "set_alpha_to_one": False, "steps_offset": 1, "prediction_type": {"eps": "epsilon", "v": "v_prediction"}[b.prediction]})
+    betas = 1 - model.schedule.abar[1:] / model.schedule.abar[:-1]
+    usual = torch.equal(model.schedule.abar, Schedule.scaled_linear(model.schedule.T).abar)
+    _json(
+        folder / "scheduler" / "scheduler_config.json",
+        {
+            "_class_name": "DDIMScheduler",
+            "num_train_timesteps": model.schedule.T,
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "trained_betas": None if usual else betas.tolist(),
+            "clip_sample": False,
+            "set_alpha_to_one": False,
+            "steps_offset": 1,
+            "prediction_type": {"eps": "epsilon", "v": "v_prediction"}[model.prediction],
+        },
+    )
     tokenizer, start, end = folder / "tokenizer", "<|startoftext|>", "<|endoftext|>"
-    _json(tokenizer / "vocab.json", b.tokenizer.tokens)
-    (tokenizer / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, b.tokenizer.rank)]) + "\n", encoding="utf-8")
+    _json(tokenizer / "vocab.json", model.tokenizer.tokens)
+    (tokenizer / "merges.txt").write_text(
+        "\n".join(["#version: 0.2", *map(" ".join, model.tokenizer.rank)]) + "\n", encoding="utf-8"
+    )
     special = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
-    _json(tokenizer / "tokenizer_config.json", special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": b.tokenizer.length})
+    _json(
+        tokenizer / "tokenizer_config.json",
+        special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": model.tokenizer.length},
+    )
     _json(tokenizer / "special_tokens_map.json", special)
-    latent = b.net.conv_out.out_channels
-    pipeline = {latent: "", 2 * latent: "InstructPix2Pix"}.get(b.net.conv_in.in_channels, "Inpaint")
-    write_json(folder / "model_index.json", {
-        "_diffusers_version": "0.30.0",                                    # which it asks for before it loads an inpainting model
-        "_class_name": f"StableDiffusion{pipeline}Pipeline", "feature_extractor": [None, None], "safety_checker": [None, None],
-        "requires_safety_checker": False, "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"]})
+    latent = model.net.conv_out.out_channels
+    pipeline = {latent: "", 2 * latent: "InstructPix2Pix"}.get(model.net.conv_in.in_channels, "Inpaint")
+    write_json(
+        folder / "model_index.json",
+        {
+            "_diffusers_version": "0.30.0",  # which it asks for before it loads an inpainting model
+            "_class_name": f"StableDiffusion{pipeline}Pipeline",
+            "feature_extractor": [None, None],
+            "safety_checker": [None, None],
+            "requires_safety_checker": False,
+            "scheduler": ["diffusers", "DDIMScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        },
+    )
     return folder
 
 

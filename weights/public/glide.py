@@ -1,8 +1,10 @@
-"""GLIDE's published models: base.pt, upsample.pt, base_inpaint.pt and upsample_inpaint.pt, each one flat state dict, as Bundles.
+"""GLIDE's published models: base.pt, upsample.pt, base_inpaint.pt and upsample_inpaint.pt, each one flat
+state dict, as Models.
 
-"GLIDE", arXiv:2112.10741v3. One file holds the text transformer and the U-Net; here they are two modules, so that a text is read once
-for a whole walk. Blocks are numbered through, as CompVis does it, whose program came from the same source.
-"""
+"GLIDE", arXiv:2112.10741v3. One file holds the text transformer and the U-Net; here they are two modules,
+so that a text is read once for a whole walk. Blocks are numbered through, as CompVis does it, whose
+program came from the same source."""
+
 from __future__ import annotations
 
 import re
@@ -11,14 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from nets.glide import GlideText, GlideUNet
-from nets.gpt2 import GPT2Tokenizer
-from samplers.schedule import Schedule
-from weights.configs import HEAD_WIDTH, Config, Shapes
-from weights.files import WeightsError
-from weights.layouts import rename
-from weights.mapped import Checkpoint
-from weights.parts import bare, gpt2_vocabulary
+from palimpsest.nets.glide import GlideText, GlideUNet
+from palimpsest.nets.gpt2 import GPT2Tokenizer
+from palimpsest.samplers.schedule import Schedule
+from palimpsest.weights.files import WeightsError
+from palimpsest.weights.public.configs import HEAD_WIDTH, Config, Shapes
+from palimpsest.weights.public.layouts import rename
+from palimpsest.weights.public.mapped import Checkpoint
+from palimpsest.weights.public.parts import bare, gpt2_vocabulary
 
 UNET = [
     (r"^time\.linear1\.", "time_embed.0."),
@@ -57,24 +59,35 @@ MEND = "fetch it again, or take one of GLIDE's four published models"
 
 
 def glide_unet_names(net: GlideUNet) -> dict[str, str]:
-    """Our name -> the published one. What halves is a block of its own there, what doubles the last member of its level's last block."""
-    block, i = {}, 1                                          # input_blocks.0 is conv_in
+    """Our name -> the published one. What halves is a block of its own there, what doubles the last
+    member of its level's last block.
+    """
+    block, i = {}, 1  # input_blocks.0 is conv_in
     for k, level in enumerate(net.down):
         for j in range(len(level.stages)):
-            block |= {f"down.{k}.stages.{j}.res": f"input_blocks.{i}.0", f"down.{k}.stages.{j}.joint": f"input_blocks.{i}.1"}
+            block |= {
+                f"down.{k}.stages.{j}.res": f"input_blocks.{i}.0",
+                f"down.{k}.stages.{j}.joint": f"input_blocks.{i}.1",
+            }
             i += 1
-        block[f"down.{k}.resample"] = f"input_blocks.{i}.0"   # named even where a level has none
+        block[f"down.{k}.resample"] = f"input_blocks.{i}.0"  # named even where a level has none
         i += 1
     i = 0
     for k, level in enumerate(net.up):
         for j in range(len(level.stages)):
-            block |= {f"up.{k}.stages.{j}.res": f"output_blocks.{i}.0", f"up.{k}.stages.{j}.joint": f"output_blocks.{i}.1"}
+            block |= {
+                f"up.{k}.stages.{j}.res": f"output_blocks.{i}.0",
+                f"up.{k}.stages.{j}.joint": f"output_blocks.{i}.1",
+            }
             i += 1
         block[f"up.{k}.resample"] = f"output_blocks.{i - 1}.{1 if level.stages[-1].joint is None else 2}"
 
     def name(key: str) -> str:
-        key = re.sub(r"^(down|up)\.\d+\.(stages\.\d+\.(res|joint)|resample)", lambda place: block[place[0]], key)
+        key = re.sub(
+            r"^(down|up)\.\d+\.(stages\.\d+\.(res|joint)|resample)", lambda place: block[place[0]], key
+        )
         return rename(key, UNET)
+
     return {key: name(key) for key in net.state_dict()}
 
 
@@ -86,48 +99,83 @@ def glide_text_names(text: GlideText) -> dict[str, str]:
 def glide_of_shapes(shapes: Shapes) -> tuple[Config, Config]:
     """The arguments of GlideUNet and of GlideText. Raises KeyError with a tensor that is missed.
 
-    The blocks that halve look like any other, but those that double do not: they end the levels of the way up, and the way down has the
-    same levels with one block less. Shapes do not tell the width of a head (64), nor the groups of a norm (32).
-    """
-    doubles = [i for i in range(len(shapes)) if any(f"output_blocks.{i}.{place}.in_layers.0.weight" in shapes for place in (1, 2))]
+    The blocks that halve look like any other, but those that double do not: they end the levels of the
+    way up, and the way down has the same levels with one block less. Shapes do not tell the width of a
+    head (64), nor the groups of a norm (32)."""
+    doubles = [
+        i
+        for i in range(len(shapes))
+        if any(f"output_blocks.{i}.{place}.in_layers.0.weight" in shapes for place in (1, 2))
+    ]
     if not doubles:
         raise KeyError("output_blocks.….2.in_layers.0.weight")
     blocks = doubles[0]
-    first = [1 + k * (blocks + 1) for k in range(len(doubles) + 1)]        # the first block of each level
+    first = [1 + k * (blocks + 1) for k in range(len(doubles) + 1)]  # the first block of each level
     width, takes = shapes["input_blocks.0.0.weight"][:2]
     c = shapes["out.2.weight"][0] // 2
     kinds = {c: (False, False), 2 * c + 1: (True, False), 2 * c: (False, True), 3 * c + 1: (True, True)}
     if takes not in kinds:
-        raise WeightsError(f"model: its U-Net takes {takes} channels and paints {c}, where GLIDE's take "
-                           f"{', '.join(map(str, kinds))}; {MEND}")
+        raise WeightsError(
+            f"model: its U-Net takes {takes} channels and paints {c}, where GLIDE's take "
+            f"{', '.join(map(str, kinds))}; {MEND}"
+        )
     inpainting, upsampling = kinds[takes]
-    unet = dict(channels=c, inpainting=inpainting, upsampling=upsampling, width=width,
-                mult=[shapes[f"input_blocks.{i}.0.out_layers.3.weight"][0] // width for i in first], blocks=blocks,
-                attention=[f"input_blocks.{i}.1.norm.weight" in shapes for i in first], head_width=HEAD_WIDTH,
-                ctx_width=shapes["transformer_proj.weight"][1])
+    unet = dict(
+        channels=c,
+        inpainting=inpainting,
+        upsampling=upsampling,
+        width=width,
+        mult=[shapes[f"input_blocks.{i}.0.out_layers.3.weight"][0] // width for i in first],
+        blocks=blocks,
+        attention=[f"input_blocks.{i}.1.norm.weight" in shapes for i in first],
+        head_width=HEAD_WIDTH,
+        ctx_width=shapes["transformer_proj.weight"][1],
+    )
     vocab, text_width = shapes["token_embedding.weight"]
-    text = dict(vocab=vocab, length=shapes["positional_embedding"][0], width=text_width, heads=text_width // HEAD_WIDTH,
-                layers=sum(re.fullmatch(r"transformer\.resblocks\.\d+\.ln_1\.weight", key) is not None for key in shapes))
+    text = dict(
+        vocab=vocab,
+        length=shapes["positional_embedding"][0],
+        width=text_width,
+        heads=text_width // HEAD_WIDTH,
+        layers=sum(
+            re.fullmatch(r"transformer\.resblocks\.\d+\.ln_1\.weight", key) is not None for key in shapes
+        ),
+    )
     return unet, text
 
 
 def read_glide(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """The fields of a Bundle. The base paints 64×64 on the cosine schedule, the upsampler 256×256 on the linear one.
+    """The fields of a Model. The base paints 64×64 on the cosine schedule, the upsampler 256×256 on the
+    linear one.
 
-    Raises WeightsError for a file that does not fit, and ValueError where GPT-2's vocabulary is not to be found.
-    """
+    Raises WeightsError for a file that does not fit, and ValueError where GPT-2's vocabulary is not to be
+    found."""
     path, shapes = checkpoint.path, checkpoint.shapes
     unet, words = glide_of_shapes(shapes)
     net, text = bare(path, GlideUNet, unet, MEND), bare(path, GlideText, words, MEND)
     if words["width"] != unet["ctx_width"]:
-        raise WeightsError(f"model: {path} has a text transformer of width {words['width']} and a U-Net that reads {unet['ctx_width']}; "
-                           f"{MEND}")
+        raise WeightsError(
+            f"model: {path} has a text transformer of width {words['width']} and a U-Net that reads {unet['ctx_width']}; "
+            f"{MEND}"
+        )
     names = {"net": glide_unet_names(net), "text": glide_text_names(text)}
     modules = nn.ModuleDict({"net": net, "text": text})
-    checkpoint.fits(modules, {f"{part}.{ours}": theirs for part, keys in names.items() for ours, theirs in keys.items()})
+    checkpoint.fits(
+        modules, {f"{part}.{ours}": theirs for part, keys in names.items() for ours, theirs in keys.items()}
+    )
     tokenizer = GPT2Tokenizer(gpt2_vocabulary(), length=words["length"], truncate=True)
     for part, keys in names.items():
         checkpoint.pour(modules[part], keys, device, dtype)
-    return dict(name=path.stem, net=net, text=text, tokenizer=tokenizer, vae=None,
-                schedule=Schedule.linear() if net.upsampling else Schedule.cosine(), prediction="eps", latent_scale=1.,
-                size=256 if net.upsampling else 64, shift=1, learned_variance=True)
+    return dict(
+        name=path.stem,
+        net=net,
+        text=text,
+        tokenizer=tokenizer,
+        vae=None,
+        schedule=Schedule.linear() if net.upsampling else Schedule.cosine(),
+        prediction="eps",
+        latent_scale=1.0,
+        size=256 if net.upsampling else 64,
+        shift=1,
+        learned_variance=True,
+    )

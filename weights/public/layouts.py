@@ -4,9 +4,10 @@
                  cond_stage_model.transformer.text_model.; its blocks are numbered through
     diffusers    a folder: unet/, vae/, text_encoder/ with the names of diffusers and transformers
 
-Each `…_names(net)` maps every parameter of a net to its name there, once: reading and writing use the same map. Only the autoencoder's
-attention has another shape: CompVis keeps those four maps as 1×1 convolutions.
-"""
+Each `…_names(net)` maps every parameter of a net to its name there, once: reading and writing use the
+same map. Only the autoencoder's attention has another shape: CompVis keeps those four maps as 1×1
+convolutions."""
+
 from __future__ import annotations
 
 import re
@@ -14,10 +15,10 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from nets.ddpm import DDPM
-from nets.text import TextTransformer
-from nets.unet import UNet
-from nets.vae import AutoencoderKL
+from palimpsest.nets.ddpm import DDPM
+from palimpsest.nets.text import TextTransformer
+from palimpsest.nets.unet import UNet
+from palimpsest.nets.vae import AutoencoderKL
 
 Rules = list[tuple[str, str | Callable[[re.Match], str]]]
 
@@ -32,7 +33,7 @@ def rename(key: str, rules: Rules) -> str:
 # --------------------------------------------------------------------------- diffusers, transformers
 
 BLOCK = [(r"\.shift\.", ".time_emb_proj."), (r"\.skip\.", ".conv_shortcut.")]
-INSIDE = [                                                   # the U-Net's transformers: CompVis and diffusers agree
+INSIDE = [  # the U-Net's transformers: CompVis and diffusers agree
     (r"\.transformer\.(norm[123]|attn[12]|ff)\.", r".transformer.transformer_blocks.0.\1."),
     (r"\.to_out\.", ".to_out.0."),
     (r"\.ff\.linear1\.", ".ff.net.0.proj."),
@@ -57,7 +58,7 @@ VAE = [
     (r"\.mid\.0\.", ".mid_block.resnets.0."),
     (r"\.mid\.1\.attention\.", ".mid_block.attentions.0."),
     (r"\.mid\.1\.norm\.", ".mid_block.attentions.0.group_norm."),
-    (r"\.mid\.[12]\.", ".mid_block.resnets.1."),               # 1 in an autoencoder without attention
+    (r"\.mid\.[12]\.", ".mid_block.resnets.1."),  # 1 in an autoencoder without attention
     (r"\.to_out\.", ".to_out.0."),
     (r"\.norm_out\.", ".conv_norm_out."),
     *BLOCK,
@@ -72,7 +73,7 @@ TEXT = [
     (r"\.attention\.to_out\.", ".self_attn.out_proj."),
     (r"\.linear([12])\.", r".mlp.fc\1."),
 ]
-SPELLINGS = [                                                # of files that older or newer versions wrote -> the spelling above
+SPELLINGS = [  # of files that older or newer versions wrote -> the spelling above
     (r"^text_model\.", ""),
     (r"(mid_block\.attentions\.0)\.query\.", r"\1.to_q."),
     (r"(mid_block\.attentions\.0)\.key\.", r"\1.to_k."),
@@ -92,20 +93,32 @@ def vae_to_diffusers(key: str) -> str:
 
 
 def text_to_transformers(key: str) -> str:
-    """A parameter of nets.text.TextTransformer -> the same of transformers' CLIPTextModel, without "text_model."."""
+    """A parameter of nets.text.TextTransformer -> the same of transformers' CLIPTextModel, without
+    "text_model.".
+    """
     return rename(key, TEXT)
 
 
-def diffusers_names(net: UNet | AutoencoderKL | TextTransformer, written: Iterable[str] | None = None) -> dict[str, str]:
-    """Our name -> the name in diffusers or transformers. `written`: the names of a file, whose spelling is then kept."""
-    rule = {UNet: unet_to_diffusers, AutoencoderKL: vae_to_diffusers, TextTransformer: text_to_transformers}[type(net)]
+def diffusers_names(
+    net: UNet | AutoencoderKL | TextTransformer, written: Iterable[str] | None = None
+) -> dict[str, str]:
+    """Our name -> the name in diffusers or transformers. `written`: the names of a file, whose spelling
+    is then kept.
+    """
+    rule = {UNet: unet_to_diffusers, AutoencoderKL: vae_to_diffusers, TextTransformer: text_to_transformers}[
+        type(net)
+    ]
     spelt = {rename(name, SPELLINGS): name for name in written or ()}
     return {key: spelt.get(rule(key), rule(key)) for key in net.state_dict()}
 
 
 # --------------------------------------------------------------------------- CompVis
 
-UNET_PREFIX, VAE_PREFIX, TEXT_PREFIX = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+UNET_PREFIX, VAE_PREFIX, TEXT_PREFIX = (
+    "model.diffusion_model.",
+    "first_stage_model.",
+    "cond_stage_model.transformer.",
+)
 
 COMPVIS_UNET = [
     *INSIDE,
@@ -140,8 +153,10 @@ COMPVIS_VAE = [
 
 
 def compvis_unet_names(net: UNet) -> dict[str, str]:
-    """Our name -> CompVis's, without the prefix. There the blocks of all levels are numbered in one row each way, halvings included."""
-    block, i = {}, 1                                          # input_blocks.0 is conv_in
+    """Our name -> CompVis's, without the prefix. There the blocks of all levels are numbered in one row
+    each way, halvings included.
+    """
+    block, i = {}, 1  # input_blocks.0 is conv_in
     for k, level in enumerate(net.down):
         for j in range(len(level.stages)):
             block[f"down.{k}.stages.{j}"] = f"input_blocks.{i}"
@@ -154,13 +169,20 @@ def compvis_unet_names(net: UNet) -> dict[str, str]:
         for j in range(len(level.stages)):
             block[f"up.{k}.stages.{j}"] = f"output_blocks.{i}"
             i += 1
-        after = 1 if level.stages[-1].transformer is None else 2          # the doubling is the last member of the level's last block
-        block[f"up.{k}.resample.conv"] = f"output_blocks.{i - 1}.{after}.conv"  # named even where a level has none
+        after = (
+            1 if level.stages[-1].transformer is None else 2
+        )  # the doubling is the last member of the level's last block
+        block[f"up.{k}.resample.conv"] = (
+            f"output_blocks.{i - 1}.{after}.conv"  # named even where a level has none
+        )
 
     def name(key: str) -> str:
         key = re.sub(r"^(down|up)\.\d+\.(stages\.\d+|resample\.conv)", lambda place: block[place[0]], key)
-        key = re.sub(r"^(\w+_blocks\.\d+)\.(res|transformer)\.", lambda m: f"{m[1]}.{int(m[2] != 'res')}.{m[2]}.", key)
+        key = re.sub(
+            r"^(\w+_blocks\.\d+)\.(res|transformer)\.", lambda m: f"{m[1]}.{int(m[2] != 'res')}.{m[2]}.", key
+        )
         return rename(key, COMPVIS_UNET)
+
     return {key: name(key) for key in net.state_dict()}
 
 
@@ -170,6 +192,7 @@ def compvis_vae_names(vae: AutoencoderKL) -> dict[str, str]:
 
     def flip(place: re.Match) -> str:
         return f"decoder.up.{last - int(place[1])}."
+
     return {key: re.sub(r"^decoder\.up\.(\d+)\.", flip, rename(key, COMPVIS_VAE)) for key in vae.state_dict()}
 
 
@@ -179,7 +202,9 @@ def to_compvis_shape(name: str, value: Tensor) -> Tensor:
 
 
 def ema_name(name: str) -> str:
-    """model.diffusion_model.out.0.weight -> model_ema.diffusion_modelout0weight: the moving average lost its dots."""
+    """model.diffusion_model.out.0.weight -> model_ema.diffusion_modelout0weight: the moving average lost
+    its dots.
+    """
     return "model_ema." + name.removeprefix("model.").replace(".", "")
 
 
@@ -203,11 +228,17 @@ DDPM_RULES = [
 def ddpm_names(net: DDPM) -> dict[str, str]:
     """Our name -> that of the checkpoints, whose way up counts its levels from the finest."""
     last = len(net.up) - 1
-    return {key: re.sub(r"^up\.(\d+)\.", lambda place: f"up.{last - int(place[1])}.", rename(key, DDPM_RULES)) for key in net.state_dict()}
+    return {
+        key: re.sub(r"^up\.(\d+)\.", lambda place: f"up.{last - int(place[1])}.", rename(key, DDPM_RULES))
+        for key in net.state_dict()
+    }
 
 
 # --------------------------------------------------------------------------- what a file may hold besides weights
 
-BUFFERS = re.compile(r"""
+BUFFERS = re.compile(
+    r"""
     (betas | alphas_cumprod(_prev)? | sqrt_\w+ | log_one_minus_alphas_cumprod | posterior_\w+ | logvar | lvlb_weights | scale_factor
-    | (.*\.)?position_ids | model_ema\.(decay|num_updates))$""", re.VERBOSE)
+    | (.*\.)?position_ids | model_ema\.(decay|num_updates))$""",
+    re.VERBOSE,
+)

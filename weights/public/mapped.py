@@ -1,8 +1,10 @@
-"""Checkpoints of others, opened without running them and without reading them: tensors by name, mapped from the disk.
+"""Checkpoints of others, opened without running them and without reading them: tensors by name, mapped
+from the disk.
 
-Two formats, told apart by their first bytes and not by their names: safetensors, and what torch.save wrote (a zip, or before torch
-1.6 a bare pickle), of which only tensors are taken. `pour` moves them into a module one by one, so that a model is in memory once.
-"""
+Two formats, told apart by their first bytes and not by their names: safetensors, and what torch.save
+wrote (a zip, or before torch 1.6 a bare pickle), of which only tensors are taken. `pour` moves them into
+a module one by one, so that a model is in memory once."""
+
 from __future__ import annotations
 
 import json
@@ -17,16 +19,28 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from weights.files import WeightsError
+from palimpsest.weights.files import WeightsError
 
 Net = TypeVar("Net", bound=nn.Module)
-LEFTOVERS = ("pytorch_lightning.", "lightning.", "omegaconf.", "numpy.", "argparse.Namespace")      # what programs that train leave behind
-INSIDE = ("state_dict", "teacher", "student")       # where the weights lie; of DINO's two nets the teacher, an average, is the better
+LEFTOVERS = (
+    "pytorch_lightning.",
+    "lightning.",
+    "omegaconf.",
+    "numpy.",
+    "argparse.Namespace",
+)  # what programs that train leave behind
+INSIDE = (
+    "state_dict",
+    "teacher",
+    "student",
+)  # where the weights lie; of DINO's two nets the teacher, an average, is the better
 FETCH = "fetch it again, or take the .safetensors that most checkpoints are published as too"
 
 
 class Inert:
-    """Stands for a class that a pickle names beside its tensors: it takes everything, keeps nothing and does nothing."""
+    """Stands for a class that a pickle names beside its tensors: it takes everything, keeps nothing and
+    does nothing.
+    """
 
     def __init__(self, *given: object):
         pass
@@ -36,7 +50,9 @@ class Inert:
 
 
 class Checkpoint:
-    """The tensors of one file, or of several that hold parts of one module: `shapes` by name, `header` a safetensors file's own words."""
+    """The tensors of one file, or of several that hold parts of one module: `shapes` by name, `header` a
+    safetensors file's own words.
+    """
 
     def __init__(self, path: Path, files: Iterable[Path] = ()):
         self.path = path
@@ -52,22 +68,37 @@ class Checkpoint:
 
     @classmethod
     def of_folder(cls, folder: Path) -> Checkpoint:
-        """The weights in a folder of diffusers, transformers or open_clip, safetensors before pickles, whole or in shards of an index."""
-        for stem, end in (("diffusion_pytorch_model", "safetensors"), ("model", "safetensors"), ("open_clip_model", "safetensors"),
-                          ("diffusion_pytorch_model", "bin"), ("pytorch_model", "bin"), ("open_clip_pytorch_model", "bin")):
+        """The weights in a folder of diffusers, transformers or open_clip, safetensors before pickles,
+        whole or in shards of an index.
+        """
+        for stem, end in (
+            ("diffusion_pytorch_model", "safetensors"),
+            ("model", "safetensors"),
+            ("open_clip_model", "safetensors"),
+            ("diffusion_pytorch_model", "bin"),
+            ("pytorch_model", "bin"),
+            ("open_clip_pytorch_model", "bin"),
+        ):
             for variant in ("", ".fp16"):
                 if (whole := folder / f"{stem}{variant}.{end}").is_file():
                     return cls(folder, [whole])
                 if (index := folder / f"{stem}.{end}.index{variant}.json").is_file():
-                    shards = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
+                    shards = [
+                        folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))
+                    ]
                     if missing := [shard.name for shard in shards if not shard.is_file()]:
-                        raise WeightsError(f"model: {folder} lacks {some(missing)}, which {index.name} names; fetch the whole folder")
+                        raise WeightsError(
+                            f"model: {folder} lacks {some(missing)}, which {index.name} names; fetch the whole folder"
+                        )
                     return cls(folder, shards)
-        raise WeightsError(f"model: {folder} holds no weights (diffusion_pytorch_model, model or open_clip_model, .safetensors or .bin); "
-                           "fetch the whole folder")
+        raise WeightsError(
+            f"model: {folder} holds no weights (diffusion_pytorch_model, model or open_clip_model, .safetensors or .bin); "
+            "fetch the whole folder"
+        )
 
     def fits(self, module: nn.Module, names: Mapping[str, str], ignored: Iterable[str] = ()) -> None:
-        """Strict: the tensors are those that `names` (ours -> theirs) calls for, of the module's sizes, and no others but `ignored`.
+        """Strict: the tensors are those that `names` (ours -> theirs) calls for, of the module's sizes,
+        and no others but `ignored`.
 
         Raises WeightsError with what is missing, left over or of another size.
         """
@@ -75,20 +106,33 @@ class Checkpoint:
         sizes = {theirs: tuple(state[ours].shape) for ours, theirs in names.items()}
         missing = [name for name in sizes if name not in self.shapes]
         left_over = self.shapes.keys() - sizes.keys() - set(ignored)
-        other = [f"{name} {_by(self.shapes[name])} for {_by(size)}" for name, size in sizes.items()
-                 if name in self.shapes and _trim(self.shapes[name]) != _trim(size)]
-        faults = [f"{len(names)} {what} ({some(names)})" for names, what in (
-            (missing, "missing"), (sorted(left_over), "left over"), (other, "of another size")) if names]
+        other = [
+            f"{name} {_by(self.shapes[name])} for {_by(size)}"
+            for name, size in sizes.items()
+            if name in self.shapes and _trim(self.shapes[name]) != _trim(size)
+        ]
+        faults = [
+            f"{len(names)} {what} ({some(names)})"
+            for names, what in (
+                (missing, "missing"),
+                (sorted(left_over), "left over"),
+                (other, "of another size"),
+            )
+            if names
+        ]
         if faults:
-            raise WeightsError(f"model: {self.path} does not fit the {type(module).__name__} that its keys announce: tensors "
-                               f"{', '.join(faults)}; fetch it again, or say what wrote it")
+            raise WeightsError(
+                f"model: {self.path} does not fit the {type(module).__name__} that its keys announce: tensors "
+                f"{', '.join(faults)}; fetch it again, or say what wrote it"
+            )
 
     def pour(self, module: Net, names: Mapping[str, str], device: torch.device, dtype: torch.dtype) -> Net:
-        """Give a module of the meta device its weights (names: ours -> theirs), ready to run and not to train; each tensor goes once.
+        """Give a module of the meta device its weights (names: ours -> theirs), ready to run and not to
+        train; each tensor goes once.
 
-        A tensor that is already of `dtype` stays mapped on the CPU and costs memory as it is used. One that is converted leaves its pages
-        behind, and those stay until the mapping goes: so the file is opened anew whenever a sixteenth of it has been converted.
-        """
+        A tensor that is already of `dtype` stays mapped on the CPU and costs memory as it is used. One
+        that is converted leaves its pages behind, and those stay until the mapping goes: so the file is
+        opened anew whenever a sixteenth of it has been converted."""
         weights, empty = {}, module.state_dict()
         for file in sorted(set(self.place[theirs] for theirs in names.values())):
             converted = 0
@@ -105,7 +149,9 @@ class Checkpoint:
 
 
 def kind(path: Path) -> str:
-    """"safetensors", "zip" or "pickle", from the first bytes. Raises WeightsError for a page, a pointer, or anything else."""
+    """ "safetensors", "zip" or "pickle", from the first bytes. Raises WeightsError for a page, a pointer,
+    or anything else.
+    """
     try:
         with open(path, "rb") as file:
             start = file.read(512)
@@ -118,17 +164,24 @@ def kind(path: Path) -> str:
     if re.match(rb"\x80[\x02-\x05]", start):
         return "pickle"
     if re.match(rb"\s*<(!doctype|html|\?xml)", start, re.IGNORECASE):
-        raise WeightsError(f"model: {path} is a web page, not weights (the download asked for a login, or was not found); fetch it again")
+        raise WeightsError(
+            f"model: {path} is a web page, not weights (the download asked for a login, or was not found); fetch it again"
+        )
     if start.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"model: {path} is a git-lfs pointer, not weights; run `git lfs pull` where it came from")
-    raise WeightsError(f"model: {path} is not a whole safetensors file, nor one that torch.save wrote; {FETCH}")
+        raise WeightsError(
+            f"model: {path} is a git-lfs pointer, not weights; run `git lfs pull` where it came from"
+        )
+    raise WeightsError(
+        f"model: {path} is not a whole safetensors file, nor one that torch.save wrote; {FETCH}"
+    )
 
 
 def tensors_of(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a file by name, mapped: its bytes are read when they are used. No code in the file is run.
+    """Every tensor of a file by name, mapped: its bytes are read when they are used. No code in the file
+    is run.
 
-    Raises WeightsError for a damaged file, and for a pickle that is more than tensors, plain values and LEFTOVERS.
-    """
+    Raises WeightsError for a damaged file, and for a pickle that is more than tensors, plain values and
+    LEFTOVERS."""
     form = kind(path)
     try:
         if form == "safetensors":
@@ -138,20 +191,30 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
         wants = re.search(r"GLOBAL (\S+)", str(error))
         raise WeightsError(
             f"model: {path} {f'wants to run {wants[1]}' if wants else 'is damaged, or wants to run code'} when it is opened, and that is "
-            f"not done here; take its .safetensors, or re-save the tensors alone where you trust it") from None
+            f"not done here; take its .safetensors, or re-save the tensors alone where you trust it"
+        ) from None
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError(f"model: {path} is not a whole {'safetensors' if form == 'safetensors' else 'torch'} file "
-                           f"({type(error).__name__}); {FETCH}") from None
-    while isinstance(found, dict) and (inside := next((name for name in INSIDE if isinstance(found.get(name), dict)), None)):
+        raise WeightsError(
+            f"model: {path} is not a whole {'safetensors' if form == 'safetensors' else 'torch'} file "
+            f"({type(error).__name__}); {FETCH}"
+        ) from None
+    while isinstance(found, dict) and (
+        inside := next((name for name in INSIDE if isinstance(found.get(name), dict)), None)
+    ):
         found = found[inside]
-    return {str(name): t for name, t in found.items() if isinstance(t, Tensor)} if isinstance(found, dict) else {}
+    return (
+        {str(name): t for name, t in found.items() if isinstance(t, Tensor)}
+        if isinstance(found, dict)
+        else {}
+    )
 
 
 def _unpickled(path: Path, mmap: bool) -> Any:
-    """torch's reader of tensors alone, told to put an Inert in the place of each class of LEFTOVERS that it comes upon.
+    """torch's reader of tensors alone, told to put an Inert in the place of each class of LEFTOVERS that
+    it comes upon.
 
-    Files that PyTorch Lightning wrote may name the class of a callback, and DINO's the options of its command line: no part of a model.
-    """
+    Files that PyTorch Lightning wrote may name the class of a callback, and DINO's the options of its
+    command line: no part of a model."""
     inert: dict[str, Any] = {}
     while True:
         try:
@@ -183,7 +246,9 @@ def header_of(path: Path) -> dict[str, str]:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"model: {path} is not a whole safetensors file ({type(error).__name__}); {FETCH}") from None
+        raise WeightsError(
+            f"model: {path} is not a whole safetensors file ({type(error).__name__}); {FETCH}"
+        ) from None
 
 
 def some(names: Iterable[str]) -> str:
@@ -193,7 +258,9 @@ def some(names: Iterable[str]) -> str:
 
 
 def _trim(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A convolution of one pixel and a linear map hold the same numbers: (512, 512, 1, 1) and (512, 512, 1) are (512, 512)."""
+    """A convolution of one pixel and a linear map hold the same numbers: (512, 512, 1, 1) and (512, 512,
+    1) are (512, 512).
+    """
     return shape[:2] if len(shape) > 2 and set(shape[2:]) == {1} else shape
 
 

@@ -1,4 +1,7 @@
-"""What the layouts of public checkpoints share: a net without weights, the check that parts belong together, a file written whole."""
+"""What the layouts of public checkpoints share: a net without weights, the check that parts belong
+together, a file written whole.
+"""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -8,52 +11,69 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nets.gpt2 import GPT2Tokenizer
-from nets.text import TextTransformer
-from nets.tokenizer import ClipTokenizer, Tokenizer, WordTokenizer
-from nets.unet import UNet
-from nets.vae import AutoencoderKL
-from weights.catalogue import find_known, here
-from weights.configs import Config, build
-from weights.files import WeightsError, _replacing
+from palimpsest.nets.gpt2 import GPT2Tokenizer
+from palimpsest.nets.text import TextTransformer
+from palimpsest.nets.tokenizer import ClipTokenizer, Tokenizer, WordTokenizer
+from palimpsest.nets.unet import UNet
+from palimpsest.nets.vae import AutoencoderKL
+from palimpsest.weights.files import WeightsError, _replacing
+from palimpsest.weights.public.catalogue import find_known, here
+from palimpsest.weights.public.configs import Config, build
 
 Net = TypeVar("Net", bound=nn.Module)
-LATENT_SCALE = .18215                                # of Stable Diffusion's autoencoder (arXiv:2112.10752v2, App. G)
-LATENT_SIDE = 64                                     # of the latents it was trained on
+LATENT_SCALE = 0.18215  # of Stable Diffusion's autoencoder (arXiv:2112.10752v2, App. G)
+LATENT_SIDE = 64  # of the latents it was trained on
 
 
 def bare(path: Path, cls: type[Net], config: Config, mend: str = "take a Stable Diffusion v1 model") -> Net:
-    """The net without its weights: it takes no memory. Raises WeightsError with the mend where no such net can be built."""
+    """The net without its weights: it takes no memory. Raises WeightsError with the mend where no such
+    net can be built.
+    """
     try:
         with torch.device("meta"):
             return build(config, cls)
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise WeightsError(f"model: {path} describes a {cls.__name__} that cannot be built ({type(error).__name__}: {error}); "
-                           f"{mend}") from None
+        raise WeightsError(
+            f"model: {path} describes a {cls.__name__} that cannot be built ({type(error).__name__}: {error}); "
+            f"{mend}"
+        ) from None
 
 
 def fit_together(path: Path, net: UNet, text: TextTransformer | None, vae: AutoencoderKL | None) -> None:
-    """Raises WeightsError where the U-Net reads texts of another width, or latents of other channels, than the file's other parts make."""
+    """Raises WeightsError where the U-Net reads texts of another width, or latents of other channels,
+    than the file's other parts make.
+    """
     if text is not None and text.positions.shape[1] != net.ctx_width:
-        raise WeightsError(f"model: {path} has a text encoder of width {text.positions.shape[1]} and a U-Net that reads {net.ctx_width}; "
-                           "take both from one model")
+        raise WeightsError(
+            f"model: {path} has a text encoder of width {text.positions.shape[1]} and a U-Net that reads {net.ctx_width}; "
+            "take both from one model"
+        )
     if vae is not None and vae.post_quant_conv.in_channels != net.conv_out.out_channels:
-        raise WeightsError(f"model: {path} has an autoencoder of {vae.post_quant_conv.in_channels} latent channels and a U-Net of "
-                           f"{net.conv_out.out_channels}; take both from one model")
+        raise WeightsError(
+            f"model: {path} has an autoencoder of {vae.post_quant_conv.in_channels} latent channels and a U-Net of "
+            f"{net.conv_out.out_channels}; take both from one model"
+        )
 
 
 def vocabulary() -> Path:
-    """CLIP's byte pairs: as `palimpsest weights get clip-vocabulary` fetched them, else as `ClipTokenizer.find`. Else ValueError."""
+    """CLIP's byte pairs: as `palimpsest weights get clip-vocabulary` fetched them, else as
+    `ClipTokenizer.find`. Else ValueError.
+    """
     return here(find_known("clip-vocabulary")) or ClipTokenizer.find()
 
 
 def gpt2_vocabulary() -> Path:
-    """GPT-2's byte pairs: as `palimpsest weights get gpt2-vocabulary` fetched them, else as `GPT2Tokenizer.find`. Else ValueError."""
+    """GPT-2's byte pairs: as `palimpsest weights get gpt2-vocabulary` fetched them, else as
+    `GPT2Tokenizer.find`. Else ValueError.
+    """
     return here(find_known("gpt2-vocabulary")) or GPT2Tokenizer.find()
 
 
-def tokenizer_of(text: TextTransformer | None, words: list[str] | None, path: Path, pairs: list[str] | None = None) -> Tokenizer | None:
-    """The tokenizer of a text encoder: of these words, or CLIP's, of these pairs, or from the merges in the folder where there are any.
+def tokenizer_of(
+    text: TextTransformer | None, words: list[str] | None, path: Path, pairs: list[str] | None = None
+) -> Tokenizer | None:
+    """The tokenizer of a text encoder: of these words, or CLIP's, of these pairs, or from the merges in
+    the folder where there are any.
 
     Raises WeightsError where CLIP's vocabulary is nowhere to be found, or the folder has another tokenizer.
     """
@@ -63,9 +83,13 @@ def tokenizer_of(text: TextTransformer | None, words: list[str] | None, path: Pa
     if words is not None:
         return WordTokenizer(words, length)
     if merges.parent.is_dir() and not merges.is_file():
-        raise WeightsError(f"model: {path} has a tokenizer without a merges.txt, so another than CLIP's, which is the only one known here")
+        raise WeightsError(
+            f"model: {path} has a tokenizer without a merges.txt, so another than CLIP's, which is the only one known here"
+        )
     try:
-        learnt = [tuple(pair.split(" ")) for pair in pairs or ()] or (merges if merges.is_file() else vocabulary())
+        learnt = [tuple(pair.split(" ")) for pair in pairs or ()] or (
+            merges if merges.is_file() else vocabulary()
+        )
         return ClipTokenizer(learnt, length=length, truncate=True)
     except WeightsError:
         raise
@@ -74,8 +98,14 @@ def tokenizer_of(text: TextTransformer | None, words: list[str] | None, path: Pa
 
 
 def write_file(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    """Tensors as they are, and a header of texts, into a safetensors file that appears whole or not at all."""
+    """Tensors as they are, and a header of texts, into a safetensors file that appears whole or not at
+    all.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(path) as part:
-        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, part, metadata={"format": "pt", **header})
-        part.chmod(0o644)                                                  # safetensors makes it for its owner alone
+        save_file(
+            {name: t.detach().contiguous().cpu() for name, t in tensors.items()},
+            part,
+            metadata={"format": "pt", **header},
+        )
+        part.chmod(0o644)  # safetensors makes it for its owner alone

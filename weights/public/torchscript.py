@@ -1,10 +1,12 @@
-"""TorchScript archives, read for their tensors alone: OpenAI published CLIP as such. No code in the file is run.
+"""TorchScript archives, read for their tensors alone: OpenAI published CLIP as such. No code in the file
+is run.
 
-An archive is a zip. data.pkl says what the module is, as a tree of objects with the names of its parameters; data/0, data/1, …
-hold the numbers, uncompressed; code/ holds a program, which is not looked at. torch.jit.load would build the program too, and
-torch.load(weights_only=True) refuses the file. So the tree is read here by an unpickler that knows tensors and plain values and
-nothing else, and the numbers stay mapped from the disk.
-"""
+An archive is a zip. data.pkl says what the module is, as a tree of objects with the names of its
+parameters; data/0, data/1, … hold the numbers, uncompressed; code/ holds a program, which is not looked
+at. torch.jit.load would build the program too, and torch.load(weights_only=True) refuses the file. So the
+tree is read here by an unpickler that knows tensors and plain values and nothing else, and the numbers
+stay mapped from the disk."""
+
 from __future__ import annotations
 
 import math
@@ -18,15 +20,26 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from weights.files import WeightsError
+from palimpsest.weights.files import WeightsError
 
-DTYPES = {"DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
-          "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16, "CharStorage": torch.int8,
-          "ByteStorage": torch.uint8, "BoolStorage": torch.bool}
+DTYPES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
 
 
 class Node:
-    """A module or another object of the archive; its class is known by name only, and what it holds stands in `held`."""
+    """A module or another object of the archive; its class is known by name only, and what it holds
+    stands in `held`.
+    """
 
     def __setstate__(self, held: Any) -> None:
         self.held = held
@@ -42,19 +55,33 @@ def is_archive(path: Path) -> bool:
 
 
 def archive_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a TorchScript archive by its name in the module, mapped: bytes are read when they are used.
+    """Every tensor of a TorchScript archive by its name in the module, mapped: bytes are read when they
+    are used.
 
-    Raises WeightsError for a damaged archive, and for one that holds more than modules, tensors and plain values.
-    """
+    Raises WeightsError for a damaged archive, and for one that holds more than modules, tensors and plain
+    values."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(_name(archive, "data.pkl")) as tree:
             root = Unpickler(tree, Records(path, archive)).load()
         return dict(_tensors(root, ""))
     except pickle.UnpicklingError as error:
-        raise WeightsError(f"model: {path} is a TorchScript archive that asks for {error} when it is opened, and that is not done here; "
-                           "take its state dict, saved as .safetensors") from None
-    except (zipfile.BadZipFile, OSError, EOFError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"model: {path} is not a whole TorchScript archive ({type(error).__name__}); fetch it again") from None
+        raise WeightsError(
+            f"model: {path} is a TorchScript archive that asks for {error} when it is opened, and that is not done here; "
+            "take its state dict, saved as .safetensors"
+        ) from None
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        EOFError,
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        raise WeightsError(
+            f"model: {path} is not a whole TorchScript archive ({type(error).__name__}); fetch it again"
+        ) from None
 
 
 def _name(archive: zipfile.ZipFile, end: str) -> str:
@@ -83,7 +110,7 @@ class Records:
         info = self.archive.getinfo(_name(self.archive, f"data/{key}"))
         if info.compress_type != zipfile.ZIP_STORED:
             raise ValueError("compressed")
-        self.file.seek(info.header_offset + 26)                 # the lengths of name and padding, which the bytes come after
+        self.file.seek(info.header_offset + 26)  # the lengths of name and padding, which the bytes come after
         name, padding = (int.from_bytes(self.file.read(2), "little") for _ in range(2))
         start = info.header_offset + 30 + name + padding
         found = self.whole[start : start + info.file_size]
@@ -93,7 +120,9 @@ class Records:
 
 
 class Unpickler(pickle.Unpickler):
-    """Builds the tree of an archive out of Nodes, tensors and plain values; whatever else it is asked for, it refuses by name."""
+    """Builds the tree of an archive out of Nodes, tensors and plain values; whatever else it is asked
+    for, it refuses by name.
+    """
 
     def __init__(self, file: IO[bytes], records: Records):
         super().__init__(file)
@@ -111,7 +140,7 @@ class Unpickler(pickle.Unpickler):
             return DTYPES[name]
         if (module, name) == ("torch", "device"):
             return str
-        if module == "torch.jit._pickle":                       # lists of numbers, and values with their type beside them
+        if module == "torch.jit._pickle":  # lists of numbers, and values with their type beside them
             return _first
         raise pickle.UnpicklingError(f"{module}.{name}")
 
@@ -119,7 +148,7 @@ class Unpickler(pickle.Unpickler):
         """A storage: ("storage", dtype, key, device, how many numbers) -> those numbers, (n,)."""
         _, dtype, key, _, count = pid
         record = self.records[key]
-        if record.storage_offset() % dtype.itemsize:             # torch aligns its records; others may not
+        if record.storage_offset() % dtype.itemsize:  # torch aligns its records; others may not
             record = record.clone()
         found = record[: count * dtype.itemsize].view(dtype)
         if len(found) < count:
@@ -131,7 +160,9 @@ def _first(value: Any, *rest: Any) -> Any:
     return value
 
 
-def _rebuild(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
+def _rebuild(
+    storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any
+) -> Tensor:
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
     if offset < 0 or any(step < 0 for step in stride) or (math.prod(size) and last >= len(storage)):
         raise ValueError("a tensor beyond its storage")

@@ -1,17 +1,20 @@
-"""What others call the parameters of CLIP and DINO, and how they stack them: the rules of weights/layouts.py, continued.
+"""What others call the parameters of CLIP and DINO, and how they stack them: the rules of
+weights/public/layouts.py, continued.
 
     openai         visual.…, transformer.…: one file of OpenAI's or of open_clip's
     transformers   vision_model.…, text_model.…; for DINO embeddings.…, encoder.layer.…: Hugging Face's folders and their files
     official       blocks.…: DINO's own files, and timm's
     glide          blocks.input.…, blocks.block_0.…: GLIDE's noised CLIP, a file for each tower
 
-Each `…_names(net)` maps every parameter to its place there. Some places are parts of a tensor, and say so at their end:
+Each `…_names(net)` maps every parameter to its place there. Some places are parts of a tensor, and say so
+at their end:
 
     attn.qkv.weight[q]     the first third of it: query, key and value maps are stacked
     visual.proj[T]         turned over: x @ proj there is a linear map here
 
 `unpack` makes such places of a file's tensors, `pack` a file's tensors of such places.
 """
+
 from __future__ import annotations
 
 import math
@@ -21,11 +24,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from nets.clip import CLIP
-from nets.dino import DINO
-from nets.noised_clip import NoisedCLIP
-from weights.configs import HEAD_WIDTH, Config, Shapes
-from weights.layouts import Rules, rename, text_to_transformers
+from palimpsest.nets.judges.clip import CLIP
+from palimpsest.nets.judges.dino import DINO
+from palimpsest.nets.judges.noised_clip import NoisedCLIP
+from palimpsest.weights.public.configs import HEAD_WIDTH, Config, Shapes
+from palimpsest.weights.public.layouts import Rules, rename, text_to_transformers
 
 OPENAI = [
     (r"^image\.patches\.", "visual.conv1."),
@@ -49,7 +52,7 @@ OPENAI = [
 TRANSFORMERS_IMAGE = [
     (r"^patches\.", "embeddings.patch_embedding."),
     (r"^cls$", "embeddings.class_embedding"),
-    (r"^norm_in\.", "pre_layrnorm."),                        # so they spell it
+    (r"^norm_in\.", "pre_layrnorm."),  # so they spell it
     (r"^norm_out\.", "post_layernorm."),
 ]
 OFFICIAL_DINO = [
@@ -77,7 +80,7 @@ TRANSFORMERS_DINO = [
     (r"\.linear1\.", ".intermediate.dense."),
     (r"\.linear2\.", ".output.dense."),
 ]
-GLIDE_CLIP = [                                               # one file for each tower; a layer is two blocks, each with its norm
+GLIDE_CLIP = [  # one file for each tower; a layer is two blocks, each with its norm
     (r"^image\.times\.weight$", "blocks.input.w_t"),
     (r"^image\.patches\.weight$", "blocks.input.patch_proj"),
     (r"^image\.norm_in\.", "blocks.input.ln."),
@@ -98,10 +101,13 @@ GLIDE_CLIP = [                                               # one file for each
 VOCAB = 49408
 STACKED = re.compile(r"\.attn\.(in_proj_|qkv\.)(weight|bias)$")
 TURNED = re.compile(r"(^|\.)(visual\.proj|text_projection)$")
-LEADING = re.compile(r"(^|\.)(cls_token|pos_embed|position_embeddings)$")   # (1, l, d) there, (l, d) here; of one token (d)
+LEADING = re.compile(
+    r"(^|\.)(cls_token|pos_embed|position_embeddings)$"
+)  # (1, l, d) there, (l, d) here; of one token (d)
 
 
 # --------------------------------------------------------------------------- names
+
 
 def _names(net: nn.Module, rules: Rules) -> dict[str, str]:
     return {key: rename(key, rules) for key in net.state_dict()}
@@ -114,11 +120,17 @@ def clip_openai_names(clip: CLIP) -> dict[str, str]:
 
 def clip_transformers_names(clip: CLIP) -> dict[str, str]:
     """Our name -> the place in transformers' CLIPModel."""
+
     def name(key: str) -> str:
         tower, _, rest = key.partition(".")
         if tower == "image":
             return "vision_model." + text_to_transformers(rename(rest, TRANSFORMERS_IMAGE))
-        return "text_model." + text_to_transformers(rest) if tower == "text" else key.replace("image_projection", "visual_projection")
+        return (
+            "text_model." + text_to_transformers(rest)
+            if tower == "text"
+            else key.replace("image_projection", "visual_projection")
+        )
+
     return {key: name(key) for key in clip.state_dict()}
 
 
@@ -139,8 +151,11 @@ def noised_clip_names(clip: NoisedCLIP) -> dict[str, str]:
 
 # --------------------------------------------------------------------------- stacks
 
+
 def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file by place: stacks as three parts, turned matrices turned back, leading axes of one dropped. No copies."""
+    """The tensors of a file by place: stacks as three parts, turned matrices turned back, leading axes of
+    one dropped. No copies.
+    """
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if STACKED.search(name) and tensor.ndim and tensor.shape[0] % 3 == 0:
@@ -173,33 +188,53 @@ def pack(net: nn.Module, names: Mapping[str, str]) -> dict[str, Tensor]:
 
 # --------------------------------------------------------------------------- configurations, off the shapes of places
 
+
 def count(shapes: Shapes, pattern: str) -> int:
     """How many names fit the whole pattern."""
     return sum(re.fullmatch(pattern, name) is not None for name in shapes)
 
 
 def clip_of_shapes(shapes: Shapes, names: Mapping[str, str]) -> Config:
-    """The arguments of CLIP. names: of any CLIP in that layout, since only those of first layers are used. KeyError with what is missed.
+    """The arguments of CLIP. names: of any CLIP in that layout, since only those of first layers are
+    used. KeyError with what is missed.
 
-    Shapes do not say how many heads there are (64 wide in every published CLIP) nor what stands between the linear maps of a layer.
-    The end token is CLIP's own in a vocabulary that was given more behind it.
+    Shapes do not say how many heads there are (64 wide in every published CLIP) nor what stands between
+    the linear maps of a layer. The end token is CLIP's own in a vocabulary that was given more behind it.
     """
     width, _, patch, _ = shapes[names["image.patches.weight"]]
     vocab, text_width = shapes[names["text.tokens.weight"]]
     tokens = shapes[names["image.positions"]][0] - 1
-    layers, text_layers = (count(shapes, re.escape(names[f"{tower}.layers.0.norm1.weight"]).replace("0", r"\d+", 1))
-                           for tower in ("image", "text"))
-    return dict(size=patch * math.isqrt(tokens), patch=patch, width=width, layers=layers, heads=width // HEAD_WIDTH,
-                embed=shapes[names["image_projection.weight"]][0], vocab=vocab, length=shapes[names["text.positions"]][0],
-                text_width=text_width, text_layers=text_layers, text_heads=text_width // HEAD_WIDTH, end=min(vocab, VOCAB) - 1)
+    layers, text_layers = (
+        count(shapes, re.escape(names[f"{tower}.layers.0.norm1.weight"]).replace("0", r"\d+", 1))
+        for tower in ("image", "text")
+    )
+    return dict(
+        size=patch * math.isqrt(tokens),
+        patch=patch,
+        width=width,
+        layers=layers,
+        heads=width // HEAD_WIDTH,
+        embed=shapes[names["image_projection.weight"]][0],
+        vocab=vocab,
+        length=shapes[names["text.positions"]][0],
+        text_width=text_width,
+        text_layers=text_layers,
+        text_heads=text_width // HEAD_WIDTH,
+        end=min(vocab, VOCAB) - 1,
+    )
 
 
 def dino_of_shapes(shapes: Shapes, names: Mapping[str, str]) -> Config:
     """The arguments of DINO, likewise."""
     width, _, patch, _ = shapes[names["patches.weight"]]
     layers = count(shapes, re.escape(names["layers.0.norm1.weight"]).replace("0", r"\d+", 1))
-    return dict(size=patch * math.isqrt(shapes[names["positions"]][0] - 1), patch=patch, width=width, layers=layers,
-                heads=width // HEAD_WIDTH)
+    return dict(
+        size=patch * math.isqrt(shapes[names["positions"]][0] - 1),
+        patch=patch,
+        width=width,
+        layers=layers,
+        heads=width // HEAD_WIDTH,
+    )
 
 
 def noised_clip_of_shapes(image: Shapes, text: Shapes) -> Config:
@@ -207,7 +242,18 @@ def noised_clip_of_shapes(image: Shapes, text: Shapes) -> Config:
     width, _, patch, _ = image["blocks.input.patch_proj"]
     vocab, text_width = text["blocks.input.w_voc"]
     layers, text_layers = (count(shapes, r"blocks\.block_\d+\.f_mlp\.ln\.g") for shapes in (image, text))
-    return dict(size=patch * math.isqrt(image["blocks.input.w_pos"][0] - 1), patch=patch, width=width, layers=layers,
-                heads=width // HEAD_WIDTH, times=image["blocks.input.w_t"][0], embed=image["blocks.output.f.w"][0], vocab=vocab,
-                length=text["blocks.input.w_pos"][0], text_width=text_width, text_layers=text_layers,
-                text_heads=text_width // HEAD_WIDTH, end=min(vocab, VOCAB) - 1)
+    return dict(
+        size=patch * math.isqrt(image["blocks.input.w_pos"][0] - 1),
+        patch=patch,
+        width=width,
+        layers=layers,
+        heads=width // HEAD_WIDTH,
+        times=image["blocks.input.w_t"][0],
+        embed=image["blocks.output.f.w"][0],
+        vocab=vocab,
+        length=text["blocks.input.w_pos"][0],
+        text_width=text_width,
+        text_layers=text_layers,
+        text_heads=text_width // HEAD_WIDTH,
+        end=min(vocab, VOCAB) - 1,
+    )

@@ -1,4 +1,5 @@
-"""The networks that judge: CLIP, plain and noised, DINO, LPIPS and FID's Inception, read from the files in which they are published.
+"""The networks that judge: CLIP, plain and noised, DINO, LPIPS and FID's Inception, read from the files
+in which they are published.
 
     clip = load_clip("ViT-B-32.pt")                        # OpenAI (TorchScript or a state dict), open_clip, or a folder of transformers
     dino = load_dino("dino_deitsmall16_pretrain.pth")      # DINO's own (of a whole training, the teacher), timm's, or transformers' folder
@@ -6,9 +7,10 @@
     noised = load_noised_clip("clip_image_enc.pt", "clip_text_enc.pt")    # GLIDE's, which looks at x_t and is told t
     inception = load_inception("pt_inception-2015-12-05-6726825d.pth")    # not torchvision's own, whose figures are others
 
-What a file is, its keys say, and not its name. Loading is strict: nothing missing, and nothing left over but what `EXTRAS` names.
-No code in a file is run. All raise WeightsError (a ValueError) that names the file and the mend.
-"""
+What a file is, its keys say, and not its name. Loading is strict: nothing missing, and nothing left over
+but what `EXTRAS` names. No code in a file is run. All raise WeightsError (a ValueError) that names the
+file and the mend."""
+
 from __future__ import annotations
 
 import re
@@ -19,16 +21,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nets.clip import CLIP
-from nets.dino import DINO
-from nets.noised_clip import NoisedCLIP
-from weights.configs import ACTIVATIONS, Config, Shapes
-from weights.files import WeightsError
-from weights.layouts import BUFFERS
-from weights.mapped import Checkpoint, read_json, some
-from weights.parts import bare
-from weights.torchscript import archive_tensors, is_archive
-from weights.tower_names import (
+from palimpsest.nets.judges.clip import CLIP
+from palimpsest.nets.judges.dino import DINO
+from palimpsest.nets.judges.noised_clip import NoisedCLIP
+from palimpsest.weights.files import WeightsError
+from palimpsest.weights.public.configs import ACTIVATIONS, Config, Shapes
+from palimpsest.weights.public.layouts import BUFFERS
+from palimpsest.weights.public.mapped import Checkpoint, read_json, some
+from palimpsest.weights.public.parts import bare
+from palimpsest.weights.public.torchscript import archive_tensors, is_archive
+from palimpsest.weights.public.tower_names import (
     clip_of_shapes,
     clip_openai_names,
     clip_transformers_names,
@@ -41,26 +43,28 @@ from weights.tower_names import (
 )
 
 if TYPE_CHECKING:
-    from metrics.trunks import LPIPS, FIDInception
+    from palimpsest.metrics.trunks import LPIPS, FIDInception
 
 Device = torch.device | str
 AGAIN = "fetch it again"
-AT_ONCE = 32                                         # tensors that are read through one mapping of the file
-EXTRAS = {                                           # what a file may hold besides weights
+AT_ONCE = 32  # tensors that are read through one mapping of the file
+EXTRAS = {  # what a file may hold besides weights
     "CLIP": r"(input_resolution|context_length|vocab_size|(.*\.)?attn_mask)",
-    "DINO": r"pooler\.dense\.(weight|bias)",                             # transformers' own addition, not trained
-    "Inception": r".*\.num_batches_tracked"}
+    "DINO": r"pooler\.dense\.(weight|bias)",  # transformers' own addition, not trained
+    "Inception": r".*\.num_batches_tracked",
+}
 
 
 class Kind(NamedTuple):
     """What a file is: which network, in which layout, behind which prefix; and who reads it."""
+
     what: str
     layout: str
     prefix: str
     loader: str
 
 
-SIGNS = [                                            # a key that only such a file has, its prefix in front
+SIGNS = [  # a key that only such a file has, its prefix in front
     (r"(module\.)?visual\.class_embedding", "CLIP", "openai", "load_clip"),
     (r"()blocks\.input\.w_t", "the image encoder of a noised CLIP", "glide", "load_noised_clip"),
     (r"()blocks\.input\.w_voc", "the text encoder of a noised CLIP", "glide", "load_noised_clip"),
@@ -72,15 +76,26 @@ SIGNS = [                                            # a key that only such a fi
     (r"()Mixed_5b\.branch1x1\.conv\.weight", "Inception", "torchvision", "load_inception"),
 ]
 OTHERS = [
-    (r"(.*\.)?visual\.layer1\.0\.conv1\.weight", "a CLIP whose image tower is a ResNet; take ViT-B/32 or ViT-L/14"),
-    (r"(.*\.)?visual\.trunk\..*|text\.transformer\..*", "an open_clip model with towers of another kind; take ViT-B/32 or ViT-L/14"),
+    (
+        r"(.*\.)?visual\.layer1\.0\.conv1\.weight",
+        "a CLIP whose image tower is a ResNet; take ViT-B/32 or ViT-L/14",
+    ),
+    (
+        r"(.*\.)?visual\.trunk\..*|text\.transformer\..*",
+        "an open_clip model with towers of another kind; take ViT-B/32 or ViT-L/14",
+    ),
     (r"(text_model\.)?embeddings\.token_embedding\.weight", "a text encoder alone; take the whole CLIP"),
-    (r"layers\.0\.attention\.q_proj\.weight", "a ViT as transformers holds it in memory; write it with its save_pretrained"),
+    (
+        r"layers\.0\.attention\.q_proj\.weight",
+        "a ViT as transformers holds it in memory; write it with its save_pretrained",
+    ),
 ]
 
 
 class Unpacked(Checkpoint):
-    """A file or a folder of tensors, TorchScript archives too, by the places that weights/tower_names.py speaks of."""
+    """A file or a folder of tensors, TorchScript archives too, by the places that
+    weights/public/tower_names.py speaks of.
+    """
 
     def __init__(self, path: Path | str):
         self.path, self.header = Path(path), {}
@@ -94,13 +109,19 @@ class Unpacked(Checkpoint):
         return unpack({name: opened.mapped[file][name] for name, file in opened.place.items()})
 
     def pour(self, module: nn.Module, names: dict[str, str], device: Device, dtype: torch.dtype) -> nn.Module:
-        """As Checkpoint.pour. The pages that a conversion reads stay until their mapping goes, so each serves a few tensors only."""
+        """As Checkpoint.pour. The pages that a conversion reads stay until their mapping goes, so each
+        serves a few tensors only.
+        """
         weights, empty, todo = {}, module.state_dict(), list(names.items())
         for start in range(0, len(todo), AT_ONCE):
             tensors = self.tensors()
             for ours, theirs in todo[start : start + AT_ONCE]:
                 old = tensors[theirs]
-                weights[ours] = old.to(device, dtype if old.is_floating_point() else old.dtype).reshape(empty[ours].shape).contiguous()
+                weights[ours] = (
+                    old.to(device, dtype if old.is_floating_point() else old.dtype)
+                    .reshape(empty[ours].shape)
+                    .contiguous()
+                )
         module.load_state_dict(weights, assign=True)
         return module.eval().requires_grad_(False)
 
@@ -122,38 +143,76 @@ def _open(path: Path | str, what: str) -> tuple[Unpacked, Kind]:
         for pattern, said in OTHERS:
             if any(re.fullmatch(pattern, name) for name in file.shapes):
                 raise WeightsError(f"model: {path} is {said}")
-        raise WeightsError(f"model: {path} holds no network that is known here (its keys: {some(sorted(file.shapes)) or 'none'}), and "
-                           f"{what} is needed")
+        raise WeightsError(
+            f"model: {path} holds no network that is known here (its keys: {some(sorted(file.shapes)) or 'none'}), and "
+            f"{what} is needed"
+        )
     if kind.what != what:
-        raise WeightsError(f"model: {path} holds {kind.what}, and {what} is needed here; {kind.loader} reads it")
+        raise WeightsError(
+            f"model: {path} holds {kind.what}, and {what} is needed here; {kind.loader} reads it"
+        )
     return file, kind
 
 
-def _fill(file: Unpacked, kind: Kind, net: nn.Module, names: dict[str, str], device: Device, dtype: torch.dtype | None) -> Any:
+def _fill(
+    file: Unpacked,
+    kind: Kind,
+    net: nn.Module,
+    names: dict[str, str],
+    device: Device,
+    dtype: torch.dtype | None,
+) -> Any:
     names = {ours: kind.prefix + theirs for ours, theirs in names.items()}
     extra = re.compile(re.escape(kind.prefix) + EXTRAS.get(kind.what, "(?!)"))
     head = kind.prefix.removesuffix("backbone.") + "head." if kind.prefix.endswith("backbone.") else None
-    file.fits(net, names, ignored=[key for key in file.shapes if BUFFERS.match(key) or extra.fullmatch(key)
-                                  or head is not None and key.startswith(head)])          # what DINO's training sets on its backbone
+    file.fits(
+        net,
+        names,
+        ignored=[
+            key
+            for key in file.shapes
+            if BUFFERS.match(key) or extra.fullmatch(key) or head is not None and key.startswith(head)
+        ],
+    )  # what DINO's training sets on its backbone
     return file.pour(net, names, device, dtype or torch.float32)
 
 
 def _lacks(path: Path, error: KeyError) -> WeightsError:
-    return WeightsError(f"model: {path} lacks {error.args[0]!r}, without which the rest cannot be placed; fetch it again")
+    return WeightsError(
+        f"model: {path} lacks {error.args[0]!r}, without which the rest cannot be placed; fetch it again"
+    )
 
 
 # --------------------------------------------------------------------------- CLIP, DINO
 
-def load_clip(path: Path | str, device: Device = "cpu", dtype: torch.dtype | None = None,
-              activation: Callable[[Tensor], Tensor] | None = None) -> CLIP:
-    """CLIP with a vision transformer, both towers, ready to run and not to train; dtype: of its weights, float32 unless said otherwise.
 
-    activation: None for what config.json or open_clip_config.json beside the weights says, and quick_gelu where neither is there, as
-    OpenAI trained. Keys do not tell: a file that others trained with the exact GELU needs `torch.nn.functional.gelu` here.
-    """
+def load_clip(
+    path: Path | str,
+    device: Device = "cpu",
+    dtype: torch.dtype | None = None,
+    activation: Callable[[Tensor], Tensor] | None = None,
+) -> CLIP:
+    """CLIP with a vision transformer, both towers, ready to run and not to train; dtype: of its weights,
+    float32 unless said otherwise.
+
+    activation: None for what config.json or open_clip_config.json beside the weights says, and quick_gelu
+    where neither is there, as OpenAI trained. Keys do not tell: a file that others trained with the exact
+    GELU needs `torch.nn.functional.gelu` here."""
     file, kind = _open(path, "CLIP")
     names_of = {"openai": clip_openai_names, "transformers": clip_transformers_names}[kind.layout]
-    smallest = dict(size=1, patch=1, width=1, layers=1, heads=1, embed=1, vocab=1, length=1, text_width=1, text_layers=1, text_heads=1)
+    smallest = dict(
+        size=1,
+        patch=1,
+        width=1,
+        layers=1,
+        heads=1,
+        embed=1,
+        vocab=1,
+        length=1,
+        text_width=1,
+        text_layers=1,
+        text_heads=1,
+    )
     try:
         config = clip_of_shapes(_without(file.shapes, kind.prefix), names_of(bare(file.path, CLIP, smallest)))
     except KeyError as error:
@@ -170,23 +229,34 @@ def _said_beside(path: Path, layout: str) -> Config:
         said = folder / "open_clip_config.json"
         if not said.is_file():
             return {}
-        return dict(activation=ACTIVATIONS["quick_gelu" if read_json(said).get("model_cfg", {}).get("quick_gelu") else "gelu"])
+        return dict(
+            activation=ACTIVATIONS[
+                "quick_gelu" if read_json(said).get("model_cfg", {}).get("quick_gelu") else "gelu"
+            ]
+        )
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if config.get("model_type") != "clip":
         return {}
     image, text = config.get("vision_config") or {}, config.get("text_config") or {}
     activations = {part.get("hidden_act", "quick_gelu") for part in (image, text)}
     if len(activations) > 1 or not activations <= ACTIVATIONS.keys():
-        raise WeightsError(f"model: {folder / 'config.json'} asks for {' and '.join(sorted(activations))}; both towers must have one of "
-                           f"{', '.join(ACTIVATIONS)}")
+        raise WeightsError(
+            f"model: {folder / 'config.json'} asks for {' and '.join(sorted(activations))}; both towers must have one of "
+            f"{', '.join(ACTIVATIONS)}"
+        )
     heads = dict(heads=image.get("num_attention_heads"), text_heads=text.get("num_attention_heads"))
-    end = text.get("eos_token_id", 2)                        # 2 stands in old files, and means the largest token
-    return {key: value for key, value in heads.items() if value} | dict(activation=ACTIVATIONS[activations.pop()]) | (
-        {} if end == 2 else dict(end=end))
+    end = text.get("eos_token_id", 2)  # 2 stands in old files, and means the largest token
+    return (
+        {key: value for key, value in heads.items() if value}
+        | dict(activation=ACTIVATIONS[activations.pop()])
+        | ({} if end == 2 else dict(end=end))
+    )
 
 
 def load_dino(path: Path | str, device: Device = "cpu", dtype: torch.dtype | None = None) -> DINO:
-    """DINO's backbone, ready to run and not to train; dtype: of its weights, float32 unless said otherwise."""
+    """DINO's backbone, ready to run and not to train; dtype: of its weights, float32 unless said
+    otherwise.
+    """
     file, kind = _open(path, "DINO")
     names_of = {"official": dino_official_names, "transformers": dino_transformers_names}[kind.layout]
     smallest = dict(size=1, patch=1, width=1, layers=1, heads=1)
@@ -202,56 +272,98 @@ def _without(shapes: Shapes, prefix: str) -> Shapes:
     return {name.removeprefix(prefix): shape for name, shape in shapes.items()}
 
 
-def load_noised_clip(image: Path | str, text: Path | str, device: Device = "cpu", dtype: torch.dtype | None = None) -> NoisedCLIP:
-    """GLIDE's noised CLIP from its two files, ready to run and not to train; dtype: of its weights, float32 unless said otherwise."""
-    files = {"image": _open(image, "the image encoder of a noised CLIP")[0], "text": _open(text, "the text encoder of a noised CLIP")[0]}
+def load_noised_clip(
+    image: Path | str, text: Path | str, device: Device = "cpu", dtype: torch.dtype | None = None
+) -> NoisedCLIP:
+    """GLIDE's noised CLIP from its two files, ready to run and not to train; dtype: of its weights,
+    float32 unless said otherwise.
+    """
+    files = {
+        "image": _open(image, "the image encoder of a noised CLIP")[0],
+        "text": _open(text, "the text encoder of a noised CLIP")[0],
+    }
     try:
         config = noised_clip_of_shapes(files["image"].shapes, files["text"].shapes)
     except KeyError as error:
-        raise WeightsError(f"model: {image} or {text} lacks {error.args[0]!r}, without which the rest cannot be placed; {AGAIN}") from None
+        raise WeightsError(
+            f"model: {image} or {text} lacks {error.args[0]!r}, without which the rest cannot be placed; {AGAIN}"
+        ) from None
     net = bare(files["image"].path, NoisedCLIP, config, AGAIN)
     names = noised_clip_names(net)
-    of = {tower: nn.ModuleDict({tower: net.get_submodule(tower), f"{tower}_projection": net.get_submodule(f"{tower}_projection")})
-          for tower in files}
-    for tower, file in files.items():                        # both are looked at before the first is read
+    of = {
+        tower: nn.ModuleDict(
+            {tower: net.get_submodule(tower), f"{tower}_projection": net.get_submodule(f"{tower}_projection")}
+        )
+        for tower in files
+    }
+    for tower, file in files.items():  # both are looked at before the first is read
         file.fits(of[tower], {ours: names[ours] for ours in of[tower].state_dict()})
     for tower, file in files.items():
-        file.pour(of[tower], {ours: names[ours] for ours in of[tower].state_dict()}, device, dtype or torch.float32)
+        file.pour(
+            of[tower], {ours: names[ours] for ours in of[tower].state_dict()}, device, dtype or torch.float32
+        )
     return net.eval().requires_grad_(False)
 
 
 # --------------------------------------------------------------------------- LPIPS, FID
 
+
 def load_lpips(trunk: Path | str, heads: Path | str, device: Device = "cpu") -> LPIPS:
-    """LPIPS, float32. trunk: torchvision's AlexNet or VGG-16, trained for ImageNet; heads: the file of LPIPS 0.1 that goes with it."""
-    from metrics.trunks import lpips_alex, lpips_vgg  # here, since torchvision takes as long to import as torch
-    files = [_open(path, what)[0] for path, what in ((trunk, "a trunk of LPIPS"), (heads, "the heads of LPIPS"))]
-    widths = tuple(files[1].shapes[name][1] for name in sorted(files[1].shapes) if re.fullmatch(r"lin\d\.model\.1\.weight", name))
+    """LPIPS, float32. trunk: torchvision's AlexNet or VGG-16, trained for ImageNet; heads: the file of
+    LPIPS 0.1 that goes with it.
+    """
+    from palimpsest.metrics.trunks import (
+        lpips_alex,
+        lpips_vgg,
+    )  # here, since torchvision takes as long to import as torch
+
+    files = [
+        _open(path, what)[0] for path, what in ((trunk, "a trunk of LPIPS"), (heads, "the heads of LPIPS"))
+    ]
+    widths = tuple(
+        files[1].shapes[name][1]
+        for name in sorted(files[1].shapes)
+        if re.fullmatch(r"lin\d\.model\.1\.weight", name)
+    )
     makers = {(64, 192, 384, 256, 256): lpips_alex, (64, 128, 256, 512, 512): lpips_vgg}
     if widths not in makers:
-        raise WeightsError(f"model: {heads} has heads for maps of {', '.join(map(str, widths))} channels, which is neither AlexNet nor "
-                           "VGG-16; take alex.pth or vgg.pth")
+        raise WeightsError(
+            f"model: {heads} has heads for maps of {', '.join(map(str, widths))} channels, which is neither AlexNet nor "
+            "VGG-16; take alex.pth or vgg.pth"
+        )
     with torch.device("meta"):
         net = makers[widths]()
-    names = {"trunk": {key: f"features.{key}" for key in net.trunk.state_dict()},
-             "heads": {key: f"lin{key.replace('.', '.model.1.')}" for key in net.heads.state_dict()}}
+    names = {
+        "trunk": {key: f"features.{key}" for key in net.trunk.state_dict()},
+        "heads": {key: f"lin{key.replace('.', '.model.1.')}" for key in net.heads.state_dict()},
+    }
     parts = dict(zip(names, files))
-    for part, file in parts.items():                         # both are looked at before the first is read
-        file.fits(net, {f"{part}.{ours}": theirs for ours, theirs in names[part].items()},
-                  ignored=[key for key in file.shapes if key.startswith("classifier.")])
+    for part, file in parts.items():  # both are looked at before the first is read
+        file.fits(
+            net,
+            {f"{part}.{ours}": theirs for ours, theirs in names[part].items()},
+            ignored=[key for key in file.shapes if key.startswith("classifier.")],
+        )
     for part, file in parts.items():
         file.pour(net.get_submodule(part), names[part], device, torch.float32)
     return net.eval()
 
 
 def load_inception(path: Path | str, device: Device = "cpu") -> FIDInception:
-    """The Inception of FID, float32, from pt_inception-2015-12-05-6726825d.pth. torchvision's own weights are refused."""
-    from metrics.trunks import FIDInception
+    """The Inception of FID, float32, from pt_inception-2015-12-05-6726825d.pth. torchvision's own weights
+    are refused.
+    """
+    from palimpsest.metrics.trunks import FIDInception
+
     file, kind = _open(path, "Inception")
     if any(name.startswith("AuxLogits.") for name in file.shapes):
-        raise WeightsError(f"model: {path} is torchvision's own Inception, by which no published FID is measured; take "
-                           "pt_inception-2015-12-05-6726825d.pth")
+        raise WeightsError(
+            f"model: {path} is torchvision's own Inception, by which no published FID is measured; take "
+            "pt_inception-2015-12-05-6726825d.pth"
+        )
     with torch.device("meta"):
         net = FIDInception()
-    names = {key: key for key in net.state_dict() if not key.endswith(".num_batches_tracked")}         # which is never asked
+    names = {
+        key: key for key in net.state_dict() if not key.endswith(".num_batches_tracked")
+    }  # which is never asked
     return _fill(file, kind, net, names, device, None)

@@ -1,0 +1,1 @@
+"""The command line: its manners, its commands, the demonstration."""
