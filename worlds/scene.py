@@ -17,6 +17,7 @@ COLOURS = {  # name -> RGB in [0, 1]
 SIZES = {"small": .155, "large": .24}                     # name -> mean radius
 TEXTURES = ("plain", "striped", "dotted")                 # a caption says nothing of "plain"
 RELATIONS = ("left of", "above")
+CONVERSE = {"right of": "left of", "below": "above"}      # "B right of A" is "A left of B": what else people say
 
 # Colour × shape pairs that no training picture shows: the test of composition.
 HELD_OUT = frozenset({("red", "crescent"), ("orange", "ring"), ("yellow", "cross"), ("green", "heart"),
@@ -28,7 +29,7 @@ RARE_WORDS = ("zwx", "qev", "blorp", "vint", "snarf", "plim", "jurd", "kex")
 WORDS = tuple(sorted({
     *SHAPES, *COLOURS, *SIZES, *TEXTURES, "a", "an", "the", "on", "background", "left", "of", "above", "and",
     "make", "turn", "into", "change", "to", "add", "remove", "swap", "with", "replace", "in", "picture", "photo", "painting",
-})) + RARE_WORDS
+})) + RARE_WORDS + ("right", "below", "it", "is", "that", "thing", "upper", "lower")   # newer words last: no token is renumbered
 
 
 class Wave(NamedTuple):
