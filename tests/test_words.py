@@ -1,4 +1,4 @@
-"""worlds/words.py: every caption says what it asks for."""
+"""worlds/words.py: what people type becomes the world's words, and every caption says what it asks for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,44 @@ import random
 
 import pytest
 
-from palimpsest.worlds.shapes import attributes, caption, sample_scene
-from palimpsest.worlds.words import wanted
+from palimpsest.worlds.scene import COLOURS, RARE_WORDS, SHAPES, WORDS
+from palimpsest.worlds.shapes import attributes, caption, edits, instruction, sample_scene
+from palimpsest.worlds.words import EMOJI_TABLE, SHAPES_TABLE, fulfils, groups, nearest, understood, wanted
+
+EMOJI = (
+    "twemoji",
+    "noto",
+    "a",
+    "an",
+    "the",
+    "red",
+    "heart",
+    "blue",
+    "background",
+    "on",
+    "in",
+    "style",
+    "woman",
+    "firefighter",
+    ":",
+    "'",
+    "dark",
+    "skin",
+    "tone",
+    "change",
+    "to",
+    "make",
+    "them",
+    "man",
+    "set",
+    "clock",
+    "three",
+    "o",
+    "grey",
+    "smiling",
+    "big",
+    "large",
+)
 
 
 def test_a_caption_asks_for_its_scene():
@@ -20,7 +56,16 @@ def test_a_caption_asks_for_its_scene():
 
 
 @pytest.mark.parametrize(
-    "text", ["a red", "a red zzz star", "a red star on a red", "a red star on a zzz background"]
+    "text",
+    [
+        "a red",
+        "a red zzz star",
+        "a red star on a",
+        "a red star on a zzz background",
+        "a red blue star",
+        "a star a ring",
+        "a star, a ring and a heart",
+    ],
 )
 def test_what_is_no_caption_is_refused(text):
     with pytest.raises(ValueError, match="prompt: "):
@@ -29,3 +74,147 @@ def test_what_is_no_caption_is_refused(text):
 
 def test_nothing_asks_for_nothing():
     assert wanted("") == {}
+
+
+@pytest.mark.parametrize(
+    "typed, meant",
+    [
+        ("Delete the disc, please!", "remove the circle"),
+        ("a BIG crimson star to the left of a moon", "a large red star left of a crescent"),
+        ("change the star's colour to blue", "change the star to blue"),
+        ("change the color of the star to blue", "change the star to blue"),
+        ("\ufeffA “red” star\non a blue backdrop.", "a red star on a blue background"),
+        ("get rid of the ring", "remove the ring"),
+        ("take the circle away", "remove the circle"),
+        ("paint it blue", "make it blue"),
+        ("make the star bigger", "make the star large"),
+        ("shrink it", "make it small"),
+        ("replace the star by a heart", "replace the star with a heart"),
+        ("swap the star for an enormous ring", "replace the star with a large ring"),
+        ("the star should be blue", "make the star blue"),
+        ("I’d like the star to become blue", "make the star blue"),
+        ("give the star stripes", "make the star striped"),
+        ("remove the dots from the circle", "make the circle plain"),
+        ("remove the red one", "remove the red thing"),
+        ("remove the one on the left", "remove the left thing"),
+        ("Make the star blue. Delete the ring.", "make the star blue and remove the ring"),
+        ("There is a tiny red star on white", "a small red star on white"),
+        ("a picture of a little grey star", "a small grey star"),
+        ("draw a small ring under the star", "add a small ring below the star"),
+        ("a star of red colour", "a star in red"),
+        (
+            "a red star with stripes, and a light blue ring to its right",
+            "a red star that is striped and a blue ring right of it",
+        ),
+        ("exchange the star and the ring", "swap the star and the ring"),
+        ("change the star from red to blue", "change the star to blue"),
+        ("a zwx star", "a zwx star"),
+        ("", ""),
+        ("  ?! ", ""),
+    ],
+)
+def test_what_people_type_becomes_the_words_of_the_world(typed, meant):
+    assert understood(typed) == meant
+    assert understood(meant) == meant
+
+
+def test_captions_and_instructions_stay_as_they_are():
+    rng = random.Random(1)
+    for _ in range(200):
+        scene = sample_scene(rng, held_out=None)
+        for text in (caption(scene), *(instruction(scene, edit) for edit in rng.sample(edits(scene), 3))):
+            assert understood(text) == text
+
+
+def test_a_table_leads_to_known_words_and_never_to_the_rare_ones():
+    known = set(WORDS) - set(RARE_WORDS)
+    assert set(SHAPES_TABLE.synonyms.values()) <= known and not set(SHAPES_TABLE.synonyms) & set(WORDS)
+    for table in (SHAPES_TABLE, EMOJI_TABLE):
+        offered = {word for words in (*table.near.values(), *table.groups.values()) for word in words}
+        assert not set(RARE_WORDS) & offered
+    assert {word for words in groups().values() for text in words for word in text.split()} <= known
+    assert groups()["shapes"] == SHAPES and groups(["red", "zwx"]) == {}
+
+
+def test_a_word_that_the_model_has_is_never_replaced():
+    assert understood("a big disc", (*WORDS, "big")) == "a big circle"
+    assert understood("a star # remove the star % a", (*WORDS, "#", "%")) == "a star # remove the star % a"
+    assert (
+        understood("Some cat, big") == "some cat large"
+        and understood("Some cat, big!", ["cat"]) == "some cat big"
+    )
+
+
+@pytest.mark.parametrize(
+    "word, near",
+    [
+        ("grey", ("white", "black")),
+        ("Pink", ("red", "purple")),
+        ("stars", ("star",)),
+        ("trianlge", ("triangle",)),
+        ("delte", ("remove",)),
+        ("crimsn", ("red",)),
+        ("zwyx", ()),
+        ("elephant", ()),
+    ],
+)
+def test_the_nearest_words_are_near_in_meaning_or_spelling_and_name_something(word, near):
+    assert nearest(word)[: max(1, len(near))] == near
+    assert not set(nearest(word)) & set(RARE_WORDS)
+
+
+@pytest.mark.parametrize(
+    "typed, meant",
+    [
+        ("A red heart.", "red heart"),
+        ("a “smiling” woman on a blue backdrop", "smiling woman on a blue background"),
+        ("dark-skinned firefighter in google style", "firefighter: dark skin tone in noto style"),
+        ("make her a man", "make them a man"),
+        ("Change the skin color to dark!", "change the skin tone to dark"),
+        ("set the clock to three o’clock", "set the clock to three o'clock"),
+        ("a gray heart", "grey heart"),
+        ("a big heart", "big heart"),
+    ],
+)
+def test_emoji_have_a_table_of_their_own(typed, meant):
+    assert understood(typed, EMOJI) == meant
+
+
+@pytest.mark.parametrize(
+    "text, plain",
+    [
+        ("on a blue background, a red star", "a red star on a blue background"),
+        ("Red star.", "a red star"),
+        ("red star on blue", "a red star on a blue background"),
+        ("a star that is red and small", "a small red star"),
+        ("a star in red, white background", "a red star on a white background"),
+        ("a red star and a blue ring below it", "a red star above a blue ring"),
+        ("the ring is right of the star", "a star left of a ring"),
+        ("left of a blue ring is a red star", "a red star left of a blue ring"),
+        ("a star and below it a ring", "a star above a ring"),
+        ("a blue background with a red star under a ring", "a ring above a red star on a blue background"),
+        (
+            "a star that is red and small and a ring that is blue on its right",
+            "a small red star left of a blue ring",
+        ),
+    ],
+)
+def test_free_words_ask_for_what_the_plain_caption_asks_for(text, plain):
+    assert wanted(text) == wanted(plain)
+
+
+def test_two_things_without_a_place_are_had_in_either_order():
+    rng = random.Random(2)
+    scene = next(
+        s for s in (sample_scene(rng, things=2) for _ in range(99)) if len({t.colour for t in s.things}) == 2
+    )
+    a, b = (f"a {t.colour} {t.shape}" for t in scene.things)
+    found = attributes(scene) | {"texture_1": "plain", "texture_2": "plain"}
+    assert (
+        fulfils(f"{a} and {b}", found)
+        and fulfils(f"{b} and {a}", found)
+        and fulfils(f"{a} {scene.relation} {b}", found)
+    )
+    assert not fulfils(f"{b} {scene.relation} {a}", found) and not fulfils(a, found)
+    wrong = next(c for c in COLOURS if c not in (scene.things[0].colour, scene.things[1].colour))
+    assert not fulfils(f"{a} and a {wrong} {scene.things[1].shape}", found)

@@ -24,6 +24,7 @@ COLOURS = {  # name -> RGB in [0, 1]
 SIZES = {"small": 0.155, "large": 0.24}  # name -> mean radius
 TEXTURES = ("plain", "striped", "dotted")  # a caption says nothing of "plain"
 RELATIONS = ("left of", "above")
+CONVERSE = {"right of": "left of", "below": "above"}  # "B right of A" says "A left of B"
 
 # Colour × shape pairs that no training picture shows: the test of composition.
 HELD_OUT = frozenset(
@@ -43,42 +44,13 @@ HELD_OUT = frozenset(
 # arXiv:2208.12242v2, Sec. 3.2).
 RARE_WORDS = ("zwx", "qev", "blorp", "vint", "snarf", "plim", "jurd", "kex")
 
-WORDS = (
-    tuple(
-        sorted(
-            {
-                *SHAPES,
-                *COLOURS,
-                *SIZES,
-                *TEXTURES,
-                "a",
-                "an",
-                "the",
-                "on",
-                "background",
-                "left",
-                "of",
-                "above",
-                "and",
-                "make",
-                "turn",
-                "into",
-                "change",
-                "to",
-                "add",
-                "remove",
-                "swap",
-                "with",
-                "replace",
-                "in",
-                "picture",
-                "photo",
-                "painting",
-            }
-        )
-    )
-    + RARE_WORDS
-)
+SAID = (  # what captions and instructions say beside the names above
+    "a an the on background left of above and make turn into change to add remove swap with replace in picture "
+    "photo painting"
+).split()
+LATER = "right below it is that thing upper lower".split()  # newer words come last: no token is renumbered
+
+WORDS = tuple(sorted({*SHAPES, *COLOURS, *SIZES, *TEXTURES, *SAID})) + RARE_WORDS + tuple(LATER)
 
 
 class Wave(NamedTuple):

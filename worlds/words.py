@@ -1,52 +1,450 @@
-"""What a caption of the shapes world asks for, attribute by attribute: the way back from words to what a
-reader reads.
+"""What people type, in a world's own words; and what a caption asks for.
 
-wanted("a small red star left of a blue ring") -> {"count": "two", "relation": "left of", "shape_1":
-"star", "colour_1": "red", "size_1": "small", "texture_1": "plain", …}"""
+    understood("Delete the disc, please!")                       # "remove the circle"
+    understood("a BIG crimson star to the left of a moon")       # "a large red star left of a crescent"
+    nearest("grey")                                              # ("white", "black")
+    wanted("on a blue background, a ring right of a star")       # {"count": "two", "relation": "left of", …}
+    fulfils("a star and a ring", attributes(scene))              # whether a picture shows what is asked for
+
+A table resolves what a word *is* (synonyms, spellings, forms) and how an instruction is put ("get rid of",
+"the star's colour"); case, punctuation and line breaks are dropped. What stays is for the net to learn: the
+order of words, "right of" and "below", "that is", "it", "thing" (worlds/wordings.py shows them all).
+"""
 
 from __future__ import annotations
 
-from palimpsest.worlds.scene import COLOURS, RELATIONS, SHAPES, SIZES, TEXTURES
+import difflib
+import functools
+import re
+import unicodedata
+from collections.abc import Collection
+from typing import NamedTuple
+
+from palimpsest.worlds.scene import (
+    COLOURS,
+    CONVERSE,
+    RARE_WORDS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    WORDS,
+    with_article,
+)
+
+
+class Table(NamedTuple):
+    """How a world's words are meant otherwise: single words, and patterns with what they become, tried in
+    order.
+    """
+
+    synonyms: dict[str, str]
+    phrases: tuple[tuple[re.Pattern[str], str], ...]
+    near: dict[str, tuple[str, ...]]  # words that it cannot show, and what comes nearest in meaning
+    groups: dict[str, tuple[str, ...]]  # its words by what they name
+
+
+def _one_word(means: dict[str, str]) -> dict[str, str]:
+    return {word: meant for meant, words in means.items() for word in words.split()}
+
+
+def _phrases(parts: dict[str, str], *rows: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
+    """Patterns of whole words; a name in capitals stands for its part."""
+
+    def spelt(pattern: str) -> str:
+        return re.sub(r"\b[A-Z]{2,}\b", lambda name: f"(?:{parts[name[0]]})", pattern)
+
+    return tuple((re.compile(rf"(?<!\S)(?:{spelt(pattern)})(?!\S)"), becomes) for pattern, becomes in rows)
+
+
+# --------------------------------------------------------------------------- the shapes world
+
+_PROPERTY = "colou?r|shape|size|pattern|texture|fill"
+_STRIPES, _DOTS = "stripes|lines|bands", "dots|spots|polka dots|points"
+SHAPES_TABLE = Table(
+    synonyms=_one_word(
+        {
+            "circle": "disc disk ball round",
+            "square": "box",
+            "heart": "hart",
+            "ring": "donut doughnut hoop annulus circlet",
+            "cross": "plus",
+            "crescent": "moon halfmoon",
+            "diamond": "rhombus lozenge rhomb",
+            "flower": "blossom daisy bloom",
+            "triangle": "triangel",
+            "red": "crimson scarlet reddish",
+            "yellow": "golden gold yellowish",
+            "green": "emerald greenish",
+            "blue": "navy azure bluish",
+            "purple": "violet purplish",
+            "white": "whitish",
+            "black": "blackish",
+            "large": "big huge giant great bigger larger enormous gigantic massive",
+            "small": "little tiny mini smaller miniature wee",
+            "striped": "stripy stripey lined banded",
+            "dotted": "spotted spotty dotty speckled polka",
+            "plain": "solid flat uniform unpatterned",
+            "above": "over atop",
+            "below": "under beneath underneath",
+            "background": "backdrop backround bg",
+            "remove": "delete erase eliminate hide",
+            "add": "insert append",
+            "turn": "transform convert morph",
+            "swap": "switch exchange",
+            "replace": "substitute",
+            "change": "alter modify",
+            "thing": "object item figure",
+            "upper": "top",
+            "lower": "bottom",
+            "picture": "image drawing scene",
+        }
+    ),
+    phrases=_phrases(
+        dict(
+            COLOUR="|".join(COLOURS),
+            SHAPE="|".join(SHAPES),
+            NOUN="|".join((*SHAPES, "background", "disc", "disk", "moon", "box")),
+            PROPERTY=_PROPERTY,
+            STRIPES=_STRIPES,
+            DOTS=_DOTS,
+        ),
+        (
+            r"(?:please|(?:can|could|would|will) you|kindly|thanks|thank you|just|very|really|quite|exactly|now)",
+            "",
+        ),
+        (r"(?:show me|give me|generate|create|i want|i would like|i d like|let)(?= (?:an?|the|it) )", ""),
+        (r"^there (?:is|are)", ""),
+        (r"background there (?:is|are)", "background"),
+        (r"there (?:is|are)", "is"),
+        (r"^(?:(?:an?|the|my) )?(?:picture|photo|image|drawing|painting|sketch) (?:of|with|showing)", ""),
+        (r"(?:which|that) (?:is|are)", "that is"),
+        # what a property is said to be a property of
+        (r"(?:the )?PROPERTY of(?= (?:the|it|an?) )", ""),
+        (r"its PROPERTY", "it"),
+        (r"(it|thing|NOUN) PROPERTY", r"\1"),
+        (r"of (?:an? )?(COLOUR) colou?r", r"in \1"),
+        (r"(COLOUR) (?:in )?colou?r(?:ed)?", r"\1"),
+        (r"(?:the )?colou?r (COLOUR)", r"\1"),
+        (r"(?:light|dark|bright|deep|pale|vivid)(?= COLOUR)", ""),
+        (r"crescent moon|half moon", "crescent"),
+        (r"love heart", "heart"),
+        (r"plus sign", "cross"),
+        (r"polka dot(?:ted|s)?(?= COLOUR| SHAPE)", "dotted"),
+        (r"with (?:black |white )?STRIPES", "that is striped"),
+        (r"with (?:black |white )?DOTS", "that is dotted"),
+        # where things stand
+        (r"(?:to|on|at) the (left|right)(?: hand)?(?: side)? of", r"\1 of"),
+        (r"(?:to|on|at) its (left|right)", r"\1 of it"),
+        (r"on(?: the)? top of|higher than", "above"),
+        (r"lower than|at the bottom of", "below"),
+        (r"next to|beside|near", "and"),
+        (r"(?:against|in front of|upon|over)(?= (?:(?:an?|the) )?(?:COLOUR )?(?:background|backdrop))", "on"),
+        (r"the (?:thing|one) (?:on|to|at) the (left|right|top|bottom)", r"the \1 thing"),
+        (r"(the SHAPE) (?:on|to|at) the (?:left|right|top|bottom)", r"\1"),
+        # how a wish is put
+        (r"(?:get rid of|take (?:away|out)|rub out|throw (?:away|out)|cut out|wipe (?:out|away))", "remove"),
+        (r"(?:take|rub|throw|cut|wipe) (the .+?|it) (?:away|out|off)", r"remove \1"),
+        (r"remove the (?:STRIPES|DOTS) (?:from|of|on) (the .+|it)", r"make \1 plain"),
+        (r"(?:add|give|put) STRIPES (?:to|on) (the \w+|it)", r"make \1 striped"),
+        (r"give (the \w+|it) STRIPES", r"make \1 striped"),
+        (r"(?:add|give|put) DOTS (?:to|on) (the \w+|it)", r"make \1 dotted"),
+        (r"give (the \w+|it) DOTS", r"make \1 dotted"),
+        (r"(?:colou?r|paint|dye|tint|recolou?r)(?= (?:the|it) )", "make"),
+        (r"(?:put|place|draw|include|paint|introduce)(?= an? )", "add"),
+        (r"(?:enlarge|grow|magnify) (the .+|it)", r"make \1 large"),
+        (r"(?:shrink|reduce) (the .+|it)", r"make \1 small"),
+        (
+            r"(?:replace|substitute|swap|switch|exchange) (the .+?|it) (?:by|for|with)(?= an? )",
+            r"replace \1 with",
+        ),
+        (r"(?:swap|switch|exchange) the (?:places|positions) of", "swap"),
+        (r"(the \w+ and the \w+) (?:change|swap|switch|exchange|trade) (?:places|positions)", r"swap \1"),
+        (r"from \w+(?= (?:to|into) )", ""),
+        (r"(make (?:the )?\S+(?: \S+)?) (?:be|become|to be)", r"\1"),
+        (r"^(the .+?|it) (?:should |must |shall |has to |needs to |to )?(?:be|become)", r"make \1"),
+        (r"(?:into|onto) the(?= \w+$)", "to the"),
+        (r"one(?= (?:\w+ ){0,3}SHAPE)", "a"),
+        (r"(the (?:\w+ )?)one", r"\1thing"),
+        (r"(?:and )?then", "and"),
+    ),
+    near={
+        "grey": ("white", "black"),
+        "gray": ("white", "black"),
+        "silver": ("white",),
+        "pink": ("red", "purple"),
+        "brown": ("orange", "red"),
+        "cyan": ("blue", "green"),
+        "turquoise": ("blue", "green"),
+        "teal": ("green", "blue"),
+        "magenta": ("purple", "red"),
+        "lime": ("green", "yellow"),
+        "beige": ("white", "yellow"),
+        "medium": ("small", "large"),
+        "rectangle": ("square",),
+        "oval": ("circle",),
+        "ellipse": ("circle",),
+        "hexagon": ("circle", "flower"),
+        "pentagon": ("star", "diamond"),
+        "arrow": ("triangle", "cross"),
+        "sun": ("circle", "star", "flower"),
+        "checked": ("striped", "dotted"),
+        "checkered": ("striped", "dotted"),
+        "dot": ("dotted", "circle"),
+        "move": ("swap", "add"),
+        "between": ("left of", "above"),
+    },
+    groups={
+        "shapes": SHAPES,
+        "colours": tuple(COLOURS),
+        "sizes": tuple(SIZES),
+        "textures": TEXTURES,
+        "places": (*RELATIONS, *CONVERSE),
+        "verbs": ("make", "turn", "change", "replace", "add", "remove", "swap"),
+        "ground": ("on", "background"),
+        "others": ("it", "thing", "and", "with", "in", "into", "that", "is"),
+    },
+)
+
+# --------------------------------------------------------------------------- the emoji world
+
+_TONE = "medium[ -]light|medium[ -]dark|light|medium|dark"
+EMOJI_TABLE = Table(
+    synonyms=_one_word(
+        {
+            "grey": "gray",
+            "noto": "google android",
+            "twemoji": "twitter",
+            "background": "backdrop backround bg",
+            "woman": "lady",
+            "man": "guy",
+            "purple": "violet",
+        }
+    ),
+    phrases=_phrases(
+        dict(TONE=_TONE, PERSON="person|man|woman|child|boy|girl"),
+        (r"(?:please|can you|could you|thanks|thank you)", ""),
+        (r"^(?:(?:an?|the) )?(?:emoji|picture|image|drawing) of", ""),
+        (r"^(?:an?|the)(?! button)", ""),
+        (r"^(?:an? )?(TONE)[ -]skin(?:ned)? (?!tone)(.+?)(?= in \w+ style| on |$)", r"\2: \1 skin tone"),
+        (r"(?:against|in front of)(?= (?:(?:an?|the) )?\w+ (?:background|backdrop))", "on"),
+        (
+            r"(?:change|make|turn) the skin(?: colou?r| tone)?(?: to)? (TONE)(?:er)?",
+            r"change the skin tone to \1",
+        ),
+        (r"(?:make|turn) (?:him|her|it|the PERSON)(?: into)?(?= an? PERSON$)", "make them"),
+        (r"(?:make|let) (?:him|her|it)(?= face | bald)", "make them"),
+        (r"give (?:him|her|it)", "give them"),
+        (r"(?:colou?r|paint)(?= the )", "make"),
+        (r"(?:delete|erase)", "remove"),
+    ),
+    near={"happy": ("smiling", "grinning"), "sad": ("crying", "frowning"), "angry": ("pouting", "angry")},
+    groups={
+        "styles": ("noto", "twemoji"),
+        "skin tones": ("light", "medium-light", "medium", "medium-dark", "dark"),
+        "people": ("person", "man", "woman", "child", "boy", "girl"),
+        "grounds": tuple(COLOURS),
+        "verbs": ("make", "change", "give", "set", "redraw"),
+    },
+)
+
+NO_TABLE = Table({}, (), {}, {})
+
+
+def table_of(known: Collection[str]) -> Table:
+    """The table of the world whose words these are; an empty one for words of no world of ours."""
+    return (
+        SHAPES_TABLE
+        if {"crescent", "striped"} <= set(known)
+        else EMOJI_TABLE
+        if "twemoji" in known
+        else NO_TABLE
+    )
+
+
+# --------------------------------------------------------------------------- what was typed
+
+_QUOTES = str.maketrans(
+    {
+        "‘": "'",
+        "’": "'",
+        "‛": "'",
+        "´": "'",
+        "`": "'",
+        "“": '"',
+        "”": '"',
+        "„": '"',
+        "«": '"',
+        "»": '"',
+        "–": "-",
+        "—": "-",
+        "‐": "-",
+        "‑": "-",
+        "…": ".",
+        "\ufeff": " ",
+        "\u200b": " ",
+        "\u2060": " ",
+        "\xad": "",
+    }
+)
+_VERBS = "make|turn|change|replace|add|remove|delete|erase|swap|switch|put|paint|colou?r|draw|get|take"
+
+
+def understood(text: str, known: Collection[str] = WORDS) -> str:
+    """A text in the world's own words, as far as they are meant by it; every other word stays as it was
+    typed, in lower case.
+
+    known: the words (and marks) that the reading model has; none of them is replaced, and marks that it lacks
+    are dropped. What is in the world's words already is left as it is.
+    """
+    return _understood(text, frozenset(known))
+
+
+@functools.lru_cache(4096)
+def _understood(text: str, known: frozenset[str]) -> str:
+    table = table_of(known)
+    text = unicodedata.normalize("NFC", text).translate(_QUOTES).lower()
+    text = re.sub(rf"[.;!]\s+(?=(?:{_VERBS})\b)", " and ", text.strip())  # two sentences are two wishes
+    text = re.sub(r"[.!?\s]+$", "", text)
+    if table is SHAPES_TABLE:
+        text = re.sub(r"(\w)'s\b", r"\1", re.sub(r"\b(it|that|there)'s\b", r"\1 is", text))
+    said = " ".join(re.sub(r"[^\w\s]", lambda mark: mark[0] if mark[0] in known else " ", text).split())
+    for _ in range(3):  # again for what a pattern made of it
+        typed = said
+        for pattern, becomes in table.phrases:
+            said, times = pattern.subn(becomes, said)
+            said = " ".join(said.split()) if times else said
+        said = " ".join(word if word in known else table.synonyms.get(word, word) for word in said.split())
+        if said == typed:
+            break
+    return (
+        re.sub(r"\ban? (\w+)", lambda found: with_article(found[1]), said) if table is SHAPES_TABLE else said
+    )
+
+
+def nearest(word: str, known: Collection[str] = WORDS, n: int = 3) -> tuple[str, ...]:
+    """Up to n words of the world that come nearest to one that it does not have: in meaning if that is known,
+    else in spelling.
+
+    Only words that name something are offered, never the rare ones that wait for a meaning.
+    """
+    table, word = table_of(known), word.lower()
+    said = {
+        part: part for group in table.groups.values() for part in group if set(part.split()) <= set(known)
+    }
+    near = table.near.get(word) or [
+        (said | table.synonyms)[w]
+        for w in difflib.get_close_matches(word, {**table.synonyms, **said}, 2 * n, cutoff=0.7)
+    ]
+    return tuple(w for w in dict.fromkeys(near) if w in said and w not in RARE_WORDS)[:n]
+
+
+def groups(known: Collection[str] = WORDS) -> dict[str, tuple[str, ...]]:
+    """The words that a model knows, by what they name: {"shapes": ("circle", …), …}; for messages."""
+    found = {
+        name: tuple(word for word in words if set(word.split()) <= set(known))
+        for name, words in table_of(known).groups.items()
+    }
+    return {name: words for name, words in found.items() if words}
+
+
+# --------------------------------------------------------------------------- what a caption asks for
+
+_COLOUR, _RELATION, _SHAPE = "|".join(COLOURS), "|".join((*RELATIONS, *CONVERSE)), "|".join(SHAPES)
+_A = r"(?:(?:an?|the) )"
+_GROUNDS = (  # how a text says what a picture stands on
+    rf"^{_A}?({_COLOUR}) background(?: with| and)?(?= )",
+    rf"(?:and )?{_A}?background (?:that )?is ({_COLOUR})\b",
+    rf"\b(?:on|with|in) {_A}?({_COLOUR}) background\b",
+    rf"\bon {_A}?background that is ({_COLOUR})\b",
+    rf"\bon ({_COLOUR})\b",
+    rf"(?:{_A}|\b)({_COLOUR}) background\b",
+)
+_TWO = (  # where a text with two things names them: (one, how, other), which group is which
+    (rf"(.+) (?:and|with) ({_RELATION}) it (?:is )?(.+)", (3, 2, 1)),
+    (rf"(.+) (?:and|with) ({_A}.+?) (?:that )?(?:is )?({_RELATION}) it", (2, 3, 1)),
+    (rf"(.+?) (?:and|with) (.+?) (?:that )?(?:is )?({_RELATION}) it", (2, 3, 1)),
+    (rf"({_RELATION}) (.+) is ({_A}.+)", (3, 1, 2)),
+    (rf"({_RELATION}) (.+) is (.+)", (3, 1, 2)),
+    (rf"(.+?) (?:that )?(?:is )?({_RELATION}) (.+)", (1, 2, 3)),
+)
 
 
 def wanted(text: str) -> dict[str, str]:
-    """The attributes that a caption names, keyed as worlds.shapes.ATTRIBUTES. A thing without a texture
-    word is plain.
+    """The attributes that a caption names, keyed as worlds.shapes.ATTRIBUTES. A thing without a texture word
+    is plain.
 
-    Raises ValueError for a text that is no caption of this world; the empty text asks for nothing.
+    The left or upper thing is the first, whichever the text names first; of two things without a place ("a
+    star and a ring") it is the first that is named, and "relation" is missing. Raises ValueError for a text
+    that is no caption of this world; the empty text asks for nothing.
     """
-    words = text.lower().replace(",", " ").split()
-    if not words:
+    said = understood(text)
+    if not said:
         return {}
-    head, _, tail = " ".join(words).partition(" on a")
     found: dict[str, str] = {}
-    if tail:
-        ground = tail.removeprefix("n").split()
-        if len(ground) != 2 or ground[0] not in COLOURS or ground[1] != "background":
-            raise ValueError(f'prompt: "{text}" ends in no background; as in "… on a blue background"')
-        found["background"] = ground[0]
-    relation = next((r for r in RELATIONS if f" {r} " in head), None)
-    things = head.split(f" {relation} ") if relation else [head]
-    found |= {"count": "one" if relation is None else "two", "relation": relation or "none"}
-    for k, phrase in enumerate(things, 1):
-        found |= {f"{name}_{k}": value for name, value in thing(phrase, text).items()}
-    if relation is None:
-        found |= {f"{name}_2": "none" for name in ("shape", "colour", "size", "texture")}
+    for pattern in _GROUNDS:
+        if at := re.search(pattern, said):
+            found["background"] = at[1]
+            said = " ".join((said[: at.start()] + " " + said[at.end() :]).split())
+            said = re.sub(r"^(?:and|with) | (?:and|with)$", "", said)
+            break
+    if re.search(r"\bbackground\b|\bon\b", said):
+        raise ValueError(f'prompt: "{text}" ends in no background; as in "… on a blue background"')
+    names = re.findall(rf"\b(?:{_SHAPE})\b", said)
+    if len(names) > 2:
+        raise ValueError(f'prompt: "{text}" names {len(names)} things; this world shows one or two')
+    first, relation, second = _two_things(said, text) if len(names) == 2 else (said, "none", "")
+    if relation in CONVERSE:
+        first, relation, second = second, CONVERSE[relation], first
+    found |= {"count": "two" if second else "one"} | ({"relation": relation} if relation else {})
+    for k, phrase in ((1, first), (2, second)):
+        found |= (
+            {f"{name}_{k}": value for name, value in thing(phrase, text).items()}
+            if phrase
+            else {f"{name}_{k}": "none" for name in ("shape", "colour", "size", "texture")}
+        )
     return found
+
+
+def _two_things(said: str, text: str) -> tuple[str, str, str]:
+    """(one, how it stands to the other, the other); "" for how where the text does not say."""
+    for pattern, (one, how, other) in _TWO:
+        if at := re.fullmatch(pattern, said):
+            return at[one], at[how], at[other]
+    for article in (_A, ""):
+        if at := re.fullmatch(rf"(.*\b(?:{_SHAPE})\b.*?) (?:and|with) ({article}.*\b(?:{_SHAPE})\b.*)", said):
+            return at[1], "", at[2]
+    raise ValueError(
+        f'prompt: "{text}" names two things and not how they stand; as in "a star left of a ring"'
+    )
 
 
 def thing(phrase: str, text: str) -> dict[str, str]:
-    """What "a small striped red star" names."""
-    found, kinds = (
-        {"texture": "plain"},
-        {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "texture": TEXTURES},
-    )
+    """What "a small striped red star" or "star that is red and small" names."""
+    found: dict[str, str] = {}
+    kinds = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "texture": TEXTURES}
     for word in phrase.split():
         kind = next((name for name, values in kinds.items() if word in values), None)
-        if kind is None and word not in ("a", "an", "the"):
+        if kind is None and word not in ("a", "an", "the", "that", "is", "in", "and"):
             raise ValueError(f'prompt: "{word}" in "{text}" names no property of a thing')
-        if kind is not None:
-            found[kind] = word
+        if kind is not None and found.setdefault(kind, word) != word:
+            raise ValueError(f'prompt: "{text}" names two {kind}s of one thing, {found[kind]} and {word}')
     if "shape" not in found:
         raise ValueError(f'prompt: "{phrase}" in "{text}" names no shape; known: {", ".join(SHAPES)}')
-    return found
+    return {"texture": "plain"} | found
+
+
+def fulfils(text: str, seen: dict[str, str]) -> bool:
+    """Whether a picture in which these attributes are seen (worlds.shapes.attributes, or what a reader reads)
+    is what the text asks for.
+    """
+    asked = wanted(text)
+    if asked.get("count") == "two" and "relation" not in asked:
+        other = {name: asked.get(_turned(name)) for name in map(_turned, asked)}
+        return asked.items() <= seen.items() or other.items() <= seen.items()
+    return asked.items() <= seen.items()
+
+
+def _turned(name: str) -> str:
+    """The same attribute of the other thing."""
+    return name[:-1] + {"1": "2", "2": "1"}[name[-1]] if name[-2:] in ("_1", "_2") else name
