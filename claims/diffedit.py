@@ -20,7 +20,7 @@ from palimpsest.methods.diffedit import (
     noising_bound,
     printed_encoding_bound,
 )
-from palimpsest.methods.masks import latent_mask
+from palimpsest.methods.inputs import latent_mask
 from palimpsest.methods.sampling import TOP
 from palimpsest.metrics.features import csfid, perceptual
 from palimpsest.metrics.image import psnr, rmse

@@ -35,8 +35,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from palimpsest.methods.inputs import check_mask, latent_mask
 from palimpsest.methods.inversion import spread
-from palimpsest.methods.masks import check_mask, latent_mask
 from palimpsest.methods.sampling import TOP, times_below
 from palimpsest.metrics.mask import dilate
 from palimpsest.samplers.convert import eps_from_x0, q_sample, x0_from_eps

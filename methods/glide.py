@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from palimpsest.methods.masks import check_mask
+from palimpsest.methods.inputs import check_mask
 from palimpsest.samplers.convert import eps_from_x0, q_sample, x0_from_eps
 from palimpsest.samplers.ddim import ddim_step
 from palimpsest.samplers.ddpm import beta_tilde, ddpm_step

@@ -36,9 +36,9 @@ from torch import Tensor
 from palimpsest.methods.alignment import Alignment, align
 from palimpsest.methods.attention_maps import Watch, from_noise, sites_at
 from palimpsest.methods.by_word import Cross, columns, count, each, equalise, spans
+from palimpsest.methods.inputs import check_mask, latent_mask
 from palimpsest.methods.inversion import Inversion, redo
 from palimpsest.methods.local_blend import Blend, blend_mask, blended
-from palimpsest.methods.masks import check_mask, latent_mask
 from palimpsest.nets.attention import Site
 from palimpsest.weights.model import Model
 

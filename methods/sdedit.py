@@ -31,7 +31,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from palimpsest.methods.masks import check_mask, latent_mask
+from palimpsest.methods.inputs import check_mask, latent_mask
 from palimpsest.methods.sampling import TOP, times_below
 from palimpsest.metrics.image import rmse
 from palimpsest.samplers.convert import q_sample

@@ -118,7 +118,7 @@ class MaskContract:
     """A mask: a tensor (b or 1, 1, y, x) of values in [0, 1], 1 = edit here; or a path, or a PIL image."""
 
     def wrong(self, value: Any) -> str | None:
-        """Whether it fits the picture is asked later (methods/masks.py)."""
+        """Whether it fits the picture is asked later (methods/inputs.py)."""
         if isinstance(value, (str, Path, Image)):
             return None
         if not isinstance(value, Tensor):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import palimpsest.methods.sdedit as module
-from palimpsest.methods.masks import check_mask, latent_mask
+from palimpsest.methods.inputs import check_mask, latent_mask
 from palimpsest.methods.sampling import TOP, generate
 from palimpsest.methods.sdedit import at_distance, bisect_t0, sdedit
 from palimpsest.metrics.image import rmse

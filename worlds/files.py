@@ -172,10 +172,15 @@ class Original:
         )
 
 
-def open_picture(path: str | Path) -> Original:
-    """Read a picture file (PNG, JPEG, WebP, GIF, BMP; any size to 100 megapixels). Raises PictureError."""
-    path = Path(path)
-    picture = _open(path)
+def open_picture(path: str | Path | Image.Image) -> Original:
+    """Read a picture file (PNG, JPEG, WebP, GIF, BMP; any size to 100 megapixels). Raises PictureError.
+
+    A PIL image is taken too; in messages it is called by its file's name, or "the picture"."""
+    if isinstance(path, Image.Image):
+        picture, path = ImageOps.exif_transpose(path), Path(getattr(path, "filename", "") or "the picture")
+    else:
+        path = Path(path)
+        picture = _open(path)
     if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit grey, which convert() would clip
         grey = (np.asarray(picture, dtype=np.float32) / 257).clip(0, 255).round().astype(np.uint8)
         picture = Image.fromarray(grey)
@@ -187,20 +192,21 @@ def open_picture(path: str | Path) -> Original:
     return Original(path, np.array(picture.convert("RGB")), alpha, (0, 0, picture.height, picture.width))
 
 
-def read_picture(path: str | Path, size: int | None = None, grid: int = 1) -> Tensor:
+def read_picture(path: str | Path | Image.Image, size: int | None = None, grid: int = 1) -> Tensor:
     """A picture file as (1, 3, y, x) in [-1, 1]: see `Original.framed`. Without a size, as it is. Raises
     PictureError.
     """
     return open_picture(path).framed(size, grid).view()
 
 
-def read_mask(path: str | Path, of: Original | None = None) -> Tensor:
+def read_mask(path: str | Path | Image.Image, of: Original | None = None) -> Tensor:
     """A mask file as (1, 1, y, x) of 0 and 1: white = 1 = edit here, black = 0 = keep, grey is cut at one
     half.
 
     Transparent counts as white. `of` is the picture it belongs to: the mask must have its size, and shows
     the same box of it. Raises PictureError, also where the mask marks nothing or everything."""
     mask = open_picture(path)
+    path = mask.path
     if of is not None:
         if mask.size != of.size:
             raise PictureError(

@@ -34,7 +34,7 @@ from palimpsest.cli.manners import (
     shared_options,
     writable,
 )
-from palimpsest.methods.masks import latent_mask
+from palimpsest.methods.inputs import latent_mask
 from palimpsest.methods.sdedit import Edit, at_distance, bisect_t0, sdedit
 from palimpsest.metrics.image import rmse
 from palimpsest.weights.estimate import Passes
