@@ -1,17 +1,18 @@
-"""The training loop that every recipe uses: AdamW, warm-up and cosine decay, clipping, a moving average,
-resume.
+"""The training loop that every recipe uses: AdamW or Muon, warm-up and cosine decay, clipping, a moving
+average, resume.
 
     for step in range(steps):
         data ~ batch(step, generator(seed, step, rank))        # a pure function of its arguments
         θ ← AdamW(θ, clip(∇ loss(θ, data)), lr(step))
         m ← m + (1 − decay(step)) (θ − m)                      # what samples best is the average, not the last step
 
-Nothing random outlives a step, so the state of a run is (θ, m, AdamW's moments, step), and a run resumed
-from it is bit for bit the run that was never stopped. Under `python` it is one process; under `torchrun`
-as many as asked for: each rank sees its own data and DDP averages the gradients. Since data is a pure
-function of the step, other processes can draw it ahead (`workers`), and the run is still the same run.
+Nothing random outlives a step, so the state of a run is (θ, m, the optimiser's moments, step), and a run
+resumed from it is bit for bit the run that was never stopped. Under `python` it is one process; under
+`torchrun` as many as asked for: each rank sees its own data and DDP averages the gradients. Since data is
+a pure function of the step, other processes can draw it ahead (`workers`), and the run is still the same
+run.
 
-AdamW: Loshchilov & Hutter, arXiv:1711.05101v3. Cosine decay: the same authors, arXiv:1608.03983v5.
+AdamW: Loshchilov & Hutter, arXiv:1711.05101v3. Cosine decay: the same authors, arXiv:1608.03983v5. Muon: training/fit_muon.py.
 """
 
 from __future__ import annotations
@@ -35,11 +36,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from palimpsest.fit.muon import Muon, matrices
+
 PAUSE = 20.0  # seconds between two checkpoints on a GPU, which does `save_every` small steps in less
 # seconds to wait for what another process draws: one that died, or whose data cannot be sent, never
 # answers
 PATIENCE = 300
 PRECISIONS = ("float32", "bfloat16")
+OPTIMISERS = ("adamw", "muon")
+FASTER = 16.0  # Muon's learning rate in units of AdamW's: .02 beside 1.2e-3 was good for `shapes`
 LOOK = 10  # steps between two looks at the loss: reading a number from the GPU halts it
 
 
@@ -69,6 +74,8 @@ def fit(
     betas: tuple[float, float] = (0.9, 0.99),
     accumulate: int = 1,
     precision: str = "float32",
+    optimiser: str = "adamw",
+    until: float = math.inf,
     seed: int = 0,
     workers: int = 0,
     checkpoint: str | Path | None = None,
@@ -78,6 +85,7 @@ def fit(
     progress: bool = True,
     resume: bool = True,
     after: Callable[[int], None] | None = None,
+    keep: Callable[[Fitted], None] | None = None,
 ) -> Fitted:
     """Train `net` for `steps` steps of `loss_fn(net, batch(step, generator), generator)`, a scalar.
 
@@ -97,6 +105,13 @@ def fit(
     called when a step's update is done: a teacher that follows its student moves here. What it changes
     belongs into buffers or frozen parameters of `net`, which a checkpoint holds.
 
+    `optimiser` "muon": linear maps and convolutions follow Muon at FASTER times `lr`, the rest AdamW.
+    `until`, a time as time.time() tells it: the run ends then, if its steps are not done before, and the
+    learning rate falls with the share of the time where that is ahead of the share of the steps. Such a
+    run depends on the clock: it is resumed, and not bit for bit; a time that is past ends it after one
+    step. `keep` is called with what there is whenever a checkpoint was written that is not the last: to
+    write a file of the average, say.
+
     Raises ValueError for bad settings or another run's checkpoint, OSError where a checkpoint cannot be
     written, FloatingPointError when the loss or its gradient is not finite (either way the last good
     checkpoint stays). Ctrl-C saves and raises KeyboardInterrupt; an update that it falls into is finished
@@ -110,24 +125,29 @@ def fit(
         clip=clip,
         weight_decay=weight_decay,
         betas=list(betas),
+        optimiser=optimiser,
         seed=seed,
         world=world,
         accumulate=accumulate,
         precision=precision,
         **(identity or {}),
     )
-    check_settings(run | dict(save_every=save_every, workers=workers))
+    check_settings(run | dict(save_every=save_every, workers=workers, until=until))
     device = next(net.parameters()).device
     half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
     def rate(step: int) -> float:
-        return learning_rate(step, steps=steps, lr=lr, warmup=warmup)
+        return learning_rate(step, steps=steps, lr=lr, warmup=warmup, spent=spent())
 
     def rows(first: int) -> str:
-        return "".join(f"{n},{rate(n):.6g},{losses[n]:.6g}\n" for n in range(first, len(losses)))
+        return "".join(f"{n},{rates[n]:.6g},{losses[n]:.6g}\n" for n in range(first, len(losses)))
 
     def seconds() -> float:
         return before + time.monotonic() - began
+
+    def spent() -> float:
+        """The share of the time until `until` that is gone, of all that the run has had."""
+        return 0.0 if until == math.inf else min(1.0, seconds() / max(before + until - started, 1e-9))
 
     def drawn(step: int) -> tuple[Any, Tensor]:
         """A step's data, and where its generator stands after them."""
@@ -166,10 +186,13 @@ def fit(
                     losses=losses,
                     seconds=seconds(),
                     net=net.state_dict(),
+                    rates=rates,
                     ema=average.state_dict(),
-                    optimiser=optimiser.state_dict(),
+                    optimiser=[o.state_dict() for o in optimisers],
                 ),
             )
+            if keep is not None and done < steps and spent() < 1:
+                keep(Fitted(net, average, losses, seconds()))
 
     with _process_group(net):
         objective = _Objective(net, loss_fn)
@@ -179,33 +202,37 @@ def fit(
         params = [p for p in net.parameters() if p.requires_grad]
         average = copy.deepcopy(net).eval().requires_grad_(False)
         average_params = [a for a, p in zip(average.parameters(), net.parameters()) if p.requires_grad]
-        optimiser = _adamw(params, lr, betas, weight_decay)
-        done, losses, pending, before = 0, [], [], 0.0
+        optimisers = _optimisers(optimiser, net, lr, betas, weight_decay)
+        done, losses, rates, pending, before = 0, [], [], [], 0.0
 
         if checkpoint is not None and resume and Path(checkpoint).exists():
             state = _read(Path(checkpoint), run)
             try:
                 net.load_state_dict(state["net"])
                 average.load_state_dict(state["ema"])
-                optimiser.load_state_dict(state["optimiser"])
+                for one, its_state in zip(optimisers, state["optimiser"]):
+                    one.load_state_dict(its_state)
             except (RuntimeError, ValueError):
                 raise ValueError(
                     f"checkpoint {checkpoint} is of another net: delete it, or pass resume=False"
                 ) from None
-            done, losses, before = state["done"], state["losses"], state["seconds"]
+            done, losses, rates, before = state["done"], state["losses"], state["rates"], state["seconds"]
         if log is not None and rank == 0:
             Path(log).parent.mkdir(parents=True, exist_ok=True)
             Path(log).write_text("step,lr,loss\n" + rows(0))
 
-        began = saved = time.monotonic()
+        began, started = time.monotonic(), time.time()
+        saved = began
         pause = PAUSE if device.type == "cuda" else 0.0
         bar = tqdm(initial=done, total=steps, disable=not (progress and rank == 0), unit="step")
         try:
             for step, (data, state) in zip(
                 range(done, steps), ahead(drawn, range(done, steps), workers, device.type == "cuda")
             ):
-                for group in optimiser.param_groups:
-                    group["lr"] = rate(step)
+                now = rate(step)
+                for one in optimisers:
+                    for group in one.param_groups:
+                        group["lr"] = now * (FASTER if isinstance(one, Muon) else 1.0)
                 data, generator = moved(data, device), Generator()
                 generator.set_state(state)
                 pieces = data if accumulate > 1 else [data]
@@ -213,7 +240,7 @@ def fit(
                     raise ValueError(
                         f"accumulate={accumulate}: batch must give so many pieces, and gave {len(pieces)}"
                     )
-                optimiser.zero_grad()
+                net.zero_grad()
                 loss = torch.zeros((), device=device)
                 for piece in pieces:
                     with half:
@@ -222,19 +249,24 @@ def fit(
                     loss += part.detach()
                 with _uninterrupted(), torch.no_grad():  # an update is done whole or not at all
                     norm = nn.utils.clip_grad_norm_(params, clip)
-                    optimiser.step()
+                    for one in optimisers:
+                        one.step()
                     torch._foreach_lerp_(average_params, params, 1 - ema_decay(step, ema))
                     if after is not None:
                         after(step)
                     pending.append(torch.stack((loss.detach().float(), norm.float())))
+                    rates.append(now)
                     done = step + 1
-                    if done % LOOK == 0 or done % save_every == 0 or done == steps:
+                    over = done == steps or spent() >= 1
+                    if done % LOOK == 0 or done % save_every == 0 or over:
                         look()
                         bar.set_postfix(loss=f"{np.mean(losses[-100:]):.4f}", refresh=False)
-                    if done % save_every == 0 and time.monotonic() - saved >= pause or done == steps:
+                    if done % save_every == 0 and time.monotonic() - saved >= pause or over:
                         save()
                         saved = time.monotonic()
                 bar.update()
+                if over:
+                    break
         except KeyboardInterrupt:
             with _uninterrupted():
                 look()
@@ -245,13 +277,13 @@ def fit(
     return Fitted(net, average, losses, seconds())
 
 
-def learning_rate(step: int, *, steps: int, lr: float, warmup: int) -> float:
-    """lr · min(1, (step + 1)/warmup) · (1 + cos π u)/2, where u goes from 0 to 1 after the warm-up.
+def learning_rate(step: int, *, steps: int, lr: float, warmup: int, spent: float = 0.0) -> float:
+    """lr · min(1, (step + 1)/warmup) · (1 + cos π u)/2, where u goes from 0 to 1 after the warm-up, and is nowhere less than `spent`.
 
     >>> [round(learning_rate(n, steps=12, lr=1., warmup=2), 3) for n in (0, 1, 2, 7, 12)]
     [0.5, 1.0, 1.0, 0.5, 0.0]
     """
-    u = max(0, step - warmup) / max(1, steps - warmup)
+    u = max(spent, max(0, step - warmup) / max(1, steps - warmup))
     return lr * min(1.0, (step + 1) / max(1, warmup)) * (1 + math.cos(math.pi * u)) / 2
 
 
@@ -349,6 +381,19 @@ class _Objective(nn.Module):
         return self.loss_fn(self.net, data, generator)
 
 
+def _optimisers(
+    name: str, net: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float
+) -> list[torch.optim.Optimizer]:
+    """AdamW for all that is trained; or Muon for what it is for, and AdamW for the rest."""
+    first = matrices(net) if name == "muon" else []
+    known = {id(p) for p in first}
+    rest = [p for p in net.parameters() if p.requires_grad and id(p) not in known]
+    return [
+        *([Muon(first, lr, weight_decay)] if first else []),
+        *([_adamw(rest, lr, betas, weight_decay)] if rest else []),
+    ]
+
+
 def _adamw(
     params: list[Tensor], lr: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.AdamW:
@@ -378,6 +423,12 @@ def check_settings(given: dict[str, Any]) -> None:
     """
     if given.get("precision", "float32") not in PRECISIONS:
         raise ValueError(f"precision: must be one of {', '.join(PRECISIONS)}, got {given['precision']!r}")
+    if given.get("optimiser", "adamw") not in OPTIMISERS:
+        raise ValueError(f"optimiser: must be one of {', '.join(OPTIMISERS)}, got {given['optimiser']!r}")
+    if given.get("until", math.inf) < math.inf and given.get("world", 1) > 1:
+        raise ValueError(
+            "until: a run of several processes cannot end by the clock, which each reads for itself; give steps"
+        )
     for name, (low, high) in BOUNDS.items():
         if name in given and not low <= given[name] <= high:
             wanted = f"be at least {low}" if high == math.inf else f"lie in [{low}, {high}]"

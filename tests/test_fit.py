@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch.testing import assert_close
 
 from palimpsest.fit import loop as module
 from palimpsest.fit.loop import ahead, ema_decay, fit, learning_rate, moved, rank_and_world, step_generator
+from palimpsest.fit.muon import Muon, matrices, orthogonalised
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = dict(steps=40, lr=1e-2, warmup=4, save_every=7, progress=False)
@@ -445,3 +447,103 @@ def test_two_processes_of_batch_4_agree_with_one_of_batch_8(tmp_path):
         assert_close(dict(a), dict(b), atol=0, rtol=0)
         assert_close(dict(a), dict(mine.state_dict()), atol=1e-5, rtol=1e-5)
     assert torch.load(tmp_path / "c.pt", weights_only=True)["done"] == SETTINGS["steps"]
+
+
+def matrix_and_the_rest():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Embedding(5, 6), nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 9, bias=False), nn.Linear(9, 1)
+    )
+
+
+def test_muon_steps_as_torch_does():
+    theirs = pytest.importorskip("torch.optim").__dict__.get("Muon")
+    if theirs is None:
+        pytest.skip("this torch has no Muon")
+    g = torch.Generator().manual_seed(0)
+    ours, other = (
+        [
+            nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(n)))
+            for n, shape in enumerate([(6, 4), (4, 9), (6, 4), (3, 3)])
+        ]
+        for _ in range(2)
+    )
+    a = Muon(ours, 0.05, weight_decay=0.1)
+    b = theirs(other, 0.05, weight_decay=0.1)
+    for _ in range(3):
+        for p, q in zip(ours, other):
+            p.grad = torch.randn(p.shape, generator=g)
+            q.grad = p.grad.clone()
+        a.step()
+        b.step()
+    for n, (p, q) in enumerate(zip(ours, other)):  # both in bfloat16 inside, where 1 % is much to ask
+        before = torch.randn(p.shape, generator=torch.Generator().manual_seed(n))
+        mine, theirs = p.data - before, q.data - before
+        assert (mine - theirs).norm() < 0.05 * theirs.norm() and theirs.norm() > 0.1
+
+
+def test_muon_turns_a_gradient_near_an_orthogonal_matrix():
+    g = torch.randn(3, 8, 20, generator=torch.Generator().manual_seed(1))
+    for m in (g, g.mT):
+        values = torch.linalg.svdvals(orthogonalised(m).float())
+        assert values.min() > 0.6 and values.max() < 1.3
+        u, _, v = torch.linalg.svd(m, full_matrices=False)
+        assert (
+            torch.nn.functional.cosine_similarity(
+                orthogonalised(m).float().flatten(1), (u @ v).flatten(1)
+            ).min()
+            > 0.95
+        )
+
+
+def test_muon_is_for_linear_maps_and_convolutions_alone():
+    model = nn.Sequential(matrix_and_the_rest(), net())
+    assert [tuple(w.shape) for w in matrices(model)] == [(4, 6), (9, 4), (6, 3, 3, 3), (3, 6, 1, 1)]
+
+
+def test_a_run_by_muon_resumes_bit_for_bit_and_is_another_run_than_adamw(tmp_path):
+    def run(**more):
+        data = stop_at(more.pop("at")) if "at" in more else batch
+        return fit(loss, net(), data, **SETTINGS | dict(steps=20, optimiser="muon") | more)
+
+    whole = run()
+    with pytest.raises(Stop):
+        run(at=13, checkpoint=tmp_path / "c.pt")
+    assert_same_run(run(checkpoint=tmp_path / "c.pt"), whole)
+    assert (
+        whole.losses[-1] < whole.losses[0]
+        and whole.losses != fit(loss, net(), batch, **SETTINGS | dict(steps=20)).losses
+    )
+    with pytest.raises(ValueError, match="optimiser=muon"):
+        fit(loss, net(), batch, checkpoint=tmp_path / "c.pt", **SETTINGS | dict(steps=20))
+    with pytest.raises(ValueError, match="optimiser: must be one of adamw, muon"):
+        run(optimiser="sgd")
+
+
+def test_a_run_ends_by_the_clock_with_its_learning_rate_at_nothing(tmp_path):
+    kept = []
+    done = fit(
+        loss,
+        net(),
+        batch,
+        until=time.time() + 1.5,
+        log=tmp_path / "log.csv",
+        checkpoint=tmp_path / "c.pt",
+        keep=kept.append,
+        **SETTINGS | dict(steps=10**6),
+    )
+    assert 8 < len(done.losses) < 10**6 and done.seconds < 5
+    rates = [float(row.split(",")[1]) for row in (tmp_path / "log.csv").read_text().splitlines()[1:]]
+    assert len(rates) == len(done.losses) and max(rates) > 5e-3 and rates[-1] < 1e-4
+    assert len(kept) >= 1 and all(k.ema is done.ema for k in kept), (
+        "it was given what there is at each checkpoint but the last"
+    )
+    again = fit(loss, net(), batch, until=1.0, checkpoint=tmp_path / "c.pt", **SETTINGS | dict(steps=10**6))
+    assert len(again.losses) == len(done.losses) + 1, "a time that is past ends a resumed run after one step"
+    assert_close(dict(again.net.named_parameters()), dict(done.net.named_parameters()), atol=0, rtol=0)
+
+
+def test_several_processes_do_not_end_by_the_clock(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="until: a run of several processes"):
+        fit(loss, net(), batch, until=time.time() + 1, **SETTINGS)

@@ -10,18 +10,20 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Generator
 from torch.testing import assert_close
 
+from palimpsest.fit.loop import fit
 from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.samplers.schedule import Schedule
-from palimpsest.training import shapes, shapes_reader, shapes_vae, shapes_ve
-from palimpsest.training.recipe import command_line, storage_error
+from palimpsest.training import shapes, shapes_instruct, shapes_reader, shapes_vae, shapes_ve
+from palimpsest.training.recipe import command_line, start_from, storage_error
 from palimpsest.weights.files import WeightsError, fill, read_weights, sha256, write_weights
 from palimpsest.weights.load import load, load_autoencoder, load_reader
 from palimpsest.worlds.shapes import ATTRIBUTES, attributes, caption, render, sample_scene
@@ -336,3 +338,59 @@ def test_the_record_has_the_cost_of_float16_and_an_unknown_device_is_refused(fol
         )
     with pytest.raises(ValueError, match="device: 'tpu'"):
         shapes_vae.main(device="tpu")
+
+
+def test_a_file_from_before_new_words_is_gone_on_from(folder, tmp_path):
+    """Words are added at the end: what the file knows is kept, row for row."""
+    config, tensors = read_weights(folder / "shapes.safetensors")
+    words, rows = config["words"][:-3], tensors["text.tokens.weight"]
+    modules, _, _ = shapes.models()
+    old = {
+        name: {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")}
+        for name in modules
+    }
+    old["text"]["tokens.weight"] = rows[:-3]
+    path = tmp_path / "old.safetensors"
+    save_file(
+        {f"{n}.{k}": v.contiguous() for n, state in old.items() for k, v in state.items()},
+        path,
+        metadata={"palimpsest": json.dumps(config | dict(words=words))},
+    )
+    fresh = modules["text"].tokens.weight.detach().clone()
+    start_from(str(path), dict(modules))
+    assert_close(modules["text"].tokens.weight.detach()[:-3], rows[:-3].float())
+    assert_close(modules["text"].tokens.weight.detach()[-3:], fresh[-3:])
+
+
+def test_shapes_of_another_width_by_another_optimiser_and_what_edits_by_instruction_from_it(
+    folder, tmp_path, monkeypatch
+):
+    """Ended by the clock; each checkpoint left a file that opens."""
+    early = tmp_path / "early"
+    early.mkdir()
+    for place in (tmp_path, early):
+        shutil.copy(folder / "shapes-vae.safetensors", place)
+    monkeypatch.setattr(shapes, "fit", lambda *given, **how: fit(*given, **how | dict(save_every=3)))
+    how = dict(vae=str(folder / "shapes-vae.safetensors"), out=str(tmp_path), device="cpu", batch=2)
+    shapes.main(
+        steps=500,
+        scenes=12,
+        width=16,
+        heads=1,
+        optimiser="muon",
+        tilt=0.0,
+        until=time.time() + 6,
+        snapshots=str(early),
+        state=str(tmp_path / "s"),
+        **how,
+    )
+    record = json.loads((tmp_path / "shapes.json").read_text())
+    assert record["arguments"]["width"] == 16 and 6 < record["steps"] == record["arguments"]["steps"] < 500
+    for place in (tmp_path, early):
+        assert load(place / "shapes.safetensors", "cpu").net.conv_in.weight.shape[0] == 16
+    shapes_instruct.main(
+        steps=1, n=4, init=str(tmp_path / "shapes.safetensors"), state=str(tmp_path / "i"), **how
+    )
+    assert load(tmp_path / "shapes-instruct.safetensors", "cpu").net.conv_in.weight.shape[:2] == (16, 16)
+    with pytest.raises(ValueError, match="tilt"):
+        shapes.main(tilt=-1.0, **how)

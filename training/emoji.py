@@ -18,6 +18,7 @@ words name a single emoji, so spelling is all that a misspelt one has."""
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def main(
     compiled: int = 0,
     seed: int = 0,
     workers: int = 0,
+    until: float = math.inf,
     init: str = "",
     data: str = "runs/emoji_data",
     state: str = "runs/emoji",
@@ -140,6 +142,7 @@ def main(
         on=on,
         out=out,
         workers=workers,
+        until=until,
     )
 
 

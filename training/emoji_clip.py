@@ -10,6 +10,7 @@ caption fits; chance rarely draws them."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ def main(
     precision: str = "float32",
     seed: int = 0,
     workers: int = 0,
+    until: float = math.inf,
     tests: int = 1024,
     init: str = "",
     data: str = "runs/emoji_data",
@@ -84,6 +86,7 @@ def main(
         on=on,
         out=out,
         workers=workers,
+        until=until,
     )
 
 

@@ -13,6 +13,7 @@ number; a kind is drawn as often as the square root of how many pairs it has."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from pathlib import Path
@@ -68,6 +69,7 @@ def main(
     compiled: int = 0,
     seed: int = 0,
     workers: int = 0,
+    until: float = math.inf,
     init: str = "weights/emoji.safetensors",
     data: str = "runs/emoji_data",
     name: str = "emoji-instruct",
@@ -113,6 +115,7 @@ def main(
         on=on,
         out=out,
         workers=workers,
+        until=until,
     )
 
 

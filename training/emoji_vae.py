@@ -10,6 +10,7 @@ are held out of training."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -46,6 +47,7 @@ def main(
     compiled: int = 0,
     seed: int = 0,
     workers: int = 0,
+    until: float = math.inf,
     init: str = "",
     data: str = "runs/emoji_data",
     state: str = "runs/emoji_vae",
@@ -72,6 +74,7 @@ def main(
         precision=precision,
         compiled=compiled,
         workers=workers,
+        until=until,
     )
 
 

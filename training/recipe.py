@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.cli.manners import Parser, exit_code, number, whole
+from palimpsest.fit.loop import Fitted
 from palimpsest.weights.files import (
     FOLDER,
     MANIFEST,
@@ -29,6 +30,7 @@ from palimpsest.weights.files import (
     write_json,
     write_weights,
 )
+from palimpsest.worlds.scene import WORDS
 
 
 def command_line(main: Callable[..., Any]) -> None:
@@ -91,12 +93,24 @@ def storage_error(
 
 def start_from(init: str, modules: dict[str, nn.Module]) -> list[dict[str, Any]]:
     """Fill the modules from an earlier run's file, "" for none; what that file was trained with, run by
-    run.
+    run. New words stand at the end of the world's list: a file from before them is filled up with rows
+    that no training has touched.
     """
     if not init:
         return []
     config, tensors = read_weights(init)
+    words = config.get("words", [])
+    added = len(WORDS) - len(words) if words and words == list(WORDS[: len(words)]) else 0
     for name, module in modules.items():
+        for key, mine in module.state_dict().items():
+            old = tensors.get(f"{name}.{key}")
+            if (
+                added
+                and key.split(".")[-2:] == ["tokens", "weight"]
+                and old is not None
+                and len(old) == len(mine) - added
+            ):
+                tensors[f"{name}.{key}"] = torch.cat([old.float(), mine[len(old) :].cpu()])
         try:
             fill(module, tensors, name, init).train().requires_grad_(True)
         except WeightsError:
@@ -114,7 +128,7 @@ def publish(
     out: str,
     recipe: str,
     arguments: dict[str, Any],
-    seconds: float,
+    fitted: Fitted,
     figures: dict[str, Any],
     earlier: list[dict[str, Any]],
     dtype: torch.dtype = torch.float16,
@@ -122,9 +136,13 @@ def publish(
     """Write `name`.safetensors into `out` and, where that is the package's own folder, its record into
     MANIFEST.json.
 
-    earlier: the runs that this one went on from. The file's header carries them too, as `trained`.
+    earlier: the runs that this one went on from. The file's header carries them too, as `trained`. The
+    steps of the record are those that were done, fewer than were asked for where a run was ended before.
     """
-    config = dict(config, trained=[*earlier, dict(arguments, seconds=round(seconds), revision=REVISION)])
+    arguments = arguments | dict(steps=len(fitted.losses))
+    config = dict(
+        config, trained=[*earlier, dict(arguments, seconds=round(fitted.seconds), revision=REVISION)]
+    )
     path = write_weights(Path(out) / f"{name}.safetensors", modules, config, dtype)
     record = dict(
         kind=config["kind"],
@@ -133,8 +151,8 @@ def publish(
         recipe=f"python -m {recipe}",
         arguments=arguments,
         seed=arguments.get("seed"),
-        steps=arguments.get("steps"),
-        seconds=round(seconds),
+        steps=arguments["steps"],
+        seconds=round(fitted.seconds),
         revision=REVISION,
         earlier=earlier,
         parameters=sum(p.numel() for m in modules.values() for p in m.parameters()),

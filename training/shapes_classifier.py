@@ -8,6 +8,7 @@ Held-out pairs of colour and shape are not shown."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -42,6 +43,7 @@ def main(
     precision: str = "float32",
     seed: int = 0,
     workers: int = 0,
+    until: float = math.inf,
     tests: int = 1024,
     init: str = "",
     state: str = "runs/shapes_classifier",
@@ -92,6 +94,7 @@ def main(
         seed=seed,
         warmup=warmup,
         workers=workers,
+        until=until,
         weight_decay=0.01,
         checkpoint=f"{state}/checkpoint.pt",
         log=f"{state}/loss.csv",
@@ -122,7 +125,7 @@ def main(
                 out=out,
                 recipe="palimpsest.training.shapes_classifier",
                 arguments=arguments,
-                seconds=fitted.seconds,
+                fitted=fitted,
                 figures=figures,
                 earlier=earlier,
             ),

@@ -11,6 +11,7 @@ once in n; the record tells how often these find it among 64."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def train(
     on: torch.device,
     out: str,
     workers: int = 0,
+    until: float = math.inf,
 ) -> None:
     """Train a net on what `data` gives, judge it by what `fresh` gives, and publish it."""
     (rank, world), schedule, steps, seed = (
@@ -112,6 +114,7 @@ def train(
         seed=seed,
         warmup=arguments["warmup"],
         workers=workers,
+        until=until,
         weight_decay=0.0125,
         checkpoint=f"{state}/checkpoint.pt",
         log=f"{state}/loss.csv",
@@ -147,7 +150,7 @@ def train(
                 out=out,
                 recipe=recipe,
                 arguments=arguments,
-                seconds=fitted.seconds,
+                fitted=fitted,
                 figures=figures,
                 earlier=earlier,
             ),
@@ -167,6 +170,7 @@ def main(
     precision: str = "float32",
     seed: int = 0,
     workers: int = 0,
+    until: float = math.inf,
     tests: int = 1024,
     init: str = "",
     name: str = "shapes-clip",
@@ -214,6 +218,7 @@ def main(
         on=on,
         out=out,
         workers=workers,
+        until=until,
     )
 
 

@@ -28,6 +28,7 @@ their largest."""
 from __future__ import annotations
 
 import copy
+import math
 import random
 from pathlib import Path
 
@@ -213,6 +214,7 @@ def main(
     tests: int = 64,
     seed: int = 0,
     workers: int = 0,
+    until: float = math.inf,
     init: str = "",
     name: str = "shapes-dino",
     state: str = "runs/shapes_dino",
@@ -258,6 +260,7 @@ def main(
         warmup=warmup,
         ema=0.0,
         workers=workers,
+        until=until,
         weight_decay=weight_decay,
         betas=(0.9, 0.999),
         precision=precision,
@@ -279,7 +282,7 @@ def main(
                 out=out,
                 recipe="palimpsest.training.shapes_dino",
                 arguments=arguments,
-                seconds=fitted.seconds,
+                fitted=fitted,
                 figures=figures,
                 earlier=earlier,
             ),

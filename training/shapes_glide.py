@@ -18,6 +18,7 @@ with what is learnt last so many times as often (training/shapes.py)."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.training.recipe import command_line, publish, start_from, storage_error
 from palimpsest.training.scenes import Draw, Supply, told
+from palimpsest.training.shapes import times
 from palimpsest.weights.files import read_weights, sha256
 from palimpsest.weights.load import own_device
 from palimpsest.worlds.scene import SHAPES, WORDS
@@ -55,11 +57,6 @@ def start_widened(init: str, modules: nn.ModuleDict) -> list[dict]:
     earlier = [] if widened else start_from(init, dict(modules))
     modules["net"] = for_inpainting(modules["net"])
     return start_from(init, dict(modules)) if widened else earlier
-
-
-def times(n: int, T: int, generator: Generator, tilt: float = 1.0) -> Tensor:
-    """n whole times 1 … T with density ∝ t^tilt."""
-    return (T * torch.rand(n, generator=generator) ** (1 / (1 + tilt))).long().clamp(max=T - 1) + 1
 
 
 def loss(
@@ -91,6 +88,7 @@ def main(
     compiled: int = 0,
     seed: int = 0,
     workers: int = 0,
+    until: float = math.inf,
     init: str = "",
     name: str = "shapes-glide-conditional",
     state: str = "",
@@ -100,8 +98,8 @@ def main(
     (rank, world), on, state = rank_and_world(), own_device(device), state or f"runs/{name}"
     if not 0 <= empty <= 1:
         raise ValueError(f"empty: must be a share from 0 to 1 of the captions, got {empty}")
-    if not tilt >= 0:
-        raise ValueError(f"tilt: times are drawn with density ∝ t^tilt; it must be 0 or more, got {tilt}")
+    if not tilt > -1:
+        raise ValueError(f"tilt: times are drawn with density ∝ t^tilt; it must be more than −1, got {tilt}")
     if without not in ("", *SHAPES):
         raise ValueError(f"without: no shape is called {without!r}; there are {', '.join(SHAPES)}")
     arguments = dict(
@@ -148,6 +146,7 @@ def main(
         seed=seed,
         warmup=warmup,
         workers=workers,
+        until=until,
         checkpoint=f"{state}/checkpoint.pt",
         log=f"{state}/loss.csv",
         save_every=100,
@@ -178,7 +177,7 @@ def main(
                 out=out,
                 recipe="palimpsest.training.shapes_glide",
                 arguments=arguments,
-                seconds=fitted.seconds,
+                fitted=fitted,
                 figures=figures,
                 earlier=earlier,
             ),

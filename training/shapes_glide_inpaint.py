@@ -9,6 +9,7 @@ out: worlds/erase.py."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -20,7 +21,8 @@ from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.training.recipe import command_line, publish, storage_error
 from palimpsest.training.scenes import Draw, Supply, told
-from palimpsest.training.shapes_glide import SIZE, models, start_widened, times
+from palimpsest.training.shapes import times
+from palimpsest.training.shapes_glide import SIZE, models, start_widened
 from palimpsest.weights.files import sha256
 from palimpsest.weights.load import own_device
 from palimpsest.worlds.erase import erased
@@ -56,6 +58,7 @@ def main(
     compiled: int = 0,
     seed: int = 0,
     workers: int = 0,
+    until: float = math.inf,
     init: str = "weights/shapes-glide.safetensors",
     state: str = "runs/shapes_glide_inpaint",
     device: str = "auto",
@@ -105,6 +108,7 @@ def main(
         seed=seed,
         warmup=warmup,
         workers=workers,
+        until=until,
         checkpoint=f"{state}/checkpoint.pt",
         log=f"{state}/loss.csv",
         save_every=100,
@@ -137,7 +141,7 @@ def main(
                 out=out,
                 recipe="palimpsest.training.shapes_glide_inpaint",
                 arguments=arguments,
-                seconds=fitted.seconds,
+                fitted=fitted,
                 figures=figures,
                 earlier=earlier,
             ),

@@ -14,6 +14,7 @@ never where it is rubbed out; the small one it sees whole. """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -83,6 +84,7 @@ def main(
     compiled: int = 0,
     seed: int = 0,
     workers: int = 0,
+    until: float = math.inf,
     init: str = "",
     name: str = "shapes-glide-upsampler",
     state: str = "",
@@ -140,6 +142,7 @@ def main(
         seed=seed,
         warmup=warmup,
         workers=workers,
+        until=until,
         checkpoint=f"{state}/checkpoint.pt",
         log=f"{state}/loss.csv",
         save_every=100,
@@ -167,7 +170,7 @@ def main(
                 out=out,
                 recipe="palimpsest.training.shapes_glide_upsampler",
                 arguments=arguments,
-                seconds=fitted.seconds,
+                fitted=fitted,
                 figures=figures,
                 earlier=earlier,
             ),

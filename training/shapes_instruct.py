@@ -14,6 +14,7 @@ instructions are said in other words (worlds/instructions.py). Times are drawn w
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ from palimpsest.samplers.ddpm import l_simple
 from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.training.recipe import command_line, publish, start_from, storage_error
-from palimpsest.training.shapes import models
+from palimpsest.training.shapes import models, times
 from palimpsest.weights.files import read_weights, sha256
 from palimpsest.weights.load import find, load_autoencoder, own_device
 from palimpsest.weights.model import Autoencoder
@@ -142,7 +143,7 @@ def loss(
 ) -> Tensor:
     """Eq. (15), in v-form."""
     z_0, c_I, tokens, null = data
-    t = (schedule.T * torch.rand(len(z_0), generator=generator).sqrt()).long().clamp(max=schedule.T - 1) + 1
+    t = times(len(z_0), schedule.T, generator)
     eps = gaussian(z_0, generator)
     no_text, no_picture = (drop.to(z_0.device) for drop in dropped(torch.rand(len(z_0), generator=generator)))
     ctx = modules["text"](torch.where(no_text[:, None], null, tokens))
@@ -184,6 +185,7 @@ def train(
     on: torch.device,
     out: str,
     workers: int = 0,
+    until: float = math.inf,
     read: Callable[[WordTokenizer, list[str], Generator], Tensor] = lambda tokenizer, texts, generator: (
         tokenizer(texts)
     ),
@@ -225,6 +227,7 @@ def train(
         seed=seed,
         warmup=arguments["warmup"],
         workers=workers,
+        until=until,
         checkpoint=f"{state}/checkpoint.pt",
         log=f"{state}/loss.csv",
         save_every=100,
@@ -258,7 +261,7 @@ def train(
                 out=out,
                 recipe=recipe,
                 arguments=arguments,
-                seconds=fitted.seconds,
+                fitted=fitted,
                 figures=figures,
                 earlier=earlier,
                 dtype=torch.int8,
@@ -279,6 +282,7 @@ def main(
     compiled: int = 0,
     seed: int = 0,
     workers: int = 0,
+    until: float = math.inf,
     init: str = "weights/shapes.safetensors",
     name: str = "shapes-instruct",
     state: str = "",
@@ -301,7 +305,8 @@ def main(
     )
     autoencoder, generator = load_autoencoder(vae, on), step_generator(seed, steps, rank)
     torch.manual_seed(seed)  # the initial weights, alike on every rank
-    model = widened(models(), init)
+    net = read_weights(init)[0]["net"]  # of the width that the file has
+    model = widened(models(dict(net, in_channels=net["out_channels"])), init)
     if pairs == "true":
         known = true_pairs(autoencoder, n // world, generator, workers)
     else:
@@ -320,6 +325,7 @@ def main(
         on=on,
         out=out,
         workers=workers,
+        until=until,
     )
 
 

@@ -19,6 +19,7 @@ their caption."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -158,6 +159,7 @@ def main(
     precision: str = "float32",
     seed: int = 0,
     sample: int = 0,
+    until: float = math.inf,
     tests: int = 500,
     init: str = "",
     state: str = "runs/shapes_language",
@@ -230,6 +232,7 @@ def main(
             seed=seed + 1,
             checkpoint=f"{state}/checkpoint.pt",
             log=f"{state}/loss.csv",
+            until=until,
             **both,
         )
         if rank == 0:
@@ -255,7 +258,9 @@ def main(
                     out=out,
                     recipe="palimpsest.training.shapes_language",
                     arguments=arguments,
-                    seconds=read_all.seconds + fitted.seconds,
+                    fitted=fitted._replace(
+                        losses=[*read_all.losses, *fitted.losses], seconds=read_all.seconds + fitted.seconds
+                    ),
                     figures=figures,
                     earlier=earlier,
                 ),

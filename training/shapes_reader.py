@@ -9,6 +9,7 @@ pairs are shown, the held-out ones too: it is the judge of composition, not its 
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def main(
     precision: str = "float32",
     seed: int = 0,
     workers: int = 0,
+    until: float = math.inf,
     init: str = "",
     state: str = "runs/shapes_reader",
     vae: str = "shapes-vae",
@@ -136,6 +138,7 @@ def main(
         seed=seed,
         weight_decay=0.01,
         workers=workers,
+        until=until,
         checkpoint=f"{state}/checkpoint.pt",
         log=f"{state}/loss.csv",
         identity=dict(recipe=arguments),
@@ -155,7 +158,7 @@ def main(
                 out=out,
                 recipe="palimpsest.training.shapes_reader",
                 arguments=arguments,
-                seconds=fitted.seconds,
+                fitted=fitted,
                 figures=figures,
                 earlier=earlier,
             ),

@@ -19,6 +19,7 @@ goes on from earlier weights, `init`) is to turn the latent's axes: see `rebalan
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,7 @@ def train(
     precision: str = "float32",
     compiled: int = 0,
     workers: int = 0,
+    until: float = math.inf,
 ) -> None:
     """The autoencoder of a world: `draw` gives its training pictures, `unseen` those it is measured on,
     so many from a generator.
@@ -159,6 +161,7 @@ def train(
         lr=lr,
         seed=seed,
         workers=workers,
+        until=until,
         precision=precision,
         save_every=100,
         checkpoint=f"{state}/checkpoint.pt",
@@ -181,7 +184,7 @@ def train(
                 out=out,
                 recipe=f"training.{name.replace('-', '_')}",
                 arguments=arguments,
-                seconds=fitted.seconds,
+                fitted=fitted,
                 figures=figures,
                 earlier=earlier,
             ),
@@ -200,6 +203,7 @@ def main(
     precision: str = "float32",
     seed: int = 0,
     workers: int = 0,
+    until: float = math.inf,
     init: str = "",
     state: str = "runs/shapes_vae",
     device: str = "auto",
@@ -223,6 +227,7 @@ def main(
         device=device,
         out=out,
         workers=workers,
+        until=until,
     )
 
 

@@ -10,6 +10,7 @@ paper's λ = σ² asks next to nothing of the picture where σ is large."""
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def main(
     compiled: int = 0,
     seed: int = 0,
     workers: int = 0,
+    until: float = math.inf,
     init: str = "",
     state: str = "runs/shapes_ve",
     device: str = "auto",
@@ -123,6 +125,7 @@ def main(
         seed=seed,
         precision=precision,
         workers=workers,
+        until=until,
         checkpoint=f"{state}/checkpoint.pt",
         log=f"{state}/loss.csv",
         identity=dict(recipe=arguments),
@@ -151,7 +154,7 @@ def main(
                 out=out,
                 recipe="palimpsest.training.shapes_ve",
                 arguments=arguments,
-                seconds=fitted.seconds,
+                fitted=fitted,
                 figures=figures,
                 earlier=earlier,
             ),
