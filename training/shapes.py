@@ -167,7 +167,7 @@ def train(
             dict(fitted.ema),
             config,
             out=folder,
-            recipe=f"training.{name}",
+            recipe=f"palimpsest.training.{name}",
             arguments=arguments,
             fitted=fitted,
             figures=figures,

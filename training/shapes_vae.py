@@ -182,7 +182,7 @@ def train(
                 {"vae": fitted.ema},
                 header,
                 out=out,
-                recipe=f"training.{name.replace('-', '_')}",
+                recipe=f"palimpsest.training.{name.replace('-', '_')}",
                 arguments=arguments,
                 fitted=fitted,
                 figures=figures,
