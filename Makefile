@@ -47,6 +47,7 @@ emoji-weights: emoji-data
 
 bench: .venv/full
 	$(RUN) -m palimpsest.claims.bench
+	$(RUN) -m palimpsest.claims.draw.make w_curve.png bench.png
 	$(RUN) -m palimpsest.claims.speed
 
 claims: .venv/plain

@@ -103,7 +103,8 @@ CLAIMS = (
     ),
     Claim(
         "C7",
-        "fine-tuning with 20 % of the texts dropped adds unconditional sampling at no cost to the conditional",
+        "fine-tuning with 20 % of the texts dropped adds unconditional sampling at no cost to the "
+        "conditional",
         "GLIDE",
         "20 %; no figure",
         EMPTY,

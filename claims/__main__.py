@@ -10,7 +10,7 @@ from pathlib import Path
 from palimpsest.claims import CLAIMS
 from palimpsest.claims.common import is_there, open_models, rounded
 from palimpsest.claims.draw.make import make
-from palimpsest.claims.page import PAGE, RECORDS, ROOT, UNMEASURED, find, page
+from palimpsest.claims.page import PAGE, RECORDS, ROOT, UNMEASURED, Measurement, find, page
 from palimpsest.claims.parts import Parts, code_of
 from palimpsest.cli.manners import exit_code
 from palimpsest.weights.files import write_json
@@ -18,8 +18,8 @@ from palimpsest.weights.files import write_json
 STARTED = ROOT / "runs" / "claims"  # measurements that are not done
 
 
-def main(argv: list[str] | None = None) -> int:
-    known = {c.id: c for c in CLAIMS}
+def command_line() -> argparse.ArgumentParser:
+    """The options of `python -m palimpsest.claims`."""
     parser = argparse.ArgumentParser(
         prog="python -m palimpsest.claims", description="Measure claims and write CLAIMS.md."
     )
@@ -35,50 +35,52 @@ def main(argv: list[str] | None = None) -> int:
         help="a few pictures or subjects, into runs/quick, to see that all runs",
     )
     parser.add_argument("--device", default="cpu")
+    return parser
+
+
+def measured(m: Measurement, a: argparse.Namespace, folder: Path) -> None:
+    """Run one measurement, from where a stopped run left it, write its record and draw its pictures."""
+    models = (m.opener or open_models)(a.models, a.device)
+    n, start = min(8, max(1, m.n // 8)) if a.quick else m.n, time.monotonic()
+    key = dict(files=models.files, n=n, seed=m.seed, code=code_of(m.run))
+    part = Parts(STARTED / f"{m.name}.json", key)
+    before = part.seconds
+    print(f"{m.name}: n = {n} …" + (f" ({len(part.done)} parts are there)" if part.done else ""), flush=True)
+    record = m.run(models, n=n, seed=m.seed, part=part)
+    head = dict(
+        command="python -m palimpsest.claims " + " ".join(c.id for c in CLAIMS if c.measurement is m),
+        model=models.name,
+        files=models.files,
+        n=n,
+        seed=m.seed,
+        seconds=round(before + time.monotonic() - start),
+    )
+    write_json(folder / f"{m.name}.json", rounded(head | record))
+    part.forget()
+    make(m.pictures, folder, folder)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser, known = command_line(), {c.id: c for c in CLAIMS}
     a = parser.parse_args(argv)
-    measured = [i for i in known if known[i].measurement is not None]
-    wrong = [i for i in a.ids if i != "all" and i not in known]
-    if wrong:
+    if wrong := [i for i in a.ids if i != "all" and i not in known]:
         parser.error(f"ids: no claim {', '.join(wrong)}; known: C1 … {CLAIMS[-1].id}, all")
-    ids = measured if "all" in a.ids else a.ids
+    ready = [i for i in known if known[i].measurement is not None]
+    ids = ready if "all" in a.ids else a.ids
     for i in ids:
-        if i not in measured:
-            print(f"{i}: not yet measured; measured so far: {', '.join(measured)}")
+        if i not in ready:
+            print(f"{i}: not yet measured; measured so far: {', '.join(ready)}")
 
     folder = Path("runs/quick") if a.quick else Path(a.models) / "claims" if a.models else RECORDS
     todo = {m.name: m for i in ids if (m := known[i].measurement) is not None}
     if todo:
         folder.mkdir(parents=True, exist_ok=True)
-        for m in todo.values():
-            lacking = [name for name in m.needs if not is_there(name, a.models)]
-            if lacking and "all" in a.ids:
-                print(f"{m.name}: skipped, as {', '.join(lacking)} is not trained yet", flush=True)
-                continue
-            models = (m.opener or open_models)(a.models, a.device)
-            n, start = min(8, max(1, m.n // 8)) if a.quick else m.n, time.monotonic()
-            part = Parts(
-                STARTED / f"{m.name}.json", dict(files=models.files, n=n, seed=m.seed, code=code_of(m.run))
-            )
-            before = part.seconds
-            print(
-                f"{m.name}: n = {n} …" + (f" ({len(part.done)} parts are there)" if part.done else ""),
-                flush=True,
-            )
-            record = m.run(models, n=n, seed=m.seed, part=part)
-            command = "python -m palimpsest.claims " + " ".join(
-                i for i in measured if known[i].measurement is m
-            )
-            head = dict(
-                command=command,
-                model=models.name,
-                files=models.files,
-                n=n,
-                seed=m.seed,
-                seconds=round(before + time.monotonic() - start),
-            )
-            write_json(folder / f"{m.name}.json", rounded(head | record))
-            part.forget()
-            make(m.pictures, folder, folder)
+    for m in todo.values():
+        lacking = [name for name in m.needs if not is_there(name, a.models)]
+        if lacking and "all" in a.ids:
+            print(f"{m.name}: skipped, as {', '.join(lacking)} is not trained yet", flush=True)
+            continue
+        measured(m, a, folder)
     page_file = PAGE if folder == RECORDS else folder / "CLAIMS.md"
     page_file.write_text(page(CLAIMS, folder), encoding="utf-8")
     for c in CLAIMS:

@@ -3,9 +3,10 @@
     python -m palimpsest.claims.bench [--only NAME] [--quick] [--models FOLDER]
 
 Parts: autoencoder, reader, single, held_out, two, strokes, ve, glide, upsampler, instruct, generated.
-Writes figures/bench.json and its pictures, the table of README.md, and each file's figures in
-weights/MANIFEST.json. What is measured of candidates in a FOLDER is written there and changes nothing
-here."""
+Writes figures/bench.json, the table of README.md, and each file's figures in weights/MANIFEST.json. Its
+pictures are drawn by `python -m palimpsest.claims.draw.make w_curve.png bench.png`, as `make bench` does.
+What is measured of candidates in a FOLDER is written there and changes nothing here.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,6 @@ from palimpsest.claims.common import (
     place,
     rounded,
 )
-from palimpsest.claims.draw.make import make
 from palimpsest.claims.glide import DTYPE, enlarged
 from palimpsest.claims.page import README, RECORDS, between, read_record
 from palimpsest.cli.manners import exit_code
@@ -331,139 +331,150 @@ class Row(NamedTuple):
         )
 
 
-def rows(parts: dict[str, Part]) -> list[Row]:
-    """The table, from whatever parts were measured."""
-    found = []
+class Line(NamedTuple):
+    """What a row says of one entry of a part: its words may name values of that entry, as {w:g}."""
 
-    def add(
-        part: str, figure: str, floor: float | None, measured: float, file: str, key: str, unit: str = "%"
-    ) -> None:
-        p = parts[part]
-        found.append(Row(figure, floor, measured, unit, p["n"], p["seed"], f"{file}.safetensors", key))
+    words: str
+    floor: float | None
+    value: str  # the entry's key
+    file: str
+    key: str  # in the manifest's figures
+    unit: str = "%"
 
-    if "autoencoder" in parts:
-        p = parts["autoencoder"]
-        add("autoencoder", "autoencoder, mean PSNR", 34.0, p["psnr_mean"], "shapes-vae", "psnr_mean", "dB")
-        add(
-            "autoencoder",
-            "autoencoder, all but the worst twentieth above",
-            None,
-            p["psnr_p05"],
-            "shapes-vae",
-            "psnr_p05",
-            "dB",
-        )
-    if "reader" in parts:
-        for name, words in (("raw", "renders"), ("autoencoded", "renders through the autoencoder")):
-            all_right, each = parts["reader"][name], parts["reader"][f"{name}_attributes"]
-            low = min(each, key=each.get)
-            add(
-                "reader",
-                f"oracle reader on {words}, all attributes",
-                0.99,
-                all_right,
-                "shapes-reader",
-                f"{name}_all_right",
-            )
-            add(
-                "reader",
-                f"oracle reader on {words}, its worst attribute ({low.replace('_', ' ')})",
-                None,
-                each[low],
-                "shapes-reader",
-                f"{name}_attribute_worst",
-            )
-    curves = {name: max(p["curve"], key=lambda r: r["right"]) for name, p in parts.items() if "curve" in p}
-    if "single" in parts:
-        best = curves["single"]
-        add(
-            "single",
-            f"one thing from its caption, all attributes (w = {best['w']:g})",
+
+def instructed(
+    file: str, pairs: str, recolour: float | None, every: float | None, outside: float | None
+) -> list[Line]:
+    """The rows of a model that follows instructions, with its three floors."""
+    words = (
+        f"instruction followed, all attributes, recolouring (s_T = {{s_text:g}}, s_I = {{s_image:g}}; "
+        f"trained on {pairs})"
+    )
+    return [
+        Line(words, recolour, "recolour", file, "recolour_all_right"),
+        Line("… every kind of edit", every, "right", file, "instructed_all_right"),
+        Line("… what should stay, PSNR", outside, "outside_db", file, "outside_db", "dB"),
+    ]
+
+
+READ = "oracle reader on {on}, all attributes"
+WORST = "oracle reader on {on}, its worst attribute ({worst})"
+LINES: dict[str, list[Line]] = {  # part -> its rows, in the order of the table
+    "autoencoder": [
+        Line("autoencoder, mean PSNR", 34.0, "psnr_mean", "shapes-vae", "psnr_mean", "dB"),
+        Line(
+            "autoencoder, all but the worst twentieth above", None, "psnr_p05", "shapes-vae", "psnr_p05", "dB"
+        ),
+    ],
+    "reader": [
+        Line(READ, 0.99, "all", "shapes-reader", "{name}_all_right"),
+        Line(WORST, None, "least", "shapes-reader", "{name}_attribute_worst"),
+    ],
+    "single": [
+        Line(
+            "one thing from its caption, all attributes (w = {w:g})",
             0.96,
-            best["right"],
+            "right",
             "shapes",
             "single_all_right",
         )
-    if "held_out" in parts:
-        p = parts["held_out"]
-        add(
-            "held_out",
-            f"… whose colour × shape was never trained on (w = {p['w']:g})",
+    ],
+    "held_out": [
+        Line(
+            "… whose colour × shape was never trained on (w = {w:g})",
             0.85,
-            p["right"],
+            "right",
             "shapes",
             "held_out_all_right",
         )
-    if "two" in parts:
-        best = curves["two"]
-        add(
-            "two",
-            f"two things and their relation, all attributes (w = {best['w']:g})",
+    ],
+    "two": [
+        Line(
+            "two things and their relation, all attributes (w = {w:g})",
             0.78,
-            best["right"],
+            "right",
             "shapes",
             "two_all_right",
         )
-    if "ve" in parts:
-        best, itself = curves["ve"], parts["ve"]["untouched"]
-        add(
-            "ve",
-            f"stroke painting to 32×32 picture on the VE walk, all attributes (t₀ = {best['t0']:g}; of the paintings themselves "
-            f"{itself:.1%})",
+    ],
+    "ve": [
+        Line(
+            "stroke painting to 32×32 picture on the VE walk, all attributes (t₀ = {t0:g}; of the paintings "
+            "themselves {untouched:.1%})",
             None,
-            best["right"],
+            "right",
             "shapes-ve",
             "strokes_all_right",
         )
-    if "glide" in parts:
-        best = curves["glide"]
-        add(
-            "glide",
-            f"GLIDE's base at 32×32, one thing from its caption, all attributes (w = {best['w']:g})",
+    ],
+    "glide": [
+        Line(
+            "GLIDE's base at 32×32, one thing from its caption, all attributes (w = {w:g})",
             0.85,
-            best["right"],
+            "right",
             "shapes-glide",
             "single_all_right",
         )
-    if "upsampler" in parts:
-        p = parts["upsampler"]
-        add(
-            "upsampler",
-            f"GLIDE's upsampler, 32×32 to 64×64: PSNR above bicubic's {p['bicubic']:.1f} dB",
+    ],
+    "upsampler": [
+        Line(
+            "GLIDE's upsampler, 32×32 to 64×64: PSNR above bicubic's {bicubic:.1f} dB",
             3.0,
-            p["psnr"] - p["bicubic"],
+            "above",
             "shapes-glide-upsampler",
             "above_bicubic_db",
             "dB",
         )
-    for part, pairs, floors in (
-        ("instruct", "true pairs", (None, None, None)),
-        ("generated", "painted pairs", (0.7, 0.6, 22.0)),
-    ):
-        if part in parts:
-            best, file = curves[part], NEEDS[part]
-            scales = f"s_T = {best['s_text']:g}, s_I = {best['s_image']:g}"
-            add(
-                part,
-                f"instruction followed, all attributes, recolouring ({scales}; trained on {pairs})",
-                floors[0],
-                best["kinds"]["recolour"],
-                file,
-                "recolour_all_right",
-            )
-            add(part, "… every kind of edit", floors[1], best["right"], file, "instructed_all_right")
-            add(part, "… what should stay, PSNR", floors[2], best["outside_db"], file, "outside_db", "dB")
-    if "strokes" in parts:
-        best, w = curves["strokes"], parts["strokes"]["w"]
-        add(
-            "strokes",
-            f"stroke painting to picture by SDEdit, all attributes (t₀ = {best['t0']:g}, w = {w:g})",
+    ],
+    "instruct": instructed("shapes-instruct", "true pairs", None, None, None),
+    "generated": instructed("shapes-instruct-generated", "painted pairs", 0.7, 0.6, 22.0),
+    "strokes": [
+        Line(
+            "stroke painting to picture by SDEdit, all attributes (t₀ = {t0:g}, w = {w:g})",
             0.85,
-            best["right"],
+            "right",
             "shapes",
             "strokes_all_right",
         )
-    return found
+    ],
+}
+
+
+def entries(name: str, part: Part) -> list[Part]:
+    """What the rows of a part speak of: the best point of its curve, beside the part's own values."""
+    if name == "reader":
+        found = []
+        for shown, on in (("raw", "renders"), ("autoencoded", "renders through the autoencoder")):
+            each = part[f"{shown}_attributes"]
+            worst = min(each, key=each.get)
+            found.append(
+                dict(name=shown, on=on, all=part[shown], least=each[worst], worst=worst.replace("_", " "))
+            )
+        return found
+    entry = part | (max(part["curve"], key=lambda r: r["right"]) if "curve" in part else {})
+    if name == "upsampler":
+        entry["above"] = part["psnr"] - part["bicubic"]
+    return [entry | {"recolour": entry["kinds"]["recolour"]} if "kinds" in entry else entry]
+
+
+def rows(parts: dict[str, Part]) -> list[Row]:
+    """The table, from whatever parts were measured."""
+    return [
+        Row(
+            line.words.format(**entry),
+            line.floor,
+            entry[line.value],
+            line.unit,
+            parts[name]["n"],
+            parts[name]["seed"],
+            f"{line.file}.safetensors",
+            line.key.format(**entry),
+        )
+        for name, lines in LINES.items()
+        if name in parts
+        for entry in entries(name, parts[name])
+        for line in lines
+    ]
 
 
 def table(parts: dict[str, Part]) -> str:
@@ -525,7 +536,6 @@ def main(argv: list[str] | None = None) -> int:
         folder / "bench.json",
         dict(command="python -m palimpsest.claims.bench", model=models.name, files=models.files, parts=parts),
     )
-    make(("w_curve.png", "bench.png"), folder, folder)
     if folder == RECORDS:
         write_json(MANIFEST, into_manifest(manifest(), parts))
         README.write_text(

@@ -133,74 +133,60 @@ def measure(
 def measure_ways(
     models: Models, drawn: Edits, seed: int, ratios: tuple[float, ...], part: Part, settings: bool
 ) -> Record:
-    """Every variant over the ratios; with `settings`, the thresholds and the ways to make the mask at one
-    ratio too.
-    """
+    """Every variant over the ratios; with `settings`, thresholds and ways to make the mask, too."""
     model, real = models.bundle, models.oracle.features(autoencoded(models, drawn.after))
     whole = autoencoded(models, drawn.before)
+
+    def texts(rows: slice) -> tuple[Any, ...]:
+        return model, drawn.before[rows], drawn.source[rows], drawn.target[rows]
+
     once = in_batches(
-        lambda rows: diffedit(
-            model,
-            drawn.before[rows],
-            drawn.source[rows],
-            drawn.target[rows],
-            steps=1,
-            paste=False,
-            seed=seed + rows.start,
-        ).mask.cpu(),
+        lambda rows: diffedit(*texts(rows), steps=1, paste=False, seed=seed + rows.start).mask.cpu(),
         len(drawn.edits),
     )
 
-    def given(rows: slice, how: dict[str, Any], told: list[str]) -> dict[str, Tensor]:
-        """The mask, found once, wherever it is the same: it knows neither the ratio nor what is done with
-        it.
-        """
-        mask, own = (
-            once[rows],
-            {"threshold", "clamp", "reduce"} & how.keys()
-            or not how.get("use_mask", True)
-            or told is not drawn.source,
-        )
-        plain = (
-            mask.amin((1, 2, 3)) == mask.amax((1, 2, 3))
-        ).any()  # all or nothing is refused as a given mask
-        return {} if own or plain else dict(mask=mask)
+    def given(rows: slice, how: dict[str, Any], captions: list[str]) -> dict[str, Tensor]:
+        """The mask, found once, wherever it is the same: it depends neither on the ratio nor on the walk."""
+        mask = once[rows]
+        own = {"threshold", "clamp", "reduce"} & how.keys() or not how.get("use_mask", True)
+        low, high = mask.amin((1, 2, 3)), mask.amax((1, 2, 3))
+        plain = (low == high).any()  # a given mask of all or nothing is refused
+        return {} if own or captions is not drawn.source or plain else dict(mask=mask)
 
-    def score(name: str, how: dict[str, Any], masks: bool = True, told: list[str] = drawn.source) -> Record:
+    def score(
+        name: str, how: dict[str, Any], masks: bool = True, captions: list[str] = drawn.source
+    ) -> Record:
         def way(rows: slice) -> DiffEdit:
             return diffedit(
                 model,
                 drawn.before[rows],
-                told[rows],
+                captions[rows],
                 drawn.target[rows],
                 w=W,
                 steps=STEPS,
                 paste=False,
                 seed=seed + rows.start,
                 **how,
-                **given(rows, how, told),
+                **given(rows, how, captions),
             )
 
         return part(name, lambda: scored(models, drawn, way, real, masks=masks))
 
+    def curve(variant: str, how: dict[str, Any], r: float) -> Record:
+        masks = variant == "DiffEdit"
+        return dict(ratio=r) | score(f"{variant}, r = {r:g}", how | dict(ratio=r), masks=masks)
+
     found: Record = dict(
         autoencoder_db=psnr(whole.cpu(), drawn.before, 1 - drawn.changed).mean().item(),
         unedited=dict(lpips=0.0, csfid=csfid(models.oracle.features(whole), drawn.kinds, real, drawn.kinds)),
-        curves={
-            variant: [
-                dict(ratio=r)
-                | score(f"{variant}, r = {r:g}", how | dict(ratio=r), masks=variant == "DiffEdit")
-                for r in ratios
-            ]
-            for variant, how in VARIANTS.items()
-        },
+        curves={variant: [curve(variant, how, r) for r in ratios] for variant, how in VARIANTS.items()},
     )
     if settings:
         at = dict(ratio=RATIO)
         found["thresholds"] = [
             dict(threshold=t) | score(f"threshold {t:g}", at | dict(threshold=t)) for t in THRESHOLDS
         ]
-        found["no reference"] = score("no reference", at, told=[""] * len(drawn.edits))
+        found["no reference"] = score("no reference", at, captions=[""] * len(drawn.edits))
         found["mean clamp"] = score("mean clamp", at | dict(clamp="mean"))
         found["|mean Δ|"] = score("|mean Δ|", at | dict(reduce="abs_mean"))
     return found
@@ -300,7 +286,8 @@ def judge_parts(record: Record) -> Finding:
         f"{name} {'never' if db is None else f'{db:.1f} dB'}" for name, db in kept.items()
     )
     ours += (
-        f"; one thing recoloured by DiffEdit, at its best r: {recolour['right']:.0%} all right at {recolour['outside_db']:.1f} dB, "
+        f"; one thing recoloured by DiffEdit, at its best r: {recolour['right']:.0%} all right at "
+        f"{recolour['outside_db']:.1f} dB, "
         f"its mask's IoU {recolour['iou'] / recolour['iou_ceiling']:.0%} of what cells can reach"
     )
     return Finding(HOLDS if strict else PARTLY if some else FAILS, ours)
@@ -317,7 +304,8 @@ def judge_threshold(record: Record) -> Finding:
         and half["right"] >= max(low["right"], high["right"]) - 0.05
     )
     ours = "; ".join(
-        f"θ = {row['threshold']:g}: IoU {row['iou']:.2f}, all right {row['right']:.0%}, outside {row['outside_db']:.1f} dB"
+        f"θ = {row['threshold']:g}: IoU {row['iou']:.2f}, all right {row['right']:.0%}, outside "
+        f"{row['outside_db']:.1f} dB"
         for row in (low, half, high)
     )
     return Finding(HOLDS if best and order else PARTLY if best else FAILS, ours)
@@ -334,12 +322,17 @@ def judge_bound(record: Record) -> Finding:
     )
     low, high = rows[0], rows[-1]
     ours = (
-        f"RMS in latents, encoded / noised: {low['encoded']:.2f} / {low['noised']:.2f} at r = {low['ratio']:g}, "
-        f"{high['encoded']:.2f} / {high['noised']:.2f} at {high['ratio']:g}; bounds there {high['bound_encoded']:.3g} / "
+        f"RMS in latents, encoded / noised: {low['encoded']:.2f} / {low['noised']:.2f} at r = "
+        f"{low['ratio']:g}, "
+        f"{high['encoded']:.2f} / {high['noised']:.2f} at {high['ratio']:g}; bounds there "
+        f"{high['bound_encoded']:.3g} / "
         f"{high['bound_noised']:.3g} (as printed {high['bound_printed']:.3g})"
     )
     if over := sum(row["bound_encoded"] > row["bound_noised"] for row in rows):
-        ours += f"; at {over} of {len(rows)} ratios encoding's bound lies above noising's, so it does not explain this"
+        ours += (
+            f"; at {over} of {len(rows)} ratios encoding's bound lies above noising's, so it does not "
+            f"explain this"
+        )
     return Finding(HOLDS if closer and under else PARTLY if closer else FAILS, ours)
 
 
@@ -353,7 +346,8 @@ def judge_reference(record: Record) -> Finding:
     told, untold = (at_ratio(record, "DiffEdit", RATIO), record["one"]["no reference"])
     gain = mean(told) - mean(untold)
     ours = (
-        f"IoU {mean(told):.2f} with a text for the input, {mean(untold):.2f} without; all right {told['right']:.0%} "
+        f"IoU {mean(told):.2f} with a text for the input, {mean(untold):.2f} without; all right "
+        f"{told['right']:.0%} "
         f"and {untold['right']:.0%}"
     )
     return Finding(HOLDS if gain >= 0.02 else PARTLY if gain > 0 else FAILS, ours)
@@ -370,8 +364,10 @@ def judge_blend(record: Record) -> Finding:
     )
     ours, glide = (at_ratio(record, name, RATIO) for name in ("DiffEdit", "x̂₀ blend"))
     words = (
-        f"r = {ours['ratio']:g}, level-wise / x̂₀: CSFID {ours['csfid']:.3g} / {glide['csfid']:.3g} at LPIPS {ours['lpips']:.3f} / "
-        f"{glide['lpips']:.3f}, all right {ours['right']:.0%} / {glide['right']:.0%}, RMSE to the true result "
+        f"r = {ours['ratio']:g}, level-wise / x̂₀: CSFID {ours['csfid']:.3g} / {glide['csfid']:.3g} at "
+        f"LPIPS {ours['lpips']:.3f} / "
+        f"{glide['lpips']:.3f}, all right {ours['right']:.0%} / {glide['right']:.0%}, RMSE to the true "
+        f"result "
         f"{ours['true_rmse']:.4f} / {glide['true_rmse']:.4f}; better at {wins} of {len(pairs)} ratios"
     )
     return Finding(HOLDS if wins == len(pairs) else PARTLY if wins > len(pairs) / 2 else FAILS, words)

@@ -93,7 +93,7 @@ def open_dreambooth(folder: str | Path | None = None, device: str = "cpu") -> Dr
     )
 
 
-# --------------------------------------------------------------------------- subjects, and what is asked of them
+# ---- subjects, and what is asked of them ----
 
 
 class Case(NamedTuple):
@@ -337,14 +337,8 @@ def measure(
     cases, model = draw_cases(n, seed), models.bundle
 
     def one(case: Case, way: Way, shown: int = SHOWN, lr: float = LR) -> dict[str, float]:
-        return shows(
-            models,
-            learn(model, case, way, seed, shown=shown, lr=lr).bundle,
-            case,
-            NAME,
-            said_noun(case, way),
-            seed,
-        )
+        learned = learn(model, case, way, seed, shown=shown, lr=lr)
+        return shows(models, learned.bundle, case, NAME, said_noun(case, way), seed)
 
     def watched(lr: float) -> Record:
         followed, free = (
@@ -353,6 +347,12 @@ def measure(
         return dict(
             lr=lr, instance=curve(followed.instance), prior=curve(followed.prior), drift=curve(free.prior)
         )
+
+    def fewer(k: int) -> list[dict[str, float]]:
+        way = WAYS["without prior"]
+        return [
+            part(f"subject {i}, {k} pictures", partial(one, case, way, k)) for i, case in enumerate(cases)
+        ]
 
     ways: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS if name != WORD}
     words: dict[float, list[dict[str, float]]] = {lr: [] for lr in word_rates}
@@ -363,13 +363,7 @@ def measure(
             rows.append(part(f"subject {k}, {WORD}, lr {lr:g}", partial(one, case, WAYS[WORD], lr=lr)))
     found = {lr: mean(rows) for lr, rows in words.items()}
     best = max(found, key=lambda lr: found[lr]["dino"])
-    counts = {
-        k: [
-            part(f"subject {i}, {k} pictures", partial(one, case, WAYS["without prior"], k))
-            for i, case in enumerate(cases)
-        ]
-        for k in FEWER
-    } | {SHOWN: ways["without prior"]}
+    counts = {k: fewer(k) for k in FEWER} | {SHOWN: ways["without prior"]}
     frozen = [
         part(f"subject {k}, frozen", partial(shows, models, model, case, None, case.subject.noun, seed))
         for k, case in enumerate(cases)
@@ -422,9 +416,12 @@ def judge_prior(record: Record) -> Finding:
         without["dino"] - with_["dino"],
     )
     ours = (
-        f"with / without: PRES {with_['pres']:.3f} / {without['pres']:.3f} (frozen {frozen['pres']:.3f}), DIV {with_['div']:.3f} / "
-        f"{without['div']:.3f} (frozen {frozen['div']:.3f}), DINO {with_['dino']:.3f} / {without['dino']:.3f} (frozen "
-        f"{frozen['dino']:.3f}, true {record['real']['dino']:.3f}), error to the true subject {with_['error']:.3f} / "
+        f"with / without: PRES {with_['pres']:.3f} / {without['pres']:.3f} (frozen {frozen['pres']:.3f}), "
+        f"DIV {with_['div']:.3f} / "
+        f"{without['div']:.3f} (frozen {frozen['div']:.3f}), DINO {with_['dino']:.3f} / "
+        f"{without['dino']:.3f} (frozen "
+        f"{frozen['dino']:.3f}, true {record['real']['dino']:.3f}), error to the true subject "
+        f"{with_['error']:.3f} / "
         f"{without['error']:.3f}"
     )
     return Finding(HOLDS if kept and varied and cost <= 0.05 else PARTLY if kept or varied else FAILS, ours)

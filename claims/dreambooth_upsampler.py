@@ -83,32 +83,37 @@ def detail(pictures: Tensor, mask: Tensor) -> Tensor:
     ].sum(dim=(1, 2, 3))
 
 
+def compared(models: UpsamplerModels, case: Case, made: Tensor, first: bool) -> dict[str, Any]:
+    """Enlarged pictures beside the true ones, where the subject is; of the first case the pictures, too."""
+    size = models.upsampler.size
+    made, true = made.cpu(), render_subject(case.subject, case.asked, size)
+    mask = (subject_mask(case.subject, case.asked, size) > 0.5).to(true)
+    alike = cosine(models.dino.images(made), models.dino.images(true))
+    return dict(
+        psnr=psnr(made, true, mask).mean().item(),
+        dino=alike.mean().item(),
+        detail=(detail(made, mask) / detail(true, mask)).mean().item(),
+        strip=packed(made[:STRIPS]) if first else [],
+    )
+
+
 def measure(
     models: UpsamplerModels, *, n: int, seed: int, part: Part = at_once, levels: tuple[float, ...] = LEVELS
 ) -> Record:
     """n subjects, enlarged by interpolation, untuned, and tuned at each level of noise."""
     cases, model = draw_cases(n, seed), models.upsampler
 
-    def looks(case: Case, made: Tensor, first: bool) -> dict[str, Any]:
-        made, true = made.cpu(), render_subject(case.subject, case.asked, model.size)
-        mask = (subject_mask(case.subject, case.asked, model.size) > 0.5).to(true)
-        alike = cosine(models.dino.images(made), models.dino.images(true))
-        return dict(
-            psnr=psnr(made, true, mask).mean().item(),
-            dino=alike.mean().item(),
-            detail=(detail(made, mask) / detail(true, mask)).mean().item(),
-            strip=packed(made[:STRIPS]) if first else [],
-        )
-
     def small(case: Case) -> Tensor:
         return made_small(render_subject(case.subject, case.asked, model.size), 2)
 
     def interpolated(case: Case, first: bool) -> dict[str, Any]:
-        return looks(case, F.interpolate(small(case), scale_factor=2, mode="bicubic").clamp(-1, 1), first)
+        made = F.interpolate(small(case), scale_factor=2, mode="bicubic").clamp(-1, 1)
+        return compared(models, case, made, first)
 
     def enlarged(case: Case, first: bool, net: Model, identifier: str | None) -> dict[str, Any]:
         texts = [caption(c, identifier, case.subject.noun) for c in case.asked]
-        return looks(case, upsample(net, small(case).to(net.device), texts, steps=WALK, seed=seed), first)
+        made = upsample(net, small(case).to(net.device), texts, steps=WALK, seed=seed)
+        return compared(models, case, made, first)
 
     def tuned(case: Case, first: bool, aug: float) -> dict[str, Any]:
         shown = case.given[:SHOWN]

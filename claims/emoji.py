@@ -1,8 +1,9 @@
 """The scoreboard of the emoji world: edits of pictures that no training saw, beside what an artist drew.
 
     make emoji-data
-    python -m palimpsest.claims.emoji [--n 200] [--device cuda] [--models FOLDER] [--data runs/emoji_data] [--quick]
-    python -m palimpsest.claims.emoji --only SDEdit,DiffEdit        # make and keep these methods' pictures: processes can share the work
+    python -m palimpsest.claims.emoji [--n 200] [--device cuda] [--models FOLDER] [--quick]
+    python -m palimpsest.claims.emoji --only SDEdit,DiffEdit   # make and keep these pictures
+    python -m palimpsest.claims.draw.make emoji_gallery.png    # the gallery, drawn from what was measured
 
 Each method is given a picture and its captions, or the instruction, and its result is compared with the
 true one: PSNR; PSNR to the picture before, where the true edit changes nothing; cosine in our CLIP and
@@ -12,9 +13,10 @@ edit on other held-out pairs, TUNE of them, by their PSNR. GLIDE's own model is 
 way of inpainting is here on the model that is, from pure noise and with x̂_0 kept outside DiffEdit's
 mask.
 
-Writes the table of README.md, figures/emoji.json, figures/emoji_edits.png (the 24 edits that gain most
-and the 12 that gain least) and emoji_gallery.png, which shows them with words. What is measured of
-candidates in a FOLDER is written there. What methods make is kept in --state."""
+Writes the table of README.md, figures/emoji.json and figures/emoji_edits.png (the 24 edits that gain most
+and the 12 that gain least). What is measured of candidates in a FOLDER is written there. What methods make
+is kept in --state, so that a stopped run goes on, and several processes can share the work.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,6 @@ import torch
 from torch import Tensor
 
 from palimpsest.claims.common import rounded
-from palimpsest.claims.draw.make import make
 from palimpsest.claims.emoji_methods import (
     BATCH,
     COPY,
@@ -214,11 +215,8 @@ def measure(
         scores[name] = scored(models, pictures, edits)
         record[name] = record.get(name, {}) | rows_of(scores[name], edits)
     model = models.bundle
-    limit = scored(
-        models,
-        torch.cat([model.decode(model.encode(part)).cpu() for part in edits.after.split(BATCH)]),
-        edits,
-    )
+    true = torch.cat([model.decode(model.encode(part)).cpu() for part in edits.after.split(BATCH)])
+    limit = scored(models, true, edits)
     shown = gallery({name: s["gain"] for name, s in scores.items() if name != COPY}, edits.kinds)
     listed = [
         dict(
@@ -230,15 +228,8 @@ def measure(
         )
         for s in (*shown[0], *shown[1])
     ]
-    lacking = [
-        name
-        for name, judge in (
-            ("emoji-instruct", models.instruct),
-            ("emoji-clip", models.clip),
-            ("lpips-alex", models.lpips),
-        )
-        if judge is None
-    ]
+    optional = {"emoji-instruct": models.instruct, "emoji-clip": models.clip, "lpips-alex": models.lpips}
+    lacking = [name for name, found in optional.items() if found is None]
     whole = dict(
         steps=STEPS,
         tuned_on=len(others.kinds),
@@ -340,8 +331,10 @@ def table(record: Record) -> str:
     ]
     went = record["back"]
     lines += [
-        f"- There and back, without an edit, n = {went['n']}: the autoencoder {went['autoencoder_db']:.1f} dB (that of the shapes "
-        f"world: {went['shapes_autoencoder_db']:.1f}), DDIM inversion at w = 1 {went['w1_db']:.1f} dB, null-text at w = "
+        f"- There and back, without an edit, n = {went['n']}: the autoencoder {went['autoencoder_db']:.1f} "
+        f"dB (that of the shapes "
+        f"world: {went['shapes_autoencoder_db']:.1f}), DDIM inversion at w = 1 {went['w1_db']:.1f} dB, "
+        f"null-text at w = "
         f"{went['w']:g} {went['null_text_db']:.1f} dB."
     ]
     lines += [
@@ -364,7 +357,8 @@ def floors(record: Record) -> list[tuple[str, bool]]:
     found = [
         (f"autoencoder at least 29.5 dB on held-out emoji: {limit:.1f}", limit >= 29.5),
         (
-            f"null-text within 1 dB of the autoencoder: {went['null_text_db']:.1f} of {went['autoencoder_db']:.1f} dB, n = {went['n']}",
+            f"null-text within 1 dB of the autoencoder: {went['null_text_db']:.1f} of "
+            f"{went['autoencoder_db']:.1f} dB, n = {went['n']}",
             went["null_text_db"] >= went["autoencoder_db"] - 1,
         ),
     ]
@@ -388,8 +382,8 @@ def floors(record: Record) -> list[tuple[str, bool]]:
     ]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line."""
+def command_line() -> argparse.ArgumentParser:
+    """The options of `python -m palimpsest.claims.emoji`."""
     parser = argparse.ArgumentParser(
         prog="python -m palimpsest.claims.emoji", description=__doc__.splitlines()[0]
     )
@@ -410,50 +404,41 @@ def main(argv: list[str] | None = None) -> int:
         "--state", default="runs/emoji_board", help="where methods' pictures are kept (default: %(default)s)"
     )
     parser.add_argument("--device", default="cpu")
-    a = parser.parse_args(argv)
+    return parser
+
+
+def make_only(models: EmojiModels, world: World, only: Sequence[str], n: int, tune: int, state: Path) -> None:
+    """Make and keep the pictures of these methods, and score nothing."""
+    edits, others = shares(world, n, 0, tune)
+    chosen = there(models, {name: METHODS[name] for name in only})
+    if missing := [name for name in only if name not in chosen]:
+        raise ValueError(
+            f"only: {missing[0]} needs a model that is not trained; "
+            "python -m palimpsest.training.emoji_instruct trains it"
+        )
+    for name, (way, settings) in chosen.items():
+        made = pictures_of(models, name, way, settings, edits, others, 0, state)
+        print(f"{name}: {made.seconds:.0f} s", flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    a, start = command_line().parse_args(argv), time.monotonic()
     if a.n < 1:
         raise ValueError(f"n: must be at least 1, got {a.n}")
     n, tune, state = (10, 10, Path("runs/quick/emoji_board")) if a.quick else (a.n, TUNE, Path(a.state))
     only = a.only.split(",") if a.only else []
     if wrong := [name for name in only if name not in METHODS]:
         raise ValueError(f"only: {wrong[0]!r} is no method; they are {', '.join(METHODS)}")
-    folder, start = (
-        Path("runs/quick") if a.quick else Path(a.models) / "claims" if a.models else RECORDS,
-        time.monotonic(),
-    )
+    folder = Path("runs/quick") if a.quick else Path(a.models) / "claims" if a.models else RECORDS
     models, world = open_emoji(a.models, a.device), open_world(a.data)
     if only:
-        (edits, others), chosen = (
-            shares(world, n, 0, tune),
-            there(models, {name: METHODS[name] for name in only}),
-        )
-        if missing := [name for name in only if name not in chosen]:
-            raise ValueError(
-                f"only: {missing[0]} needs a model that is not trained; python -m palimpsest.training.emoji_instruct trains it"
-            )
-        for name, (way, settings) in chosen.items():
-            print(
-                f"{name}: {pictures_of(models, name, way, settings, edits, others, 0, state).seconds:.0f} s",
-                flush=True,
-            )
+        make_only(models, world, only, n, tune, state)
         return 0
-    files = {
-        name: of
-        for name, of in models.files.items()
-        if name in ("emoji.safetensors", "emoji-vae.safetensors")
-    }
-    part = Parts(
-        state / "back.json",
-        dict(
-            n=n,
-            most=MOST_BACK,
-            steps=STEPS,
-            w=W_BACK,
-            code=code_of(back),
-            models=files,
-            data=digest(world.pictures),
-        ),
-    )
+    needed = {"emoji.safetensors", "emoji-vae.safetensors"}
+    files = {name: of for name, of in models.files.items() if name in needed}
+    asked = dict(n=n, most=MOST_BACK, steps=STEPS, w=W_BACK, code=code_of(back), models=files)
+    part = Parts(state / "back.json", asked | dict(data=digest(world.pictures)))
     record, sheet = measure(
         models, world, n=n, seed=0, tune=tune, folder=state, part=part, say=partial(print, flush=True)
     )
@@ -466,7 +451,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     write_json(folder / "emoji.json", rounded(head | record))
     write_picture(sheet, folder / "emoji_edits.png")
-    make(["emoji_gallery.png"], folder, folder)
     if folder == RECORDS:
         README.write_text(
             between(README.read_text(encoding="utf-8"), "emoji", table(record)), encoding="utf-8"

@@ -202,7 +202,8 @@ def judge_people(record: Record) -> Finding:
     plain = record["curves"]["text"][0]
     gap = text["right"] - clip["right"]
     ours = (
-        f"all right: unguided {plain['right']:.1%}, text {text['right']:.1%} (w = {text['scale']:g}), CLIP {clip['right']:.1%} "
+        f"all right: unguided {plain['right']:.1%}, text {text['right']:.1%} (w = {text['scale']:g}), CLIP "
+        f"{clip['right']:.1%} "
         f"(s = {clip['scale']:g}), classifier {best(record['curves']['classifier'], 'right')['right']:.1%}"
     )
     return Finding(
@@ -219,9 +220,12 @@ def judge_scorer(record: Record) -> Finding:
     higher = liked["noised_clip"] > best_text["noised_clip"]
     worse = liked["right"] < best(text, "right")["right"]
     ours = (
-        f"score by the CLIP that guides: CLIP {liked['noised_clip']:.1f} (s = {liked['scale']:g}, right {liked['right']:.0%}), text "
-        f"{best_text['noised_clip']:.1f}, true renders {record['truth']['noised_clip']:.1f}; by another CLIP: "
-        f"{best(clip, 'clip')['clip']:.1f} against {best(text, 'clip')['clip']:.1f}, true {record['truth']['clip']:.1f}"
+        f"score by the CLIP that guides: CLIP {liked['noised_clip']:.1f} (s = {liked['scale']:g}, right "
+        f"{liked['right']:.0%}), text "
+        f"{best_text['noised_clip']:.1f}, true renders {record['truth']['noised_clip']:.1f}; by another "
+        f"CLIP: "
+        f"{best(clip, 'clip')['clip']:.1f} against {best(text, 'clip')['clip']:.1f}, true "
+        f"{record['truth']['clip']:.1f}"
     )
     return Finding(HOLDS if higher and worse else PARTLY if higher else FAILS, ours)
 
@@ -235,8 +239,10 @@ def judge_diversity(record: Record) -> Finding:
     finer = high["precision"] - low["precision"] >= 0.02 or high["inception"] >= 1.02 * low["inception"]
     narrower = low["recall"] - high["recall"] >= 0.05
     ours = (
-        f"w {low['scale']:g} → {high['scale']:g}: precision {low['precision']:.2f} → {high['precision']:.2f} (best "
-        f"{max(r['precision'] for r in rows):.2f}), recall {low['recall']:.2f} → {high['recall']:.2f}, IS {low['inception']:.1f} → "
+        f"w {low['scale']:g} → {high['scale']:g}: precision {low['precision']:.2f} → "
+        f"{high['precision']:.2f} (best "
+        f"{max(r['precision'] for r in rows):.2f}), recall {low['recall']:.2f} → {high['recall']:.2f}, IS "
+        f"{low['inception']:.1f} → "
         f"{high['inception']:.1f}, FID least at w = {min(rows, key=lambda r: r['fid'])['scale']:g}"
     )
     return Finding(HOLDS if finer and narrower else PARTLY if finer or narrower else FAILS, ours)
@@ -282,8 +288,10 @@ def judge_empty(record: Record) -> Finding:
     before, after = record["before"], record["after"]
     cost = before["caption"]["right"] - after["caption"]["right"]
     ours = (
-        f"before / after: captions right {before['caption']['right']:.1%} / {after['caption']['right']:.1%} at w = 1, FID without a "
-        f"text {before['empty']['fid']:.1f} / {after['empty']['fid']:.1f} (true renders {record['truth']['fid']:.1f}), precision "
+        f"before / after: captions right {before['caption']['right']:.1%} / {after['caption']['right']:.1%} "
+        f"at w = 1, FID without a "
+        f"text {before['empty']['fid']:.1f} / {after['empty']['fid']:.1f} (true renders "
+        f"{record['truth']['fid']:.1f}), precision "
         f"{before['empty']['precision']:.2f} / {after['empty']['precision']:.2f}"
     )
     ratio = after["empty"]["fid"] / before["empty"]["fid"]

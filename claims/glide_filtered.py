@@ -120,8 +120,10 @@ def judge_filtered(record: Record) -> Finding:
         key=filtered["removed"]["painted"].get,
     )
     ours = (
-        f"asked for a {record['shape']}: the whole model paints one in {whole['removed']['shape']:.1%}, the filtered one in "
-        f"{filtered['removed']['shape']:.1%} (most often a {instead} instead); other shapes, asked for: {whole['others']['shape']:.1%} "
+        f"asked for a {record['shape']}: the whole model paints one in {whole['removed']['shape']:.1%}, the "
+        f"filtered one in "
+        f"{filtered['removed']['shape']:.1%} (most often a {instead} instead); other shapes, asked for: "
+        f"{whole['others']['shape']:.1%} "
         f"and {filtered['others']['shape']:.1%}"
     )
     if whole["removed"]["shape"] < 0.6:

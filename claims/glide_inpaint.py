@@ -128,6 +128,41 @@ def judge_ways(record: Record) -> Finding:
 # --------------------------------------------------------------------------- C9
 
 
+def with_room(
+    models: GlideModels, first: list[Scene], scenes: list[Scene], seed: int
+) -> tuple[Tensor, Tensor]:
+    """Pictures (n 3 32 32) of the first things alone, and the place (n 1 32 32) left to the second.
+
+    A picture without room beside its thing is painted anew, as a person would do, TRIES times at most.
+    """
+    n, alone = len(scenes), [caption(scene) for scene in first]
+    place, found = torch.zeros(n, 1, 32, 32), torch.zeros(n, 3, 32, 32)
+    todo, tries = list(range(n)), 0
+    while todo and tries < TRIES:
+        parts = [todo[k : k + 64] for k in range(0, len(todo), 64)]
+        made = torch.cat(
+            [
+                glide(
+                    models.inpaint,
+                    [alone[i] for i in part],
+                    steps=STEPS,
+                    w=W,
+                    seed=seed + 1000 * tries + part[0],
+                ).picture.cpu()
+                for part in parts
+            ]
+        )
+        rooms = torch.cat(
+            [room(scenes[i], silhouette(made[k : k + 1], [first[i]])) for k, i in enumerate(todo)]
+        )
+        good = rooms.flatten(1).any(1) | (tries == TRIES - 1)
+        for k, i in enumerate(todo):
+            if good[k]:
+                found[i], place[i] = made[k], rooms[k] if rooms[k].any() else half(scenes[i])
+        todo, tries = [i for k, i in enumerate(todo) if not good[k]], tries + 1
+    return found, place
+
+
 def measure_session(models: GlideModels, *, n: int, seed: int, part: Part = at_once) -> Record:
     """n captions of two things: painted from the caption at once, or first one thing and then, beside it,
     the other.
@@ -152,30 +187,7 @@ def measure_session(models: GlideModels, *, n: int, seed: int, part: Part = at_o
 
     def in_steps() -> Record:
         first = [Scene(scene.background, scene.ground, scene.things[:1]) for scene in scenes]
-        alone = [caption(scene) for scene in first]
-        place, found = torch.zeros(n, 1, 32, 32), torch.zeros(n, 3, 32, 32)
-        todo, tries = list(range(n)), 0
-        while todo and tries < TRIES:  # as a person would who sees no room beside the first thing
-            made = torch.cat(
-                [
-                    glide(
-                        models.inpaint,
-                        [alone[i] for i in todo[k : k + 64]],
-                        steps=STEPS,
-                        w=W,
-                        seed=seed + 1000 * tries + todo[k],
-                    ).picture.cpu()
-                    for k in range(0, len(todo), 64)
-                ]
-            )
-            rooms = torch.cat(
-                [room(scenes[i], silhouette(made[k : k + 1], [first[i]])) for k, i in enumerate(todo)]
-            )
-            good = rooms.flatten(1).any(1) | (tries == TRIES - 1)
-            for k, i in enumerate(todo):
-                if good[k]:
-                    found[i], place[i] = made[k], rooms[k] if rooms[k].any() else half(scenes[i])
-            todo, tries = [i for k, i in enumerate(todo) if not good[k]], tries + 1
+        found, place = with_room(models, first, scenes, seed)
         second = torch.cat(
             [
                 inpaint(
@@ -238,8 +250,10 @@ def judge_session(record: Record) -> Finding:
     """
     gain = record["session"]["right"] - record["once"]
     ours = (
-        f"two things and their relation, all right: one prompt {record['once']:.1%}, in two steps {record['session']['right']:.1%} "
-        f"(by the model that fills holes, up to {TRIES} first pictures until one has room; the first thing alone "
+        f"two things and their relation, all right: one prompt {record['once']:.1%}, in two steps "
+        f"{record['session']['right']:.1%} "
+        f"(by the model that fills holes, up to {TRIES} first pictures until one has room; the first thing "
+        f"alone "
         f"{record['session']['first']:.1%})"
     )
     return Finding(HOLDS if gain >= 0.05 else PARTLY if gain > 0 else FAILS, ours)

@@ -369,7 +369,8 @@ def more_faithful(ours: Sequence[Record], theirs: Sequence[Record]) -> tuple[str
         )
     clip, truth = beside(ours, theirs, "direction", "image"), beside(ours, theirs, "right", "outside_db")
     words = (
-        f"CLIP image similarity at equal directional similarity: {in_words(clip, 3, '.2f')}; PSNR outside the change at equal "
+        f"CLIP image similarity at equal directional similarity: {in_words(clip, 3, '.2f')}; PSNR outside "
+        f"the change at equal "
         f"success: {in_words(truth, 1, '.0%')}"
     )
     return HOLDS if wins(clip) and wins(truth) else PARTLY if wins(clip) or wins(truth) else FAILS, words
@@ -399,7 +400,8 @@ def judge_faithful(record: Record) -> Finding:
         return Finding(verdict, words)
     return Finding(
         verdict,
-        f"InstructPix2Pix / SDEdit: {words}; best success {top(ours, 'right'):.0%} / {top(theirs, 'right'):.0%}",
+        f"InstructPix2Pix / SDEdit: {words}; best success {top(ours, 'right'):.0%} / "
+        f"{top(theirs, 'right'):.0%}",
     )
 
 
@@ -418,8 +420,10 @@ def judge_data(record: Record) -> Finding:
     strict = fall and image[2] > image[0] and evenly(record, DATA)
     subtle = sorted(KINDS, key=lambda k: -max(p["kinds"].get(k, 0.0) for p in rows[2]))[:2]
     ours = (
-        f"100 / 10 / 1 %: all right {slashed(right, '.1%')}, directional similarity {slashed(direction, '.3f')}, image similarity "
-        f"{slashed(image, '.3f')}, pairs seen {slashed((record['seen'][name] for name in DATA), ',')}; with 1 % best at: "
+        f"100 / 10 / 1 %: all right {slashed(right, '.1%')}, directional similarity "
+        f"{slashed(direction, '.3f')}, image similarity "
+        f"{slashed(image, '.3f')}, pairs seen {slashed((record['seen'][name] for name in DATA), ',')}; with "
+        f"1 % best at: "
         f"{' and '.join(subtle)}"
     )
     return Finding(HOLDS if strict else PARTLY if right[0] > right[2] else FAILS, ours)
@@ -446,7 +450,8 @@ def judge_filter(record: Record) -> Finding:
         for key, how in (("right", ".1%"), ("truth_db", ".1f"))
     )
     ours = (
-        f"filtered / not: {words}; filtered / not{' / true pairs' if TRUE in there else ''}: best success {right}, PSNR to the true "
+        f"filtered / not: {words}; filtered / not{' / true pairs' if TRUE in there else ''}: best success "
+        f"{right}, PSNR to the true "
         f"result {near} dB, pairs seen {slashed((record['seen'][name] for name in there), ',')}"
     )
     return Finding(verdict, ours)
@@ -477,9 +482,12 @@ def judge_scales(record: Record) -> Finding:
     keep = [along(grid, "s_image", "s_text", key) for key in ("image", "outside_db")]
     near, best = (max(grid, key=lambda row: row[key]) for key in ("truth_db", "right"))
     ours = (
-        f"ρ with s_T: directional similarity {edit[0]:+.2f}, edited attributes right {edit[1]:+.2f}; with s_I: image similarity "
-        f"{keep[0]:+.2f}, PSNR outside {keep[1]:+.2f}; most right {best['right']:.0%} at s_T = {best['s_text']:g}, s_I = "
-        f"{best['s_image']:g} ({best['outside_db']:.1f} dB outside); nearest to the truth {near['truth_db']:.1f} dB at s_T = "
+        f"ρ with s_T: directional similarity {edit[0]:+.2f}, edited attributes right {edit[1]:+.2f}; with "
+        f"s_I: image similarity "
+        f"{keep[0]:+.2f}, PSNR outside {keep[1]:+.2f}; most right {best['right']:.0%} at s_T = "
+        f"{best['s_text']:g}, s_I = "
+        f"{best['s_image']:g} ({best['outside_db']:.1f} dB outside); nearest to the truth "
+        f"{near['truth_db']:.1f} dB at s_T = "
         f"{near['s_text']:g}, s_I = {near['s_image']:g}"
     )
     sure = [[rho >= 0.6 for rho in rhos] for rhos in (edit, keep)]

@@ -65,32 +65,17 @@ def measure_ladder(models: Models, *, n: int, seed: int, part: Part = at_once) -
         )
 
     up = invert(model, x, prompts, steps=STEPS)
-    updates = [
-        dict(
-            inner=0,
-            solver="none",
-            updates=0.0,
-            forwards=float(up.calls + 2 * STEPS),
-            backwards=0.0,
-            db=db(redo(model, up, w=W)[-1]),
-        )
-    ]
+    none = dict(inner=0, solver="none", updates=0.0, forwards=float(up.calls + 2 * STEPS), backwards=0.0)
+    updates = [none | dict(db=db(redo(model, up, w=W)[-1]))]
     for solver, start in SOLVED:
         for inner in INNERS if solver != "adam-skip" else INNERS[-1:]:
-            name = f"{solver}, {start}"
-            updates.append(
-                dict(inner=inner, solver=name)
-                | part(
-                    f"{name}, {inner} a step", partial(tuned, dict(inner=inner, solver=solver, start=start))
-                )
-            )
+            name, how = f"{solver}, {start}", dict(inner=inner, solver=solver, start=start)
+            measured = part(f"{name}, {inner} a step", partial(tuned, how))
+            updates.append(dict(inner=inner, solver=name) | measured)
     noise = Rng.of(seed, n).randn((n, *model.latent_shape))
     levels = Rng.of(seed + 10**6, n).randn((n, STEPS, *model.latent_shape)).transpose(0, 1)
-    ablation = {
-        "as published": next(
-            r["db"] for r in updates if (r["solver"], r["inner"]) == ("adam, empty", INNERS[-1])
-        )
-    }
+    published = ("adam, empty", INNERS[-1])
+    ablation = {"as published": next(r["db"] for r in updates if (r["solver"], r["inner"]) == published)}
     for name, how in (
         ("one for all steps", dict(shared=True)),
         ("a random pivot", dict(noise=noise)),
@@ -173,8 +158,10 @@ def judge_round_trip(record: Record) -> Finding:
     Else does not hold."""
     floor, one, many = (rung(record, name)["db"] for name in ("autoencoder", "w = 1", f"w = {record['w']:g}"))
     ours = (
-        f"autoencoder {floor:.1f} dB, there and back at w = 1 {one:.1f}, at w = {record['w']:g} {many:.1f}; inverted with "
-        f"w = {record['w']:g} the start's standard deviation is {record['start_std'][format(record['w'], 'g')]:.2f} "
+        f"autoencoder {floor:.1f} dB, there and back at w = 1 {one:.1f}, at w = {record['w']:g} {many:.1f}; "
+        f"inverted with "
+        f"w = {record['w']:g} the start's standard deviation is "
+        f"{record['start_std'][format(record['w'], 'g')]:.2f} "
         f"(w = 1: {record['start_std']['1']:.2f})"
     )
     return Finding(
@@ -196,12 +183,14 @@ def judge_null_text(record: Record) -> Finding:
     near = [r for r in record["updates"] if r["db"] >= paper["db"] and r is not paper]
     fast = min(near, key=passes, default=None)
     ours = (
-        f"w = 1 {one:.1f} dB, w = {record['w']:g} {raw:.1f}; null-text as published {paper['db']:.1f} after {paper['updates']:.0f} "
+        f"w = 1 {one:.1f} dB, w = {record['w']:g} {raw:.1f}; null-text as published {paper['db']:.1f} after "
+        f"{paper['updates']:.0f} "
         f"updates, {passes(paper):.0f} passes"
         + (
             ""
             if fast is None
-            else f"; {fast['solver']} (at most {fast['inner']} a step) {fast['db']:.1f} after {fast['updates']:.0f} updates, "
+            else f"; {fast['solver']} (at most {fast['inner']} a step) {fast['db']:.1f} after "
+            f"{fast['updates']:.0f} updates, "
             f"{passes(fast):.0f} passes, {passes(fast) / passes(paper):.2f} of them"
         )
     )
@@ -210,10 +199,12 @@ def judge_null_text(record: Record) -> Finding:
     with_, without = edits["injected"]["recolour"], edits["uninjected"]["recolour"]
     gain = with_["outside_db"] - without["outside_db"]
     ours += (
-        f"; recolouring on it {with_['right']:.0%} all right at {with_['outside_db']:.1f} dB outside, {gain:+.1f} dB by injection "
+        f"; recolouring on it {with_['right']:.0%} all right at {with_['outside_db']:.1f} dB outside, "
+        f"{gain:+.1f} dB by injection "
         "("
         + ", ".join(
-            f"on {name} {way['injected']['recolour']['right']:.0%} at {way['injected']['recolour']['outside_db']:.1f} dB"
+            f"on {name} {way['injected']['recolour']['right']:.0%} at "
+            f"{way['injected']['recolour']['outside_db']:.1f} dB"
             for name, way in ways.items()
             if name != "null-text"
         )

@@ -91,11 +91,11 @@ def page(claims: tuple[Claim, ...], folder: Path = RECORDS) -> str:
 
 What these papers say, and what came out when it was measured on the models of this repository: {counts}.
 
-Our world is small: 64 × 64 pictures of shapes, models of a few million parameters, a reader instead of human judges.
-A verdict is about this world. Where a paper's figure depends on its data set, ours cannot equal it; what is tested is
-the direction that the paper claims. Every figure below comes from a record in `figures/`, made by the command in the
-last column; this page is written by `python -m palimpsest.claims`, and each verdict by the rule under the table. Nobody types
-either.
+Our world is small: 64 × 64 pictures of shapes, models of a few million parameters, a reader instead of
+human judges. A verdict is about this world. Where a paper's figure depends on its data set, ours cannot
+equal it; what is tested is the direction that the paper claims. Every figure below comes from a record in
+`figures/`, made by the command in the last column; this page is written by `python -m palimpsest.claims`,
+and each verdict by the rule under the table. Nobody types either.
 
 | | claim | paper | the paper's figure | ours | verdict | picture | command |
 |---|---|---|---|---|---|---|---|

@@ -145,11 +145,14 @@ def judge_layout(record: Record) -> Finding:
     gain, kept = with_["iou"] - without["iou"], with_["kept_db"] - without["kept_db"]
     strict = gain >= 0.2 and with_["iou"] >= 0.75 and kept >= 8 and with_["right"] >= without["right"] - 0.05
     ours = (
-        f"recolour, injected / not: silhouette IoU {with_['iou']:.2f} / {without['iou']:.2f}, the rest {with_['kept_db']:.1f} / "
-        f"{without['kept_db']:.1f} dB, all right {with_['right']:.0%} / {without['right']:.0%}; with local blend too "
+        f"recolour, injected / not: silhouette IoU {with_['iou']:.2f} / {without['iou']:.2f}, the rest "
+        f"{with_['kept_db']:.1f} / "
+        f"{without['kept_db']:.1f} dB, all right {with_['right']:.0%} / {without['right']:.0%}; with local "
+        f"blend too "
         f"{blended['kept_db']:.1f} dB, {blended['right']:.0%}; IoU and all right of the others "
         + ", ".join(
-            f"{kind} {r['injected']['iou']:.2f} / {r['uninjected']['iou']:.2f}, {r['injected']['right']:.0%} / "
+            f"{kind} {r['injected']['iou']:.2f} / {r['uninjected']['iou']:.2f}, "
+            f"{r['injected']['right']:.0%} / "
             f"{r['uninjected']['right']:.0%}"
             for kind, r in record["kinds"].items()
             if kind != "recolour"

@@ -33,6 +33,29 @@ WALKS = {  # name -> walk, eta, whether the scene's caption is told
 # --------------------------------------------------------------------------- C1, C2
 
 
+def bisected(models: Models, guides: Tensor, captions: list[str], target: float, seed: int) -> Record:
+    """How many rounds bisection needs to find the t0 at which a picture is `target` from its guide."""
+    model, tolerance, rounds, gaps = models.bundle, 0.05, [], []
+    for i, guide in enumerate(guides.to(model.device).split(1)):
+        with torch.inference_mode():
+            found = bisect_t0(
+                lambda t0, guide=guide, i=i: sdedit(
+                    model, guide, captions[i], t0=t0, steps=STEPS, w=W, seed=seed + i
+                ),
+                at_distance(guide, target, tolerance),
+                rounds=10,
+            )
+        rounds.append(len(found.tried))
+        gaps.append(abs(rmse(found.edit.picture, guide).item() / target - 1))
+    return dict(
+        target=target,
+        tolerance=tolerance,
+        n=len(rounds),
+        rounds=sum(rounds) / len(rounds),
+        found=sum(g <= tolerance for g in gaps) / len(gaps),
+    )
+
+
 def measure_curve(
     models: Models,
     *,
@@ -43,11 +66,8 @@ def measure_curve(
     reference: int = 1024,
     searches: int = 16,
 ) -> Record:
-    """n stroke paintings to pictures at each t0 of each walk; then t0 bisected for some of them, one at a
-    time.
-    """
-    model, oracle = models.bundle, models.oracle
-    scenes = new_scenes(n, seed)
+    """n stroke paintings to pictures at each t0 of each walk; then t0 bisected for some of them."""
+    model, oracle, scenes = models.bundle, models.oracle, new_scenes(n, seed)
     guides, captions = strokes(scenes, Generator().manual_seed(seed)), [caption(s) for s in scenes]
     wanted = [attributes(s) for s in scenes]
     real = oracle.features(autoencoded(models, render(new_scenes(reference, seed + 1))))
@@ -83,26 +103,11 @@ def measure_curve(
 
         return dict(t0=t0, **seen(in_batches(one, n)), sigma=levels[0])
 
-    walks = {}
-    for name, (walk, eta, told) in WALKS.items():
-        walks[name] = []
-        for t0 in t0s:
-            walks[name].append(part(f"{name}, t0 = {t0:g}", partial(walked, t0, walk, eta, told)))
-
+    walks = {
+        name: [part(f"{name}, t0 = {t0:g}", partial(walked, t0, *how)) for t0 in t0s]
+        for name, how in WALKS.items()
+    }
     target = min(walks["VP, ancestral"], key=lambda r: abs(r["t0"] - 0.5))["rmse"]
-    rounds, gaps = [], []
-    for i in range(min(searches, n)):
-        with torch.inference_mode():
-            guide = guides[i : i + 1].to(model.device)
-            found = bisect_t0(
-                lambda t0, guide=guide, i=i: sdedit(
-                    model, guide, captions[i], t0=t0, steps=STEPS, w=W, seed=seed + i
-                ),
-                at_distance(guide, target, 0.05),
-                rounds=10,
-            )
-        rounds.append(len(found.tried))
-        gaps.append(abs(rmse(found.edit.picture, guide).item() / target - 1))
     return dict(
         w=W,
         steps=STEPS,
@@ -110,13 +115,7 @@ def measure_curve(
         walks=walks,
         guide=seen(autoencoded(models, guides)),
         true=seen(autoencoded(models, render(scenes))),
-        bisection=dict(
-            target=target,
-            tolerance=0.05,
-            n=len(rounds),
-            rounds=sum(rounds) / len(rounds),
-            found=sum(g <= 0.05 for g in gaps) / len(gaps),
-        ),
+        bisection=bisected(models, guides[:searches], captions, target, seed),
     )
 
 
@@ -138,9 +137,12 @@ def judge_trade(record: Record) -> Finding:
     rows = record["walks"]["VP, ancestral"]
     low, high = rows[0], rows[-1]
     ours = (
-        f"rank correlation with t₀ in {len(far)} walks: RMSE {min(far.values()):+.2f} … {max(far.values()):+.2f}, "
-        f"KID {min(kids.values()):+.2f} … {max(kids.values()):+.2f}; VP from t₀ {low['t0']:g} to {high['t0']:g}: "
-        f"RMSE {low['rmse']:.3f} → {high['rmse']:.3f}, KID {low['kid']:.4f} → {high['kid']:.4f} (± {high['kid_std']:.3f}; of the "
+        f"rank correlation with t₀ in {len(far)} walks: RMSE {min(far.values()):+.2f} … "
+        f"{max(far.values()):+.2f}, "
+        f"KID {min(kids.values()):+.2f} … {max(kids.values()):+.2f}; VP from t₀ {low['t0']:g} to "
+        f"{high['t0']:g}: "
+        f"RMSE {low['rmse']:.3f} → {high['rmse']:.3f}, KID {low['kid']:.4f} → {high['kid']:.4f} (± "
+        f"{high['kid_std']:.3f}; of the "
         f"paintings themselves {record['guide']['kid']:.4f})"
     )
     return Finding(HOLDS if strict else PARTLY if signs else FAILS, ours)
@@ -184,7 +186,10 @@ def judge_band(record: Record) -> Finding:
     def shown(name: str) -> str:
         top, near = right(name)
         band = f"{min(bands[name]):g} … {max(bands[name]):g}" if bands[name] else "none"
-        return f"{name}: {band} (all right within 5 points of the best, {top:.0%}: {min(near):g} … {max(near):g})"
+        return (
+            f"{name}: {band} (all right within 5 points of the best, {top:.0%}: {min(near):g} … "
+            f"{max(near):g})"
+        )
 
     ours = "; ".join(shown(name) for name in bands)
     return Finding(
@@ -216,24 +221,14 @@ def measure_masks(
 ) -> Record:
     """n painted local edits, with their mask and without, at each t0."""
     model, oracle = models.bundle, models.oracle
-    drawn, generator = (
-        draw_edits(n, KINDS, seed + 2),
-        Generator().manual_seed(seed),
-    )  # "add" needs one thing and room for another
-    scenes, chosen, wanted, captions, before, kinds = (
-        drawn.scenes,
-        drawn.edits,
-        drawn.wanted,
-        drawn.target,
-        drawn.before,
-        drawn.kinds,
-    )
-    painted = [painted_edit(s, e, generator) for s, e in zip(scenes, chosen)]
+    drawn, generator = draw_edits(n, KINDS, seed + 2), Generator().manual_seed(seed)
+    before, kinds = drawn.before, drawn.kinds  # "add" needs one thing and room for another
+    painted = [painted_edit(s, e, generator) for s, e in zip(drawn.scenes, drawn.edits)]
     guides, masks = torch.cat([g for g, _ in painted]), torch.cat([m for _, m in painted])
     rest = 1 - masks
 
     def success(pictures: Tensor) -> dict[str, float]:
-        right = oracle.right(pictures.to(model.device), wanted).tolist()
+        right = oracle.right(pictures.to(model.device), drawn.wanted).tolist()
         each = {kind: [r for r, k in zip(right, kinds) if k == kind] for kind in KINDS}
         return dict(all=sum(right) / n, **{kind: sum(r) / len(r) for kind, r in each.items() if r})
 
@@ -243,7 +238,7 @@ def measure_masks(
             found = sdedit(
                 model,
                 guides[rows],
-                captions[rows],
+                drawn.target[rows],
                 t0=t0,
                 mask=mask,
                 original=original,
@@ -295,7 +290,8 @@ def judge_masks(record: Record) -> Finding:
         f"t₀ = {best['t0']:g}: all attributes right {best['with_mask']['all']:.0%} with the mask, "
         f"{best['without_mask']['all']:.0%} without, {record['painting']['all']:.0%} in the painting itself; "
         f"outside: largest change {best['outside_change_pasted']:g} pasted, "
-        f"{best['outside_db_unpasted']:.1f} dB unpasted, {best['outside_db_without_mask']:.1f} dB without mask, "
+        f"{best['outside_db_unpasted']:.1f} dB unpasted, {best['outside_db_without_mask']:.1f} dB without "
+        f"mask, "
         f"{record['outside_db_autoencoder']:.1f} dB for the autoencoder alone"
     )
     return Finding(HOLDS if kept and fair else PARTLY if kept else FAILS, ours)

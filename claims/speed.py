@@ -293,19 +293,22 @@ def table(record: dict[str, Any]) -> str:
     """The rows in Markdown."""
     lines = [
         f"| {r['name']} | {r['ours']:.2f} s | {r['theirs']:.2f} s | {r['ratio']:.2f} | ≤ {r['target']:g} | "
-        f"{'yes' if r['ratio'] <= r['target'] else '**missed**'} | {'' if r['error'] is None else format(r['error'], '.0e')} |"
+        f"{'yes' if r['ratio'] <= r['target'] else '**missed**'} | "
+        f"{'' if r['error'] is None else format(r['error'], '.0e')} |"
         for r in record["rows"]
     ]
     if "peak" in record:
         ours, theirs = (record["peak"][who] for who in ALONE)
         lines.append(
-            f"| U-Net, peak memory | {ours / 2**30:.2f} GiB | {theirs / 2**30:.2f} GiB | {ours / theirs:.2f} | ≤ 1 | "
+            f"| U-Net, peak memory | {ours / 2**30:.2f} GiB | {theirs / 2**30:.2f} GiB | "
+            f"{ours / theirs:.2f} | ≤ 1 | "
             f"{'yes' if ours <= theirs else '**missed**'} | |"
         )
     if "processor" in record:
         lines += [
             "",
-            f"*{record['processor']}, {record['threads']} threads, torch {record['torch']}; medians, both called in turn.*",
+            f"*{record['processor']}, {record['threads']} threads, torch {record['torch']}; medians, both "
+            f"called in turn.*",
         ]
     return "\n".join(
         [

@@ -23,15 +23,14 @@ carry tolerances that cover it.
 import json
 import math
 import random
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 
 # %%
-import palimpsest.claims.draw.style
 from palimpsest.claims.common import choose_edit
 from palimpsest.claims.draw.style import BAND, BLUE, GREEN, GREY, ORANGE, RC, SKY, show
+from palimpsest.claims.page import RECORDS as FIGURES
 from palimpsest.claims.sdedit import painted_edit
 from palimpsest.methods.sdedit import at_distance, bisect_t0, sdedit
 from palimpsest.metrics.image import psnr, rmse
@@ -46,7 +45,6 @@ from palimpsest.worlds.gaussian import GaussianWorld
 from palimpsest.worlds.shapes import Edit, apply, attributes, caption, render, sample_scene, strokes
 
 plt.rcParams.update(RC)
-FIGURES = Path(palimpsest.claims.draw.style.__file__).parent
 MODEL, READER = "shapes", "shapes-reader"                                  # names of shipped weights, or paths
 STEPS, W = 20, 3.                                                          # of every walk below; guidance scale
 

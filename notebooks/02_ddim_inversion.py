@@ -23,16 +23,15 @@ carry tolerances that cover it.
 # %%
 import json
 import random
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 from einops import reduce
 
 # %%
-import palimpsest.claims.draw.style
 from palimpsest.claims.common import draw_edits
 from palimpsest.claims.draw.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RC, RED, show
+from palimpsest.claims.page import RECORDS as FIGURES
 from palimpsest.methods.inversion import invert, redo
 from palimpsest.methods.ladder import ladder
 from palimpsest.methods.sweep import sheet, sweep
@@ -50,7 +49,6 @@ from palimpsest.worlds.gaussian import GaussianWorld
 from palimpsest.worlds.shapes import caption, render, sample_scene
 
 plt.rcParams.update(RC)
-FIGURES = Path(palimpsest.claims.draw.style.__file__).parent
 MODEL, READER = "shapes", "shapes-reader"                                  # names of shipped weights, or paths
 STEPS = 16                                                                 # of every walk of the trained model
 

@@ -23,16 +23,15 @@ carry tolerances that cover it.
 import json
 import textwrap
 from functools import partial
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 
 # %%
-import palimpsest.claims.draw.style
 from palimpsest.claims.common import draw_edits
 from palimpsest.claims.draw.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RC, SKY, show
+from palimpsest.claims.page import RECORDS as FIGURES
 from palimpsest.methods.diffedit import (
     decode,
     diffedit,
@@ -60,7 +59,6 @@ from palimpsest.worlds.shapes import SIZES, Edit, apply, changed_mask, edits
 
 # %%
 plt.rcParams.update(RC)
-FIGURES = Path(palimpsest.claims.draw.style.__file__).parent
 MODEL, READER = "shapes", "shapes-reader"                                  # names of shipped weights, or paths
 STEPS, W, RATIO = 16, 3., .7                                               # of every edit below, unless it is varied
 

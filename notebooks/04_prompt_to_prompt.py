@@ -23,15 +23,14 @@ carry tolerances that cover it.
 import json
 import textwrap
 from functools import partial
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 
 # %%
-import palimpsest.claims.draw.style
 from palimpsest.claims.common import draw_edits
 from palimpsest.claims.draw.style import BLUE, GREY, ORANGE, RC, show
+from palimpsest.claims.page import RECORDS as FIGURES
 from palimpsest.claims.prompt_to_prompt import silhouette
 from palimpsest.methods.alignment import Word, align, replacement_mapper, table
 from palimpsest.methods.attention_maps import explore
@@ -48,7 +47,6 @@ from palimpsest.weights.load import load, load_reader
 
 # %%
 plt.rcParams.update(RC)
-FIGURES = Path(palimpsest.claims.draw.style.__file__).parent
 MODEL, READER = "shapes", "shapes-reader"                                  # names of shipped weights, or paths
 STEPS, W = 16, 3.                                                          # of every walk below; guidance scale
 CROSS, SELF = .8, .4                                                       # the usual shares of the steps

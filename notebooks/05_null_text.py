@@ -32,9 +32,9 @@ import matplotlib.pyplot as plt
 import torch
 
 # %%
-import palimpsest.claims.draw.style
 from palimpsest.claims.common import draw_edits
 from palimpsest.claims.draw.style import BLUE, GREEN, GREY, ORANGE, PALETTE, PURPLE, RC, SKY, show
+from palimpsest.claims.page import RECORDS as FIGURES
 from palimpsest.methods.inversion import invert, redo
 from palimpsest.methods.ladder import FAST
 from palimpsest.methods.null_text import load_null_text, null_text
@@ -56,7 +56,6 @@ from palimpsest.worlds.gaussian import GaussianWorld
 
 # %%
 plt.rcParams.update(RC)
-FIGURES = Path(palimpsest.claims.draw.style.__file__).parent
 MODEL, READER = "shapes", "shapes-reader"                                  # names of shipped weights, or paths
 STEPS, W, EDIT_W = 10, 7.5, 3.                                             # of every walk; guidance to come back and to edit
 CROSS, SELF = .8, .4                                                       # how long Prompt-to-Prompt injects (lesson 04)

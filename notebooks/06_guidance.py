@@ -23,16 +23,15 @@ begins with **Claim** is checked by an `assert` in the cell below it.
 import json
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 
 # %%
-import palimpsest.claims.draw.style
 from palimpsest.claims.common import new_scenes
 from palimpsest.claims.draw.style import BLUE, GREEN, GREY, ORANGE, RC, SKY, show
 from palimpsest.claims.glide import enlarged, open_glide
+from palimpsest.claims.page import RECORDS as FIGURES
 from palimpsest.methods.glide import glide
 from palimpsest.metrics.features import precision_recall
 from palimpsest.notebooks.exercises import check
@@ -48,7 +47,6 @@ from palimpsest.worlds.shapes import render
 from palimpsest.worlds.words import wanted
 
 plt.rcParams.update(RC)
-FIGURES = Path(palimpsest.claims.draw.style.__file__).parent
 STEPS = "20"                                                               # of every walk of the trained model
 sched = Schedule.cosine()
 

@@ -20,18 +20,17 @@ apart, watches a net learn to see what is kept, and compares three ways to keep 
 
 # %%
 import json
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 # %%
-import palimpsest.claims.draw.style
 from palimpsest.claims.common import draw_edits, is_there, new_scenes
 from palimpsest.claims.draw.style import BLUE, GREEN, GREY, ORANGE, PALETTE, RC, show
 from palimpsest.claims.glide import enlarged, open_glide
 from palimpsest.claims.glide_inpaint import KINDS, hidden
+from palimpsest.claims.page import RECORDS as FIGURES
 from palimpsest.methods.glide import glide, inpaint, rerank, upsample
 from palimpsest.methods.glide_session import Session, parse
 from palimpsest.methods.super_resolution import made_small
@@ -46,7 +45,6 @@ from palimpsest.weights.load import load
 from palimpsest.worlds.shapes import attributes, caption, render
 
 plt.rcParams.update(RC)
-FIGURES = Path(palimpsest.claims.draw.style.__file__).parent
 STEPS, W = "20", 3.                                                        # of the base model's walks
 m = open_glide(dtype=torch.float32)
 

@@ -24,16 +24,15 @@ true pairs, drawn by the world; the paper had to paint its pairs with Prompt-to-
 import json
 import math
 import random
-from pathlib import Path
 from textwrap import fill
 
 import matplotlib.pyplot as plt
 import torch
 
 # %%
-import palimpsest.claims.draw.style
 from palimpsest.claims.common import choose_edit, draw_edits
 from palimpsest.claims.draw.style import BLUE, GREEN, ORANGE, RC, show
+from palimpsest.claims.page import RECORDS as FIGURES
 from palimpsest.fit.loop import fit
 from palimpsest.methods.instruct_pix2pix import condition, instruct_pix2pix
 from palimpsest.methods.sdedit import sdedit
@@ -51,7 +50,6 @@ from palimpsest.worlds.shapes import apply, changed_mask, instruction, render, s
 from palimpsest.worlds.triplets import read_triplets
 
 plt.rcParams.update(RC)
-FIGURES = Path(palimpsest.claims.draw.style.__file__).parent
 STEPS = 16                                                                 # of every walk below
 b, oracle = load("shapes-instruct", "cpu"), load_reader()
 

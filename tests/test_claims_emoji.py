@@ -264,6 +264,7 @@ def test_the_command_writes_beside_the_candidates(folder, capsys, monkeypatch):
         == 0
     )
     assert "| SDEdit |" in capsys.readouterr().out
+    make(["emoji_gallery.png"], folder / "claims", folder / "claims")  # as the docstring says
     assert {"emoji.json", "emoji_edits.png", "emoji_gallery.png"} <= {
         p.name for p in (folder / "claims").iterdir()
     }

@@ -230,7 +230,8 @@ def ladder(folder: Path, models: Opener) -> Figure:
     ax.set_yticks(range(len(r["rungs"])), [p["name"] for p in r["rungs"]])
     ax.set(
         xlim=(0, top * 1.35),
-        xlabel="PSNR to the given picture (dB); blue: at most 3 dB below the best, dashed: the autoencoder alone",
+        xlabel="PSNR to the given picture (dB); blue: at most 3 dB below the best, dashed: the autoencoder "
+        "alone",
     )
     ax.axvline(r["rungs"][0]["db"], color=GREY, linewidth=1, linestyle="--")
     ax.invert_yaxis()

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from palimpsest.claims.common import Models
 from palimpsest.claims.draw.editing import record
 from palimpsest.claims.draw.style import figure, show
+from palimpsest.claims.page import RECORDS
 from palimpsest.worlds.emoji import SIZE, open_world
 from palimpsest.worlds.files import read_picture, write_picture
 
@@ -50,7 +51,8 @@ def emoji_gallery(folder: Path, models: Callable[[], Models]) -> Figure:
         show(
             ax,
             torch.cat([parts[0], gap, parts[1], gap, parts[2]], -1),
-            f"{item['source'].rsplit(' in ', 1)[0]}: “{item['asked']}”; {item['method']}, {item['gain']:+.1f} dB over copying",
+            f"{item['source'].rsplit(' in ', 1)[0]}: “{item['asked']}”; {item['method']}, "
+            f"{item['gain']:+.1f} dB over copying",
             above=heading,
             width=44,
             smooth=False,
@@ -61,7 +63,7 @@ def emoji_gallery(folder: Path, models: Callable[[], Models]) -> Figure:
 DRAWN = (emoji_gallery,)
 
 
-def main(out: Path = Path(__file__).parent / "emoji") -> None:
+def main(out: Path = RECORDS / "emoji") -> None:
     world = open_world()
     row = {e.name: i for i, e in enumerate(world.emoji) if e.style == "twemoji"}
     for file, name in PICTURES.items():

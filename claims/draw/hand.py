@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from palimpsest.claims.page import RECORDS
+
 PAINT = {
     "red": (206, 38, 44),
     "orange": (240, 132, 30),
@@ -306,7 +308,7 @@ def save(image: Image.Image, path: Path) -> None:
         image.save(path, optimize=True)
 
 
-def main(out: Path = Path(__file__).parent / "hand") -> None:
+def main(out: Path = RECORDS / "hand") -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name, (_, seed, size, background, objects) in PICTURES.items():
         save(picture(seed, size, background, objects), out / name)

@@ -19,6 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Generator
 
+from palimpsest.claims.bench import rows
 from palimpsest.claims.common import Models, in_batches, new_scenes, open_models
 from palimpsest.claims.draw.dreambooth import DRAWN as DREAMBOOTH
 from palimpsest.claims.draw.editing import DRAWN, percent, record
@@ -26,6 +27,7 @@ from palimpsest.claims.draw.emoji import DRAWN as EMOJI
 from palimpsest.claims.draw.glide import DRAWN as GLIDE
 from palimpsest.claims.draw.instruct import DRAWN as INSTRUCT
 from palimpsest.claims.draw.style import BAND, BLUE, GREEN, GREY, ORANGE, SKY, figure, save, show, style
+from palimpsest.claims.page import RECORDS
 from palimpsest.methods.sampling import generate
 from palimpsest.methods.sdedit import sdedit
 from palimpsest.worlds.files import read_picture
@@ -42,7 +44,6 @@ from palimpsest.worlds.shapes import (
     strokes,
 )
 
-HERE = Path(__file__).parent
 Opener = Callable[[], Models]
 
 
@@ -147,13 +148,13 @@ HERO = {  # painting -> other words for it, when the edit is to change it
 def hero(folder: Path, models: Opener) -> Figure:
     """Paintings in, pictures out: t0 from faithful to realistic, then other words."""
     captions, model = (
-        json.loads((HERE / "hand" / "captions.json").read_text(encoding="utf-8")),
+        json.loads((RECORDS / "hand" / "captions.json").read_text(encoding="utf-8")),
         models().bundle,
     )
     fig = figure(10.6, 7.8)
     axes = fig.subplots(len(HERO), 6, width_ratios=[1, 0.14, 1, 1, 1, 1])
     for i, (name, other) in enumerate(HERO.items()):
-        path = HERE / "hand" / name
+        path = RECORDS / "hand" / name
         guide = read_picture(path, size=model.size)
         show(axes[i, 0], read_picture(path, size=256), f"“{captions[name]}”", above="" if i else "a painting")
         axes[i, 1].axis("off")
@@ -196,12 +197,17 @@ def sdedit_curve(folder: Path, models: Opener) -> Figure:
                 ax.axvspan(0.3, 0.6, color=BAND, zorder=0)
             else:
                 ax.set_xscale("log")
-            for name, rows in r["walks"].items():
+            for name, walked in r["walks"].items():
                 colour, line, marker = WALKS[name]
                 if y == "right" and name.endswith("no text"):
                     continue  # nobody asked for the attributes
                 ax.plot(
-                    [p[x] for p in rows], [p[y] for p in rows], line, color=colour, marker=marker, label=name
+                    [p[x] for p in walked],
+                    [p[y] for p in walked],
+                    line,
+                    color=colour,
+                    marker=marker,
+                    label=name,
                 )
             ax.axhline(r["guide"][y], color=GREY, linewidth=1, linestyle="--")
             ax.set_xlabel("t₀" if x == "t0" else "σ at t₀")
@@ -294,8 +300,6 @@ def w_curve(folder: Path, models: Opener) -> Figure:
 
 def bench(folder: Path, models: Opener) -> Figure:
     """The measured floors as bars, each with the floor as a mark."""
-    from palimpsest.claims.bench import rows
-
     found = [r for r in rows(record(folder, "bench")["parts"]) if r.floor is not None]
     fig = figure(11, 0.5 + 0.55 * len(found))
     ax = fig.subplots()
@@ -333,7 +337,9 @@ FIGURES: dict[str, Callable[[Path, Opener], Figure]] = {
 }
 
 
-def make(names: Iterable[str], records: Path = HERE, out: Path = HERE, models: Opener | None = None) -> None:
+def make(
+    names: Iterable[str], records: Path = RECORDS, out: Path = RECORDS, models: Opener | None = None
+) -> None:
     """Draw these figures from the records in one folder into another. ValueError for an unknown one or no
     record.
     """
@@ -354,7 +360,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--models", metavar="FOLDER", help="draw candidates in FOLDER into FOLDER/claims")
     a = parser.parse_args(argv)
-    folder, skipped = Path(a.models) / "claims" if a.models else HERE, 0
+    folder, skipped = Path(a.models) / "claims" if a.models else RECORDS, 0
     folder.mkdir(parents=True, exist_ok=True)
     opener = cache(lambda: open_models(a.models))
     for name in a.names or FIGURES:
