@@ -3,13 +3,14 @@
 #   make test                  install with the test extras, then run the tests
 #   make emoji-data            build the emoji world's pictures into runs/emoji_data: by npm, or PACKAGES=folder with its three packages
 #   make emoji-weights         the same, then train the emoji world's models on them
+#   make weights-gpu           train what a quarter of an hour of one GPU allows: TIME=690 (seconds), OUT=folder for what comes back
 #   make PYTHON=python3.12 …   choose the interpreter that .venv is made from
 
 PYTHON ?= python3
 RUN := .venv/bin/python
 RECIPES := shapes_vae shapes_reader shapes shapes_ve shapes_glide shapes_glide_upsampler shapes_clip shapes_classifier shapes_dino
 
-.PHONY: demo test notebooks figures emoji-data emoji-weights weights bench claims lint clean
+.PHONY: demo test notebooks figures emoji-data emoji-weights weights weights-gpu bench claims lint clean
 
 demo: .venv/plain
 	$(RUN) -m palimpsest.cli.demo
@@ -40,6 +41,9 @@ weights: .venv/plain
 	$(RUN) -m palimpsest.training.shapes_language --sample 4000
 	$(RUN) -m palimpsest.training.pairs
 	$(RUN) -m palimpsest.training.shapes_instruct --name shapes-instruct-generated --pairs runs/pairs
+
+weights-gpu: .venv/plain
+	$(RUN) -m palimpsest.training.gpu $(if $(TIME),--seconds $(TIME)) $(if $(OUT),--out $(OUT))
 
 emoji-weights: emoji-data
 	for recipe in emoji_vae emoji emoji_clip emoji_pairs; do $(RUN) -m palimpsest.training.$$recipe || exit $$?; done

@@ -394,3 +394,31 @@ def test_shapes_of_another_width_by_another_optimiser_and_what_edits_by_instruct
     assert load(tmp_path / "shapes-instruct.safetensors", "cpu").net.conv_in.weight.shape[:2] == (16, 16)
     with pytest.raises(ValueError, match="tilt"):
         shapes.main(tilt=-1.0, **how)
+
+
+def test_an_anchored_autoencoder_keeps_the_latents_of_scenes_and_sees_subjects(folder, tmp_path):
+    """The anchor holds scenes, in the axes and the scale of the file that was begun with."""
+    init = str(folder / "shapes-vae.safetensors")
+    how = dict(steps=12, batch=4, lr=3e-3, tests=8, strange=0.5, init=init, device="cpu")
+    for name, anchor in (("held", 300.0), ("hardly", 1e-9)):
+        shapes_vae.main(anchor=anchor, state=str(tmp_path / f"{name} state"), out=str(tmp_path / name), **how)
+    figures = {
+        n: json.loads((tmp_path / n / "shapes-vae.json").read_text())["figures"] for n in ("held", "hardly")
+    }
+    assert (
+        0 < figures["held"]["moved"] < 0.6 * figures["hardly"]["moved"]
+        and figures["held"]["psnr_strange"] > 0
+    )
+    config = read_weights(tmp_path / "held" / "shapes-vae.safetensors")[0]
+    assert config["latent_scale"] == read_weights(init)[0]["latent_scale"]
+    with pytest.raises(ValueError, match="anchor: it holds the latents of the file"):
+        shapes_vae.main(**how | dict(init=""), anchor=1.0)
+
+
+def test_strange_pictures_stand_last_and_show_no_held_out_pair():
+    drawn = shapes_vae.mixed(8, Generator().manual_seed(3), 0.25)
+    assert drawn.shape == (8, 3, 64, 64)
+    g = Generator().manual_seed(3)
+    assert_close(drawn[:6], render(shapes_vae.scenes(6, g)), atol=0, rtol=0)
+    assert_close(drawn[6:], shapes_vae.strangers(2, g), atol=0, rtol=0)
+    assert shapes_vae.mixed(3, g, 0.0).shape == shapes_vae.mixed(3, g, 1.0).shape == (3, 3, 64, 64)

@@ -15,14 +15,21 @@ What a diffusion model finds in a latent matters as much as PSNR. A picture is s
 smooth, so a sampler settles the layout first and the edges last. A large β undoes that: it whitens the
 latent, and fine detail arrives with the same strength as colour and place. Hence β is small, γ asks for
 latents that shrink as pictures do (arXiv:2502.14831v2), and the last act of a run (and the first, if it
-goes on from earlier weights, `init`) is to turn the latent's axes: see `rebalance`."""
+goes on from earlier weights, `init`) is to turn the latent's axes: see `rebalance`.
+
+A run that goes on can keep old latents nearly valid, and the models that were trained in them: `anchor` is
+the weight of the squared distance between the latents of scenes and those of `init`, the axes are then not
+turned, and the decoder learns most. `strange` is the share of pictures that are no scenes but subjects
+(worlds/subjects.py): what DreamBooth learns must be seen through this autoencoder."""
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -33,8 +40,11 @@ from palimpsest.metrics.image import psnr
 from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.samplers.noise import gaussian
 from palimpsest.training.recipe import command_line, publish, start_from, storage_error
+from palimpsest.weights.files import read_weights
 from palimpsest.weights.load import own_device
+from palimpsest.worlds.scene import HELD_OUT
 from palimpsest.worlds.shapes import render, sample_scene
+from palimpsest.worlds.subjects import render_subjects, sample_context, sample_subject
 
 CONFIG = dict(width=16, mult=(1, 2, 4), blocks=1, latent_channels=8, norm_groups=8)
 
@@ -45,12 +55,57 @@ def scenes(n: int, generator: Generator, held_out: bool | None = False) -> list:
     return [sample_scene(rng, held_out=held_out) for _ in range(n)]
 
 
-def loss(vae: nn.Module, x: Tensor, generator: Generator, kl_weight: float, smooth: float) -> Tensor:
+def strangers(n: int, generator: Generator) -> Tensor:
+    """n pictures of subjects, each in its own context, some beside another thing; no held-out pair."""
+    rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
+    subjects, contexts = [], []
+    while len(subjects) < n:
+        subject = sample_subject(rng)
+        context = sample_context(
+            rng, size=rng.choice(("large", "large", "small")), other=rng.random() < 0.3, noun=subject.noun
+        )
+        if context.other is None or (context.other.colour, context.other.shape) not in HELD_OUT:
+            subjects.append(subject)
+            contexts.append(context)
+    return render_subjects(subjects, contexts)
+
+
+def mixed(n: int, generator: Generator, strange: float) -> Tensor:
+    """n pictures, scenes first, then the share `strange` of subjects."""
+    few = round(strange * n)
+    drawn = render(scenes(n - few, generator)) if few < n else torch.empty(0)
+    return torch.cat([drawn, strangers(few, generator)]) if few else drawn
+
+
+class Anchor(NamedTuple):
+    """What keeps latents in place: the encoder that they come from, a weight, and the share of pictures, the
+    first ones of a batch, that it holds.
+    """
+
+    vae: nn.Module
+    weight: float
+    share: float
+
+
+def loss(
+    vae: nn.Module,
+    x: Tensor,
+    generator: Generator,
+    kl_weight: float,
+    smooth: float,
+    anchor: Anchor | None = None,
+) -> Tensor:
     mean, logvar = vae.encode(x)
+    held = 0.0
+    if anchor:
+        n = math.ceil(anchor.share * len(x))
+        with torch.no_grad():
+            there = anchor.vae.encode(x[:n])[0]
+        held = anchor.weight * ((mean[:n] - there) ** 2).mean()
     z = mean + (logvar / 2).exp() * gaussian(mean, generator)
     kl = (mean**2 + logvar.exp() - 1 - logvar).mean() / 2  # per latent number
     halved = ((vae.decode(avg_pool2d(z, 2)) - avg_pool2d(x, 2)) ** 2).mean() if smooth else 0.0
-    return ((vae.decode(z) - x) ** 2).mean() + kl_weight * kl + smooth * halved
+    return ((vae.decode(z) - x) ** 2).mean() + kl_weight * kl + smooth * halved + held
 
 
 @torch.no_grad()
@@ -107,6 +162,13 @@ def measure(vae: nn.Module, x: Tensor) -> dict[str, float]:
     )
 
 
+@torch.no_grad()
+def moved(before: nn.Module, after: nn.Module, x: Tensor) -> float:
+    """The root of the mean square by which latents of x moved."""
+    steps = [(after.encode(part)[0] - before.encode(part)[0]).square().mean() for part in x.split(64)]
+    return torch.stack(steps).mean().sqrt().item()
+
+
 def train(
     name: str,
     draw: Callable[[int, Generator], Tensor],
@@ -128,10 +190,14 @@ def train(
     compiled: int = 0,
     workers: int = 0,
     until: float = math.inf,
+    anchor: float = 0.0,
+    strange: float = 0.0,
 ) -> None:
     """The autoencoder of a world: `draw` gives its training pictures, `unseen` those it is measured on,
-    so many from a generator.
+    so many from a generator. anchor, strange: see above; `draw` gives its strange pictures last.
     """
+    if anchor and not init:
+        raise ValueError("anchor: it holds the latents of the file that init names; name one")
     (rank, world), on = rank_and_world(), own_device(device)
     arguments = dict(
         steps=steps,
@@ -141,20 +207,23 @@ def train(
         smooth=smooth,
         precision=precision,
         compiled=compiled,
+        anchor=anchor,
+        strange=strange,
         seed=seed,
         init=Path(init).name,
     )
     torch.manual_seed(seed)  # the initial weights, alike on every rank
     vae = AutoencoderKL(**config)
     earlier = start_from(init, {"vae": vae})
-    if init:
+    if init and not anchor:
         rebalance(vae, draw(256, Generator().manual_seed(seed)))
     vae.to(on, memory_format=torch.channels_last)
+    held = Anchor(copy.deepcopy(vae).requires_grad_(False), anchor, 1 - strange) if anchor else None
     if compiled:
         vae.encoder.compile()
         vae.decoder.compile()
     fitted = fit(
-        lambda net, x, g: loss(net, x, g, kl_weight, smooth),
+        lambda net, x, g: loss(net, x, g, kl_weight, smooth, held),
         vae,
         lambda step, g: draw(batch // world, g).to(memory_format=torch.channels_last),
         steps=steps,
@@ -170,12 +239,21 @@ def train(
     )
     if rank == 0:
         known = draw(256, Generator().manual_seed(seed))
-        rebalance(fitted.ema.cpu(), known)
+        fitted.ema.cpu()
+        if not anchor:
+            rebalance(fitted.ema, known)
         figures = measure(fitted.ema, unseen(tests, Generator().manual_seed(10**6)))
         figures["storage_error"] = storage_error(
             {"vae": fitted.ema}, lambda m: m["vae"].decode(m["vae"].encode(known[:32])[0])
         )
-        header = dict(kind="vae", vae=config, latent_scale=1 / figures["latent_std"], size=64)
+        if strange:
+            seen = strangers(tests, Generator().manual_seed(10**6))
+            figures["psnr_strange"] = measure(fitted.ema, seen)["psnr_mean"]
+        if anchor:
+            held.vae.cpu()
+            figures["moved"] = moved(held.vae, fitted.ema, unseen(tests, Generator().manual_seed(10**6)))
+        scale = read_weights(init)[0]["latent_scale"] if anchor else 1 / figures["latent_std"]
+        header = dict(kind="vae", vae=config, latent_scale=scale, size=64)
         print(
             publish(
                 name,
@@ -204,6 +282,8 @@ def main(
     seed: int = 0,
     workers: int = 0,
     until: float = math.inf,
+    anchor: float = 0.0,
+    strange: float = 0.0,
     init: str = "",
     state: str = "runs/shapes_vae",
     device: str = "auto",
@@ -211,7 +291,7 @@ def main(
 ) -> None:
     train(
         "shapes-vae",
-        lambda n, g: render(scenes(n, g)),
+        lambda n, g: mixed(n, g, strange),
         lambda n, g: render(scenes(n, g, held_out=None)),
         config=CONFIG,
         steps=steps,
@@ -228,6 +308,8 @@ def main(
         out=out,
         workers=workers,
         until=until,
+        anchor=anchor,
+        strange=strange,
     )
 
 
