@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from palimpsest.arguments import ArgumentError, hints, wrong
-from palimpsest.fit.loop import rank_and_world
+from palimpsest.fit.processes import rank_and_world
 from palimpsest.methods.identifiers import Caution
 from palimpsest.nets.tokenizer import TextCut
 from palimpsest.weights.model import Model

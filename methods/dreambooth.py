@@ -33,6 +33,7 @@ from einops import reduce
 from torch import Generator, Tensor, nn
 
 from palimpsest.fit.loop import fit
+from palimpsest.fit.settings import Files, Settings
 from palimpsest.methods.identifiers import check_identifier, says
 from palimpsest.methods.learner import (
     check_class,
@@ -260,17 +261,18 @@ def study(
         loss,
         taught,
         batch,
-        steps=course.steps,
-        lr=course.lr,
-        warmup=0,
-        ema=course.ema,
-        weight_decay=course.weight_decay,
-        betas=(0.9, 0.999),
-        accumulate=pieces,
-        seed=course.seed,
-        identity=identity,
+        Settings(
+            course.steps,
+            course.lr,
+            warmup=0,
+            ema=course.ema,
+            weight_decay=course.weight_decay,
+            betas=(0.9, 0.999),
+            accumulate=pieces,
+            seed=course.seed,
+        ),
+        Files(None if course.state is None else Path(course.state) / "checkpoint.pt", identity=identity),
         progress=course.progress,
-        checkpoint=None if course.state is None else Path(course.state) / "checkpoint.pt",
     )
     return fitted.ema, fitted.losses, curve.terms.cpu(), fitted.seconds
 

@@ -16,7 +16,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from palimpsest.fit.loop import check_settings, rank_and_world
+from palimpsest.fit.processes import rank_and_world
+from palimpsest.fit.settings import Settings
 from palimpsest.methods.identifiers import Caution
 from palimpsest.nets.tokenizer import UnknownWord
 from palimpsest.weights.model import Model
@@ -102,7 +103,7 @@ def check_course(*, steps: int, lr: float, batch: int, ema: float, accumulate: i
     """Raises ValueError for a setting of the loop that `fit.loop` would refuse, before the long work that
     comes first.
     """
-    check_settings(dict(steps=steps, lr=lr, ema=ema, accumulate=accumulate, seed=seed))
+    Settings(steps=steps, lr=lr, ema=ema, accumulate=accumulate, seed=seed)
     share(batch, accumulate)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from palimpsest.fit.loop import rank_and_world
+from palimpsest.fit.processes import rank_and_world
 from palimpsest.methods.sampling import generate
 from palimpsest.weights.cache import digest_model, read_tensors, refuse_other, write_tensors
 from palimpsest.weights.model import Model

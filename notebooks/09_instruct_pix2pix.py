@@ -34,6 +34,7 @@ from palimpsest.claims.common import choose_edit, draw_edits
 from palimpsest.claims.draw.style import BLUE, GREEN, ORANGE, RC, show
 from palimpsest.claims.page import RECORDS as FIGURES
 from palimpsest.fit.loop import fit
+from palimpsest.fit.settings import Settings
 from palimpsest.methods.instruct_pix2pix import condition, instruct_pix2pix
 from palimpsest.methods.sdedit import sdedit
 from palimpsest.metrics.image import psnr, rmse
@@ -147,7 +148,8 @@ def batch(step, generator):
     return data(train, rows, lambda before: before[rows])
 
 
-fitted = fit(lambda m, d, g: loss(m, d, g, b.schedule), modules, batch, steps=20, lr=1e-3, warmup=5, progress=False)
+settings = Settings(steps=20, lr=1e-3, warmup=5)
+fitted = fit(lambda m, d, g: loss(m, d, g, b.schedule), modules, batch, settings, progress=False)
 every = torch.arange(len(test[2]))
 seen = {"shown": lambda z: z, "hidden": torch.zeros_like, "another's": lambda z: z.roll(8, 0)}
 with torch.no_grad():

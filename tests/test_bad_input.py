@@ -20,6 +20,7 @@ import palimpsest.weights.files
 from palimpsest.cli.main import main
 from palimpsest.cli.manners import exit_code
 from palimpsest.fit.loop import fit
+from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.weights.files import WeightsError, read_weights, write_json, write_weights
 from palimpsest.weights.load import load
@@ -355,9 +356,8 @@ def test_ctrl_c_in_training_is_one_line_and_the_checkpoint_is_whole(tmp_path, ca
             lambda net, x, generator: net(x).square().mean(),
             nn.Linear(1, 1),
             batch,
-            steps=5,
-            lr=0.01,
-            checkpoint=tmp_path / "checkpoint.pt",
+            Settings(steps=5, lr=0.01),
+            Files(checkpoint=tmp_path / "checkpoint.pt"),
             progress=False,
         )
 

@@ -13,7 +13,7 @@ import torch
 from torch import Generator
 from torch.testing import assert_close
 
-from palimpsest.fit.loop import step_generator
+from palimpsest.fit.ahead import step_generator
 from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
 from palimpsest.nets.tokenizer import LETTERS, WordTokenizer, split_words
 from palimpsest.training import emoji, emoji_clip, emoji_instruct, emoji_pairs, emoji_vae

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -370,7 +371,11 @@ def test_shapes_of_another_width_by_another_optimiser_and_what_edits_by_instruct
     early.mkdir()
     for place in (tmp_path, early):
         shutil.copy(folder / "shapes-vae.safetensors", place)
-    monkeypatch.setattr(shapes, "fit", lambda *given, **how: fit(*given, **how | dict(save_every=3)))
+
+    def saving_often(loss, net, data, settings, files, **how):
+        return fit(loss, net, data, settings, replace(files, save_every=3), **how)
+
+    monkeypatch.setattr(shapes, "fit", saving_often)
     how = dict(vae=str(folder / "shapes-vae.safetensors"), out=str(tmp_path), device="cpu", batch=2)
     shapes.main(
         steps=500,

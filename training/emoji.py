@@ -25,7 +25,8 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from palimpsest.fit.loop import rank_and_world, step_generator
+from palimpsest.fit.ahead import step_generator
+from palimpsest.fit.processes import rank_and_world
 from palimpsest.nets.tokenizer import LETTERS, WordTokenizer, split_words
 from palimpsest.training.recipe import command_line, start_from
 from palimpsest.training.shapes import encode_all, models, train

@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from palimpsest.fit.loop import rank_and_world, step_generator
+from palimpsest.fit.ahead import step_generator
+from palimpsest.fit.processes import rank_and_world
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.training.emoji import LENGTH, NET, models, read, vocabulary
 from palimpsest.training.recipe import command_line

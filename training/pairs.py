@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from palimpsest.fit.loop import rank_and_world
+from palimpsest.fit.processes import rank_and_world
 from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
 from palimpsest.metrics.similarity import cosine, directional
 from palimpsest.nets.tokenizer import Tokenizer

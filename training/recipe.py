@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.cli.manners import Parser, exit_code, number, whole
-from palimpsest.fit.loop import Fitted
+from palimpsest.fit.run import Fitted
 from palimpsest.weights.files import (
     FOLDER,
     MANIFEST,

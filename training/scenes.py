@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from palimpsest.fit.loop import ahead
+from palimpsest.fit.ahead import ahead
 from palimpsest.training.shapes import how_often
 from palimpsest.worlds.files import eight_bits
 from palimpsest.worlds.scene import Scene

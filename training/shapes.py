@@ -26,7 +26,11 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from palimpsest.fit.loop import Fitted, ahead, fit, moved, rank_and_world, step_generator
+from palimpsest.fit.ahead import ahead, moved, step_generator
+from palimpsest.fit.loop import fit
+from palimpsest.fit.processes import rank_and_world
+from palimpsest.fit.run import Fitted
+from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.nets.unet import UNet
@@ -179,19 +183,23 @@ def train(
         lambda m, d, g: loss(m, d, g, schedule, arguments.get("tilt", 1.0)),
         modules,
         data,
-        steps=steps,
-        lr=arguments["lr"],
-        optimiser=arguments.get("optimiser", "adamw"),
-        seed=seed,
-        warmup=arguments["warmup"],
+        Settings(
+            steps=steps,
+            lr=arguments["lr"],
+            optimiser=arguments.get("optimiser", "adamw"),
+            seed=seed,
+            warmup=arguments["warmup"],
+            precision=arguments["precision"],
+        ),
+        Files(
+            after_save=(lambda f: write(f, snapshots, {})) if snapshots else None,
+            checkpoint=f"{state}/checkpoint.pt",
+            log=f"{state}/loss.csv",
+            identity=dict(recipe=arguments),
+            save_every=100,
+        ),
         workers=workers,
         until=until,
-        precision=arguments["precision"],
-        keep=(lambda f: write(f, snapshots, {})) if snapshots else None,
-        checkpoint=f"{state}/checkpoint.pt",
-        log=f"{state}/loss.csv",
-        identity=dict(recipe=arguments),
-        save_every=100,
     )
     if rank_and_world()[0] == 0:
         g = step_generator(seed, steps + 1)

@@ -14,7 +14,10 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from palimpsest.fit.loop import fit, moved, rank_and_world, step_generator
+from palimpsest.fit.ahead import moved, step_generator
+from palimpsest.fit.loop import fit
+from palimpsest.fit.processes import rank_and_world
+from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.judges.noisy_reader import NoisyReader
 from palimpsest.nets.judges.reader import reader_loss
 from palimpsest.samplers.convert import q_sample
@@ -88,17 +91,14 @@ def main(
         loss,
         net,
         lambda step, g: data(batch // world, g),
-        steps=steps,
-        lr=lr,
-        precision=precision,
-        seed=seed,
-        warmup=warmup,
+        Settings(steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup, weight_decay=0.01),
+        Files(
+            checkpoint=f"{state}/checkpoint.pt",
+            log=f"{state}/loss.csv",
+            identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")),
+        ),
         workers=workers,
         until=until,
-        weight_decay=0.01,
-        checkpoint=f"{state}/checkpoint.pt",
-        log=f"{state}/loss.csv",
-        identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")),
     )
     if rank == 0:
         g, net = step_generator(seed, steps + 1), fitted.ema

@@ -19,7 +19,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from palimpsest.fit.loop import fit, moved, rank_and_world, step_generator
+from palimpsest.fit.ahead import moved, step_generator
+from palimpsest.fit.loop import fit
+from palimpsest.fit.processes import rank_and_world
+from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.judges.clip import CLIP, MEAN, STD, contrastive_loss
 from palimpsest.nets.judges.noised_clip import NoisedCLIP
 from palimpsest.nets.judges.vit import standardise
@@ -108,17 +111,21 @@ def train(
         loss,
         net,
         lambda step, g: data(arguments["batch"] // world, g),
-        steps=steps,
-        lr=arguments["lr"],
-        precision=arguments["precision"],
-        seed=seed,
-        warmup=arguments["warmup"],
+        Settings(
+            steps=steps,
+            lr=arguments["lr"],
+            precision=arguments["precision"],
+            seed=seed,
+            warmup=arguments["warmup"],
+            weight_decay=0.0125,
+        ),
+        Files(
+            checkpoint=f"{state}/checkpoint.pt",
+            log=f"{state}/loss.csv",
+            identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")),
+        ),
         workers=workers,
         until=until,
-        weight_decay=0.0125,
-        checkpoint=f"{state}/checkpoint.pt",
-        log=f"{state}/loss.csv",
-        identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")),
     )
     if rank == 0:
         g, net, tests = step_generator(seed, steps + 1), fitted.ema, arguments["tests"]

@@ -37,7 +37,9 @@ import torch.distributed as dist
 from einops import rearrange
 from torch import Generator, Tensor, nn
 
-from palimpsest.fit.loop import fit, rank_and_world
+from palimpsest.fit.loop import fit
+from palimpsest.fit.processes import rank_and_world
+from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.judges.dino import DINO, MEAN, STD, dino_view
 from palimpsest.nets.judges.distillation import (
     DINOHead,
@@ -254,21 +256,25 @@ def main(
         lambda m, d, g: loss(m, d, tau=tau, centring=centring, spread=spread),
         net,
         data,
-        steps=steps,
-        lr=lr,
-        seed=seed,
-        warmup=warmup,
-        ema=0.0,
+        Settings(
+            steps=steps,
+            lr=lr,
+            seed=seed,
+            warmup=warmup,
+            ema=0.0,
+            weight_decay=weight_decay,
+            betas=(0.9, 0.999),
+            precision=precision,
+        ),
+        Files(
+            checkpoint=f"{state}/checkpoint.pt",
+            log=f"{state}/loss.csv",
+            identity=dict(recipe=arguments),
+            save_every=100,
+        ),
         workers=workers,
         until=until,
-        weight_decay=weight_decay,
-        betas=(0.9, 0.999),
-        precision=precision,
-        checkpoint=f"{state}/checkpoint.pt",
-        log=f"{state}/loss.csv",
-        identity=dict(recipe=arguments),
-        save_every=100,
-        after=lambda step: move(net, step, steps, momentum),
+        after_step=lambda step: move(net, step, steps, momentum),
     )
     if rank == 0:
         figures = dict(

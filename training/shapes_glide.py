@@ -24,7 +24,10 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from palimpsest.fit.loop import fit, moved, rank_and_world, step_generator
+from palimpsest.fit.ahead import moved, step_generator
+from palimpsest.fit.loop import fit
+from palimpsest.fit.processes import rank_and_world
+from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.glide import SMALL, SMALL_TEXT, GlideText, GlideUNet, for_inpainting
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.samplers.convert import eps_from_output, q_sample
@@ -140,17 +143,15 @@ def main(
         lambda m, d, g: loss(m, d, g, schedule, tilt),
         modules,
         data,
-        steps=steps,
-        lr=lr,
-        precision=precision,
-        seed=seed,
-        warmup=warmup,
+        Settings(steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup),
+        Files(
+            checkpoint=f"{state}/checkpoint.pt",
+            log=f"{state}/loss.csv",
+            save_every=100,
+            identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")),
+        ),
         workers=workers,
         until=until,
-        checkpoint=f"{state}/checkpoint.pt",
-        log=f"{state}/loss.csv",
-        save_every=100,
-        identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")),
     )
     if rank == 0:
         config = dict(

@@ -15,7 +15,10 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from palimpsest.fit.loop import fit, moved, rank_and_world, step_generator
+from palimpsest.fit.ahead import moved, step_generator
+from palimpsest.fit.loop import fit
+from palimpsest.fit.processes import rank_and_world
+from palimpsest.fit.settings import Files, Settings
 from palimpsest.samplers.learned import l_hybrid
 from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
@@ -102,17 +105,15 @@ def main(
         lambda m, d, g: loss(m, d, g, schedule),
         modules,
         data,
-        steps=steps,
-        lr=lr,
-        precision=precision,
-        seed=seed,
-        warmup=warmup,
+        Settings(steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup),
+        Files(
+            checkpoint=f"{state}/checkpoint.pt",
+            log=f"{state}/loss.csv",
+            save_every=100,
+            identity=dict(recipe=dict(arguments, init=sha256(init))),
+        ),
         workers=workers,
         until=until,
-        checkpoint=f"{state}/checkpoint.pt",
-        log=f"{state}/loss.csv",
-        save_every=100,
-        identity=dict(recipe=dict(arguments, init=sha256(init))),
     )
     if rank == 0:
         config = dict(

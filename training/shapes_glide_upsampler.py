@@ -21,7 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from palimpsest.fit.loop import fit, moved, rank_and_world, step_generator
+from palimpsest.fit.ahead import moved, step_generator
+from palimpsest.fit.loop import fit
+from palimpsest.fit.processes import rank_and_world
+from palimpsest.fit.settings import Files, Settings
 from palimpsest.methods.super_resolution import made_small
 from palimpsest.metrics.image import psnr
 from palimpsest.nets.glide import SMALL_UPSAMPLER
@@ -136,17 +139,15 @@ def main(
         lambda m, d, g: loss(m, d, g, schedule, noise),
         modules,
         data,
-        steps=steps,
-        lr=lr,
-        precision=precision,
-        seed=seed,
-        warmup=warmup,
+        Settings(steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup),
+        Files(
+            checkpoint=f"{state}/checkpoint.pt",
+            log=f"{state}/loss.csv",
+            save_every=100,
+            identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")),
+        ),
         workers=workers,
         until=until,
-        checkpoint=f"{state}/checkpoint.pt",
-        log=f"{state}/loss.csv",
-        save_every=100,
-        identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")),
     )
     if rank == 0:
         config = dict(

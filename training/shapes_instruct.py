@@ -23,7 +23,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from palimpsest.fit.loop import ahead, fit, moved, rank_and_world, step_generator
+from palimpsest.fit.ahead import ahead, moved, step_generator
+from palimpsest.fit.loop import fit
+from palimpsest.fit.processes import rank_and_world
+from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.nets.unet import widen_input
 from palimpsest.samplers.convert import q_sample
@@ -221,17 +224,21 @@ def train(
         lambda m, d, g: loss(m, d, g, schedule),
         modules,
         data,
-        steps=steps,
-        lr=arguments["lr"],
-        precision=arguments["precision"],
-        seed=seed,
-        warmup=arguments["warmup"],
+        Settings(
+            steps=steps,
+            lr=arguments["lr"],
+            precision=arguments["precision"],
+            seed=seed,
+            warmup=arguments["warmup"],
+        ),
+        Files(
+            checkpoint=f"{state}/checkpoint.pt",
+            log=f"{state}/loss.csv",
+            save_every=100,
+            identity=dict(recipe=dict(arguments, init=sha256(init))),
+        ),
         workers=workers,
         until=until,
-        checkpoint=f"{state}/checkpoint.pt",
-        log=f"{state}/loss.csv",
-        save_every=100,
-        identity=dict(recipe=dict(arguments, init=sha256(init))),
     )
     if rank == 0:
         config = dict(

@@ -22,12 +22,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
 
-from palimpsest.fit.loop import fit, rank_and_world
+from palimpsest.fit.loop import fit
+from palimpsest.fit.processes import rank_and_world
+from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.judges.language import LanguageModel, continued, next_token_loss
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.training.recipe import command_line, publish, start_from, storage_error
@@ -209,31 +212,25 @@ def main(
         def loss(net: nn.Module, drawn: tuple[Tensor, Tensor], generator: Generator) -> Tensor:
             return next_token_loss(net(drawn[0]), *drawn)
 
-        both = dict(precision=precision, warmup=warmup, weight_decay=0.1, identity=dict(recipe=arguments))
+        settings = Settings(
+            steps=reading, lr=lr, warmup=warmup, weight_decay=0.1, precision=precision, seed=seed
+        )
+        identity = dict(recipe=arguments)
         read_all = fit(
             loss,
             net,
             pages,
-            steps=reading,
-            lr=lr,
-            seed=seed,
-            checkpoint=f"{state}/reading.pt",
-            log=f"{state}/reading.csv",
-            **both,
+            settings,
+            Files(f"{state}/reading.pt", f"{state}/reading.csv", identity=identity),
         )
         net.load_state_dict(read_all.ema.state_dict())
         fitted = fit(
             loss,
             net,
             orders,
-            steps=steps - reading,
-            lr=tuned_lr,
-            ema=0.99,
-            seed=seed + 1,
-            checkpoint=f"{state}/checkpoint.pt",
-            log=f"{state}/loss.csv",
+            replace(settings, steps=steps - reading, lr=tuned_lr, ema=0.99, seed=seed + 1),
+            Files(f"{state}/checkpoint.pt", f"{state}/loss.csv", identity=identity),
             until=until,
-            **both,
         )
         if rank == 0:
             fresh, known = written(triplets + 200, seed + 1), set(written(triplets, seed))

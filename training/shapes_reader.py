@@ -16,7 +16,10 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from palimpsest.fit.loop import fit, rank_and_world, step_generator
+from palimpsest.fit.ahead import step_generator
+from palimpsest.fit.loop import fit
+from palimpsest.fit.processes import rank_and_world
+from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.judges.reader import Reader, reader_loss
 from palimpsest.samplers.noise import gaussian
 from palimpsest.training.recipe import command_line, publish, start_from, storage_error
@@ -132,16 +135,10 @@ def main(
         loss,
         net,
         data,
-        steps=steps,
-        lr=lr,
-        precision=precision,
-        seed=seed,
-        weight_decay=0.01,
+        Settings(steps=steps, lr=lr, precision=precision, seed=seed, weight_decay=0.01),
+        Files(checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments)),
         workers=workers,
         until=until,
-        checkpoint=f"{state}/checkpoint.pt",
-        log=f"{state}/loss.csv",
-        identity=dict(recipe=arguments),
     )
     if rank == 0:
         figures = measure(Oracle(fitted.ema.cpu(), ATTRIBUTES), load_autoencoder(vae), tests)

@@ -35,7 +35,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
-from palimpsest.fit.loop import fit, rank_and_world
+from palimpsest.fit.loop import fit
+from palimpsest.fit.processes import rank_and_world
+from palimpsest.fit.settings import Files, Settings
 from palimpsest.metrics.image import psnr
 from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.samplers.noise import gaussian
@@ -226,16 +228,15 @@ def train(
         lambda net, x, g: loss(net, x, g, kl_weight, smooth, held),
         vae,
         lambda step, g: draw(batch // world, g).to(memory_format=torch.channels_last),
-        steps=steps,
-        lr=lr,
-        seed=seed,
+        Settings(steps=steps, lr=lr, seed=seed, precision=precision),
+        Files(
+            save_every=100,
+            checkpoint=f"{state}/checkpoint.pt",
+            log=f"{state}/loss.csv",
+            identity=dict(recipe=arguments),
+        ),
         workers=workers,
         until=until,
-        precision=precision,
-        save_every=100,
-        checkpoint=f"{state}/checkpoint.pt",
-        log=f"{state}/loss.csv",
-        identity=dict(recipe=arguments),
     )
     if rank == 0:
         known = draw(256, Generator().manual_seed(seed))

@@ -18,7 +18,10 @@ import torch
 from einops import rearrange
 from torch import Generator, Tensor, nn
 
-from palimpsest.fit.loop import fit, moved, rank_and_world, step_generator
+from palimpsest.fit.ahead import moved, step_generator
+from palimpsest.fit.loop import fit
+from palimpsest.fit.processes import rank_and_world
+from palimpsest.fit.settings import Files, Settings
 from palimpsest.samplers.convert import eps_from_v, q_sample
 from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
@@ -120,15 +123,10 @@ def main(
         lambda m, d, g: loss(m, d, g, schedule),
         modules,
         data,
-        steps=steps,
-        lr=lr,
-        seed=seed,
-        precision=precision,
+        Settings(steps=steps, lr=lr, seed=seed, precision=precision),
+        Files(checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments)),
         workers=workers,
         until=until,
-        checkpoint=f"{state}/checkpoint.pt",
-        log=f"{state}/loss.csv",
-        identity=dict(recipe=arguments),
     )
     if rank == 0:
         g = step_generator(seed, steps + 1)

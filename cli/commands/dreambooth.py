@@ -29,7 +29,7 @@ from palimpsest.cli.manners import (
     shared_options,
     whole,
 )
-from palimpsest.fit.loop import rank_and_world
+from palimpsest.fit.processes import rank_and_world
 from palimpsest.methods.dreambooth import WEIGHTS, Learned, Noised, dreambooth, dreambooth_loss, learner
 from palimpsest.methods.identifiers import check_identifier
 from palimpsest.methods.learner import (
