@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from palimpsest.methods.diffedit import diffedit, find_mask
     from palimpsest.methods.dreambooth import dreambooth
+    from palimpsest.methods.flow_edit import flow_edit
     from palimpsest.methods.glide import glide, inpaint
     from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
     from palimpsest.methods.inversion import invert, redo
     from palimpsest.methods.null_text import null_text
     from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
+    from palimpsest.methods.rf_inversion import rf_inversion
     from palimpsest.methods.sampling import generate
     from palimpsest.methods.sdedit import sdedit
     from palimpsest.methods.sweep import sheet, sweep
@@ -48,6 +50,8 @@ _HOME = {  # name -> the module that it comes from
     "find_mask": "methods.diffedit",
     "prompt_to_prompt": "methods.prompt_to_prompt",
     "null_text": "methods.null_text",
+    "flow_edit": "methods.flow_edit",
+    "rf_inversion": "methods.rf_inversion",
     "invert": "methods.inversion",
     "redo": "methods.inversion",
     "instruct_pix2pix": "methods.instruct_pix2pix",
@@ -64,6 +68,7 @@ __all__ = [
     "diffedit",
     "dreambooth",
     "find_mask",
+    "flow_edit",
     "generate",
     "glide",
     "inpaint",
@@ -74,6 +79,7 @@ __all__ = [
     "prompt_to_prompt",
     "read_picture",
     "redo",
+    "rf_inversion",
     "save",
     "sdedit",
     "sheet",
