@@ -244,22 +244,22 @@ def other_net(b):
 @pytest.mark.parametrize(
     "verb, first, then, what",
     [
-        (dreambooth, {}, dict(b=other_net), "different model"),
-        (dreambooth, dict(rank=2, alpha=2.0), dict(b=other_net), "different model"),
+        (dreambooth, {}, dict(model=other_net), "different model"),
+        (dreambooth, dict(rank=2, alpha=2.0), dict(model=other_net), "different model"),
         (dreambooth, dict(rank=2, alpha=2.0), dict(alpha=4.0), r"lora=rank 2 alpha 2 \(now rank 2 alpha 4\)"),
         (dreambooth, {}, dict(prompts=["a zwx ring"] * 3), "different texts"),
         (textual_inversion, {}, dict(class_noun="ring"), "different start of the word"),
-        (textual_inversion, {}, dict(b=other_net), "different model"),
+        (textual_inversion, {}, dict(model=other_net), "different model"),
     ],
 )
 def test_the_state_of_another_model_or_of_another_start_is_refused(b, x, tmp_path, verb, first, then, what):
     plain = dict(prior_weight=0.0) if verb is dreambooth else {}
-    settings = dict(b=b, pictures=x, class_noun="star", steps=1, batch=1, state=tmp_path) | plain | first
+    settings = dict(model=b, pictures=x, class_noun="star", steps=1, batch=1, state=tmp_path) | plain | first
     verb(**settings)
     with pytest.raises(
         ValueError, match=rf"checkpoint\.pt belongs to a run with {what}: use its settings"
     ) as error:
-        verb(**settings | then | (dict(b=then["b"](b)) if "b" in then else {}))
+        verb(**settings | then | (dict(model=then["model"](b)) if "model" in then else {}))
     assert "\n" not in str(error.value)
 
 
@@ -418,10 +418,10 @@ def test_a_rare_identifier_is_not_warned_of(b, identifier, words):
         (dict(prior_prompts=[]), "prior_prompts: are none"),
         (dict(prior_prompts=["a star"] * 20 + ["a dog"]), "unknown word \"dog\""),
         (dict(steps=0), "steps: must be at least 1"),
-        (dict(lr=0.0), "lr: must lie in"),
+        (dict(lr=0.0), "lr: must be above 0"),
         (dict(ema=1.0), "ema: must lie in"),
         (dict(accumulate=0), "accumulate: must be at least 1"),
-        (dict(seed=-1), "seed: must lie in"),
+        (dict(seed=-1), "seed: must be a whole number from 0"),
         (dict(alpha=2.0), "alpha: 2 is the strength of a low-rank change, and rank is 0"),
         *[(dict(rank=2, alpha=value), "alpha: must be a finite") for value in (-1.0, math.nan, math.inf)],
         (dict(rank=-1), "rank: must lie in 1"),
