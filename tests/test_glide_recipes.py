@@ -19,7 +19,8 @@ from palimpsest.training import (
     shapes_glide_inpaint,
     shapes_glide_upsampler,
 )
-from palimpsest.training.scenes import Supply, draw, told
+from palimpsest.training.scenes import Supply, draw
+from palimpsest.training.shapes import told
 from palimpsest.training.shapes_glide_upsampler import spoilt
 from palimpsest.weights.files import WeightsError, read_weights
 from palimpsest.weights.judges import load_classifier, load_judge

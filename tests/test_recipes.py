@@ -238,11 +238,27 @@ def test_half_of_the_noise_levels_are_drawn_where_pictures_are_decided():
 
 def test_one_caption_in_ten_is_empty_and_the_others_never_lie():
     rng, scene = random.Random(0), sample_scene(random.Random(1), things=1)
-    told = [shapes.told(scene, rng) for _ in range(2000)]
+    told = [shapes.told(scene, rng, shapes.EMPTY) for _ in range(2000)]
     assert 150 < told.count("") < 250
-    assert {t for t in told if t} == {
-        caption(scene, size=a, background=b) for a in (True, False) for b in (True, False)
-    }
+    plain = {caption(scene, size=a, background=b) for a in (True, False) for b in (True, False)}
+    assert {t for t in told if t} == plain
+    free = [shapes.told(scene, rng, free=0.3) for _ in range(2000)]
+    assert 530 < sum(t not in plain for t in free) < 670 and "" not in free
+
+
+def test_free_wordings_fit_into_the_net():
+    rng, tokenizer = random.Random(5), shapes.models()[1]
+    scenes = [sample_scene(rng, things=2) for _ in range(300)]
+    assert tokenizer([shapes.told(scene, rng, free=1.0) for scene in scenes]).shape == (300, shapes.LENGTH)
+
+
+def test_latents_are_those_of_their_scenes_whoever_draws_them(folder):
+    vae, n = load_autoencoder(folder / "shapes-vae.safetensors"), shapes.SOME + 3
+    scenes, latents = shapes.make_latents(vae, n, Generator().manual_seed(1))
+    again, same = shapes.make_latents(vae, n, Generator().manual_seed(1), workers=1)
+    assert scenes == again and len(set(map(repr, scenes))) == n
+    assert_close(same, latents, atol=0, rtol=0)
+    assert_close(latents[-3:], vae.encode(render(scenes[-3:])), atol=1e-4, rtol=0)
 
 
 def test_what_is_hard_is_drawn_more_often_and_nothing_else():

@@ -20,22 +20,11 @@ from palimpsest.fit.ahead import ahead
 from palimpsest.training.shapes import how_often
 from palimpsest.worlds.files import eight_bits
 from palimpsest.worlds.scene import Scene
-from palimpsest.worlds.shapes import caption, render, sample_scene
+from palimpsest.worlds.shapes import render, sample_scene
 
 Draw = Callable[[int, Generator], tuple[list[Scene], Tensor, random.Random]]
 
 SOME = 256  # scenes that are drawn and kept together
-
-
-def told(scene: Scene, rng: random.Random, empty: float = 0.0) -> str:
-    """A caption, now and then without sizes or background; empty for the share `empty`, each picture by
-    its own draw.
-    """
-    return (
-        ""
-        if rng.random() < empty
-        else caption(scene, size=rng.random() > 0.15, background=rng.random() > 0.15)
-    )
 
 
 def draw(n: int, rng: random.Random, two: float, hard: float = 1.0, without: str = "") -> list[Scene]:

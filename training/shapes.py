@@ -13,7 +13,8 @@ predict: a young model learns most from tilt 1. Outlines are made where t is sma
 sharpens them. `two` is the share of scenes with two things; `init` goes on from the weights of an earlier
 run. Flowers and dots are learned last: after a million pictures four of five wrong answers were a flower
 painted as a circle or dots as stripes, and telling the word that is wrong cost the loss a tenth of what it
-costs for stars. `hard` draws scenes with them so many times as often."""
+costs for stars. `hard` draws scenes with them so many times as often. `free` is the share of captions in free
+wordings (worlds/wordings.py)."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ from palimpsest.fit.processes import rank_and_world
 from palimpsest.fit.run import Fitted
 from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.text import TextTransformer
-from palimpsest.nets.tokenizer import WordTokenizer
+from palimpsest.nets.tokenizer import WordTokenizer, split_words
 from palimpsest.nets.unet import UNet
 from palimpsest.samplers.convert import q_sample
 from palimpsest.samplers.ddpm import l_simple
@@ -44,6 +45,7 @@ from palimpsest.weights.load import find, load_autoencoder, own_device
 from palimpsest.weights.model import Autoencoder
 from palimpsest.worlds.scene import WORDS, Scene
 from palimpsest.worlds.shapes import caption, render, sample_scene
+from palimpsest.worlds.wordings import worded
 
 NET = dict(
     in_channels=8,
@@ -57,6 +59,8 @@ NET = dict(
     norm_groups=8,
 )
 LENGTH = 24
+EMPTY = 0.1  # the share of captions that are empty
+SOME = 64  # pictures that are encoded at once
 HARD = ("flower", "dotted")  # a shape and a texture
 
 
@@ -70,13 +74,16 @@ def models(
     return modules, tokenizer, dict(net=net, text=text, words=list(words))
 
 
-def told(scene: Scene, rng: random.Random) -> str:
-    """A caption as a person would give it: empty one time in ten, else without sizes or background now
-    and then.
+def told(scene: Scene, rng: random.Random, empty: float = 0.0, free: float = 0.0) -> str:
+    """A caption as a person would give it: empty for the share `empty`, in a free wording for the share
+    `free` of the others, else a plain one, without sizes or background now and then.
     """
-    return (
-        "" if rng.random() < 0.1 else caption(scene, size=rng.random() > 0.15, background=rng.random() > 0.15)
-    )
+    if rng.random() < empty:
+        return ""
+    while free and rng.random() < free:
+        if len(split_words(said := worded(scene, rng))) <= LENGTH - 2:  # a few are too long for the net
+            return said
+    return caption(scene, size=rng.random() > 0.15, background=rng.random() > 0.15)
 
 
 def how_often(scenes: list[Scene], hard: float) -> Tensor:
@@ -92,20 +99,29 @@ def how_often(scenes: list[Scene], hard: float) -> Tensor:
 def make_latents(
     vae: Autoencoder, n: int, generator: Generator, workers: int = 0
 ) -> tuple[list[Scene], Tensor]:
-    """n scenes and their latents (n c y x)."""
-    rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-    scenes = [sample_scene(rng) for _ in range(n)]
-    return scenes, encode_all(vae, scenes, render, workers)
+    """n scenes and their latents (n c y x), drawn (by `workers` processes) and encoded SOME at a time."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+
+    def drawn(first: int) -> tuple[list[Scene], Tensor]:
+        rng = random.Random(f"{seed} {first}")
+        scenes = [sample_scene(rng) for _ in range(min(SOME, n - first))]
+        return scenes, render(scenes)
+
+    scenes, latents, some = [], [], next(vae.vae.parameters())
+    for more, pictures in ahead(drawn, range(0, n, SOME), workers):
+        scenes += more
+        latents.append(vae.encode(pictures.to(some)).cpu())
+    return scenes, torch.cat(latents)
 
 
 def encode_all(
     vae: Autoencoder, scenes: Sequence[Any], draw: Callable[[Sequence[Any]], Tensor], workers: int = 0
 ) -> Tensor:
-    """The latents (n c y x) of scenes, drawn (by `workers` processes) and encoded 64 at a time; on the
-    CPU, in the autoencoder's precision.
+    """The latents (n c y x) of scenes, drawn (by `workers` processes) and encoded SOME at a time; on
+    the CPU, in the autoencoder's precision.
     """
     some = next(vae.vae.parameters())
-    pictures = ahead(lambda i: draw(scenes[i : i + 64]), range(0, len(scenes), 64), workers)
+    pictures = ahead(lambda i: draw(scenes[i : i + SOME]), range(0, len(scenes), SOME), workers)
     return torch.cat([vae.encode(p.to(some)).cpu() for p in pictures])
 
 
@@ -218,6 +234,7 @@ def main(
     scenes: int = 40000,
     two: float = 0.5,
     hard: float = 1.0,
+    free: float = 0.0,
     tilt: float = 1.0,
     width: int = NET["width"],
     blocks: int = NET["blocks"],
@@ -246,6 +263,7 @@ def main(
         scenes=scenes,
         two=two,
         hard=hard,
+        free=free,
         tilt=tilt,
         width=width,
         blocks=blocks,
@@ -279,7 +297,7 @@ def main(
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         z_0, tokens = (
             latents[rows].to(memory_format=torch.channels_last),
-            tokenizer([told(known[i], rng) for i in rows.tolist()]),
+            tokenizer([told(known[i], rng, EMPTY, free) for i in rows.tolist()]),
         )
         return z_0, tokens
 

@@ -109,7 +109,7 @@ def main(
             figures[f"attribute_mean_t{t}"] = sum(
                 (logits[k].argmax(1) == truth[k]).double().mean().item() for k in truth
             ) / len(truth)
-        level = torch.full((64,), 250)
+        level = torch.full((len(x_0[:64]),), 250)
         figures["storage_error"] = storage_error(
             {"classifier": net},
             lambda m: torch.cat(

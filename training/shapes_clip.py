@@ -31,7 +31,8 @@ from palimpsest.samplers.convert import q_sample
 from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.training.recipe import command_line, publish, start_from, storage_error
-from palimpsest.training.scenes import Draw, Supply, told
+from palimpsest.training.scenes import Draw, Supply
+from palimpsest.training.shapes import told
 from palimpsest.weights.files import sha256
 from palimpsest.weights.load import own_device
 from palimpsest.worlds.scene import WORDS

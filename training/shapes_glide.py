@@ -35,8 +35,8 @@ from palimpsest.samplers.learned import l_hybrid, l_vlb
 from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.training.recipe import command_line, publish, start_from, storage_error
-from palimpsest.training.scenes import Draw, Supply, told
-from palimpsest.training.shapes import times
+from palimpsest.training.scenes import Draw, Supply
+from palimpsest.training.shapes import times, told
 from palimpsest.weights.files import read_weights, sha256
 from palimpsest.weights.load import own_device
 from palimpsest.worlds.scene import SHAPES, WORDS
@@ -83,6 +83,7 @@ def main(
     two: float = 0.3,
     hard: float = 1.0,
     tilt: float = 1.0,
+    free: float = 0.0,
     empty: float = 0.0,
     without: str = "",
     kept: int = 0,
@@ -112,6 +113,7 @@ def main(
         two=two,
         hard=hard,
         tilt=tilt,
+        free=free,
         empty=empty,
         without=without,
         kept=kept,
@@ -136,7 +138,7 @@ def main(
     def data(step: int, generator: Generator, scenes_of: Draw = supply) -> tuple[Tensor, Tensor]:
         scenes, x_0, rng = scenes_of(batch // world, generator)
         return x_0.to(memory_format=torch.channels_last), tokenizer(
-            [told(scene, rng, empty) for scene in scenes]
+            [told(scene, rng, empty, free) for scene in scenes]
         )
 
     fitted = fit(

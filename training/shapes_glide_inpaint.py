@@ -23,8 +23,8 @@ from palimpsest.samplers.learned import l_hybrid
 from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.training.recipe import command_line, publish, storage_error
-from palimpsest.training.scenes import Draw, Supply, told
-from palimpsest.training.shapes import times
+from palimpsest.training.scenes import Draw, Supply
+from palimpsest.training.shapes import times, told
 from palimpsest.training.shapes_glide import SIZE, models, start_widened
 from palimpsest.weights.files import sha256
 from palimpsest.weights.load import own_device
@@ -54,6 +54,7 @@ def main(
     lr: float = 5e-4,
     two: float = 0.4,
     hard: float = 1.0,
+    free: float = 0.0,
     empty: float = 0.2,
     kept: int = 0,
     warmup: int = 200,
@@ -74,6 +75,7 @@ def main(
         lr=lr,
         two=two,
         hard=hard,
+        free=free,
         empty=empty,
         kept=kept,
         warmup=warmup,
@@ -98,7 +100,7 @@ def main(
         return (
             x_0.to(memory_format=torch.channels_last),
             erased(len(x_0), SIZE, generator),
-            tokenizer([told(scene, rng, empty) for scene in scenes]),
+            tokenizer([told(scene, rng, empty, free) for scene in scenes]),
         )
 
     fitted = fit(

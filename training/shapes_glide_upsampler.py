@@ -33,7 +33,8 @@ from palimpsest.samplers.learned import l_hybrid
 from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.training.recipe import command_line, publish, start_from, storage_error
-from palimpsest.training.scenes import Draw, Supply, told
+from palimpsest.training.scenes import Draw, Supply
+from palimpsest.training.shapes import told
 from palimpsest.training.shapes_glide import models, start_widened
 from palimpsest.weights.files import sha256
 from palimpsest.weights.load import own_device

@@ -34,7 +34,7 @@ from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.judges.language import LanguageModel, continued, next_token_loss
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.training.recipe import command_line, publish, start_from, storage_error
-from palimpsest.training.scenes import told
+from palimpsest.training.shapes import told
 from palimpsest.weights.files import WeightsError, fill, read_weights
 from palimpsest.weights.load import own_device
 from palimpsest.worlds.scene import WORDS

@@ -27,7 +27,7 @@ from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.samplers.ve_sde import ve_loss
 from palimpsest.training.recipe import command_line, publish, start_from, storage_error
-from palimpsest.training.shapes import LENGTH, models, told
+from palimpsest.training.shapes import EMPTY, LENGTH, models, told
 from palimpsest.weights.load import own_device
 from palimpsest.worlds.shapes import render, sample_scene
 
@@ -116,7 +116,7 @@ def main(
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         scenes = [sample_scene(rng, 1 + (rng.random() < two)) for _ in range(batch // world)]
         return render(scenes, SIZE).to(memory_format=torch.channels_last), tokenizer(
-            [told(s, rng) for s in scenes]
+            [told(s, rng, EMPTY) for s in scenes]
         )
 
     fitted = fit(
