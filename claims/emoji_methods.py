@@ -23,7 +23,7 @@ from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
 from palimpsest.methods.inversion import Inversion
 from palimpsest.methods.ladder import FAST
 from palimpsest.methods.null_text import null_text
-from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
+from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
 from palimpsest.methods.sdedit import sdedit
 from palimpsest.methods.variants import direct, edit_friendly
 from palimpsest.metrics.image import psnr
@@ -169,7 +169,10 @@ def by_prompt_to_prompt(
     m: EmojiModels, a: Asked, s: Setting, way: Callable[..., Inversion], how: dict[str, Any] | None = None
 ) -> Tensor:
     up = way(m.bundle, a.x, a.source, steps=STEPS, w=s["w"], **(how or {}))
-    return prompt_to_prompt(m.bundle, a.source, a.target, start=up, paste=False, **s).raw
+    injection = Injection(cross=s["cross"], self_=s["self_"])
+    return prompt_to_prompt(
+        m.bundle, a.source, a.target, start=up, injection=injection, w=s["w"], paste=False
+    ).raw
 
 
 def by_instruction(m: EmojiModels, a: Asked, s: Setting) -> Tensor:

@@ -17,7 +17,7 @@ from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.inversion import Inversion, invert, redo
 from palimpsest.methods.ladder import FAST, ladder
 from palimpsest.methods.null_text import null_text
-from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
+from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
 from palimpsest.methods.variants import direct, edict, edit_friendly, negative_prompt
 from palimpsest.metrics.image import psnr
 from palimpsest.samplers.noise import Rng
@@ -133,8 +133,9 @@ def measure_edits(models: Models, *, n: int, seed: int, part: Part = at_once) ->
             back_db=psnr(model.decode(redo(model, made, w=EDIT_W)[-1]).cpu(), drawn.before).mean().item(),
         )
         for how, cross, self_ in (("injected", CROSS, SELF), ("uninjected", 0.0, 0.0)):
+            injection = Injection(cross=cross, self_=self_)
             raw = prompt_to_prompt(
-                model, drawn.source, drawn.target, start=made, w=EDIT_W, cross=cross, self_=self_, paste=False
+                model, drawn.source, drawn.target, start=made, w=EDIT_W, injection=injection, paste=False
             ).raw
             found[how] = {kind: scored(raw[drawn.rows(kind)], drawn.rows(kind)) for kind in KINDS}
         return found

@@ -13,7 +13,7 @@ from palimpsest.claims.common import Edits, Models, draw_edits, in_batches
 from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.local_blend import Blend
-from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
+from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
 from palimpsest.metrics.image import psnr
 from palimpsest.metrics.mask import iou
 from palimpsest.worlds.drawing import second_tone
@@ -76,8 +76,7 @@ def compared(
             models.bundle,
             source[part],
             target[part],
-            cross=cross,
-            self_=self_,
+            injection=Injection(cross=cross, self_=self_),
             blend=blends[part],
             w=W,
             steps=STEPS,

@@ -49,8 +49,8 @@ def exit_code(work: Callable[[], Any]) -> int:
     except torch.cuda.OutOfMemoryError:
         say("error: device: its memory is too small for this; ask for less at once, or take --device cpu")
         return 2
-    except ArgumentError as error:  # class_noun is --class-noun here, and pictures are given as IN
-        name = {"pictures": "IN", "x": "IN"}.get(error.argument, error.argument.replace("_", "-"))
+    except ArgumentError as error:  # pictures are given as IN here
+        name = {"pictures": "IN", "x": "IN"}.get(error.argument, option_name(error.argument))
         say(f"error: {name}: {error.text}")
         return 2
     except (ValueError, ArithmeticError, OSError, MemoryError) as error:
@@ -118,6 +118,11 @@ def in_options(verb: Callable[..., Any]) -> Iterator[None]:
 # ---- options ----
 
 
+def option_name(parameter: str) -> str:
+    """How the command line spells a parameter, dashes aside: class_noun -> class-noun, self_ -> self."""
+    return parameter.rstrip("_").replace("_", "-")
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with the manners above."""
 
@@ -168,19 +173,16 @@ def options(parser: argparse._ActionsContainer, contract: Callable[..., Any], he
     parameters, annotations = inspect.signature(contract).parameters, hints(contract)
     for name, text in helps.items():
         default, annotation = parameters[name].default, annotations[name]
-        flag, text = (
-            "--" + name.replace("_", "-"),
-            text if default is None else f"{text} (default: {default!r})",
-        )
+        flag = "--" + option_name(name)
+        text = text if default is None else f"{text} (default: {default!r})"
+        common = dict(dest=name, default=default, help=text)
         if isinstance(default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
         elif choices := chosen_from(annotation):
-            parser.add_argument(flag, choices=choices, default=default, help=text)
+            parser.add_argument(flag, choices=choices, **common)
         else:
             kind = plain_kind(annotation)
-            parser.add_argument(
-                flag, type=read_as(kind, annotation), default=default, metavar=METAVARS[kind], help=text
-            )
+            parser.add_argument(flag, type=read_as(kind, annotation), metavar=METAVARS[kind], **common)
 
 
 METAVARS = {float: "X", int: "N", str: "TEXT"}

@@ -1,82 +1,80 @@
-"""What a person says about words and steps, as tensors: which columns of a map, from when to when, how
-strong.
+"""Settings that a person gives by word and by fraction of the steps, as tensors over steps and tokens.
 
 For "Prompt-to-Prompt Image Editing with Cross Attention Control" (Hertz et al., arXiv:2208.01626v1),
 whose τ may differ from word to word ("a different number of injection steps per token", # Sec. 3.2).
 
-A fraction f of N steps is its first ⌊f N + ½⌋. # official code: int(f (N + 1)) for the cross maps, int(f
-N) for the others"""
+A fraction f of N steps is the first ⌊f N + ½⌋ of them. # official code: int(f (N + 1)) for
+cross-attention, int(f N) for the rest
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from numbers import Real
 
 import torch
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.tokenizer import Tokenizer
 
-Span = float | tuple[float, float]  # a fraction of the steps from the first on, or (start, end)
+Span = float | tuple[float, float]  # the first fraction of the steps, or from one fraction to another
 Cross = Span | Mapping[str, Span]  # the same for every word, or by word, with "default_" for the others
 
 
-def count(name: str, fraction: float, steps: int) -> int:
-    """How many of the first steps a fraction is: ⌊f N + ½⌋. Raises ValueError outside [0, 1]."""
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
-        raise ValueError(f"{name}: must be a fraction of the steps in [0, 1], got {fraction!r}")
+def steps_of(fraction: float, steps: int) -> int:
+    """How many of the first steps a fraction in [0, 1] is: ⌊f N + ½⌋."""
     return math.floor(fraction * steps + 0.5)
 
 
-def spans(tokenizer: Tokenizer, prompt: str, cross: Cross, steps: int) -> Tensor:
-    """τ by step and target token: (steps j) bool, where the source's map is used. See `prompt_to_prompt`
-    for `cross`.
-    """
+def start_and_end(span: Span) -> tuple[float, float]:
+    """Where a span starts and ends, as fractions of the steps. Raises ArgumentError for what is not one."""
+    start, end = span if isinstance(span, tuple) and len(span) == 2 else (0.0, span)
+    for fraction in (start, end):
+        if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 <= fraction <= 1:
+            raise ArgumentError("cross", f"must be a fraction of the steps in [0, 1], got {fraction!r}")
+    if start > end:
+        raise ArgumentError("cross", f"must start before it ends, got {span}")
+    return start, end
+
+
+def spans_by_word(cross: Cross) -> dict[str, tuple[float, float]]:
+    """Word -> (start, end); "default_", which is 1 unless given, comes first. Raises as `start_and_end`."""
     by_word = dict(cross) if isinstance(cross, Mapping) else {"default_": cross}
-    by_word = {"default_": by_word.pop("default_", 1.0), **by_word}
-    on = torch.zeros(steps, tokenizer.length, dtype=torch.bool)
-    for word, span in by_word.items():
-        first, last = (count("cross", f, steps) for f in (span if isinstance(span, tuple) else (0.0, span)))
-        if first > last:
-            raise ValueError(f"cross: must start before it ends, got {span}")
-        where = slice(None) if word == "default_" else columns("cross", tokenizer, prompt, word)
-        on[:, where] = False
-        on[first:last, where] = True  # Eq. (12): t ≥ τ
-    return on
+    return {word: start_and_end(span) for word, span in ({"default_": 1.0} | by_word).items()}
 
 
-def equalise(tokenizer: Tokenizer, prompt: str, weights: Mapping[str, float] | None) -> Tensor:
-    """c of Eq. (14) for every target token, (j)."""
+def injected_steps(tokenizer: Tokenizer, prompt: str, cross: Cross, steps: int) -> Tensor:
+    """τ by step and token of the target prompt: (steps j) bool, where the source's map is injected.
+
+    cross: see `Injection`. Raises ArgumentError for a word that is not in the prompt, and as `start_and_end`.
+    """
+    injected = torch.zeros(steps, tokenizer.length, dtype=torch.bool)
+    for word, (start, end) in spans_by_word(cross).items():
+        tokens = slice(None) if word == "default_" else tokens_of("cross", tokenizer, prompt, word)
+        injected[:, tokens] = False
+        injected[steps_of(start, steps) : steps_of(end, steps), tokens] = True  # Eq. (12): t ≥ τ
+    return injected
+
+
+def token_weights(tokenizer: Tokenizer, prompt: str, weights: Mapping[str, float] | None) -> Tensor:
+    """c of Eq. (14) by token of the target prompt, (j). Raises ArgumentError for a word that is not in it."""
     c = torch.ones(tokenizer.length)  # Eq. (14): 1 where j is not j*
     for word, weight in (weights or {}).items():
-        if not math.isfinite(weight):
-            raise ValueError(
-                f'weights: "{word}" must have a finite number, in the paper from -2 to 2, got {weight}'
-            )
-        c[columns("weights", tokenizer, prompt, word)] = weight
+        c[tokens_of("weights", tokenizer, prompt, word)] = weight
     return c
 
 
-def columns(name: str, tokenizer: Tokenizer, prompt: str, words: str | Sequence[str]) -> list[int]:
-    """The positions of one or more words in a prompt. Raises ValueError, naming the argument, for one
-    that is not there.
+def tokens_of(argument: str, tokenizer: Tokenizer, prompt: str, words: str | Sequence[str]) -> list[int]:
+    """The positions of the tokens of one or several words in a prompt.
+
+    Raises ArgumentError, of the argument that named the words, for a word that is not in the prompt.
     """
-    try:
-        return sorted(
-            {
-                j
-                for word in ([words] if isinstance(words, str) else words)
-                for j in tokenizer.positions(prompt, word)
-            }
-        )
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
-def each(name: str, value: Any, n: int, kind: Any) -> list[Any]:
-    """One for all n pairs, or a list of one for each. Raises ValueError for a list of another length."""
-    values = [value] * n if isinstance(value, kind) else list(value)
-    if len(values) != n:
-        raise ValueError(f"{name}: must be one, or one for each of the {n} pairs, got {len(values)}")
-    return values
+    found: set[int] = set()
+    for word in [words] if isinstance(words, str) else words:
+        try:
+            found.update(tokenizer.positions(prompt, word))
+        except ValueError as error:
+            raise ArgumentError(argument, str(error)) from None
+    return sorted(found)

@@ -2,8 +2,8 @@
 
 An inversion of a picture is a start and a way down: `start` at the noisiest time, and for each step what
 helps it along (a null embedding, an offset, a noise). `redo` walks down from it, under the same prompt to
-come back to the picture, or under others to edit it; attention control (methods/prompt_to_prompt.py) goes
-in as an argument.
+come back to the picture, or under others to edit it. Methods that look into the steps of that walk, or change
+them (methods/attention_maps.py, methods/prompt_to_prompt.py), take the same steps one by one from `way_down`.
 
     1  z_0 ← encode(x)
     2  z*_T … z*_0 ← DDIM inversion of z_0 under the prompt, w = 1          (DDIM, arXiv:2010.02502v4, Sec. 4.3; Eq. (19))
@@ -18,9 +18,9 @@ ways to mend that."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -33,8 +33,11 @@ from palimpsest.samplers.guidance import Denoiser
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.weights.model import Model
 
-Control = Callable[[int], Tap | None]  # step number, 0 the noisiest -> what taps the attention, None nothing
-After = Callable[[int, Tensor], Tensor]  # (step number, latents) -> latents, after the step
+
+class StepDown(Protocol):
+    """Step i of a walk down, 0 the noisiest: rows z at times[i] -> rows at times[i + 1]."""
+
+    def __call__(self, i: int, z: Tensor, tap: Tap | None = None) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -100,24 +103,19 @@ def invert(
     return Inversion(prompts, w, tuple(times), path, steps * (1 + iterations) * (1 if w in (0, 1) else 2))
 
 
-@torch.no_grad()
-def redo(
-    model: Model,
-    inversion: Inversion,
-    prompts: Sequence[str] | None = None,
-    *,
-    w: float | None = None,
-    control: Control | None = None,
-    after: After | None = None,
-) -> list[Tensor]:
-    """Walk down from an inversion of b pictures: latents (r b) c y x at each of its times.
+def way_down(
+    model: Model, inversion: Inversion, prompts: Sequence[str] | None = None, w: float | None = None
+) -> tuple[Tensor, StepDown]:
+    """Lines 3 to 6, one step at a time: the rows (r b) c y x at times[0], and the function that takes a step.
 
     prompts: r · b of them, where rows 0 … b−1 are the pictures' own if there are more rows than pictures;
     None: the inversion's own. Each row starts where its picture starts and gets its aids. w: None is the
-    inversion's own. control(i): taps the attention of step i under the prompts, over all rows; after(i,
-    z): what happens to the latents then."""
+    inversion's own. The tap of a step (nets/attention.py) sees and edits the attention under the prompts, over
+    all rows.
+    Raises ValueError for another number of prompts, or other rows than the inversion can serve.
+    """
     prompts = list(inversion.prompts if prompts is None else prompts)
-    n = len(inversion.prompts)
+    n, w = len(inversion.prompts), inversion.w if w is None else w
     if not prompts or len(prompts) % n:
         raise ValueError(
             f"prompts: must be one for each of the {n} inverted pictures, or a multiple, got {len(prompts)}"
@@ -126,17 +124,31 @@ def redo(
         raise ValueError(
             "prompts: this inversion mends only rows under the pictures' own prompts; give those first, then the others"
         )
-    rows, w = len(prompts) // n, inversion.w if w is None else w
-    cond, empty = model.embed(prompts), model.embed("")
+    rows = len(prompts) // n
+    with torch.no_grad():
+        cond, empty = model.embed(prompts), model.embed("")
 
-    z = inversion.start.repeat(rows, *[1] * (inversion.start.ndim - 1))
-    path = [inversion.finish(z)]
-    for i, (t, s) in enumerate(pairwise(inversion.times)):
+    @torch.no_grad()
+    def step(i: int, z: Tensor, tap: Tap | None = None) -> Tensor:
         null = inversion.null(i)
         null = empty if null is None else null if len(null) == 1 else null.repeat(rows, 1, 1)
-        eps = model.denoiser(cond, w, null, control(i) if control is not None else None)  # Eq. (18)
-        z = inversion.step(model.schedule, i, z, eps, t, s)
-        z = z if after is None else after(i, z)
+        eps = model.denoiser(cond, w, null, tap)  # Eq. (18)
+        return inversion.step(model.schedule, i, z, eps, inversion.times[i], inversion.times[i + 1])
+
+    return inversion.start.repeat(rows, *[1] * (inversion.start.ndim - 1)), step
+
+
+def redo(
+    model: Model, inversion: Inversion, prompts: Sequence[str] | None = None, *, w: float | None = None
+) -> list[Tensor]:
+    """Walk down from an inversion of b pictures: latents (r b) c y x at each of its times.
+
+    prompts and w are those of `way_down`, as are its errors.
+    """
+    z, step = way_down(model, inversion, prompts, w)
+    path = [inversion.finish(z)]
+    for i in range(len(inversion.times) - 1):
+        z = step(i, z)
         path.append(inversion.finish(z))
     return path
 

@@ -1,52 +1,54 @@
-"""Local blend: only where the words look does an edit change the picture; the rest is brought back from
-the source.
+"""Local blend: an edit changes the picture only where its words look; everywhere else the source comes back.
 
-"Prompt-to-Prompt Image Editing with Cross Attention Control" (Hertz et al., arXiv:2208.01626v1) shows it
-on real pictures (Sec. 4: unedited regions are restored "using a mask" from the attention maps) and does
-not spell it out. Here the rule is that of the authors' code, freed from its fixed sizes:
+"Prompt-to-Prompt Image Editing with Cross Attention Control" (Hertz et al., arXiv:2208.01626v1) uses it on
+real pictures (Sec. 4: unedited regions are restored "using a mask" from the attention maps) and does not
+spell it out. The rule here is that of the authors' code, for maps and latents of any size:
 
-    1  m ← mean over layers, heads and steps so far of Σ M_j over the tokens j of the word
-    2  m ← 3×3 maximum, resized to the latent, divided by its own maximum
+    1  m ← Σ_j M_j over the tokens j of the word, averaged over layers, heads and the steps so far
+    2  m ← 3×3 maximum of m, resized to the latent, divided by its own maximum
     3  mask ← m > threshold for the source *or* for the target, and not for a word to subtract
     4  z*_s ← z_s + mask (z*_s − z_s)                                      after each step, from `begin` on
 
-The maps of the target are its own, as they were before any injection. # official code: after it, so that
-under a replacement by equally many tokens the target's mask is the source's."""
+The maps of the target are its own, as they were before the source's maps were injected. # official code:
+after it, so that under a replacement by equally many tokens the target's mask is the source's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from palimpsest.arguments import Fraction, Interval, check
 
-class Blend(NamedTuple):
+Below1 = Annotated[float, Interval(0, 1, open_high=True)]  # [0, 1)
+
+
+@dataclass(frozen=True)
+class Blend:
     """The words of one pair whose maps say where the edit may happen, and how the maps become a mask.
 
-    source, target: a word of each prompt (or several, as a list); subtract: words of the target where it
-    may not happen. threshold, subtract_threshold in [0, 1) of the maximum; begin: the first steps, as a
-    fraction, are not blended; soft: width of the ramp around the threshold, 0 for a mask of 0 and 1."""
+    Raises ArgumentError for a number outside its range.
+    """
 
-    source: str | Sequence[str]
-    target: str | Sequence[str]
-    subtract: str | Sequence[str] = ()
-    threshold: float = 0.3
-    subtract_threshold: float = 0.3
-    begin: float = 0.2
-    soft: float = 0.0
+    source: str | Sequence[str]  # a word of the source prompt, or several
+    target: str | Sequence[str]  # a word of the target prompt, or several
+    subtract: str | Sequence[str] = ()  # words of the target prompt: where they look, nothing may happen
+    threshold: Below1 = 0.3  # of the map's maximum
+    subtract_threshold: Below1 = 0.3  # the same for the words to subtract
+    begin: Below1 = 0.2  # this share of the steps, the noisiest, is not blended
+    soft: Fraction = 0.0  # width of the ramp around the threshold; 0: a mask of 0 and 1
+    res: tuple[int, int] | None = (
+        None  # (y, x) of the maps; None: the finest whose shorter side is at most 16
+    )
 
-    def checked(self) -> Blend:
-        """Itself. Raises ValueError where a number makes no sense."""
-        for name in ("threshold", "subtract_threshold", "begin"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: must lie in [0, 1), got {getattr(self, name)}")
-        if not 0 <= self.soft <= 1:
-            raise ValueError(f"soft: must lie in [0, 1], 0 for a mask of 0 and 1, got {self.soft}")
-        return self
+    def __post_init__(self):
+        check(Blend, vars(self))
 
 
 def word_mask(
@@ -58,10 +60,10 @@ def word_mask(
     pool: bool = True,
     soft: float = 0.0,
 ) -> Tensor:
-    """Where the tokens look: maps (b y x l) -> mask (b 1 *size) of 0 and 1, or in [0, 1] with a ramp of
-    width `soft`.
+    """Where the tokens look: maps (b y x l) -> mask (b 1 *size) of 0 and 1, or in [0, 1] with a ramp.
 
-    # Sec. 4, fig. 12. A map that is zero everywhere looks nowhere.
+    pool: whether to take the 3×3 maximum first; soft: the width of the ramp. A map that is zero everywhere
+    gives a mask of zeros. # Sec. 4, fig. 12
     """
     m = rearrange(maps[..., list(tokens)].sum(-1), "b y x -> b 1 y x")
     if pool:
@@ -80,36 +82,25 @@ def blend_mask(
     size: tuple[int, int],
     blend: Blend,
 ) -> Tensor:
-    """Where the pair may differ: maps (b y x l) of both -> (b 1 *size). Contains the source's own mask,
-    subtractions aside.
-    """
-    inside = [
-        word_mask(m, tokens, size, threshold=blend.threshold, soft=blend.soft)
-        for m, tokens in ((maps_source, tokens_source), (maps_target, tokens_target))
-    ]
-    mask = torch.maximum(*inside)  # Sec. 4: or
-    if tokens_subtract:
-        # official code: no pooling here, so that what is subtracted is not made wider
-        mask = mask * (
-            1
-            - word_mask(
-                maps_target,
-                tokens_subtract,
-                size,
-                threshold=blend.subtract_threshold,
-                pool=False,
-                soft=blend.soft,
-            )
-        )
-    return mask
+    """Where source and target may differ: the maps (b y x l) of both -> mask (b 1 *size)."""
+    mask = torch.maximum(  # Sec. 4: where a word of the source or one of the target looks
+        word_mask(maps_source, tokens_source, size, threshold=blend.threshold, soft=blend.soft),
+        word_mask(maps_target, tokens_target, size, threshold=blend.threshold, soft=blend.soft),
+    )
+    if not tokens_subtract:
+        return mask
+    subtracted = word_mask(  # official code: not pooled, so that what is subtracted does not grow wider
+        maps_target, tokens_subtract, size, threshold=blend.subtract_threshold, pool=False, soft=blend.soft
+    )
+    return mask * (1 - subtracted)
 
 
 def blended(z: Tensor, mask: Tensor) -> Tensor:
-    """Rows (2 b) c y x, sources first: the targets become the source where the mask (b 1 y x) is 0, to
-    the bit.
+    """Rows (2 b) c y x, sources first: where the mask (b 1 y x) is 0, targets become their sources to the bit.
+
+    mask: in [0, 1]; where it is 1, the target stays, bit for bit.
     """
     z_source, z_target = z.chunk(2)
-    mixed = torch.where(
-        mask == 1, z_target, z_source + mask.to(z) * (z_target - z_source)
-    )  # Sec. 4: z + M (z* − z)
+    mixed = z_source + mask.to(z) * (z_target - z_source)  # Sec. 4: z + M (z* − z)
+    mixed = torch.where(mask == 1, z_target, mixed)  # without the rounding of the line above
     return torch.cat([z_source, torch.where(mask == 0, z_source, mixed)])

@@ -12,7 +12,7 @@ Letters: b batch, i queries, j keys, d width, h heads, k head width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,10 +45,12 @@ class _At:
     kind: str | None
     res: tuple[int, int] | None
     name: str | None
+    sites: frozenset[Site] | None
 
     def wants(self, site: Site) -> bool:
         return (
-            self.kind in (None, site.kind)
+            (self.sites is None or site in self.sites)
+            and self.kind in (None, site.kind)
             and self.res in (None, site.res)
             and (self.name is None or site.name.startswith(self.name))
             and wants(self.tap, site)
@@ -59,16 +61,23 @@ class _At:
 
 
 def at(
-    tap: Tap, *, kind: str | None = None, res: tuple[int, int] | None = None, name: str | None = None
+    tap: Tap,
+    *,
+    kind: str | None = None,
+    res: tuple[int, int] | None = None,
+    name: str | None = None,
+    sites: Collection[Site] | None = None,
 ) -> Tap:
     """`tap`, restricted to the sites that fit; all other layers keep the fused path.
 
     kind: "self", "cross" or "joint"; res: the exact (y, x) of the feature map; name: a site's name or the
-    beginning of one ("up" is every up-block, "up1.0" a single layer pair). None fits everything.
-    Restrictions nest."""
+    beginning of one ("up" is every up-block, "up1.0" a single layer pair); sites: these alone.
+    None fits everything. Restrictions nest."""
     if kind not in (None, "self", "cross", "joint"):
         raise ValueError(f'kind must be "self", "cross", "joint" or None, not {kind!r}')
-    return _At(tap, kind, None if res is None else tuple(res), name)
+    return _At(
+        tap, kind, None if res is None else tuple(res), name, None if sites is None else frozenset(sites)
+    )
 
 
 def wants(tap: Tap | None, site: Site) -> bool:

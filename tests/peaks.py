@@ -19,7 +19,7 @@ from torch import Tensor
 from palimpsest.methods.dreambooth import dreambooth
 from palimpsest.methods.inversion import invert
 from palimpsest.methods.null_text import null_text
-from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
+from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
 from palimpsest.methods.sdedit import sdedit
 from palimpsest.weights.load import load
 from palimpsest.weights.model import Model
@@ -34,9 +34,9 @@ def edited(b: Model, x: Tensor) -> None:
 
 def tapped(b: Model, x: Tensor) -> None:
     """One step of a pair, all its attention written out."""
-    prompt_to_prompt(
-        b, SOURCE, TARGET, start=invert(b, x, SOURCE, steps=1), pictures=x, self_=1.0, self_res=10**4, w=2.0
-    )
+    everywhere = Injection(self_=1.0, self_res=10**4)
+    start = invert(b, x, SOURCE, steps=1)
+    prompt_to_prompt(b, SOURCE, TARGET, start=start, pictures=x, injection=everywhere, w=2.0)
 
 
 def tuned(b: Model, x: Tensor) -> None:

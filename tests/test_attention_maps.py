@@ -29,14 +29,14 @@ def maps(b):
     return explore(b, [PROMPT, "a blue star"], steps=3, seed=5)
 
 
-def by_hand(cross=None, selves=None, steps=None):
+def by_hand(cross=None, steps=None):
     """Maps of "a red circle" on 2 × 2 cells, tokens: start a red circle end."""
     return AttentionMaps(
         (PROMPT,),
         torch.zeros(1, 3, 8, 8),
         WordTokenizer(list(WORDS), 5),
         cross or {},
-        selves or {},
+        {},
         torch.zeros(1, 1, 2, 2, 5) if steps is None else steps,
         (980,),
     )
@@ -50,32 +50,34 @@ def test_looking_changes_nothing(b, maps):
 
 def test_the_mean_over_steps_is_the_mean_of_each_steps_maps_and_rows_sum_to_one(b, maps):
     sites = sites_at(b, (8, 8))
-    assert {s.res for s in sites} == {(8, 8)} and set(maps.cross) == {s for s in sites if s.kind == "cross"}
+    assert {s.res for s in sites} == {(8, 8)} and set(maps.cross_attention) == {
+        s for s in sites if s.kind == "cross"
+    }
     plain = generate(b, [PROMPT, "a blue star"], steps=3, seed=5, w=3.0)
     seen = []
     for z, t in zip(plain.path, plain.levels[:-1]):
         watch = Watch(sites)
         b.denoiser([PROMPT, "a blue star"], 1.0, tap=watch)(z, t)
         seen.append(watch)
-    for site, m in maps.cross.items():
+    for site, m in maps.cross_attention.items():
         torch.testing.assert_close(m, torch.stack([w.maps[site] for w in seen]).mean(0), rtol=0, atol=1e-9)
-    for site, m in maps.selves.items():
+    for site, m in maps.self_attention.items():
         torch.testing.assert_close(m, torch.stack([w.maps[site] for w in seen]).mean(0), rtol=0, atol=1e-9)
-    torch.testing.assert_close(maps.steps, torch.stack([w.average() for w in seen]), rtol=0, atol=1e-9)
-    for m in [*maps.cross.values(), *maps.selves.values(), maps.steps]:
+    torch.testing.assert_close(maps.by_step, torch.stack([w.average() for w in seen]), rtol=0, atol=1e-9)
+    for m in [*maps.cross_attention.values(), *maps.self_attention.values(), maps.by_step]:
         torch.testing.assert_close(m.sum(-1), torch.ones_like(m[..., 0]))
-    assert not torch.equal(maps.steps[0], maps.steps[2])
+    assert not torch.equal(maps.by_step[0], maps.by_step[2])
 
 
 def test_layers_heads_and_steps_average_to_the_whole(maps):
-    whole = maps.raw("circle", 0)
-    layers = [maps.raw("circle", 0, name=s.name) for s in maps.cross]
-    heads = [maps.raw("circle", 0, head=h) for h in range(2)]
-    steps = [maps.raw("circle", 0, step=i) for i in range(3)]
+    whole = maps.word_map("circle", 0)
+    layers = [maps.word_map("circle", 0, layer=s.name) for s in maps.cross_attention]
+    heads = [maps.word_map("circle", 0, head=h) for h in range(2)]
+    steps = [maps.word_map("circle", 0, step=i) for i in range(3)]
     for parts in (layers, heads, steps):
         torch.testing.assert_close(torch.stack(parts).mean(0), whole)
         assert not torch.allclose(parts[0], parts[1], rtol=1e-6)
-    assert not torch.allclose(maps.raw("a", 1), maps.raw("a", 0), rtol=1e-6)
+    assert not torch.allclose(maps.word_map("a", 1), maps.word_map("a", 0), rtol=1e-6)
 
 
 def test_a_words_map_is_that_of_its_tokens_in_its_place():
@@ -83,12 +85,12 @@ def test_a_words_map_is_that_of_its_tokens_in_its_place():
     m[..., 0] = 0.5
     m[0, 0, :, 2], m[0, 1, 1, 2] = 0.2, 1.0
     maps = by_hand({Site("mid", "cross", (2, 2)): m})
-    torch.testing.assert_close(maps.raw("red"), torch.tensor([[0.1, 0.6], [0.1, 0.1]]))
-    torch.testing.assert_close(maps.raw("red", head=0), torch.full((2, 2), 0.2))
-    assert not maps.raw("circle").any() and maps.words() == ["a", "red", "circle"]
-    heat = maps.heat("red")
+    torch.testing.assert_close(maps.word_map("red"), torch.tensor([[0.1, 0.6], [0.1, 0.1]]))
+    torch.testing.assert_close(maps.word_map("red", head=0), torch.full((2, 2), 0.2))
+    assert not maps.word_map("circle").any() and maps.words() == ["a", "red", "circle"]
+    heat = maps.heat_map("red")
     assert heat.shape == (8, 8) and heat.max() == 1 and heat[0, 7] == 1 and heat[7, 0] < 0.2
-    lit = maps.lit("red")
+    lit = maps.overlay("red")
     assert (
         lit.shape == (1, 3, 8, 8) and lit[0, 0, 0, 7] == 0 and lit[0, 0, 7, 0] < -0.5
     )  # grey stays, the rest darkens
@@ -105,14 +107,14 @@ def test_entropy_is_one_for_a_flat_map_and_zero_for_a_single_cell():
 
 def test_a_pixels_self_map_is_its_row_and_sums_to_one(maps):
     one = maps.self_map(2, 5, 1)
-    site = next(iter(maps.selves))
-    want = torch.stack([m[1, :, 2 * 8 + 5].mean(0) for m in maps.selves.values()]).mean(0)
+    site = next(iter(maps.self_attention))
+    want = torch.stack([m[1, :, 2 * 8 + 5].mean(0) for m in maps.self_attention.values()]).mean(0)
     torch.testing.assert_close(one, want.reshape(site.res))
     assert one.sum().item() == pytest.approx(1)
 
 
 def test_components_are_orthonormal_and_rebuild_the_self_attention(maps):
-    matrix = torch.stack([m[0].mean(0) for m in maps.selves.values()]).mean(0)
+    matrix = torch.stack([m[0].mean(0) for m in maps.self_attention.values()]).mean(0)
     centred = matrix - matrix.mean(1, keepdim=True)
     v = maps.components(64).flatten(1)
     torch.testing.assert_close(v @ v.T, torch.eye(64, dtype=torch.float64), rtol=0, atol=1e-9)
@@ -127,7 +129,7 @@ def test_an_inversion_is_watched_on_its_own_way_down(b):
     start = invert(b, picture, PROMPT, steps=2)
     maps = explore(b, start=start)
     torch.testing.assert_close(maps.pictures, b.decode(redo(b, start)[-1]), rtol=0, atol=1e-9)
-    assert maps.prompts == (PROMPT,) and len(maps.steps) == 2 and maps.res == (8, 8)
+    assert maps.prompts == (PROMPT,) and len(maps.by_step) == 2 and maps.res == (8, 8)
 
 
 @pytest.mark.parametrize(
@@ -156,11 +158,11 @@ def test_mistakes_are_named(b, maps):
             lambda: explore(b, PROMPT, start=invert(b, maps.pictures[:1], "a", steps=1)),
             "prompts: an inversion has its own",
         ),
-        (lambda: maps.raw("heart"), 'the word "heart" is not in the prompt'),
-        (lambda: maps.raw("red", name="up9"), "name: no layer 'up9'"),
-        (lambda: maps.raw("red", head=2), "head: must lie between 0 and 1"),
-        (lambda: maps.raw("red", step=3), "step: the walk has 3 steps"),
-        (lambda: maps.raw("red", step=0, head=0), "step: single steps"),
+        (lambda: maps.word_map("heart"), 'the word "heart" is not in the prompt'),
+        (lambda: maps.word_map("red", layer="up9"), "layer: there is no layer 'up9'"),
+        (lambda: maps.word_map("red", head=2), "head: must lie between 0 and 1"),
+        (lambda: maps.word_map("red", step=3), "step: the walk has 3 steps"),
+        (lambda: maps.word_map("red", step=0, head=0), "step: single steps"),
         (lambda: maps.self_map(8, 0), "y, x: must be a cell"),
         (lambda: maps.components(65), "n: must lie between 1 and 64"),
     ]:

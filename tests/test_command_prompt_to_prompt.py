@@ -11,7 +11,7 @@ from palimpsest.cli.commands.attention import declare_attention
 from palimpsest.cli.commands.prompt_to_prompt import by_word, declare_prompt_to_prompt
 from palimpsest.cli.manners import Parser, exit_code
 from palimpsest.methods.null_text import load_null_text, null_text
-from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
+from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
 from palimpsest.weights.load import load
 from palimpsest.worlds.files import open_picture
 from tests.tiny import tiny_weights
@@ -77,10 +77,9 @@ def test_the_command_does_what_the_verb_does_and_explains_itself(run, tiny, caps
     r = prompt_to_prompt(
         load(tiny),
         *PAIR[1:],
-        cross={"default_": 0.9, "star": (0.2, 0.6)},
-        self_=1.0,
-        self_res=8,
-        weights={"green": 2.0},
+        injection=Injection(
+            cross={"default_": 0.9, "star": (0.2, 0.6)}, self_=1.0, self_res=8, weights={"green": 2.0}
+        ),
         w=2.0,
         seed=3,
         steps=2,
@@ -241,7 +240,7 @@ def test_a_mistake_about_words_is_found_before_a_picture_is_inverted(run, capsys
     for more, said in (
         (["--weight", "heart=2"], "weights: "),
         (["--cross", "heart=.4"], "cross: "),
-        (["--self", "2"], "self: must be"),
+        (["--self", "2"], "self: must lie in [0, 1], got 2.0"),
         (["--blend", "star:star"], "blend: "),
         (["--blend", "circle:star", "--threshold", "1"], "threshold: "),
     ):
@@ -265,8 +264,9 @@ def test_cross_is_read_as_a_number_and_by_word():
         (["--cross", "1.5"], "cross: must be a fraction of the steps in [0, 1], got 1.5"),
         (["--cross", "x"], "cross: must be a fraction such as"),
         (["--cross", ".2-.4-.6"], "cross: must be a fraction such as"),
-        (["--self", "2"], "self: must be a fraction of the steps in [0, 1], got 2.0"),
-        (["--self-res", "-5"], "self_res: must be at least 1"),
+        (["--self", "2"], "self: must lie in [0, 1], got 2.0"),
+        (["--self-res", "-5"], "self-res: must be at least 1, got -5"),
+        (["--self-res", "2"], "self-res: no self-attention map has 4 cells or fewer"),
         (["--threshold", ".5"], "blend: --subtract and --threshold"),
         (["--w", "0"], "w: is 0, so that no prompt is asked"),
         (["--mask", "in.png"], "input: --inversion, --load, --mask"),
@@ -281,7 +281,7 @@ def test_cross_is_read_as_a_number_and_by_word():
         (["--inversion", "ddim"], "input: --inversion, --load, --mask, --crop and --size make sense only"),
         (["--input", "no.png"], "input: "),
         (["--inversion", "magic"], "inversion: invalid choice"),
-        (["--edit", "swap"], "edit: must be replace, refine or auto"),
+        (["--edit", "swap"], "edit: invalid choice: 'swap'"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_argument(run, more, said, capsys, tmp_path):

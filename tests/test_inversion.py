@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from palimpsest.methods.inversion import Inversion, invert, redo, spread
+from palimpsest.methods.inversion import Inversion, invert, redo, spread, way_down
 from palimpsest.methods.sampling import TOP
 from palimpsest.samplers.ddim import ddim_step, sample
 from palimpsest.samplers.ddim import invert as walk_up
@@ -227,9 +227,7 @@ def test_guidance_on_the_way_down_alone_loses_the_picture():
     assert (redo(B, inversion, w=7.5)[-1] - PICTURES).abs().max() > 0.5
 
 
-def test_after_and_control_are_asked_in_every_step_and_aids_belong_to_their_pictures():
-    asked = []
-
+def test_steps_can_be_taken_one_by_one_and_aids_belong_to_their_pictures():
     @dataclass(frozen=True)
     class Aided(Inversion):
         def null(self, i):
@@ -243,18 +241,20 @@ def test_after_and_control_are_asked_in_every_step_and_aids_belong_to_their_pict
 
     up = invert(B, PICTURES[:2], PROMPTS[:2], steps=3)
     aided = Aided(up.prompts, 2.0, up.times, up.path, up.calls)
-    path = redo(
-        B, aided, [*PROMPTS[:2], "x", "y"], control=lambda i: asked.append(i), after=lambda i, z: z + 10
-    )
+    rows = [*PROMPTS[:2], "x", "y"]
+    found, step = way_down(B, aided, rows)
+    for i in range(3):
+        found = step(i, found) + 10  # what happens between the steps is the caller's
     z = up.start.repeat(2, 1, 1, 1)
     for i, (t, s) in enumerate(pairwise(up.times)):
         null = B.embed([f"{p} {i}" for p in PROMPTS[:2] * 2])
-        z = ddim_step(B.schedule, z, B.denoiser([*PROMPTS[:2], "x", "y"], 2.0, null)(z, t), t, s) + i + 10
-    assert (
-        asked == [0, 1, 2]
-        and torch.equal(path[-1], -z)
-        and torch.equal(path[0], -up.start.repeat(2, 1, 1, 1))
-    )
+        z = ddim_step(B.schedule, z, B.denoiser(rows, 2.0, null)(z, t), t, s) + i + 10
+    assert torch.equal(found, z)
+    path, (z, step) = redo(B, aided, rows), way_down(B, aided, rows)
+    for i in range(3):
+        assert torch.equal(path[i], -z)  # redo is these steps, each finished
+        z = step(i, z)
+    assert torch.equal(path[3], -z)
 
 
 def test_evaluations_are_counted_as_the_net_counts_them():

@@ -202,11 +202,11 @@ def test_p_is_a_triplets_and_a_samples_own_and_lies_where_the_paper_has_it(shelf
         for how in pairs.HOW:
             pairs.painted(None, rows, how, 5, 3.0, 2)
     p = [shared(7, k, 2) for k in range(2)]
-    assert [(a["cross"], a["self_"]) for a in asked] == [
-        (p, [v / 2 for v in p]),
-        ([0.0, 0.0], p),
-        (p[1:], [p[1] / 2]),
-        ([0.0], p[1:]),
+    assert [[(one.cross, one.self_) for one in a["injection"]] for a in asked] == [
+        [(v, v / 2) for v in p],
+        [(0.0, v) for v in p],
+        [(p[1], p[1] / 2)],
+        [(0.0, p[1])],
     ]
     assert [a["seed"] for a in asked] == [[7002, 7003]] * 2 + [[7003]] * 2
 

@@ -2,27 +2,32 @@
 random model.
 """
 
+from dataclasses import replace as changed
+
 import pytest
 import torch
 from random_weights import normal, randomised, relative_error, transplant
 
-from palimpsest.methods.alignment import align
-from palimpsest.methods.attention_maps import Watch
-from palimpsest.methods.by_word import columns, count, equalise, spans
+from palimpsest.arguments import ArgumentError
+from palimpsest.methods.by_word import injected_steps, steps_of, tokens_of
 from palimpsest.methods.inversion import invert, redo
 from palimpsest.methods.local_blend import Blend, blend_mask
-from palimpsest.methods.prompt_to_prompt import Control, Step, prompt_to_prompt, refine, replace, reweight
+from palimpsest.methods.prompt_to_prompt import Injection, Pair, prompt_to_prompt, refine, replace, reweight
 from palimpsest.methods.sampling import generate
+from palimpsest.nets.attention import Site, at
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.weights.load import load
 from palimpsest.weights.public.layouts import unet_to_diffusers
+from palimpsest.worlds.files import read_picture, write_picture
 from palimpsest.worlds.scene import WORDS
 from tests.tiny import tiny_weights
 
 WORDS24 = WordTokenizer(list(WORDS), 24)
 SOURCE, TARGET, LONGER = "a red circle", "a green star", "a large red circle on a blue background"
 STEPS = 3
+NONE = Injection(cross=0, self_=0)
+CROSS_SITE = Site("up0.0", "cross", (8, 8))
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +44,8 @@ def maps(*shape, seed):
     return normal(*shape, seed=seed, dtype=torch.float64).softmax(-1)
 
 
-def control(source=SOURCE, target=TARGET, edit="auto", cross=1.0, self_steps=0, weights=None, steps=STEPS):
-    return Control(
-        align(WORDS24, source, target, edit),
-        spans(WORDS24, target, cross, steps),
-        self_steps,
-        equalise(WORDS24, target, weights),
-    )
+def pair_of(b, source=SOURCE, target=TARGET, blend=None, steps=STEPS, **settings):
+    return Pair.of(b, source, target, Injection(**settings), blend, latent=(8, 8), steps=steps)
 
 
 def same(found, wanted):
@@ -93,56 +93,56 @@ def test_reweight_is_equation_14_linear_in_c_and_not_normalised():
 
 
 @pytest.mark.parametrize("target, edit", [(TARGET, "replace"), (LONGER, "refine")])
-def test_an_edit_treats_each_head_by_itself_and_chains_the_mapping_before_the_weights(target, edit):
-    m, own, heads = maps(4, 6, 24, seed=1), maps(4, 6, 24, seed=2), torch.tensor([2, 0, 3, 1])
+def test_an_edit_treats_each_head_by_itself_and_chains_the_mapping_before_the_weights(b, target, edit):
+    m, own, heads = maps(4, 64, 24, seed=1), maps(4, 64, 24, seed=2), torch.tensor([2, 0, 3, 1])
     plain, weighted = (
-        control(target=target, edit=edit),
-        control(target=target, edit=edit, weights={"a": -1.5}),
+        pair_of(b, target=target, edit=edit, cross=1.0, weights=weights) for weights in (None, {"a": -1.5})
     )
-    same(plain(m[heads], own[heads], 0), plain(m, own, 0)[heads])
-    assert not torch.allclose(plain(m, own, 0), plain(m.mean(0, keepdim=True).expand(4, -1, -1), own, 0))
+    same(plain.edit(m[heads], own[heads], CROSS_SITE, 0), plain.edit(m, own, CROSS_SITE, 0)[heads])
+    mean = m.mean(0, keepdim=True).expand(4, -1, -1)
+    assert not torch.allclose(plain.edit(m, own, CROSS_SITE, 0), plain.edit(mean, own, CROSS_SITE, 0))
     c = torch.ones(24)
-    c[columns("weights", WORDS24, target, "a")] = -1.5
-    same(weighted(m, own, 0), plain(m, own, 0) * c)
+    c[tokens_of("weights", WORDS24, target, "a")] = -1.5
+    same(weighted.edit(m, own, CROSS_SITE, 0), plain.edit(m, own, CROSS_SITE, 0) * c)
 
 
 # ---- from when to when ----
 
 
 def test_a_fraction_of_the_steps_is_rounded_to_the_nearest():
-    assert [count("cross", f, 50) for f in (0, 0.2, 0.4, 0.5, 0.8, 1.0, 1)] == [0, 10, 20, 25, 40, 50, 50]
-    assert [count("cross", f, 5) for f in (0.09, 0.1, 0.29, 0.3, 0.5, 0.9)] == [0, 1, 1, 2, 3, 5]
-    assert count("cross", 0.58, 50) == 29  # .58 · 50 is 28.999… in binary
+    assert [steps_of(f, 50) for f in (0, 0.2, 0.4, 0.5, 0.8, 1.0, 1)] == [0, 10, 20, 25, 40, 50, 50]
+    assert [steps_of(f, 5) for f in (0.09, 0.1, 0.29, 0.3, 0.5, 0.9)] == [0, 1, 1, 2, 3, 5]
+    assert steps_of(0.58, 50) == 29  # .58 · 50 is 28.999… in binary
 
 
 def test_the_source_is_injected_in_the_early_steps():
-    on = spans(WORDS24, TARGET, 0.8, 50)
+    on = injected_steps(WORDS24, TARGET, 0.8, 50)
     assert on.shape == (50, 24) and on[:40].all() and not on[40:].any()
-    assert spans(WORDS24, TARGET, (0.2, 0.6), 50).any(1).nonzero().flatten().tolist() == list(range(10, 30))
+    assert injected_steps(WORDS24, TARGET, (0.2, 0.6), 50).any(1).nonzero().flatten().tolist() == list(
+        range(10, 30)
+    )
 
 
 def test_a_word_of_its_own_tau_touches_its_own_columns_only():
     cross = {"star": 0.4, "default_": 0.8, "green": (0.5, 1.0)}
-    on = spans(WORDS24, TARGET, cross, 50)
+    on = injected_steps(WORDS24, TARGET, cross, 50)
     assert on[:, 3].sum() == 20 and on[:20, 3].all() and on[25:, 2].all() and on[:, 2].sum() == 25
     others = [j for j in range(24) if j not in (2, 3)]
     assert on[:40, others].all() and not on[40:, others].any()
     assert cross == {"star": 0.4, "default_": 0.8, "green": (0.5, 1.0)}
     without = {"star": 0.4}
-    assert spans(WORDS24, TARGET, without, 50)[:, others].all() and without == {"star": 0.4}
+    assert injected_steps(WORDS24, TARGET, without, 50)[:, others].all() and without == {"star": 0.4}
 
 
 # ---- a walk ----
 
 EDITS = {
-    "replace": dict(target=TARGET, edit="replace"),
-    "refine": dict(target=LONGER, edit="refine"),
-    "reweighted": dict(target=TARGET, weights={"star": 5.0}),
+    "replace": dict(target=TARGET, injection=Injection(edit="replace")),
+    "refine": dict(target=LONGER, injection=Injection(edit="refine")),
+    "reweighted": dict(target=TARGET, injection=Injection(weights={"star": 5.0})),
     "all of it": dict(
         target=LONGER,
-        cross={"default_": 1.0, "blue": 0.3},
-        self_=1.0,
-        weights={"red": -2.0},
+        injection=Injection(cross={"default_": 1.0, "blue": 0.3}, self_=1.0, weights={"red": -2.0}),
         blend=Blend("circle", "blue"),
     ),
 }
@@ -160,47 +160,60 @@ def test_the_source_is_that_of_a_solo_run_whatever_the_edit(b, name):
 
 @pytest.mark.parametrize("name", ["replace", "refine", "all of it"])
 def test_equal_prompts_give_equal_pictures_in_every_step(b, name):
-    settings = {**EDITS[name], "target": LONGER, "weights": {"red": 1.0}}
-    r = prompt_to_prompt(b, LONGER, steps=STEPS, seed=4, **settings)
+    injection, blend = EDITS[name]["injection"], EDITS[name].get("blend")
+    r = prompt_to_prompt(
+        b,
+        LONGER,
+        LONGER,
+        injection=changed(injection, weights={"red": 1.0}),
+        blend=blend,
+        steps=STEPS,
+        seed=4,
+    )
     for z in r.path:
         same(z[1:], z[:1])
     apart = prompt_to_prompt(
-        b, LONGER, steps=STEPS, seed=4, **{**settings, "weights": {"red": 2.0}, "blend": None}
+        b, LONGER, LONGER, injection=changed(injection, weights={"red": 2.0}), steps=STEPS, seed=4
     )
     assert (apart.path[-1][1:] - apart.path[-1][:1]).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("target", [TARGET, LONGER])
 def test_without_injection_the_target_is_a_plain_picture_of_its_prompt_from_the_same_noise(b, target):
-    r = prompt_to_prompt(b, SOURCE, target, cross=0, self_=0, steps=STEPS, seed=4)
+    r = prompt_to_prompt(b, SOURCE, target, injection=NONE, steps=STEPS, seed=4)
     same(r.picture, generate(b, target, steps=STEPS, seed=4, w=3.0).picture)
     assert torch.equal(r.path[0][0], r.path[0][1])
     with_it = prompt_to_prompt(b, SOURCE, target, steps=STEPS, seed=4)
     assert (with_it.path[-1][1:] - r.path[-1][1:]).abs().max() > 1e-6
-    for one in (dict(cross=0), dict(self_=0)):  # each of the two does something
-        assert (
-            prompt_to_prompt(b, SOURCE, target, steps=STEPS, seed=4, **one).path[-1] - r.path[-1]
-        ).abs().max() > 1e-6
+    for one in (Injection(cross=0), Injection(self_=0)):  # each of the two does something
+        half = prompt_to_prompt(b, SOURCE, target, injection=one, steps=STEPS, seed=4)
+        assert (half.path[-1] - r.path[-1]).abs().max() > 1e-6
 
 
 def spied(monkeypatch):
     """Every call of the tap, as (step, site, before, after)."""
-    calls, real = [], Step.__call__
+    calls, steps = [], []
 
-    def spy(self, probs, site):
-        before = probs.clone()
-        after = real(self, probs, site)
-        assert torch.equal(probs, before), "the tap writes into what it is given"
-        calls.append((self.i, site, before, after))
-        return after
+    def spying(tap, *, sites):
+        i = len(steps)
+        steps.append(sites)
 
-    monkeypatch.setattr(Step, "__call__", spy)
+        def spy(probs, site):
+            before = probs.clone()
+            after = tap(probs, site)
+            assert torch.equal(probs, before), "the tap writes into what it is given"
+            calls.append((i, site, before, after))
+            return after
+
+        return at(spy, sites=sites)
+
+    monkeypatch.setattr("palimpsest.methods.prompt_to_prompt.at", spying)
     return calls
 
 
 def test_a_full_replacement_looks_where_the_source_looks_in_every_layer_and_step(b, monkeypatch):
     calls = spied(monkeypatch)
-    r = prompt_to_prompt(b, SOURCE, TARGET, cross=1.0, self_=0, steps=STEPS, seed=4)
+    r = prompt_to_prompt(b, SOURCE, TARGET, injection=Injection(cross=1.0, self_=0), steps=STEPS, seed=4)
     cross = [s for s in b.net.sites((8, 8)) if s.kind == "cross"]
     assert [(i, site) for i, site, _, _ in calls] == [(i, site) for i in range(STEPS) for site in cross]
     for _, _, before, after in calls:
@@ -212,7 +225,8 @@ def test_a_full_replacement_looks_where_the_source_looks_in_every_layer_and_step
 
 def test_self_attention_is_injected_on_coarse_maps_in_the_first_steps(b, monkeypatch):
     calls = spied(monkeypatch)
-    prompt_to_prompt(b, SOURCE, TARGET, cross=0, self_=0.67, steps=STEPS, seed=4)
+    injection = Injection(cross=0, self_=0.67)
+    prompt_to_prompt(b, SOURCE, TARGET, injection=injection, steps=STEPS, seed=4)
     hit = {
         (i, site)
         for i, site, before, after in calls
@@ -223,13 +237,14 @@ def test_self_attention_is_injected_on_coarse_maps_in_the_first_steps(b, monkeyp
     }
     assert {(i, site) for i, site, _, _ in calls if site.kind == "self"} == hit
     calls.clear()
-    prompt_to_prompt(b, SOURCE, TARGET, cross=0, self_=0.67, self_res=8, steps=STEPS, seed=4)
+    prompt_to_prompt(b, SOURCE, TARGET, injection=changed(injection, self_res=8), steps=STEPS, seed=4)
     assert {site.res for _, site, _, _ in calls if site.kind == "self"} == {(4, 4), (8, 8)}
 
 
 def test_maps_are_kept_as_they_were_before_the_edit(b, monkeypatch):
     calls = spied(monkeypatch)
-    r = prompt_to_prompt(b, SOURCE, TARGET, cross=1.0, self_=0, weights={"star": 9.0}, steps=STEPS, seed=4)
+    injection = Injection(cross=1.0, self_=0, weights={"star": 9.0})
+    r = prompt_to_prompt(b, SOURCE, TARGET, injection=injection, steps=STEPS, seed=4)
     assert r.maps.shape == (STEPS, 2, 8, 8, 24)
     same(r.maps.sum(-1), torch.ones_like(r.maps[..., 0]))  # after it, rows would sum to far more
     for i in range(STEPS):
@@ -240,10 +255,10 @@ def test_maps_are_kept_as_they_were_before_the_edit(b, monkeypatch):
 
 def test_pairs_of_a_batch_are_edited_each_in_its_own_way(b):
     settings = dict(
-        edit=["replace", "refine"],
-        cross=[0.5, {"default_": 1.0, "blue": 0.3}],
-        self_=[0.0, 1.0],
-        weights=[{"star": 2.0}, None],
+        injection=[
+            Injection("replace", cross=0.5, self_=0.0, weights={"star": 2.0}),
+            Injection("refine", cross={"default_": 1.0, "blue": 0.3}, self_=1.0),
+        ],
         blend=[None, Blend("circle", "blue", threshold=0.9)],
     )
     both = prompt_to_prompt(b, SOURCE, [TARGET, LONGER], steps=STEPS, seed=4, **settings)
@@ -270,17 +285,18 @@ def half_mask():
 
 def test_outside_the_words_the_target_is_the_source_and_the_pasted_picture_too(b):
     settings = dict(
-        blend=Blend("circle", "star", threshold=0.97, begin=0.3), weights={"star": 5.0}, steps=STEPS, seed=4
+        blend=Blend("circle", "star", threshold=0.97, begin=0.3),
+        injection=Injection(weights={"star": 5.0}),
+        steps=STEPS,
+        seed=4,
     )
     r = prompt_to_prompt(b, SOURCE, TARGET, **settings)
     assert r.masks[0].all() and not r.masks[1].all()  # begins after .3 · 3 steps
-    told = [
-        columns("blend", b.tokenizer, prompt, word) for prompt, word in ((SOURCE, "circle"), (TARGET, "star"))
-    ]
+    tokens = [tokens_of("blend", b.tokenizer, *asked) for asked in ((SOURCE, "circle"), (TARGET, "star"))]
     for i in (1, 2):  # by the maps of all steps so far
         source, target = r.maps[: i + 1].mean(0)[:, None]
-        assert torch.equal(r.masks[i], blend_mask(source, target, *told, [], (8, 8), settings["blend"]))
-    last = blend_mask(*r.maps[2][:, None], *told, [], (8, 8), settings["blend"])
+        assert torch.equal(r.masks[i], blend_mask(source, target, *tokens, [], (8, 8), settings["blend"]))
+    last = blend_mask(*r.maps[2][:, None], *tokens, [], (8, 8), settings["blend"])
     assert not torch.equal(r.masks[2], last)
     assert 0 < r.masks[-1].mean() < 1 and ((r.masks == 0) | (r.masks == 1)).all()
     out = r.masks[-1, 0, 0] == 0
@@ -341,7 +357,7 @@ def test_an_inversion_is_edited_and_its_source_is_its_own_way_down(b, picture):
         same(both[:1], alone)
     assert r.levels == start.times and torch.equal(r.picture[..., 16:], picture[..., 16:])
     assert (r.source_picture[..., 16:] != picture[..., 16:]).any()
-    plain = prompt_to_prompt(b, SOURCE, TARGET, start=start, cross=0, self_=0)
+    plain = prompt_to_prompt(b, SOURCE, TARGET, start=start, injection=NONE)
     same(plain.path[-1], redo(b, start, [SOURCE, TARGET])[-1])  # w None: the inversion's own, 1
 
 
@@ -381,7 +397,7 @@ class Replacing:
 
 
 @torch.no_grad()
-def test_an_edited_prediction_is_that_of_diffusers_with_an_attention_processor_on_equal_weights():
+def test_an_edited_prediction_is_that_of_diffusers_with_an_attention_processor_on_equal_weights(b):
     diffusers = pytest.importorskip("diffusers", reason="parity needs diffusers")
     ours = randomised(
         UNet(width=16, mult=(1, 2), blocks=1, attention=(True, True), heads=2, ctx_width=12, norm_groups=4)
@@ -396,14 +412,18 @@ def test_an_edited_prediction_is_that_of_diffusers_with_an_attention_processor_o
         norm_num_groups=4,
     )
     theirs = transplant(ours, theirs.double(), unet_to_diffusers)
-    edit = control(self_steps=STEPS)
+    pair = pair_of(b, cross=1.0, self_=1.0)
     mapper = maps(24, 24, seed=9)  # any mapper will do, and shows more than the identity
-    edit = Control(edit.alignment._replace(mapper=mapper), edit.on, edit.self_steps, edit.equaliser)
+    pair = changed(pair, alignment=pair.alignment._replace(mapper=mapper))
     theirs.set_attn_processor(
         {name: Replacing(mapper, "cross" if "attn2" in name else "self") for name in theirs.attn_processors}
     )
     x, ctx = normal(2, 4, 8, 8, dtype=torch.float64), normal(2, 24, 12, seed=2, dtype=torch.float64)
-    found = ours(x, 500, ctx, Step(0, [edit], Watch([]), 16))
+
+    def edit(probs, site):
+        return torch.stack([probs[0], pair.edit(*probs, site, 0)])
+
+    found = ours(x, 500, ctx, edit)
     assert relative_error(found, theirs(x, 500, ctx).sample) < 1e-10
     assert relative_error(found[1:], ours(x, 500, ctx)[1:]) > 1e-3
 
@@ -412,50 +432,94 @@ def test_an_edited_prediction_is_that_of_diffusers_with_an_attention_processor_o
 
 
 @pytest.mark.parametrize(
+    "settings, said",
+    [
+        (dict(edit="swap"), "edit: must be replace, refine or auto, got 'swap'"),
+        (dict(cross=1.2), r"cross: must be a fraction of the steps in \[0, 1\], got 1.2"),
+        (dict(cross=float("nan")), r"cross: must be a fraction"),
+        (dict(cross={"star": True}), r"cross: must be a fraction"),
+        (dict(cross=(0.2, 0.4, 0.6)), r"cross: must be a fraction"),
+        (dict(cross=(0.6, 0.2)), r"cross: must start before it ends, got \(0.6, 0.2\)"),
+        (dict(self_=-0.1), r"self_: must lie in \[0, 1\], got -0.1"),
+        (dict(self_=True), "self_: must be a number, got True"),
+        (dict(self_res=-5), "self_res: must be at least 1, got -5"),
+        (dict(weights={"star": float("inf")}), 'weights: "star" must have a finite number'),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(settings, said):
+    with pytest.raises(ArgumentError, match=said) as error:
+        Injection(**settings)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     "change, said",
     [
         (
-            dict(edit="replace", target=LONGER),
+            dict(injection=Injection("replace"), target=LONGER),
             "edit: replace needs as many words in both prompts, got 3 and 8",
         ),
-        (dict(edit="swap"), "edit: must be replace, refine or auto"),
-        (dict(cross=1.2), r"cross: must be a fraction of the steps in \[0, 1\], got 1.2"),
-        (dict(cross=float("nan")), r"cross: must be a fraction"),
-        (dict(cross=(0.6, 0.2)), r"cross: must start before it ends, got \(0.6, 0.2\)"),
-        (dict(cross={"heart": 0.4}), 'cross: the word "heart" is not in the prompt "a green star"'),
-        (dict(cross={"circle": 0.4}), 'cross: the word "circle" is not in the prompt "a green star"'),
-        (dict(self_=-0.1), r"self_: must be a fraction of the steps in \[0, 1\], got -0.1"),
-        (dict(self_=True), "self_: must be a fraction"),
+        (
+            dict(injection=Injection(cross={"heart": 0.4})),
+            'cross: the word "heart" is not in the prompt "a green star"',
+        ),
+        (
+            dict(injection=Injection(cross={"circle": 0.4})),
+            'cross: the word "circle" is not in the prompt "a green star"',
+        ),
         (dict(w=0.0), "w: is 0, so that no prompt is asked"),
-        (dict(self_res=-5), "self_res: must be at least 1, .* got -5"),
-        (dict(self_res=2), r"self_res: no self-attention map has 4 cells or fewer; raise it, or set self_=0"),
-        (dict(weights={"circle": 2.0}), 'weights: the word "circle" is not in the prompt "a green star"'),
-        (dict(weights={"star": float("inf")}), 'weights: "star" must have a finite number'),
+        (dict(w=float("inf")), "w: must be a finite number"),
+        (
+            dict(injection=Injection(self_res=2)),
+            r"self_res: no self-attention map has 4 cells or fewer; raise it, or inject no self-attention",
+        ),
+        (
+            dict(injection=Injection(weights={"circle": 2.0})),
+            'weights: the word "circle" is not in the prompt "a green star"',
+        ),
         (dict(blend=Blend("star", "star")), 'blend: the word "star" is not in the prompt "a red circle"'),
         (
             dict(blend=Blend("circle", "star", subtract=["circle"])),
             'blend: the word "circle" is not in the prompt "a green star"',
         ),
-        (dict(blend=Blend("circle", "star", threshold=1.0)), r"threshold: must lie in \[0, 1\)"),
         (
-            dict(res=(5, 5)),
+            dict(blend=Blend("circle", "star", res=(5, 5))),
             r"res: the model has no cross-attention maps of \(5, 5\); choose one of \[\(4, 4\), \(8, 8\)\]",
         ),
+        (
+            dict(target=[TARGET] * 2, blend=[Blend("circle", "star"), Blend("circle", "star", res=(4, 4))]),
+            "blend: must have the same res for all pairs",
+        ),
         (dict(mask=torch.zeros(1, 1, 32, 32)), "mask: is all 0"),
+        (dict(mask=torch.zeros(1, 32, 32)), r"mask: must be \(b, 1, y, x\)"),
         (dict(pictures=torch.zeros(1, 3, 8, 8)), r"pictures: must be \(1, 3, 32, 32\)"),
+        (dict(pictures=torch.full((1, 3, 32, 32), 255.0)), r"pictures: must lie in \[-1, 1\]"),
         (
             dict(source=[SOURCE] * 2, target=[TARGET] * 3),
-            "source: must be one, or one for each of the 3 pairs, got 2",
+            "source: must be one, or one for each of 3 pairs, got 2",
         ),
-        (dict(edit=["auto"] * 2), "edit: must be one, or one for each of the 1 pairs, got 2"),
+        (dict(injection=[Injection()] * 2), "injection: must be one, or one for each of 1 pairs, got 2"),
+        (dict(injection="replace"), "injection: must be one value, or one for each pair, got 'replace'"),
         (dict(target="a gren star"), 'unknown word "gren"'),
-        (dict(steps=0), "steps"),
+        (dict(steps=0), "steps: must be at least 1, got 0"),
     ],
 )
 def test_mistakes_are_named(b, change, said):
     with pytest.raises(ValueError, match=said) as error:
         prompt_to_prompt(b, **{**dict(source=SOURCE, target=TARGET, steps=STEPS), **change})
     assert "\n" not in str(error.value)
+
+
+def test_pictures_and_masks_may_be_files(b, picture, tmp_path):
+    write_picture(picture.float(), tmp_path / "in.png")
+    write_picture(2 * half_mask().expand(-1, 3, -1, -1) - 1, tmp_path / "mask.png")
+    x = read_picture(tmp_path / "in.png")
+    start = invert(b, x, SOURCE, steps=1)
+    by_tensor = prompt_to_prompt(b, SOURCE, TARGET, start=start, pictures=x, mask=half_mask())
+    by_file = prompt_to_prompt(
+        b, SOURCE, TARGET, start=start, pictures=tmp_path / "in.png", mask=tmp_path / "mask.png"
+    )
+    assert torch.equal(by_file.picture, by_tensor.picture)
 
 
 def test_an_inversion_of_another_prompt_is_refused(b, picture):

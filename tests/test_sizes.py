@@ -75,7 +75,7 @@ def test_prompt_to_prompt_and_its_maps_are_wide(b, x):
         and r.maps.shape[2:4] == (6, 10)
         and r.mask.shape == (1, 1, *SIZE)
     )
-    assert explore(b, start=start).heat("heart").shape == SIZE and explore(
+    assert explore(b, start=start).heat_map("heart").shape == SIZE and explore(
         b, start=start, res=(3, 5)
     ).res == (3, 5)
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from palimpsest.fit.processes import rank_and_world
-from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
+from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
 from palimpsest.metrics.similarity import cosine, directional
 from palimpsest.nets.tokenizer import Tokenizer
 from palimpsest.training.recipe import command_line
@@ -130,13 +130,14 @@ def painted(
 ) -> tuple[Tensor, Tensor]:
     """Pictures before and after, one pair for each row."""
     p = [shared(i, k, seed) for i, k, _ in rows]
-    cross, self_ = (p, [v / 2 for v in p]) if how == "cross" else ([0.0] * len(p), p)
+    injections = [
+        Injection(cross=v, self_=v / 2) if how == "cross" else Injection(cross=0.0, self_=v) for v in p
+    ]
     made = prompt_to_prompt(
         model,
         [t.caption for _, _, t in rows],
         [t.edited for _, _, t in rows],
-        cross=cross,
-        self_=self_,
+        injection=injections,
         steps=steps,
         w=w,
         seed=[seed + 1_000 * i + k for i, k, _ in rows],

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.cli.commands.dry_run import calls, dry_run, inversion
-from palimpsest.cli.commands.pictures import framed, frames_of, opened, shown_options
+from palimpsest.cli.commands.pictures import framed, frames_of, latent_size, opened, shown_options
 from palimpsest.cli.manners import (
     Mistake,
     blame,
@@ -30,8 +30,8 @@ from palimpsest.worlds.files import contact_sheet, write_picture
 
 def declare_attention(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest attention`."""
-    about = "show where each word of a prompt looks: its attention map over layers, heads and steps (arXiv:2208.01626)"
-    p = command(commands, "attention", about, run_attention)
+    about = "show where each word of a prompt looks, by its attention maps over layers, heads and steps"
+    p = command(commands, "attention", f"{about} (arXiv:2208.01626)", run_attention)
     p.add_argument(
         "input",
         metavar="IN",
@@ -73,28 +73,24 @@ def run_attention(a: argparse.Namespace) -> None:
     picture = None if a.input is None else opened(a.input, a.crop)
 
     if a.estimate:
-        return dry_run(a, lambda b, latent: passes(a, b, latent), picture)
+        return dry_run(a, lambda model, latent: passes(a, model, latent), picture)
     model = load(a.model, a.device)
+    latent = latent_size(model, picture, a.size)
     picture = None if picture is None else framed(picture, model, a.size)
-    size, factor = (
-        (model.size, model.size) if picture is None else picture.seen,
-        model.vae.factor if model.vae is not None else 1,
-    )
-    latent = size[0] // factor, size[1] // factor
     res = res_of(a, model, latent)
     with progress(model, calls(passes(a, model, latent)), "attention"):
         if picture is None:
             maps = explore(model, a.prompt, res=res, steps=a.steps, w=a.w, seed=a.seed)
         else:
-            maps = explore(
-                model, start=invert(model, picture.view(), a.prompt, steps=a.steps), res=res, w=a.w
-            )
+            start = invert(model, picture.view(), a.prompt, steps=a.steps)
+            maps = explore(model, start=start, res=res, w=a.w)
     words = list(dict.fromkeys(a.word or maps.words()))
     with blame("word"):
         write_picture(sheet(maps, words, a.by, a.components), out)
         for word in words:
+            m = maps.word_map(word)
             print(
-                f"{word:<16}looks at {maps.raw(word).mean():.1%} on average, {maps.raw(word).max():.1%} at most; "
+                f"{word:<16}looks at {m.mean():.1%} on average, {m.max():.1%} at most; "
                 f"spread {maps.entropy(word):.2f} (1 is everywhere alike)"
             )
     print(f"{out}: {len(words)} words, {maps.res[0]}×{maps.res[1]} cells, {time.monotonic() - began:.1f} s")
@@ -102,15 +98,13 @@ def run_attention(a: argparse.Namespace) -> None:
 
 def res_of(a: argparse.Namespace, model: Model, latent: tuple[int, int]) -> tuple[int, int] | None:
     """The maps whose shorter side has --res cells; N×N, which explore will refuse, where there are none."""
-    return (
-        None
-        if a.res is None
-        else next((s.res for s in model.net.sites(latent) if min(s.res) == a.res), (a.res, a.res))
-    )
+    if a.res is None:
+        return None
+    return next((s.res for s in model.net.sites(latent) if min(s.res) == a.res), (a.res, a.res))
 
 
 def passes(a: argparse.Namespace, model: Model, latent: tuple[int, int]) -> list[Passes]:
-    """Of the net: up, where there is a picture, and down, the branch under the prompt by itself."""
+    """The passes of the net: up, where there is a picture, and down, with the prompt's branch by itself."""
     w = a.w if a.w is not None else 3.0 if a.input is None else 1.0
     watched = set(sites_at(model, latent, res_of(a, model, latent)))
     return [
@@ -123,25 +117,30 @@ def passes(a: argparse.Namespace, model: Model, latent: tuple[int, int]) -> list
 def sheet(maps: AttentionMaps, words: list[str], by: str | None = None, components: bool = False) -> Tensor:
     """The picture and its words' maps: uint8 (1 3 y x).
 
-    by None: a column for each word, lit picture above and bare map below. Otherwise a row for each word,
-    and a column for each layer, head or step."""
-    layers, heads = dict.fromkeys(site.name for site in maps.cross), len(next(iter(maps.cross.values()))[0])
+    by None: a column for each word, the map over the picture above and the bare map below. Otherwise a row
+    for each word, and a column for each layer, head or step. components: a last row of the self-attention's
+    principal components.
+    """
+    layers = dict.fromkeys(site.name for site in maps.cross_attention)
+    heads = len(next(iter(maps.cross_attention.values()))[0])
     parts = {
-        "layer": {name: dict(name=name) for name in layers},
+        "layer": {name: dict(layer=name) for name in layers},
         "head": {f"head {h}": dict(head=h) for h in range(heads)},
-        "step": {f"t = {maps.levels[i]:.0f}": dict(step=i) for i in frames_of(len(maps.steps) - 1)},
+        "step": {f"t = {maps.levels[i]:.0f}": dict(step=i) for i in frames_of(len(maps.by_step) - 1)},
         None: {},
     }[by]
     rows: list[list[Tensor | None]]
     if by is None:
         columns, labels = ["", *words], [maps.prompts[0], "map"]
         rows = [
-            [maps.pictures[:1], *(maps.lit(word) for word in words)],
-            [None, *(grey(maps.heat(word)) for word in words)],
+            [maps.pictures[:1], *(maps.overlay(word) for word in words)],
+            [None, *(grey(maps.heat_map(word)) for word in words)],
         ]
     else:
         columns, labels = ["", *parts], list(words)
-        rows = [[maps.pictures[:1], *(maps.lit(word, **part) for part in parts.values())] for word in words]
+        rows = [
+            [maps.pictures[:1], *(maps.overlay(word, **part) for part in parts.values())] for word in words
+        ]
     if components:
         found = maps.components(min(len(columns) - 1, maps.res[0] * maps.res[1]))
         rows.append(

@@ -61,6 +61,13 @@ def framed(picture: Original, model: Model, size: int | None) -> Original:
     return picture.framed(model.size if size is None else size, model.grid)
 
 
+def latent_size(model: Model, picture: Original | None, size: int | None) -> tuple[int, int]:
+    """(y, x) of the latents of a picture as `framed` shows it to the model; None: of the model's own size."""
+    y, x = (model.size, model.size) if picture is None else framed(picture, model, size).seen
+    factor = model.vae.factor if model.vae is not None else 1
+    return y // factor, x // factor
+
+
 def optional(a: argparse.Namespace, *arguments: str) -> dict[str, Path]:
     """Those of these further outputs that were asked for, each known to be writable: "save-mask" -> path."""
     given = {name: getattr(a, name.replace("-", "_")) for name in arguments}

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from palimpsest.cli.commands.pictures import (
     at_the_files_size,
     framed,
     frames_of,
+    latent_size,
     opened,
     optional,
     region_of,
@@ -36,18 +38,19 @@ from palimpsest.cli.manners import (
     shared_options,
     writable,
 )
-from palimpsest.methods.alignment import Alignment, align, table
-from palimpsest.methods.by_word import Cross, Span, columns, count, equalise, spans
+from palimpsest.methods.alignment import table
+from palimpsest.methods.by_word import Cross, Span
 from palimpsest.methods.inversion import Inversion, invert
 from palimpsest.methods.local_blend import Blend
 from palimpsest.methods.null_text import load_null_text, null_text
-from palimpsest.methods.prompt_to_prompt import Result, prompt_to_prompt
+from palimpsest.methods.prompt_to_prompt import Injection, Pair, Result, prompt_to_prompt
 from palimpsest.methods.variants import direct, edict, edit_friendly, negative_prompt
 from palimpsest.metrics.image import rmse
+from palimpsest.nets.attention import Site
 from palimpsest.weights.estimate import Passes
 from palimpsest.weights.load import load
 from palimpsest.weights.model import Model
-from palimpsest.worlds.files import SAVE, contact_sheet, read_mask, write_picture
+from palimpsest.worlds.files import SAVE, Original, contact_sheet, read_mask, write_picture
 
 INVERSIONS = {
     "negative-prompt": negative_prompt,
@@ -58,12 +61,28 @@ INVERSIONS = {
 }
 
 
+# ---- options ----
+
+
 def declare_prompt_to_prompt(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest prompt-to-prompt`."""
     about = "change the words and keep the layout, by attention control (arXiv:2208.01626)"
     p = command(commands, "prompt-to-prompt", about, run_prompt_to_prompt)
     p.add_argument("source", metavar="SOURCE", help="what the picture shows, in words")
     p.add_argument("target", metavar="TARGET", help="what it should show instead, in words")
+    input_options(p)
+    injection_options(p)
+    blend_options(p)
+    paste = "with --blend or --mask: paste the kept pixels back, bit for bit"
+    options(p, prompt_to_prompt, {"paste": paste, "steps": "of the walk"})
+    scale = "guidance scale (default: 3, with --input 7.5, with --load that of the file)"
+    p.add_argument("--w", type=number, metavar="X", help=scale)
+    options(p, prompt_to_prompt, {"seed": "of the noise"})
+    output_options(p)
+
+
+def input_options(p: argparse.ArgumentParser) -> None:
+    """A picture to be edited, and how its noise is found."""
     p.add_argument(
         "--input", metavar="IN", help="edit this picture (default: generate one from SOURCE and --seed)"
     )
@@ -84,27 +103,20 @@ def declare_prompt_to_prompt(commands: argparse._SubParsersAction) -> None:
         help="with --input: white where the picture may change, black where it must stay",
     )
     shown_options(p, "--input")
-    options(p, prompt_to_prompt, {"edit": "replace (as many words), refine (words added), or auto"})
+
+
+def injection_options(p: argparse.ArgumentParser) -> None:
+    """What of the source's attention is injected, and how strong each word is."""
+    options(p, Injection, {"edit": "replace (as many words), refine (words added), or auto"})
     p.add_argument(
         "--cross",
         action="append",
         metavar="F or WORD=F",
-        help="fraction of the steps in which the target looks "
-        "where the source did; again with a word of TARGET for that word alone, WORD=A-B for a span (default: .8)",
+        help="fraction of the steps in which the target looks where the source did; "
+        "again with a word of TARGET for that word alone, WORD=A-B for a span (default: .8)",
     )
-    p.add_argument(
-        "--self",
-        dest="self_",
-        type=number,
-        default=0.4,
-        metavar="F",
-        help="the same for self-attention (default: 0.4)",
-    )
-    p.add_argument(
-        "--self-res",
-        type=int,
-        metavar="N",
-        help="on maps of at most N×N cells (default: a quarter of the latent's cells)",
+    options(
+        p, Injection, {"self_": "the same for self-attention", "self_res": "on maps of at most N×N cells"}
     )
     p.add_argument(
         "--weight",
@@ -113,6 +125,10 @@ def declare_prompt_to_prompt(commands: argparse._SubParsersAction) -> None:
         metavar="WORD=C",
         help="make a word of TARGET C times as strong",
     )
+
+
+def blend_options(p: argparse.ArgumentParser) -> None:
+    """Where the picture may change, by words."""
     p.add_argument(
         "--blend",
         action="append",
@@ -130,18 +146,10 @@ def declare_prompt_to_prompt(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--threshold", type=number, metavar="X", help="of the blend's mask, in [0, 1) (default: 0.3)"
     )
-    options(
-        p,
-        prompt_to_prompt,
-        {"paste": "with --blend or --mask: paste the kept pixels back, bit for bit", "steps": "of the walk"},
-    )
-    p.add_argument(
-        "--w",
-        type=number,
-        metavar="X",
-        help="guidance scale (default: 3, with --input 7.5, with --load that of the file)",
-    )
-    options(p, prompt_to_prompt, {"seed": "of the noise"})
+
+
+def output_options(p: argparse.ArgumentParser) -> None:
+    """What is printed and written."""
     p.add_argument("--explain", action="store_true", help="print which token takes the map of which")
     p.add_argument(
         "--save-source",
@@ -155,155 +163,135 @@ def declare_prompt_to_prompt(commands: argparse._SubParsersAction) -> None:
     shared_options(p, estimates=True)
 
 
-def run_prompt_to_prompt(a: argparse.Namespace) -> None:
-    """One pair: generated, or the second made of a given picture."""
-    began = time.monotonic()
-    out, more = writable("out", a.out), optional(a, "save-source", "save-mask")
-    save_steps = steps_target(a)
+class Job(NamedTuple):
+    """What the options ask for."""
+
+    injection: Injection
+    blend: Blend | None
+    picture: Original | None  # None: one is generated
+    mask: Tensor | None  # at the file's size
+    w: float
+    inversion: str | None  # how the picture is inverted; None: there is none, or its inversion is loaded
+    exact: bool  # whether gradients are followed, or were: not in half precision
+
+
+def job_of(a: argparse.Namespace) -> Job:
+    """The options, read. Raises Mistake for those that make no sense, alone or together."""
     if a.input is None and (a.inversion or a.load or a.mask or a.crop or a.size is not None):
         raise Mistake("input: --inversion, --load, --mask, --crop and --size make sense only with an --input")
     if not a.blend and (a.subtract or a.threshold is not None):
         raise Mistake("blend: --subtract and --threshold make sense only with a --blend")
-    if not a.blend and a.mask is None and ("save-mask" in more or not a.paste):
+    if not a.blend and a.mask is None and (a.save_mask is not None or not a.paste):
         raise Mistake("blend: --save-mask and --no-paste make sense only with a --blend or a --mask")
-    cross, weights = by_word(a.cross or [".8"]), dict(word_and_number("weight", text) for text in a.weight)
-    pairs, threshold = [pair(text) for text in a.blend], 0.3 if a.threshold is None else a.threshold
-    blend = (
-        Blend([s for s, _ in pairs], [t for _, t in pairs], a.subtract, threshold, threshold)
-        if pairs
-        else None
-    )
+    weights = dict(word_and_number("weight", text) for text in a.weight)
+    injection = Injection(a.edit, by_word(a.cross or [".8"]), a.self_, a.self_res, weights)
+    pairs, threshold = [word_pair(text) for text in a.blend], 0.3 if a.threshold is None else a.threshold
+    blend = None
+    if pairs:
+        blend = Blend([s for s, _ in pairs], [t for _, t in pairs], a.subtract, threshold, threshold)
 
     picture = None if a.input is None else opened(a.input, a.crop, "input")
     mask = None
     if a.mask is not None:
         with blame("mask"):
             mask = read_mask(a.mask, of=picture)
-
     w = a.w if a.w is not None else 3.0 if picture is None else 7.5
     name = None if picture is None or a.load is not None else a.inversion or "null-text"
-    tunes = name == "null-text" or a.load is not None  # which follows gradients: not in half precision
+    return Job(injection, blend, picture, mask, w, name, exact=name == "null-text" or a.load is not None)
+
+
+# ---- the command ----
+
+
+def run_prompt_to_prompt(a: argparse.Namespace) -> None:
+    """One pair: generated, or the second made of a given picture."""
+    began = time.monotonic()
+    out, more, save_steps = writable("out", a.out), optional(a, "save-source", "save-mask"), steps_target(a)
+    job = job_of(a)
     if a.estimate:
         return dry_run(
             a,
-            lambda b, latent: [*inverting(a, name, w), *editing(a, w, latent)],
-            picture,
+            lambda model, latent: [*inverting(a, job.inversion, job.w), *editing(a, job.w, latent)],
+            job.picture,
             pictures=2,
-            exact=tunes,
-            check=lambda b: looked_over(a, b, cross, weights, blend),
+            exact=job.exact,
+            check=lambda model: prepared(a, model, job),
         )
-    model = load(a.model, a.device, torch.float32 if tunes else None)
-    alignment = looked_over(a, model, cross, weights, blend)  # before the long work
-    if a.explain:
-        print(table(alignment))
-    elif [word.text for word in alignment.source_words] == [
-        word.text for word in alignment.target_words
-    ] and not weights:
-        say(
-            "note: SOURCE and TARGET say the same, so nothing will change; change a word of TARGET, or give one a --weight"
-        )
-    x, start = None, None
-    if picture is not None:
-        picture = framed(picture, model, a.size)
-        x = picture.view()
-        if a.load is not None:
-            with blame("load"):
-                start = load_null_text(a.load, model, x, a.source, a.w)
-                w = start.w
-        else:
-            with progress(model, calls(inverting(a, name, w)), "invert"):
-                start = inverted(model, x, a.source, name, a.steps, w)
-    region = None if mask is None else region_of(mask, picture)
+    model = load(a.model, a.device, torch.float32 if job.exact else None)
+    explain(prepared(a, model, job), a.explain)  # before the long work
+    picture = None if job.picture is None else framed(job.picture, model, a.size)
+    start = None if picture is None else started(a, model, picture.view(), job)
+    w = job.w if a.load is None else start.w
     with progress(model, calls(editing(a, w)), "edit"):
         r = prompt_to_prompt(
             model,
             a.source,
             a.target,
+            injection=job.injection,
+            blend=job.blend,
             start=start,
-            pictures=x,
-            edit=a.edit,
-            cross=cross,
-            self_=a.self_,
-            mask=region,
-            self_res=a.self_res,
-            weights=weights,
-            blend=blend,
+            pictures=None if picture is None else picture.view(),
+            mask=None if job.mask is None else region_of(job.mask, picture),
             steps=a.steps,
             w=w,
             seed=a.seed,
             paste=a.paste,
         )
-
     if r.mask is not None and not r.mask.any():
         say(
-            "note: the blend's mask is empty, so nothing was edited: these words look nowhere by themselves; lower --threshold, "
-            "choose other words, or leave out --subtract"
+            "note: the blend's mask is empty, so nothing was edited: these words look nowhere by themselves; "
+            "lower --threshold, choose other words, or leave out --subtract"
         )
-
-    def whole(edited: Tensor, where: Tensor | None = None) -> Tensor:
-        return edited if picture is None else picture.restore(edited, where)
-
-    kept = None
-    if (
-        picture is not None and r.mask is not None and a.paste
-    ):  # at the file's size, where a --mask is the user's own
-        kept = (
-            mask
-            if blend is None
-            else picture.back(r.mask)
-            if mask is None
-            else torch.minimum(picture.back(r.mask), mask)
-        )
-    write_picture(whole(r.picture, kept), out)
-    if "save-source" in more:
-        write_picture(whole(r.source_picture), more["save-source"])
-    if "save-mask" in more:
-        shown = r.mask.expand(-1, 3, -1, -1) * 2 - 1
-        write_picture(
-            shown if picture is None else at_the_files_size(picture, (picture.back(r.mask) > 0.5).float()),
-            more["save-mask"],
-        )
+    write_pictures(r, picture, restored_where(r, picture, job, a.paste), {"out": out, **more})
     write_walk(model, r, a, save_steps)
-    changed = f", edits {r.mask.gt(0).float().mean():.0%} of the picture" if r.mask is not None else ""
+    edited = f", edits {r.mask.gt(0).float().mean():.0%} of the picture" if r.mask is not None else ""
+    distance = rmse(r.picture, r.source_picture).item()
     print(
-        f"{out}: {r.alignments[0].edit}{changed}, distance {rmse(r.picture, r.source_picture).item():.3f} to the source, "
+        f"{out}: {r.alignments[0].edit}{edited}, distance {distance:.3f} to the source, "
         f"{time.monotonic() - began:.1f} s"
     )
 
 
-def looked_over(
-    a: argparse.Namespace, model: Model, cross: Cross, weights: dict[str, float], blend: Blend | None
-) -> Alignment:
-    """Which token answers to which. Whatever is wrong with words and fractions is said here, before a
-    picture is inverted.
-    """
+def prepared(a: argparse.Namespace, model: Model, job: Job) -> Pair:
+    """The pair as the walk will see it: what is wrong with its words is said before a picture is inverted."""
     if model.tokenizer is None:
         raise Mistake(
             f"model: {model.name} was trained without text, which this method edits by; choose another model"
         )
-    alignment = align(model.tokenizer, a.source, a.target, a.edit)
-    spans(model.tokenizer, a.target, cross, a.steps)
-    count("self", a.self_, a.steps)
-    equalise(model.tokenizer, a.target, weights)
-    if blend is not None:
-        for prompt, words in (
-            (a.source, blend.checked().source),
-            (a.target, blend.target),
-            (a.target, blend.subtract),
-        ):
-            columns("blend", model.tokenizer, prompt, words)
-    return alignment
+    latent = latent_size(model, job.picture, a.size)
+    return Pair.of(model, a.source, a.target, job.injection, job.blend, latent=latent, steps=a.steps)
+
+
+def explain(pair: Pair, asked: bool) -> None:
+    """Print the alignment if it was asked for; otherwise say where the prompts change nothing."""
+    alignment = pair.alignment
+    source, target = ([w.text for w in words] for words in (alignment.source_words, alignment.target_words))
+    if asked:
+        print(table(alignment))
+    elif source == target and (pair.weights == 1).all():
+        say(
+            "note: SOURCE and TARGET say the same, so nothing will change; "
+            "change a word of TARGET, or give one a --weight"
+        )
+
+
+def started(a: argparse.Namespace, model: Model, x: Tensor, job: Job) -> Inversion:
+    """The inversion of the picture, loaded or made."""
+    if a.load is not None:
+        with blame("load"):
+            return load_null_text(a.load, model, x, a.source, a.w)
+    with progress(model, calls(inverting(a, job.inversion, job.w)), "invert"):
+        return inverted(model, x, a.source, job.inversion, a.steps, job.w)
 
 
 def inverted(model: Model, x: Tensor, prompt: str, name: str, steps: int, w: float) -> Inversion:
-    """The inversion of that name, to be walked down with guidance w: the one place where the command
-    chooses.
-    """
-    return (
-        invert(model, x, prompt, steps=steps)
-        if name == "ddim"
-        else INVERSIONS[name](model, x, prompt, steps=steps, w=w)
-    )
+    """The inversion of that name, to be walked down with guidance w."""
+    if name == "ddim":
+        return invert(model, x, prompt, steps=steps)
+    return INVERSIONS[name](model, x, prompt, steps=steps, w=w)
+
+
+# ---- what it costs ----
 
 
 def inverting(a: argparse.Namespace, name: str | None, w: float) -> list[Passes]:
@@ -312,29 +300,26 @@ def inverting(a: argparse.Namespace, name: str | None, w: float) -> list[Passes]
         return []
     if name in ("edict", "edit-friendly"):  # under the guidance of the way down
         return guided(a.steps * (2 if name == "edict" else 1), w, what="invert")
-    return (
-        tuning(a.steps, inspect.signature(null_text).parameters["inner"].default, w)
-        if name == "null-text"
-        else inversion(a.steps)
-    )
+    if name == "null-text":
+        return tuning(a.steps, inspect.signature(null_text).parameters["inner"].default, w)
+    return inversion(a.steps)
 
 
 def editing(a: argparse.Namespace, w: float, latent: tuple[int, int] = (0, 0)) -> list[Passes]:
     """The passes of the pair: the branch under the prompts is tapped, and so goes by itself."""
-    cells, times = (
-        math.prod(latent) // 4 if a.self_res is None else a.self_res**2,
-        a.steps * (2 if a.inversion == "edict" else 1),
-    )
+    cells = math.prod(latent) // 4 if a.self_res is None else a.self_res**2
+    times = a.steps * (2 if a.inversion == "edict" else 1)
+
+    def tapped(site: Site) -> bool:
+        return site.kind == "cross" or (a.self_ > 0 and math.prod(site.res) <= cells)
+
     return [
         Passes("walk down, without the prompts", times * (w != 1), 2),
-        Passes(
-            "walk down, edited",
-            times,
-            2,
-            kept=2 * (a.steps + 1),
-            tapped=lambda site: site.kind == "cross" or (a.self_ > 0 and math.prod(site.res) <= cells),
-        ),
+        Passes("walk down, edited", times, 2, kept=2 * (a.steps + 1), tapped=tapped),
     ]
+
+
+# ---- words on the command line ----
 
 
 def by_word(given: Sequence[str]) -> Cross:
@@ -342,12 +327,10 @@ def by_word(given: Sequence[str]) -> Cross:
     plain = [text for text in given if "=" not in text]
     if len(plain) > 1:
         raise Mistake(f"cross: is given twice, {plain[0]} and {plain[1]}; for one word alone write WORD=F")
+    named = (text.rpartition("=") for text in given if "=" in text)
     return {
         "default_": span(plain[0]) if plain else 0.8,
-        **{
-            word.strip(): span(value)
-            for word, _, value in (text.rpartition("=") for text in given if "=" in text)
-        },
+        **{word.strip(): span(value) for word, _, value in named},
     }
 
 
@@ -374,12 +357,40 @@ def word_and_number(argument: str, text: str) -> tuple[str, float]:
     return word.strip(), c
 
 
-def pair(text: str) -> tuple[str, str]:
+def word_pair(text: str) -> tuple[str, str]:
     """WORD:WORD, or one word that stands in both prompts."""
     source, colon, target = text.partition(":")
     if not source.strip() or (colon and not target.strip()):
         raise Mistake(f"blend: write SOURCEWORD:TARGETWORD, as in circle:star; got {text!r}")
     return source.strip(), (target if colon else source).strip()
+
+
+# ---- what is written ----
+
+
+def restored_where(r: Result, picture: Original | None, job: Job, paste: bool) -> Tensor | None:
+    """Where the file's pixels give way to the edit: at the file's size, where a --mask is the user's own."""
+    if picture is None or r.mask is None or not paste:
+        return None
+    if job.blend is None:
+        return job.mask
+    return picture.back(r.mask) if job.mask is None else torch.minimum(picture.back(r.mask), job.mask)
+
+
+def write_pictures(r: Result, picture: Original | None, where: Tensor | None, paths: dict[str, Path]) -> None:
+    """The edit, and the source's picture and the mask where they are asked for, all at the file's size."""
+
+    def whole(edited: Tensor, where: Tensor | None = None) -> Tensor:
+        return edited if picture is None else picture.restore(edited, where)
+
+    write_picture(whole(r.picture, where), paths["out"])
+    if "save-source" in paths:
+        write_picture(whole(r.source_picture), paths["save-source"])
+    if "save-mask" in paths:
+        shown = r.mask.expand(-1, 3, -1, -1) * 2 - 1
+        if picture is not None:
+            shown = at_the_files_size(picture, (picture.back(r.mask) > 0.5).float())
+        write_picture(shown, paths["save-mask"])
 
 
 def write_walk(model: Model, r: Result, a: argparse.Namespace, target: Path | None) -> None:
