@@ -96,7 +96,7 @@ def blend_mask(
 
 
 def blended(z: Tensor, mask: Tensor) -> Tensor:
-    """Rows (2 b) c y x, sources first: where the mask (b 1 y x) is 0, targets become their sources to the bit.
+    """Rows (2 b) c y x, sources first: where the mask (b 1 y x) is 0, a target becomes its source to the bit.
 
     mask: in [0, 1]; where it is 1, the target stays, bit for bit.
     """

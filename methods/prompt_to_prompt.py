@@ -237,7 +237,7 @@ def prompt_to_prompt(
     seed: Seed | Sequence[Seed] = 0,
     paste: bool = True,
 ) -> Result:
-    """Pictures of b source prompts, generated or from an inversion, and what the target prompts make of them.
+    """Pictures of b source prompts, generated or from an inversion, and what their targets make of them.
 
     source, target: one prompt for all pairs, or one each. injection: what the targets take from the sources.
     blend: the words outside of whose maps the source stays. start: an inversion under the source prompts (any,
@@ -299,7 +299,7 @@ def prompt_to_prompt(
 def texts_and_seeds(
     source: Texts, target: Texts, seed: int | Sequence[int], start: Inversion | None
 ) -> tuple[list[str], list[str], list[int]]:
-    """The prompts and the seed of each pair. Raises ArgumentError if there are neither one nor one each."""
+    """The prompts and the seed of each pair. Raises ArgumentError for neither one nor one for each pair."""
     lists = [value for value in (source, target, seed) if not isinstance(value, (str, Integral))]
     n = max([1 if start is None else len(start.prompts), *(len(values) for values in lists)])
     seeds = range(seed, seed + n) if isinstance(seed, Integral) else seed

@@ -36,7 +36,7 @@ from palimpsest.methods.alignment import Word, align, replacement_mapper, table
 from palimpsest.methods.attention_maps import explore
 from palimpsest.methods.inversion import invert
 from palimpsest.methods.local_blend import Blend
-from palimpsest.methods.prompt_to_prompt import prompt_to_prompt, refine, replace, reweight
+from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt, refine, replace, reweight
 from palimpsest.methods.sweep import sheet, sweep
 from palimpsest.methods.variants import direct
 from palimpsest.metrics.image import psnr, rmse
@@ -86,7 +86,8 @@ def layout(r, edits=d):
     return iou(there[some], here[some]).mean().item(), kept.mean().item()
 
 
-free = pair(cross=0., self_=0.)
+NOTHING, USUAL = Injection(cross=0., self_=0.), Injection(cross=CROSS, self_=SELF)
+free = pair(injection=NOTHING)
 fig, axes = plt.subplots(2, 4, figsize=(5.2, 3), layout="constrained")
 for k, column in enumerate(axes.T):
     show(column[0], free.source_picture[k])
@@ -114,7 +115,7 @@ things = silhouette(maps.pictures, d.scenes[:4])
 
 def leaning(word, row):
     """How much more a word is looked at on the thing than off it."""
-    heat, on = maps.heat(word, row), things[row, 0].bool()
+    heat, on = maps.heat_map(word, row), things[row, 0].bool()
     return (heat[on].mean() / heat[~on].mean()).item() if 0 < on.sum() < on.numel() else 1.
 
 
@@ -125,12 +126,12 @@ for k, row in enumerate(axes):
     show(row[0], maps.pictures[k], d.source[k], width=24)
     row[0].xaxis.label.set_fontsize(8)
     for ax, word in zip(row[1:], picked):
-        show(ax, maps.lit(word, k), f"spread {maps.entropy(word, k):.3f}", above=word)
+        show(ax, maps.overlay(word, k), f"spread {maps.entropy(word, k):.3f}", above=word)
 lean = {w: [leaning(n if w == "noun" else w, k) for k, n in enumerate(nouns)] for w in ("noun", "a", "background")}
 spread = [sum(maps.entropy(v[k], k) for k in range(4)) / 4 for v in (nouns, ["a"] * 4)]
 print("looked at, on the thing against off it:", {w: [f"{v:.2f}" for v in r] for w, r in lean.items()})
 print(f"spread of the names {spread[0]:.3f}, of the article {spread[1]:.3f} (1 is everywhere the same)")
-assert torch.allclose(maps.steps.sum(-1), torch.ones(()), atol=1e-4)
+assert torch.allclose(maps.by_step.sum(-1), torch.ones(()), atol=1e-4)
 assert sum(lean["noun"]) > sum(lean["a"]) and spread[0] < spread[1]
 
 # %% [markdown]
@@ -142,14 +143,14 @@ assert sum(lean["noun"]) > sum(lean["a"]) and spread[0] < spread[1]
 
 # %%
 row, word = 0, nouns[0]
-names, steps = [s.name for s in maps.cross], (0, STEPS // 3, 2 * STEPS // 3, STEPS - 1)
+names, steps = [s.name for s in maps.cross_attention], (0, STEPS // 3, 2 * STEPS // 3, STEPS - 1)
 fig, axes = plt.subplots(1, len(names) + len(steps) + 1, figsize=(9, 1.7), layout="constrained")
 show(axes[0], maps.pictures[row], above=f"“{word}”")
 for ax, name in zip(axes[1:], names):
-    show(ax, maps.lit(word, row, name=name), above=f"layer {name}")
+    show(ax, maps.overlay(word, row, layer=name), above=f"layer {name}")
 for ax, step in zip(axes[1 + len(names):], steps):
-    show(ax, maps.lit(word, row, step=step), above=f"step {step + 1} of {STEPS}")
-found = [maps.heat(word, row, name=name) for name in names]
+    show(ax, maps.overlay(word, row, step=step), above=f"step {step + 1} of {STEPS}")
+found = [maps.heat_map(word, row, layer=name) for name in names]
 gap = max((f - g).abs().max().item() for f in found for g in found)
 print(f"the layers {', '.join(names)} differ by up to {gap:.2f} of the maximum")
 assert gap > .1
@@ -258,7 +259,7 @@ assert torch.allclose(ours.sum(1), torch.ones(12)) and letters[0][ours[:, 5].arg
 # better, by at least 1 dB. The source's picture is what it is without a partner.
 
 # %%
-kept = pair(cross=CROSS, self_=SELF)
+kept = pair(injection=USUAL)
 fig, axes = plt.subplots(3, 6, figsize=(6.8, 4), layout="constrained")
 for k, column in enumerate(axes.T):
     for ax, picture in zip(column, (kept.source_picture, free.raw, kept.raw)):
@@ -269,7 +270,7 @@ for ax, words in zip(axes[:, 0], ("source", "same noise", "injected")):
 obeyed = [sum(r["colour_1"] == w["colour_1"] for r, w in zip(oracle.read(v.raw), d.wanted)) for v in (free, kept)]
 for name, v, n in zip(("same noise", "injected"), (free, kept), obeyed):
     print("{:11s} overlap {:.2f}, the rest {:.1f} dB, {} of 6 in the new colour".format(name, *layout(v), n))
-alone = prompt_to_prompt(b, d.source[2], d.source[2], w=W, steps=STEPS, seed=3, cross=0., self_=0.).source_picture
+alone = prompt_to_prompt(b, d.source[2], d.source[2], w=W, steps=STEPS, seed=3, injection=NOTHING).source_picture
 assert layout(kept)[0] > layout(free)[0] + .05 and layout(kept)[1] > layout(free)[1] + 1
 assert torch.allclose(alone, kept.source_picture[2:3], atol=5e-3)
 
@@ -283,7 +284,7 @@ assert torch.allclose(alone, kept.source_picture[2:3], atol=5e-3)
 # bring.
 
 # %%
-curve = {c: layout(pair(cross=c, self_=0.)) for c in (.2, .4, 1.)} | {0.: layout(free)}
+curve = {c: layout(pair(injection=Injection(cross=c, self_=0.))) for c in (.2, .4, 1.)} | {0.: layout(free)}
 curve = dict(sorted(curve.items()))
 record = FIGURES / "layout.json"
 measured = json.loads(record.read_text(encoding="utf-8"))["curve"] if record.exists() else []
@@ -314,8 +315,9 @@ wishes = ["a large striped red heart on a white background", "a large red heart 
 shapes = draw_edits(3, ("reshape",), 406, things=1)
 words = [s.things[0].shape for s in shapes.after_scenes]
 made = prompt_to_prompt(b, heart, wishes, w=W, steps=STEPS, seed=[4] * 4)
-early, late = (prompt_to_prompt(b, shapes.source, shapes.target, cross=[{"default_": CROSS, w: f} for w in words],
-                                self_=0., w=W, steps=STEPS, seed=2) for f in (.2, 1.))
+own_tau = {f: [Injection(cross={"default_": CROSS, w: f}, self_=0.) for w in words] for f in (.2, 1.)}
+early, late = (prompt_to_prompt(b, shapes.source, shapes.target, injection=injections, w=W, steps=STEPS, seed=2)
+               for injections in own_tau.values())
 fig, axes = plt.subplots(2, 7, figsize=(8.8, 3.5), layout="constrained")
 for k, column in enumerate(axes.T[:4]):
     show(column[0], made.source_picture[k], above=made.alignments[k].edit)
@@ -339,8 +341,8 @@ assert moved[0] > moved[1]
 
 # %%
 row = 0
-volume = sweep(lambda c: prompt_to_prompt(b, d.source[row], d.source[row], weights={nouns[row]: c}, w=W, steps=STEPS,
-                                          seed=1 + row), {"c": [-2., 0., 1., 2., 4.]})
+volume = sweep(lambda c: prompt_to_prompt(b, d.source[row], d.source[row], injection=Injection(weights={nouns[row]: c}),
+                                          w=W, steps=STEPS, seed=1 + row), {"c": [-2., 0., 1., 2., 4.]})
 fig, axes = plt.subplots(1, 5, figsize=(6.4, 1.9), layout="constrained")
 for ax, setting, r in zip(axes, volume.settings, volume.results):
     show(ax, r.raw, above=f"c = {setting['c']:g}")
@@ -361,7 +363,7 @@ assert moved[-2.] > moved[0.] > moved[1.] < moved[2.] < moved[4.]
 
 # %%
 nouns = [s.things[0].shape for s in d.scenes]
-blended = pair(cross=CROSS, self_=SELF, blend=[Blend(n, n, threshold=.5) for n in nouns])
+blended = pair(injection=USUAL, blend=[Blend(n, n, threshold=.5) for n in nouns])
 fig, axes = plt.subplots(2, 7, figsize=(8.8, 3.3), layout="constrained")
 for row, k in zip(axes, (0, 3)):
     show(row[0], blended.source_picture[k], above="source" if k == 0 else "")
@@ -391,8 +393,8 @@ assert final[1] > layout(kept)[1]
 # %%
 x, rest, told, asked = d.before[:3], 1 - d.changed[:3], d.source[:3], d.target[:3]
 starts = {"plain": invert(b, x, told, steps=STEPS), "direct": direct(b, x, told, steps=STEPS, w=W)}
-given = {f"{name}, {how}": prompt_to_prompt(b, told, asked, start=start, w=W, **way) for name, start in starts.items()
-         for how, way in (("nothing injected", dict(cross=0., self_=0.)), ("injected", dict(cross=CROSS, self_=SELF)))}
+given = {f"{name}, {how}": prompt_to_prompt(b, told, asked, start=start, w=W, injection=injection)
+         for name, start in starts.items() for how, injection in (("nothing injected", NOTHING), ("injected", USUAL))}
 floor = b.decode(b.encode(x))
 fig, axes = plt.subplots(2, 6, figsize=(7.6, 3.7), layout="constrained")
 for k, row in enumerate(axes):
@@ -417,8 +419,8 @@ assert all(outside[f"{name}, injected"] > outside[f"{name}, nothing injected"] f
 # self = 1) than under a little (cross = 0.2).
 
 # %%
-full, little = (prompt_to_prompt(b, shapes.source, shapes.target, cross=c, self_=s, w=W, steps=STEPS, seed=2)
-                for c, s in ((1., 1.), (.2, 0.)))
+full, little = (prompt_to_prompt(b, shapes.source, shapes.target, injection=injection, w=W, steps=STEPS, seed=2)
+                for injection in (Injection(cross=1., self_=1.), Injection(cross=.2, self_=0.)))
 fig, axes = plt.subplots(3, 3, figsize=(3.8, 4.2), layout="constrained")
 for k, row in enumerate(axes):
     titles = ("source", "cross 0.2", "all of it")
@@ -440,15 +442,16 @@ assert overlap["all"] > overlap["cross 0.2"]
 # that names the argument.
 
 # %%
-by_article = pair(cross=CROSS, self_=SELF, blend=Blend("a", "a", threshold=.5))
+by_article = pair(injection=USUAL, blend=Blend("a", "a", threshold=.5))
 print(f"may change: {shares.mean():.0%} by the thing's name, {by_article.mask.mean():.0%} by the article")
 assert by_article.mask.mean() > shares.mean()
 star = "a large red star on a white background"
 said = []
-for mistake in (dict(target="a red star", edit="replace"), dict(cross={"moon": .4}), dict(weights={"hart": 2.}),
-                dict(blend=Blend("ring", "star")), dict(cross=1.5)):
+for target, settings, blend in (("a red star", dict(edit="replace"), None), (star, dict(cross={"moon": .4}), None),
+                                (star, dict(weights={"hart": 2.}), None), (star, {}, Blend("ring", "star")),
+                                (star, dict(cross=1.5), None)):
     try:
-        prompt_to_prompt(b, heart, **(dict(target=star) | mistake))
+        prompt_to_prompt(b, heart, target, injection=Injection(**settings), blend=blend)
     except ValueError as error:
         said.append(str(error))
         print(error)
@@ -463,8 +466,8 @@ assert [s.split(":")[0] for s in said] == ["edit", "cross", "weights", "blend", 
 
 # %%
 k = 1
-swept = sweep(partial(prompt_to_prompt, b, d.source[k], d.target[k], w=W, steps=STEPS, seed=1 + k),
-              {"cross": [0., .4, .8], "self_": [0., .4]})
+swept = sweep(lambda cross, self_: prompt_to_prompt(b, d.source[k], d.target[k], injection=Injection(cross=cross, self_=self_),
+                                                    w=W, steps=STEPS, seed=1 + k), {"cross": [0., .4, .8], "self_": [0., .4]})
 contact = sheet(swept, of=lambda r: r.raw, before=kept.source_picture[k:k + 1], scale=2, title=f"wish: {d.target[k]}")
 ax = plt.figure(figsize=(contact.shape[3] / 100, contact.shape[2] / 100)).add_axes((0, 0, 1, 1))
 ax.imshow(contact[0].permute(1, 2, 0))

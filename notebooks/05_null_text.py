@@ -38,7 +38,7 @@ from palimpsest.claims.page import RECORDS as FIGURES
 from palimpsest.methods.inversion import invert, redo
 from palimpsest.methods.ladder import FAST
 from palimpsest.methods.null_text import load_null_text, null_text
-from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
+from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
 from palimpsest.methods.sweep import sheet, sweep
 from palimpsest.methods.variants import direct, edict, edit_friendly, negative_prompt
 from palimpsest.metrics.image import psnr
@@ -73,7 +73,7 @@ CROSS, SELF = .8, .4                                                       # how
 b, oracle = load(MODEL, "cpu"), load_reader(READER)
 drawn = draw_edits(2, ("recolour", "reshape"), 5, things=1)
 photos, source, target = drawn.before, drawn.source, drawn.target
-edit = partial(prompt_to_prompt, b, source, target, cross=CROSS, self_=SELF, paste=False)
+edit = partial(prompt_to_prompt, b, source, target, injection=Injection(cross=CROSS, self_=SELF), paste=False)
 up = invert(b, photos, source, steps=STEPS)
 plain = {w: edit(start=up, w=w) for w in (1., 3., 7.5)}
 
@@ -491,7 +491,8 @@ started = {w: negative_prompt(b, photos[:1], source[:1], steps=8, w=w) for w in 
 
 
 def edit_by(cross, w):
-    return prompt_to_prompt(b, source[0], target[0], start=started[w], cross=cross, self_=cross / 2, paste=False).raw
+    injection = Injection(cross=cross, self_=cross / 2)
+    return prompt_to_prompt(b, source[0], target[0], start=started[w], injection=injection, paste=False).raw
 
 
 sheets = sweep(back_by, {"inner": [1, 3], "lr": [1e-2, 1e-1]}), sweep(edit_by, {"cross": [.2, .8], "w": list(started)})
@@ -552,5 +553,5 @@ large = public_model("stable-diffusion-v1-5", torch.float32)
 if large is not None:
     photograph, was = read_picture(FIGURES / "hand" / "flower.jpg", size=large.size, grid=large.grid), "a photo of a white flower"
     kept = null_text(large, photograph, was, **FAST)
-    changed = prompt_to_prompt(large, was, "a photo of a red flower", start=kept, cross=.8, self_=.4)
+    changed = prompt_to_prompt(large, was, "a photo of a red flower", start=kept)
     show(plt.figure().add_subplot(), changed.picture, "a photo of a red flower")

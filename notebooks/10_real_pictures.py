@@ -35,7 +35,7 @@ from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
 from palimpsest.methods.inversion import invert, redo
 from palimpsest.methods.ladder import FAST
 from palimpsest.methods.null_text import null_text
-from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
+from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
 from palimpsest.methods.sampling import generate
 from palimpsest.methods.sdedit import sdedit
 from palimpsest.methods.variants import edit_friendly
@@ -200,7 +200,8 @@ assert abs(same["walked again"] - same["autoencoder"]) < .05
 # **Claim.** It comes nearer to the artist's picture than the untouched picture is, on most of these faces.
 
 # %%
-again = prompt_to_prompt(model, d.source, d.target, start=back, paste=False, w=2., cross=.4, self_=.2).raw.clamp(-1, 1)
+light = Injection(cross=.4, self_=.2)
+again = prompt_to_prompt(model, d.source, d.target, start=back, paste=False, w=2., injection=light).raw.clamp(-1, 1)
 gain["Prompt-to-Prompt"] = psnr(again, d.after) - psnr(d.before, d.after)
 fig, axes = plt.subplots(3, 4, figsize=(5.4, 4.2), layout="constrained")
 for row, (name, x) in zip(axes, {"before": d.before, "Prompt-to-Prompt": again, "the artist's": d.after}.items()):
