@@ -240,9 +240,9 @@ def prompt_to_prompt(
     """Pictures of b source prompts, generated or from an inversion, and what their targets make of them.
 
     source, target: one prompt for all pairs, or one each. injection: what the targets take from the sources.
-    blend: the words outside of whose maps the source stays. start: an inversion under the source prompts (any,
-    see methods/inversion.py); without, pair i draws its noise from seed + i, or from the i-th of a list of
-    seeds. mask (b or 1, 1, y, x), 1 = edit here: with a blend or without, nothing changes outside of it.
+    blend: the words outside of whose maps the source stays. start: an inversion under the source prompts
+    (any, see methods/inversion.py); without, pair i draws its noise from seed + i, or from the i-th of a list
+    of seeds. mask (b or 1, 1, y, x), 1 = edit here: with a blend or without, nothing changes outside of it.
     Outside of blend and mask the result is `pictures` (b, 3, y, x), or the source's picture, bit for bit,
     unless paste=False. steps, w: of a walk from noise; w None is 3 there, and the inversion's own elsewhere.
 
@@ -318,8 +318,7 @@ def check_start(start: Inversion, sources: Sequence[str], w: float | None) -> No
         )
     if (start.w if w is None else w) == 0:
         raise ArgumentError(
-            "w",
-            "is 0, so that no prompt is asked and nothing could be edited; 1 is no guidance, more is stronger",
+            "w", "is 0, so that no prompt is asked and nothing could be edited; 1 is no guidance"
         )
 
 
