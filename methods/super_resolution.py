@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from palimpsest.methods.dreambooth import Course, Learned, Weight, study, weighted_error
-from palimpsest.methods.glide import known
+from palimpsest.methods.glide import check_stage
 from palimpsest.methods.identifiers import check_identifier
 from palimpsest.methods.learner import check_class, check_pictures, finished, own_copy
 from palimpsest.weights.model import Model
@@ -83,7 +83,7 @@ def dreambooth_upsampler(
     b: an upsampler of GLIDE's kind, not one for inpainting. factor: by how much it enlarges. aug: noise
     on the small picture while tuning. The rest is as in `dreambooth`. Raises ValueError for another
     model, for pictures of another size, and as `dreambooth`."""
-    known(model, upsampling=True)
+    check_stage(model, upsampling=True)
     if model.net.inpainting:
         raise ValueError(
             f"model: {model.name} enlarges parts painted anew; tune the upsampler without inpainting"

@@ -7,13 +7,15 @@ The network is told the original time."""
 
 from __future__ import annotations
 
+from palimpsest.arguments import ArgumentError
+
 
 def respaced(T: int, sections: str) -> list[int]:
     """Falling whole times, the last of them 0. The programs count levels from 0: theirs are these minus 1.
 
     "27": that many times, evenly spread, 1 and T among them. "10,10,3,2,2": the levels in so many parts
     of equal length, each with its own number of times. "fast27": those five, but T − 2 for T (GLIDE's
-    upsampler). "ddim50": every (T/50)-th time, from 1 on, so that T itself is left out. Raises ValueError
+    upsampler). "ddim50": every (T/50)-th time, from 1 on, so that T itself is left out. Raises ArgumentError
     for anything else, more times than a part has levels, and a ddimN without a whole stride."""
     if sections == "fast27":
         return [T - 2, *respaced(T, "10,10,3,2,2")[1:]]  # 999 → 997 in their count; unstated: why
@@ -21,14 +23,16 @@ def respaced(T: int, sections: str) -> list[int]:
         n = _whole(sections, sections.removeprefix("ddim"))
         strides = [k for k in range(1, T) if len(range(0, T, k)) == n]
         if not strides:
-            raise ValueError(f"sections: no whole stride through {T} times has {n} of them, in {sections!r}")
+            raise ArgumentError(
+                "sections", f"no whole stride through {T} times has {n} of them, in {sections!r}"
+            )
         return [*(i + 1 for i in reversed(range(0, T, strides[0]))), 0]
     counts = [_whole(sections, count) for count in sections.split(",")]
     first, times = 0, []
     for k, count in enumerate(counts):
         size = T // len(counts) + (k < T % len(counts))
         if count > size:
-            raise ValueError(f"sections: {count} times asked of a part that has {size}, in {sections!r}")
+            raise ArgumentError("sections", f"{count} times asked of a part that has {size}, in {sections!r}")
         stride = (size - 1) / (count - 1) if count > 1 else 1.0
         times += [first + round(stride * n) + 1 for n in range(count)]
         first += size
@@ -37,7 +41,7 @@ def respaced(T: int, sections: str) -> list[int]:
 
 def _whole(sections: str, count: str) -> int:
     if not count.strip().isdecimal() or int(count) < 1:
-        raise ValueError(
-            f'sections: must be counts as in "27" or "10,10,3,2,2", "fast27" or "ddim50", got {sections!r}'
+        raise ArgumentError(
+            "sections", f'must be counts as in "27" or "10,10,3,2,2", "fast27" or "ddim50", got {sections!r}'
         )
     return int(count)

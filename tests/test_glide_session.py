@@ -80,7 +80,7 @@ def test_an_empty_session_says_so(session):
 def test_a_script_does_what_its_lines_say(session, folder):
     script = f"# a remark\n{A}\n\n{B} | box .5 .2 .95 .8 | seed 40  # the ring\nundo\n{B} | mask mask.png\n"
     session.run(parse(script, folder))
-    by_hand = Session(session.b, session.upsampler, seed=5, steps="3")
+    by_hand = Session(session.model, session.upsampler, seed=5, steps="3")
     by_hand.paint(A)
     by_hand.paint(B, (read_picture(folder / "mask.png").mean(1, keepdim=True) > 0).float())
     assert [s.prompt for s in session.states] == [A, B] and torch.equal(session.picture, by_hand.picture)
@@ -101,7 +101,7 @@ def test_a_script_does_what_its_lines_say(session, folder):
 )
 def test_a_bad_line_is_named_before_anything_is_done(session, folder, line, said):
     with pytest.raises(ValueError, match="script: line 3: ") as caught:
-        parse(f"{A}\n\n{line}\n", folder, session.b.embed)
+        parse(f"{A}\n\n{line}\n", folder, session.model.embed)
     assert said in str(caught.value) and not session.states
 
 
@@ -218,8 +218,8 @@ def test_the_command_paints_inpaints_and_keeps_a_session(folder, tmp_path, capsy
         (["inpaint", "in.png", "--mask", "mask.png", "--prompt", A, "--how", "magic"], "how: "),
         (["inpaint", "in.png", "--mask", "in.png", "--prompt", A, "--model", "up.safetensors"], "upsampler"),
         (["generate", "--prompt", A, "--steps", "foo"], "steps: "),
-        (["generate", "--prompt", A, "--up-steps", "foo"], "up_steps: "),
-        (["session", "good.txt", "--up-steps", "foo"], "up_steps: "),
+        (["generate", "--prompt", A, "--up-steps", "foo"], "up-steps: "),
+        (["session", "good.txt", "--up-steps", "foo"], "up-steps: "),
         (["generate", "--prompt", A, "--upsampler", "base.safetensors"], "upsampler: "),
         (["generate", "--prompt", " ".join([A] * 5)], "prompt"),
         (["generate", "--prompt", A, "--steps", "foo", "--estimate"], "steps: "),

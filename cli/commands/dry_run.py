@@ -38,14 +38,14 @@ def dry_run(
     there are; pictures: decoded at once in the end, so many times; exact: whether the nets have to be
     float32 wherever they run; check: what the command itself refuses a model by before it computes, as
     one that cannot read its texts."""
-    device = meant(a)
+    device = intended_device(a)
     model = load(a.model, "meta", torch.float32 if exact else pick_dtype(device))
     check(model)
     size = (
         (model.size, model.size) if picture is None else framed(picture, model, getattr(a, "size", None)).seen
     )
     factor = model.vae.factor if model.vae is not None else 1
-    told(
+    print_estimate(
         model,
         size,
         device,
@@ -61,13 +61,13 @@ def dry_run(
     )
 
 
-def meant(a: argparse.Namespace) -> torch.device:
+def intended_device(a: argparse.Namespace) -> torch.device:
     """The device of the real run. A GPU need not be there to be estimated for."""
     return torch.device("cuda") if re.fullmatch(r"cuda(:\d+)?", a.device) else pick_device(a.device)
 
 
-def told(model: Model, size: tuple[int, int], device: torch.device, cost: Estimate) -> None:
-    """Print it."""
+def print_estimate(model: Model, size: tuple[int, int], device: torch.device, cost: Estimate) -> None:
+    """Print what a command would cost on this model, for pictures of this size (y, x)."""
     print(
         f"{model.name} on {device.type}, pictures of {size[1]}×{size[0]} (estimate: nothing was computed, and seconds are not promised)"
     )

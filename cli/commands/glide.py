@@ -1,6 +1,4 @@
-"""palimpsest glide generate|inpaint|session: the commands of methods/glide.py and
-methods/glide_session.py.
-"""
+"""palimpsest glide generate|inpaint|session: the commands of methods/glide.py and glide_session.py."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from palimpsest.cli.commands.dry_run import meant, told
+from palimpsest.cli.commands.dry_run import intended_device, print_estimate
 from palimpsest.cli.commands.pictures import framed, opened, steps_option, steps_target, write_steps
 from palimpsest.cli.manners import (
     Mistake,
@@ -28,10 +26,19 @@ from palimpsest.cli.manners import (
     whole,
     writable,
 )
-from palimpsest.methods.glide import blurred, check_walks, check_way, glide, inpaint, known, rerank, texts_of
+from palimpsest.methods.glide import (
+    blurred,
+    check_stage,
+    check_upsampler,
+    check_way,
+    glide,
+    inpaint,
+    levels_of,
+    repeated,
+    rerank,
+)
 from palimpsest.methods.glide_session import Session, parse
 from palimpsest.samplers.guidance import Gradient, classifier_guidance, clip_guidance
-from palimpsest.samplers.respacing import respaced
 from palimpsest.weights.estimate import Passes, estimate, together
 from palimpsest.weights.judges import load_classifier, load_judge
 from palimpsest.weights.load import load, load_autoencoder, pick_dtype
@@ -43,86 +50,93 @@ GUIDES = ("text", "clip", "classifier")
 W = inspect.signature(glide).parameters["w"].default
 
 
+# ---- options ----
+
+
 def declare_glide(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest glide`."""
     about = "paint from a text in two stages, and paint parts of a picture anew (arXiv:2112.10741)"
     p = commands.add_parser("glide", help=about, description=about, allow_abbrev=False)
     parts = p.add_subparsers(metavar="WHAT", required=True)
+    generate_options(command(parts, "generate", "pictures from a text", run_generate))
+    inpaint_options(command(parts, "inpaint", "a part of a picture painted anew", run_inpaint))
+    about_session = "one inpainting after another, from a script or by asking"
+    session_options(command(parts, "session", about_session, run_session))
 
-    g = command(parts, "generate", "pictures from a text", run_generate)
-    g.add_argument("--prompt", required=True, metavar="P", help='what to show, in words; "" is anything')
-    g.add_argument(
+
+def generate_options(p: argparse.ArgumentParser) -> None:
+    """The options of `palimpsest glide generate`."""
+    p.add_argument("--prompt", required=True, metavar="P", help='what to show, in words; "" is anything')
+    p.add_argument(
         "-n", type=whole, default=1, metavar="N", help="how many; picture i has seed + i (default: 1)"
     )
-    g.add_argument(
+    p.add_argument(
         "--guide",
         choices=GUIDES,
         default="text",
-        help="what the walk is guided by: the text without a classifier (7), a CLIP "
+        help="what guides the walk: the text without a classifier (7), a CLIP "
         "(8) or a classifier (6) that know noise (default: 'text')",
     )
-    g.add_argument(
+    p.add_argument(
         "--scale",
         type=number,
         default=None,
         metavar="S",
         help="of --guide; for the text it is --w (default: 3 for clip, 1 for classifier)",
     )
-    g.add_argument("--rerank", action="store_true", help="order the n pictures by a CLIP, the best first")
-    g.add_argument(
+    p.add_argument("--rerank", action="store_true", help="order the n pictures by a CLIP, the best first")
+    p.add_argument(
         "--blur",
         action="store_true",
         help="through an autoencoder and back, the handicap that GLIDE gave itself beside DALL-E",
     )
-    options(g, glide, {"w": "guidance scale of the text"})
-    steps_option(g, "the base model's walk of the first")
-    stages(g, "shapes-glide", "shapes-glide-upsampler", glide, "eta", estimates=True)
+    options(p, glide, {"w": "guidance scale of the text"})
+    steps_option(p, "the base model's walk of the first")
+    stage_options(p, "shapes-glide", "shapes-glide-upsampler", glide, "eta", estimates=True)
 
-    i = command(parts, "inpaint", "a part of a picture painted anew", run_inpaint)
-    i.add_argument("input", metavar="IN", help="the picture")
-    i.add_argument("--mask", required=True, metavar="M", help="white where to paint, black where to keep")
-    i.add_argument("--prompt", required=True, metavar="P", help="what the whole picture should show")
-    i.add_argument(
+
+def inpaint_options(p: argparse.ArgumentParser) -> None:
+    """The options of `palimpsest glide inpaint`."""
+    p.add_argument("input", metavar="IN", help="the picture")
+    p.add_argument("--mask", required=True, metavar="M", help="white where to paint, black where to keep")
+    p.add_argument("--prompt", required=True, metavar="P", help="what the whole picture should show")
+    p.add_argument(
         "--crop",
         action="store_true",
         help="of IN the central square alone; what is outside of it stays as it is",
     )
-    steps_option(i, "the base model's walk")
-    options(
-        i, inpaint, {"how": "how the rest is kept: trained, replace or x0", "w": "guidance scale of the text"}
-    )
-    stages(
-        i, "shapes-glide-inpaint", "shapes-glide-upsampler-inpaint", inpaint, "eta", "paste", estimates=True
-    )
+    steps_option(p, "the base model's walk")
+    how = "how the rest is kept: trained, replace or x0"
+    options(p, inpaint, {"how": how, "w": "guidance scale of the text"})
+    base, upsampler = "shapes-glide-inpaint", "shapes-glide-upsampler-inpaint"
+    stage_options(p, base, upsampler, inpaint, "eta", "paste", estimates=True)
 
-    s = command(parts, "session", "one inpainting after another, from a script or by asking", run_session)
-    s.add_argument(
+
+def session_options(p: argparse.ArgumentParser) -> None:
+    """The options of `palimpsest glide session`."""
+    p.add_argument(
         "script",
         nargs="?",
         metavar="SCRIPT",
         help="a prompt a line, as in 'a red star | box .5 .2 .9 .8'; without one, steps are asked for",
     )
-    s.add_argument("--picture", metavar="IN", help="where to begin (default: from nothing)")
-    s.add_argument("--strip", metavar="PNG", help="also write every state, left to right")
-    options(s, glide, {"w": "guidance scale of the text"})
-    stages(s, "shapes-glide-inpaint", "shapes-glide-upsampler-inpaint", glide)
+    p.add_argument("--picture", metavar="IN", help="where to begin (default: from nothing)")
+    p.add_argument("--strip", metavar="PNG", help="also write every state, left to right")
+    options(p, glide, {"w": "guidance scale of the text"})
+    stage_options(p, "shapes-glide-inpaint", "shapes-glide-upsampler-inpaint", glide)
 
 
-def stages(
+def stage_options(
     p: argparse.ArgumentParser, base: str, upsampler: str, verb: Callable, *more: str, estimates: bool = False
 ) -> None:
-    """The options that the three share."""
+    """The options that the three share: of both models, of their walks, of the run."""
+    helps = {
+        "steps": "of the base model: a respacing, as 50, 10,10,3,2,2 or ddim25",
+        "up_steps": "of the upsampler, likewise",
+        "seed": "of the noise",
+    }
     known = {"eta": "1 ancestral, 0 DDIM", "paste": "paste the kept pixels back, bit for bit"}
-    options(
-        p,
-        verb,
-        {
-            "steps": "of the base model: a respacing, as 50, 10,10,3,2,2 or ddim25",
-            "up_steps": "of the upsampler, likewise",
-            "seed": "of the noise",
-            **{name: known[name] for name in more},
-        },
-    )
+    options(p, verb, helps | {name: known[name] for name in more})
     p.add_argument("--model", default=base, metavar="NAME", help=f"the base model (default: {base!r})")
     p.add_argument(
         "--upsampler",
@@ -131,6 +145,9 @@ def stages(
         help=f"none for small pictures (default: {upsampler!r})",
     )
     run_options(p, "the result, .png, .jpg or .webp", estimates=estimates)
+
+
+# ---- both models ----
 
 
 def opened_stages(
@@ -142,24 +159,31 @@ def opened_stages(
         return model, None if a.upsampler == "none" else load(a.upsampler, device or a.device, dtype)
 
 
+def check_stages(a: argparse.Namespace, model: Model, upsampler: Model | None) -> int:
+    """How many steps the base model's walk has. Raises ArgumentError for models or steps that do not fit."""
+    check_stage(model, upsampling=False)
+    check_upsampler(upsampler, a.up_steps)
+    return len(levels_of(model, a.steps)) - 1
+
+
 def dry_run_stages(
     a: argparse.Namespace, n: int, w: float, check: Callable[[Model, Model | None], object]
 ) -> None:
-    """Print what both stages cost for n pictures, w being the guidance of the first. check: whether these
-    models can do it.
+    """Print what both stages cost for n pictures, with guidance scale w in the first.
+
+    check: called with both models; raises ValueError if they cannot do it.
     """
-    device = meant(a)
+    device = intended_device(a)
     model, upsampler = opened_stages(a, "meta", pick_dtype(device))
     check(model, upsampler)
-    known(model, upsampling=False)
-    check_walks(model, a.steps, upsampler, a.up_steps)
+    check_stages(a, model, upsampler)
     costs = []
     for stage, what, steps, rows in (
         (model, "paint", a.steps, n if w == 1 else 2 * n),
         (upsampler, "enlarge", a.up_steps, n),
     ):
         if stage is not None:
-            times = len(respaced(stage.schedule.T, steps)) - 1
+            times = len(levels_of(stage, steps)) - 1
             walk = Passes(
                 what,
                 times,
@@ -178,7 +202,9 @@ def dry_run_stages(
                 )
             )
     large = upsampler or model
-    told(model, (large.size, large.size), device, costs[0] if upsampler is None else together(*costs))
+    print_estimate(
+        model, (large.size, large.size), device, costs[0] if upsampler is None else together(*costs)
+    )
 
 
 def framed_square(
@@ -193,9 +219,50 @@ def framed_square(
     return seen
 
 
+# ---- glide generate ----
+
+
 def run_generate(a: argparse.Namespace) -> None:
-    """n pictures of one prompt, one file or a sheet."""
+    """n pictures of one prompt, in one file or on one sheet."""
     began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
+    check_guide(a)
+    if a.estimate:
+        if a.guide != "text":
+            say("note: guide: what guides is a net of its own, and comes on top of this")
+        w = a.w if a.guide == "text" else 1.0
+        return dry_run_stages(a, a.n, w, lambda model, upsampler: None)
+    model, upsampler = opened_stages(a)
+    steps = check_stages(a, model, upsampler)
+    texts, judge = repeated(a.prompt, a.n), load_judge("shapes-clip") if a.rerank else None
+    gradient = None if a.guide == "text" else gradient_of(a, texts)
+    with progress(model, steps, "glide"):
+        made = glide(
+            model,
+            a.prompt,
+            n=a.n,
+            upsampler=upsampler,
+            steps=a.steps,
+            up_steps=a.up_steps,
+            w=a.w if gradient is None else 1.0,
+            gradient=gradient,
+            eta=a.eta,
+            seed=a.seed,
+        )
+    pictures = made.picture.cpu()
+    if a.blur:
+        pictures = blurred(pictures, load_autoencoder())
+    if judge is not None:
+        scores = judge.cosines(pictures, texts)
+        order = rerank(scores, a.n)[0]
+        pictures = pictures[order]
+        say("note: rerank: cosines " + ", ".join(f"{x:.3f}" for x in scores[order].tolist()))
+    write_picture(pictures if a.n == 1 else sheet_of(pictures, a.prompt), out)
+    write_steps(model, made, save_steps)
+    print(f"{a.out}: {a.n} picture{'s' if a.n > 1 else ''}, seed {a.seed}, {time.monotonic() - began:.1f} s")
+
+
+def check_guide(a: argparse.Namespace) -> None:
+    """Raises Mistake for options that do not go together with what guides."""
     if not 1 <= a.n <= 64:
         raise Mistake(f"n: must lie between 1 and 64, got {a.n}")
     if a.guide == "text" and a.scale is not None:
@@ -204,69 +271,45 @@ def run_generate(a: argparse.Namespace) -> None:
         raise Mistake(f"w: is for --guide text; that of the {a.guide} is --scale")
     if a.guide == "classifier" and not a.prompt.strip():
         raise Mistake("prompt: a classifier must be told what to look for; give words, or --guide text")
-    if a.estimate:
-        if a.guide != "text":
-            say("note: guide: what guides is a net of its own, and comes on top of this")
-        return dry_run_stages(a, a.n, a.w if a.guide == "text" else 1.0, lambda b, upsampler: None)
-    model, upsampler = opened_stages(a)
-    check_walks(model, a.steps, upsampler, a.up_steps)
-    texts, judge = texts_of(a.prompt, a.n), load_judge("shapes-clip") if a.rerank else None
-    how = dict(w=a.w) if a.guide == "text" else dict(w=1.0, gradient=gradient_of(a, texts))
-    with progress(model, len(respaced(model.schedule.T, a.steps)) - 1, "glide"):
-        made = glide(
-            model,
-            a.prompt,
-            n=a.n,
-            upsampler=upsampler,
-            steps=a.steps,
-            up_steps=a.up_steps,
-            eta=a.eta,
-            seed=a.seed,
-            **how,
-        )
-    pictures = blurred(made.picture.cpu(), load_autoencoder()) if a.blur else made.picture.cpu()
-    if judge is not None:
-        scores = judge.cosines(pictures, texts)
-        order = rerank(scores, a.n)[0]
-        pictures = pictures[order]
-        say("note: rerank: cosines " + ", ".join(f"{x:.3f}" for x in scores[order].tolist()))
-    columns = max(1, round(a.n**0.5))
-    rows = [list(pictures[k : k + columns].split(1)) for k in range(0, a.n, columns)]
-    write_picture(pictures[:1] if a.n == 1 else contact_sheet(rows, title=a.prompt), out)
-    write_steps(model, made, save_steps)
-    print(f"{a.out}: {a.n} picture{'s' if a.n > 1 else ''}, seed {a.seed}, {time.monotonic() - began:.1f} s")
 
 
 def gradient_of(a: argparse.Namespace, texts: list[str]) -> Gradient:
-    """What a CLIP or a classifier of ours says of x_t, Eq. (8) or Eq. (6)."""
+    """The gradient of a CLIP, Eq. (8), or of a classifier, Eq. (6), that know noisy pictures of shapes."""
     if a.guide == "clip":
-        judge = load_judge("shapes-clip-noised")
-        return clip_guidance(
-            judge.images, judge.texts(texts), 3.0 if a.scale is None else a.scale, judge.scale
-        )
+        judge, scale = load_judge("shapes-clip-noised"), 3.0 if a.scale is None else a.scale
+        return clip_guidance(judge.images, judge.texts(texts), scale, judge.scale)
     classifier, asked = load_classifier(), [wanted(text) for text in texts]
-    return classifier_guidance(
-        lambda x, t: classifier.log_p(x, t, asked), 1.0 if a.scale is None else a.scale
+    scale = 1.0 if a.scale is None else a.scale
+    return classifier_guidance(lambda x, t: classifier.log_p(x, t, asked), scale)
+
+
+def sheet_of(pictures: Tensor, title: str) -> Tensor:
+    """Pictures of one prompt on one sheet, about as wide as high."""
+    n, columns = len(pictures), max(1, round(len(pictures) ** 0.5))
+    return contact_sheet(
+        [list(pictures[k : k + columns].split(1)) for k in range(0, n, columns)], title=title
     )
 
 
+# ---- glide inpaint ----
+
+
 def run_inpaint(a: argparse.Namespace) -> None:
-    """A picture file with a part painted anew; its own size comes back, and what was kept bit for bit."""
+    """A picture file with a part painted anew; it comes back in its own size, what was kept bit for bit."""
     began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
     picture = opened(a.input, a.crop)
     with blame("mask"):
         mask = read_mask(a.mask, of=picture)
 
-    def check(model: Model, upsampler: Model | None) -> None:
+    def check(model: Model, upsampler: Model | None) -> Original:
         check_way(model, a.how)
-        framed_square(a, picture, model, upsampler)
+        return framed_square(a, picture, model, upsampler)
 
     if a.estimate:
         return dry_run_stages(a, 1, a.w, check)
     model, upsampler = opened_stages(a)
-    seen = framed_square(a, picture, model, upsampler)
-    check_walks(model, a.steps, upsampler, a.up_steps)
-    with progress(model, len(respaced(model.schedule.T, a.steps)) - 1, "inpaint"):
+    seen = check(model, upsampler)
+    with progress(model, check_stages(a, model, upsampler), "inpaint"):
         made = inpaint(
             model,
             seen.view(),
@@ -284,6 +327,9 @@ def run_inpaint(a: argparse.Namespace) -> None:
     write_picture(seen.restore(made.picture.cpu(), mask if a.paste else None), out)
     write_steps(model, made, save_steps)
     print(f"{a.out}: seed {a.seed}, {time.monotonic() - began:.1f} s")
+
+
+# ---- glide session ----
 
 
 def run_session(a: argparse.Namespace) -> None:
@@ -321,15 +367,12 @@ def run_session(a: argparse.Namespace) -> None:
             write()
     else:
         ask(session, model, write)
-    print(
-        f"{a.out}: {len(session.states)} state{'s' if len(session.states) != 1 else ''}, {time.monotonic() - began:.1f} s"
-    )
+    n = len(session.states)
+    print(f"{a.out}: {n} state{'s' if n != 1 else ''}, {time.monotonic() - began:.1f} s")
 
 
 def painted_of(session: Session, file: Original) -> Tensor | None:
-    """What of the file's box was painted since it was given, 1 = painted; None where all was: the rest
-    keeps its pixels.
-    """
+    """What of the file was painted in the session, at the file's size: 1 = painted. None: all of it."""
     marks = [state.mask for state in session.states[1:]]
     if any(mask is None for mask in marks):
         return None
@@ -350,8 +393,9 @@ def script_of(path: str) -> str:
 
 
 def ask(session: Session, model: Model, write: Callable[[], None]) -> None:
-    """Steps from a person, at the terminal or through a pipe, until the answers end; what makes no sense
-    is said and asked again.
+    """Steps from a person, at the terminal or through a pipe, until the input ends.
+
+    A step that makes no sense is answered by what is wrong with it, and the next one is asked for.
     """
     while True:
         print("prompt [| box LEFT TOP RIGHT BOTTOM], undo, redo, or done: ", end="", flush=True)
