@@ -58,7 +58,8 @@ def test_what_goes_out_in_pieces_comes_back(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "PIECE", 40_000)
     (tmp_path / "next").mkdir()
     names = made(tmp_path / "next", 20_000, 30_000, 8_000)
-    assert gpu.packed(tmp_path, tmp_path / "out") == []
+    inside, left = gpu.packed(tmp_path, tmp_path / "out")
+    assert list(inside) == names and not left
     pieces = sorted((tmp_path / "out").iterdir())
     assert 2 < len(pieces) <= gpu.PIECES and all(p.stat().st_size <= gpu.PIECE for p in pieces)
     assert gpu.unpacked(tmp_path / "out", tmp_path / "back") == names
@@ -76,8 +77,12 @@ def test_what_finds_no_room_is_named_and_it_is_the_least_wanted(tmp_path, monkey
     monkeypatch.setattr(gpu, "PIECE", 20_000)
     (tmp_path / "next").mkdir()
     names = made(tmp_path / "next", 10_000, 30_000, 8_000)
-    assert gpu.packed(tmp_path, tmp_path / "out") == names[1:2]
+    inside, left = gpu.packed(tmp_path, tmp_path / "out")
+    assert left == names[1:2] and list(inside) == [names[0], names[2]]
     assert gpu.unpacked(tmp_path / "out", tmp_path / "back") == [names[0], names[2]]
+    (tmp_path / "sent.json").write_text(json.dumps(inside))
+    inside, left = gpu.packed(tmp_path, tmp_path / "out")
+    assert list(inside) == names[1:2] and not left, "the next call sends what found no room"
 
 
 def test_a_rehearsed_job_ends_and_is_not_done_again(tmp_path, capsys):
@@ -86,7 +91,11 @@ def test_a_rehearsed_job_ends_and_is_not_done_again(tmp_path, capsys):
     )
     gpu.main(**how)
     said = capsys.readouterr().out
-    assert "shapes-language: begun" in said and "shapes-language: done, 2 steps" in said and "packed" in said
+    assert (
+        "shapes-language: begun" in said
+        and "shapes-language: done, 2 steps" in said
+        and "packed 1 files" in said
+    )
     assert gpu.unpacked(tmp_path / "out", tmp_path / "back") == ["shapes-language.safetensors"]
     gpu.main(**how)
     assert "begun" not in capsys.readouterr().out

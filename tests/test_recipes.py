@@ -389,7 +389,7 @@ def test_shapes_of_another_width_by_another_optimiser_and_what_edits_by_instruct
         shutil.copy(folder / "shapes-vae.safetensors", place)
 
     def saving_often(loss, net, data, settings, files, **how):
-        return fit(loss, net, data, settings, replace(files, save_every=3), **how)
+        return fit(loss, net, data, settings, replace(files, save_every=1), **how)
 
     monkeypatch.setattr(shapes, "fit", saving_often)
     how = dict(vae=str(folder / "shapes-vae.safetensors"), out=str(tmp_path), device="cpu", batch=2)
@@ -400,13 +400,13 @@ def test_shapes_of_another_width_by_another_optimiser_and_what_edits_by_instruct
         heads=1,
         optimiser="muon",
         tilt=0.0,
-        until=time.time() + 6,
+        until=time.time() + 10,
         snapshots=str(early),
         state=str(tmp_path / "s"),
         **how,
     )
     record = json.loads((tmp_path / "shapes.json").read_text())
-    assert record["arguments"]["width"] == 16 and 6 < record["steps"] == record["arguments"]["steps"] < 500
+    assert record["arguments"]["width"] == 16 and 1 < record["steps"] == record["arguments"]["steps"] < 500
     for place in (tmp_path, early):
         assert load(place / "shapes.safetensors", "cpu").net.conv_in.weight.shape[0] == 16
     shapes_instruct.main(

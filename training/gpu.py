@@ -8,7 +8,8 @@ Each job is a recipe in a process of its own. It starts when what it needs is th
 at its share of the seconds, its learning rate at nothing. Every PACK seconds whatever there is goes out as
 pieces of at most PIECE bytes: finished files, and of the long runs what their average is so far. A loan
 that is cut short thus loses two minutes of the long runs, and of the short ones those that were not done.
-The same command goes on: what is done stays done, the rest goes on from its checkpoints."""
+The same command goes on: what is done stays done, the rest goes on from its checkpoints, and files that
+found no room go out."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from palimpsest.training.recipe import command_line
-from palimpsest.weights.files import FOLDER, WeightsError, read_weights
+from palimpsest.weights.files import FOLDER, WeightsError, read_weights, sha256, write_json
 
 PACK = 120  # seconds between two packs
 TELL = 30  # seconds between two lines of the log about each job
@@ -106,6 +107,7 @@ JOBS = (  # in order of priority
         ("shapes-glide",),
     ),
 )
+LAST = {CONDITIONAL}  # goes out after all others: what it is for is done here
 TINY = dict(  # a rehearsal's: whatever of it a recipe knows
     steps=2,
     batch=2,
@@ -190,18 +192,21 @@ def is_done(job: Job, folder: Path) -> bool:
 # --------------------------------------------------------------------------- what goes out
 
 
-def packed(folder: Path, out: Path) -> list[str]:
-    """Whatever weight files there are, as pieces of one archive in `out`, the most wanted first; the names
-    of those that found no room.
+def packed(folder: Path, out: Path) -> tuple[dict[str, str], list[str]]:
+    """Whatever weight files there are that no earlier call sent, as pieces of one archive in `out`, the most
+    wanted first: those in it with their hashes, and the names of those that found no room.
     """
-    order = {f"{job.name}.safetensors": n for n, job in enumerate(JOBS)}
-    files = sorted((folder / "next").glob("*.safetensors"), key=lambda p: order.get(p.name, len(order)))
-    stream, left = io.BytesIO(), []
+    order = {f"{job.name}.safetensors": n for n, job in enumerate(JOBS) if job.name not in LAST}
+    files = sorted((folder / "next").glob("*.safetensors"), key=lambda p: order.get(p.name, len(JOBS)))
+    stream, inside, left, gone = io.BytesIO(), {}, [], sent(folder)
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for path in files:
+            if gone.get(path.name) == (found := sha256(path)):
+                continue
             if stream.tell() + path.stat().st_size + 2**14 > PIECE * PIECES:
                 left.append(path.name)
                 continue
+            inside[path.name] = found
             record = path.with_suffix(".json")
             for one in (record, path) if record.exists() else (path,):
                 archive.add(one, one.name)
@@ -214,7 +219,13 @@ def packed(folder: Path, out: Path) -> list[str]:
             os.replace(part, piece)
         else:
             piece.unlink(missing_ok=True)
-    return left
+    return inside, left
+
+
+def sent(folder: Path) -> dict[str, str]:
+    """The hashes of the files that earlier calls sent."""
+    file = folder / "sent.json"
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def unpacked(out: Path, place: Path) -> list[str]:
@@ -275,6 +286,12 @@ class Shift:
         with open(self.log, "a") as file:
             file.write(line + "\n")
 
+    def pack(self, out: Path) -> dict[str, str]:
+        """Send what there is; the hashes of it."""
+        inside, left = packed(self.folder, out)
+        self.tell(f"packed {len(inside)} files" + (f", without {', '.join(left)}" if left else ""))
+        return inside
+
     def start_what_can(self) -> None:
         """Those whose needs are there (or were not asked for), in order of priority, while there is room."""
         todo = {job.name for job in self.waiting} | set(self.running)
@@ -325,8 +342,7 @@ def pauses(shift: Shift, out: Path) -> Iterator[None]:
                 shift.tell(f"{name}: {progress(shift.folder / name)}")
         if time.time() - sent > PACK:
             sent = time.time()
-            left = packed(shift.folder, out)
-            shift.tell("packed" + (f", without {', '.join(left)}" if left else ""))
+            shift.pack(out)
 
 
 def main(
@@ -362,8 +378,7 @@ def main(
     finally:
         shift.look()
         shift.stop()
-        left = packed(folder, place)
-        shift.tell("packed" + (f", without {', '.join(left)}" if left else ""))
+        write_json(folder / "sent.json", sent(folder) | shift.pack(place))
     if shift.failed:
         raise ValueError(
             f"jobs: {', '.join(sorted(shift.failed))} failed; {folder} has what each of them said"
