@@ -137,26 +137,25 @@ class Tokenizer(Protocol):
 class WordTokenizer(Tokenizer):
     """One token for each word of a closed list, and for each punctuation mark in it; lower case.
 
-    words: in order of their tokens, which begin at 3 after <pad>, <start>, <end>; the list is all there
-    is to save. A list with LETTERS in it can spell: a word that it lacks is one piece of a token per
+    words: in order of their tokens, which begin at 3 after <pad>, <start>, <end>. clean: what is done to
+    a text first. A list with LETTERS in it can spell: a word that it lacks is one piece of a token per
     letter. Otherwise `encode` raises UnknownWord. Raises ValueError for a list with a word that could
     never be read or that stands there twice."""
 
-    def __init__(self, words: list[str], length: int = 24):
+    def __init__(self, words: list[str], length: int = 24, clean: Callable[[str], str] = str):
         for word in words:
             if split_words(word) != [word] and word not in LETTERS:
                 raise ValueError(f'words must be single lower-case words or punctuation marks, not "{word}"')
         if len(set(words)) < len(words):
             raise ValueError(f'words has "{max(words, key=words.count)}" twice')
-        self.words = list(words)
-        self.length = length
+        self.words, self.length, self.clean = list(words), length, clean
         self.truncate = False
         self.pad, self.start, self.end = range(3)
         self.vocab_size = 3 + len(words)
         self.tokens = {word: 3 + i for i, word in enumerate(words)}
 
     def pieces(self, text: str) -> list[list[int]]:
-        return [self.piece(word) for word in split_words(text)]
+        return [self.piece(word) for word in split_words(self.clean(text))]
 
     def token(self, word: str) -> int:
         if word not in self.tokens:
@@ -173,7 +172,7 @@ class WordTokenizer(Tokenizer):
         """One that spells these words too, all tokens being the same: so a net gets to read spelling in
         training.
         """
-        other = WordTokenizer(self.words, self.length)
+        other = WordTokenizer(self.words, self.length, self.clean)
         other.tokens = {
             word: token for word, token in self.tokens.items() if word not in set(words) - set(LETTERS)
         }

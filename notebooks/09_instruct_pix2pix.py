@@ -46,7 +46,7 @@ from palimpsest.training.pairs import painted
 from palimpsest.training.shapes import models
 from palimpsest.training.shapes_instruct import KINDS, condition_scale, dropped, loss, true_pairs, widened
 from palimpsest.weights.load import find, load, load_autoencoder, load_reader
-from palimpsest.worlds.instructions import said
+from palimpsest.worlds.instructions import asked
 from palimpsest.worlds.shapes import apply, changed_mask, instruction, render, sample_scene
 from palimpsest.worlds.triplets import read_triplets
 
@@ -82,7 +82,7 @@ for k, (scene, edit) in enumerate(pairs):
     assert ((before - after).abs() * kept).max() / 2 < 1 / 255
 axes[0, 0].set_ylabel("before")
 axes[1, 0].set_ylabel("after")
-words = [said(instruction(*pairs[0]), rng, 0.) for _ in range(4)]
+words = [asked(*pairs[0], rng) for _ in range(4)]
 print("the first one, in other words:", "; ".join(words))
 assert len(set(words)) > 1 and b.embed(words).shape[0] == 4
 

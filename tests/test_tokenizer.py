@@ -393,3 +393,12 @@ def test_a_file_that_is_not_the_vocabulary_is_refused(tmp_path, content):
     with pytest.raises(ValueError, match="vocabulary") as e:
         ClipTokenizer(path)
     assert "\n" not in str(e.value) and str(path) in str(e.value)
+
+
+def test_what_is_cleaned_first_is_read_as_what_it_becomes():
+    plain = WordTokenizer(["red", "star"], 6)
+    cleaned = WordTokenizer(["red", "star"], 6, lambda text: text.replace("crimson", "red").replace(".", ""))
+    assert cleaned(["crimson star."]).equal(plain(["red star"]))
+    assert cleaned.positions("crimson star", "red") == [1]
+    with pytest.raises(UnknownWord, match="crimson"):
+        plain(["crimson star"])

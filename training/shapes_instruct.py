@@ -39,7 +39,7 @@ from palimpsest.weights.files import read_weights, sha256
 from palimpsest.weights.load import find, load_autoencoder, own_device
 from palimpsest.weights.model import Autoencoder
 from palimpsest.worlds.files import read_picture
-from palimpsest.worlds.instructions import said
+from palimpsest.worlds.instructions import asked as in_free_words
 from palimpsest.worlds.shapes import apply, edits, instruction, is_held_out, render, sample_scene
 
 DROP = 0.05  # p: of the text alone, of both, and of the picture alone
@@ -84,7 +84,8 @@ def drawn_pairs(n: int, seed: str) -> tuple[Tensor, Tensor, list[str]]:
             edit = rng.choice(options)
             before.append(scene)
             after.append(apply(scene, edit))
-            asked.append(said(instruction(scene, edit), rng))
+            plain = rng.random() < 0.5
+            asked.append(instruction(scene, edit) if plain else in_free_words(scene, edit, rng))
     return render(before), render(after), asked
 
 

@@ -23,10 +23,11 @@ from palimpsest.nets.judges.clip import CLIP, clip_view
 from palimpsest.nets.judges.dino import DINO, dino_view
 from palimpsest.nets.judges.noised_clip import NoisedCLIP
 from palimpsest.nets.judges.noisy_reader import NoisyReader
-from palimpsest.nets.tokenizer import Tokenizer, WordTokenizer
+from palimpsest.nets.tokenizer import Tokenizer
 from palimpsest.weights.files import fill
 from palimpsest.weights.load import _building, _read, find, pick_device
 from palimpsest.weights.public.checkpoint import is_public
+from palimpsest.weights.public.parts import word_tokenizer
 from palimpsest.weights.public.towers import load_dino
 
 
@@ -135,7 +136,7 @@ def load_judge(name_or_path: str | Path = "shapes-clip", device: str | torch.dev
         net = (CLIP if config["kind"] == "clip" else NoisedCLIP)(**config["clip"])
         return Judge(
             fill(net, tensors, "clip", path).to(pick_device(device)),
-            WordTokenizer(config["words"], config["clip"]["length"]),
+            word_tokenizer(config["words"], config["clip"]["length"]),
         )
 
 

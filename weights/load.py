@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from palimpsest.nets.glide import GlideText, GlideUNet
 from palimpsest.nets.judges.reader import Reader
 from palimpsest.nets.text import TextTransformer
-from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.samplers.schedule import Schedule
@@ -30,6 +29,7 @@ from palimpsest.weights.files import FOLDER, WeightsError, fill, manifest, read_
 from palimpsest.weights.model import Autoencoder, Model
 from palimpsest.weights.public.catalogue import KNOWN, known, place
 from palimpsest.weights.public.checkpoint import is_public, read_public, save
+from palimpsest.weights.public.parts import word_tokenizer
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": Schedule.linear,
@@ -252,7 +252,7 @@ def load(
                 name=path.stem,
                 net=fill(net, tensors, "net", path).to(device, dtype),
                 text=fill(text, tensors, "text", path).to(device, dtype),
-                tokenizer=WordTokenizer(config["words"], config["text"]["length"]),
+                tokenizer=word_tokenizer(config["words"], config["text"]["length"]),
                 vae=autoencoder.vae.to(device, dtype) if autoencoder.vae is not None else None,
                 schedule=SCHEDULES[schedule.pop("name")](**schedule),
                 prediction=config["prediction"],

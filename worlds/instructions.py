@@ -1,99 +1,231 @@
-"""The same wish in other words, and what a wish means: instructions of the shapes world as different
-people would say them.
+"""Wishes for edits of the shapes world, as different people would say them, and what a wish means.
 
-    said("make the star blue", rng)              # "turn the star blue", "change the star to blue", …
-    meaning("the star to blue and remove the ring")              # [("look", ("star", "blue")), ("remove", ("ring",))]
+    asked(scene, edit, rng)                  # "turn the red star blue", "the left thing to blue", …
+    meaning("Colour the red one blue.")      # [("look", ("red thing", "blue"))]
+    held_out_instructions()                  # 200 wishes in forms kept out of training, as they are typed
 
-Only words that the world's tokenizer knows (worlds/scene.WORDS), so that all of its models can read them.
+A wish is a way to put it (WAYS) and a way to point at a thing: by its shape, by a look and its shape, by a
+look or a place alone, or as "it" where there is one thing. One in six of both taken together is held out of
+training. All words are the world's (worlds/scene.WORDS); worlds/words.py leads others to them ("delete", "get
+rid of").
 """
 
 from __future__ import annotations
 
+import functools
 import random
 import re
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
 
-from palimpsest.worlds.scene import SHAPES
+from palimpsest.worlds.scene import COLOURS, CONVERSE, RELATIONS, SHAPES, SIZES, TEXTURES, Scene, with_article
+from palimpsest.worlds.shapes import Edit, _phrase, apply, edits, is_held_out, sample_scene
+from palimpsest.worlds.wordings import OPPOSITE, typed
+from palimpsest.worlds.words import understood
 
-THING = rf"an? (\w+ ){{0,3}}({'|'.join(SHAPES)})"
-# kind -> (how worlds.shapes.instruction says it, what else may be said for it, which of its words matter)
-WAYS: dict[str, tuple[str, tuple[str, ...], tuple[int, ...]]] = {
-    "background": (
-        r"change the background to (\w+)",
-        (
-            r"change the background to \1",
-            r"make the background \1",
-            r"turn the background \1",
-            r"replace the background with \1",
-        ),
-        (1,),
-    ),
-    "remove": (
-        r"remove the (\w+)",
-        (
-            r"remove the \1",
-            r"replace the \1 with the background",
-            r"change the \1 to the background",
-            r"remove the \1 in the picture",
-        ),
-        (1,),
-    ),
-    "add": (
-        r"add (an? .+)",
-        (r"add \1", r"add \1 to the picture", r"add \1 on the background", r"add \1 in the picture"),
-        (1,),
-    ),
-    "swap": (
-        r"swap the (\w+) and the (\w+)",
-        (r"swap the \1 and the \2", r"swap the \2 and the \1", r"swap the \1 with the \2"),
-        (1, 2),
-    ),
-    "reshape": (
-        r"turn the (\w+) into (an?) (\w+)",
-        (
-            r"turn the \1 into \2 \3",
-            r"make the \1 \2 \3",
-            r"replace the \1 with \2 \3",
-            r"change the \1 into \2 \3",
-            r"swap the \1 with \2 \3",
-        ),
-        (1, 3),
-    ),
+# What is asked for -> how. {it} and {other} point at things, {v} is a look or a colour, {a} what a thing
+# becomes, {phrase} a new thing, {r} where that stands to the old one. The first way is worlds.shapes.instruction's.
+WAYS: dict[str, tuple[str, ...]] = {
     "look": (
-        r"make the (\w+) (\w+)",
-        (r"make the \1 \2", r"turn the \1 \2", r"change the \1 to \2", r"make \2 the \1", r"the \1 to \2"),
-        (1, 2),
-    ),
+        "make {it} {v}", "turn {it} {v}", "change {it} to {v}", "make {v} {it}", "{it} to {v}", "{it} is {v}"),
+    "reshape": (
+        "turn {it} into {a}", "make {it} {a}", "replace {it} with {a}", "change {it} into {a}",
+        "change {it} to {a}", "{it} to {a}", "{it} is {a}"),
+    "background": (
+        "change the background to {v}", "make the background {v}", "turn the background {v}",
+        "replace the background with {v}", "change the background into {v}", "the background to {v}",
+        "the background is {v}", "change to {v} background", "add {v} background", "make it {v} background"),
+    "remove": (
+        "remove {it}", "remove {it} in the picture", "replace {it} with the background",
+        "change {it} to the background", "turn {it} into the background"),
+    "add": (
+        "add {phrase}", "add {phrase} to the picture", "add {phrase} in the picture",
+        "add {phrase} on the background", "add {phrase} {r} {it}", "{r} {it} add {phrase}",
+        "add {phrase} that is {r} {it}"),
+    "swap": (
+        "swap {it} and {other}", "swap {other} and {it}", "swap {it} with {other}", "swap {other} with {it}",
+        "change {it} with {other}"),
+}  # fmt: skip
+KINDS = {
+    "recolour": "look",
+    "retexture": "look",
+    "resize": "look",
+    **{kind: kind for kind in WAYS if kind != "look"},
 }
+POINTS = ("shape", "look and shape", "look", "place", "it")
+Wish = tuple[str, tuple[str, ...]]  # a kind of WAYS and what its words name
 
 
-def said(instruction: str, rng: random.Random, plain: float = 0.5) -> str:
-    """The instruction in other words; as it is with probability `plain`. Raises ValueError for one that
-    this world does not know.
+_SPLIT = 1072  # of those tried, the first with held-out forms of every kind, none of them the commonest
+
+
+def is_held_out_form(way: str, point: str) -> bool:
+    """Whether no training text puts a wish this way while pointing so: one in six, by a checksum."""
+    return zlib.crc32(f"{_SPLIT} {way}, {point}".encode()) % 6 == 0
+
+
+def points(scene: Scene, k: int, rng: random.Random) -> dict[str, str]:
+    """How thing k can be pointed at, so that no other is meant: {one of POINTS: "the red star"}."""
+    me, others = scene.things[k], [thing for i, thing in enumerate(scene.things) if i != k]
+    looks = {"colour": me.colour, "size": me.size, "texture": me.texture}
+    own = [value for name, value in looks.items() if all(getattr(other, name) != value for other in others)]
+    said = [value for value in looks.values() if value != "plain"]
+    found = {
+        "shape": f"the {me.shape}",
+        "look and shape": f"the {rng.choice((me.colour, rng.choice(said)))} {me.shape}",
+    }
+    if own and (seen := [value for value in own if value != "plain"]):
+        found["look"] = f"the {rng.choice(seen)} thing"
+    if others:
+        found["place"] = f"the {PLACES[scene.relation][k]} thing"
+    else:
+        found["it"] = rng.choice(("it", "it", "the thing"))
+    return found
+
+
+PLACES = {"left of": ("left", "right"), "above": ("upper", "lower")}
+
+
+def asked(scene: Scene, edit: Edit, rng: random.Random, held_out: bool = False) -> str:
+    """An edit of a scene in free words; held_out: in a form that is kept out of training, instead of one that
+    is not.
     """
-    for pattern, ways, _ in WAYS.values():
-        if re.fullmatch(pattern, instruction):
-            return instruction if rng.random() < plain else re.sub(pattern, rng.choice(ways), instruction)
-    raise ValueError(f"instruction: {instruction!r} is none of this world's")
+    while True:
+        text, way, point = _drawn(scene, edit, rng)
+        if is_held_out_form(way, point) == held_out:
+            return text
 
 
-def meaning(instruction: str) -> list[tuple[str, tuple[str, ...]]]:
-    """What is asked for, wish by wish: a kind of WAYS and its words. Raises ValueError for what nobody
-    here would say.
+def _drawn(scene: Scene, edit: Edit, rng: random.Random) -> tuple[str, str, str]:
+    """A wish, the way it is put, and how it points at things."""
+    kind, value, words = KINDS[edit.kind], edit.value, {}
+    if kind == "look" and rng.random() < 0.3:
+        kind, words["a"] = "reshape", with_article(value, scene.things[edit.index].shape)
+    way, point = rng.choice(WAYS[kind]), ""
+    if "{it}" in way:
+        one, other = (0, 1) if kind == "swap" else (edit.index or 0, None)
+        found = points(scene, one, rng)
+        point = rng.choice(list(found)) if rng.random() < 0.6 else "shape"
+        words["it"] = found[point]
+        if other is not None:
+            there = points(scene, other, rng)
+            words["other"] = there[point if point in there else "shape"]
+    if kind == "reshape":
+        words.setdefault("a", with_article(value) if isinstance(value, str) else "")
+    elif kind == "background":
+        words["v"] = with_article(value) if way.endswith("background") else value
+    elif kind == "add":
+        after = apply(scene, edit)
+        words["r"] = after.relation if after.things[0] == value else OPPOSITE[after.relation]
+        words["phrase"] = _phrase(value)
+    elif isinstance(value, str):
+        words["v"] = value
+    return way.format(**words), way, point
+
+
+# --------------------------------------------------------------------------- what a wish means
+
+_ANY = {
+    "COLOUR": "|".join(COLOURS), "SHAPE": "|".join(SHAPES), "LOOK": "|".join((*COLOURS, *SIZES, *TEXTURES)),
+    "PLACE": "|".join((*RELATIONS, *CONVERSE))}  # fmt: skip
+
+
+@functools.cache
+def _readers() -> tuple[tuple[str, re.Pattern[str]], ...]:
+    """Every way to put a wish, as a pattern with a group for each thing that it names."""
+    point = rf"it|the (?:(?:{_ANY['LOOK']}|left|right|upper|lower) )*(?:{_ANY['SHAPE']}|thing)"
+    becomes = rf"(?:(?:{_ANY['LOOK']}) )*(?:{_ANY['SHAPE']})"
+    found = []
+    for kind, ways in WAYS.items():
+        value = rf"(?:an? )?(?P<v>{_ANY['COLOUR' if kind == 'background' else 'LOOK']})"
+        parts = dict(it=f"(?P<it>{point})", other=f"(?P<other>{point})", v=value, a=rf"an? (?P<a>{becomes})",
+                     phrase=f"(?P<phrase>an? {becomes})", r=f"(?P<r>{_ANY['PLACE']})")  # fmt: skip
+        found += [(kind, re.compile(way.format(**parts))) for way in ways]
+    return tuple(found)
+
+
+NAMED: dict[str, Callable[[dict[str, str]], tuple[str, ...]]] = {
+    "look": lambda g: (g["it"], g["v"]), "reshape": lambda g: (g["it"], g["a"]), "remove": lambda g: (g["it"],),
+    "background": lambda g: (g["v"],), "swap": lambda g: (g["it"], g["other"]),
+    "add": lambda g: (g["phrase"], g["r"], g["it"]) if "r" in g else (g["phrase"],),
+}  # fmt: skip
+
+
+def meaning(text: str) -> list[Wish]:
+    """What is asked for, wish by wish: a kind of WAYS and what is named, without "the". Raises ValueError for
+    what nobody here would say.
     """
-    for kind, (pattern, ways, matter) in WAYS.items():
-        for way in ways:
-            found = re.fullmatch(_reader(pattern, way), instruction)
-            if found and (kind != "add" or re.fullmatch(THING, found["g1"])):
-                return [(kind, tuple(found[f"g{i}"] for i in matter))]
-    for cut in re.finditer(" and ", instruction):  # two wishes; "swap the a and the b" is one
+    said = understood(text)
+    for kind, reader in _readers():
+        if found := reader.fullmatch(said):
+            return [
+                (
+                    kind,
+                    NAMED[kind](
+                        {name: word.removeprefix("the ") for name, word in found.groupdict().items()}
+                    ),
+                )
+            ]
+    for cut in re.finditer(" and ", said):  # two wishes; "swap the a and the b" is one
         try:
-            return meaning(instruction[: cut.start()]) + meaning(instruction[cut.end() :])
+            return meaning(said[: cut.start()]) + meaning(said[cut.end() :])
         except ValueError:
             continue
-    raise ValueError(f"instruction: {instruction!r} means nothing here")
+    raise ValueError(f"instruction: {text!r} means nothing here")
 
 
-def _reader(pattern: str, way: str) -> str:
-    """The regular expression of one way to say a pattern: its groups, named g1, g2, …, in the way's order."""
-    groups = re.findall(r"\(([^)]*)\)", pattern)
-    return re.sub(r"\\(\d)", lambda number: f"(?P<g{number[1]}>{groups[int(number[1]) - 1]})", way)
+def pointed_at(point: str, looks: list[dict[str, str]], relation: str) -> int:
+    """Which of the things, told by their looks {"shape": "star", "colour": "red", …}, is meant by "red star",
+    "left thing" or "it".
+
+    A look that is not told of a thing does not speak against it. Raises ValueError where none or more than
+    one is meant.
+    """
+    places = PLACES.get(relation, ())
+
+    def fits(k: int) -> bool:
+        for word in point.split():
+            kind = next((name for name, values in _KIND_OF if word in values), None)
+            if kind is not None and looks[k].get(kind, word) != word:
+                return False
+            if word in ("left", "right", "upper", "lower") and (
+                word not in places or places.index(word) != k
+            ):
+                return False
+        return True
+
+    found = [k for k in range(len(looks)) if fits(k)]
+    if len(found) != 1:
+        raise ValueError(
+            f'instruction: there is {"no" if not found else "more than one"} thing that "{point}" could mean'
+        )
+    return found[0]
+
+
+_KIND_OF = (("shape", SHAPES), ("colour", tuple(COLOURS)), ("size", tuple(SIZES)), ("texture", TEXTURES))
+
+
+# --------------------------------------------------------------------------- what no training sees
+
+
+class Asked(NamedTuple):
+    """An edit of a scene, and a wish for it as it is typed."""
+
+    scene: Scene
+    edit: Edit
+    text: str
+
+
+def held_out_instructions(n: int = 200, seed: int = 0) -> list[Asked]:
+    """n wishes of every kind in turn, in forms that no training text has, and as they are typed. None leads
+    to what is held out.
+    """
+    rng, found, kinds = random.Random(f"held-out instructions {seed}"), [], list(KINDS)
+    while len(found) < n:
+        scene, kind = sample_scene(rng), kinds[len(found) % len(kinds)]
+        options = [e for e in edits(scene) if e.kind == kind and not is_held_out(apply(scene, e))]
+        if options:
+            edit = rng.choice(options)
+            found.append(Asked(scene, edit, typed(asked(scene, edit, rng, held_out=True), rng)))
+    return found

@@ -7,9 +7,10 @@ checked.
     read("a red star # make the star blue % a blue star")      # and back; ValueError for what is no triplet
     follows(triplet)                              # whether the second caption is what the instruction makes of the first
 
-InstructPix2Pix (arXiv:2211.09800v2, Sec. 3.1) had 700 written by hand, taught GPT-3 to write more, and
-could not know how many of those were right. Here a caption's meaning is known, and an instruction can be
-carried out on it."""
+InstructPix2Pix (arXiv:2211.09800v2, Sec. 3.1) had 700 written by hand, taught GPT-3 to write more, and could
+not know how many of those were right. Here a caption's meaning is known, and an instruction can be carried
+out on it.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +21,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from palimpsest.worlds.instructions import meaning, said
-from palimpsest.worlds.scene import COLOURS, HELD_OUT, RELATIONS, SHAPES, SIZES, TEXTURES, with_article
+from palimpsest.worlds.instructions import asked, meaning, pointed_at
+from palimpsest.worlds.scene import (
+    COLOURS,
+    CONVERSE,
+    HELD_OUT,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    with_article,
+)
 from palimpsest.worlds.shapes import apply, caption, edits, instruction, is_held_out, sample_scene
 from palimpsest.worlds.words import wanted
 
@@ -57,15 +67,15 @@ def written(n: int, seed: int = 0, two: float = 0.15) -> list[Triplet]:
         scene, kinds = sample_scene(rng), rng.sample(KINDS, 2 if rng.random() < two else 1)
         size = rng.random() < 0.5 or "resize" in kinds
         ground = rng.random() < 0.6 or "background" in kinds
-        after, asked = scene, []
+        after, wishes = scene, []
         for kind in kinds:
             options = [e for e in edits(after) if e.kind == kind and not is_held_out(apply(after, e))]
             if options:
                 edit = rng.choice(options)
-                asked.append(said(instruction(after, edit), rng, plain=0.3))
+                wishes.append(instruction(after, edit) if rng.random() < 0.3 else asked(after, edit, rng))
                 after = apply(after, edit)
-        triplet = Triplet(caption(scene, size, ground), " and ".join(asked), caption(after, size, ground))
-        if asked and triplet.caption != triplet.edited and follows(triplet):
+        triplet = Triplet(caption(scene, size, ground), " and ".join(wishes), caption(after, size, ground))
+        if wishes and triplet.caption != triplet.edited and follows(triplet):
             found[triplet] = None  # a dictionary keeps the order
     return list(found)
 
@@ -124,8 +134,8 @@ def valid(triplet: Triplet) -> bool:
 
 
 def follows(triplet: Triplet) -> bool:
-    """Whether the second caption says what the instruction makes of the first: the truth, which the
-    paper's filter had to guess.
+    """Whether the second caption says what the instruction makes of the first: the truth, which the paper's
+    filter had to guess.
     """
     try:
         before, after = wanted(triplet.caption), wanted(triplet.edited)
@@ -165,41 +175,51 @@ def _plainly(found: dict[str, str]) -> _State:
 
 
 def _carried_out(state: _State, kind: str, values: tuple[str, ...]) -> list[_State]:
-    """Every state that does what is asked; none where it cannot be done. Raises ValueError for a thing
-    that is not there.
+    """Every state that does what is asked; none where it cannot be done. Raises ValueError for a thing that
+    is not there.
     """
     names = [shape for shape, _ in state.things]
+    looks = [{"shape": shape, **dict(told)} for shape, told in state.things]
 
-    def at(shape: str) -> int:
-        if shape not in names:
-            raise ValueError(f"instruction: there is no {shape}")
-        return names.index(shape)
+    def put(k: int, told: dict[str, str]) -> _State:
+        shape, rest = told["shape"], frozenset(pair for pair in told.items() if pair[0] != "shape")
+        return state._replace(things=(*state.things[:k], (shape, rest), *state.things[k + 1 :]))
 
-    def put(k: int, thing: tuple[str, frozenset]) -> _State:
-        return state._replace(things=(*state.things[:k], thing, *state.things[k + 1 :]))
+    def at(point: str) -> int:
+        return pointed_at(point, looks, state.relation)
 
     if kind == "look":
-        shape, value = values
+        point, value = values
         name = "texture" if value in TEXTURES else "size" if value in SIZES else "colour"
-        k = at(shape)
-        return [put(k, (shape, frozenset({*(p for p in state.things[k][1] if p[0] != name), (name, value)})))]
+        return [put(at(point), looks[at(point)] | {name: value})]
     if kind == "reshape":
-        k = at(values[0])
-        return [put(k, (values[1], state.things[k][1]))]
+        point, becomes = values
+        named = {name[:-2]: value for name, value in wanted(becomes).items() if name.endswith("_1")}
+        if "plain" not in becomes.split():
+            named = {name: value for name, value in named.items() if value != "plain"}
+        return [put(at(point), looks[at(point)] | named)]
     if kind == "background":
         return [state._replace(background=values[0])]
     if kind == "remove":
-        k = at(values[0])
-        return [_State((state.things[1 - k],), "none", state.background)] if len(names) == 2 else []
+        return (
+            [_State((state.things[1 - at(values[0])],), "none", state.background)] if len(names) == 2 else []
+        )
     if kind == "swap":
-        first, second = at(values[0]), at(values[1])
-        return [state._replace(things=state.things[::-1])] if {first, second} == {0, 1} else []
-    thing = wanted(values[0])  # add: anywhere beside the one that is there
+        return [state._replace(things=state.things[::-1])] if {at(values[0]), at(values[1])} == {0, 1} else []
+    thing = wanted(values[0])  # add: where it is said, or anywhere beside the one that is there
     if thing["count"] != "one" or len(names) != 1 or thing["shape_1"] in names:
         return []
-    looks = {name: thing[f"{name}_1"] for name in ("colour", "size", "texture") if f"{name}_1" in thing}
+    told = {name: thing[f"{name}_1"] for name in ("colour", "size", "texture") if f"{name}_1" in thing}
     sized = any(name == "size" for name, _ in state.things[0][1])
-    added = (thing["shape_1"], frozenset(p for p in looks.items() if p[0] != "size" or sized))
+    added = (thing["shape_1"], frozenset(p for p in told.items() if p[0] != "size" or sized))
+    if len(values) == 3:
+        at(values[2])
+        relation, first = CONVERSE.get(values[1], values[1]), values[1] in RELATIONS
+        return [
+            _State(
+                (added, state.things[0]) if first else (state.things[0], added), relation, state.background
+            )
+        ]
     return [
         _State(pair, relation, state.background)
         for relation in RELATIONS

@@ -4,6 +4,8 @@ together, a file written whole.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +21,7 @@ from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.weights.files import WeightsError, _replacing
 from palimpsest.weights.public.catalogue import find_known, here
 from palimpsest.weights.public.configs import Config, build
+from palimpsest.worlds.words import understood
 
 Net = TypeVar("Net", bound=nn.Module)
 LATENT_SCALE = 0.18215  # of Stable Diffusion's autoencoder (arXiv:2112.10752v2, App. G)
@@ -69,6 +72,11 @@ def gpt2_vocabulary() -> Path:
     return here(find_known("gpt2-vocabulary")) or GPT2Tokenizer.find()
 
 
+def word_tokenizer(words: Sequence[str], length: int) -> WordTokenizer:
+    """A tokenizer of these words, and of what else people say for them (worlds/words.py)."""
+    return WordTokenizer(list(words), length, partial(understood, known=frozenset(words)))
+
+
 def tokenizer_of(
     text: TextTransformer | None, words: list[str] | None, path: Path, pairs: list[str] | None = None
 ) -> Tokenizer | None:
@@ -81,7 +89,7 @@ def tokenizer_of(
         return None
     length, merges = len(text.positions), path / "tokenizer" / "merges.txt"
     if words is not None:
-        return WordTokenizer(words, length)
+        return word_tokenizer(words, length)
     if merges.parent.is_dir() and not merges.is_file():
         raise WeightsError(
             f"model: {path} has a tokenizer without a merges.txt, so another than CLIP's, which is the only one known here"
