@@ -37,7 +37,7 @@ def some_edits(n, seed):
 
 
 def test_a_wish_in_free_words_is_followed_by_its_edit_and_by_no_other():
-    for k, (scene, edit, rng) in enumerate(some_edits(800, 0)):
+    for k, (scene, edit, rng) in enumerate(some_edits(300, 0)):
         wish = asked(scene, edit, rng, held_out=k % 3 == 0)
         assert follows(Triplet(caption(scene), wish, caption(apply(scene, edit)))), wish
         other = rng.choice(
@@ -49,7 +49,7 @@ def test_a_wish_in_free_words_is_followed_by_its_edit_and_by_no_other():
 
 
 def test_wishes_are_in_known_words_and_understood_as_they_are_typed():
-    for scene, edit, rng in some_edits(800, 1):
+    for scene, edit, rng in some_edits(300, 1):
         for wish in (asked(scene, edit, rng), instruction(scene, edit)):
             assert set(wish.split()) <= set(WORDS) - set(RARE_WORDS) and understood(wish) == wish
             line = typed(wish, rng)

@@ -9,6 +9,7 @@ from palimpsest.worlds.shapes import attributes, sample_scene
 from palimpsest.worlds.wordings import (
     BY_HAND,
     FORMS,
+    MOST,
     Form,
     Told,
     held_out_wordings,
@@ -22,11 +23,12 @@ from palimpsest.worlds.words import fulfils, understood, wanted
 
 def test_free_words_ask_for_their_scene_in_known_words_that_are_nobodys_name():
     rng = random.Random(0)
-    for k in range(1500):
+    for k in range(500):
         scene = sample_scene(rng, held_out=None)
         text = worded(scene, rng, held_out=k % 4 == 0)
         assert fulfils(text, attributes(scene)), text
         assert set(text.split()) <= set(WORDS) - set(RARE_WORDS) and understood(text) == text
+        assert len(text.split()) <= MOST
 
 
 def test_every_form_means_its_scene_and_no_other_arrangement_of_it():
@@ -47,12 +49,12 @@ def test_every_form_means_its_scene_and_no_other_arrangement_of_it():
 def test_what_is_typed_is_understood_as_what_was_said():
     rng = random.Random(2)
     changed = 0
-    for _ in range(1500):
+    for _ in range(500):
         text = worded(sample_scene(rng), rng)
         line = typed(text, rng)
         changed += line != text
         assert understood(line) == text, line
-    assert changed > 1200
+    assert changed > 400
 
 
 def test_training_has_every_choice_but_not_every_combination():
@@ -75,7 +77,7 @@ def test_two_hundred_wordings_are_held_out_and_ask_for_what_their_plain_caption_
         and rows == held_out_wordings()
     )
     for plain, text in rows:
-        assert set(understood(text).split()) <= set(WORDS), text
+        assert set(understood(text).split()) <= set(WORDS) and len(understood(text).split()) <= MOST, text
         asked, said = wanted(plain), wanted(text)
         if "relation" in said:
             assert said == asked, (plain, text)

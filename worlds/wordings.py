@@ -50,6 +50,7 @@ ORDERS = {  # how the first thing a and the second b are told apart: a {r} b, an
 }
 LOOKS = ("before", "shuffled", "that is", "in")  # where a thing's looks stand
 ARTICLES = ("a", "the", "")
+MOST = 22  # words of a text: what the small models read
 
 
 class Form(NamedTuple):
@@ -113,11 +114,17 @@ def some_form(things: int, told: Told, rng: random.Random, held_out: bool) -> Fo
 
 
 def worded(scene: Scene, rng: random.Random, held_out: bool = False) -> str:
-    """A scene in free words, all of them the world's own; held_out: in a form that is kept out of training,
-    instead of one that is not.
+    """A scene in free words, at most MOST of them and all the world's own; held_out: in a form that is kept
+    out of training, instead of one that is not.
     """
-    told = some_told(rng)
-    return put(scene, some_form(len(scene.things), told, rng, held_out), told, rng)
+    return _worded(scene, some_told(rng), rng, held_out)
+
+
+def _worded(scene: Scene, told: Told, rng: random.Random, held_out: bool) -> str:
+    while True:
+        text = put(scene, some_form(len(scene.things), told, rng, held_out), told, rng)
+        if len(text.split()) <= MOST:
+            return text
 
 
 def put(scene: Scene, form: Form, told: Told, rng: random.Random) -> str:
@@ -324,6 +331,6 @@ def held_out_wordings(n: int = 200, seed: int = 0) -> list[Wording]:
     rng, found = random.Random(f"held-out wordings {seed}"), list(BY_HAND[:n])
     while len(found) < n:
         scene, told = sample_scene(rng, things=1 + len(found) % 2), some_told(rng)._replace(colour=True)
-        text = put(scene, some_form(len(scene.things), told, rng, held_out=True), told, rng)
+        text = _worded(scene, told, rng, held_out=True)
         found.append(Wording(caption(scene, told.size, told.background), typed(text, rng)))
     return found
