@@ -26,7 +26,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from palimpsest.nets.unet import UNet
 from palimpsest.samplers.ddim import ddim_step
 from palimpsest.samplers.guidance import cfg_two
 from palimpsest.samplers.noise import Rng
@@ -121,9 +120,9 @@ def three(model: Model, z: Tensor, t: int, c_I: Tensor, c_T: Tensor, null: Tenso
 
 def check_model(model: Model) -> None:
     """Raises ValueError unless the net sees a picture beside the latent."""
-    latent = model.latent_shape[0]
-    if not isinstance(model.net, UNet) or model.net.conv_in.in_channels != 2 * latent:
-        takes = model.net.conv_in.in_channels
+    latent = model.channels
+    if model.beside != latent:
+        takes = latent + model.beside
         raise ValueError(
             f"model: {model.name} takes {takes} channels, and instruct_pix2pix needs a net that sees a picture beside the latent, "
             f"{2 * latent} channels; load shapes-instruct or emoji-instruct, or the published instruct-pix2pix"

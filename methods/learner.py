@@ -72,9 +72,9 @@ def check_pictures(model: Model, pictures: Tensor | Sequence[Tensor], beside: in
         raise ValueError(
             f"model: fine-tuning needs float32, and this bundle is {model.dtype}; load it in float32"
         )
-    if hasattr(model.net, "conv_in") and model.net.conv_in.in_channels != model.latent_shape[0] + beside:
+    if model.beside != beside:
         raise ValueError(
-            f"model: the net of {model.name} takes {model.net.conv_in.in_channels} channels, more than a latent alone has; choose a "
+            f"model: the net of {model.name} takes {model.channels + model.beside} channels, more than a latent alone has; choose a "
             "text-to-image model"
         )
     if len(pictures) == 1:  # DreamBooth, Sec. 3.1 takes 3 to 5

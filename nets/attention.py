@@ -1,11 +1,10 @@
-"""Attention with a place to listen and to speak.
+"""Attention whose probabilities can be read and rewritten.
 
-    Attention(Q, K, V) = softmax(Q Kᵀ / √k) V                    "Attention Is All You Need", arXiv:1706.03762v7, Eq. (1)
-
-One class serves self-attention (keys and values from x), cross-attention (from a context) and causal
-text. The editing methods of this library read and rewrite the probabilities softmax(Q Kᵀ / √k) through a
-*tap*: a function that is handed down as an argument, so that nothing is patched and nothing remains after
-the call.
+    Attention(Q, K, V) = softmax(Q Kᵀ / √k) V         "Attention Is All You Need", arXiv:1706.03762v7, Eq. (1)
+ One class serves self-attention (keys and values from x), cross-attention (from a context) and causal text.
+The editing methods of this library read and rewrite the probabilities softmax(Q Kᵀ / √k) through a *tap*: a
+function (probabilities, site) -> probabilities that is handed down as an argument. Nothing is patched, and
+nothing remains after the call.
 
 Letters: b batch, i queries, j keys, d width, h heads, k head width.
 """
@@ -14,98 +13,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from palimpsest.nets.fast_cpu import Linear
+from palimpsest.arguments import check
+from palimpsest.nets.fast_cpu import Linear, fused_attention
 
 
 class Site(NamedTuple):
-    """Where an attention layer stands: its place in the net, what it attends to, and the size of its
-    feature map.
-    """
+    """Where an attention layer stands: its place in the net, what it attends to, and the size of its feature
+    map."""
 
     name: str  # "down0.1", "mid", "up1.0"
-    # "self", "cross", or "joint": the keys are the text's tokens, then the map's own pixels
-    # (nets/adm.py)
-    kind: str
+    kind: str  # "self", "cross", or "joint": the text's tokens, then the map's own pixels (nets/adm.py)
     res: tuple[int, int]  # (y, x): the layer has y·x queries
 
 
 Tap = Callable[[Tensor, Site], Tensor]  # probabilities (b h i j) -> probabilities (b h i j)
 
 
-@dataclass(frozen=True)
-class _At:
-    tap: Tap
-    kind: str | None
-    res: tuple[int, int] | None
-    name: str | None
-    sites: frozenset[Site] | None
-
-    def wants(self, site: Site) -> bool:
-        return (
-            (self.sites is None or site in self.sites)
-            and self.kind in (None, site.kind)
-            and self.res in (None, site.res)
-            and (self.name is None or site.name.startswith(self.name))
-            and wants(self.tap, site)
-        )
-
-    def __call__(self, probs: Tensor, site: Site) -> Tensor:
-        return self.tap(probs, site) if self.wants(site) else probs
-
-
-def at(
-    tap: Tap,
-    *,
-    kind: str | None = None,
-    res: tuple[int, int] | None = None,
-    name: str | None = None,
-    sites: Collection[Site] | None = None,
-) -> Tap:
-    """`tap`, restricted to the sites that fit; all other layers keep the fused path.
-
-    kind: "self", "cross" or "joint"; res: the exact (y, x) of the feature map; name: a site's name or the
-    beginning of one ("up" is every up-block, "up1.0" a single layer pair); sites: these alone.
-    None fits everything. Restrictions nest."""
-    if kind not in (None, "self", "cross", "joint"):
-        raise ValueError(f'kind must be "self", "cross", "joint" or None, not {kind!r}')
-    return _At(
-        tap, kind, None if res is None else tuple(res), name, None if sites is None else frozenset(sites)
-    )
-
-
 def wants(tap: Tap | None, site: Site) -> bool:
-    """Whether `tap` is to be called at `site`: a tap wants every site unless its own `wants(site)` says
-    otherwise.
-    """
+    """Whether `tap` is to be called at `site`: everywhere, unless its own method `wants(site)` says
+    otherwise."""
     return tap is not None and getattr(tap, "wants", lambda site: True)(site)
-
-
-def slow_way_back(q: Tensor) -> bool:
-    """Whether torch's fused kernel would spend most of a training step on its gradient: in bfloat16 on a
-    CPU it does not use the processor's bfloat16 units, which plain products do."""
-    return (
-        q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and q.requires_grad
-    )
 
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, tap: Tap | None = None, site: Site | None = None, *, causal: bool = False
 ) -> Tensor:
-    """Eq. (1) of the paper: queries (b h i k), keys and values (b h j k) -> (b h i k).
+    """Eq. (1): queries (b h i k), keys and values (b h j k) -> (b h i k).
 
-    causal: a query sees its own place and those before it. A tap that wants this site stands between
-    softmax and V."""
+    causal: a query sees its own place and those before it. A tap that wants this site is called between
+    softmax and V. Raises ValueError for a tap that returns another shape.
+    """
     if not wants(tap, site):
-        if slow_way_back(q) and not causal:
-            return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return fused_attention(
+            q, k, v, causal=causal
+        )  # Eq. (1) in one call, its probabilities never written out
+
     logits = q @ k.mT * q.shape[-1] ** -0.5  # (b h i j)
     if causal:
         future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
@@ -117,25 +65,20 @@ def attend(
         raise ValueError(
             f"the tap at {site} must return {tuple(probs.shape)} (b h i j), not {tuple(edited.shape)}"
         )
-    return edited.to(v.dtype) @ v
+    return edited.to(v.dtype) @ v  # Eq. (1)
 
 
 class Attention(nn.Module):
-    """Multi-head attention of x (b i d) to itself, or to a context (b j ctx_width).
-
-    width: of x; must divide by heads. ctx_width: of the context, None for self-attention.
-    bias: whether the query, key and value maps have one (the output map always does).
-    causal: position i sees positions j ≤ i only.
-    """
+    """Multi-head attention of x (b i d) to itself, or to a context (b j ctx_width)."""
 
     def __init__(
         self,
-        width: int,
-        ctx_width: int | None = None,
+        width: int,  # d, of x; heads must divide it
+        ctx_width: int | None = None,  # of the context; None: self-attention
         heads: int = 8,
         *,
-        bias: bool = False,
-        causal: bool = False,
+        bias: bool = False,  # whether the query, key and value maps have one; the output map always does
+        causal: bool = False,  # position i sees positions j ≤ i only
     ):
         super().__init__()
         if width % heads:
@@ -150,12 +93,53 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, ctx: Tensor | None = None, tap: Tap | None = None, site: Site | None = None
     ) -> Tensor:
-        """(b i d) -> (b i d). The tap is called with the probabilities (b h i j) and `site`, if it wants
-        this site.
-        """
+        """(b i d) -> (b i d). The tap is called with the probabilities (b h i j) and `site`, if it wants this
+        site."""
         ctx = x if ctx is None else ctx
         q, k, v = (
             rearrange(t, "b n (h k) -> b h n k", h=self.heads)
             for t in (self.to_q(x), self.to_k(ctx), self.to_v(ctx))
         )
         return self.to_out(rearrange(attend(q, k, v, tap, site, causal=self.causal), "b h i k -> b i (h k)"))
+
+
+# ---- a tap for some sites only ----
+
+
+def at(
+    tap: Tap,
+    *,
+    kind: Literal["self", "cross", "joint"] | None = None,
+    res: tuple[int, int] | None = None,  # the exact (y, x) of the feature map
+    name: str | None = None,  # of a site, or its beginning: "up" is every up-block, "up1.0" one stage
+    sites: Collection[Site] | None = None,  # these alone
+) -> Tap:
+    """`tap`, restricted to the sites that fit; None fits everything. All other layers keep the fused path.
+
+    Restrictions nest. Raises ArgumentError for another kind.
+    """
+    check(at, locals())
+    return _At(
+        tap, kind, None if res is None else tuple(res), name, None if sites is None else frozenset(sites)
+    )
+
+
+@dataclass(frozen=True)
+class _At:
+    tap: Tap
+    kind: str | None
+    res: tuple[int, int] | None
+    name: str | None
+    sites: frozenset[Site] | None
+
+    def wants(self, site: Site) -> bool:
+        return (
+            self.kind in (None, site.kind)
+            and self.res in (None, site.res)
+            and (self.name is None or site.name.startswith(self.name))
+            and (self.sites is None or site in self.sites)
+            and wants(self.tap, site)
+        )
+
+    def __call__(self, probs: Tensor, site: Site) -> Tensor:
+        return self.tap(probs, site) if self.wants(site) else probs

@@ -1,4 +1,4 @@
-"""The two pieces that the U-Net and the autoencoder share."""
+"""The two pieces that the U-Nets and the autoencoder share."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from palimpsest.nets.fast_cpu import Conv2d, Linear
 class ResBlock(nn.Module):
     """x + conv(SiLU(norm(conv(SiLU(norm(x))) + W·emb))): (b c_in y x) -> (b c_out y x).
 
-    emb_width: width of the time embedding, which enters as one shift per channel between the
-    convolutions; None for a block that knows no time. The embedding comes with its SiLU already applied.
-    eps: of both GroupNorms."""
+    The time embedding comes with its SiLU already applied, and enters as one shift per channel between the
+    convolutions.
+    """
 
-    def __init__(self, c_in: int, c_out: int, *, groups: int, eps: float, emb_width: int | None = None):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        *,
+        groups: int,  # of both norms; must divide c_in and c_out
+        eps: float,  # of both norms
+        emb_width: int | None = None,  # of the time embedding; None: the block knows no time
+    ):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, c_in, eps)
         self.conv1 = Conv2d(c_in, c_out, 3, padding=1)
@@ -33,11 +41,14 @@ class ResBlock(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Every pixel becomes 2×2 equal ones, then a 3×3 convolution: (b c y x) -> (b c 2y 2x)."""
+    """Every pixel becomes 2×2 equal ones, then a 3×3 convolution: (b c y x) -> (b c 2y 2x).
+
+    `emb` is taken and not used: all that halves or doubles is called alike (nets/levels.py).
+    """
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))

@@ -3,10 +3,9 @@
 "Denoising Diffusion Probabilistic Models", arXiv:2006.11239v2, Appendix B. With its default arguments the
 class is the network of the CelebA-HQ and LSUN checkpoints that SDEdit (arXiv:2108.01073v2) edits with:
 113,673,219 parameters in 450 tensors.
-
-Close to the U-Net of Stable Diffusion, and different in every detail: sines before cosines and another
-spacing of the frequencies, one head of attention and nothing else after a residual block, an uneven
-padding before each halving, the eps of the norms.
+ It has the shape of Stable Diffusion's U-Net (nets/levels.py) and differs in the details: sines before
+cosines with another spacing of the frequencies, one head of attention and nothing else after a residual
+block, an uneven padding before each halving, another eps of the norms.
 
 Letters: b batch, c channels, y x rows and columns.
 """
@@ -19,108 +18,82 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from palimpsest.nets.attention import Tap
+from palimpsest.nets.attention import Site, Tap
 from palimpsest.nets.blocks import ResBlock, Upsample
 from palimpsest.nets.fast_cpu import Conv2d, Linear
+from palimpsest.nets.levels import Stage, build_levels, check_map, through_levels
 from palimpsest.nets.vae import EPS, Downsample, SpatialAttention
 
 
 class DDPM(nn.Module):
-    """eps = net(x_t, t).
+    """eps = net(x_t, t). All levels but the first halve the map.
 
-    channels: of the picture; width: of the first level; mult: channels of each level in units of width;
-    blocks: residual blocks a level on the way down (one more on the way up); attention: for each level,
-    whether its blocks are followed by attention (the middle always has one). All levels but the first
-    halve the map."""
+    It has what nets/net.py asks of a net. Checkpoints know its two time layers and its middle by other names
+    than those of the other U-Nets, so it keeps them.
+    """
 
     def __init__(
         self,
         *,
-        channels: int = 3,
-        width: int = 128,
-        mult: tuple[int, ...] = (1, 1, 2, 2, 4, 4),
-        blocks: int = 2,
-        attention: tuple[bool, ...] = (False, False, False, False, True, False),
-        norm_groups: int = 32,
+        channels: int = 3,  # of the picture
+        width: int = 128,  # channels of the first level
+        mult: tuple[int, ...] = (1, 1, 2, 2, 4, 4),  # channels of each level in units of width
+        blocks: int = 2,  # stages of a level on the way down; the way up has one more
+        attention: tuple[bool, ...] = (
+            False,
+            False,
+            False,
+            False,
+            True,
+            False,
+        ),  # which levels attend; the middle does
+        norm_groups: int = 32,  # must divide every level's channels
     ):
         super().__init__()
+        self.in_channels = self.channels = channels
         self.width = width
-        self.factor = 2 ** (len(mult) - 1)
+        self.factor = 2 ** (len(mult) - 1)  # between the finest and the coarsest map, each way
         emb_width = 4 * width
 
-        def stage(c_in: int, c_out: int, attend: bool) -> nn.ModuleDict:
+        def stage(name: str, level: int, c_in: int, c_out: int, attend: bool) -> Stage:
             res = ResBlock(c_in, c_out, groups=norm_groups, eps=EPS, emb_width=emb_width)
-            return nn.ModuleDict(
-                {"res": res, "attention": SpatialAttention(c_out, norm_groups) if attend else nn.Identity()}
-            )
+            return Stage(res, SpatialAttention(c_out, norm_groups) if attend else None, "attention")
 
         self.time1, self.time2 = Linear(width, emb_width), Linear(emb_width, emb_width)
         self.conv_in = Conv2d(channels, width, 3, padding=1)
-        c, skips = width, [width]  # channels of h, and of the maps kept for the way up
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        for k, m in enumerate(mult):
-            stages = nn.ModuleList()
-            for _ in range(blocks):
-                stages.append(stage(c, width * m, attention[k]))
-                c = width * m
-                skips.append(c)
-            last = k == len(mult) - 1
-            self.down.append(
-                nn.ModuleDict({"stages": stages, "resample": nn.Identity() if last else Downsample(c)})
-            )
-            if not last:
-                skips.append(c)
-        self.mid = nn.ModuleList([stage(c, c, True), stage(c, c, False)])
-        for k, m in reversed(list(enumerate(mult))):  # coarsest first
-            stages = nn.ModuleList()
-            for _ in range(blocks + 1):
-                stages.append(stage(c + skips.pop(), width * m, attention[k]))
-                c = width * m
-            self.up.append(
-                nn.ModuleDict({"stages": stages, "resample": Upsample(c) if k > 0 else nn.Identity()})
-            )
-        self.norm_out = nn.GroupNorm(norm_groups, c, EPS)
-        self.conv_out = Conv2d(c, channels, 3, padding=1)
+        levels = build_levels(
+            width=width,
+            mult=mult,
+            blocks=blocks,
+            attention=attention,
+            stage=stage,
+            halve=Downsample,
+            double=Upsample,
+        )
+        self.down, self.mid, self.up = levels.down, nn.ModuleList(levels.mid), levels.up
+        self.norm_out = nn.GroupNorm(norm_groups, levels.c_out, EPS)
+        self.conv_out = Conv2d(levels.c_out, channels, 3, padding=1)
 
     def forward(
         self, x_t: Tensor, t: float | Tensor, ctx: Tensor | None = None, tap: Tap | None = None
     ) -> Tensor:
-        """The noise in pictures x_t (b c y x) in [−1, 1] at time t, a number or one or b numbers, trained
-        on 0..999 -> (b c y x).
+        """The noise in pictures x_t (b c y x) in [−1, 1] at time t -> (b c y x).
 
-        Raises ValueError for rows or columns that `factor` does not divide, for a text, and for a tap:
-        there is nothing to hear."""
-        if x_t.shape[-2] % self.factor or x_t.shape[-1] % self.factor:
-            raise ValueError(
-                f"x_t must have rows and columns divisible by {self.factor}, not {tuple(x_t.shape[-2:])}"
-            )
+        t: a number, or a tensor of one or b numbers, trained on 0 … 999. Raises ValueError for shapes that do
+        not fit, for a text, and for a tap: there is nothing to hear.
+        """
+        t = torch.as_tensor(t, device=x_t.device)
+        check_map(x_t, t, self.channels, self.factor)
         if ctx is not None or tap is not None:
             raise ValueError(
                 "ctx and tap must be None: this net reads no text, and its attention has no sites"
             )
-        wave = sinusoid(torch.as_tensor(t, device=x_t.device).expand(len(x_t)), self.width).to(
-            self.time1.weight.dtype
-        )
+        wave = sinusoid(t.expand(len(x_t)), self.width).to(self.time1.weight.dtype)
         emb = F.silu(self.time2(F.silu(self.time1(wave))))
-
-        h = self.conv_in(x_t)
-        skips = [h]
-        for k, level in enumerate(self.down):
-            for stage in level["stages"]:
-                h = stage["attention"](stage["res"](h, emb))
-                skips.append(h)
-            if k < len(self.down) - 1:
-                h = level["resample"](h)
-                skips.append(h)
-        for stage in self.mid:
-            h = stage["attention"](stage["res"](h, emb))
-        for level in self.up:
-            for stage in level["stages"]:
-                h = stage["attention"](stage["res"](torch.cat([h, skips.pop()], dim=1), emb))
-            h = level["resample"](h)
+        h = through_levels(self.conv_in(x_t), emb, self.down, self.mid, self.up)
         return self.conv_out(F.silu(self.norm_out(h)))
 
-    def sites(self, res: tuple[int, int]) -> list:
+    def sites(self, res: tuple[int, int]) -> list[Site]:
         """None: nothing here can be tapped."""
         return []
 

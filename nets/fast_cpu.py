@@ -1,11 +1,17 @@
-"""Linear maps and convolutions that know a faster way on a CPU. Elsewhere, and wherever a gradient is
-wanted, they are torch's own.
+"""Skip this file on a first reading: linear maps, convolutions and attention that know a faster way on a CPU.
 
-torch multiplies float32 matrices by the BLAS that it links (MKL: half as fast as it could be on an AMD
-processor with AVX-512), though it links oneDNN too, which prepares itself anew at each call: some 50 µs,
-in which a small product is done. And a convolution of a few pixels spends its time on bringing millions
-of weights into another order, where a product with the unfolded pixels reads each of them once. Figures:
-`python -m palimpsest.claims.speed`."""
+They compute what torch's own compute, and are torch's own on other devices. Three things are slow on a CPU:
+
+    large float32 products    torch multiplies by the BLAS that it links (MKL: half as fast as it could be on
+                              an AMD processor with AVX-512). It links oneDNN too, which needs some 50 µs to
+                              prepare itself at each call: as long as a whole small product takes.
+    small convolutions        On a few pixels the time goes into bringing millions of weights into another
+                              order; a product with the unfolded pixels reads each weight once.
+    gradients of attention    In bfloat16 the fused kernel leaves the processor's bfloat16 units unused;
+                              plain products use them.
+
+Figures: `python -m palimpsest.claims.speed`.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW = 256  # pixels of a whole batch, up to which a convolution is a product of matrices
-LARGE = (
-    2**26
-)  # additions and multiplications, from which on a product in float32 is worth oneDNN's preparations
+FEW = 256  # pixels of a whole batch, up to which a convolution is computed as a product of matrices
+LARGE = 2**26  # additions and multiplications, from which on a float32 product is worth oneDNN's preparations
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-DTYPES = {torch.float32} | (
-    {torch.bfloat16} if ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported() else set()
-)  # it wants AVX-512
+DTYPES = {torch.float32}  # that oneDNN multiplies here; bfloat16 wants AVX-512
+if ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    DTYPES.add(torch.bfloat16)
 
 
-def runs_here(x: Tensor) -> bool:
-    """Whether the faster way is open: on a CPU, in a dtype that oneDNN has, without a gradient, and where
-    autocast does not choose it.
-    """
+def can_use_onednn(x: Tensor) -> bool:
+    """Whether x is on a CPU, in a dtype that oneDNN has, with no gradient wanted and no autocast to choose
+    the dtype."""
     return (
         ONEDNN
         and x.device.type == "cpu"
@@ -47,17 +50,35 @@ class Linear(nn.Linear):
     """x Wᵀ + b: (… c_in) -> (… c_out)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return product(x, self.weight, self.bias) if runs_here(x) else super().forward(x)
+        return product(x, self.weight, self.bias) if can_use_onednn(x) else super().forward(x)
 
 
 class Conv2d(nn.Conv2d):
     """A convolution (b c_in y x) -> (b c_out y' x'), zeros around it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not runs_here(x) or x.shape[0] * x.shape[2] * x.shape[3] > FEW or not self.weight.is_contiguous():
+        if (
+            not can_use_onednn(x)
+            or x.shape[0] * x.shape[2] * x.shape[3] > FEW
+            or not self.weight.is_contiguous()
+        ):
             return super().forward(x)
         patches = F.unfold(
             x, self.kernel_size, padding=self.padding, stride=self.stride
         )  # (b c_in·k·k y'·x')
         rows = (x.shape[2] + 2 * self.padding[0] - self.kernel_size[0]) // self.stride[0] + 1
         return product(patches.mT, self.weight.flatten(1), self.bias).mT.unflatten(2, (rows, -1))
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
+    """softmax(Q Kᵀ / √k) V: queries (b h i k), keys and values (b h j k) -> (b h i k)."""
+    if gradient_is_slow(q) and not causal:
+        return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+
+def gradient_is_slow(q: Tensor) -> bool:
+    """Whether torch's fused kernel would spend most of a training step on the gradient: in bfloat16 on a
+    CPU."""
+    wanted = torch.is_grad_enabled() and q.requires_grad
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and wanted

@@ -8,8 +8,10 @@ tensors), with `**UPSAMPLER` the one from 64 to 256 (398,361,286 in 797); the mo
 ships are the same classes made small.
 
     net, text = GlideUNet(), GlideText()
-    ctx = text(tokens)                                     # (b l d): every attention layer of the net reads all of it
-    eps, v = net(x_t, t, ctx).chunk(2, dim=1)              # v: where each variance lies between its bounds (arXiv:2102.09672v1, Eq. 15)
+    ctx = text(tokens)                            # (b l d): every attention layer of the net reads all of it
+    eps, v = net(x_t, t, ctx).chunk(2, dim=1)     # v: where each variance lies between its bounds
+
+v is that of Improved DDPM, arXiv:2102.09672v1, Eq. (15).
 
 What a net sees beside x_t stands in the channels after it, and `inputs` puts it there: for inpainting the
 picture where it is to be kept and where that is, for upsampling the small picture.
@@ -27,8 +29,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from palimpsest.nets.adm import FusedAttention, JointAttention, ScaleShiftBlock, double, halve, same
-from palimpsest.nets.attention import Site, Tap, wants
+from palimpsest.nets.attention import Site, Tap
 from palimpsest.nets.fast_cpu import Conv2d, Linear
+from palimpsest.nets.levels import (
+    Level,
+    Stage,
+    build_levels,
+    check_map,
+    check_tap,
+    check_text,
+    through_levels,
+)
 from palimpsest.nets.text import TextLayer
 from palimpsest.nets.unet import TimeEmbedding
 
@@ -56,43 +67,34 @@ SMALL_TEXT = dict(
 
 
 class GlideUNet(nn.Module):
-    """[eps, v] = net(x_t, t, ctx, tap=None).
+    """[eps, v] = net(x_t, t, ctx, tap=None). All levels but the first halve the map, by a residual block of
+    their own.
 
-    channels: of the picture; inpainting: whether it sees what is to be kept, upsampling: whether it sees
-    a small picture (see `inputs`); width: channels of the first level; mult: channels of each level in
-    units of width; blocks: residual blocks a level on the way down (one more on the way up); attention:
-    for each level, whether its blocks have it (the middle always has); head_width: must divide every such
-    level's channels; ctx_width: of the text; norm_groups: must divide every level's channels; dropout: in
-    every residual block, while training. All levels but the first halve the map, by a residual block of
-    their own."""
+    It has what nets/net.py asks of a net. What it is shown beside x_t, `inputs` puts into the channels after
+    it.
+    """
 
     def __init__(
         self,
         *,
-        channels: int = 3,
-        inpainting: bool = False,
-        upsampling: bool = False,
-        width: int = 192,
-        mult: tuple[int, ...] = (1, 2, 3, 4),
-        blocks: int = 3,
-        attention: tuple[bool, ...] = (False, True, True, True),
-        head_width: int = 64,
-        ctx_width: int = 512,
-        norm_groups: int = 32,
-        dropout: float = 0.1,
+        channels: int = 3,  # of the picture
+        inpainting: bool = False,  # whether it sees what is to be kept
+        upsampling: bool = False,  # whether it sees a small picture
+        width: int = 192,  # channels of the first level
+        mult: tuple[int, ...] = (1, 2, 3, 4),  # channels of each level in units of width
+        blocks: int = 3,  # stages of a level on the way down; the way up has one more
+        attention: tuple[bool, ...] = (False, True, True, True),  # which levels attend; the middle does
+        head_width: int = 64,  # must divide the channels of the levels that attend
+        ctx_width: int = 512,  # of the text
+        norm_groups: int = 32,  # must divide every level's channels
+        dropout: float = 0.1,  # in every residual block, while training
     ):
         super().__init__()
-        if len(attention) != len(mult):
-            raise ValueError(f"attention={attention} must have one entry for each level of mult={mult}")
-        self.channels, self.inpainting, self.upsampling, self.ctx_width = (
-            channels,
-            inpainting,
-            upsampling,
-            ctx_width,
-        )
-        self.factor = 2 ** (len(mult) - 1)
+        self.channels, self.inpainting, self.upsampling = channels, inpainting, upsampling
+        self.in_channels = channels * (1 + inpainting + upsampling) + inpainting
+        self.ctx_width = ctx_width
+        self.factor = 2 ** (len(mult) - 1)  # between the finest and the coarsest map, each way
         emb_width = 4 * width
-        levels = list(zip(range(len(mult)), [width * m for m in mult], attention))  # finest first
 
         def block(c_in: int, c_out: int, resample: Callable[[Tensor], Tensor] = same) -> ScaleShiftBlock:
             return ScaleShiftBlock(
@@ -101,33 +103,23 @@ class GlideUNet(nn.Module):
 
         def stage(name: str, level: int, c_in: int, c_out: int, attend: bool) -> Stage:
             joint = JointAttention(name, level, c_out, head_width, ctx_width, norm_groups) if attend else None
-            return Stage(block(c_in, c_out), joint)
+            return Stage(block(c_in, c_out), joint, "joint")
 
         self.time = TimeEmbedding(width, emb_width)
         self.text_projection = Linear(ctx_width, emb_width)
-        self.conv_in = Conv2d(channels * (1 + inpainting + upsampling) + inpainting, width, 3, padding=1)
-        c, skips = width, [width]  # channels of h, and of the maps kept for the way up
-        self.down = nn.ModuleList()
-        for level, c_out, attend in levels:
-            stages = []
-            for j in range(blocks):
-                stages.append(stage(f"down{level}.{j}", level, c, c_out, attend))
-                c = c_out
-                skips.append(c)
-            last = level == len(mult) - 1
-            self.down.append(Level(stages, None if last else block(c, c, halve)))
-            if not last:
-                skips.append(c)
-        self.mid = Level([stage("mid", level, c, c, True), stage("mid", level, c, c, False)], None)
-        self.up = nn.ModuleList()
-        for k, (level, c_out, attend) in enumerate(reversed(levels)):
-            stages = []
-            for j in range(blocks + 1):
-                stages.append(stage(f"up{k}.{j}", level, c + skips.pop(), c_out, attend))
-                c = c_out
-            self.up.append(Level(stages, block(c, c, double) if level > 0 else None))
-        self.norm_out = nn.GroupNorm(norm_groups, c)
-        self.conv_out = Conv2d(c, 2 * channels, 3, padding=1)
+        self.conv_in = Conv2d(self.in_channels, width, 3, padding=1)
+        levels = build_levels(
+            width=width,
+            mult=mult,
+            blocks=blocks,
+            attention=attention,
+            stage=stage,
+            halve=lambda c: block(c, c, halve),
+            double=lambda c: block(c, c, double),
+        )
+        self.down, self.mid, self.up = levels.down, Level(levels.mid), levels.up
+        self.norm_out = nn.GroupNorm(norm_groups, levels.c_out)
+        self.conv_out = Conv2d(levels.c_out, 2 * channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)  # it predicts nothing before it has learnt something
         nn.init.zeros_(self.conv_out.bias)
 
@@ -196,47 +188,16 @@ class GlideUNet(nn.Module):
         t = torch.as_tensor(t, device=x_t.device)
         self.check(x_t, t, ctx, tap)
         emb = self.time(t.expand(len(x_t)), self.text_projection(ctx[:, -1]))
-        h = self.conv_in(x_t)
-        skips = [h]
-        for level in self.down:
-            for stage in level.stages:
-                h = stage(h, emb, ctx, tap)
-                skips.append(h)
-            if level.resample is not None:
-                h = level.resample(h, emb)
-                skips.append(h)
-        for stage in self.mid.stages:
-            h = stage(h, emb, ctx, tap)
-        for level in self.up:
-            for stage in level.stages:
-                h = stage(torch.cat([h, skips.pop()], dim=1), emb, ctx, tap)
-            if level.resample is not None:
-                h = level.resample(h, emb)
+        h = through_levels(self.conv_in(x_t), emb, self.down, self.mid.stages, self.up, ctx, tap)
         return self.conv_out(F.silu(self.norm_out(h)))
 
     def check(self, x_t: Tensor, t: Tensor, ctx: Tensor | None, tap: Tap | None) -> None:
-        c, res = self.conv_in.in_channels, tuple(x_t.shape[-2:])
-        if x_t.ndim != 4 or x_t.shape[1] != c or res[0] % self.factor or res[1] % self.factor:
-            beside = (
-                ""
-                if c == self.channels
-                else ", as `inputs` makes it of a picture and what the net sees beside it,"
-            )
-            raise ValueError(
-                f"x_t must be (b {c} y x){beside} with y and x divisible by {self.factor}, not {tuple(x_t.shape)}"
-            )
-        if tuple(t.shape) not in ((), (1,), (len(x_t),)):
-            raise ValueError(
-                f"t must be a number or a tensor of {len(x_t)} numbers, not of shape {tuple(t.shape)}"
-            )
-        if ctx is None or ctx.ndim != 3 or ctx.shape[::2] != (len(x_t), self.ctx_width):
-            given = "None" if ctx is None else tuple(ctx.shape)
-            raise ValueError(f"ctx must be ({len(x_t)} l {self.ctx_width}), not {given}")
-        if tap is not None and not any(wants(tap, site) for site in self.sites(res)):
-            there = ", ".join(f"{s.name} {s.kind} {s.res[0]}x{s.res[1]}" for s in self.sites(res))
-            raise ValueError(
-                f"tap wants no attention layer of this net for a picture of {res[0]}x{res[1]}; it has: {there}"
-            )
+        """Raises ValueError for what `forward` cannot take."""
+        beside = self.in_channels > self.channels
+        hint = ", as `inputs` makes it of a picture and what the net sees beside it," if beside else ""
+        check_map(x_t, t, self.in_channels, self.factor, hint)
+        check_text(ctx, len(x_t), self.ctx_width)
+        check_tap(tap, self.sites(tuple(x_t.shape[-2:])), tuple(x_t.shape[-2:]))
 
 
 def for_inpainting(net: GlideUNet) -> GlideUNet:
@@ -251,35 +212,14 @@ def for_inpainting(net: GlideUNet) -> GlideUNet:
         )
     net, c = copy.deepcopy(net), net.channels
     old, net.inpainting = net.conv_in, True
-    net.conv_in = Conv2d(old.in_channels + c + 1, old.out_channels, 3, padding=1).to(old.weight)
+    net.in_channels = old.in_channels + c + 1
+    net.conv_in = Conv2d(net.in_channels, old.out_channels, 3, padding=1).to(old.weight)
     with torch.no_grad():
         net.conv_in.weight.zero_()
         net.conv_in.weight[:, :c] = old.weight[:, :c]
         net.conv_in.weight[:, 2 * c + 1 :] = old.weight[:, c:]
         net.conv_in.bias.copy_(old.bias)
     return net
-
-
-class Level(nn.Module):
-    """The stages of one resolution, and the block that leads to the next: halving, doubling or None."""
-
-    def __init__(self, stages: list[Stage], resample: ScaleShiftBlock | None):
-        super().__init__()
-        self.stages = nn.ModuleList(stages)
-        self.resample = resample
-
-
-class Stage(nn.Module):
-    """A residual block, then attention or none: (b c_in y x) -> (b c_out y x)."""
-
-    def __init__(self, res: ScaleShiftBlock, joint: JointAttention | None):
-        super().__init__()
-        self.res = res
-        self.joint = joint
-
-    def forward(self, h: Tensor, emb: Tensor, ctx: Tensor, tap: Tap | None) -> Tensor:
-        h = self.res(h, emb)
-        return h if self.joint is None else self.joint(h, ctx, tap)
 
 
 class GlideText(nn.Module):
@@ -319,9 +259,8 @@ class GlideText(nn.Module):
         Raises ValueError for rows of another length: the U-Net reads the last place, whatever stands there.
         """
         if tokens.ndim != 2 or tokens.shape[1] != len(self.positions):
-            raise ValueError(
-                f"tokens must be (b {len(self.positions)}), padded by the tokenizer, not {tuple(tokens.shape)}"
-            )
+            wanted = f"(b {len(self.positions)}), padded by the tokenizer"
+            raise ValueError(f"tokens must be {wanted}, not {tuple(tokens.shape)}")
         z = torch.where((tokens == self.pad)[..., None], self.padding, self.tokens(tokens) + self.positions)
         for layer in self.layers:
             z = layer(z)

@@ -54,8 +54,9 @@ class LoraLinear(nn.Module):
 def adapt(net: nn.Module, rank: int, alpha: float, generator: Generator | None = None) -> list[str]:
     """Give every attention's four linear maps a low-rank change, in place; the names of the maps, in order.
 
-    generator: A is drawn from it, N(0, 1/in)  (# unstated: the paper says Gaussian, and its program is Kaiming's uniform); None
-    leaves A at zero, to be filled from a file. Raises ValueError for a rank that does not fit, or a net without such maps.
+    generator: A is drawn from it, N(0, 1/in)  (# unstated: the paper says Gaussian, and its program is
+    Kaiming's uniform); None leaves A at zero, to be filled from a file. Raises ValueError for a rank that
+    does not fit, or a net without such maps.
     """
     names = []
     for name, module in list(net.named_modules()):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from palimpsest.nets.attention import Attention
+from palimpsest.nets.attention import Attention, Tap
 from palimpsest.nets.blocks import ResBlock, Upsample
 from palimpsest.nets.fast_cpu import Conv2d
 
@@ -23,27 +23,23 @@ EPS = 1e-6  # of every GroupNorm in this file
 
 
 class AutoencoderKL(nn.Module):
-    """`encode` gives the moments of q(z|x), `decode` the picture of a latent; each level but the first
-    halves the map.
-
-    width: channels of the first level; mult: channels of each level in units of width; blocks: residual
-    blocks a level (the decoder has one more); latent_channels: of z; channels: of the picture;
-    norm_groups: must divide every level's channels; mid_attention: whether the coarsest map attends to
-    itself (as Stable Diffusion does)."""
+    """`encode` gives the moments of q(z|x), `decode` the picture of a latent; each level but the first halves
+    the map."""
 
     def __init__(
         self,
         *,
-        width: int = 128,
-        mult: tuple[int, ...] = (1, 2, 4, 4),
-        blocks: int = 2,
-        latent_channels: int = 4,
-        channels: int = 3,
-        norm_groups: int = 32,
-        mid_attention: bool = True,
+        width: int = 128,  # channels of the first level
+        mult: tuple[int, ...] = (1, 2, 4, 4),  # channels of each level in units of width
+        blocks: int = 2,  # residual blocks of a level; the decoder has one more
+        latent_channels: int = 4,  # of z
+        channels: int = 3,  # of the picture
+        norm_groups: int = 32,  # must divide every level's channels
+        mid_attention: bool = True,  # whether the coarsest map attends to itself, as Stable Diffusion's does
     ):
         super().__init__()
-        self.factor = 2 ** (len(mult) - 1)  # picture pixels per latent pixel, each way
+        self.latent_channels = latent_channels
+        self.factor = 2 ** (len(mult) - 1)  # pixels per cell of the latent, each way
         widths = [width * m for m in mult]
         shared = dict(blocks=blocks, norm_groups=norm_groups, mid_attention=mid_attention)
         self.encoder = Encoder(channels, widths, 2 * latent_channels, **shared)
@@ -138,26 +134,32 @@ def middle(channels: int, norm_groups: int, attention: bool) -> nn.Sequential:
 
 
 class SpatialAttention(nn.Module):
-    """x + attention(norm(x)) over the pixels, one head: (b c y x) -> (b c y x)."""
+    """x + attention(norm(x)) over the pixels, one head: (b c y x) -> (b c y x).
+
+    ctx and tap are taken and not used: it reads no text and cannot be tapped, and nets/levels.py calls all
+    attention alike.
+    """
 
     def __init__(self, channels: int, norm_groups: int):
         super().__init__()
         self.norm = nn.GroupNorm(norm_groups, channels, EPS)
         self.attention = Attention(channels, heads=1, bias=True)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, ctx: Tensor | None = None, tap: Tap | None = None) -> Tensor:
         h = self.attention(rearrange(self.norm(x), "b c y x -> b (y x) c"))
         return x + rearrange(h, "b (y x) c -> b c y x", y=x.shape[-2])
 
 
 class Downsample(nn.Module):
-    """3×3 convolution of stride 2 after one row of zeros below and one column at the right: (b c y x) ->
-    (b c y/2 x/2).
+    """3×3 convolution of stride 2 after one row of zeros below and one column at the right: (b c y x) -> (b c
+    y/2 x/2).
+
+    `emb` is taken and not used: all that halves or doubles is called alike (nets/levels.py).
     """
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = Conv2d(channels, channels, 3, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)))

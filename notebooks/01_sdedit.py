@@ -116,7 +116,7 @@ class Perfect(torch.nn.Module):
         return world.eps(x_t, sched.at(t), "x")
 
 
-perfect = Model("gaussian", Perfect(), None, None, None, sched, "eps", 1., 64)
+perfect = Model("gaussian", Perfect(), sched, size=64)
 t0s, measured = (.1, .25, .4, .55, .7, .9), {}
 for walk in ("vp", "ve"):
     measured[walk] = []

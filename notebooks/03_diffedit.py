@@ -137,7 +137,7 @@ class Perfect(torch.nn.Module):
         return world.eps(x_t, sched.at(t), ctx)
 
 
-perfect = Model("gaussian", Perfect(), torch.nn.Identity(), world.embed, None, sched, "eps", 1., 64)
+perfect = Model("gaussian", Perfect(), sched, size=64, text=torch.nn.Identity(), tokenizer=world.embed)
 z = Rng([1, 2, 3]).randn((3, 3, 64, 64)).double()
 x = world.sample(z[:1], R)
 

@@ -120,7 +120,7 @@ class Perfect(torch.nn.Module):
         return cats.eps(x_t, sched.at(t), ctx)
 
 
-perfect = Model("gaussian", Perfect(), torch.nn.Identity(), cats.embed, None, sched, "eps", 1., 7)
+perfect = Model("gaussian", Perfect(), sched, size=7, text=torch.nn.Identity(), tokenizer=cats.embed)
 seven = torch.linspace(.4, 1.6, 7).double().view(1, 1, 1, 7)
 rise = invert(perfect, seven, "cat", steps=50)
 

@@ -25,7 +25,8 @@ class Counted(nn.Module):
     def __init__(self, sched, channels):
         super().__init__()
         self.sched, self.asked = sched, 0
-        self.conv_out = nn.Conv2d(1, channels, 1, dtype=torch.float64)
+        self.channels = channels
+        self.like = nn.Parameter(torch.zeros(1, dtype=torch.float64))
 
 
 class Exact(Counted):
@@ -67,15 +68,7 @@ def words(prompts, tokens=3, width=8):
 
 def bundle(net, tokenizer, size):
     return Model(
-        name="formula",
-        net=net,
-        text=nn.Identity(),
-        tokenizer=tokenizer,
-        vae=None,
-        schedule=net.sched,
-        prediction="eps",
-        latent_scale=1.0,
-        size=size,
+        name="formula", net=net, schedule=net.sched, size=size, text=nn.Identity(), tokenizer=tokenizer
     )
 
 

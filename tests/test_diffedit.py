@@ -46,7 +46,7 @@ class CellNet(nn.Module):
     def __init__(self, answer):
         super().__init__()
         self.answer, self.asked = answer, []
-        self.conv_out = nn.Conv2d(1, 3, 1, dtype=torch.float64)
+        self.like = nn.Parameter(torch.zeros(1, dtype=torch.float64))  # says device and dtype
 
     def forward(self, x_t, t, ctx=None, tap=None):
         self.asked.append((x_t, t))
@@ -62,17 +62,7 @@ def world(side=8):
 def bundle(answer=None, sched=SD, side=8):
     w = world(side)
     net = CellNet(answer or (lambda x_t, t, ctx: w.eps(x_t, sched.at(t), ctx)))
-    return Model(
-        name="cells",
-        net=net,
-        text=nn.Identity(),
-        tokenizer=w.embed,
-        vae=None,
-        schedule=sched,
-        prediction="eps",
-        latent_scale=1.0,
-        size=side,
-    )
+    return Model(name="cells", net=net, text=nn.Identity(), tokenizer=w.embed, schedule=sched, size=side)
 
 
 def bent(x_t, t, ctx):
@@ -547,7 +537,7 @@ def beside_diffusers():
     class Shifted(nn.Module):
         def __init__(self):
             super().__init__()
-            self.net, self.conv_out = ours, ours.conv_out
+            self.net, self.channels = ours, ours.channels
 
         def forward(self, x_t, t, ctx=None, tap=None):
             return self.net(x_t, t - 1, ctx, tap)
@@ -557,10 +547,7 @@ def beside_diffusers():
         net=Shifted(),
         text=nn.Identity(),
         tokenizer=lambda p: torch.cat([texts[one] for one in p]),
-        vae=None,
         schedule=SD,
-        prediction="eps",
-        latent_scale=1.0,
         size=8,
     )
 

@@ -203,7 +203,7 @@ def test_a_unet_of_other_channels_is_refused_by_name(b):
     for channels, beside in ((8, "a latent and a picture beside it"), (9, "a mask and a masked picture")):
         wide = dataclasses.replace(b, net=small(channels).net, name="wide")
         with pytest.raises(
-            ValueError, match=f"U-Net of wide takes {channels} channels .*{beside}.* is given 4"
+            ValueError, match=f"net of wide takes {channels} channels .*{beside}.* is given 4"
         ):
             wide.eps(Z, 5, CTX)
         z = normal(2, channels, 8, 12)

@@ -34,9 +34,8 @@ class ExactNet(nn.Module):
     def __init__(self, world, sched):
         super().__init__()
         self.world, self.sched, self.asked = world, sched, 0
-        self.conv_out = nn.Conv2d(
-            1, world.mu.shape[1], 1, dtype=torch.float64
-        )  # says device, dtype and channels
+        self.channels = world.mu.shape[1]
+        self.like = nn.Parameter(torch.zeros(1, dtype=torch.float64))  # says device and dtype
 
     def forward(self, x_t, t, ctx=None, tap=None):
         self.asked += 1
@@ -54,10 +53,7 @@ def gaussian_bundle(sched=PAPER, side=64):
         net=ExactNet(world, sched),
         text=nn.Identity(),
         tokenizer=world.embed,
-        vae=None,
         schedule=sched,
-        prediction="eps",
-        latent_scale=1.0,
         size=side,
     )
 

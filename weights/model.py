@@ -1,23 +1,28 @@
 """The model object: everything that was trained together, as one object that a method can use.
 
-z = b.encode(pictures)                       # (b 3 y x) in [−1, 1] -> latents (b c y' x'), about unit variance
-eps = b.denoiser("a red heart", w=3.)        # a function (z_t, t) -> eps, classifier-free guidance inside
-pictures = b.decode(z)
+    z = model.encode(pictures)                 # (b 3 y x) in [−1, 1] -> latents (b c y' x'), unit variance
+    eps = model.denoiser("a red heart", w=3.)  # a function (z_t, t) -> eps, classifier-free guidance inside
+    pictures = model.decode(z)
+
+`load` (weights/load.py) makes one of a file; an own net becomes one by `Model(name, net, schedule, size)`.
+
+Letters: b batch, c channels, y x rows and columns, l text tokens, d width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from palimpsest.arguments import ArgumentError, Count, Positive, Rounds, check
 from palimpsest.nets.attention import Tap
 from palimpsest.nets.glide import GlideUNet
+from palimpsest.nets.net import Net, channels_of, factor_of, first_parameter, in_channels_of
 from palimpsest.nets.text import TextTransformer
-from palimpsest.nets.tokenizer import Tokenizer
-from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.samplers.convert import eps_from_output
 from palimpsest.samplers.guidance import Denoiser, cfg, combine
@@ -48,68 +53,88 @@ class Autoencoder:
 
 @dataclass(frozen=True)
 class Model:
-    """Everything that was trained together travels together.
+    """Everything that was trained together. Four fields make a model of an own net (nets/net.py):
 
-    net: (z_t, t, ctx, tap) -> prediction; text and tokenizer: prompts -> ctx, None for a model without
-    text; vae: None for a pixel model; schedule: the ᾱ_t of training; prediction: "eps" or "v", what the
-    net was trained to say; latent_scale: latents × this have unit variance; size: side of the pictures it
-    was trained on; shift: the net was trained to call the level t by t − shift (1 for public checkpoints,
-    whose levels count from 0); learned_variance: after its prediction the net says v, as many channels
-    again, which puts each variance of a step between its bounds (arXiv:2102.09672v1, Eq. 15)."""
+        Model("mine", net, Schedule.cosine(), size=32)    # on pixels, without text, predicting the noise
+
+    Raises ArgumentError for a prediction or a size that is none.
+    """
 
     name: str
-    net: nn.Module
-    text: nn.Module | None
-    tokenizer: Tokenizer | None
-    vae: AutoencoderKL | None
-    schedule: Schedule
-    prediction: str
-    latent_scale: float
-    size: int
-    shift: int = 0
-    learned_variance: bool = False
+    net: Net  # (z_t, t, ctx, tap) -> prediction
+    schedule: Schedule  # the ᾱ_t of training
+    size: Count  # side of the pictures that it was trained on
+    prediction: Literal["eps", "v"] = "eps"  # what the net was trained to say
+    text: Callable[[Tensor], Tensor] | None = None  # tokens (b l) -> ctx (b l d); None: the net reads no text
+    tokenizer: Callable[[list[str]], Tensor] | None = None  # texts -> tokens (b l); see nets/tokenizer.py
+    vae: AutoencoderKL | None = None  # None: the net works on pixels
+    latent_scale: Positive = 1.0  # latents × this have unit variance
+    shift: Rounds = 0  # the net calls the level t by t − shift: 1 for public checkpoints, which count from 0
+    learned_variance: bool = False  # the net gives v too, as many channels again (arXiv:2102.09672v1, Eq. 15)
+
+    def __post_init__(self) -> None:
+        check(Model, vars(self))
 
     @property
     def device(self) -> torch.device:
-        return next(self.net.parameters()).device
+        """Where the net computes."""
+        return first_parameter(self.net).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.net.parameters()).dtype
+        """What the net computes in."""
+        return first_parameter(self.net).dtype
+
+    @property
+    def factor(self) -> int:
+        """Pixels of a picture per cell of its latent, each way: the autoencoder's, 1 without one."""
+        return 1 if self.vae is None else self.vae.factor
 
     @property
     def grid(self) -> int:
-        """What rows and columns of a picture must divide by: the autoencoder's factor times the U-Net's."""
-        return self.net.factor * (self.vae.factor if self.vae is not None else 1)
+        """What rows and columns of a picture must be multiples of."""
+        return factor_of(self.net) * self.factor
+
+    @property
+    def channels(self) -> int:
+        """Of a latent: the autoencoder's; of a picture without one."""
+        return channels_of(self.net, 3 if self.vae is None else self.vae.latent_channels)
+
+    @property
+    def beside(self) -> int:
+        """Channels that the net takes beside the latent, for a picture, a mask, or both; 0 for most
+        models."""
+        return in_channels_of(self.net, self.channels) - self.channels
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(c, y, x) of one latent at the training size."""
-        side = self.size // (self.vae.factor if self.vae is not None else 1)
-        return self.net.conv_out.out_channels // (1 + self.learned_variance), side, side
+        return self.channels, self.size // self.factor, self.size // self.factor
 
     def embed(self, prompts: str | Sequence[str]) -> Tensor:
-        """Prompts -> (b l d). Raises ValueError for a word the tokenizer does not know, or a model
-        without text.
-        """
+        """Prompts -> (b l d). Raises ValueError for a word that the tokenizer does not know, ArgumentError
+        for a model without text."""
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if self.text is None:
-            mend = (
-                "leave the prompt empty or choose another model"
-                if any(texts)
-                else "this method needs it: choose another model"
+        if self.text is None and any(texts):
+            raise ArgumentError(
+                "prompt",
+                f"the model {self.name} was trained without text; "
+                "leave the prompt empty or choose another model",
             )
-            raise ValueError(
-                f"{'prompt' if any(texts) else 'model'}: the model {self.name} was trained without text; {mend}"
+        if self.text is None:
+            raise ArgumentError(
+                "model",
+                f"the model {self.name} was trained without text; this method needs it: choose another model",
             )
         tokens = self.tokenizer(texts)
-        if isinstance(self.text, TextTransformer) and tokens.max() >= (
-            held := self.text.tokens.num_embeddings
-        ):
-            raise ValueError(
-                f"model: the text encoder of {self.name} knows {held} tokens and its tokenizer gives number {tokens.max()}: "
-                "it was trained with another tokenizer, which is not known here"
-            )
+        if isinstance(self.text, TextTransformer):
+            held = self.text.tokens.num_embeddings
+            if tokens.max() >= held:
+                raise ArgumentError(
+                    "model",
+                    f"the text encoder of {self.name} knows {held} tokens and its tokenizer gives number "
+                    f"{tokens.max()}: it was trained with another tokenizer, which is not known here",
+                )
         return self.text(tokens.to(self.device))
 
     def encode(self, pictures: Tensor) -> Tensor:
@@ -128,23 +153,27 @@ class Model:
 
         Only the net itself works in half precision: a walk adds up hundreds of small steps, and its state
         is kept in float32. What a net reads beside the latent (the picture of an instruction model, the
-        mask of an inpainting model) stands in the channels after it. Raises ValueError for another number
+        mask of an inpainting model) stands in the channels after it. Raises ArgumentError for another number
         of channels than the net takes."""
-        if isinstance(self.net, (UNet, GlideUNet)) and z_t.shape[1] != (
-            takes := self.net.conv_in.in_channels
-        ):
-            latent, glide = self.latent_shape[0], isinstance(self.net, GlideUNet)
-            beside = {
-                0: "a latent alone",
-                latent: "a latent and a picture beside it, as instruct_pix2pix gives",
-                latent + 1: "a latent, a mask and a masked picture, for inpainting",
-            }.get(takes - latent, "of its own kind")
-            beside = "x_t and what glide shows it beside that" if glide and takes > latent else beside
-            raise ValueError(
-                f"model: the U-Net of {self.name} takes {takes} channels ({beside}) and is given {z_t.shape[1]}; choose a "
-                "model that was trained for this method"
+        takes = in_channels_of(self.net, z_t.shape[1])
+        if z_t.shape[1] != takes:
+            raise ArgumentError(
+                "model",
+                f"the net of {self.name} takes {takes} channels ({self._inputs()}) and is given "
+                f"{z_t.shape[1]}; choose a model that was trained for this method",
             )
         return self.eps_and_v(z_t, t, ctx, tap)[0]
+
+    def _inputs(self) -> str:
+        """What stands in the channels that the net takes, in words."""
+        if self.beside and isinstance(self.net, GlideUNet):
+            return "x_t and what glide shows it beside that"
+        kinds = {
+            0: "a latent alone",
+            self.channels: "a latent and a picture beside it, as instruct_pix2pix gives",
+            self.channels + 1: "a latent, a mask and a masked picture, for inpainting",
+        }
+        return kinds.get(self.beside, "of its own kind")
 
     def eps_and_v(
         self, z_t: Tensor, t: float, ctx: Tensor | None = None, tap: Tap | None = None
@@ -173,7 +202,7 @@ class Model:
         ignores w."""
         if isinstance(prompt, str) and isinstance(negative, str) and prompt == negative:
             w = 1.0  # ε_∅ + w (ε_∅ − ε_∅): no need to ask twice
-        if self.text is None and isinstance(prompt, str) and prompt == "":
+        if self.text is None and not isinstance(prompt, Tensor) and not any(prompt):
             return torch.no_grad()(lambda z_t, t: self.eps(z_t, t, tap=tap))
         with torch.no_grad():
             cond, null = (p if isinstance(p, Tensor) else self.embed(p) for p in (prompt, negative))

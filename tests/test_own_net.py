@@ -1,0 +1,100 @@
+"""An own net and an own schedule, with nothing but what nets/net.py asks for, through the public verbs."""
+
+import pytest
+import torch
+from torch import nn
+
+from palimpsest import Model, diffedit, generate, invert, sdedit
+from palimpsest.arguments import ArgumentError
+from palimpsest.nets.net import channels_of, factor_of, in_channels_of
+from palimpsest.samplers.ddim import sample
+from palimpsest.samplers.schedule import Schedule
+
+STEEP = Schedule(torch.linspace(1, 0.02, 101, dtype=torch.float64) ** 2)  # an own one, of 100 levels
+COLOURS = {"": 0.0, "red": 0.5, "blue": -0.5}
+
+
+class Mine(nn.Module):
+    """ε of pictures whose pixels are N(0, 0.3²), around the colour of the text in the left half."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x_t, t, ctx=None, tap=None):
+        a = STEEP.at(t)
+        left = torch.arange(x_t.shape[-1]) < x_t.shape[-1] // 2
+        mean = 0.0 if ctx is None else self.scale * ctx[:, 0, 0].view(-1, 1, 1, 1) * left
+        return (1 - a) ** 0.5 * (x_t - a**0.5 * mean) / (0.09 * a + 1 - a)
+
+
+def my_tokens(texts):
+    return torch.tensor([[COLOURS[text]] for text in texts])
+
+
+def my_text(tokens):
+    return tokens[:, :, None]
+
+
+plain = Model("mine", Mine(), STEEP, size=8)
+with_text = Model("mine", Mine(), STEEP, size=8, text=my_text, tokenizer=my_tokens)
+GUIDE = torch.full((2, 3, 8, 12), 0.4)
+
+
+@pytest.mark.parametrize("model", [plain, with_text], ids=["plain", "with text"])
+def test_an_own_net_generates_its_own_pictures(model):
+    made = generate(model, "", n=3, steps=20, seed=1)
+    assert made.picture.shape == (3, 3, 8, 8) and made.levels[0] == 98
+    assert made.picture.mean().abs() < 0.1  # near the mean of the empty text, 0
+    if model is with_text:
+        red = generate(model, "red", steps=20, w=1.0).picture
+        assert red[..., :4].mean() == pytest.approx(0.5, abs=0.1) and red[..., 4:].mean().abs() < 0.1
+
+
+@pytest.mark.parametrize("model", [plain, with_text], ids=["plain", "with text"])
+def test_an_own_net_edits_a_guide_and_gets_a_picture_back_from_its_inversion(model):
+    edit = sdedit(model, GUIDE, t0=0.9, steps=20, seed=0)
+    assert edit.picture.shape == GUIDE.shape
+    assert edit.picture.mean().abs() < GUIDE.mean() / 2  # towards what the net knows
+    found = invert(model, GUIDE, "", steps=90)
+    back = sample(model.denoiser(""), STEEP, found.start, found.times)[-1]
+    torch.testing.assert_close(back, GUIDE, atol=0.05, rtol=0)
+
+
+def test_an_own_net_edits_where_its_two_texts_disagree():
+    edit = diffedit(with_text, GUIDE, "red", "blue", steps=20, ratio=0.9, w=1.0, maps=2)
+    left = (torch.arange(12) < 6).expand(2, 1, 8, 12)
+    assert torch.equal(edit.mask > 0, left) and edit.empty == []
+    assert torch.equal(edit.picture[..., 6:], GUIDE[..., 6:])  # kept to the bit
+    assert (edit.picture[..., :6] < 0).all()  # red became blue
+
+
+def test_a_plain_function_is_a_net_too():
+    model = Model("formula", lambda x_t, t, ctx=None, tap=None: x_t, STEEP, size=4)
+    assert (model.device.type, model.dtype, model.grid) == ("cpu", torch.float32, 1)
+    assert generate(model, "", steps=5).picture.shape == (1, 3, 4, 4)
+
+
+def test_what_a_net_does_not_say_is_assumed():
+    assert (channels_of(plain.net), in_channels_of(plain.net), factor_of(plain.net)) == (3, 3, 1)
+    assert (plain.latent_shape, plain.beside, plain.grid) == ((3, 8, 8), 0, 1)
+    said = Mine()
+    said.channels, said.in_channels, said.factor = 2, 5, 4
+    model = Model("said", said, STEEP, size=8)
+    assert (model.latent_shape, model.beside, model.grid) == ((2, 8, 8), 3, 4)
+    with pytest.raises(ArgumentError, match="^model: the net of said takes 5 channels .* is given 2"):
+        model.eps(torch.zeros(1, 2, 8, 8), 5)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (dict(prediction="noise"), "prediction: must be eps or v, got 'noise'"),
+        (dict(size=0), "size: must be at least 1, got 0"),
+        (dict(latent_scale=0.0), "latent_scale: must be above 0, got 0.0"),
+    ],
+)
+def test_a_model_that_makes_no_sense_is_refused(change, said):
+    with pytest.raises(ArgumentError) as e:
+        Model(**{**dict(name="mine", net=Mine(), schedule=STEEP, size=8), **change})
+    assert str(e.value) == said
