@@ -44,13 +44,8 @@ def dry_run(
     size = (
         (model.size, model.size) if picture is None else framed(picture, model, getattr(a, "size", None)).seen
     )
-<<<<<<< HEAD
-    factor = model.vae.factor if model.vae is not None else 1
-    print_estimate(
-=======
     factor = model.factor
-    told(
->>>>>>> 4cf54fb (The U-Nets share their levels and the walk through them (nets/levels.py); an own net is a model by four fields (nets/net.py); attention.py shows the equation, the CPU's ways stand in fast_cpu.py)
+    print_estimate(
         model,
         size,
         device,

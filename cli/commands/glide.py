@@ -183,19 +183,8 @@ def dry_run_stages(
         (upsampler, "enlarge", a.up_steps, n),
     ):
         if stage is not None:
-<<<<<<< HEAD
             times = len(levels_of(stage, steps)) - 1
-            walk = Passes(
-                what,
-                times,
-                rows,
-                kept=n * (times + 1),
-                beside=stage.net.conv_in.in_channels - stage.net.channels,
-            )
-=======
-            times = len(respaced(stage.schedule.T, steps)) - 1
             walk = Passes(what, times, rows, kept=n * (times + 1), beside=stage.beside)
->>>>>>> 4cf54fb (The U-Nets share their levels and the walk through them (nets/levels.py); an own net is a model by four fields (nets/net.py); attention.py shows the equation, the CPU's ways stand in fast_cpu.py)
             costs.append(
                 estimate(
                     stage,
