@@ -339,7 +339,7 @@ def given(
 
     Raises ArgumentError for pictures of another size than the latents decode to, and as `check_mask`.
     """
-    factor = model.vae.factor if model.vae is not None else 1
+    factor = model.factor
     like = torch.empty(n, 3, latent[0] * factor, latent[1] * factor, device=model.device)
     if pictures is not None:
         pictures = given_picture(model, pictures)

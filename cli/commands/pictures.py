@@ -64,7 +64,7 @@ def framed(picture: Original, model: Model, size: int | None) -> Original:
 def latent_size(model: Model, picture: Original | None, size: int | None) -> tuple[int, int]:
     """(y, x) of the latents of a picture as `framed` shows it to the model; None: of the model's own size."""
     y, x = (model.size, model.size) if picture is None else framed(picture, model, size).seen
-    factor = model.vae.factor if model.vae is not None else 1
+    factor = model.factor
     return y // factor, x // factor
 
 
