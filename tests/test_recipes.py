@@ -270,6 +270,15 @@ def test_what_is_hard_is_drawn_more_often_and_nothing_else():
     assert (shapes.how_often(scenes, 1.0) == 1).all()
 
 
+def test_what_goes_through_the_autoencoder_does_not_hang_on_who_draws_it(folder):
+    vae, n = load_autoencoder(folder / "shapes-vae.safetensors"), shapes_reader.SOME + 2
+    known, seen = shapes_reader.through(vae, n, Generator().manual_seed(2), 0.0)
+    again, same = shapes_reader.through(vae, n, Generator().manual_seed(2), 0.0, workers=1)
+    assert known == again and seen.shape == (n, 3, 64, 64)
+    assert_close(same, seen, atol=0, rtol=0)
+    assert_close(seen[-2:].float(), vae.decode(vae.encode(render(known[-2:]))), atol=1e-2, rtol=0)
+
+
 def test_the_reader_is_shown_what_it_misreads_more_often():
     def share(hard):
         scenes = shapes_reader.draw(400, torch.Generator().manual_seed(3), hard)

@@ -62,7 +62,7 @@ EAGER = dict(steps=10**6, precision="bfloat16", workers=3)  # more steps than th
 COMPILED = EAGER | dict(compiled=1)  # pays from some thousand steps on
 VAE = EAGER | dict(batch=64, lr=1e-3, strange=0.3, tests=512, init="{shipped}")
 SHAPES = COMPILED | dict(
-    batch=256, lr=1.2e-3, scenes=200_000, two=0.4, hard=3.0, free=0.33, tilt=0.0, vae="{vae}"
+    batch=256, lr=1.2e-3, workers=6, scenes=150_000, two=0.4, hard=3.0, free=0.33, tilt=0.5, vae="{vae}"
 )
 # one head: as fast as width 48 with four; a file of another width is not gone on from
 WIDE = dict(width=64, heads=1, optimiser="muon", snapshots="{next}", init="{candidate}")
@@ -82,7 +82,7 @@ JOBS = (  # in order of priority
     Job(SMALL, "shapes_glide_upsampler", 0.5, UPSAMPLER | dict(init="{shipped}")),
     Job(CONDITIONAL, "shapes_glide", 0.5, GLIDE | dict(init="{shipped}")),
     Job("shapes-ve", "shapes_ve", 0.75, COMPILED | dict(batch=256, init="{shipped}")),
-    Job("shapes-language", "shapes_language", 0.4, dict(steps=10**6, reading=2500, precision="bfloat16")),
+    Job("shapes-language", "shapes_language", 0.4, EAGER | dict(reading=2500)),
     Job("shapes-glide", "shapes_glide", 0.66, GLIDE | after(CONDITIONAL) | dict(empty=0.2), (CONDITIONAL,)),
     Job(
         f"{SMALL}-noised",

@@ -162,6 +162,7 @@ def main(
     precision: str = "float32",
     seed: int = 0,
     sample: int = 0,
+    workers: int = 0,
     until: float = math.inf,
     tests: int = 500,
     init: str = "",
@@ -222,6 +223,7 @@ def main(
             pages,
             settings,
             Files(f"{state}/reading.pt", f"{state}/reading.csv", identity=identity),
+            workers=workers,
         )
         net.load_state_dict(read_all.ema.state_dict())
         fitted = fit(
@@ -230,6 +232,7 @@ def main(
             orders,
             replace(settings, steps=steps - reading, lr=tuned_lr, ema=0.99, seed=seed + 1),
             Files(f"{state}/checkpoint.pt", f"{state}/loss.csv", identity=identity),
+            workers=workers,
             until=until,
         )
         if rank == 0:

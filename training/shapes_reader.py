@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from palimpsest.fit.ahead import step_generator
+from palimpsest.fit.ahead import ahead, step_generator
 from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.fit.settings import Files, Settings
@@ -29,6 +29,7 @@ from palimpsest.worlds.scene import Scene
 from palimpsest.worlds.shapes import ATTRIBUTES, attributes, render, sample_scene
 
 CONFIG = dict(width=24, size=64, heads=4)
+SOME = 64  # pictures that go through the autoencoder at once
 
 
 def labels(scenes: list[Scene]) -> dict[str, Tensor]:
@@ -75,6 +76,27 @@ def measure(oracle: Oracle, vae: Autoencoder, n: int = 2048, seed: int = 10**6 +
     return figures
 
 
+def through(
+    vae: Autoencoder, n: int, generator: Generator, noise: float, hard: float = 0.0, workers: int = 0
+) -> tuple[list[Scene], Tensor]:
+    """n scenes, drawn by `workers` processes, and their pictures through the autoencoder (n 3 y x) in
+    float16, with noise in the latent of a level from U(0, noise).
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+
+    def drawn(first: int) -> tuple[list[Scene], Tensor]:
+        scenes = draw(min(SOME, n - first), step_generator(seed, first), hard)
+        return scenes, render(scenes)
+
+    known, decoded, some = [], [], next(vae.vae.parameters())
+    for scenes, pictures in ahead(drawn, range(0, n, SOME), workers):
+        z = vae.encode(pictures.to(some))
+        level = noise * torch.rand((len(z), 1, 1, 1), generator=generator)
+        known += scenes
+        decoded.append(vae.decode(z + level.to(z) * gaussian(z, generator)).half().cpu())
+    return known, torch.cat(decoded)
+
+
 def main(
     *,
     steps: int = 6000,
@@ -108,13 +130,8 @@ def main(
     )
     autoencoder = load_autoencoder(vae, on)
     generator = step_generator(seed, steps, rank)
-    known = draw(reconstructions // world, generator, hard)
-    decoded = []
-    for i in range(0, len(known), 64):
-        z = autoencoder.encode(render(known[i : i + 64]).to(on))
-        level = noise * torch.rand((len(z), 1, 1, 1), generator=generator)
-        decoded.append(autoencoder.decode(z + level.to(z) * gaussian(z, generator)).half().cpu())
-    decoded, truth = torch.cat(decoded), labels(known)
+    known, decoded = through(autoencoder, reconstructions // world, generator, noise, hard, workers)
+    truth = labels(known)
 
     def data(step: int, g: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         half = batch // world // 2
