@@ -34,6 +34,8 @@ from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, R
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.dreambooth import Learned, dreambooth
 from palimpsest.methods.identifiers import Caution
+from palimpsest.methods.learner import Course
+from palimpsest.methods.prior import Prior
 from palimpsest.methods.sampling import generate
 from palimpsest.methods.textual_inversion import textual_inversion
 from palimpsest.metrics.features import perceptual
@@ -184,10 +186,7 @@ def learn(
                 pictures,
                 case.subject.noun,
                 identifier=NAME,
-                steps=STEPS,
-                lr=lr,
-                batch=BATCH,
-                seed=seed,
+                course=Course(steps=STEPS, lr=lr, batch=BATCH, seed=seed),
             )
         return dreambooth(
             model,
@@ -195,14 +194,9 @@ def learn(
             noun or "",
             identifier=NAME,
             prompts=[caption(c, NAME, noun) for c in case.given[:shown]],
-            steps=STEPS,
-            lr=lr,
-            batch=BATCH,
-            prior_weight=prior_weight if way.prior else 0.0,
-            n_prior=N_PRIOR,
-            prior_steps=WALK,
             tune_text=True,
-            seed=seed,
+            course=Course(steps=STEPS, lr=lr, batch=BATCH, seed=seed),
+            prior=Prior(weight=prior_weight if way.prior else 0.0, n=N_PRIOR, steps=WALK),
         )
 
 
@@ -338,7 +332,7 @@ def measure(
 
     def one(case: Case, way: Way, shown: int = SHOWN, lr: float = LR) -> dict[str, float]:
         learned = learn(model, case, way, seed, shown=shown, lr=lr)
-        return shows(models, learned.bundle, case, NAME, said_noun(case, way), seed)
+        return shows(models, learned.model, case, NAME, said_noun(case, way), seed)
 
     def watched(lr: float) -> Record:
         followed, free = (

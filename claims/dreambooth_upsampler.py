@@ -25,6 +25,7 @@ from palimpsest.claims.dreambooth import NAME, SHOWN, Case, draw_cases
 from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.glide import upsample
+from palimpsest.methods.learner import Course
 from palimpsest.methods.super_resolution import dreambooth_upsampler, made_small
 from palimpsest.metrics.image import psnr
 from palimpsest.metrics.similarity import cosine
@@ -123,14 +124,11 @@ def measure(
             case.subject.noun,
             identifier=NAME,
             prompts=[caption(c, NAME, case.subject.noun) for c in shown],
-            steps=STEPS,
-            lr=LR,
-            batch=BATCH,
             aug=aug,
             tune_text=True,
-            seed=seed,
+            course=Course(steps=STEPS, lr=LR, batch=BATCH, seed=seed),
         )
-        return enlarged(case, first, learned.bundle, NAME)
+        return enlarged(case, first, learned.model, NAME)
 
     ways: dict[str, list[dict[str, Any]]] = {}
     for k, case in enumerate(cases):

@@ -13,7 +13,7 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -101,26 +101,15 @@ def blame(argument: str) -> Iterator[None]:
         ) from None
 
 
-@contextmanager
-def in_options(verb: Callable[..., Any]) -> Iterator[None]:
-    """A verb's mistake in the words of the command line: its argument class_noun is --class-noun there,
-    and its pictures are IN.
-    """
-    try:
-        yield
-    except ValueError as error:
-        text = re.sub(r"^pictures:", "IN:", str(error))
-        for name in inspect.signature(verb).parameters:
-            text = re.sub(rf"(?<![\w/.]){name}(?![\w/.])", name.replace("_", "-"), text)
-        raise Mistake(text) from None
-
-
 # ---- options ----
 
 
 def option_name(parameter: str) -> str:
-    """How the command line spells a parameter, dashes aside: class_noun -> class-noun, self_ -> self."""
-    return parameter.rstrip("_").replace("_", "-")
+    """How the command line spells a parameter, dashes aside: class_noun -> class-noun, self_ -> self.
+
+    A field of a record that is a parameter is prior.steps, and --prior-steps on the command line.
+    """
+    return re.sub("[_.]", "-", parameter.rstrip("_"))
 
 
 class Parser(argparse.ArgumentParser):
@@ -164,8 +153,15 @@ def device(text: str) -> str:
     return text
 
 
-def options(parser: argparse._ActionsContainer, contract: Callable[..., Any], helps: dict[str, str]) -> None:
+def options(
+    parser: argparse._ActionsContainer,
+    contract: Callable[..., Any],
+    helps: dict[str, str],
+    names: Mapping[str, str] = {},
+) -> None:
     """Options for these parameters of a function (or fields of a record), each with its help.
+
+    names: what an option is called where that is not the parameter's own name: {"n": "n_prior"}.
 
     Type, range, choices and default come from the signature and its annotations (palimpsest/arguments.py), so a
     value is refused in the words in which the function itself would refuse it.
@@ -173,9 +169,9 @@ def options(parser: argparse._ActionsContainer, contract: Callable[..., Any], he
     parameters, annotations = inspect.signature(contract).parameters, hints(contract)
     for name, text in helps.items():
         default, annotation = parameters[name].default, annotations[name]
-        flag = "--" + option_name(name)
         text = text if default is None else f"{text} (default: {default!r})"
-        common = dict(dest=name, default=default, help=text)
+        dest = names.get(name, name)
+        flag, common = "--" + option_name(dest), dict(dest=dest, default=default, help=text)
         if isinstance(default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
         elif choices := chosen_from(annotation):

@@ -40,7 +40,7 @@ def fit(
     net: nn.Module,
     batch: Callable[[int, Generator], Any],
     settings: Settings,
-    files: Files | None = None,
+    files: Files = Files(),
     *,
     workers: Rounds = 0,
     until: float = math.inf,
@@ -76,7 +76,7 @@ def fit(
             "until", "several processes cannot end by the clock, which each reads for itself; give steps"
         )
     with process_group(net):
-        run = Run(loss, net, settings, files or Files(), until)
+        run = Run(loss, net, settings, files, until)
         run.load()
 
         def draw(step: int) -> tuple[Any, Tensor]:

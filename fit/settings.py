@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from palimpsest.arguments import Count, Interval, Positive, Rounds, check
 
+Decay = Annotated[float, Interval(0, 1, open_high=True)]  # [0, 1)
 Seed = Annotated[int, Interval(0, 2**63 - 1, words="be a whole number from 0 to 2^63 - 1")]
 
 
@@ -20,7 +21,7 @@ class Settings:
     steps: Count
     lr: Positive  # learning rate at its highest
     warmup: Rounds = 200  # steps in which the learning rate rises; afterwards it falls to 0 along a cosine
-    ema: Annotated[float, Interval(0, 1, open_high=True)] = 0.999  # decay of the average of the weights
+    ema: Decay = 0.999  # decay of the average of the weights
     clip: Positive = 1.0  # largest norm of the gradient
     weight_decay: Annotated[float, Interval(0)] = 0.0
     betas: tuple[float, float] = (0.9, 0.99)  # decays of AdamW's two moments

@@ -1,16 +1,16 @@
 """A word for something that has none: the rare identifiers of DreamBooth (Ruiz et al.,
 arXiv:2208.12242v2, Sec. 3.2).
 
-A word that means something brings its meaning along; a random string falls apart into letters that mean
-something too. So look for rare tokens of the tokenizer and turn them back into text:
+A word with a meaning brings its meaning along; a random string falls apart into letters that have a
+meaning, too. So look for rare tokens of the tokenizer and turn them back into text:
 
     1  candidates: tokens that are short, of letters, and rare
     2  keep those that come back: encode(decode(token)) = token
     3  draw one
 
-# unstated: for another tokenizer than T5's. The paper takes ids 5000 … 10000 of T5-XXL, at most three
-# letters. CLIP's ids are the ranks
-in which its pairs were merged, so the same range holds everyday abbreviations; there the rare ones are the late ones.
+# unstated: for another tokenizer than T5's. The paper takes ids 5000 … 10000 of T5-XXL, at most three letters.
+CLIP's ids are the ranks in which its pairs were merged, so the same range holds everyday abbreviations;
+there the rare ones are the late ones.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from __future__ import annotations
 import random
 import warnings
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.tokenizer import ClipTokenizer, Tokenizer, UnknownWord, WordTokenizer, split_words
 from palimpsest.weights.model import Model
 from palimpsest.worlds.scene import RARE_WORDS
 
 RARE_FROM = 40000  # of CLIP's 49,408 tokens
 LONGEST = 3  # letters of a token, and tokens of an identifier  # Sec. 3.2
-LOADED = {"sks", "nsa", "kkk", "isis"}  # ours: they come back, and yet mean something ("sks" is a rifle)
+MEANINGFUL = {"sks", "nsa", "kkk", "isis"}  # ours: rare tokens with a meaning ("sks" is a rifle)
 
 
 class Caution(UserWarning):
@@ -32,99 +33,101 @@ class Caution(UserWarning):
 
 
 def rare_words(tokenizer: Tokenizer) -> list[str]:
-    """Every identifier that the search would consider, in the tokenizer's order. ValueError for a
-    tokenizer it does not know.
+    """Every identifier that the search would consider, in the tokenizer's order.
+
+    Raises ArgumentError for a tokenizer that it does not know.
     """
     if isinstance(tokenizer, WordTokenizer):
         return [word for word in tokenizer.words if word in RARE_WORDS]
     if not isinstance(tokenizer, ClipTokenizer):
-        raise ValueError(
-            f"identifier: there is no search over a {type(tokenizer).__name__}; name a rare word yourself"
+        raise ArgumentError(
+            "identifier", f"there is no search over a {type(tokenizer).__name__}; name a rare word yourself"
         )
-    short = [
-        tokenizer.strings[i].removesuffix("</w>")
-        for i in range(RARE_FROM, tokenizer.start)
-        if tokenizer.strings[i].endswith("</w>")
-    ]
-    short = [
+    late = [tokenizer.strings[i] for i in range(RARE_FROM, tokenizer.start)]
+    words = [string.removesuffix("</w>") for string in late if string.endswith("</w>")]
+    return [
         word
-        for word in short
-        if len(word) <= LONGEST and word.isascii() and word.isalpha() and word not in LOADED
+        for word in words
+        if len(word) <= LONGEST
+        and word.isascii()
+        and word.isalpha()
+        and word not in MEANINGFUL
+        and comes_back(tokenizer, word)
     ]
-    return [word for word in short if comes_back(tokenizer, word)]
 
 
-def says(text: str, identifier: str) -> bool:
+def mentions(text: str, identifier: str) -> bool:
     """Whether a text has the identifier in it, as whole words; capitals do not count."""
     words, wanted = split_words(text), split_words(identifier)
     return any(words[k : k + len(wanted)] == wanted for k in range(len(words) - len(wanted) + 1))
 
 
 def comes_back(tokenizer: Tokenizer, word: str) -> bool:
-    """Whether a word is one token, and that token this word."""  # Sec. 3.2: the token-to-text map, inverted
+    """Whether a word is one token, and that token is this word."""  # Sec. 3.2: the token-to-text map, inverted
     tokens = [token for piece in tokenizer.pieces(word) for token in piece]
     return len(tokens) == 1 and tokenizer.decode(tokens) == word
 
 
 def find_identifier(tokenizer: Tokenizer, seed: int = 0) -> str:
-    """One rare word. Raises ValueError where the tokenizer has none."""
+    """One rare word. Raises ArgumentError where the tokenizer has none."""
     words = rare_words(tokenizer)  # Sec. 3.2: rare tokens first, then their text
     if not words:
-        raise ValueError("identifier: this model's tokenizer has no rare word to spare; name one yourself")
-    return (
-        words[0] if isinstance(tokenizer, WordTokenizer) and seed == 0 else random.Random(seed).choice(words)
-    )
+        raise ArgumentError(
+            "identifier", "this model's tokenizer has no rare word to spare; name one yourself"
+        )
+    if isinstance(tokenizer, WordTokenizer) and seed == 0:
+        return words[0]
+    return random.Random(seed).choice(words)
 
 
 def check_identifier(model: Model, identifier: str, seed: int = 0) -> str:
-    """The identifier to use: the one given, or found for "auto". Warns (Caution) of a common word or one
-    that falls apart.
+    """The identifier to use: the one given, or found for "auto".
 
-    Raises ValueError for a model without text, an empty identifier, and a word that the model's tokenizer
-    does not have."""
+    Warns (Caution) of a common word, and of one that falls apart. Raises ArgumentError for a model without
+    text, an empty identifier, and a word that the model's tokenizer does not have.
+    """
     if model.text is None or model.tokenizer is None:
-        raise ValueError(
-            f"model: {model.name} reads no text, so no word of it can come to mean a subject; choose a text-to-image model"
+        raise ArgumentError(
+            "model",
+            f"{model.name} reads no text, so no word of it can come to mean a subject; choose a text-to-image "
+            "model",
         )
     if identifier == "auto":
         return find_identifier(model.tokenizer, seed)
-    words = identifier.split()
-    if not words:
-        raise ValueError("identifier: is empty; name a rare word, or auto")
+    if not identifier.split():
+        raise ArgumentError("identifier", "is empty; name a rare word, or auto")
     try:
         tokens = [token for piece in model.tokenizer.pieces(identifier) for token in piece]
     except UnknownWord as error:
         free = ", ".join(rare_words(model.tokenizer)) or "none"
-        raise ValueError(
-            f'identifier: the model does not know the word "{error.word}"; its rare words are: {free}'
+        raise ArgumentError(
+            "identifier", f'the model does not know the word "{error.word}"; its rare words are: {free}'
         ) from None
-    if len(tokens) > LONGEST:  # Sec. 3.2: k = 1 … 3
-        warnings.warn(
-            f"identifier: {identifier!r} falls apart into {len(tokens)} tokens, each with a meaning of its own; "
-            "identifier=auto finds a rare one",
-            Caution,
-            stacklevel=3,
-        )
-    elif found := common_words(model.tokenizer, identifier):
-        where = "" if found[0] == identifier.lower() else f" in {identifier!r}"
-        warnings.warn(
-            f"identifier: {found[0]!r}{where} is a common word, whose meaning would be mixed into the subject's and lost; "
-            "identifier=auto finds a rare one",
-            Caution,
-            stacklevel=3,
-        )
+    warn_of_meaning(model.tokenizer, identifier, len(tokens))
     return identifier
 
 
+def warn_of_meaning(tokenizer: Tokenizer, identifier: str, tokens: int) -> None:
+    """Warn (Caution) of an identifier of too many tokens, or with a common word in it."""
+    if tokens > LONGEST:  # Sec. 3.2: k = 1 … 3
+        text = f"{identifier!r} falls apart into {tokens} tokens, each with a meaning of its own"
+    elif found := common_words(tokenizer, identifier):
+        where = "" if found[0] == identifier.lower() else f" in {identifier!r}"
+        text = (
+            f"{found[0]!r}{where} is a common word, whose meaning would be mixed into the subject's and lost"
+        )
+    else:
+        return
+    warnings.warn(f"identifier: {text}; identifier=auto finds a rare one", Caution, stacklevel=4)
+
+
 def common_words(tokenizer: Tokenizer, identifier: str) -> list[str]:
-    """The words of an identifier that the model has a meaning for, as far as the tokenizer tells; in
-    lower case, as it reads them.
-    """
+    """The words of an identifier, in lower case, that the model has a meaning for, as far as its tokenizer tells."""
     if isinstance(tokenizer, WordTokenizer):
         return [word for word in identifier.lower().split() if word not in RARE_WORDS]
     words = [(tokenizer.decode(piece).strip().lower(), piece) for piece in tokenizer.pieces(identifier)]
     return [
         word
         for word, piece in words
-        if word in LOADED or len(piece) == 1 and piece[0] < RARE_FROM and word.isalpha()
+        if word in MEANINGFUL or len(piece) == 1 and piece[0] < RARE_FROM and word.isalpha()
     ]

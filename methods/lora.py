@@ -3,12 +3,12 @@ model's attention.
 
     h = W_0 x + (α/r) B A x                      Eq. (3) of the paper; A random, B = 0, W_0 frozen
 
-`dreambooth(b, pictures, noun, rank=4)` learns A and B instead of the net: for Stable Diffusion v1 at r =
-4, 797,184 numbers of 860 million. Here is what is done with them afterwards.
+`dreambooth(model, pictures, noun, rank=4)` learns A and B instead of the net: for Stable Diffusion v1 at
+r = 4, 797,184 numbers of 860 million. This file does with them what is done afterwards.
 
-    save_lora(learned.bundle, "zwx.safetensors", base="shapes")            # a few kilobytes
-    b = load("zwx.safetensors")                                            # the base, changed
-    merged(b)                                                              # a plain model, at the base's speed
+    save_lora(learned.model, "zwx.safetensors", base="shapes")             # a few kilobytes
+    model = load("zwx.safetensors")                                        # the base, changed
+    merged(model)                                                          # a plain model, at the base's speed
 
     paper        code                              paper        code
     r, α         rank, alpha                       A, B         down, up
@@ -24,6 +24,7 @@ from typing import Any
 
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.lora import LoraLinear, adapted
 from palimpsest.weights.cache import write_tensors
 from palimpsest.weights.changes import folded, of_lora
@@ -38,9 +39,7 @@ def merged(model: Model) -> Model:
 
 
 def scaled(model: Model, by: float) -> Model:
-    """The change made `by` times as strong; 0 is the base, 1 the change as it was learned. (α of Sec.
-    4.1, after the fact)
-    """
+    """The model with its change `by` times as strong: 0 is the base, 1 the change as it was learned."""
     new = replace(model, net=copy.deepcopy(model.net), text=copy.deepcopy(model.text))
     for module in changed_maps(new).values():
         module.alpha *= by  # Sec. 4.1: ΔW x is scaled by α/r
@@ -48,7 +47,7 @@ def scaled(model: Model, by: float) -> Model:
 
 
 def changed_maps(model: Model) -> dict[str, LoraLinear]:
-    """The maps of a bundle that have a low-rank change, "net.…" and "text.…"."""
+    """The maps of a model that have a low-rank change, by name: "net.…" and "text.…"."""
     return {
         f"{part}.{name}": module
         for part, net in (("net", model.net), ("text", model.text))
@@ -63,11 +62,13 @@ def lora_size(model: Model) -> int:
 
 
 def save_lora(model: Model, path: str | Path, base: str, about: dict[str, Any] | None = None) -> Path:
-    """Write A and B as safetensors; `weights.load` reads the file wherever it finds `base`, the name or
-    path of the model they change.
+    """Write A and B as safetensors; `load` reads the file wherever it finds `base`.
 
-    about: further plain entries for its header. Raises ValueError for a bundle without changes, or a file
-    that cannot be written."""
+    base: the name or path of the model that they change.
+
+    about: further plain entries for its header. Raises ValueError for a model without changes, or a file
+    that cannot be written.
+    """
     tensors, config = of_lora(model)
     return _write(path, tensors, config, base, about)
 
@@ -75,7 +76,7 @@ def save_lora(model: Model, path: str | Path, base: str, about: dict[str, Any] |
 def save_word(
     model: Model, path: str | Path, base: str, identifier: str, about: dict[str, Any] | None = None
 ) -> Path:
-    """Write the one vector that Textual Inversion found (methods/textual_inversion.py), likewise."""
+    """Write the one vector that Textual Inversion found (methods/textual_inversion.py), as `save_lora` does."""
     (token,) = (token for piece in model.tokenizer.pieces(identifier) for token in piece)
     config = dict(kind="word", token=token, identifier=identifier)
     return _write(path, {"vector": model.text.tokens.weight[token]}, config, base, about)
@@ -89,10 +90,7 @@ def _write(
     about: dict[str, Any] | None,
 ) -> Path:
     if Path(path).suffix != ".safetensors":
-        raise ValueError(f"path: {path} must end in .safetensors")
-    of = find(base)
-    return write_tensors(
-        path,
-        tensors,
-        {**(about or {}), **config, "base": base, "base_sha256": sha256(of) if of.is_file() else ""},
-    )
+        raise ArgumentError("path", f"{path} must end in .safetensors")
+    base_file = find(base)
+    of_base = dict(base=base, base_sha256=sha256(base_file) if base_file.is_file() else "")
+    return write_tensors(path, tensors, (about or {}) | config | of_base)

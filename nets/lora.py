@@ -1,16 +1,19 @@
 """Low-rank adaptation of linear maps: "LoRA: Low-Rank Adaptation of Large Language Models",
 arXiv:2106.09685v2, Sec. 4.1.
 
-    h = W_0 x + (α/r) B A x          A (r × in) random, B (out × r) zero: at the start nothing is changed     Eq. (3) of the paper
+    h = W_0 x + (α/r) B A x                                                        Eq. (3) of the paper
+    A (r × in) is random and B (out × r) zero: at the start nothing is changed.
 
 A map of in × out weights is moved by r (in + out) numbers. Merged, W = W_0 + (α/r) B A, it costs nothing
-more to run."""
+more to run.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Generator, Tensor, nn
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.attention import Attention
 from palimpsest.nets.fast_cpu import Linear
 
@@ -18,14 +21,18 @@ MAPS = ("to_q", "to_k", "to_v", "to_out")
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear map and its low-rank change: (… in) -> (… out)."""
+    """A frozen linear map and its low-rank change: (… in) -> (… out).
+
+    Raises ArgumentError for a rank that does not fit the map.
+    """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float):
         super().__init__()
         if not 1 <= rank <= min(base.in_features, base.out_features):
-            raise ValueError(
-                f"rank: must lie in 1 … {min(base.in_features, base.out_features)} for a map of {base.in_features} × "
-                f"{base.out_features}, got {rank}"
+            raise ArgumentError(
+                "rank",
+                f"must lie in 1 … {min(base.in_features, base.out_features)} for a map of {base.in_features} × "
+                f"{base.out_features}, got {rank}",
             )
         self.base = base.requires_grad_(False)
         self.rank, self.alpha = rank, alpha
@@ -54,9 +61,10 @@ class LoraLinear(nn.Module):
 def adapt(net: nn.Module, rank: int, alpha: float, generator: Generator | None = None) -> list[str]:
     """Give every attention's four linear maps a low-rank change, in place; the names of the maps, in order.
 
-    generator: A is drawn from it, N(0, 1/in)  (# unstated: the paper says Gaussian, and its program is
-    Kaiming's uniform); None leaves A at zero, to be filled from a file. Raises ValueError for a rank that
-    does not fit, or a net without such maps.
+    generator: A is drawn from it, N(0, 1/in); None leaves A at zero, to be filled from a file.
+    # unstated: the paper says Gaussian, and its program takes Kaiming's uniform
+
+    Raises ArgumentError for a rank that does not fit, and for a net without such maps.
     """
     names = []
     for name, module in list(net.named_modules()):
@@ -69,8 +77,9 @@ def adapt(net: nn.Module, rank: int, alpha: float, generator: Generator | None =
                 setattr(module, part, changed)
                 names.append(f"{name}.{part}")
     if not names:
-        raise ValueError(
-            f"rank: this {type(net).__name__} has no attention whose maps LoRA could change; take rank=0, all weights"
+        raise ArgumentError(
+            "rank",
+            f"this {type(net).__name__} has no attention whose maps LoRA could change; take rank=0, all weights",
         )
     return names
 
@@ -81,9 +90,7 @@ def adapted(net: nn.Module) -> dict[str, LoraLinear]:
 
 
 def merge(net: nn.Module) -> nn.Module:
-    """Put every low-rank change into its map, in place; the net, which has linear maps of its own kind
-    again.
-    """
+    """Put every low-rank change into its map, in place; returns the net, whose maps are plain ones again."""
     for name, module in adapted(net).items():
         owner, _, part = name.rpartition(".")
         setattr(net.get_submodule(owner), part, module.merged())

@@ -27,9 +27,11 @@ import torch
 
 # %%
 from palimpsest.claims.draw.style import BLUE, GREEN, GREY, ORANGE, RC, show
-from palimpsest.methods.dreambooth import dreambooth, flat_weight, learner, snr_weight, v_weight
+from palimpsest.methods.dreambooth import dreambooth, flat_weight, snr_weight, trainable_copy, v_weight
 from palimpsest.methods.identifiers import Caution, check_identifier, rare_words
+from palimpsest.methods.learner import Course
 from palimpsest.methods.lora import lora_size, merged
+from palimpsest.methods.prior import Prior
 from palimpsest.methods.sampling import generate
 from palimpsest.methods.textual_inversion import textual_inversion
 from palimpsest.metrics.image import psnr
@@ -125,8 +127,10 @@ told = [caption(context, name, "star") for context in contexts]
 kinds = [f"a large {c} star on {ground} background" for c, ground in
          (("red", "a white"), ("blue", "a yellow"), ("green", "a black"), ("purple", "an orange"), ("white", "a red"))]
 before = {k: p.clone() for k, p in model.net.state_dict().items()}
-how = dict(identifier=name, prompts=told, prior_prompts=kinds, n_prior=12, prior_steps=12, steps=STEPS, tune_text=True, lr=2e-3, seed=1)
-tuned = dreambooth(model, pictures, "star", **how)
+prior = Prior(n=12, steps=12, prompts=kinds)
+course = Course(steps=STEPS, lr=2e-3, seed=1)
+named = dict(identifier=name, prompts=told)
+tuned = dreambooth(model, pictures, "star", **named, course=course, prior=prior, tune_text=True)
 smooth = lambda curve: [sum(curve[max(0, k - 14):k + 1]) / len(curve[max(0, k - 14):k + 1]) for k in range(len(curve))]
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 ax.plot(smooth(tuned.instance), color=BLUE, label="the subject")
@@ -165,7 +169,7 @@ def strange(picture, background):
 
 # %%
 grounds = ("blue", "yellow", "white", "green")
-new = generate(tuned.bundle, [f"a {name} star on a {c} background" for c in grounds], steps=12, w=2., seed=4).picture
+new = generate(tuned.model, [f"a {name} star on a {c} background" for c in grounds], steps=12, w=2., seed=4).picture
 old = generate(model, [f"a large red star on a {c} background" for c in grounds], steps=12, w=2., seed=4).picture
 true = render_subject(subject, [sample_context(rng, c) for c in grounds])
 fig, axes = plt.subplots(3, 4, figsize=(8, 6.2), layout="constrained")
@@ -187,9 +191,10 @@ assert gap["truth"] < gap["tuned"] < gap["frozen"]
 # the steps.
 
 # %%
-alone = dreambooth(model, pictures, "star", **(how | dict(prior_weight=0., steps=STEPS // 2)))
+shorter = Course(steps=STEPS // 2, lr=2e-3, seed=1)
+alone = dreambooth(model, pictures, "star", **named, course=shorter, prior=Prior(weight=0.), tune_text=True)
 asked = kinds[:4]
-sets = {"frozen": model, "with the prior term": tuned.bundle, "without": alone.bundle}
+sets = {"frozen": model, "with the prior term": tuned.model, "without": alone.model}
 sets = {words: generate(model, asked, steps=12, seed=9).picture for words, model in sets.items()}
 fig, axes = plt.subplots(3, 4, figsize=(8, 6.2), layout="constrained")
 for row, (words, made) in zip(axes, sets.items()):
@@ -210,19 +215,19 @@ assert stayed["with the prior term"] > stayed["without"]
 # frozen net, and what it has learned is the same net once it is merged into the maps.
 
 # %%
-fresh = learner(model, rank=4, alpha=4., tune_text=False, checkpointing=False)
-thin = dreambooth(model, pictures, "star", **(how | dict(steps=12, lr=2e-3, prior_weight=0., rank=4, tune_text=False)))
-short = dict(identifier=name, steps=40, seed=1)
-word = textual_inversion(model, pictures, "star", **short)
-moved = sum((p != q).any(-1).sum().item() for p, q in zip(word.bundle.text.parameters(), model.text.parameters()))
+fresh = trainable_copy(model, rank=4, alpha=4.)
+short = Course(steps=12, lr=2e-3, seed=1)
+thin = dreambooth(model, pictures, "star", **named, course=short, prior=Prior(weight=0.), rank=4)
+word = textual_inversion(model, pictures, "star", identifier=name, course=Course(steps=40, lr=5e-3, seed=1))
+moved = sum((p != q).any(-1).sum().item() for p, q in zip(word.model.text.parameters(), model.text.parameters()))
 with torch.no_grad():
     began, learned, plain = (net(z_t, torch.full((4,), t), model.embed(["a star"] * 4))
-                             for net in (fresh.net, thin.bundle.net, merged(thin.bundle).net))
+                             for net in (fresh.net, thin.model.net, merged(thin.model).net))
 begins, changed, same = ((x - y).abs().max().item() for x, y in ((began, v), (learned, v), (plain, learned)))
 total = sum(p.numel() for p in model.net.parameters())
-print(f"the net has {total:,} numbers; LoRA of rank 4 learns {lora_size(thin.bundle):,}, begins {begins:.0e} from the frozen net and is "
+print(f"the net has {total:,} numbers; LoRA of rank 4 learns {lora_size(thin.model):,}, begins {begins:.0e} from the frozen net and is "
       f"{changed:.2f} from it after twelve steps, merged or not ({same:.0e}); Textual Inversion moved {moved} vector")
-assert lora_size(thin.bundle) < .1 * total and begins < 1e-6 < .01 < changed and same < 1e-4 and moved == 1
+assert lora_size(thin.model) < .1 * total and begins < 1e-6 < .01 < changed and same < 1e-4 and moved == 1
 
 # %% [markdown]
 # ## Where this breaks

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from palimpsest.methods.glide import glide, inpaint
     from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
     from palimpsest.methods.inversion import invert, redo
+    from palimpsest.methods.learner import Course
     from palimpsest.methods.null_text import null_text
+    from palimpsest.methods.prior import Prior
     from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
     from palimpsest.methods.rf_inversion import rf_inversion
     from palimpsest.methods.sampling import generate
@@ -58,13 +60,17 @@ _HOME = {  # name -> the module that it comes from
     "glide": "methods.glide",
     "inpaint": "methods.glide",
     "dreambooth": "methods.dreambooth",
+    "Course": "methods.learner",
+    "Prior": "methods.prior",
     "textual_inversion": "methods.textual_inversion",
     "sweep": "methods.sweep",
     "sheet": "methods.sweep",
 }
 
 __all__ = [
+    "Course",
     "Model",
+    "Prior",
     "diffedit",
     "dreambooth",
     "find_mask",

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from palimpsest.methods.dreambooth import dreambooth
 from palimpsest.methods.inversion import invert
+from palimpsest.methods.learner import Course
 from palimpsest.methods.null_text import null_text
+from palimpsest.methods.prior import Prior
 from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
 from palimpsest.methods.sdedit import sdedit
 from palimpsest.weights.load import load
@@ -46,7 +48,7 @@ def tuned(b: Model, x: Tensor) -> None:
 
 def learnt(b: Model, x: Tensor) -> None:
     """Two steps of a training of the whole U-Net: the second finds Adam's moments there."""
-    dreambooth(b, x.repeat(3, 1, 1, 1), "star", steps=2, batch=4, prior_weight=0.0)
+    dreambooth(b, x.repeat(3, 1, 1, 1), "star", course=Course(steps=2, batch=4), prior=Prior(weight=0.0))
 
 
 WORK: dict[str, Callable[[Model, Tensor], None]] = {

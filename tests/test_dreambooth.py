@@ -14,28 +14,30 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import palimpsest.cli.commands.dreambooth as the_command
 import palimpsest.methods.dreambooth as module
 import palimpsest.methods.prior as the_prior
+from palimpsest.arguments import ArgumentError
 from palimpsest.cli.main import main
 from palimpsest.methods.dreambooth import (
-    Noised,
+    Batch,
     dreambooth,
     dreambooth_loss,
     flat_weight,
     snr_weight,
-    study,
+    tune,
     v_weight,
     weighted_error,
 )
 from palimpsest.methods.glide import upsample
 from palimpsest.methods.identifiers import Caution, check_identifier, comes_back, find_identifier, rare_words
-from palimpsest.methods.learner import check_pictures
-from palimpsest.methods.prior import prior_latents
+from palimpsest.methods.learner import Course, given_pictures
+from palimpsest.methods.prior import Prior, prior_latents
 from palimpsest.methods.sampling import generate
-from palimpsest.methods.super_resolution import Enlarging, dreambooth_upsampler, made_small
-from palimpsest.methods.textual_inversion import read_with, textual_inversion
+from palimpsest.methods.super_resolution import dreambooth_upsampler, made_small, upsampler_error
+from palimpsest.methods.textual_inversion import encode_with_word, textual_inversion
 from palimpsest.nets.tokenizer import ClipTokenizer, WordTokenizer
 from palimpsest.samplers.ddpm import l_simple
 from palimpsest.weights.cache import CacheError, digest, digest_model
@@ -47,7 +49,7 @@ from palimpsest.worlds.subjects import render_subject, sample_context, sample_su
 from tests.test_recipes import free_port
 from tests.tiny import tiny_glide, tiny_weights
 
-QUICK = dict(steps=2, batch=2, n_prior=2, prior_steps=1)
+QUICK = dict(course=Course(steps=2, batch=2), prior=Prior(n=2, steps=1))
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +75,13 @@ def x():
 
 @pytest.fixture(scope="module")
 def learned(b, x):
-    return dreambooth(b, x, "star", steps=3, batch=2, n_prior=2, prior_steps=1, lr=1e-3)
+    return dreambooth(b, x, "star", course=Course(steps=3, batch=2, lr=1e-3), prior=Prior(n=2, steps=1))
 
 
 def noised(b, n, seed, prompt="a zwx star", low=1):
     g = torch.Generator().manual_seed(seed)
     shape = (n, *b.latent_shape)
-    return Noised(
+    return Batch(
         torch.randn(shape, generator=g, dtype=b.dtype),
         b.tokenizer([prompt] * n),
         torch.randint(low, b.schedule.T + 1, (n,), generator=g),
@@ -147,18 +149,16 @@ def test_the_prior_term_adds_and_identical_halves_give_1_plus_lambda(double):
 
 def test_the_given_model_is_left_bit_for_bit_and_a_new_one_comes_back(b, x, learned):
     before = digest_model(b)
-    again = dreambooth(b, x, "star", steps=3, batch=2, n_prior=2, prior_steps=1, lr=1e-3)
+    again = dreambooth(b, x, "star", course=Course(steps=3, batch=2, lr=1e-3), prior=Prior(n=2, steps=1))
     assert digest_model(b) == before and not any(p.requires_grad for p in b.net.parameters())
-    assert digest_model(again.bundle) == digest_model(learned.bundle) != before  # and it is repeatable
-    assert digest(*learned.bundle.text.state_dict().values()) == digest(
+    assert digest_model(again.model) == digest_model(learned.model) != before  # and it is repeatable
+    assert digest(*learned.model.text.state_dict().values()) == digest(
         *b.text.state_dict().values()
     )  # text was frozen
-    assert (
-        not any(p.requires_grad for p in learned.bundle.net.parameters()) and not learned.bundle.net.training
-    )
+    assert not any(p.requires_grad for p in learned.model.net.parameters()) and not learned.model.net.training
     moved = [
         name
-        for name, p in learned.bundle.net.named_parameters()
+        for name, p in learned.model.net.named_parameters()
         if not torch.equal(p, b.net.get_parameter(name))
     ]
     assert len(moved) == len(list(b.net.parameters()))  # the whole U-Net
@@ -169,11 +169,11 @@ def test_the_result_says_what_was_learned_step_by_step(learned):
     want = [i + p for i, p in zip(learned.instance, learned.prior)]
     assert len(learned.losses) == 3 and learned.prior_latents.shape == (2, 4, 8, 8)
     torch.testing.assert_close(torch.tensor(learned.losses), torch.tensor(want))
-    assert generate(learned.bundle, learned.prompt, steps=1).picture.shape == (1, 3, 32, 32)
+    assert generate(learned.model, learned.prompt, steps=1).picture.shape == (1, 3, 32, 32)
 
 
 def test_training_brings_the_loss_down(b, x):
-    run = dreambooth(b, x, "star", steps=16, batch=4, lr=1e-2, prior_weight=0)
+    run = dreambooth(b, x, "star", course=Course(steps=16, batch=4, lr=1e-2), prior=Prior(weight=0))
     assert (
         sum(run.instance[-4:]) < 0.85 * sum(run.instance[:4])
         and run.prior == [0.0] * 16
@@ -198,16 +198,16 @@ def test_prior_pictures_have_times_and_noise_of_their_own_and_the_class_prompt(b
 
 def test_pieces_and_recomputed_activations_change_memory_and_not_the_result(b, x):
     plain, pieces = (
-        dreambooth(b, x, "star", tune_text=True, **QUICK, **how)
-        for how in ({}, dict(accumulate=2, checkpointing=True))
+        dreambooth(b, x, "star", tune_text=True, course=course, prior=QUICK["prior"])
+        for course in (QUICK["course"], replace(QUICK["course"], accumulate=2, checkpointing=True))
     )
     torch.testing.assert_close(pieces.losses, plain.losses)
     torch.testing.assert_close(pieces.instance, plain.instance, rtol=1e-5, atol=1e-6)
-    for mine, theirs in ((pieces.bundle.net, plain.bundle.net), (pieces.bundle.text, plain.bundle.text)):
+    for mine, theirs in ((pieces.model.net, plain.model.net), (pieces.model.text, plain.model.text)):
         for name, p in mine.named_parameters():
             torch.testing.assert_close(p, theirs.get_parameter(name), rtol=0, atol=2e-5)
-    assert digest(*plain.bundle.text.state_dict().values()) != digest(*b.text.state_dict().values())
-    assert not pieces.bundle.net.recompute
+    assert digest(*plain.model.text.state_dict().values()) != digest(*b.text.state_dict().values())
+    assert not pieces.model.net.recompute
 
 
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(b, x, tmp_path, monkeypatch, learned):
@@ -219,13 +219,14 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(b, x, tmp_path, monke
             raise KeyboardInterrupt
         return dreambooth_loss(*given)
 
-    settings = dict(steps=3, batch=2, n_prior=2, prior_steps=1, lr=1e-3, state=tmp_path / "state")
+    course, prior = Course(steps=3, batch=2, lr=1e-3), Prior(n=2, steps=1)
+    settings = dict(course=course, prior=prior, state=tmp_path / "state")
     with monkeypatch.context() as patch:
         patch.setattr(module, "dreambooth_loss", stop)
         with pytest.raises(KeyboardInterrupt):
             dreambooth(b, x, "star", **settings)
     resumed = dreambooth(b, x, "star", **settings)
-    assert digest_model(resumed.bundle) == digest_model(learned.bundle)
+    assert digest_model(resumed.model) == digest_model(learned.model)
     assert (resumed.losses, resumed.instance, resumed.prior) == (
         learned.losses,
         learned.instance,
@@ -253,8 +254,9 @@ def other_net(b):
     ],
 )
 def test_the_state_of_another_model_or_of_another_start_is_refused(b, x, tmp_path, verb, first, then, what):
-    plain = dict(prior_weight=0.0) if verb is dreambooth else {}
-    settings = dict(model=b, pictures=x, class_noun="star", steps=1, batch=1, state=tmp_path) | plain | first
+    plain = dict(prior=Prior(weight=0.0)) if verb is dreambooth else {}
+    course = Course(steps=1, batch=1)
+    settings = dict(model=b, pictures=x, class_noun="star", course=course, state=tmp_path) | plain | first
     verb(**settings)
     with pytest.raises(
         ValueError, match=rf"checkpoint\.pt belongs to a run with {what}: use its settings"
@@ -264,21 +266,22 @@ def test_the_state_of_another_model_or_of_another_start_is_refused(b, x, tmp_pat
 
 
 def test_the_prior_is_kept_for_its_own_class_and_model_only(b, tmp_path, learned):
-    file = tmp_path / "prior.safetensors"
-    first = prior_latents(b, ["a star"], 2, steps=1, state=file)
-    assert torch.equal(first, prior_latents(b, ["a star"], 2, steps=1, state=file))
-    assert not torch.equal(first, prior_latents(b, ["a ring"], 2, steps=1))
+    file, two = tmp_path / "prior.safetensors", Prior(n=2, steps=1)
+    first = prior_latents(b, ["a star"], two, state=file)
+    assert torch.equal(first, prior_latents(b, ["a star"], two, state=file))
+    assert not torch.equal(first, prior_latents(b, ["a ring"], two))
     with pytest.raises(CacheError, match="another prompt"):
-        prior_latents(b, ["a ring"], 2, steps=1, state=file)
+        prior_latents(b, ["a ring"], two, state=file)
     with pytest.raises(CacheError, match="another model"):
-        prior_latents(learned.bundle, "star", 2, steps=1, state=file)
+        prior_latents(learned.model, ["a star"], two, state=file)
 
 
 def test_a_moving_average_is_what_comes_back_where_one_is_asked_for(b, x):
     raw, mean = (
-        dreambooth(b, x, "star", prior_weight=0, steps=2, batch=2, lr=1e-2, ema=ema) for ema in (0.0, 0.9)
+        dreambooth(b, x, "star", course=Course(steps=2, batch=2, lr=1e-2, ema=ema), prior=Prior(weight=0))
+        for ema in (0.0, 0.9)
     )
-    start, end, mid = (m.net.conv_in.weight for m in (b, raw.bundle, mean.bundle))
+    start, end, mid = (m.net.conv_in.weight for m in (b, raw.model, mean.model))
     assert 0 < (mid - start).norm() < (end - start).norm()
 
 
@@ -299,15 +302,17 @@ def test_an_article_is_that_of_the_word_after_it_and_nothing_has_none(words, sai
 
 
 def test_without_a_noun_there_is_no_class_prompt_and_each_method_asks_for_its_articles_in_one_way(b, x):
-    nameless = dreambooth(b, x, "", steps=1, batch=1, prior_weight=0.0)
+    nameless = dreambooth(b, x, "", course=Course(steps=1, batch=1), prior=Prior(weight=0.0))
     assert (nameless.prompt, nameless.class_prompt) == ("a zwx", "")
     vowel = replace(
         b, tokenizer=WordTokenizer(["ohx" if word == "zwx" else word for word in b.tokenizer.words])
     )
     with pytest.warns(Caution, match="common word"):
         said = [
-            dreambooth(vowel, x, "star", identifier="ohx", steps=1, batch=1, prior_weight=0.0).prompt,
-            textual_inversion(vowel, x, "orange", identifier="ohx", steps=1, batch=1)[2:4],
+            dreambooth(
+                vowel, x, "star", identifier="ohx", course=Course(steps=1, batch=1), prior=Prior(weight=0.0)
+            ).prompt,
+            textual_inversion(vowel, x, "orange", identifier="ohx", course=Course(steps=1, batch=1))[2:4],
         ]
     assert said == ["an ohx star", ("an ohx", "an orange")]
 
@@ -317,16 +322,16 @@ def test_without_a_noun_there_is_no_class_prompt_and_each_method_asks_for_its_ar
 
 def test_textual_inversion_moves_one_vector_and_nothing_else(b, x):
     before = digest_model(b)
-    found = textual_inversion(b, x, "star", steps=2, batch=2)
-    assert digest_model(b) == before and digest(*found.bundle.net.state_dict().values()) == digest(
+    found = textual_inversion(b, x, "star", course=Course(steps=2, batch=2))
+    assert digest_model(b) == before and digest(*found.model.net.state_dict().values()) == digest(
         *b.net.state_dict().values()
     )
     token, coarse = b.tokenizer.token("zwx"), b.tokenizer.token("star")
-    moved = (found.bundle.text.tokens.weight - b.text.tokens.weight).abs().amax(1)
+    moved = (found.model.text.tokens.weight - b.text.tokens.weight).abs().amax(1)
     assert moved.nonzero().flatten().tolist() == [token]
-    rest = [v for name, v in found.bundle.text.state_dict().items() if name != "tokens.weight"]
+    rest = [v for name, v in found.model.text.state_dict().items() if name != "tokens.weight"]
     assert digest(*rest) == digest(*(v for name, v in b.text.state_dict().items() if name != "tokens.weight"))
-    away = (found.bundle.text.tokens.weight[token] - b.text.tokens.weight[coarse]).abs()
+    away = (found.model.text.tokens.weight[token] - b.text.tokens.weight[coarse]).abs()
     assert 0 < away.max() < 0.02 and found.prompt == "a zwx"  # it began at the class's own vector
 
 
@@ -335,8 +340,8 @@ def test_a_text_with_the_word_is_read_as_if_the_vector_stood_in_the_table(b):
     word = torch.nn.Module()
     word.vector = torch.nn.Parameter(torch.linspace(-1, 1, 16))
     text = load_text(b, token, word.vector)
-    torch.testing.assert_close(read_with(b.text, word, token, tokens), text(tokens))
-    read_with(b.text, word, token, tokens).square().mean().backward()
+    torch.testing.assert_close(encode_with_word(b.text, word, token, tokens), text(tokens))
+    encode_with_word(b.text, word, token, tokens).square().mean().backward()
     assert word.vector.grad.norm() > 0
 
 
@@ -409,24 +414,15 @@ def test_a_rare_identifier_is_not_warned_of(b, identifier, words):
         ),
         (dict(identifier=" "), "identifier: is empty"),
         (dict(class_noun="dog"), "class_noun: the model does not know the word \"dog\""),
-        (dict(class_noun=""), "class_noun: is empty.*prior_weight 0"),
+        (dict(class_noun=""), "class_noun: is empty.*the prior's weight to 0"),
+        (dict(prior=Prior(prompts=["a star"] * 20 + ["a dog"])), "unknown word \"dog\""),
+        (dict(prior=Prior(steps=1001)), "prior.steps: must lie between 1 and 1000, got 1001"),
+        (dict(alpha=2.0), "alpha: 2 is the strength of a low-rank change, and rank is 0"),
         *[
-            (dict(prior_weight=value), "prior_weight: must be a finite number of at least 0")
+            (dict(rank=2, alpha=value), "alpha: must be at least 0.*; 0 means the rank")
             for value in (-1.0, math.nan, math.inf)
         ],
-        *[(dict(prior_w=value), "prior_w: must be a finite") for value in (math.nan, math.inf)],
-        (dict(prior_prompts=[]), "prior_prompts: are none"),
-        (dict(prior_prompts=["a star"] * 20 + ["a dog"]), "unknown word \"dog\""),
-        (dict(steps=0), "steps: must be at least 1"),
-        (dict(lr=0.0), "lr: must be above 0"),
-        (dict(ema=1.0), "ema: must lie in"),
-        (dict(accumulate=0), "accumulate: must be at least 1"),
-        (dict(seed=-1), "seed: must be a whole number from 0"),
-        (dict(alpha=2.0), "alpha: 2 is the strength of a low-rank change, and rank is 0"),
-        *[(dict(rank=2, alpha=value), "alpha: must be a finite") for value in (-1.0, math.nan, math.inf)],
-        (dict(rank=-1), "rank: must lie in 1"),
-        (dict(n_prior=0), "n_prior: must be at least 1"),
-        (dict(batch=3, accumulate=2), "batch: 3 pictures cannot be shared"),
+        (dict(rank=-1), "rank: must be at least 0"),
         (dict(rank=99), "rank: must lie in 1"),
         (dict(pictures=[]), "pictures: there are none"),
         (
@@ -446,13 +442,46 @@ def test_what_cannot_be_learned_is_refused_in_one_line_that_names_it_before_a_pi
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "record, given, what",
+    [
+        (Course, dict(steps=0), "steps: must be at least 1"),
+        (Course, dict(lr=0.0), "lr: must be above 0"),
+        (Course, dict(ema=1.0), "ema: must lie in"),
+        (Course, dict(accumulate=0), "accumulate: must be at least 1"),
+        (Course, dict(seed=-1), "seed: must be a whole number from 0"),
+        (Course, dict(batch=3, accumulate=2), "batch: 3 pictures cannot be shared"),
+        (Course, dict(weight="snr"), "weight: must be a function"),
+        *[(Prior, dict(weight=value), "weight: must be at least 0") for value in (-1.0, math.nan, math.inf)],
+        *[(Prior, dict(w=value), "w: must be a finite number") for value in (math.nan, math.inf)],
+        (Prior, dict(n=0), "n: must be at least 1, got 0; to learn without a prior, set its weight to 0"),
+        (Prior, dict(steps=0), "steps: must be at least 1"),
+        (Prior, dict(prompts=[]), "prompts: are none"),
+    ],
+)
+def test_a_record_refuses_a_bad_field_in_one_line_that_names_it(record, given, what):
+    with pytest.raises(ArgumentError, match=f"^{what}") as error:
+        record(**given)
+    assert "\n" not in str(error.value)
+
+
+def test_pictures_may_be_files_or_pil_images_and_what_is_no_picture_is_refused(b, x, tmp_path):
+    path = tmp_path / "star.png"
+    write_picture(x[:1], path)
+    found = given_pictures(b, [path, Image.open(path), x[0], x[1:2]])
+    assert found.shape == (4, 3, 32, 32) and torch.equal(found[0], found[1])
+    torch.testing.assert_close(found[[0, 2, 3]], x[[0, 0, 1]], atol=1 / 255, rtol=0)
+    with pytest.raises(ArgumentError, match=r"^pictures: must lie in \[-1, 1\], got values from .* to 255"):
+        given_pictures(b, 255 * (x + 1) / 2)
+
+
 def test_one_picture_is_warned_of_and_a_model_that_cannot_learn_is_refused(b, x, monkeypatch):
     with pytest.warns(Caution, match="^pictures: only one"):
-        assert check_pictures(b, x[:1]).shape == (1, 3, 32, 32)
+        assert given_pictures(b, x[:1]).shape == (1, 3, 32, 32)
     monkeypatch.setattr(the_prior, "generate", lambda *a, steps, w, eta, seed: pytest.fail("painted"))
     with pytest.raises(ValueError, match="^checkpointing: a UNet cannot make its activations again"):
         monkeypatch.delattr(b.net, "recompute")
-        dreambooth(b, x, "star", checkpointing=True)
+        dreambooth(b, x, "star", course=Course(checkpointing=True))
     with pytest.raises(ValueError, match="^model: tiny reads no text"):
         dreambooth(replace(b, text=None, tokenizer=None), x, "star")
     with pytest.raises(ValueError, match="^model: fine-tuning needs float32"):
@@ -550,7 +579,7 @@ def test_two_processes_learn_one_model_and_the_first_of_them_writes_it(room, fil
             "--master-port",
             str(free_port()),
             "-m",
-            "methods",
+            "palimpsest",
             *argv(file, "--steps", "3", "--batch", "2", "--device", "cpu"),
         ],
         capture_output=True,
@@ -592,12 +621,13 @@ def test_two_processes_learn_one_model_and_the_first_of_them_writes_it(room, fil
         (
             ("--class-noun", ""),
             (),
-            "class-noun: is empty, so there is no class whose prior could be kept; give one, or prior-weight 0",
+            "class-noun: is empty, so there is no class whose prior could be kept; give one, or set the prior's weight to 0",
         ),
         (("--class-noun", "red star", "--word"), (), "class-noun: must be one token"),
-        (("--prior-weight", "-1"), (), "prior-weight: must be a finite number of at least 0"),
+        (("--prior-weight", "-1"), (), "prior-weight: must be at least 0, got -1.0"),
         (("--n-prior", "0"), (), "n-prior: must be"),
-        (("--prior-steps", "0"), (), "prior-steps: must lie between 1 and 1000, got 0"),
+        (("--prior-steps", "0"), (), "prior-steps: must be at least 1, got 0"),
+        (("--prior-steps", "1001"), (), "prior-steps: must lie between 1 and 1000, got 1001"),
         (("--rank", "99"), (), "rank: must lie in 1"),
         (("--alpha", "2"), (), "alpha: 2 is"),
         (("--accumulate", "2"), (), "batch: 1 pictures cannot be shared"),
@@ -699,14 +729,15 @@ def test_a_common_identifier_and_one_picture_are_notes_and_no_errors(room, file,
 
 def test_each_picture_may_have_a_text_of_its_own_and_so_may_each_prior_picture(b, x, monkeypatch):
     said, heard = [f"a zwx star on a {ground} background" for ground in ("red", "blue", "green")], []
-    monkeypatch.setattr(module, "study", lambda *a: heard.append(a) or study(*a))
-    dreambooth(b, x, "star", prompts=said, prior_prompts=["a red star", "a blue star"], **QUICK)
-    _, _, _, latents, tokens, prior, prior_tokens, _ = heard[0]
+    monkeypatch.setattr(module, "tune", lambda *a, **how: heard.append(a) or tune(*a, **how))
+    asked = Prior(n=2, steps=1, prompts=["a red star", "a blue star"])
+    dreambooth(b, x, "star", prompts=said, prior=asked, course=QUICK["course"])
+    _, _, _, (latents, tokens), (prior, prior_tokens), _ = heard[0]
     assert torch.equal(tokens[:, 0], b.tokenizer(said)) and torch.equal(
         prior_tokens[:, 0], b.tokenizer(["a red star", "a blue star"])
     )
     assert len(latents) == len(tokens) == 3 and torch.equal(
-        prior, prior_latents(b, ["a red star", "a blue star"], 2, steps=1)
+        prior, prior_latents(b, ["a red star", "a blue star"], asked)
     )
     for wrong in (said[:2], [*said[:2], "a star on a green background"]):
         with pytest.raises(ValueError, match="prompts: .* give one each, with the identifier 'zwx' in it"):
@@ -728,7 +759,7 @@ def test_an_upsamplers_error_is_equation_9_beside_its_own_small_picture(upsample
     small = made_small(pictures, 2)
     ctx = upsampler.text(upsampler.tokenizer(["a zwx star"] * 2))
     both = torch.cat([pictures, small.repeat_interleave(2, 2).repeat_interleave(2, 3)], dim=1)
-    found = Enlarging(0.3, 2)(upsampler, ctx, both, t, noise, v_weight)
+    found = upsampler_error(upsampler, ctx, both, t, noise, v_weight, aug=0.3, factor=2)
     for k in range(2):
         a, eps = upsampler.schedule.at(int(t[k])), noise[k, :3]
         low = small[k] + 0.3 * noise[k, 3:, ::2, ::2]
@@ -753,16 +784,17 @@ def test_an_upsampler_is_tuned_into_a_new_one_that_enlarges(upsampler, x):
         digest_model(upsampler),
     )
     plain, noisy = (
-        dreambooth_upsampler(b, x, "star", steps=2, batch=2, lr=1e-3, aug=aug) for aug in (0.0, 0.5)
+        dreambooth_upsampler(b, x, "star", aug=aug, course=Course(steps=2, batch=2, lr=1e-3))
+        for aug in (0.0, 0.5)
     )
-    assert digest_model(b) == before != digest_model(plain.bundle) != digest_model(noisy.bundle)
+    assert digest_model(b) == before != digest_model(plain.model) != digest_model(noisy.model)
     assert (
         plain.losses != noisy.losses
         and plain.prior == [0.0, 0.0]
         and plain.prompt == "a zwx star"
         and plain.prior_latents is None
     )
-    made = upsample(plain.bundle, made_small(x, 2), plain.prompt, steps="2")
+    made = upsample(plain.model, made_small(x, 2), plain.prompt, steps="2")
     assert made.shape == x.shape and not torch.equal(
         made, upsample(b, made_small(x, 2), plain.prompt, steps="2")
     )
@@ -772,7 +804,8 @@ def test_an_upsampler_is_tuned_into_a_new_one_that_enlarges(upsampler, x):
     "given, what",
     [
         (dict(aug=-1.0), "aug: must be at least 0"),
-        (dict(factor=5), "factor: must be at least 2 and divide 32"),
+        (dict(factor=5), "factor: must divide 32"),
+        (dict(factor=1), "factor: must be at least 2"),
         (dict(pictures=torch.zeros(3, 3, 16, 16)), "pictures: must be 32×32"),
         (dict(prompts=["a zwx star"]), "prompts: 1 for 3 pictures"),
         (dict(class_noun="dog"), "class_noun: the model does not know"),
@@ -781,7 +814,9 @@ def test_an_upsampler_is_tuned_into_a_new_one_that_enlarges(upsampler, x):
 def test_what_an_upsampler_cannot_learn_is_refused(upsampler, x, given, what):
     b = replace(upsampler, net=upsampler.net.float(), text=upsampler.text.float())
     with pytest.raises(ValueError, match=f"^{what}"):
-        dreambooth_upsampler(b, **dict(pictures=x, class_noun="star", steps=1, batch=1) | given)
+        dreambooth_upsampler(
+            b, **dict(pictures=x, class_noun="star", course=Course(steps=1, batch=1)) | given
+        )
 
 
 def test_only_an_upsampler_is_tuned_as_one(b, x):

@@ -11,7 +11,9 @@ import torch
 from safetensors import safe_open
 
 from palimpsest.methods.dreambooth import dreambooth
+from palimpsest.methods.learner import Course
 from palimpsest.methods.lora import changed_maps, lora_size, merged, save_lora, save_word, scaled
+from palimpsest.methods.prior import Prior
 from palimpsest.methods.textual_inversion import textual_inversion
 from palimpsest.nets.lora import LoraLinear, adapt, merge
 from palimpsest.nets.unet import UNet
@@ -41,8 +43,15 @@ def x():
 @pytest.fixture(scope="module")
 def tuned(b, x):
     return dreambooth(
-        b, x, "star", rank=2, alpha=3.0, steps=2, batch=2, lr=1e-2, prior_weight=0, tune_text=True
-    ).bundle
+        b,
+        x,
+        "star",
+        rank=2,
+        alpha=3.0,
+        tune_text=True,
+        course=Course(steps=2, batch=2, lr=1e-2),
+        prior=Prior(weight=0),
+    ).model
 
 
 def answer(b, dtype=torch.float32):
@@ -144,7 +153,7 @@ def test_a_saved_change_comes_back_to_the_bit_on_its_base_and_on_no_other(b, tun
 
 
 def test_a_saved_word_comes_back_to_the_bit(b, x, file, tmp_path):
-    found = textual_inversion(b, x, "star", steps=1, batch=1, lr=0.1).bundle
+    found = textual_inversion(b, x, "star", course=Course(steps=1, batch=1, lr=0.1)).model
     path = save_word(found, tmp_path / "word.safetensors", str(file), "zwx")
     again = load(path, "cpu")
     assert torch.equal(again.text.tokens.weight, found.text.tokens.weight) and path.stat().st_size < 2000

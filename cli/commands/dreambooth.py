@@ -8,7 +8,8 @@ import shutil
 import sys
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,32 +19,21 @@ from torch import Tensor, nn
 
 from palimpsest.cli.commands.dry_run import branches, dry_run
 from palimpsest.cli.commands.pictures import framed, opened
-from palimpsest.cli.manners import (
-    Mistake,
-    blame,
-    command,
-    in_options,
-    number,
-    options,
-    progress,
-    shared_options,
-    whole,
-)
+from palimpsest.cli.manners import Mistake, blame, command, number, options, progress, shared_options, whole
 from palimpsest.fit.processes import rank_and_world
-from palimpsest.methods.dreambooth import WEIGHTS, Learned, Noised, dreambooth, dreambooth_loss, learner
+from palimpsest.methods.dreambooth import WEIGHTS, Batch, Learned, dreambooth, dreambooth_loss, trainable_copy
 from palimpsest.methods.identifiers import check_identifier
 from palimpsest.methods.learner import (
-    check_class,
-    check_course,
-    check_pictures,
-    check_square,
-    own_copy,
-    share,
+    Course,
+    check_class_noun,
+    check_prior_can_be_kept,
+    frozen_copy,
+    given_pictures,
 )
 from palimpsest.methods.lora import save_lora, save_word
-from palimpsest.methods.prior import BATCH
+from palimpsest.methods.prior import BATCH, Prior
 from palimpsest.methods.sampling import generate
-from palimpsest.methods.textual_inversion import Word, one_token, read_with, textual_inversion
+from palimpsest.methods.textual_inversion import Word, encode_with_word, one_token, textual_inversion
 from palimpsest.weights.estimate import Learning, Passes, nbytes
 from palimpsest.weights.files import write_json
 from palimpsest.weights.load import load, own_device, save_like
@@ -51,23 +41,28 @@ from palimpsest.weights.model import Model
 from palimpsest.worlds.files import Original, write_picture
 from palimpsest.worlds.scene import with_article
 
-HELPS = {
+METHOD = {  # parameters of `dreambooth`
     "identifier": "a rare word for the subject, or auto",
-    "steps": "of the training",
-    "lr": "of AdamW, at the first step; Stable Diffusion wants the paper's 5e-06",
-    "batch": "pictures of the subject in a step, and as many of the prior",
-    "prior_weight": "λ of the prior term; 0 learns without",
-    "n_prior": "prior pictures",
-    "prior_steps": "of the walk that makes them",
-    "prior_w": "guidance scale of that walk",
     "rank": "LoRA of this rank on the attention; 0 tunes the whole U-Net",
     "alpha": "LoRA's α; 0 means rank",
     "tune_text": "tune the text encoder too",
+}
+COURSE = {  # fields of `Course`
+    "steps": "of the training",
+    "lr": "of AdamW, at the first step; Stable Diffusion wants the paper's 5e-06",
+    "batch": "pictures of the subject in a step, and as many of the prior",
     "ema": "decay of a moving average; 0 is off",
     "accumulate": "pieces that a batch is taken in",
     "checkpointing": "less memory, more time",
     "seed": "of everything",
 }
+PRIOR = {  # fields of `Prior`
+    "weight": "λ of the prior term; 0 learns without",
+    "n": "prior pictures",
+    "steps": "of the walk that makes them",
+    "w": "guidance scale of that walk",
+}
+PRIOR_OPTIONS = {"weight": "prior_weight", "n": "n_prior", "steps": "prior_steps", "w": "prior_w"}
 
 
 def declare_dreambooth(commands: argparse._SubParsersAction) -> None:
@@ -105,7 +100,9 @@ def declare_dreambooth(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="Textual Inversion: look for the word's vector alone (arXiv:2208.01618)",
     )
-    options(p, dreambooth, HELPS)
+    options(p, dreambooth, METHOD)
+    options(p, Course, COURSE)
+    options(p, Prior, PRIOR, PRIOR_OPTIONS)
     shared_options(
         p,
         "a folder, there or to be made: model.safetensors, which --model of every command takes, and the pictures; "
@@ -114,83 +111,94 @@ def declare_dreambooth(commands: argparse._SubParsersAction) -> None:
     )
 
 
-@in_options(dreambooth)
 def run_dreambooth(a: argparse.Namespace) -> None:
     """Check everything, learn, save, show. Under torchrun all learn, and the first saves and shows."""
     began, out = time.monotonic(), None if a.out is None else folder(a.out)
+    check_options(a)
+    files = [opened(path, a.crop) for path in a.inputs]
+    a.prompts, a.captions = lines_of("prompts", a.prompts), lines_of("captions", a.captions)
+    check_captions(a.captions, len(files))
+    if a.estimate:
+        return estimate(a, files)
+    model = load(a.model, own_device(a.device), torch.float32)
+    asked, state = checked(a, model, files), out / "state"
+    with made(out):
+        learned = learn(a, model, asked, state)
+    if rank_and_world()[0] > 0:
+        return
+    file = out / "model.safetensors"
+    kind = save(a, learned, file)
+    curves = dict(instance=learned.instance, prior=learned.prior)
+    said = dict(prompt=learned.prompt, captions=asked.captions, class_prompt=learned.class_prompt)
+    write_json(out / "learned.json", dict(identifier=learned.identifier) | said | curves)
+    show(a, learned.model, asked.prompts, out)
+    shutil.rmtree(state, ignore_errors=True)  # its work is done
+    count = f"{a.n} picture{'s' if a.n > 1 else ''}"
+    count = f"{len(asked.prompts)} prompts, {count} each" if len(asked.prompts) > 1 else f"1 prompt, {count}"
+    print(f"{file}: {kind}; say {learned.prompt!r}; {count}, {time.monotonic() - began:.0f} s")
+
+
+def check_options(a: argparse.Namespace) -> None:
+    """Raises ValueError for options that contradict each other or cannot be, before any file is opened."""
     if not 1 <= a.n <= 1000:
         raise Mistake(f"n: must lie between 1 and 1000, got {a.n}")
     if not 1 <= a.shown_steps <= 1000:
         raise Mistake(f"shown-steps: must lie between 1 and 1000, got {a.shown_steps}")
     if not a.inputs:
         raise Mistake("IN: no pictures; give three to five of the one subject")
-    files = [opened(path, a.crop) for path in a.inputs]
     if a.word and a.rank:
         raise Mistake("word: looks for one vector and has no rank; leave out --word or --rank")
-    if a.prior_weight > 0 and not a.word and a.n_prior < 1:
-        raise Mistake(
-            f"n-prior: must be at least 1, got {a.n_prior}; to learn without a prior set --prior-weight to 0"
-        )
     if a.word and a.captions is not None:
         raise Mistake("captions: the word is looked for under templates; leave out --word or --captions")
-    a.prompts, a.captions = lines_of("prompts", a.prompts), lines_of("captions", a.captions)
-    check_captions(a.captions, len(files))
-    if a.estimate:
-        prior, shown = prior_of(a), a.n * max(1, len(a.prompts))
-        at_once = max(a.n, min(prior, BATCH))
-        return dry_run(
-            a,
-            lambda b, latent: passes(a, b, latent, files),
-            files[0],
-            pictures=at_once,
-            decodes=-(-(prior + shown) // at_once),
-            given=len(files),
-            exact=True,
-        )
-    model = load(a.model, own_device(a.device), torch.float32)
-    asked, state, new = checked(a, model, files), out / "state", not out.exists()
+    course_of(a)
+
+
+def course_of(a: argparse.Namespace) -> Course:
+    """How it is to be learned."""
+    return Course(**{name: getattr(a, name) for name in COURSE})
+
+
+def prior_of(a: argparse.Namespace) -> Prior:
+    """The prior term that is asked for; a word is looked for without."""
+    if a.word:
+        return Prior(weight=0.0)
+    return Prior(**{name: getattr(a, option) for name, option in PRIOR_OPTIONS.items()})
+
+
+@contextmanager
+def made(out: Path) -> Iterator[None]:
+    """The folder is there for the block; a new one goes again where the block refuses its work."""
+    new = not out.exists()
     out.mkdir(exist_ok=True)
     try:
-        learned = learn(a, model, asked, state)
+        yield
     except ValueError:
         with suppress(OSError):  # it is not empty
             if new:
-                out.rmdir()  # a run that is refused leaves nothing
+                out.rmdir()
         raise
-    if rank_and_world()[0] > 0:
-        return
-    file, kind = (
-        out / "model.safetensors",
-        "a word" if a.word else f"LoRA of rank {a.rank}" if a.rank else "all weights",
-    )
+
+
+def save(a: argparse.Namespace, learned: Learned, file: Path) -> str:
+    """Write what was learned as a model file; which kind it is, in words."""
     if a.word:
-        save_word(learned.bundle, file, str(a.model), learned.identifier)
-    elif a.rank:
-        save_lora(
-            learned.bundle, file, str(a.model), dict(identifier=learned.identifier, class_noun=a.class_noun)
-        )
-    else:
-        save_like(learned.bundle, a.model, file)
-    write_json(
-        out / "learned.json",
-        dict(
-            identifier=learned.identifier,
-            prompt=learned.prompt,
-            captions=asked.captions,
-            class_prompt=learned.class_prompt,
-            instance=learned.instance,
-            prior=learned.prior,
-        ),
-    )
-    with progress(learned.bundle, len(asked.prompts) * a.shown_steps, "pictures"):
-        for k, prompt in enumerate(asked.prompts):
-            made = generate(learned.bundle, prompt, n=a.n, steps=a.shown_steps, w=a.w, seed=a.seed).picture
-            for i, picture in enumerate(made.split(1)):
+        save_word(learned.model, file, str(a.model), learned.identifier)
+        return "a word"
+    if a.rank:
+        about = dict(identifier=learned.identifier, class_noun=a.class_noun)
+        save_lora(learned.model, file, str(a.model), about)
+        return f"LoRA of rank {a.rank}"
+    save_like(learned.model, a.model, file)
+    return "all weights"
+
+
+def show(a: argparse.Namespace, model: Model, prompts: list[str], out: Path) -> None:
+    """Write the pictures of the prompts: 000_0.png is the first one of the first."""
+    with progress(model, len(prompts) * a.shown_steps, "pictures"):
+        for k, prompt in enumerate(prompts):
+            pictures = generate(model, prompt, n=a.n, steps=a.shown_steps, w=a.w, seed=a.seed).picture
+            for i, picture in enumerate(pictures.split(1)):
                 write_picture(picture, out / f"{k:03d}_{i}.png")
-    shutil.rmtree(state, ignore_errors=True)  # its work is done
-    count = f"{a.n} picture{'s' if a.n > 1 else ''}"
-    count = f"{len(asked.prompts)} prompts, {count} each" if len(asked.prompts) > 1 else f"1 prompt, {count}"
-    print(f"{file}: {kind}; say {learned.prompt!r}; {count}, {time.monotonic() - began:.0f} s")
 
 
 class Asked(NamedTuple):
@@ -203,24 +211,26 @@ class Asked(NamedTuple):
 
 
 def checked(a: argparse.Namespace, model: Model, files: list[Original]) -> Asked:
-    """The pictures as the model sees them, and the texts with the identifier in them. Raises ValueError
-    for what cannot be learned.
+    """The pictures as the model sees them, and the texts with the identifier in them.
+
+    Raises ValueError for what cannot be learned.
     """
     shown = [framed(file, model, None).view() for file in files]
     sizes = {tuple(x.shape[-2:]) for x in shown}
     if len(sizes) > 1:
         raise Mistake(
-            f"IN: the pictures have different proportions ({', '.join(f'{x}×{y}' for y, x in sorted(sizes))} as the model "
-            "sees them); --crop takes the central square of each"
+            f"IN: the pictures have different proportions ({', '.join(f'{x}×{y}' for y, x in sorted(sizes))} as "
+            "the model sees them); --crop takes the central square of each"
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the verb says it
+        warnings.simplefilter("ignore")  # `dreambooth` warns of it
         identifier = check_identifier(model, a.identifier, a.seed)
-    check_class(model, a.class_noun, 0.0 if a.word else a.prior_weight)
-    check_square(model, shown[0], 0.0 if a.word else a.prior_weight)
+    check_class_noun(model, a.class_noun)
+    if prior_of(a).weight > 0:
+        check_prior_can_be_kept(model, shown[0], a.class_noun)
     captions, prompts = (
-        said(model, "captions", a.captions, identifier),
-        said(model, "prompts", a.prompts, identifier),
+        with_identifier(model, name, lines, identifier)
+        for name, lines in (("captions", a.captions), ("prompts", a.prompts))
     )
     return Asked(
         torch.cat(shown),
@@ -230,9 +240,10 @@ def checked(a: argparse.Namespace, model: Model, files: list[Original]) -> Asked
     )
 
 
-def said(model: Model, name: str, lines: dict[int, str], identifier: str) -> list[str]:
-    """The lines of an option's file with the identifier in place of [V]. Raises Mistake for one that the
-    model cannot read.
+def with_identifier(model: Model, name: str, lines: dict[int, str], identifier: str) -> list[str]:
+    """The lines of an option's file with the identifier in place of [V].
+
+    Raises Mistake for one that the model cannot read.
     """
     texts = {k: line.replace("[V]", identifier) for k, line in lines.items()}
     for k, text in texts.items():
@@ -243,57 +254,66 @@ def said(model: Model, name: str, lines: dict[int, str], identifier: str) -> lis
 
 def learn(a: argparse.Namespace, model: Model, asked: Asked, state: Path) -> Learned:
     """By the method that was asked for, with a bar where there is a terminal."""
-    shared = dict(
-        identifier=asked.identifier,
-        steps=a.steps,
-        lr=a.lr,
-        batch=a.batch,
-        accumulate=a.accumulate,
-        checkpointing=a.checkpointing,
-        seed=a.seed,
-        state=state,
-        progress=sys.stderr.isatty(),
-    )
+    course, prior = course_of(a), prior_of(a)
+    shared = dict(identifier=asked.identifier, course=course, state=state, progress=sys.stderr.isatty())
     if a.word:
         return textual_inversion(model, asked.x, a.class_noun, **shared)
-    rounds = -(-a.n_prior // BATCH) * a.prior_steps if a.prior_weight > 0 else 0
+    rounds = -(-prior.n // BATCH) * prior.steps if prior.weight > 0 else 0
     with progress(model, rounds, "prior pictures"):
         return dreambooth(
             model,
             asked.x,
             a.class_noun,
             prompts=asked.captions,
-            prior_weight=a.prior_weight,
-            n_prior=a.n_prior,
-            prior_steps=a.prior_steps,
-            prior_w=a.prior_w,
+            prior=prior,
             rank=a.rank,
             alpha=a.alpha,
             tune_text=a.tune_text,
-            ema=a.ema,
             **shared,
         )
+
+
+# ---- --estimate ----
+
+
+def estimate(a: argparse.Namespace, files: list[Original]) -> None:
+    """Print what the command would cost."""
+    of_prior, shown = prior_pictures(a), a.n * max(1, len(a.prompts))
+    at_once = max(a.n, min(of_prior, BATCH))
+    dry_run(
+        a,
+        lambda model, latent: passes(a, model, latent, files),
+        files[0],
+        pictures=at_once,
+        decodes=-(-(of_prior + shown) // at_once),
+        given=len(files),
+        exact=True,
+    )
+
+
+def prior_pictures(a: argparse.Namespace) -> int:
+    """How many prior pictures it asks for."""
+    prior = prior_of(a)
+    return prior.n if prior.weight > 0 else 0
 
 
 def passes(
     a: argparse.Namespace, model: Model, latent: tuple[int, int], files: list[Original]
 ) -> list[Passes | Learning]:
-    """Of the net: for the prior pictures, in full batches and in a last one; of the training, there and
-    back; to show what it learned.
+    """The passes of the net: for the prior pictures, in full batches and in a last one; of the training, there
+    and back; to show what it learned.
     """
     asked = checked(a, model, files)
-    check_pictures(model, asked.x)
-    check_course(steps=a.steps, lr=a.lr, batch=a.batch, ema=a.ema, accumulate=a.accumulate, seed=a.seed)
-    prior = prior_of(a)
-    rows, (full, rest) = branches(a.class_noun, a.prior_w), divmod(prior, BATCH)
-    learning = learning_of(a, model, (model.latent_shape[0], *latent), asked.identifier, 2 if prior else 1)
-    learned = nbytes(
-        learning.modules["net"], learning.modules["text"]
-    )  # is there beside the model that it came from
-    kept = prior + min(prior, BATCH) * (a.prior_steps + 1)
+    given_pictures(model, asked.x)
+    prior, n = prior_of(a), prior_pictures(a)
+    rows, (full, rest) = branches(a.class_noun, prior.w), divmod(n, BATCH)
+    learning = learning_of(a, model, (model.latent_shape[0], *latent), asked.identifier, 2 if n else 1)
+    # the trained nets are there beside the model that they came from
+    learned = nbytes(learning.modules["net"], learning.modules["text"])
+    kept = n + min(n, BATCH) * (prior.steps + 1)
     return [
-        Passes("prior pictures", full * a.prior_steps, BATCH * rows, kept=kept, held=learned),
-        Passes("prior pictures, the last batch", a.prior_steps * (rest > 0), rest * rows, held=learned),
+        Passes("prior pictures", full * prior.steps, BATCH * rows, kept=kept, held=learned),
+        Passes("prior pictures, the last batch", prior.steps * (rest > 0), rest * rows, held=learned),
         learning,
         Passes(
             "show it",
@@ -305,46 +325,51 @@ def passes(
     ]
 
 
-def prior_of(a: argparse.Namespace) -> int:
-    """How many prior pictures it asks for."""
-    return a.n_prior if a.prior_weight > 0 and not a.word else 0
-
-
 def learning_of(
     a: argparse.Namespace, model: Model, shape: tuple[int, int, int], identifier: str, terms: int
 ) -> Learning:
-    """The training on latents of that shape, with nets of the meta device; terms: of Eq. (9), 2 with a
-    prior.
-    """
-    size = share(a.batch, a.accumulate) // a.accumulate
-    if a.word:
-        new = own_copy(model, a.checkpointing)
-        token, word = (
-            one_token(model, "identifier", identifier),
-            Word(new.text.tokens.weight[one_token(model, "class_noun", a.class_noun)]),
-        )
-        modules, speak = {"word": word}, partial(read_with, new.text, word, token)
-    else:
-        new = learner(model, rank=a.rank, alpha=a.alpha, tune_text=a.tune_text, checkpointing=a.checkpointing)
-        modules, speak = {}, new.text
+    """The training on latents of that shape, with nets of the meta device.
 
-    def pass_() -> None:
-        latents = [torch.empty(size, *shape, device=model.device) for _ in range(2 * terms)]
-        tokens, t = (
-            torch.zeros(size, model.tokenizer.length, dtype=torch.long, device=model.device),
-            torch.ones(size, dtype=torch.long),
+    terms: of Eq. (9), 2 with a prior.
+    """
+    course = course_of(a)
+    n = course.own_batch // course.accumulate
+    if a.word:
+        new = frozen_copy(model, course.checkpointing)
+        token, coarse = (
+            one_token(model, name, word)
+            for name, word in (("identifier", identifier), ("class_noun", a.class_noun))
         )
-        mine, theirs = [*(Noised(z, tokens, t, eps) for z, eps in zip(latents[::2], latents[1::2])), None][:2]
-        dreambooth_loss(new, speak, mine, theirs, a.prior_weight, WEIGHTS[model.prediction])[0].backward()
+        word = Word(new.text.tokens.weight[coarse])
+        modules, text_encoder = {"word": word}, partial(encode_with_word, new.text, word, token)
+    else:
+        new = trainable_copy(
+            model, rank=a.rank, alpha=a.alpha, tune_text=a.tune_text, checkpointing=course.checkpointing
+        )
+        modules, text_encoder = {}, new.text
+
+    def there_and_back() -> None:
+        tokens = torch.zeros(n, model.tokenizer.length, dtype=torch.long, device=model.device)
+        t = torch.ones(n, dtype=torch.long)
+        batches = []
+        for _ in range(terms):
+            x, eps = (torch.empty(n, *shape, device=model.device) for _ in range(2))
+            batches.append(Batch(x, tokens, t, eps))
+        subject, prior = [*batches, None][:2]
+        weight = WEIGHTS[model.prediction]
+        dreambooth_loss(new, text_encoder, subject, prior, a.prior_weight, weight)[0].backward()
 
     return Learning(
         "learn",
-        a.steps * a.accumulate,
-        terms * size,
+        course.steps * course.accumulate,
+        terms * n,
         nn.ModuleDict({"net": new.net, "text": new.text, **modules}),
-        pass_,
-        a.accumulate,
+        there_and_back,
+        course.accumulate,
     )
+
+
+# ---- options that name files ----
 
 
 def folder(name: str) -> Path:
@@ -356,9 +381,7 @@ def folder(name: str) -> Path:
 
 
 def lines_of(name: str, file: str | None) -> dict[int, str]:
-    """The lines of an option's text file that are not empty, by their numbers; none where no file is
-    named.
-    """
+    """The lines of an option's text file that are not empty, by their numbers; none where no file is named."""
     if file is None:
         return {}
     what = name.removesuffix("s")
@@ -382,11 +405,12 @@ def check_captions(lines: dict[int, str], pictures: int) -> None:
     """Raises Mistake unless there is one for each picture, with [V] in it, or none at all."""
     if lines and len(lines) != pictures:
         raise Mistake(
-            f"captions: {len(lines)} for {pictures} picture{'s' if pictures > 1 else ''}; give a line each, in the order of the "
-            "pictures"
+            f"captions: {len(lines)} for {pictures} picture{'s' if pictures > 1 else ''}; give a line each, in the "
+            "order of the pictures"
         )
     for k, line in lines.items():
         if not re.search(r"(?<!\w)\[V\](?!\w)", line):
             raise Mistake(
-                f"captions: line {k}: {line!r} has no [V] as a word of its own; write it where the subject is named"
+                f"captions: line {k}: {line!r} has no [V] as a word of its own; write it where the subject is "
+                "named"
             )
