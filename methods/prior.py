@@ -33,7 +33,7 @@ Pictures = Annotated[Count, Hint("to learn without a prior, set its weight to 0"
 class Prior:
     """The prior-preservation term of Eq. (9): how much it counts, and the pictures of the class."""
 
-    weight: Weighing = 1.0  # λ; 0 learns without a prior
+    weight: Weighing = 1.0  # λ of Eq. (9); 0 learns without a prior
     n: Pictures = 100  # how many pictures of the class
     steps: Count = 25  # of the walk that makes them  # unstated: the paper names the sampler and no more
     w: Scale = 3.0  # guidance scale of that walk
@@ -73,7 +73,7 @@ def prior_latents(
         generate(model, prompts[i : i + BATCH], steps=prior.steps, w=prior.w, eta=1.0, seed=seed + i)
         for i in range(0, prior.n, BATCH)
     ]  # Sec. 3.3: ancestral, eta = 1
-    latents = torch.cat([walk.path[-1] for walk in walks])  # x_pr
+    latents = torch.cat([walk.path[-1] for walk in walks])  # x_pr, Sec. 3.3
     if state is not None and rank_and_world()[0] == 0:
         write_tensors(state, {"latents": latents}, dict(key=key))
     return latents

@@ -64,10 +64,8 @@ def upsampler_error(
 
 
 def made_small(x: Tensor, factor: int) -> Tensor:
-    """(b 3 y x) -> (b 3 y/f x/f): the mean of f × f pixels, in the 256 levels of a file.
-
-    GLIDE, Sec. 4.1; # official code (guided-diffusion): area
-    """
+    """(b 3 y x) -> (b 3 y/f x/f): the mean of f × f pixels, in the 256 levels of a file."""
+    # GLIDE, Sec. 4.1. official code (guided-diffusion): interpolation by area, which is this mean
     return eight_bits(F.avg_pool2d(x, factor))
 
 
@@ -109,7 +107,7 @@ def dreambooth_upsampler(
 
     new = trainable_copy(model, tune_text=tune_text, checkpointing=course.checkpointing)
     small = F.interpolate(made_small(x, factor), scale_factor=factor, mode="nearest")
-    tuned = tune(
+    tuned = tune(  # Eq. (9), its first term
         new,
         nn.ModuleDict({"net": new.net, "text": new.text}),
         new.text,
