@@ -112,28 +112,28 @@ def walk(
     if kept is not None and model.net.inpainting and kept.how == "trained":
         beside |= dict(picture=kept.picture, mask=kept.mask)  # Sec. 4.3
     cond, null = model.embed(texts), model.embed("").expand(len(texts), -1, -1)
-    sched, path, before = model.schedule, [x_T], None
+    sched, path = model.schedule, [x_T]
+    before = None  # the time before t: a bound of the last step's variance (samplers/learned.py)
     for t, s in pairwise(levels):  # l. 2
         x_t = path[-1]
-        eps, v = guided_prediction(
-            model, model.net.inputs(x_t, **beside), t, cond, null, w
-        )  # l. 3, l. 4: Eq. (7)
+        seen = model.net.inputs(x_t, **beside)
+        eps, v = guided_prediction(model, seen, t, cond, null, w)  # l. 3, l. 4: Eq. (7)
         x_0 = x0_from_eps(sched, x_t, t, eps)
         if kept is not None and kept.how != "replace":
             x_0 = torch.where(kept.mask > 0, x_0, kept.picture)  # l. 5
         eps = eps_from_x0(sched, x_t, t, x_0.clamp(-1, 1))
         if eta == 1:
             noise = rng.randn(x_t.shape, x_t) if s > 0 else None
-            variance = beta_tilde if v is None else learned_variance(sched, v, t, s, before)  # Σ
+            variance = beta_tilde if v is None else learned_variance(sched, v, t, s, before)  # Σ_v
             g = None if gradient is None else gradient_in_step(gradient, gradient_at, x_t, t, s)
-            x_s = ddpm_step(sched, x_t, eps, t, s, noise, variance, g)  # l. 6: μ + Σ g, Eq. (6), Eq. (8)
+            x_s = ddpm_step(sched, x_t, eps, t, s, noise, variance, g)  # l. 6: Eq. (6), Eq. (8)
         else:
             if gradient is not None:
                 eps = eps - (1 - sched.at(t)) ** 0.5 * gradient(x_t, t)  # arXiv:2105.05233v4, Eq. (14)
             x_s = ddim_step(sched, x_t, eps, t, s)  # Eq. (10)
         if kept is not None and kept.how == "replace":
             noised = q_sample(sched, kept.picture, s, rng.randn(x_t.shape, x_t)) if s > 0 else kept.picture
-            x_s = torch.where(kept.mask > 0, x_s, noised)  # Sec. 4.3, the way without fine-tuning
+            x_s = torch.where(kept.mask > 0, x_s, noised)  # Sec. 4.3: without fine-tuning
         path.append(x_s)
         before = t
     return path

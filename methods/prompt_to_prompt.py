@@ -22,6 +22,8 @@ itself; the attention under the empty prompt never is. # official code: as here,
 the network, so that M*_t of a layer is what it is after the edits of the layers before it.
 
 Self-attention is injected too, in fewer steps. # official code: not in the paper
+
+After line 6 a local blend may put the source back where the words do not look (methods/local_blend.py).
 """
 
 from __future__ import annotations
@@ -98,13 +100,13 @@ def reweight(m: Tensor, c: Tensor) -> Tensor:
 class Injection:
     """Which maps the target's walk takes from the source's, in which steps, and how strong its words are.
 
-    Raises ArgumentError for a value outside its range.
-    """
+    A fraction of the steps counts from the noisiest on. By word, `cross` is {"default_": .8, "lion": .4,
+    "hat": (.2, .6)}: 80 % of the steps for most words, 40 % for "lion", those from 20 % to 60 % for
+    "hat"; a missing default_ is 1. Raises ArgumentError for a value outside its range."""
 
     edit: Literal["replace", "refine", "auto"] = "auto"  # auto: replace where both prompts have as many words
-    cross: Cross = 0.8  # cross-attention, in this first fraction of the steps; or by word:
-    #                     {"default_": .8, "lion": .4, "hat": (.2, .6)}; a missing default_ is 1
-    self_: Fraction = 0.4  # self-attention, in this first fraction of the steps
+    cross: Cross = 0.8  # inject cross-attention in this fraction of the steps
+    self_: Fraction = 0.4  # inject self-attention in this fraction of the steps
     self_res: Count | None = None  # on maps of at most self_res² cells; None: a quarter of the latent's cells
     weights: Mapping[str, float] | None = None  # {word of the target: c}
 
@@ -118,17 +120,20 @@ class Injection:
                 )
 
 
-PAPER = Injection()
+USUAL = Injection()  # official code: the fractions of most of its examples
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A source prompt and its target, prepared for a walk of so many steps: Edit(M, M*, t), and the blend."""
+    """A source prompt and its target, prepared for a walk: its Edit(M, M*, t), and its local blend.
+
+    Steps are counted from 0, the noisiest; step i goes down from the walk's i-th time t.
+    """
 
     alignment: Alignment
     injected: Tensor  # (steps j) bool: whether t ≥ τ, for each target token
-    self_steps: int  # self-attention is injected in so many steps
-    self_cells: int  # on maps of at most so many cells
+    self_steps: int  # self-attention is injected in the first so many steps …
+    self_cells: int  # … on maps of at most so many cells
     weights: Tensor  # (j): c of Eq. (14)
     blend: Blend | None
     blend_start: int  # the first step that is blended
@@ -140,7 +145,7 @@ class Pair:
         model: Model,
         source: str,
         target: str,
-        injection: Injection = PAPER,
+        injection: Injection = USUAL,
         blend: Blend | None = None,
         *,
         latent: tuple[int, int],  # (y, x) of the latents
@@ -174,7 +179,7 @@ class Pair:
             ),
         )
 
-    def edits(self, site: Site, i: int) -> bool:
+    def changes(self, site: Site, i: int) -> bool:
         """Whether step i changes the target's attention at this layer."""
         if site.kind == "cross":
             return bool(self.injected[i].any() or (self.weights != 1).any())
@@ -185,7 +190,7 @@ class Pair:
 
         # unstated: whether (14) ends at τ; ours: it does not. official code: beyond τ it does not re-weight
         """
-        if not self.edits(site, i):
+        if not self.changes(site, i):
             return m_target
         if site.kind == "self":
             return m_source  # official code
@@ -227,7 +232,7 @@ def prompt_to_prompt(
     source: Texts,
     target: Texts,
     *,
-    injection: Injection | Sequence[Injection] = PAPER,  # one for all pairs, or one each
+    injection: Injection | Sequence[Injection] = USUAL,  # one for all pairs, or one each
     blend: Blend | Sequence[Blend | None] | None = None,  # likewise
     start: Inversion | None = None,
     pictures: Picture | None = None,
@@ -262,37 +267,36 @@ def prompt_to_prompt(
     watch = Watch([site for site in sites_at(model, latent, res_of(blends)) if site.kind == "cross"])
     of_pairs = zip(sources, targets, injections, blends)
     pairs = [Pair.of(model, *of_pair, latent=latent, steps=steps) for of_pair in of_pairs]
-    pictures, mask, cells = given(model, pictures, mask, n, latent)
+    pictures, mask, region = given(model, pictures, mask, n, latent)
 
     def edit(probs: Tensor, site: Site, i: int) -> Tensor:
         """The maps of one attention layer in step i, before and after the edit: rows (2 b) h i j."""
         m_source, m_target = watch(probs, site).chunk(2)  # Alg. 1 l. 3, l. 4: M_t, M*_t
-        m_edited = [
-            pair.edit(m, own, site, i) for pair, m, own in zip(pairs, m_source, m_target)
-        ]  # Alg. 1 l. 5
+        rows = zip(pairs, m_source, m_target)
+        m_edited = [pair.edit(m, m_star, site, i) for pair, m, m_star in rows]  # Alg. 1 l. 5: M̂_t
         return torch.cat([m_source, torch.stack(m_edited)])
 
     z, step = way_down(model, start, [*sources, *targets], w)  # z*_T ← z_T
     path, maps, masks = [start.finish(z)], [], []
-    for i in range(steps):  # Alg. 1 l. 2
-        tapped = [site for site in sites if watch.wants(site) or any(pair.edits(site, i) for pair in pairs)]
+    for i in range(steps):  # Alg. 1 l. 2, from the noisiest t
+        tapped = [site for site in sites if watch.wants(site) or any(pair.changes(site, i) for pair in pairs)]
         z = step(i, z, at(partial(edit, i=i), sites=tapped))  # Alg. 1 l. 3 to l. 6
         maps.append(watch.average())
         watch.maps.clear()
-        if cells is not None or any(blends):
+        if region is not None or any(blends):
             of_source, of_target = torch.stack(maps).mean(0)[:, None].chunk(2)  # of the steps so far
-            where = [pair.mask(m, own, i, latent) for pair, m, own in zip(pairs, of_source, of_target)]
-            masks.append(torch.cat(where) if cells is None else torch.cat(where) * cells)
-            z = blended(z, masks[-1])  # Sec. 4
+            found = [pair.mask(m, m_star, i, latent) for pair, m, m_star in zip(pairs, of_source, of_target)]
+            masks.append(torch.cat(found) if region is None else torch.cat(found) * region)
+            z = blended(z, masks[-1])  # Sec. 4: local blend
         path.append(start.finish(z))
 
     source_picture, raw = model.decode(path[-1]).chunk(2)
-    edited = at_pixels(masks, mask, raw)
+    final = at_pixels(masks, mask, raw)
     kept = source_picture if pictures is None else pictures.to(raw)
-    picture = raw if edited is None or not paste else torch.where(edited > 0, raw, kept)  # to the bit
+    picture = raw if final is None or not paste else torch.where(final > 0, raw, kept)  # to the bit
     alignments, masks = [pair.alignment for pair in pairs], torch.stack(masks) if masks else None
     return Result(
-        picture, raw, source_picture, path, start.times, torch.stack(maps), alignments, masks, edited
+        picture, raw, source_picture, path, start.times, torch.stack(maps), alignments, masks, final
     )
 
 
@@ -357,5 +361,5 @@ def at_pixels(masks: Sequence[Tensor], mask: Tensor | None, raw: Tensor) -> Tens
     """The mask of the last step at the picture's size, (b 1 y x); None if the pairs might differ anywhere."""
     if not masks:
         return None
-    edited = F.interpolate(masks[-1], raw.shape[-2:])
-    return edited if mask is None else edited * mask.to(edited)  # a cell may reach beyond the user's mask
+    final = F.interpolate(masks[-1], raw.shape[-2:])
+    return final if mask is None else final * mask.to(final)  # a cell may reach beyond the user's mask
