@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from palimpsest.weights.files import manifest, sha256
-from palimpsest.weights.load import Oracle, find, load, load_reader
+from palimpsest.weights.judges import Oracle, load_reader
+from palimpsest.weights.load import find, load
 from palimpsest.weights.model import Autoencoder, Model
 from palimpsest.worlds.shapes import (
     Edit,

@@ -41,8 +41,8 @@ from palimpsest.methods.textual_inversion import textual_inversion
 from palimpsest.metrics.features import perceptual
 from palimpsest.metrics.similarity import cosine, diversity, subject_similarity
 from palimpsest.weights.files import sha256
-from palimpsest.weights.judges import Judge, Likeness, load_judge, load_likeness
-from palimpsest.weights.load import Oracle, find
+from palimpsest.weights.judges import Judge, Likeness, Oracle, load_judge, load_likeness
+from palimpsest.weights.load import find
 from palimpsest.weights.model import Model
 from palimpsest.worlds.scene import COLOURS, SHAPES, SIZES, with_article
 from palimpsest.worlds.subjects import (

@@ -23,8 +23,8 @@ from palimpsest.metrics.features import fid, inception_score, kid, precision_rec
 from palimpsest.metrics.similarity import clip_score
 from palimpsest.samplers.guidance import Gradient, classifier_guidance, clip_guidance
 from palimpsest.weights.files import sha256
-from palimpsest.weights.judges import Classifier, Judge, load_classifier, load_judge
-from palimpsest.weights.load import Oracle, find, load, load_reader
+from palimpsest.weights.judges import Classifier, Judge, Oracle, load_classifier, load_judge, load_reader
+from palimpsest.weights.load import find, load
 from palimpsest.weights.model import Model
 from palimpsest.worlds.scene import Scene
 from palimpsest.worlds.shapes import attributes, caption, render

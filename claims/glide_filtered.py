@@ -22,7 +22,8 @@ from palimpsest.claims.glide import painted
 from palimpsest.claims.page import FAILS, HOLDS, PARTLY, UNJUDGED, Finding, Measurement, Record
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.weights.files import read_weights, sha256
-from palimpsest.weights.load import Oracle, find, load, load_reader
+from palimpsest.weights.judges import Oracle, load_reader
+from palimpsest.weights.load import find, load
 from palimpsest.weights.model import Model
 from palimpsest.worlds.scene import HELD_OUT, SHAPES, Scene
 from palimpsest.worlds.shapes import attributes, caption

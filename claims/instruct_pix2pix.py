@@ -33,8 +33,8 @@ from palimpsest.metrics.image import psnr
 from palimpsest.metrics.similarity import cosine, directional
 from palimpsest.training.shapes_instruct import KINDS
 from palimpsest.weights.files import read_weights, sha256
-from palimpsest.weights.judges import Judge, load_judge
-from palimpsest.weights.load import Oracle, find, load, load_reader
+from palimpsest.weights.judges import Judge, Oracle, load_judge, load_reader
+from palimpsest.weights.load import find, load
 from palimpsest.weights.model import Autoencoder, Model
 from palimpsest.worlds.shapes import instruction
 

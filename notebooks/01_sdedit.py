@@ -38,7 +38,8 @@ from palimpsest.notebooks.exercises import check
 from palimpsest.notebooks.public import public_model
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.samplers.ve_sde import ve_sigma
-from palimpsest.weights.load import load, load_reader
+from palimpsest.weights.judges import load_reader
+from palimpsest.weights.load import load
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import read_picture
 from palimpsest.worlds.gaussian import GaussianWorld

@@ -43,7 +43,8 @@ from palimpsest.samplers.ddim import invert as walk_up
 from palimpsest.samplers.guidance import cfg
 from palimpsest.samplers.noise import Rng
 from palimpsest.samplers.schedule import Schedule
-from palimpsest.weights.load import load, load_reader
+from palimpsest.weights.judges import load_reader
+from palimpsest.weights.load import load
 from palimpsest.worlds.files import read_picture
 from palimpsest.worlds.gaussian import GaussianWorld
 from palimpsest.worlds.shapes import caption, render, sample_scene

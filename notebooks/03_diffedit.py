@@ -51,7 +51,8 @@ from palimpsest.samplers.convert import q_sample
 from palimpsest.samplers.ddim import invert
 from palimpsest.samplers.noise import Rng
 from palimpsest.samplers.schedule import Schedule
-from palimpsest.weights.load import load, load_reader
+from palimpsest.weights.judges import load_reader
+from palimpsest.weights.load import load
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import read_picture
 from palimpsest.worlds.gaussian import GaussianWorld

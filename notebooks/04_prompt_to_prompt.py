@@ -43,7 +43,8 @@ from palimpsest.metrics.image import psnr, rmse
 from palimpsest.metrics.mask import iou
 from palimpsest.notebooks.exercises import check
 from palimpsest.notebooks.public import public_model
-from palimpsest.weights.load import load, load_reader
+from palimpsest.weights.judges import load_reader
+from palimpsest.weights.load import load
 
 # %%
 plt.rcParams.update(RC)

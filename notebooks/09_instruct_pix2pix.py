@@ -45,7 +45,8 @@ from palimpsest.samplers.guidance import combine_two
 from palimpsest.training.pairs import painted
 from palimpsest.training.shapes import models
 from palimpsest.training.shapes_instruct import KINDS, condition_scale, dropped, loss, true_pairs, widened
-from palimpsest.weights.load import find, load, load_autoencoder, load_reader
+from palimpsest.weights.judges import load_reader
+from palimpsest.weights.load import find, load, load_autoencoder
 from palimpsest.worlds.instructions import asked
 from palimpsest.worlds.shapes import apply, changed_mask, instruction, render, sample_scene
 from palimpsest.worlds.triplets import read_triplets

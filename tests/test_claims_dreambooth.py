@@ -37,8 +37,8 @@ from palimpsest.nets.judges.clip import CLIP
 from palimpsest.nets.judges.dino import DINO
 from palimpsest.nets.judges.reader import Reader
 from palimpsest.nets.tokenizer import WordTokenizer
-from palimpsest.weights.judges import Judge, Likeness
-from palimpsest.weights.load import Oracle, load
+from palimpsest.weights.judges import Judge, Likeness, Oracle
+from palimpsest.weights.load import load
 from palimpsest.worlds.scene import SHAPES, SIZES, WORDS
 from palimpsest.worlds.shapes import ATTRIBUTES
 from palimpsest.worlds.subjects import render_subject, sample_context, sample_subject

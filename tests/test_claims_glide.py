@@ -24,8 +24,8 @@ from palimpsest.nets.judges.reader import Reader
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.training import shapes_glide
 from palimpsest.weights.files import write_weights
-from palimpsest.weights.judges import Classifier, Judge
-from palimpsest.weights.load import Oracle, load
+from palimpsest.weights.judges import Classifier, Judge, Oracle
+from palimpsest.weights.load import load
 from palimpsest.worlds.scene import HELD_OUT, WORDS
 from palimpsest.worlds.shapes import ATTRIBUTES, caption, render, sample_scene, silhouettes
 from tests.tiny import tiny_glide

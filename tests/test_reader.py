@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from palimpsest.nets.judges.reader import Reader, reader_loss
-from palimpsest.weights.load import Oracle
+from palimpsest.weights.judges import Oracle
 from palimpsest.worlds.shapes import ATTRIBUTES, attributes, render, sample_scene
 
 

@@ -26,7 +26,8 @@ from palimpsest.samplers.schedule import Schedule
 from palimpsest.training import shapes, shapes_instruct, shapes_reader, shapes_vae, shapes_ve
 from palimpsest.training.recipe import command_line, start_from, storage_error
 from palimpsest.weights.files import WeightsError, fill, read_weights, sha256, write_weights
-from palimpsest.weights.load import load, load_autoencoder, load_reader
+from palimpsest.weights.judges import load_reader
+from palimpsest.weights.load import load, load_autoencoder
 from palimpsest.worlds.shapes import ATTRIBUTES, attributes, caption, render, sample_scene
 
 

@@ -35,8 +35,8 @@ from palimpsest.metrics.similarity import cosine, directional
 from palimpsest.nets.tokenizer import Tokenizer
 from palimpsest.training.recipe import command_line
 from palimpsest.weights.files import sha256, write_json
-from palimpsest.weights.judges import Judge, load_judge
-from palimpsest.weights.load import Oracle, find, load, load_reader, own_device
+from palimpsest.weights.judges import Judge, Oracle, load_judge, load_reader
+from palimpsest.weights.load import find, load, own_device
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import contact_sheet, write_picture
 from palimpsest.worlds.scene import Scene

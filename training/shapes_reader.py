@@ -23,7 +23,8 @@ from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.judges.reader import Reader, reader_loss
 from palimpsest.samplers.noise import gaussian
 from palimpsest.training.recipe import command_line, publish, start_from, storage_error
-from palimpsest.weights.load import Oracle, load_autoencoder, own_device
+from palimpsest.weights.judges import Oracle
+from palimpsest.weights.load import load_autoencoder, own_device
 from palimpsest.weights.model import Autoencoder
 from palimpsest.worlds.scene import Scene
 from palimpsest.worlds.shapes import ATTRIBUTES, attributes, render, sample_scene

@@ -1,17 +1,18 @@
-"""What looks at pictures of the shapes world and says how well they fit: a CLIP, clean or noised, a
-classifier that knows noise, a DINO.
+"""Judges of pictures of the shapes world: a reader of their attributes, a CLIP, clean or noised, a classifier
+of noisy pictures, a DINO.
 
-    clip = load_judge("shapes-clip")                     # cos of pictures with captions; a score, and what re-ranking goes by
-    noised = load_judge("shapes-clip-noised")            # the same of x_t at time t; its gradient guides, Eq. (8)
-    classifier = load_classifier("shapes-classifier")    # log p(attributes | x_t, t); its gradient guides, Eq. (6)
-    dino = load_likeness("shapes-dino")                  # cos of pictures with pictures: whether they show the same individual
+    oracle = load_reader("shapes-reader")              # every attribute of a picture, in words
+    clip = load_judge("shapes-clip")                   # cos of pictures with captions
+    noised = load_judge("shapes-clip-noised")          # the same of x_t at time t; its gradient guides: Eq. (8)
+    classifier = load_classifier("shapes-classifier")  # log p(attributes | x_t, t); guides too: Eq. (6)
+    dino = load_likeness("shapes-dino")                # cos of pictures with pictures: the same individual?
 
 Times are levels of the schedule, 1 … T, whole or not: the nets count from 0 and know whole ones, so they
 are told the nearest."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,21 +20,64 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.judges.clip import CLIP, clip_view
 from palimpsest.nets.judges.dino import DINO, dino_view
 from palimpsest.nets.judges.noised_clip import NoisedCLIP
 from palimpsest.nets.judges.noisy_reader import NoisyReader
+from palimpsest.nets.judges.reader import Reader
 from palimpsest.nets.tokenizer import Tokenizer
 from palimpsest.weights.files import fill
-from palimpsest.weights.load import _building, _read, find, pick_device
-from palimpsest.weights.public.checkpoint import is_public
-from palimpsest.weights.public.parts import word_tokenizer
-from palimpsest.weights.public.towers import load_dino
+from palimpsest.weights.load import building, find, is_public, pick_device, read_kind
+from palimpsest.weights.words import word_tokenizer
 
 
-def told(t: float, times: int) -> int:
-    """The time that a net which counts from 0 is told for level t."""
+def time_of_level(t: float, times: int) -> int:
+    """What a net that counts its times from 0 calls the level t: the nearest whole one, 0 … times − 1."""
     return min(max(round(float(t)) - 1, 0), times - 1)
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The reader of the shapes world: every named attribute of a picture, as words."""
+
+    net: Reader
+    values: dict[str, tuple[str, ...]]  # attribute -> its values, in the order of the logits
+
+    @torch.no_grad()
+    def read(self, pictures: Tensor) -> list[dict[str, str]]:
+        """Every attribute of every picture (b 3 64 64)."""
+        parts = [self.net(part) for part in self._batches(pictures)]
+        found = {name: torch.cat([p[name] for p in parts]).argmax(1).tolist() for name in self.values}
+        return [
+            {name: self.values[name][found[name][i]] for name in self.values} for i in range(len(pictures))
+        ]
+
+    @torch.no_grad()
+    def features(self, pictures: Tensor) -> Tensor:
+        """What KID and FID compare sets of pictures by: (b 3 64 64) -> (b d), on the CPU. Only figures of
+        one reader can be compared.
+        """
+        return torch.cat([self.net.features(part).cpu() for part in self._batches(pictures)])
+
+    @torch.no_grad()
+    def maps(self, pictures: Tensor) -> Tensor:
+        """What two pictures are compared by, place by place (metrics.features.perceptual): (b 3 64 64) ->
+        (b n d), on the CPU.
+        """
+        return torch.cat([self.net.map(part).cpu() for part in self._batches(pictures)])
+
+    def _batches(self, pictures: Tensor) -> Iterator[Tensor]:
+        """Some at a time, where the net is."""
+        return (part.to(next(self.net.parameters()).device) for part in pictures.split(256))
+
+    def right(self, pictures: Tensor, wanted: Sequence[dict[str, str]]) -> Tensor:
+        """Whether every wanted attribute is read off each picture: (b,) bool. An attribute that is not
+        asked for does not count.
+        """
+        return torch.tensor(
+            [all(r[k] == v for k, v in w.items()) for r, w in zip(self.read(pictures), wanted, strict=True)]
+        )
 
 
 @dataclass(frozen=True)
@@ -62,11 +106,12 @@ class Judge:
             return self.net.encode_image(clip_view(pictures, self.net.size))
         side = self.net.image.side * self.net.image.patch
         if tuple(pictures.shape[-2:]) != (side, side):
-            raise ValueError(
-                f"x_t: a noised CLIP sees {side}x{side} only, as its noise would be another in another size; got "
-                f"{tuple(pictures.shape)}"
+            raise ArgumentError(
+                "x_t",
+                f"a noised CLIP sees {side}x{side} only, as its noise would be another in another size; "
+                f"got {tuple(pictures.shape)}",
             )
-        return self.net.encode_image(pictures, told(t, self.net.image.times.num_embeddings))
+        return self.net.encode_image(pictures, time_of_level(t, self.net.image.times.num_embeddings))
 
     @torch.no_grad()
     def texts(self, prompts: str | Sequence[str]) -> Tensor:
@@ -94,15 +139,14 @@ class Classifier:
         Raises ValueError for an attribute or a value that is not read here.
         """
         logits = self.net(
-            x_t.to(next(self.net.parameters()).device), told(t, self.net.trunk.times.num_embeddings)
+            x_t.to(next(self.net.parameters()).device), time_of_level(t, self.net.trunk.times.num_embeddings)
         )
         total = []
         for i, asked in enumerate(wanted):
             for name, value in asked.items():
                 if value not in self.values.get(name, ()):
-                    raise ValueError(
-                        f"wanted: {name} {value!r} is not read here; known: {', '.join(self.values.get(name, self.values))}"
-                    )
+                    readable = ", ".join(self.values.get(name, self.values))
+                    raise ArgumentError("wanted", f"{name} {value!r} is not read here; known: {readable}")
             total.append(
                 sum(
                     F.log_softmax(logits[name][i], dim=0)[self.values[name].index(value)]
@@ -131,8 +175,8 @@ class Likeness:
 
 def load_judge(name_or_path: str | Path = "shapes-clip", device: str | torch.device = "cpu") -> Judge:
     """A shipped CLIP, clean or noised, ready to run. (weights/public/towers.py reads public ones.)"""
-    path, config, tensors = _read(name_or_path, "clip", "noised_clip")
-    with _building(path):
+    path, config, tensors = read_kind(name_or_path, "clip", "noised_clip")
+    with building(path):
         net = (CLIP if config["kind"] == "clip" else NoisedCLIP)(**config["clip"])
         return Judge(
             fill(net, tensors, "clip", path).to(pick_device(device)),
@@ -144,8 +188,8 @@ def load_classifier(
     name_or_path: str | Path = "shapes-classifier", device: str | torch.device = "cpu"
 ) -> Classifier:
     """The shipped noise-aware classifier, ready to run."""
-    path, config, tensors = _read(name_or_path, "classifier")
-    with _building(path):
+    path, config, tensors = read_kind(name_or_path, "classifier")
+    with building(path):
         values = {name: tuple(v) for name, v in config["values"].items()}
         net = NoisyReader(attributes={name: len(v) for name, v in values.items()}, **config["classifier"])
         return Classifier(fill(net, tensors, "classifier", path).to(pick_device(device)), values)
@@ -155,11 +199,23 @@ def load_likeness(name_or_path: str | Path = "shapes-dino", device: str | torch.
     """The shipped DINO, which sees whole pictures; or a published one, ViT-S/16 by the path of its file,
     at 256 cut to 224 as its own evaluation sees (arXiv:2208.12242v2, Sec. 4.1 measures with that; its
     view is unstated). Ready to run."""
-    if is_public(path := find(name_or_path)):
+    path = find(name_or_path)
+    if is_public(path):
+        from palimpsest.weights.public.towers import load_dino
+
         net = load_dino(path, pick_device(device))
         size = net.side * net.patch
         return Likeness(net, round(size * 8 / 7))
-    path, config, tensors = _read(path, "dino")
-    with _building(path):
+    path, config, tensors = read_kind(path, "dino")
+    with building(path):
         net = fill(DINO(**config["dino"]), tensors, "dino", path).to(pick_device(device))
         return Likeness(net, config["dino"]["size"])
+
+
+def load_reader(name_or_path: str | Path = "shapes-reader", device: str | torch.device = "cpu") -> Oracle:
+    """The shipped reader of the shapes world, ready to run."""
+    path, config, tensors = read_kind(name_or_path, "reader")
+    with building(path):
+        values = {name: tuple(v) for name, v in config["values"].items()}
+        net = Reader(attributes={name: len(v) for name, v in values.items()}, **config["reader"])
+        return Oracle(fill(net, tensors, "reader", path).to(pick_device(device)), values)

@@ -1,8 +1,8 @@
 """Trained weights, found by name or path, checked, and handed out as one object that a method can use.
 
-b = load("shapes")                           # shipped: no download, no GPU
-b = load("sd-v1-5.ckpt")                     # a public checkpoint, one file or a folder: the same object
-save(b, "mine.safetensors")                  # and back, for others to read
+model = load("shapes")                       # shipped: no download, no GPU
+model = load("sd-v1-5.ckpt")                 # a public checkpoint, one file or a folder: the same object
+save(model, "mine.safetensors")              # and back, for others to read (weights/public/checkpoint.py)
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from __future__ import annotations
 import difflib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.glide import GlideText, GlideUNet
-from palimpsest.nets.judges.reader import Reader
 from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
@@ -27,9 +26,7 @@ from palimpsest.samplers.schedule import Schedule
 from palimpsest.weights.changes import CHANGES, base_of, folded, make_change
 from palimpsest.weights.files import FOLDER, WeightsError, fill, manifest, read_weights, sha256, write_weights
 from palimpsest.weights.model import Autoencoder, Model
-from palimpsest.weights.public.catalogue import KNOWN, known, place
-from palimpsest.weights.public.checkpoint import is_public, read_public, save
-from palimpsest.weights.public.parts import word_tokenizer
+from palimpsest.weights.words import word_tokenizer
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": Schedule.linear,
@@ -44,52 +41,6 @@ NETS: dict[
     "text2image": (UNet, TextTransformer),
     "glide": (GlideUNet, GlideText),
 }
-
-
-@dataclass(frozen=True)
-class Oracle:
-    """The reader of the shapes world as a judge."""
-
-    net: Reader
-    values: dict[str, tuple[str, ...]]  # attribute -> its values, in the order of the logits
-
-    @torch.no_grad()
-    def read(self, pictures: Tensor) -> list[dict[str, str]]:
-        """Every attribute of every picture (b 3 64 64)."""
-        parts = [self.net(part) for part in self._seen(pictures)]
-        found = {name: torch.cat([p[name] for p in parts]).argmax(1).tolist() for name in self.values}
-        return [
-            {name: self.values[name][found[name][i]] for name in self.values} for i in range(len(pictures))
-        ]
-
-    @torch.no_grad()
-    def features(self, pictures: Tensor) -> Tensor:
-        """What KID and FID compare sets of pictures by: (b 3 64 64) -> (b d), on the CPU. Only figures of
-        one reader can be compared.
-        """
-        return torch.cat([self.net.features(part).cpu() for part in self._seen(pictures)])
-
-    @torch.no_grad()
-    def maps(self, pictures: Tensor) -> Tensor:
-        """What two pictures are compared by, place by place (metrics.features.perceptual): (b 3 64 64) ->
-        (b n d), on the CPU.
-        """
-        return torch.cat([self.net.map(part).cpu() for part in self._seen(pictures)])
-
-    def _seen(self, pictures: Tensor) -> Iterator[Tensor]:
-        """Some at a time, where the net is."""
-        return (part.to(next(self.net.parameters()).device) for part in pictures.split(256))
-
-    def right(self, pictures: Tensor, wanted: Sequence[dict[str, str]]) -> Tensor:
-        """Whether every wanted attribute is read off each picture: (b,) bool. An attribute that is not
-        asked for does not count.
-        """
-        return torch.tensor(
-            [all(r[k] == v for k, v in w.items()) for r, w in zip(self.read(pictures), wanted, strict=True)]
-        )
-
-
-# --------------------------------------------------------------------------- loading
 
 
 def names() -> list[str]:
@@ -114,6 +65,8 @@ def find(name_or_path: str | Path) -> Path:
     if not path.exists():
         if Path(text).is_dir():  # a folder of a shipped model's name does not hide the model
             return Path(text)
+        from palimpsest.weights.public.catalogue import KNOWN, known, place  # read only where it is needed
+
         if (public := known(text)) is not None and public.kind == "model":
             return place(public)  # of those on this disk: nothing is downloaded here
         near = difflib.get_close_matches(
@@ -128,18 +81,21 @@ def find(name_or_path: str | Path) -> Path:
     return path
 
 
-def _read(name_or_path: str | Path, *kinds: str) -> tuple[Path, dict, dict[str, Tensor]]:
+def read_kind(name_or_path: str | Path, *kinds: str) -> tuple[Path, dict, dict[str, Tensor]]:
+    """(path, configuration, tensors) of a file of ours. Raises WeightsError for one of another kind than
+    these."""
     path = find(name_or_path)
     config, tensors = read_weights(path)
     if config.get("kind") not in kinds:
         raise WeightsError(
-            f"model: {path.name} holds a {config.get('kind')} model, and a {' or '.join(kinds)} model is needed here"
+            f"model: {path.name} holds a {config.get('kind')} model, and a {' or '.join(kinds)} model is "
+            "needed here"
         )
     return path, config, tensors
 
 
 @contextmanager
-def _building(path: Path) -> Iterator[None]:
+def building(path: Path) -> Iterator[None]:
     """A configuration that lacks what is needed, or asks for what is not known, is the file's fault."""
     try:
         yield
@@ -153,7 +109,7 @@ def _building(path: Path) -> Iterator[None]:
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """The device of that name, "auto" for the GPU where there is one. Raises ValueError where it is not
+    """The device of that name, "auto" for the GPU where there is one. Raises ArgumentError where it is not
     to be had.
 
     On "meta" nets have shapes and no numbers: nothing is computed there, but what it would cost can be
@@ -166,15 +122,15 @@ def pick_device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
         torch.empty(1, device=found).tolist()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"device: {device!r} is not to be had here ({str(error).splitlines()[0][:80]}); use cpu"
+        raise ArgumentError(
+            "device", f"{device!r} is not to be had here ({str(error).splitlines()[0][:80]}); use cpu"
         ) from None
     return found
 
 
 def own_device(name: str) -> torch.device:
-    """The device that this process trains on; under torchrun each has a GPU of its own. Raises ValueError
-    where it is not to be had.
+    """The device that this process trains on; under torchrun each has a GPU of its own. Raises
+    ArgumentError where it is not to be had.
     """
     device = pick_device(name)
     return (
@@ -193,22 +149,12 @@ def load_autoencoder(
     name_or_path: str | Path = "shapes-vae", device: str | torch.device = "cpu"
 ) -> Autoencoder:
     """The autoencoder alone."""
-    path, config, tensors = _read(name_or_path, "vae")
+    path, config, tensors = read_kind(name_or_path, "vae")
     device = pick_device(device)
-    with _building(path):
+    with building(path):
         return Autoencoder(
             fill(AutoencoderKL(**config["vae"]), tensors, "vae", path).to(device), config["latent_scale"]
         )
-
-
-def load_reader(name_or_path: str | Path = "shapes-reader", device: str | torch.device = "cpu") -> Oracle:
-    """The oracle reader."""
-    path, config, tensors = _read(name_or_path, "reader")
-    device = pick_device(device)
-    with _building(path):
-        values = {name: tuple(v) for name, v in config["values"].items()}
-        net = Reader(attributes={name: len(v) for name, v in values.items()}, **config["reader"])
-        return Oracle(fill(net, tensors, "reader", path).to(device), values)
 
 
 def load(
@@ -228,39 +174,66 @@ def load(
     device = pick_device(device)
     dtype = dtype or pick_dtype(device)
     if device.type == "cpu" and dtype == torch.float16:
-        raise ValueError("dtype: float16 is neither fast nor exact on a CPU; use float32 (or bfloat16)")
-    if is_public(path := find(name_or_path)):
-        return _laid_out(Model(**read_public(path, device, dtype)))
-    path, config, tensors = _read(path, *NETS, *CHANGES)
-    if config["kind"] in CHANGES:
-        with _building(path):
-            return make_change(load(base_of(path, config, find), device, dtype), config, tensors, path)
-    with _building(path):
-        net, text = (kind(**config[part]) for kind, part in zip(NETS[config["kind"]], ("net", "text")))
-        autoencoder = Autoencoder(None)
-        if config["vae"] is not None:
-            beside = path.with_name(f"{config['vae']}.safetensors")
-            vae = beside if beside.exists() else find(config["vae"])
-            if config.get("vae_sha256", sha256(vae)) != sha256(vae):
-                raise WeightsError(
-                    f"model: {path} was trained on the latents of another {vae.name}; put that file beside it"
-                )
-            autoencoder = load_autoencoder(vae)
-        schedule = dict(config["schedule"])
-        return _laid_out(
-            Model(
-                name=path.stem,
-                net=fill(net, tensors, "net", path).to(device, dtype),
-                text=fill(text, tensors, "text", path).to(device, dtype),
-                tokenizer=word_tokenizer(config["words"], config["text"]["length"]),
-                vae=autoencoder.vae.to(device, dtype) if autoencoder.vae is not None else None,
-                schedule=SCHEDULES[schedule.pop("name")](**schedule),
-                prediction=config["prediction"],
-                latent_scale=autoencoder.latent_scale,
-                size=config["size"],
-                learned_variance=isinstance(net, GlideUNet),
-            )
+        raise ArgumentError("dtype", "float16 is neither fast nor exact on a CPU; use float32 (or bfloat16)")
+    path = find(name_or_path)
+    if is_public(path):
+        from palimpsest.weights.public.checkpoint import read_public
+
+        return channels_last(Model(**read_public(path, device, dtype)))
+    path, config, tensors = read_kind(path, *NETS, *CHANGES)
+    with building(path):
+        if config["kind"] in CHANGES:
+            base = load(base_of(path, config, find), device, dtype)
+            return make_change(base, config, tensors, path)
+        return channels_last(_assembled(path, config, tensors, device, dtype))
+
+
+def is_public(path: Path) -> bool:
+    """Whether a file or folder is a public checkpoint (weights/public/checkpoint.py), and none of this
+    library's own."""
+    if path.resolve().parent == FOLDER.resolve():
+        return False  # it ships with this library; the readers of others' files need not be imported
+    from palimpsest.weights.public.checkpoint import is_public
+
+    return is_public(path)
+
+
+def _assembled(
+    path: Path, config: dict, tensors: dict[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> Model:
+    """The model of a file of ours: its nets built and filled, its autoencoder fetched from beside it."""
+    build_net, build_text = NETS[config["kind"]]
+    net, text = build_net(**config["net"]), build_text(**config["text"])
+    autoencoder = _autoencoder_of(path, config)
+    schedule = dict(config["schedule"])
+    return Model(
+        name=path.stem,
+        net=fill(net, tensors, "net", path).to(device, dtype),
+        text=fill(text, tensors, "text", path).to(device, dtype),
+        tokenizer=word_tokenizer(config["words"], config["text"]["length"]),
+        vae=None if autoencoder.vae is None else autoencoder.vae.to(device, dtype),
+        schedule=SCHEDULES[schedule.pop("name")](**schedule),
+        prediction=config["prediction"],
+        latent_scale=autoencoder.latent_scale,
+        size=config["size"],
+        learned_variance=isinstance(net, GlideUNet),
+    )
+
+
+def _autoencoder_of(path: Path, config: dict) -> Autoencoder:
+    """The autoencoder that a file names, from beside it or from the shipped ones; an empty one for a pixel
+    model.
+
+    Raises WeightsError where it is not the one on whose latents the model was trained."""
+    if config["vae"] is None:
+        return Autoencoder(None)
+    beside = path.with_name(f"{config['vae']}.safetensors")
+    file = beside if beside.exists() else find(config["vae"])
+    if "vae_sha256" in config and config["vae_sha256"] != sha256(file):
+        raise WeightsError(
+            f"model: {path} was trained on the latents of another {file.name}; put that file beside it"
         )
+    return load_autoencoder(file)
 
 
 def save_like(model: Model, source: str | Path, path: str | Path) -> Path:
@@ -270,6 +243,8 @@ def save_like(model: Model, source: str | Path, path: str | Path) -> Path:
     A file of ours keeps its header, so its record says what it was trained from, and its autoencoder, if
     that is not a shipped one, is copied beside it; a public checkpoint is written by `save`."""
     if is_public(found := find(source)):
+        from palimpsest.weights.public.checkpoint import save
+
         return save(model, path)
     model = folded(model)
     config = read_weights(found)[0]
@@ -283,7 +258,7 @@ def save_like(model: Model, source: str | Path, path: str | Path) -> Path:
     return write_weights(path, {"net": model.net, "text": model.text}, config, torch.float32)
 
 
-def _laid_out(model: Model) -> Model:
+def channels_last(model: Model) -> Model:
     """On a GPU the channels of a pixel lie side by side, as its convolutions read them."""
     for module in (model.net, model.vae):
         if module is not None and model.device.type == "cuda":

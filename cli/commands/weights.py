@@ -12,8 +12,8 @@ from torch import nn
 
 from palimpsest.cli.manners import Mistake, Parser, blame, command, say
 from palimpsest.weights.files import read_weights
-from palimpsest.weights.judges import load_classifier, load_judge
-from palimpsest.weights.load import find, load, load_autoencoder, load_reader
+from palimpsest.weights.judges import load_classifier, load_judge, load_reader
+from palimpsest.weights.load import find, load, load_autoencoder
 from palimpsest.weights.public.catalogue import KNOWN, Known, find_known, here, known, whose
 from palimpsest.weights.public.checkpoint import is_public, read_public
 from palimpsest.weights.public.download import check, download, hashed, weight_files, whole

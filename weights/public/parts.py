@@ -4,8 +4,6 @@ together, a file written whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,13 +13,13 @@ from torch import Tensor, nn
 
 from palimpsest.nets.gpt2 import GPT2Tokenizer
 from palimpsest.nets.text import TextTransformer
-from palimpsest.nets.tokenizer import ClipTokenizer, Tokenizer, WordTokenizer
+from palimpsest.nets.tokenizer import ClipTokenizer, Tokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.weights.files import WeightsError, _replacing
 from palimpsest.weights.public.catalogue import find_known, here
 from palimpsest.weights.public.configs import Config, build
-from palimpsest.worlds.words import understood
+from palimpsest.weights.words import word_tokenizer
 
 Net = TypeVar("Net", bound=nn.Module)
 LATENT_SCALE = 0.18215  # of Stable Diffusion's autoencoder (arXiv:2112.10752v2, App. G)
@@ -70,11 +68,6 @@ def gpt2_vocabulary() -> Path:
     `GPT2Tokenizer.find`. Else ValueError.
     """
     return here(find_known("gpt2-vocabulary")) or GPT2Tokenizer.find()
-
-
-def word_tokenizer(words: Sequence[str], length: int) -> WordTokenizer:
-    """A tokenizer of these words, and of what else people say for them (worlds/words.py)."""
-    return WordTokenizer(list(words), length, partial(understood, known=frozenset(words)))
 
 
 def tokenizer_of(
