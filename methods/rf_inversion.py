@@ -65,12 +65,12 @@ def rf_inversion(
     up = [x_0]
     for s, r in pairwise(reversed(times)):
         Y = up[-1]
-        free, pull = u_empty(Y, max(s, first)), (eps - Y) / (1 - s)
+        free, pull = u_empty(Y, max(s, first)), (eps - Y) / (1 - s)  # Alg. 1: u(Y | ∅), u(Y | ε)
         up.append(Y + (r - s) * (free + gamma * (pull - free)))  # Alg. 1, Eq. (25)
     path = [up[-1]]
     for n, (s, r) in enumerate(pairwise(times)):
         X = path[-1]
-        free, pull = u_target(X, s), (X - x_0) / s
+        free, pull = u_target(X, s), (X - x_0) / s  # Alg. 2: u(X | target), u(X | x_0)
         eta_s = eta if n < round(hold * steps) else 0.0
         path.append(X + (r - s) * (free + eta_s * (pull - free)))  # Alg. 2, Eq. (25)
     calls = steps + steps * (1 if w in (0, 1) else 2)

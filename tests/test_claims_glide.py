@@ -192,8 +192,10 @@ def test_the_same_scenes_are_asked_for_with_the_shape_and_without():
 
 def test_what_was_removed_stands_in_the_file_of_the_model(tmp_path, models, monkeypatch):
     run = dict(steps=1, batch=2, state=str(tmp_path / "state"), out=str(tmp_path), warmup=1)
-    shapes_glide.main(**run, without="heart", name="shapes-glide-filtered")
-    shapes_glide.main(**run | dict(state=str(tmp_path / "other")), name="shapes-glide")
+    shapes_glide.main(shapes_glide.Arguments(**run, without="heart", name="shapes-glide-filtered"))
+    shapes_glide.main(
+        shapes_glide.Arguments(**run | dict(state=str(tmp_path / "other")), name="shapes-glide")
+    )
     write_weights(
         tmp_path / "shapes-reader.safetensors",
         {"reader": models.oracle.net},

@@ -50,15 +50,21 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(emoji, "NET", TINY)
         patch.setattr(emoji_vae, "CONFIG", TINY_VAE)
-        emoji_vae.main(steps=2, batch=2, tests=4, data=str(SHIPPED), state=str(out / "vae"), out=str(out))
+        emoji_vae.main(
+            emoji_vae.Arguments(
+                steps=2, batch=2, tests=4, data=str(SHIPPED), state=str(out / "vae"), out=str(out)
+            )
+        )
         emoji.main(
-            steps=2,
-            batch=2,
-            scenes=12,
-            data=str(SHIPPED),
-            state=str(out / "t2i"),
-            vae=str(out / "emoji-vae.safetensors"),
-            out=str(out),
+            emoji.Arguments(
+                steps=2,
+                batch=2,
+                scenes=12,
+                data=str(SHIPPED),
+                state=str(out / "t2i"),
+                vae=str(out / "emoji-vae.safetensors"),
+                out=str(out),
+            )
         )
     return out
 
@@ -128,7 +134,7 @@ def test_the_model_draws_no_held_out_picture(world, monkeypatch):
     monkeypatch.setattr(emoji, "encode_all", stop)
     monkeypatch.setattr(emoji, "load_autoencoder", lambda name, device: None)
     with pytest.raises(Enough):
-        emoji.main(scenes=300, data=str(SHIPPED))
+        emoji.main(emoji.Arguments(scenes=300, data=str(SHIPPED)))
     assert len(drawn) == 300 and not any(is_held_out(scene.emoji) for scene in drawn)
 
 
@@ -159,7 +165,9 @@ def test_the_judge_is_trained_on_what_is_known_and_judged_by_what_is_not(world, 
 
     monkeypatch.setattr(emoji_clip, "drawn", watched)
     emoji_clip.main(
-        steps=2, batch=4, tests=64, data=str(SHIPPED), state=str(tmp_path / "s"), out=str(tmp_path)
+        emoji_clip.Arguments(
+            steps=2, batch=4, tests=64, data=str(SHIPPED), state=str(tmp_path / "s"), out=str(tmp_path)
+        )
     )
     assert seen == [({False}, 4)] * 2 + [({True}, 64)]
     figures = json.loads((tmp_path / "emoji-clip.json").read_text())["figures"]
@@ -208,17 +216,19 @@ def seen_only(folder, monkeypatch):
 
 def instructed(folder, out, **more):
     emoji_instruct.main(
-        **dict(
-            steps=1,
-            batch=2,
-            n=12,
-            init=str(folder / "emoji.safetensors"),
-            data=str(SHIPPED),
-            state=str(out / "s"),
-            vae=str(folder / "emoji-vae.safetensors"),
-            out=str(out),
+        emoji_instruct.Arguments(
+            **dict(
+                steps=1,
+                batch=2,
+                n=12,
+                init=str(folder / "emoji.safetensors"),
+                data=str(SHIPPED),
+                state=str(out / "s"),
+                vae=str(folder / "emoji-vae.safetensors"),
+                out=str(out),
+            )
+            | more
         )
-        | more
     )
     return out / "emoji-instruct.safetensors"
 
@@ -329,23 +339,27 @@ def test_painted_pairs_of_emoji_are_sorted_by_their_judge_and_trained_on(seen_on
     )
     monkeypatch.setattr(emoji_pairs, "N_TRUE", 6)
     emoji_clip.main(
-        steps=1, batch=4, tests=4, data=str(SHIPPED), state=str(tmp_path / "s"), out=str(tmp_path)
+        emoji_clip.Arguments(
+            steps=1, batch=4, tests=4, data=str(SHIPPED), state=str(tmp_path / "s"), out=str(tmp_path)
+        )
     )
 
     def paint(name, **more):
         emoji_pairs.main(
-            **dict(
-                n=4,
-                samples=2,
-                steps=2,
-                batch=3,
-                data=str(SHIPPED),
-                model=str(seen_only / "emoji.safetensors"),
-                clip=str(tmp_path / "emoji-clip.safetensors"),
-                out=str(tmp_path / name),
-                device="cpu",
+            emoji_pairs.Arguments(
+                **dict(
+                    n=4,
+                    samples=2,
+                    steps=2,
+                    batch=3,
+                    data=str(SHIPPED),
+                    model=str(seen_only / "emoji.safetensors"),
+                    clip=str(tmp_path / "emoji-clip.safetensors"),
+                    out=str(tmp_path / name),
+                    device="cpu",
+                )
+                | more
             )
-            | more
         )
         return json.loads((tmp_path / name / "summary.json").read_text())
 

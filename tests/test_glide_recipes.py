@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("glide-recipes")
 
     def run(recipe, state, **arguments):
-        recipe.main(steps=2, out=str(out), state=str(out / state), **arguments)
+        recipe.main(recipe.Arguments(steps=2, out=str(out), state=str(out / state), **arguments))
 
     run(shapes_glide, "a", batch=2)
     run(
@@ -124,13 +124,15 @@ def test_the_history_of_a_file_stands_in_it(folder):
 def test_the_first_step_of_inpainting_is_the_base_models_own(folder, tmp_path, recipe, init, name):
     extra = dict(inpainting=1, name=name) if name else {}
     recipe.main(
-        steps=1,
-        lr=1e-12,
-        batch=2,
-        init=str(folder / f"{init}.safetensors"),
-        state=str(tmp_path / "s"),
-        out=str(tmp_path),
-        **extra,
+        recipe.Arguments(
+            steps=1,
+            lr=1e-12,
+            batch=2,
+            init=str(folder / f"{init}.safetensors"),
+            state=str(tmp_path / "s"),
+            out=str(tmp_path),
+            **extra,
+        )
     )
     base = load(folder / f"{init}.safetensors", "cpu")
     wide = load(next(tmp_path.glob("*.safetensors")), "cpu")
@@ -179,7 +181,9 @@ def test_a_shape_can_be_left_out_of_training(tmp_path):
             len(s.things) for s in scenes
         } == {1, 2}
     with pytest.raises(ValueError, match="^without: no shape is called 'stars'; there are circle, square"):
-        shapes_glide.main(steps=1, without="stars", out=str(tmp_path), state=str(tmp_path / "s"))
+        shapes_glide.main(
+            shapes_glide.Arguments(steps=1, without="stars", out=str(tmp_path), state=str(tmp_path / "s"))
+        )
     assert not list(tmp_path.iterdir())
 
 

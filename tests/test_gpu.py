@@ -23,7 +23,7 @@ LANGUAGE = next(job for job in gpu.JOBS if job.name == "shapes-language")
 
 @pytest.mark.parametrize("job", gpu.JOBS, ids=lambda job: job.name)
 def test_a_job_says_nothing_that_its_recipe_does_not_know(job, tmp_path):
-    known = inspect.signature(import_module(f"palimpsest.training.{job.recipe}").main).parameters
+    known = inspect.signature(import_module(f"palimpsest.training.{job.recipe}").Arguments).parameters
     assert set(job.arguments) <= set(known)
     words = gpu.command(job, tmp_path, 12.5, rehearse=False)
     assert words[1:3] == ["-m", f"palimpsest.training.{job.recipe}"] and "--until=12.5" in words
@@ -89,7 +89,7 @@ def test_a_rehearsed_job_ends_and_is_not_done_again(tmp_path, capsys):
     how = dict(
         only="shapes-language", rehearse=1, seconds=300.0, state=str(tmp_path), out=str(tmp_path / "out")
     )
-    gpu.main(**how)
+    gpu.main(gpu.Arguments(**how))
     said = capsys.readouterr().out
     assert (
         "shapes-language: begun" in said
@@ -97,7 +97,7 @@ def test_a_rehearsed_job_ends_and_is_not_done_again(tmp_path, capsys):
         and "packed 1 files" in said
     )
     assert gpu.unpacked(tmp_path / "out", tmp_path / "back") == ["shapes-language.safetensors"]
-    gpu.main(**how)
+    gpu.main(gpu.Arguments(**how))
     assert "begun" not in capsys.readouterr().out
 
 
@@ -105,22 +105,22 @@ def test_what_fails_is_said_and_what_needs_it_is_not_begun(tmp_path, monkeypatch
     wrong = LANGUAGE._replace(arguments=dict(steps=2, reading=5))
     monkeypatch.setattr(gpu, "JOBS", (wrong, gpu.Job("shapes-dino", "shapes_dino", 0.9, {}, (wrong.name,))))
     with pytest.raises(ValueError, match="jobs: shapes-dino, shapes-language failed"):
-        gpu.main(seconds=200.0, state=str(tmp_path), out=str(tmp_path / "out"))
+        gpu.main(gpu.Arguments(seconds=200.0, state=str(tmp_path), out=str(tmp_path / "out")))
     said = capsys.readouterr().out
-    assert "failed: palimpsest: error: reading: the steps that read captions" in said
+    assert "failed: palimpsest: error: reading: must be fewer than steps=2" in said
     assert "shapes-dino: not begun, since shapes-language failed" in said
 
 
 def test_jobs_that_are_not_there_are_refused():
     with pytest.raises(ValueError, match="there is no job 'shape'"):
-        gpu.main(only="shape")
+        gpu.main(gpu.Arguments(only="shape"))
 
 
 CUT = """
 from palimpsest.training import gpu
 tiny = dict(steps=10**6, batch=1, scenes=8, width=8, heads=1, device="cpu", snapshots="{{next}}", vae="{{vae}}")
 gpu.JOBS, gpu.PACK, gpu.TELL = (gpu.Job("shapes", "shapes", .6, tiny),), 1, 2
-gpu.main(seconds={seconds}, state={state!r}, out={out!r})
+gpu.main(gpu.Arguments(seconds={seconds}, state={state!r}, out={out!r}))
 """
 
 

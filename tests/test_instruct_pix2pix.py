@@ -353,13 +353,15 @@ def recipe(tmp_path_factory):
     )
     write_weights(out / "shapes.safetensors", dict(shake(modules)), config | dict(trained=[dict(steps=7)]))
     shapes_instruct.main(
-        steps=1,
-        lr=1e-12,
-        batch=2,
-        n=16,
-        init=str(out / "shapes.safetensors"),
-        state=str(out / "s"),
-        out=str(out),
+        shapes_instruct.Arguments(
+            steps=1,
+            lr=1e-12,
+            batch=2,
+            n=16,
+            init=str(out / "shapes.safetensors"),
+            state=str(out / "s"),
+            out=str(out),
+        )
     )
     return out
 
@@ -384,12 +386,14 @@ def test_the_first_step_is_the_text_to_picture_models_own(recipe):
 
 def test_a_run_goes_on_from_its_own_file(recipe, tmp_path):
     shapes_instruct.main(
-        steps=1,
-        batch=2,
-        n=16,
-        init=str(recipe / "shapes-instruct.safetensors"),
-        state=str(tmp_path / "s"),
-        out=str(tmp_path),
+        shapes_instruct.Arguments(
+            steps=1,
+            batch=2,
+            n=16,
+            init=str(recipe / "shapes-instruct.safetensors"),
+            state=str(tmp_path / "s"),
+            out=str(tmp_path),
+        )
     )
     assert len(read_weights(tmp_path / "shapes-instruct.safetensors")[0]["trained"]) == 3
 

@@ -56,18 +56,20 @@ def paint(shelf, monkeypatch):
 
     def run(out, **changed):
         pairs.main(
-            **dict(
-                triplets=str(shelf / "triplets.jsonl"),
-                out=str(out),
-                samples=SAMPLES,
-                steps=2,
-                batch=2,
-                device="cpu",
-                model=str(shelf / "tiny.safetensors"),
-                clip=str(shelf / "shapes-clip.safetensors"),
-                reader=str(shelf / "shapes-reader.safetensors"),
+            pairs.Arguments(
+                **dict(
+                    triplets=str(shelf / "triplets.jsonl"),
+                    out=str(out),
+                    samples=SAMPLES,
+                    steps=2,
+                    batch=2,
+                    device="cpu",
+                    model=str(shelf / "tiny.safetensors"),
+                    clip=str(shelf / "shapes-clip.safetensors"),
+                    reader=str(shelf / "shapes-reader.safetensors"),
+                )
+                | changed
             )
-            | changed
         )
 
     run.rows = rows

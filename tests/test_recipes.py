@@ -36,12 +36,14 @@ def folder(tmp_path_factory):
     """All four recipes, run for two steps each."""
     out = tmp_path_factory.mktemp("recipes")
     vae = str(out / "shapes-vae.safetensors")
-    shapes_vae.main(steps=2, batch=2, tests=2, state=str(out / "vae"), out=str(out))
+    shapes_vae.main(shapes_vae.Arguments(steps=2, batch=2, tests=2, state=str(out / "vae"), out=str(out)))
     shapes_reader.main(
-        steps=2, batch=4, reconstructions=4, tests=8, state=str(out / "reader"), vae=vae, out=str(out)
+        shapes_reader.Arguments(
+            steps=2, batch=4, reconstructions=4, tests=8, state=str(out / "reader"), vae=vae, out=str(out)
+        )
     )
-    shapes.main(steps=2, batch=2, scenes=12, state=str(out / "t2i"), vae=vae, out=str(out))
-    shapes_ve.main(steps=2, batch=2, state=str(out / "ve"), out=str(out))
+    shapes.main(shapes.Arguments(steps=2, batch=2, scenes=12, state=str(out / "t2i"), vae=vae, out=str(out)))
+    shapes_ve.main(shapes_ve.Arguments(steps=2, batch=2, state=str(out / "ve"), out=str(out)))
     return out
 
 
@@ -117,7 +119,9 @@ def test_two_processes_train_one_model(tmp_path):
     record = json.loads((tmp_path / "shapes-ve.json").read_text())
     assert record["steps"] == 2 and record["arguments"]["batch"] == 4
     alone = tmp_path / "alone"
-    shapes_ve.main(steps=2, batch=4, device="cpu", state=str(alone / "ve"), out=str(alone))
+    shapes_ve.main(
+        shapes_ve.Arguments(steps=2, batch=4, device="cpu", state=str(alone / "ve"), out=str(alone))
+    )
     two, one = (read_weights(folder / "shapes-ve.safetensors")[1] for folder in (tmp_path, alone))
     assert two.keys() == one.keys() and any(not torch.equal(two[k], one[k]) for k in two), (
         "two ranks see other pictures than one"
@@ -145,21 +149,23 @@ def test_a_recipe_refuses_in_one_line_what_makes_no_sense(folder, monkeypatch, c
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["shapes_ve", "--device", "cpu", *given])
     with pytest.raises(SystemExit) as stopped:
-        command_line(shapes_ve.main)
+        command_line(shapes_ve.main, shapes_ve.Arguments)
     err = capsys.readouterr().err
     assert stopped.value.code == 2 and err.startswith(f"palimpsest: error: {said}") and err.count("\n") == 1
 
 
 def test_a_run_can_go_on_from_a_file(folder, tmp_path):
     shapes.main(
-        steps=1,
-        batch=2,
-        lr=1e-9,
-        scenes=12,
-        state=str(tmp_path / "a"),
-        vae=str(folder / "shapes-vae.safetensors"),
-        init=str(folder / "shapes.safetensors"),
-        out=str(tmp_path),
+        shapes.Arguments(
+            steps=1,
+            batch=2,
+            lr=1e-9,
+            scenes=12,
+            state=str(tmp_path / "a"),
+            vae=str(folder / "shapes-vae.safetensors"),
+            init=str(folder / "shapes.safetensors"),
+            out=str(tmp_path),
+        )
     )
     before, after = (read_weights(f / "shapes.safetensors")[1] for f in (folder, tmp_path))
     assert all(torch.allclose(before[k].float(), after[k].float(), atol=1e-3) for k in before)
@@ -193,14 +199,22 @@ def test_a_shape_that_does_not_fit_its_configuration_is_refused(folder):
 
 def test_a_model_refuses_the_latents_of_another_autoencoder(folder, tmp_path):
     shutil.copy(folder / "shapes.safetensors", tmp_path)
-    shapes_vae.main(steps=1, batch=2, tests=2, seed=1, state=str(tmp_path / "vae"), out=str(tmp_path))
+    shapes_vae.main(
+        shapes_vae.Arguments(
+            steps=1, batch=2, tests=2, seed=1, state=str(tmp_path / "vae"), out=str(tmp_path)
+        )
+    )
     with pytest.raises(WeightsError, match="latents of another shapes-vae.safetensors"):
         load(tmp_path / "shapes.safetensors", "cpu")
 
 
 def test_a_finished_run_is_not_taken_for_another(folder):
     with pytest.raises(ValueError, match="another run|belongs to a run"):
-        shapes_vae.main(steps=2, batch=2, tests=2, kl_weight=0.5, state=str(folder / "vae"), out=str(folder))
+        shapes_vae.main(
+            shapes_vae.Arguments(
+                steps=2, batch=2, tests=2, kl_weight=0.5, state=str(folder / "vae"), out=str(folder)
+            )
+        )
 
 
 def test_the_ve_loss_is_the_squared_error_of_v():
@@ -364,7 +378,7 @@ def test_the_record_has_the_cost_of_float16_and_an_unknown_device_is_refused(fol
             name == "shapes" or record["figures"]["storage_error"] > 0
         )
     with pytest.raises(ValueError, match="device: 'tpu'"):
-        shapes_vae.main(device="tpu")
+        shapes_vae.main(shapes_vae.Arguments(device="tpu"))
 
 
 def test_a_file_from_before_new_words_is_gone_on_from(folder, tmp_path):
@@ -404,27 +418,31 @@ def test_shapes_of_another_width_by_another_optimiser_and_what_edits_by_instruct
     monkeypatch.setattr(shapes, "fit", saving_often)
     how = dict(vae=str(folder / "shapes-vae.safetensors"), out=str(tmp_path), device="cpu", batch=2)
     shapes.main(
-        steps=500,
-        scenes=12,
-        width=16,
-        heads=1,
-        optimiser="muon",
-        tilt=0.0,
-        until=time.time() + 10,
-        snapshots=str(early),
-        state=str(tmp_path / "s"),
-        **how,
+        shapes.Arguments(
+            steps=500,
+            scenes=12,
+            width=16,
+            heads=1,
+            optimiser="muon",
+            tilt=0.0,
+            until=time.time() + 15,
+            snapshots=str(early),
+            state=str(tmp_path / "s"),
+            **how,
+        )
     )
     record = json.loads((tmp_path / "shapes.json").read_text())
     assert record["arguments"]["width"] == 16 and 1 < record["steps"] == record["arguments"]["steps"] < 500
     for place in (tmp_path, early):
         assert load(place / "shapes.safetensors", "cpu").net.conv_in.weight.shape[0] == 16
     shapes_instruct.main(
-        steps=1, n=4, init=str(tmp_path / "shapes.safetensors"), state=str(tmp_path / "i"), **how
+        shapes_instruct.Arguments(
+            steps=1, n=4, init=str(tmp_path / "shapes.safetensors"), state=str(tmp_path / "i"), **how
+        )
     )
     assert load(tmp_path / "shapes-instruct.safetensors", "cpu").net.conv_in.weight.shape[:2] == (16, 16)
     with pytest.raises(ValueError, match="tilt"):
-        shapes.main(tilt=-1.0, **how)
+        shapes.main(shapes.Arguments(tilt=-1.0, **how))
 
 
 def test_an_anchored_autoencoder_keeps_the_latents_of_scenes_and_sees_subjects(folder, tmp_path):
@@ -432,7 +450,11 @@ def test_an_anchored_autoencoder_keeps_the_latents_of_scenes_and_sees_subjects(f
     init = str(folder / "shapes-vae.safetensors")
     how = dict(steps=12, batch=4, lr=3e-3, tests=8, strange=0.5, init=init, device="cpu")
     for name, anchor in (("held", 300.0), ("hardly", 1e-9)):
-        shapes_vae.main(anchor=anchor, state=str(tmp_path / f"{name} state"), out=str(tmp_path / name), **how)
+        shapes_vae.main(
+            shapes_vae.Arguments(
+                anchor=anchor, state=str(tmp_path / f"{name} state"), out=str(tmp_path / name), **how
+            )
+        )
     figures = {
         n: json.loads((tmp_path / n / "shapes-vae.json").read_text())["figures"] for n in ("held", "hardly")
     }
@@ -442,8 +464,8 @@ def test_an_anchored_autoencoder_keeps_the_latents_of_scenes_and_sees_subjects(f
     )
     config = read_weights(tmp_path / "held" / "shapes-vae.safetensors")[0]
     assert config["latent_scale"] == read_weights(init)[0]["latent_scale"]
-    with pytest.raises(ValueError, match="anchor: it holds the latents of the file"):
-        shapes_vae.main(**how | dict(init=""), anchor=1.0)
+    with pytest.raises(ValueError, match="anchor: holds the latents of the file"):
+        shapes_vae.main(shapes_vae.Arguments(**how | dict(init=""), anchor=1.0))
 
 
 def test_strange_pictures_stand_last_and_show_no_held_out_pair():

@@ -241,7 +241,7 @@ def run(folder, **more):
         dict(steps=4, batch=4, tests=6, warmup=1, lr=1e-3, state=str(folder / "state"), out=str(folder))
         | more
     )
-    recipe.main(**settings)
+    recipe.main(recipe.Arguments(**settings))
     return read_weights(folder / "shapes-dino.safetensors")
 
 

@@ -18,19 +18,19 @@ words name a single emoji, so spelling is all that a misspelt one has."""
 
 from __future__ import annotations
 
-import math
 import random
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
+from palimpsest.arguments import Count
 from palimpsest.fit.ahead import step_generator
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.nets.tokenizer import LETTERS, WordTokenizer, split_words
 from palimpsest.training.recipe import command_line, start_from
-from palimpsest.training.shapes import encode_all, models, train
-from palimpsest.weights.load import load_autoencoder, own_device
+from palimpsest.training.shapes import PainterArguments, encode_all, models, train
+from palimpsest.weights.load import load_autoencoder
 from palimpsest.worlds.emoji import (
     Scene,
     World,
@@ -86,66 +86,38 @@ def read(tokenizer: WordTokenizer, texts: list[str], rng: random.Random) -> Tens
     return torch.cat(rows)
 
 
-def main(
-    *,
-    steps: int = 20000,
-    batch: int = 64,
-    lr: float = 1e-3,
-    scenes: int = 60000,
-    warmup: int = 300,
-    precision: str = "float32",
-    compiled: int = 0,
-    seed: int = 0,
-    workers: int = 0,
-    until: float = math.inf,
-    init: str = "",
-    data: str = "runs/emoji_data",
-    state: str = "runs/emoji",
-    vae: str = "emoji-vae",
-    device: str = "auto",
-    out: str = "weights",
-) -> None:
-    (rank, many), on = rank_and_world(), own_device(device)
-    arguments = dict(
-        steps=steps,
-        batch=batch,
-        lr=lr,
-        scenes=scenes,
-        warmup=warmup,
-        precision=precision,
-        compiled=compiled,
-        seed=seed,
-        init=Path(init).name,
-    )
-    world = open_world(data)
-    rng = random.Random(int(torch.randint(2**62, (), generator=step_generator(seed, steps, rank))))
-    known = sample_scenes([e for e in world.emoji if not is_held_out(e)], scenes // many, rng)
-    latents = encode_all(load_autoencoder(vae, on), known, lambda part: render(world, part), workers).half()
-    torch.manual_seed(seed)  # the initial weights, alike on every rank
+@dataclass(frozen=True)
+class Arguments(PainterArguments):
+    """What a run of this recipe can be asked for."""
+
+    recipe = "emoji"
+    name: str = "emoji"
+    steps: Count = 20000
+    batch: Count = 64
+    scenes: Count = 60000  # made and encoded once
+    data: str = "runs/emoji_data"  # the pictures
+    vae: str = "emoji-vae"
+
+
+def main(given: Arguments) -> None:
+    (rank, many), world = rank_and_world(), open_world(given.data)
+    generator = step_generator(given.seed, given.steps, rank)
+    rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
+    known = sample_scenes([e for e in world.emoji if not is_held_out(e)], given.scenes // many, rng)
+    vae = load_autoencoder(given.vae, given.on)
+    latents = encode_all(vae, known, lambda part: render(world, part), given.workers).half()
+    torch.manual_seed(given.seed)  # the initial weights, alike on every rank
     modules, tokenizer, config = models(NET, LENGTH, vocabulary(world))
-    earlier = start_from(init, dict(modules))
+    earlier = start_from(given.init, dict(modules))
 
     def draw(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        rows = torch.randint(len(known), (batch // many,), generator=generator)
+        rows = torch.randint(len(known), (given.share,), generator=generator)
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         tokens = read(tokenizer, [told(known[i], rng) for i in rows.tolist()], rng)
         return latents[rows].float().to(memory_format=torch.channels_last), tokens
 
-    train(
-        "emoji",
-        modules,
-        draw,
-        config,
-        arguments,
-        earlier=earlier,
-        vae=vae,
-        state=state,
-        on=on,
-        out=out,
-        workers=workers,
-        until=until,
-    )
+    train(given, modules, draw, config, earlier)
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, Arguments)

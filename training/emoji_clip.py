@@ -10,10 +10,9 @@ caption fits; chance rarely draws them."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -22,8 +21,7 @@ from palimpsest.nets.judges.clip import CLIP
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.training.emoji import LENGTH, read, vocabulary
 from palimpsest.training.recipe import command_line, start_from
-from palimpsest.training.shapes_clip import CLEAN, train
-from palimpsest.weights.load import own_device
+from palimpsest.training.shapes_clip import CLEAN, ClipArguments, train
 from palimpsest.worlds.emoji import Emoji, World, caption, is_held_out, open_world, render, sample_scenes
 
 
@@ -37,58 +35,32 @@ def drawn(
     return render(world, scenes), read(tokenizer, texts, rng)
 
 
-def main(
-    *,
-    steps: int = 3000,
-    batch: int = 128,
-    lr: float = 1e-3,
-    warmup: int = 200,
-    precision: str = "float32",
-    seed: int = 0,
-    workers: int = 0,
-    until: float = math.inf,
-    tests: int = 1024,
-    init: str = "",
-    data: str = "runs/emoji_data",
-    name: str = "emoji-clip",
-    state: str = "runs/emoji_clip",
-    device: str = "auto",
-    out: str = "weights",
-) -> None:
-    arguments = dict(
-        steps=steps,
-        batch=batch,
-        lr=lr,
-        warmup=warmup,
-        precision=precision,
-        seed=seed,
-        tests=tests,
-        init=Path(init).name,
-    )
-    world, on = open_world(data), own_device(device)
+@dataclass(frozen=True)
+class Arguments(ClipArguments):
+    """What a run of this recipe can be asked for."""
+
+    recipe = "emoji_clip"
+    name: str = "emoji-clip"
+    data: str = "runs/emoji_data"  # the pictures
+
+
+def main(given: Arguments) -> None:
+    world = open_world(given.data)
     tokenizer = WordTokenizer(vocabulary(world), LENGTH)
     config = CLEAN | dict(length=LENGTH, vocab=tokenizer.vocab_size, end=tokenizer.end)
-    torch.manual_seed(seed)
+    torch.manual_seed(given.seed)
     net = CLIP(**config)
-    earlier = start_from(init, {"clip": net})
+    earlier = start_from(given.init, {"clip": net})
     known, unseen = ([e for e in world.emoji if is_held_out(e) == held] for held in (False, True))
     train(
-        name,
+        given,
         net,
         dict(kind="clip", clip=config, words=tokenizer.words),
         lambda n, g: drawn(world, known, tokenizer, n, g),
         lambda n, g: drawn(world, unseen, tokenizer, n, g),
-        arguments,
-        recipe="palimpsest.training.emoji_clip",
-        earlier=earlier,
-        init=init,
-        state=state,
-        on=on,
-        out=out,
-        workers=workers,
-        until=until,
+        earlier,
     )
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, Arguments)

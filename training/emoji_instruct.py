@@ -13,22 +13,29 @@ number; a kind is drawn as often as the square root of how many pairs it has."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
+from palimpsest.arguments import Count
 from palimpsest.fit.ahead import step_generator
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.training.emoji import LENGTH, NET, models, read, vocabulary
 from palimpsest.training.recipe import command_line
 from palimpsest.training.shapes import encode_all
-from palimpsest.training.shapes_instruct import Pairs, condition_scale, pairs_of, train, widened
-from palimpsest.weights.load import load_autoencoder, own_device
+from palimpsest.training.shapes_instruct import (
+    InstructArguments,
+    Pairs,
+    condition_scale,
+    pairs_of,
+    train,
+    widened,
+)
+from palimpsest.weights.load import load_autoencoder
 from palimpsest.weights.model import Autoencoder
 from palimpsest.worlds.emoji import Pair, World, elsewhere, open_world, pairs, render
 
@@ -58,67 +65,35 @@ def read_some(tokenizer: WordTokenizer, texts: list[str], generator: Generator) 
     return read(tokenizer, texts, random.Random(int(torch.randint(2**62, (), generator=generator))))
 
 
-def main(
-    *,
-    steps: int = 8000,
-    batch: int = 64,
-    lr: float = 6e-4,
-    n: int = 40000,
-    pairs: str = "",
-    warmup: int = 200,
-    precision: str = "float32",
-    compiled: int = 0,
-    seed: int = 0,
-    workers: int = 0,
-    until: float = math.inf,
-    init: str = "weights/emoji.safetensors",
-    data: str = "runs/emoji_data",
-    name: str = "emoji-instruct",
-    state: str = "runs/emoji_instruct",
-    vae: str = "emoji-vae",
-    device: str = "auto",
-    out: str = "weights",
-) -> None:
-    (rank, many), on = rank_and_world(), own_device(device)
-    arguments = dict(
-        steps=steps,
-        batch=batch,
-        lr=lr,
-        n=n,
-        pairs=Path(pairs).name,
-        warmup=warmup,
-        precision=precision,
-        compiled=compiled,
-        seed=seed,
-        init=Path(init).name,
-    )
-    world, autoencoder = open_world(data), load_autoencoder(vae, on)
-    rng = random.Random(int(torch.randint(2**62, (), generator=step_generator(seed, steps, rank))))
-    torch.manual_seed(seed)  # the initial weights, alike on every rank
-    model = widened(models(NET, LENGTH, vocabulary(world)), init)
-    known, count = encoded(autoencoder, world, draw_pairs(world, n // many, rng), workers), n // many * many
-    if pairs:
-        theirs = pairs_of(pairs, autoencoder, 64, model[1], workers)
+@dataclass(frozen=True)
+class Arguments(InstructArguments):
+    """What a run of this recipe can be asked for."""
+
+    recipe = "emoji_instruct"
+    name: str = "emoji-instruct"
+    steps: Count = 8000
+    batch: Count = 64
+    n: Count = 40000
+    data: str = "runs/emoji_data"  # the pictures
+    vae: str = "emoji-vae"
+    init: str = "weights/emoji.safetensors"
+
+
+def main(given: Arguments) -> None:
+    rank, many = rank_and_world()
+    world, autoencoder = open_world(given.data), load_autoencoder(given.vae, given.on)
+    generator = step_generator(given.seed, given.steps, rank)
+    rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
+    torch.manual_seed(given.seed)  # the initial weights, alike on every rank
+    model = widened(models(NET, LENGTH, vocabulary(world)), given.init)
+    known = encoded(autoencoder, world, draw_pairs(world, given.n // many, rng), given.workers)
+    count = given.n // many * many
+    if given.pairs:
+        theirs = pairs_of(given.pairs, autoencoder, 64, model[1], given.workers)
         known = *(torch.cat([a, b.half()]) for a, b in zip(known[:2], theirs[:2])), known[2] + theirs[2]
         count += len(theirs[2])
-    train(
-        name,
-        model,
-        known,
-        arguments,
-        init=init,
-        scale=condition_scale(autoencoder),
-        count=count,
-        recipe="palimpsest.training.emoji_instruct",
-        read=read_some,
-        vae=vae,
-        state=state,
-        on=on,
-        out=out,
-        workers=workers,
-        until=until,
-    )
+    train(given, model, known, scale=condition_scale(autoencoder), count=count, read=read_some)
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, Arguments)

@@ -14,16 +14,17 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from palimpsest.arguments import Count
 from palimpsest.training.emoji_instruct import draw_pairs
-from palimpsest.training.pairs import MOST, N_TRUE, Told, check_settings, paint
+from palimpsest.training.pairs import N_TRUE, PaintArguments, Told, paint
 from palimpsest.training.recipe import command_line
-from palimpsest.weights.files import sha256
 from palimpsest.weights.judges import load_judge
-from palimpsest.weights.load import find, load, own_device
+from palimpsest.weights.load import load, own_device
 from palimpsest.worlds.emoji import Pair, World, caption, open_world, render
 from palimpsest.worlds.triplets import Triplet, text_of
 
@@ -50,39 +51,31 @@ def true_edits(world: World, drawn: Sequence[Pair]) -> Iterator[Told]:
         yield *(render(world, s) for s in scenes), *([*map(caption, s)] for s in scenes)
 
 
-def main(
-    *,
-    n: int = 1000,
-    out: str = "runs/emoji_pairs",
-    samples: int = 4,
-    most: int = MOST,
-    how: str = "cross",
-    steps: int = 20,
-    w: float = 3.0,
-    batch: int = 16,
-    unfiltered: int = 0,
-    seed: int = 0,
-    data: str = "runs/emoji_data",
-    model: str = "emoji",
-    clip: str = "emoji-clip",
-    device: str = "auto",
-) -> None:
-    asked = dict(samples=samples, most=most, how=how, steps=steps, w=w, unfiltered=unfiltered, seed=seed)
-    check_settings(asked | dict(batch=batch, n=n))
-    on, world = own_device(device), open_world(data)
-    wishes = wishes_of(world, n, random.Random(f"wishes {seed}"))
+@dataclass(frozen=True)
+class Arguments(PaintArguments):
+    """What the pairs of the emoji world are painted with."""
+
+    n: Count = 1000  # wishes
+    out: str = "runs/emoji_pairs"
+    data: str = "runs/emoji_data"  # the pictures
+    model: str = "emoji"
+    clip: str = "emoji-clip"
+
+
+def main(given: Arguments) -> None:
+    on, world = own_device(given.device), open_world(given.data)
+    wishes = wishes_of(world, given.n, random.Random(f"wishes {given.seed}"))
     said = hashlib.sha256("\n".join(map(text_of, wishes)).encode()).hexdigest()
-    models = load(model, on, torch.float32), load_judge(clip, on), None
     paint(
-        models,
+        (load(given.model, on, torch.float32), load_judge(given.clip, on), None),
         wishes,
-        dict(triplets=said, **asked, model=sha256(find(model)), clip=sha256(find(clip))),
+        given.identity(said),
         lambda: true_edits(world, draw_pairs(world, N_TRUE, random.Random("thresholds"))),
-        Path(out),
-        batch,
+        Path(given.out),
+        given.batch,
         on,
     )
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, Arguments)

@@ -10,15 +10,16 @@ are held out of training."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
+from palimpsest.arguments import Count
 from palimpsest.training.recipe import command_line
-from palimpsest.training.shapes_vae import train
+from palimpsest.training.shapes_vae import VaeArguments, train
 from palimpsest.worlds.emoji import World, is_held_out, open_world, render, sample_scenes
 
 CONFIG = dict(width=24, mult=(1, 2, 4), blocks=1, latent_channels=8, norm_groups=8)
@@ -35,48 +36,21 @@ def pictures(world: World, held_out: bool) -> Callable[[int, Generator], Tensor]
     return draw
 
 
-def main(
-    *,
-    steps: int = 6000,
-    batch: int = 16,
-    lr: float = 1.5e-3,
-    kl_weight: float = 1e-6,
-    smooth: float = 0.1,
-    tests: int = 512,
-    precision: str = "float32",
-    compiled: int = 0,
-    seed: int = 0,
-    workers: int = 0,
-    until: float = math.inf,
-    init: str = "",
-    data: str = "runs/emoji_data",
-    state: str = "runs/emoji_vae",
-    device: str = "auto",
-    out: str = "weights",
-) -> None:
-    world = open_world(data)
-    train(
-        "emoji-vae",
-        pictures(world, held_out=False),
-        pictures(world, held_out=True),
-        config=CONFIG,
-        steps=steps,
-        batch=batch,
-        lr=lr,
-        kl_weight=kl_weight,
-        smooth=smooth,
-        tests=tests,
-        seed=seed,
-        init=init,
-        state=state,
-        device=device,
-        out=out,
-        precision=precision,
-        compiled=compiled,
-        workers=workers,
-        until=until,
-    )
+@dataclass(frozen=True)
+class Arguments(VaeArguments):
+    """What a run of this recipe can be asked for."""
+
+    recipe = "emoji_vae"
+    name: str = "emoji-vae"
+    steps: Count = 6000
+    batch: Count = 16
+    data: str = "runs/emoji_data"  # the pictures
+
+
+def main(given: Arguments) -> None:
+    world = open_world(given.data)
+    train(given, CONFIG, pictures(world, held_out=False), pictures(world, held_out=True))
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, Arguments)

@@ -23,12 +23,14 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from palimpsest.training.recipe import command_line
+from palimpsest.arguments import ArgumentError, Positive, check
+from palimpsest.training.recipe import Switch, command_line
 from palimpsest.weights.files import FOLDER, WeightsError, read_weights, sha256, write_json
 
 PACK = 120  # seconds between two packs
@@ -130,7 +132,7 @@ TINY = dict(  # a rehearsal's: whatever of it a recipe knows
 def command(job: Job, folder: Path, until: float, rehearse: bool) -> list[str]:
     """The recipe's command line."""
     recipe = f"palimpsest.training.{job.recipe}"
-    known = inspect.signature(import_module(recipe).main).parameters
+    known = inspect.signature(import_module(recipe).Arguments).parameters
     given = job.arguments | (TINY if rehearse else {})
     given |= dict(name=job.name, state=folder / job.name, out=folder / "next", until=until)
     words = []
@@ -345,31 +347,37 @@ def pauses(shift: Shift, out: Path) -> Iterator[None]:
             shift.pack(out)
 
 
-def main(
-    *,
-    seconds: float = 690.0,
-    only: str = "",
-    without: str = "",
-    rehearse: int = 0,
-    unpack: str = "",
-    state: str = "runs/gpu",
-    out: str = "runs/gpu/out",
-) -> None:
-    """only, without: names of jobs, with commas between them; state: where runs and what they make lie."""
-    if unpack:
-        print("\n".join(unpacked(Path(unpack), FOLDER / "next")))
+@dataclass(frozen=True)
+class Arguments:
+    """What a loan is used for."""
+
+    seconds: Positive = 690.0
+    only: str = ""  # names of jobs, with commas between them
+    without: str = ""  # names of jobs that are left out
+    rehearse: Switch = 0  # 1: each job, tiny, on a CPU
+    unpack: str = ""  # a folder that came back: put its files into weights/next, and do nothing else
+    state: str = "runs/gpu"  # where runs and what they make lie
+    out: str = "runs/gpu/out"  # where the pieces go
+
+    def __post_init__(self) -> None:
+        check(Arguments, vars(self))
+        known = [job.name for job in JOBS]
+        for argument, names in (("only", self.only), ("without", self.without)):
+            if unknown := [name for name in names.split(",") if name and name not in known]:
+                raise ArgumentError(argument, f"there is no job {unknown[0]!r}; there are {', '.join(known)}")
+
+
+def main(given: Arguments) -> None:
+    if given.unpack:
+        print("\n".join(unpacked(Path(given.unpack), FOLDER / "next")))
         return
-    known = [job.name for job in JOBS]
-    for name in [*only.split(","), *without.split(",")]:
-        if name and name not in known:
-            raise ValueError(f"only, without: there is no job {name!r}; there are {', '.join(known)}")
+    only, without, seconds, rehearse = given.only, given.without, given.seconds, given.rehearse
     wanted = [j for j in JOBS if (not only or j.name in only.split(",")) and j.name not in without.split(",")]
-    folder, place = Path(state).resolve(), Path(out).resolve()
+    folder, place = Path(given.state).resolve(), Path(given.out).resolve()
     for one in (folder / "next", place):
         one.mkdir(parents=True, exist_ok=True)
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # in the background it would be ignored, here and below
+    # in the background Ctrl-C would be ignored, here and below
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     shift = Shift(wanted, folder, seconds, bool(rehearse), place / "log.txt")
     try:
         for _ in pauses(shift, place):
@@ -386,4 +394,4 @@ def main(
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, Arguments)

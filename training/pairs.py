@@ -22,18 +22,20 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from palimpsest.arguments import Count, Rounds, Scale, Seed, check
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
 from palimpsest.metrics.similarity import cosine, directional
 from palimpsest.nets.tokenizer import Tokenizer
-from palimpsest.training.recipe import command_line
+from palimpsest.training.recipe import Switch, command_line
 from palimpsest.weights.files import sha256, write_json
 from palimpsest.weights.judges import Judge, Oracle, load_judge, load_reader
 from palimpsest.weights.load import find, load, own_device
@@ -191,13 +193,14 @@ def append(file: Path, row: dict[str, Any]) -> None:
         f.write(("\n" if torn else "") + json.dumps(row) + "\n")
 
 
-def check(path: str, wishes: Sequence[Triplet], tokenizers: Sequence[Tokenizer], read: bool) -> None:
+def check_triplets(path: str, wishes: Sequence[Triplet], tokenizers: Sequence[Tokenizer], read: bool) -> None:
     """Raises ValueError that names the first line which cannot be painted or judged: before hours of
     work, not after them.
     """
     if not wishes:
         raise ValueError(
-            f"triplets: {path} holds none; write some with python -m palimpsest.training.shapes_language --sample 4000"
+            f"triplets: {path} holds none; write some with python -m palimpsest.training.shapes_language "
+            f"--sample 4000"
         )
     for number, t in enumerate(wishes, 1):
         try:
@@ -209,56 +212,61 @@ def check(path: str, wishes: Sequence[Triplet], tokenizers: Sequence[Tokenizer],
             raise ValueError(f"triplets: {path}, line {number}: {error}") from None
         if t.caption == t.edited:
             raise ValueError(
-                f"triplets: {path}, line {number}: both captions are {t.caption!r}, which asks for no edit; leave it out"
+                f"triplets: {path}, line {number}: both captions are {t.caption!r}, which asks for no edit; "
+                f"leave it out"
             )
 
 
-def main(
-    *,
-    triplets: str = "weights/triplets.jsonl",
-    out: str = "runs/pairs",
-    samples: int = 4,
-    most: int = MOST,
-    how: str = "cross",
-    steps: int = 20,
-    w: float = 3.0,
-    batch: int = 16,
-    limit: int = 0,
-    unfiltered: int = 0,
-    seed: int = 0,
-    model: str = "shapes",
-    clip: str = "shapes-clip",
-    reader: str = "shapes-reader",
-    device: str = "auto",
-) -> None:
-    asked = dict(samples=samples, most=most, how=how, steps=steps, w=w, unfiltered=unfiltered, seed=seed)
-    check_settings(asked | dict(batch=batch, limit=limit))
-    on = own_device(device)
-    wishes = read_triplets(triplets)[: limit or None]
-    painter, judge, oracle = (
-        load(model, on, torch.float32),
-        load_judge(clip, on),
-        load_reader(reader, on) if reader else None,
-    )
-    check(triplets, wishes, (painter.tokenizer, judge.tokenizer), read=oracle is not None)
+@dataclass(frozen=True)
+class PaintArguments:
+    """What pairs, of any world, are painted with."""
+
+    out: str = "runs/pairs"  # a folder
+    samples: Count = 4  # pictures that are painted of each wish
+    most: Count = MOST  # pairs that are kept of each wish
+    how: Literal[HOW] = "cross"
+    steps: Count = 20
+    w: Scale = 3.0
+    batch: Count = 16
+    unfiltered: Switch = 0  # 1: CLIP does not choose
+    seed: Seed = 0
+    model: str = "shapes"  # what paints
+    clip: str = "shapes-clip"  # what chooses
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check(type(self), vars(self))
+
+    def identity(self, triplets: str) -> dict[str, Any]:
+        """What makes these pairs the pairs they are; triplets: the hash of the wishes."""
+        asked = ("samples", "most", "how", "steps", "w", "unfiltered", "seed")
+        nets = dict(model=sha256(find(self.model)), clip=sha256(find(self.clip)))
+        return dict(triplets=triplets) | {name: getattr(self, name) for name in asked} | nets
+
+
+@dataclass(frozen=True)
+class Arguments(PaintArguments):
+    """What the pairs of the shapes world are painted with."""
+
+    triplets: str = "weights/triplets.jsonl"  # a file of wishes
+    limit: Rounds = 0  # paint only so many of them; 0: all
+    reader: str = "shapes-reader"  # what reads the truth off the pairs, for the record alone; "": nothing
+
+
+def main(given: Arguments) -> None:
+    on, wishes = own_device(given.device), read_triplets(given.triplets)[: given.limit or None]
+    painter, judge = load(given.model, on, torch.float32), load_judge(given.clip, on)
+    oracle = load_reader(given.reader, on) if given.reader else None
+    check_triplets(given.triplets, wishes, (painter.tokenizer, judge.tokenizer), read=oracle is not None)
     paint(
         (painter, judge, oracle),
         wishes,
-        dict(triplets=sha256(triplets), **asked, model=sha256(find(model)), clip=sha256(find(clip))),
+        given.identity(sha256(given.triplets)),
         lambda: true_edits(N_TRUE, 0),
-        Path(out),
-        batch,
+        Path(given.out),
+        given.batch,
         on,
     )
-
-
-def check_settings(asked: dict[str, Any]) -> None:
-    """Raises ValueError for the first setting that is not to be had; asked: those of `main`."""
-    if asked["how"] not in HOW:
-        raise ValueError(f"how: must be one of {', '.join(HOW)}, got {asked['how']!r}")
-    for name, lowest in dict(samples=1, most=1, steps=1, batch=1, n=1, limit=0).items():
-        if asked.get(name, lowest) < lowest:
-            raise ValueError(f"{name}: must be at least {lowest}, got {asked[name]}")
 
 
 def paint(
@@ -396,4 +404,4 @@ def summary(folder: Path, identity: dict[str, Any], least: Scores | None, n: int
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, Arguments)

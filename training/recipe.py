@@ -5,18 +5,22 @@ manifest.
 from __future__ import annotations
 
 import copy
-import inspect
+import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from palimpsest.cli.manners import Parser, exit_code, number, whole
+from palimpsest.arguments import Count, Interval, Positive, Rounds, check
+from palimpsest.cli.manners import Parser, exit_code, options
+from palimpsest.fit.processes import rank_and_world
 from palimpsest.fit.run import Fitted
+from palimpsest.fit.settings import Files, Seed, Settings
 from palimpsest.weights.files import (
     FOLDER,
     MANIFEST,
@@ -30,31 +34,100 @@ from palimpsest.weights.files import (
     write_json,
     write_weights,
 )
+from palimpsest.weights.load import own_device
 from palimpsest.worlds.scene import WORDS
 
+Switch = Annotated[int, Interval(0, 1)]  # 0 no, 1 yes
 
-def command_line(main: Callable[..., Any]) -> None:
-    """Run a recipe's `main` with its keyword-only arguments taken from the command line, `--lr 1e-3
-    --steps 100`.
-    """
-    parser = Parser(description=(sys.modules[main.__module__].__doc__ or "").splitlines()[0])
-    for name, p in inspect.signature(main).parameters.items():
-        kind = {int: whole, float: number}.get(type(p.default), str)
-        parser.add_argument(
-            "--" + name.replace("_", "-"), type=kind, default=p.default, help=f"(default: {p.default!r})"
+
+@dataclass(frozen=True)
+class RunArguments:
+    """What every run can be asked for. A recipe's `Arguments` add its own fields, and have other defaults."""
+
+    recipe: ClassVar[str]  # the module in training/
+    elsewhere: ClassVar[tuple[str, ...]] = (
+        "name",
+        "workers",
+        "until",
+        "state",
+        "vae",
+        "data",
+        "device",
+        "out",
+    )
+
+    steps: Count = 1000
+    batch: Count = 32  # pictures (or texts, or pairs) of a step, over all processes
+    lr: Positive = 1e-3  # learning rate at its highest
+    warmup: Rounds = 200  # steps in which it rises
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compiled: Switch = 0  # torch.compile the net: pays from some thousand steps on
+    seed: Seed = 0
+    init: str = ""  # an earlier file of this recipe, to go on from
+    # where it runs and what it is called: no part of what the run is
+    name: str = ""  # of the weight file
+    workers: Rounds = 0  # processes that draw data ahead
+    until: float = math.inf  # end at this time, as time.time() tells it
+    state: str = ""  # a folder for checkpoint and log; "": runs/NAME
+    device: str = "auto"
+    out: str = "weights"  # the folder that the file is written to
+
+    def __post_init__(self) -> None:
+        check(type(self), vars(self))
+
+    def record(self) -> dict[str, Any]:
+        """What makes the run the run it is, for the manifest: all but where it runs."""
+        kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.elsewhere}
+        return kept | dict(init=Path(self.init).name)
+
+    def settings(self) -> Settings:
+        """How `fit` is to learn."""
+        return Settings(
+            steps=self.steps,
+            lr=self.lr,
+            warmup=self.warmup,
+            optimiser=self.optimiser,
+            precision=self.precision,
+            seed=self.seed,
         )
-    sys.exit(exit_code(lambda: main(**checked(vars(parser.parse_args())))))
+
+    def files(self, save_every: int = 100) -> Files:
+        """What the run leaves on the disk while it goes on."""
+        identity = self.record() | dict(init=sha256(self.init) if self.init else "")
+        return Files(
+            f"{self.folder}/checkpoint.pt",
+            f"{self.folder}/loss.csv",
+            save_every,
+            identity=dict(recipe=identity),
+        )
+
+    @property
+    def folder(self) -> str:
+        """Where the checkpoint and the log stand."""
+        return self.state or f"runs/{self.name}"
+
+    @property
+    def share(self) -> int:
+        """Pictures of a step for this process."""
+        return self.batch // rank_and_world()[1]
+
+    @property
+    def on(self) -> torch.device:
+        """The device that this process trains on."""
+        return own_device(self.device)
 
 
-COUNTS = ("steps", "batch", "scenes", "n", "tests", "triplets", "reading", "reconstructions")
+def recent(losses: list[float], n: int = 200) -> float:
+    """The mean of the last n losses."""
+    return sum(losses[-n:]) / len(losses[-n:])
 
 
-def checked(given: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's arguments, if what it counts is there to be counted: asked before the long work."""
-    for name in COUNTS:
-        if isinstance(given.get(name), int) and given[name] < 1:
-            raise ValueError(f"{name}: must be at least 1, got {given[name]}")
-    return given
+def command_line(main: Callable[[Any], Any], arguments: type) -> None:
+    """Run `main` on a record whose fields come from the command line: `--lr 1e-3 --steps 100`."""
+    parser = Parser(description=(sys.modules[main.__module__].__doc__ or "").split("\n\n")[0])
+    options(parser, arguments, dict.fromkeys([f.name for f in fields(arguments)], ""))
+    sys.exit(exit_code(lambda: main(arguments(**vars(parser.parse_args())))))
 
 
 def revision() -> str:
@@ -121,34 +194,33 @@ def start_from(init: str, modules: dict[str, nn.Module]) -> list[dict[str, Any]]
 
 
 def publish(
-    name: str,
+    given: RunArguments,
     modules: dict[str, nn.Module],
     config: dict[str, Any],
-    *,
-    out: str,
-    recipe: str,
-    arguments: dict[str, Any],
     fitted: Fitted,
     figures: dict[str, Any],
     earlier: list[dict[str, Any]],
+    *,
     dtype: torch.dtype = torch.float16,
+    out: str = "",
 ) -> Path:
-    """Write `name`.safetensors into `out` and, where that is the package's own folder, its record into
-    MANIFEST.json.
+    """Write NAME.safetensors and its record: into MANIFEST.json for the package's own folder, else beside it.
 
-    earlier: the runs that this one went on from. The file's header carries them too, as `trained`. The
-    steps of the record are those that were done, fewer than were asked for where a run was ended before.
+    out: the folder, given.out unless said. earlier: the runs that this one went on from; the file's header
+    carries them too, as `trained`. The record's steps are those that were done, fewer than were asked for
+    where the run ended by the clock.
     """
-    arguments = arguments | dict(steps=len(fitted.losses))
+    arguments, out = given.record(), out or given.out
+    arguments |= dict(steps=len(fitted.losses))
     config = dict(
         config, trained=[*earlier, dict(arguments, seconds=round(fitted.seconds), revision=REVISION)]
     )
-    path = write_weights(Path(out) / f"{name}.safetensors", modules, config, dtype)
+    path = write_weights(Path(out) / f"{given.name}.safetensors", modules, config, dtype)
     record = dict(
         kind=config["kind"],
         sha256=sha256(path),
         bytes=path.stat().st_size,
-        recipe=f"python -m {recipe}",
+        recipe=f"python -m palimpsest.training.{given.recipe}",
         arguments=arguments,
         seed=arguments.get("seed"),
         steps=arguments["steps"],

@@ -13,25 +13,26 @@ predict: a young model learns most from tilt 1. Outlines are made where t is sma
 sharpens them. `two` is the share of scenes with two things; `init` goes on from the weights of an earlier
 run. Flowers and dots are learned last: after a million pictures four of five wrong answers were a flower
 painted as a circle or dots as stripes, and telling the word that is wrong cost the loss a tenth of what it
-costs for stars. `hard` draws scenes with them so many times as often. `free` is the share of captions in free
-wordings (worlds/wordings.py)."""
+costs for stars. `hard` draws scenes with them so many times as often. `free` is the share of captions in
+free wordings (worlds/wordings.py).
+"""
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+from palimpsest.arguments import Count, Fraction, Hint, Interval, Positive, Rounds
 from palimpsest.fit.ahead import ahead, moved, step_generator
 from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.fit.run import Fitted
-from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.tokenizer import WordTokenizer, split_words
 from palimpsest.nets.unet import UNet
@@ -39,9 +40,9 @@ from palimpsest.samplers.convert import q_sample
 from palimpsest.samplers.ddpm import l_simple
 from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
-from palimpsest.training.recipe import command_line, publish, start_from, storage_error
+from palimpsest.training.recipe import RunArguments, command_line, publish, recent, start_from, storage_error
 from palimpsest.weights.files import sha256
-from palimpsest.weights.load import find, load_autoencoder, own_device
+from palimpsest.weights.load import find, load_autoencoder
 from palimpsest.weights.model import Autoencoder
 from palimpsest.worlds.scene import WORDS, Scene
 from palimpsest.worlds.shapes import caption, render, sample_scene
@@ -58,6 +59,7 @@ NET = dict(
     ctx_width=128,
     norm_groups=8,
 )
+Tilt = Annotated[float, Interval(-1, open_low=True), Hint("times are drawn with density ∝ t^tilt")]
 LENGTH = 24
 EMPTY = 0.1  # the share of captions that are empty
 SOME = 64  # pictures that are encoded at once
@@ -117,8 +119,8 @@ def make_latents(
 def encode_all(
     vae: Autoencoder, scenes: Sequence[Any], draw: Callable[[Sequence[Any]], Tensor], workers: int = 0
 ) -> Tensor:
-    """The latents (n c y x) of scenes, drawn (by `workers` processes) and encoded SOME at a time; on
-    the CPU, in the autoencoder's precision.
+    """The latents (n c y x) of scenes, drawn (by `workers` processes) and encoded SOME at a time; on the
+    CPU, in the autoencoder's precision.
     """
     some = next(vae.vae.parameters())
     pictures = ahead(lambda i: draw(scenes[i : i + SOME]), range(0, len(scenes), SOME), workers)
@@ -146,177 +148,103 @@ def loss(
     )  # Eq. (5) in v-form
 
 
+@dataclass(frozen=True)
+class PainterArguments(RunArguments):
+    """What a run of a text-to-picture model in latents can be asked for, in any world."""
+
+    elsewhere = (*RunArguments.elsewhere, "snapshots")
+    warmup: Rounds = 300
+    tilt: Tilt = 1.0
+    snapshots: str = ""  # a folder where each checkpoint leaves the average as a file that `load` opens
+    vae: str = "shapes-vae"
+
+
+@dataclass(frozen=True)
+class Arguments(PainterArguments):
+    """What a run of this recipe can be asked for."""
+
+    recipe = "shapes"
+    name: str = "shapes"
+    steps: Count = 5400
+    scenes: Count = 40000  # made and encoded once
+    two: Fraction = 0.5  # share of scenes with two things
+    hard: Positive = 1.0  # draws scenes with what is learnt last so many times as often
+    free: Fraction = 0.0  # share of captions in free wordings
+    width: Count = NET["width"]
+    blocks: Count = NET["blocks"]
+    heads: Count = NET["heads"]
+
+
+def header(given: RunArguments, config: dict) -> dict:
+    """What the file of a latent v-model says of itself; given.vae names its autoencoder."""
+    known = dict(kind="text2image", prediction="v", schedule=dict(name="cosine", T=1000), size=64)
+    return known | dict(vae=Path(given.vae).stem, vae_sha256=sha256(find(given.vae))) | config
+
+
 def train(
-    name: str,
+    given: PainterArguments,
     modules: nn.ModuleDict,
     data: Callable[[int, Generator], tuple[Tensor, Tensor]],
     config: dict,
-    arguments: dict,
-    *,
     earlier: list[dict],
-    vae: str,
-    state: str,
-    on: torch.device,
-    out: str,
-    workers: int = 0,
-    until: float = math.inf,
-    snapshots: str = "",
 ) -> None:
-    """Train the modules on latents and tokens that `data` gives for a step, and publish them; `arguments`
-    are the recipe's. snapshots: a folder where each checkpoint leaves the average as a file that `load`
-    opens; "": none.
-    """
-    schedule, seed, steps = Schedule.cosine(), arguments["seed"], arguments["steps"]
-    config = dict(
-        kind="text2image",
-        prediction="v",
-        schedule=dict(name="cosine", T=schedule.T),
-        vae=Path(vae).stem,
-        vae_sha256=sha256(find(vae)),
-        size=64,
-        **config,
-    )
-    modules.to(on, memory_format=torch.channels_last)
-    if arguments["compiled"]:
+    """Train the modules on latents and tokens that `data` gives for a step, and publish them."""
+    schedule, config = Schedule.cosine(), header(given, config)
+    modules.to(given.on, memory_format=torch.channels_last)
+    if given.compiled:
         modules["net"].compile()
 
-    def write(fitted: Fitted, folder: str, figures: dict[str, float]) -> dict[str, float]:
-        figures = dict(loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]), **figures)
-        publish(
-            name,
-            dict(fitted.ema),
-            config,
-            out=folder,
-            recipe=f"palimpsest.training.{name}",
-            arguments=arguments,
-            fitted=fitted,
-            figures=figures,
-            earlier=earlier,
-        )
-        return figures
+    def snapshot(fitted: Fitted) -> None:
+        figures = dict(loss=recent(fitted.losses))
+        publish(given, dict(fitted.ema), config, fitted, figures, earlier, out=given.snapshots)
 
     fitted = fit(
-        lambda m, d, g: loss(m, d, g, schedule, arguments.get("tilt", 1.0)),
+        lambda m, d, g: loss(m, d, g, schedule, given.tilt),
         modules,
         data,
-        Settings(
-            steps=steps,
-            lr=arguments["lr"],
-            optimiser=arguments.get("optimiser", "adamw"),
-            seed=seed,
-            warmup=arguments["warmup"],
-            precision=arguments["precision"],
-        ),
-        Files(
-            after_save=(lambda f: write(f, snapshots, {})) if snapshots else None,
-            checkpoint=f"{state}/checkpoint.pt",
-            log=f"{state}/loss.csv",
-            identity=dict(recipe=arguments),
-            save_every=100,
-        ),
-        workers=workers,
-        until=until,
+        given.settings(),
+        replace(given.files(), after_save=snapshot if given.snapshots else None),
+        workers=given.workers,
+        until=given.until,
     )
     if rank_and_world()[0] == 0:
-        g = step_generator(seed, steps + 1)
-        z, tokens = moved(data(steps, g), on)
+        g = step_generator(given.seed, given.steps + 1)
+        z, tokens = moved(data(given.steps, g), given.on)
         t = torch.linspace(50, schedule.T, len(z)).long()
         noised = q_sample(schedule, z, t, gaussian(z, g))
         error = storage_error(dict(fitted.ema), lambda m: m["net"](noised, t, m["text"](tokens)))
-        print(Path(out) / f"{name}.safetensors", write(fitted, out, dict(storage_error=error)))
+        figures = dict(loss=recent(fitted.losses), storage_error=error)
+        print(publish(given, dict(fitted.ema), config, fitted, figures, earlier), figures)
 
 
-def main(
-    *,
-    steps: int = 5400,
-    batch: int = 32,
-    lr: float = 1e-3,
-    scenes: int = 40000,
-    two: float = 0.5,
-    hard: float = 1.0,
-    free: float = 0.0,
-    tilt: float = 1.0,
-    width: int = NET["width"],
-    blocks: int = NET["blocks"],
-    heads: int = NET["heads"],
-    optimiser: str = "adamw",
-    warmup: int = 300,
-    precision: str = "float32",
-    compiled: int = 0,
-    seed: int = 0,
-    workers: int = 0,
-    until: float = math.inf,
-    init: str = "",
-    snapshots: str = "",
-    state: str = "runs/shapes",
-    vae: str = "shapes-vae",
-    device: str = "auto",
-    out: str = "weights",
-) -> None:
-    (rank, world), on = rank_and_world(), own_device(device)
-    if not tilt > -1:
-        raise ValueError(f"tilt: times are drawn with density ∝ t^tilt; it must be more than −1, got {tilt}")
-    arguments = dict(
-        steps=steps,
-        batch=batch,
-        lr=lr,
-        scenes=scenes,
-        two=two,
-        hard=hard,
-        free=free,
-        tilt=tilt,
-        width=width,
-        blocks=blocks,
-        heads=heads,
-        optimiser=optimiser,
-        warmup=warmup,
-        precision=precision,
-        compiled=compiled,
-        seed=seed,
-        init=Path(init).name,
-    )
+def main(given: Arguments) -> None:
+    rank, world = rank_and_world()
     known, latents = make_latents(
-        load_autoencoder(vae, on), scenes // world, step_generator(seed, steps, rank), workers
+        load_autoencoder(given.vae, given.on),
+        given.scenes // world,
+        step_generator(given.seed, given.steps, rank),
+        given.workers,
     )
-    torch.manual_seed(seed)  # the initial weights, alike on every rank
-    modules, tokenizer, config = models(NET | dict(width=width, blocks=blocks, heads=heads))
-    earlier = start_from(init, dict(modules))
+    torch.manual_seed(given.seed)  # the initial weights, alike on every rank
+    net = NET | dict(width=given.width, blocks=given.blocks, heads=given.heads)
+    modules, tokenizer, config = models(net)
+    earlier = start_from(given.init, dict(modules))
 
     singles, doubles = (torch.tensor([i for i, s in enumerate(known) if len(s.things) == n]) for n in (1, 2))
-    often = how_often(known, hard)
+    often = how_often(known, given.hard)
+
+    def some(group: Tensor, n: int, generator: Generator) -> Tensor:
+        return group[torch.multinomial(often[group], n, replacement=True, generator=generator)]
 
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        pairs = torch.rand(batch // world, generator=generator) < two
-        rows = torch.where(
-            pairs,
-            *(
-                group[torch.multinomial(often[group], len(pairs), replacement=True, generator=generator)]
-                for group in (doubles, singles)
-            ),
-        )
+        pairs = torch.rand(given.share, generator=generator) < given.two
+        rows = torch.where(pairs, *(some(group, len(pairs), generator) for group in (doubles, singles)))
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        z_0, tokens = (
-            latents[rows].to(memory_format=torch.channels_last),
-            tokenizer([told(known[i], rng, EMPTY, free) for i in rows.tolist()]),
-        )
-        return z_0, tokens
+        tokens = tokenizer([told(known[i], rng, EMPTY, given.free) for i in rows.tolist()])
+        return latents[rows].to(memory_format=torch.channels_last), tokens
 
-    train(
-        "shapes",
-        modules,
-        data,
-        config,
-        arguments,
-        earlier=earlier,
-        vae=vae,
-        state=state,
-        on=on,
-        out=out,
-        workers=workers,
-        until=until,
-        snapshots=snapshots,
-    )
+    train(given, modules, data, config, earlier)
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, Arguments)

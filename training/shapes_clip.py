@@ -11,18 +11,17 @@ once in n; the record tells how often these find it among 64."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+from palimpsest.arguments import Count, Fraction, Rounds
 from palimpsest.fit.ahead import moved, step_generator
 from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
-from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.judges.clip import CLIP, MEAN, STD, contrastive_loss
 from palimpsest.nets.judges.noised_clip import NoisedCLIP
 from palimpsest.nets.judges.vit import standardise
@@ -30,11 +29,17 @@ from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.samplers.convert import q_sample
 from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
-from palimpsest.training.recipe import command_line, publish, start_from, storage_error
+from palimpsest.training.recipe import (
+    RunArguments,
+    Switch,
+    command_line,
+    publish,
+    recent,
+    start_from,
+    storage_error,
+)
 from palimpsest.training.scenes import Draw, Supply
 from palimpsest.training.shapes import told
-from palimpsest.weights.files import sha256
-from palimpsest.weights.load import own_device
 from palimpsest.worlds.scene import WORDS
 
 LENGTH = 24
@@ -79,31 +84,37 @@ Data = Callable[
 ]  # n pictures in [−1, 1] and the rows of their captions
 
 
+@dataclass(frozen=True)
+class ClipArguments(RunArguments):
+    """What a run of a CLIP can be asked for, in either world."""
+
+    steps: Count = 3000
+    batch: Count = 128
+    tests: Count = 1024  # pictures that the finished net is measured on
+
+
+@dataclass(frozen=True)
+class Arguments(ClipArguments):
+    """What a run of this recipe can be asked for."""
+
+    recipe = "shapes_clip"
+    name: str = "shapes-clip"
+    two: Fraction = 0.4  # share of scenes with two things
+    noised: Switch = 0  # 1: a net that looks at x_t and is told t
+    kept: Rounds = 0  # scenes drawn once and used again; 0: each step draws its own
+
+
 def train(
-    name: str,
+    given: ClipArguments,
     net: CLIP | NoisedCLIP,
     config: dict[str, Any],
     data: Data,
     fresh: Data,
-    arguments: dict[str, Any],
-    *,
-    recipe: str,
     earlier: list[dict[str, Any]],
-    init: str,
-    state: str,
-    on: torch.device,
-    out: str,
-    workers: int = 0,
-    until: float = math.inf,
 ) -> None:
     """Train a net on what `data` gives, judge it by what `fresh` gives, and publish it."""
-    (rank, world), schedule, steps, seed = (
-        rank_and_world(),
-        Schedule.cosine(SCHEDULE["T"]),
-        arguments["steps"],
-        arguments["seed"],
-    )
-    net.to(on)
+    schedule = Schedule.cosine(SCHEDULE["T"])
+    net.to(given.on)
 
     def loss(net: nn.Module, d: tuple[Tensor, Tensor], generator: Generator) -> Tensor:
         return contrastive_loss(logits(net, *d, generator, schedule))
@@ -111,99 +122,51 @@ def train(
     fitted = fit(
         loss,
         net,
-        lambda step, g: data(arguments["batch"] // world, g),
-        Settings(
-            steps=steps,
-            lr=arguments["lr"],
-            precision=arguments["precision"],
-            seed=seed,
-            warmup=arguments["warmup"],
-            weight_decay=0.0125,
-        ),
-        Files(
-            checkpoint=f"{state}/checkpoint.pt",
-            log=f"{state}/loss.csv",
-            identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")),
-        ),
-        workers=workers,
-        until=until,
+        lambda step, g: data(given.share, g),
+        replace(given.settings(), weight_decay=0.0125),
+        given.files(),
+        workers=given.workers,
+        until=given.until,
     )
-    if rank == 0:
-        g, net, tests = step_generator(seed, steps + 1), fitted.ema, arguments["tests"]
-        pictures, tokens = moved(fresh(tests, g), on)
-        figures = {"n": tests, "among": AMONG, "loss": sum(fitted.losses[-200:]) / len(fitted.losses[-200:])}
-        for t in (1, 250, 500, 750) if isinstance(net, NoisedCLIP) else (0,):
-            found = [
-                logits(net, p, k, g, schedule, torch.full((len(p),), t)).argmax(1)
-                == torch.arange(len(p), device=on)
-                for p, k in zip(pictures.split(AMONG), tokens.split(AMONG))
-            ]
-            figures[f"found_t{t}" if t else "found"] = torch.cat(found).double().mean().item()
-        figures["storage_error"] = storage_error(
-            {"clip": net},
-            lambda m: logits(
-                m["clip"],
-                pictures[:64],
-                tokens[:64],
-                step_generator(seed, 0),
-                schedule,
-                torch.full((len(pictures[:64]),), 250),
-            ),
-        )
-        print(
-            publish(
-                name,
-                {"clip": net},
-                config,
-                out=out,
-                recipe=recipe,
-                arguments=arguments,
-                fitted=fitted,
-                figures=figures,
-                earlier=earlier,
-            ),
-            figures,
-        )
+    if rank_and_world()[0] == 0:
+        g = step_generator(given.seed, given.steps + 1)
+        figures = judge(fitted.ema, moved(fresh(given.tests, g), given.on), g, schedule)
+        figures = dict(n=given.tests, among=AMONG, loss=recent(fitted.losses), **figures)
+        print(publish(given, {"clip": fitted.ema}, config, fitted, figures, earlier), figures)
 
 
-def main(
-    *,
-    steps: int = 3000,
-    batch: int = 128,
-    lr: float = 1e-3,
-    two: float = 0.4,
-    noised: int = 0,
-    kept: int = 0,
-    warmup: int = 200,
-    precision: str = "float32",
-    seed: int = 0,
-    workers: int = 0,
-    until: float = math.inf,
-    tests: int = 1024,
-    init: str = "",
-    name: str = "shapes-clip",
-    state: str = "",
-    device: str = "auto",
-    out: str = "weights",
-) -> None:
-    (rank, world), on, state = rank_and_world(), own_device(device), state or f"runs/{name}"
-    arguments = dict(
-        steps=steps,
-        batch=batch,
-        lr=lr,
-        two=two,
-        noised=noised,
-        kept=kept,
-        warmup=warmup,
-        precision=precision,
-        seed=seed,
-        tests=tests,
-        init=Path(init).name,
+def judge(
+    net: CLIP | NoisedCLIP, data: tuple[Tensor, Tensor], generator: Generator, schedule: Schedule
+) -> dict[str, float]:
+    """How often a picture's own caption is the nearest of AMONG, and what float16 costs."""
+    (pictures, tokens), figures = data, {}
+    for t in (1, 250, 500, 750) if isinstance(net, NoisedCLIP) else (0,):
+        found = []
+        for p, k in zip(pictures.split(AMONG), tokens.split(AMONG)):
+            nearest = logits(net, p, k, generator, schedule, torch.full((len(p),), t)).argmax(1)
+            found.append(nearest == torch.arange(len(p), device=p.device))
+        figures[f"found_t{t}" if t else "found"] = torch.cat(found).double().mean().item()
+    some, said = pictures[:64], tokens[:64]
+    level = torch.full((len(some),), 250)
+
+    def answer(m: dict[str, nn.Module]) -> Tensor:
+        return logits(m["clip"], some, said, step_generator(0, 0), schedule, level)
+
+    return figures | dict(storage_error=storage_error({"clip": net}, answer))
+
+
+def main(given: Arguments) -> None:
+    torch.manual_seed(given.seed)
+    net, tokenizer, config = model(bool(given.noised))
+    earlier = start_from(given.init, {"clip": net})
+    rank, world = rank_and_world()
+    supply = Supply(
+        config["clip"]["size"],
+        two=given.two,
+        kept=given.kept // world,
+        seed=(given.seed, rank),
+        workers=given.workers,
     )
-    torch.manual_seed(seed)
-    net, tokenizer, config = model(bool(noised))
-    earlier = start_from(init, {"clip": net})
-    supply = Supply(config["clip"]["size"], two=two, kept=kept // world, seed=(seed, rank), workers=workers)
 
     def read(drawn: Draw) -> Data:
         def data(n: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -212,23 +175,8 @@ def main(
 
         return data
 
-    train(
-        name,
-        net,
-        config,
-        read(supply),
-        read(supply.fresh),
-        arguments,
-        recipe="palimpsest.training.shapes_clip",
-        earlier=earlier,
-        init=init,
-        state=state,
-        on=on,
-        out=out,
-        workers=workers,
-        until=until,
-    )
+    train(given, net, config, read(supply), read(supply.fresh), earlier)
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, Arguments)

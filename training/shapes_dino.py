@@ -28,18 +28,18 @@ their largest."""
 from __future__ import annotations
 
 import copy
-import math
 import random
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from einops import rearrange
 from torch import Generator, Tensor, nn
 
+from palimpsest.arguments import Count, Fraction, Positive, Rounds, Scale
 from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
-from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.judges.dino import DINO, MEAN, STD, dino_view
 from palimpsest.nets.judges.distillation import (
     DINOHead,
@@ -53,8 +53,7 @@ from palimpsest.nets.judges.distillation import (
     teacher_momentum,
 )
 from palimpsest.nets.judges.vit import standardise
-from palimpsest.training.recipe import command_line, publish, start_from, storage_error
-from palimpsest.weights.load import own_device
+from palimpsest.training.recipe import RunArguments, command_line, publish, recent, start_from, storage_error
 from palimpsest.worlds.scene import COLOURS, SHAPES
 from palimpsest.worlds.subjects import Context, Subject, render_subjects, sample_context, sample_subject
 from palimpsest.worlds.views import lit, softened
@@ -201,100 +200,51 @@ def judge(net: Couple, n: int, each: int, seed: int, tau: float = 0.04) -> dict[
     )
 
 
-def main(
-    *,
-    steps: int = 1000,
-    batch: int = 64,
-    lr: float = 2e-3,
-    tau: float = 0.04,
-    centring: str = "sinkhorn",
-    spread: float = 0.1,
-    momentum: float = 0.95,
-    weight_decay: float = 0.04,
-    warmup: int = 50,
-    precision: str = "float32",
-    tests: int = 64,
-    seed: int = 0,
-    workers: int = 0,
-    until: float = math.inf,
-    init: str = "",
-    name: str = "shapes-dino",
-    state: str = "runs/shapes_dino",
-    device: str = "auto",
-    out: str = "weights",
-) -> None:
-    if centring not in CENTRINGS:
-        raise ValueError(f"centring={centring!r}: must be one of {', '.join(CENTRINGS)}")
-    (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(
-        steps=steps,
-        batch=batch,
-        lr=lr,
-        tau=tau,
-        centring=centring,
-        spread=spread,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        warmup=warmup,
-        precision=precision,
-        tests=tests,
-        seed=seed,
-        init=Path(init).name,
-    )
-    torch.manual_seed(seed)  # the initial weights, alike on every rank
+@dataclass(frozen=True)
+class Arguments(RunArguments):
+    """What a run of this recipe can be asked for."""
+
+    recipe = "shapes_dino"
+    name: str = "shapes-dino"
+    batch: Count = 64
+    lr: Positive = 2e-3
+    warmup: Rounds = 50
+    tau: Positive = 0.04  # temperature of the teacher
+    centring: Literal[CENTRINGS] = "sinkhorn"
+    spread: Scale = 0.1  # weight of the KoLeo term
+    momentum: Fraction = 0.95  # of the teacher, at the beginning
+    weight_decay: Fraction = 0.04
+    tests: Count = 64  # subjects that the finished net is measured on
+
+
+def main(given: Arguments) -> None:
+    torch.manual_seed(given.seed)  # the initial weights, alike on every rank
     dino = DINO(**NET)
-    earlier = start_from(init, {"dino": dino})
-    net = Couple(dino, DINOHead(**HEAD)).to(on)
+    earlier = start_from(given.init, {"dino": dino})
+    net = Couple(dino, DINOHead(**HEAD)).to(given.on)
 
     def data(step: int, generator: Generator) -> Tensor:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        return looked_at(couples(batch // world, rng), generator)
+        return looked_at(couples(given.share, rng), generator)
 
     # ours: λ from .95 and a constant weight decay, where the paper has .996 and .04 to .4: our runs are a
     # hundredth as long
     fitted = fit(
-        lambda m, d, g: loss(m, d, tau=tau, centring=centring, spread=spread),
+        lambda m, d, g: loss(m, d, tau=given.tau, centring=given.centring, spread=given.spread),
         net,
         data,
-        Settings(
-            steps=steps,
-            lr=lr,
-            seed=seed,
-            warmup=warmup,
-            ema=0.0,
-            weight_decay=weight_decay,
-            betas=(0.9, 0.999),
-            precision=precision,
-        ),
-        Files(
-            checkpoint=f"{state}/checkpoint.pt",
-            log=f"{state}/loss.csv",
-            identity=dict(recipe=arguments),
-            save_every=100,
-        ),
-        workers=workers,
-        until=until,
-        after_step=lambda step: move(net, step, steps, momentum),
+        replace(given.settings(), ema=0.0, weight_decay=given.weight_decay, betas=(0.9, 0.999)),
+        given.files(),
+        workers=given.workers,
+        until=given.until,
+        after_step=lambda step: move(net, step, given.steps, given.momentum),
     )
-    if rank == 0:
-        figures = dict(
-            loss=sum(fitted.losses[-100:]) / len(fitted.losses[-100:]), **judge(net, tests, 4, seed, tau)
-        )
-        print(
-            publish(
-                name,
-                {"dino": net.teacher["dino"]},
-                dict(kind="dino", dino=NET),
-                out=out,
-                recipe="palimpsest.training.shapes_dino",
-                arguments=arguments,
-                fitted=fitted,
-                figures=figures,
-                earlier=earlier,
-            ),
-            figures,
-        )
+    if rank_and_world()[0] == 0:
+        figures = judge(net, given.tests, 4, given.seed, given.tau)
+        figures = dict(loss=recent(fitted.losses, 100), **figures)
+        modules, config = {"dino": net.teacher["dino"]}, dict(kind="dino", dino=NET)
+        print(publish(given, modules, config, fitted, figures, earlier), figures)
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, Arguments)

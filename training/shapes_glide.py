@@ -1,9 +1,10 @@
 """Recipe of shapes-glide: GLIDE's base model, text to 32×32 pixels, and its 20 % fine-tuning, a phase of
 its own.
 
-    python -m palimpsest.training.shapes_glide # conditional: every picture with its caption
-    python -m palimpsest.training.shapes_glide --init weights/shapes-glide-conditional.safetensors --empty .2 --name shapes-glide
-    python -m palimpsest.training.shapes_glide --without star --name shapes-glide-filtered                        # it never sees a star
+    python -m palimpsest.training.shapes_glide                      # conditional: every picture with its caption
+    python -m palimpsest.training.shapes_glide --init weights/shapes-glide-conditional.safetensors --empty .2 \\
+        --name shapes-glide
+    python -m palimpsest.training.shapes_glide --without star --name shapes-glide-filtered   # it never sees a star
 
 "GLIDE", arXiv:2112.10741v3, Sec. 4.1 and 4.2. The net is the published one made small (nets/glide.py):
 the text stands among the keys of every attention layer, and it says a variance for every pixel, which
@@ -18,30 +19,30 @@ with what is learnt last so many times as often (training/shapes.py)."""
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
+from palimpsest.arguments import Count, Fraction, Positive, Rounds
 from palimpsest.fit.ahead import moved, step_generator
 from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
-from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.glide import SMALL, SMALL_TEXT, GlideText, GlideUNet, for_inpainting
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.samplers.convert import eps_from_output, q_sample
 from palimpsest.samplers.learned import l_hybrid, l_vlb
 from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
-from palimpsest.training.recipe import command_line, publish, start_from, storage_error
+from palimpsest.training.recipe import RunArguments, command_line, publish, recent, start_from, storage_error
 from palimpsest.training.scenes import Draw, Supply
-from palimpsest.training.shapes import times, told
-from palimpsest.weights.files import read_weights, sha256
-from palimpsest.weights.load import own_device
+from palimpsest.training.shapes import Tilt, times, told
+from palimpsest.weights.files import read_weights
 from palimpsest.worlds.scene import SHAPES, WORDS
 
 SIZE = 32
+WITHOUT = ("", *SHAPES)
 
 
 def models(net: dict = SMALL, text: dict = SMALL_TEXT) -> tuple[nn.ModuleDict, WordTokenizer, dict]:
@@ -75,130 +76,87 @@ def loss(
     return l_hybrid(lambda x_t, t: modules["net"](x_t, t.to(x_t.device), ctx), schedule, x_0, t, eps, "v")[0]
 
 
-def main(
-    *,
-    steps: int = 12000,
-    batch: int = 32,
-    lr: float = 1e-3,
-    two: float = 0.3,
-    hard: float = 1.0,
-    tilt: float = 1.0,
-    free: float = 0.0,
-    empty: float = 0.0,
-    without: str = "",
-    kept: int = 0,
-    warmup: int = 300,
-    precision: str = "float32",
-    compiled: int = 0,
-    seed: int = 0,
-    workers: int = 0,
-    until: float = math.inf,
-    init: str = "",
-    name: str = "shapes-glide-conditional",
-    state: str = "",
-    device: str = "auto",
-    out: str = "weights",
-) -> None:
-    (rank, world), on, state = rank_and_world(), own_device(device), state or f"runs/{name}"
-    if not 0 <= empty <= 1:
-        raise ValueError(f"empty: must be a share from 0 to 1 of the captions, got {empty}")
-    if not tilt > -1:
-        raise ValueError(f"tilt: times are drawn with density ∝ t^tilt; it must be more than −1, got {tilt}")
-    if without not in ("", *SHAPES):
-        raise ValueError(f"without: no shape is called {without!r}; there are {', '.join(SHAPES)}")
-    arguments = dict(
-        steps=steps,
-        batch=batch,
-        lr=lr,
-        two=two,
-        hard=hard,
-        tilt=tilt,
-        free=free,
-        empty=empty,
-        without=without,
-        kept=kept,
-        warmup=warmup,
-        precision=precision,
-        compiled=compiled,
-        seed=seed,
-        init=Path(init).name,
-    )
-    schedule = Schedule.cosine()
-    torch.manual_seed(seed)  # the initial weights, alike on every rank
-    modules, tokenizer, config = models()
-    earlier = start_from(init, dict(modules))
-    modules.to(on, memory_format=torch.channels_last)
-    if compiled:
+@dataclass(frozen=True)
+class GlideArguments(RunArguments):
+    """What a run of a GLIDE model can be asked for, whichever stage it is."""
+
+    two: Fraction = 0.3  # share of scenes with two things
+    kept: Rounds = 0  # scenes drawn once and used again; 0: each step draws its own
+
+    def supply(self, size: int, hard: float = 1.0, without: str = "") -> Supply:
+        """Scenes for this process, with their pictures."""
+        rank, world = rank_and_world()
+        kept, seed = self.kept // world, (self.seed, rank)
+        return Supply(
+            size, two=self.two, hard=hard, without=without, kept=kept, seed=seed, workers=self.workers
+        )
+
+
+@dataclass(frozen=True)
+class Arguments(GlideArguments):
+    """What a run of this recipe can be asked for."""
+
+    recipe = "shapes_glide"
+    name: str = "shapes-glide-conditional"
+    steps: Count = 12000
+    warmup: Rounds = 300
+    hard: Positive = 1.0  # draws scenes with what is learnt last so many times as often
+    tilt: Tilt = 1.0
+    free: Fraction = 0.0  # share of captions in free wordings
+    empty: Fraction = 0.0  # share of captions that are left empty
+    without: Literal[WITHOUT] = ""  # a shape that is never shown
+
+
+def place(given: RunArguments, modules: nn.ModuleDict) -> None:
+    """The modules on the device, in the memory format of convolutions, compiled if that is asked for."""
+    modules.to(given.on, memory_format=torch.channels_last)
+    if given.compiled:
         modules["net"].compile()
 
-    supply = Supply(
-        SIZE, two=two, hard=hard, without=without, kept=kept // world, seed=(seed, rank), workers=workers
-    )
+
+def header(config: dict, schedule: str, size: int) -> dict:
+    """What the file of a GLIDE model says of itself."""
+    known = dict(kind="glide", prediction="v", learned_variance=True, vae=None, size=size)
+    return known | dict(schedule=dict(name=schedule, T=1000)) | config
+
+
+def main(given: Arguments) -> None:
+    schedule = Schedule.cosine()
+    torch.manual_seed(given.seed)  # the initial weights, alike on every rank
+    modules, tokenizer, config = models()
+    earlier = start_from(given.init, dict(modules))
+    place(given, modules)
+    supply = given.supply(SIZE, given.hard, given.without)
 
     def data(step: int, generator: Generator, scenes_of: Draw = supply) -> tuple[Tensor, Tensor]:
-        scenes, x_0, rng = scenes_of(batch // world, generator)
-        return x_0.to(memory_format=torch.channels_last), tokenizer(
-            [told(scene, rng, empty, free) for scene in scenes]
-        )
+        scenes, x_0, rng = scenes_of(given.share, generator)
+        tokens = tokenizer([told(scene, rng, given.empty, given.free) for scene in scenes])
+        return x_0.to(memory_format=torch.channels_last), tokens
 
     fitted = fit(
-        lambda m, d, g: loss(m, d, g, schedule, tilt),
+        lambda m, d, g: loss(m, d, g, schedule, given.tilt),
         modules,
         data,
-        Settings(steps=steps, lr=lr, precision=precision, seed=seed, warmup=warmup),
-        Files(
-            checkpoint=f"{state}/checkpoint.pt",
-            log=f"{state}/loss.csv",
-            save_every=100,
-            identity=dict(recipe=dict(arguments, init=sha256(init) if init else "")),
-        ),
-        workers=workers,
-        until=until,
+        given.settings(),
+        given.files(),
+        workers=given.workers,
+        until=given.until,
     )
-    if rank == 0:
-        config = dict(
-            kind="glide",
-            prediction="v",
-            learned_variance=True,
-            schedule=dict(name="cosine", T=schedule.T),
-            vae=None,
-            size=SIZE,
-            **config,
+    if rank_and_world()[0] == 0:
+        g = step_generator(given.seed, given.steps + 1)
+        judged = judge(
+            dict(fitted.ema), moved(data(given.steps, g, supply.fresh), given.on), schedule, given.seed
         )
-        figures = judge(
-            dict(fitted.ema),
-            moved(data(steps, step_generator(seed, steps + 1), supply.fresh), on),
-            schedule,
-            fitted.losses,
-            seed,
-        )
-        print(
-            publish(
-                name,
-                dict(fitted.ema),
-                config,
-                out=out,
-                recipe="palimpsest.training.shapes_glide",
-                arguments=arguments,
-                fitted=fitted,
-                figures=figures,
-                earlier=earlier,
-            ),
-            figures,
-        )
+        figures = dict(loss=recent(fitted.losses), **judged)
+        config = header(config, "cosine", SIZE)
+        print(publish(given, dict(fitted.ema), config, fitted, figures, earlier), figures)
 
 
 @torch.no_grad()
 def judge(
-    modules: dict[str, nn.Module],
-    data: tuple[Tensor, Tensor],
-    schedule: Schedule,
-    losses: list[float],
-    seed: int,
+    modules: dict[str, nn.Module], data: tuple[Tensor, Tensor], schedule: Schedule, seed: int
 ) -> dict[str, float]:
-    """What the manifest says of a finished run: the loss, its bound on the code length, and what float16
-    costs.
-    """
+    """What the manifest says of a finished net: its bound on the code length, and what float16 costs."""
     (x_0, tokens), g = data, step_generator(seed, 0)
     t = torch.linspace(50, schedule.T, len(x_0)).long()
     eps = gaussian(x_0, g)
@@ -210,16 +168,14 @@ def judge(
         out, v = modules["net"](x_t, t.to(x_t.device), ctx).chunk(2, dim=1)
         return l_vlb(schedule, x_0, x_t, t, eps_from_output(schedule, x_t, t, out, "v"), v).mean().item()
 
-    later = (
-        torch.linspace(2, schedule.T, len(x_0)).round().long()
-    )  # the bound: L_0, and T − 1 times the mean of the others
+    # the bound: L_0, and T − 1 times the mean of the others
+    later = torch.linspace(2, schedule.T, len(x_0)).round().long()
     vlb = bits(torch.ones(len(x_0), dtype=torch.long)) + (schedule.T - 1) * bits(later)
     return dict(
-        loss=sum(losses[-200:]) / len(losses[-200:]),
         vlb_bits=vlb,
         storage_error=storage_error(modules, lambda m: m["net"](x_t, t.to(x_t.device), m["text"](tokens))),
     )
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, Arguments)

@@ -14,29 +14,29 @@ instructions are said in other words (worlds/instructions.py). Times are drawn w
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+from palimpsest.arguments import Count, Positive
 from palimpsest.fit.ahead import ahead, moved, step_generator
 from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
-from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.nets.unet import widen_input
 from palimpsest.samplers.convert import q_sample
 from palimpsest.samplers.ddpm import l_simple
 from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
-from palimpsest.training.recipe import command_line, publish, start_from, storage_error
-from palimpsest.training.shapes import models, times
-from palimpsest.weights.files import read_weights, sha256
-from palimpsest.weights.load import find, load_autoencoder, own_device
+from palimpsest.training.recipe import RunArguments, command_line, publish, recent, start_from, storage_error
+from palimpsest.training.shapes import header, models, times
+from palimpsest.weights.files import read_weights
+from palimpsest.weights.load import load_autoencoder
 from palimpsest.weights.model import Autoencoder
 from palimpsest.worlds.files import read_picture
 from palimpsest.worlds.instructions import asked as in_free_words
@@ -174,168 +174,100 @@ def widened(
     return modules, tokenizer, config | dict(net=dict(config["net"], in_channels=2 * latent)), earlier
 
 
+@dataclass(frozen=True)
+class InstructArguments(RunArguments):
+    """What a run of a model that follows instructions can be asked for, in any world."""
+
+    lr: Positive = 6e-4
+    n: Count = 24000  # true pairs, made and encoded once
+    pairs: str = ""  # a folder of pairs of picture files
+    vae: str = "shapes-vae"
+
+    def record(self) -> dict[str, Any]:
+        """Of the folder of pairs the name."""
+        return super().record() | dict(pairs=Path(self.pairs).name)
+
+
+@dataclass(frozen=True)
+class Arguments(InstructArguments):
+    """What a run of this recipe can be asked for."""
+
+    recipe = "shapes_instruct"
+    name: str = "shapes-instruct"
+    steps: Count = 6000
+    pairs: str = "true"  # or a folder of pairs of picture files
+    init: str = "weights/shapes.safetensors"
+
+
+Read = Callable[[WordTokenizer, list[str], Generator], Tensor]  # instructions -> rows of tokens
+
+
+def as_written(tokenizer: WordTokenizer, texts: list[str], generator: Generator) -> Tensor:
+    """The instructions as they are."""
+    return tokenizer(texts)
+
+
 def train(
-    name: str,
+    given: InstructArguments,
     model: tuple[nn.ModuleDict, WordTokenizer, dict, list[dict]],
     pairs: Pairs,
-    arguments: dict[str, Any],
     *,
-    init: str,
     scale: float,
     count: int,
-    recipe: str,
-    vae: str,
-    state: str,
-    on: torch.device,
-    out: str,
-    workers: int = 0,
-    until: float = math.inf,
-    read: Callable[[WordTokenizer, list[str], Generator], Tensor] = lambda tokenizer, texts, generator: (
-        tokenizer(texts)
-    ),
+    read: Read = as_written,
 ) -> None:
     """Train what `widened` gives on pairs, and publish it.
 
-    scale: the `condition_scale` of their autoencoder; count: how many pairs there are, over all ranks;
-    read: the rows of instructions."""
+    scale: the `condition_scale` of their autoencoder; count: how many pairs there are, over all ranks.
+    """
     (modules, tokenizer, config, earlier), (before, after, asked) = model, pairs
-    (rank, world), schedule, seed, steps = (
-        rank_and_world(),
-        Schedule.cosine(),
-        arguments["seed"],
-        arguments["steps"],
-    )
-    modules.to(on, memory_format=torch.channels_last)
-    if arguments["compiled"]:
+    schedule, null = Schedule.cosine(), tokenizer([""])
+    modules.to(given.on, memory_format=torch.channels_last)
+    if given.compiled:
         modules["net"].compile()
-    null = tokenizer([""])
 
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        rows = torch.randint(len(asked), (arguments["batch"] // world,), generator=generator)
+        rows = torch.randint(len(asked), (given.share,), generator=generator)
         z_0, c_I = (z[rows].float() for z in (after, before))
         tokens = read(tokenizer, [asked[i] for i in rows.tolist()], generator)
-        return (
-            z_0.to(memory_format=torch.channels_last),
-            (c_I / scale).to(memory_format=torch.channels_last),
-            tokens,
-            null,
-        )
+        z_0, c_I = (z.to(memory_format=torch.channels_last) for z in (z_0, c_I / scale))
+        return z_0, c_I, tokens, null
 
     fitted = fit(
         lambda m, d, g: loss(m, d, g, schedule),
         modules,
         data,
-        Settings(
-            steps=steps,
-            lr=arguments["lr"],
-            precision=arguments["precision"],
-            seed=seed,
-            warmup=arguments["warmup"],
-        ),
-        Files(
-            checkpoint=f"{state}/checkpoint.pt",
-            log=f"{state}/loss.csv",
-            save_every=100,
-            identity=dict(recipe=dict(arguments, init=sha256(init))),
-        ),
-        workers=workers,
-        until=until,
+        given.settings(),
+        given.files(),
+        workers=given.workers,
+        until=given.until,
     )
-    if rank == 0:
-        config = dict(
-            kind="text2image",
-            prediction="v",
-            schedule=dict(name="cosine", T=schedule.T),
-            vae=Path(vae).stem,
-            vae_sha256=sha256(find(vae)),
-            size=64,
-            **config,
-        )
-        z_0, c_I, tokens, _ = moved(data(steps, g := step_generator(seed, steps + 1)), on)
+    if rank_and_world()[0] == 0:
+        g = step_generator(given.seed, given.steps + 1)
+        z_0, c_I, tokens, _ = moved(data(given.steps, g), given.on)
         t = torch.linspace(50, schedule.T, len(z_0)).long()
         seen = torch.cat([q_sample(schedule, z_0, t, gaussian(z_0, g)), c_I], dim=1)
-        figures = dict(
-            loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]),
-            pairs=count,
-            storage_error=storage_error(
-                dict(fitted.ema), lambda m: m["net"](seen, t, m["text"](tokens)), torch.int8
-            ),
-        )
-        print(
-            publish(
-                name,
-                dict(fitted.ema),
-                config,
-                out=out,
-                recipe=recipe,
-                arguments=arguments,
-                fitted=fitted,
-                figures=figures,
-                earlier=earlier,
-                dtype=torch.int8,
-            ),
-            figures,
-        )
+        error = storage_error(dict(fitted.ema), lambda m: m["net"](seen, t, m["text"](tokens)), torch.int8)
+        figures = dict(loss=recent(fitted.losses), pairs=count, storage_error=error)
+        config = header(given, config)
+        print(publish(given, dict(fitted.ema), config, fitted, figures, earlier, dtype=torch.int8), figures)
 
 
-def main(
-    *,
-    steps: int = 6000,
-    batch: int = 32,
-    lr: float = 6e-4,
-    n: int = 24000,
-    pairs: str = "true",
-    warmup: int = 200,
-    precision: str = "float32",
-    compiled: int = 0,
-    seed: int = 0,
-    workers: int = 0,
-    until: float = math.inf,
-    init: str = "weights/shapes.safetensors",
-    name: str = "shapes-instruct",
-    state: str = "",
-    vae: str = "shapes-vae",
-    device: str = "auto",
-    out: str = "weights",
-) -> None:
-    (rank, world), on, state = rank_and_world(), own_device(device), state or f"runs/{name}"
-    arguments = dict(
-        steps=steps,
-        batch=batch,
-        lr=lr,
-        n=n,
-        pairs=Path(pairs).name,
-        warmup=warmup,
-        precision=precision,
-        compiled=compiled,
-        seed=seed,
-        init=Path(init).name,
-    )
-    autoencoder, generator = load_autoencoder(vae, on), step_generator(seed, steps, rank)
-    torch.manual_seed(seed)  # the initial weights, alike on every rank
-    net = read_weights(init)[0]["net"]  # of the width that the file has
-    model = widened(models(dict(net, in_channels=net["out_channels"])), init)
-    if pairs == "true":
-        known = true_pairs(autoencoder, n // world, generator, workers)
+def main(given: Arguments) -> None:
+    rank, world = rank_and_world()
+    autoencoder = load_autoencoder(given.vae, given.on)
+    torch.manual_seed(given.seed)  # the initial weights, alike on every rank
+    net = read_weights(given.init)[0]["net"]  # of the width that the file has
+    model = widened(models(dict(net, in_channels=net["out_channels"])), given.init)
+    if given.pairs == "true":
+        generator = step_generator(given.seed, given.steps, rank)
+        known = true_pairs(autoencoder, given.n // world, generator, given.workers)
+        count = len(known[2]) * world
     else:
-        known = pairs_of(pairs, autoencoder, 64, model[1], workers)
-    train(
-        name,
-        model,
-        known,
-        arguments,
-        init=init,
-        scale=condition_scale(autoencoder),
-        recipe="palimpsest.training.shapes_instruct",
-        count=len(known[2]) * (world if pairs == "true" else 1),
-        vae=vae,
-        state=state,
-        on=on,
-        out=out,
-        workers=workers,
-        until=until,
-    )
+        known = pairs_of(given.pairs, autoencoder, 64, model[1], given.workers)
+        count = len(known[2])
+    train(given, model, known, scale=condition_scale(autoencoder), count=count)
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, Arguments)

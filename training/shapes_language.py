@@ -19,24 +19,22 @@ their caption."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
 
+from palimpsest.arguments import ArgumentError, Count, Positive, Rounds
 from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
-from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.judges.language import LanguageModel, continued, next_token_loss
 from palimpsest.nets.tokenizer import WordTokenizer
-from palimpsest.training.recipe import command_line, publish, start_from, storage_error
+from palimpsest.training.recipe import RunArguments, command_line, publish, recent, start_from, storage_error
 from palimpsest.training.shapes import told
 from palimpsest.weights.files import WeightsError, fill, read_weights
-from palimpsest.weights.load import own_device
 from palimpsest.worlds.scene import WORDS
 from palimpsest.worlds.shapes import apply, edits, is_held_out, sample_scene
 from palimpsest.worlds.triplets import (
@@ -150,131 +148,90 @@ def spoken(net: LanguageModel, tokenizer: WordTokenizer, captions: list[str], g:
     ]
 
 
-def main(
-    *,
-    steps: int = 2800,
-    reading: int = 1200,
-    batch: int = 64,
-    lr: float = 1e-3,
-    tuned_lr: float = 6e-4,
-    triplets: int = 700,
-    warmup: int = 100,
-    precision: str = "float32",
-    seed: int = 0,
-    sample: int = 0,
-    workers: int = 0,
-    until: float = math.inf,
-    tests: int = 500,
-    init: str = "",
-    state: str = "runs/shapes_language",
-    device: str = "auto",
-    out: str = "weights",
-) -> None:
-    (rank, world), on = rank_and_world(), own_device(device)
-    file = Path(out) / "shapes-language.safetensors"
-    if not 0 < reading < steps:
-        raise ValueError(
-            f"reading: the steps that read captions must be at least 1 and fewer than steps={steps}, got {reading}"
-        )
-    if not sample:
-        arguments = dict(
-            steps=steps,
-            reading=reading,
-            batch=batch,
-            lr=lr,
-            tuned_lr=tuned_lr,
-            triplets=triplets,
-            warmup=warmup,
-            precision=precision,
-            seed=seed,
-            init=Path(init).name,
-        )
-        torch.manual_seed(seed)
-        net, tokenizer, config = model()
-        earlier = start_from(init, {"language": net})
-        net.to(on)
-        ours = written(triplets, seed)
+@dataclass(frozen=True)
+class Arguments(RunArguments):
+    """What a run of this recipe can be asked for."""
 
-        def pages(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
-            rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-            tokens = tokenizer([two_captions(rng) for _ in range(batch // world)])
-            return cropped(tokens, tokens != tokenizer.pad)
+    recipe = "shapes_language"
+    elsewhere = (*RunArguments.elsewhere, "sample", "tests")
+    name: str = "shapes-language"
+    steps: Count = 2800  # in all
+    reading: Count = 1200  # of these, the steps that read captions
+    batch: Count = 64
+    tuned_lr: Positive = 6e-4  # of the steps that read triplets
+    triplets: Count = 700  # that are written for it
+    warmup: Rounds = 100
+    tests: Count = 500  # captions that the finished net goes on from
+    sample: Rounds = 0  # train nothing; let the net in `out` write so many triplets into triplets.jsonl
 
-        def orders(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
-            rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-            return cropped(
-                *completed(tokenizer, [renamed(rng.choice(ours), rng) for _ in range(batch // world)])
-            )
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.reading < self.steps:
+            raise ArgumentError("reading", f"must be fewer than steps={self.steps}, got {self.reading}")
 
-        def cropped(tokens: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-            longest = int((tokens != tokenizer.pad).sum(1).max())
-            return tokens[:, :longest], counts[:, :longest]
 
-        def loss(net: nn.Module, drawn: tuple[Tensor, Tensor], generator: Generator) -> Tensor:
-            return next_token_loss(net(drawn[0]), *drawn)
+def main(given: Arguments) -> None:
+    if given.sample:
+        if rank_and_world()[0] == 0:
+            sample(given)
+        return
+    torch.manual_seed(given.seed)
+    net, tokenizer, config = model()
+    earlier = start_from(given.init, {"language": net})
+    net.to(given.on)
+    ours = written(given.triplets, given.seed)
 
-        settings = Settings(
-            steps=reading, lr=lr, warmup=warmup, weight_decay=0.1, precision=precision, seed=seed
-        )
-        identity = dict(recipe=arguments)
-        read_all = fit(
-            loss,
-            net,
-            pages,
-            settings,
-            Files(f"{state}/reading.pt", f"{state}/reading.csv", identity=identity),
-            workers=workers,
-        )
-        net.load_state_dict(read_all.ema.state_dict())
-        fitted = fit(
-            loss,
-            net,
-            orders,
-            replace(settings, steps=steps - reading, lr=tuned_lr, ema=0.99, seed=seed + 1),
-            Files(f"{state}/checkpoint.pt", f"{state}/loss.csv", identity=identity),
-            workers=workers,
-            until=until,
-        )
-        if rank == 0:
-            fresh, known = written(triplets + 200, seed + 1), set(written(triplets, seed))
-            unseen, late = (
-                v.to(on) for v in completed(tokenizer, [t for t in fresh if t not in known][:200])
-            )
-            with torch.no_grad():
-                held = next_token_loss(fitted.ema(unseen), unseen, late).item()
-            _, went = write(fitted.ema, tokenizer, tests, seed + 2)
-            error = storage_error({"language": fitted.ema}, lambda m: m["language"](unseen[:64]))
-            figures = dict(
-                loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]),
-                unseen_loss=held,
-                **went,
-                storage_error=error,
-            )
-            print(
-                publish(
-                    "shapes-language",
-                    {"language": fitted.ema},
-                    config,
-                    out=out,
-                    recipe="palimpsest.training.shapes_language",
-                    arguments=arguments,
-                    fitted=fitted._replace(
-                        losses=[*read_all.losses, *fitted.losses], seconds=read_all.seconds + fitted.seconds
-                    ),
-                    figures=figures,
-                    earlier=earlier,
-                ),
-                figures,
-            )
-    elif rank == 0:
-        net, tokenizer = open_language(file)
-        found, went = write(net.to(on), tokenizer, sample, seed)
-        write_triplets(found, Path(out) / "triplets.jsonl")
-        print(
-            f"{Path(out) / 'triplets.jsonl'}: {len(found)} triplets,",
-            ", ".join(f"{k} {v:.3g}" for k, v in went.items()),
-        )
+    def cropped(tokens: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        longest = int((tokens != tokenizer.pad).sum(1).max())
+        return tokens[:, :longest], counts[:, :longest]
+
+    def pages(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
+        tokens = tokenizer([two_captions(rng) for _ in range(given.share)])
+        return cropped(tokens, tokens != tokenizer.pad)
+
+    def orders(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
+        return cropped(*completed(tokenizer, [renamed(rng.choice(ours), rng) for _ in range(given.share)]))
+
+    def loss(net: nn.Module, drawn: tuple[Tensor, Tensor], generator: Generator) -> Tensor:
+        return next_token_loss(net(drawn[0]), *drawn)
+
+    settings = replace(given.settings(), steps=given.reading, weight_decay=0.1)
+    then = dict(steps=given.steps - given.reading, lr=given.tuned_lr, ema=0.99, seed=given.seed + 1)
+    files = given.files()
+    first = replace(files, checkpoint=f"{given.folder}/reading.pt", log=f"{given.folder}/reading.csv")
+    read_all = fit(loss, net, pages, settings, first, workers=given.workers)
+    net.load_state_dict(read_all.ema.state_dict())
+    then = replace(settings, **then)
+    fitted = fit(loss, net, orders, then, files, workers=given.workers, until=given.until)
+    if rank_and_world()[0] == 0:
+        figures = dict(loss=recent(fitted.losses), **judge(given, fitted.ema, tokenizer))
+        seconds = read_all.seconds + fitted.seconds
+        whole = fitted._replace(losses=[*read_all.losses, *fitted.losses], seconds=seconds)
+        print(publish(given, {"language": fitted.ema}, config, whole, figures, earlier), figures)
+
+
+def judge(given: Arguments, net: nn.Module, tokenizer: WordTokenizer) -> dict[str, float]:
+    """The loss on triplets that no step saw, what the net writes, and what float16 costs."""
+    fresh = written(given.triplets + 200, given.seed + 1)
+    known = set(written(given.triplets, given.seed))
+    unseen, late = (v.to(given.on) for v in completed(tokenizer, [t for t in fresh if t not in known][:200]))
+    with torch.no_grad():
+        held = next_token_loss(net(unseen), unseen, late).item()
+    _, went = write(net, tokenizer, given.tests, given.seed + 2)
+    error = storage_error({"language": net}, lambda m: m["language"](unseen[:64]))
+    return dict(unseen_loss=held, **went, storage_error=error)
+
+
+def sample(given: Arguments) -> None:
+    """Let the net in `out` write triplets, and count what they are worth."""
+    net, tokenizer = open_language(Path(given.out) / f"{given.name}.safetensors")
+    found, went = write(net.to(given.on), tokenizer, given.sample, given.seed)
+    file = Path(given.out) / "triplets.jsonl"
+    write_triplets(found, file)
+    print(f"{file}: {len(found)} triplets,", ", ".join(f"{k} {v:.3g}" for k, v in went.items()))
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, Arguments)

@@ -9,22 +9,22 @@ pairs are shown, the held-out ones too: it is the judge of composition, not its 
 
 from __future__ import annotations
 
-import math
 import random
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor, nn
 
+from palimpsest.arguments import Count, Interval, Positive
 from palimpsest.fit.ahead import ahead, step_generator
 from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
-from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.judges.reader import Reader, reader_loss
 from palimpsest.samplers.noise import gaussian
-from palimpsest.training.recipe import command_line, publish, start_from, storage_error
+from palimpsest.training.recipe import RunArguments, command_line, publish, start_from, storage_error
 from palimpsest.weights.judges import Oracle
-from palimpsest.weights.load import load_autoencoder, own_device
+from palimpsest.weights.load import load_autoencoder
 from palimpsest.weights.model import Autoencoder
 from palimpsest.worlds.scene import Scene
 from palimpsest.worlds.shapes import ATTRIBUTES, attributes, render, sample_scene
@@ -77,6 +77,23 @@ def measure(oracle: Oracle, vae: Autoencoder, n: int = 2048, seed: int = 10**6 +
     return figures
 
 
+@dataclass(frozen=True)
+class Arguments(RunArguments):
+    """What a run of this recipe can be asked for."""
+
+    recipe = "shapes_reader"
+    elsewhere = (*RunArguments.elsewhere, "tests")
+    name: str = "shapes-reader"
+    steps: Count = 6000
+    batch: Count = 64
+    lr: Positive = 1.5e-3
+    reconstructions: Count = 16000  # scenes that are seen through the autoencoder
+    noise: Annotated[float, Interval(0)] = 0.08  # strongest noise on their latents
+    hard: Annotated[float, Interval(0)] = 0.0  # share of scenes that are mistaken most
+    tests: Count = 2048  # scenes that the finished net is measured on
+    vae: str = "shapes-vae"
+
+
 def through(
     vae: Autoencoder, n: int, generator: Generator, noise: float, hard: float = 0.0, workers: int = 0
 ) -> tuple[list[Scene], Tensor]:
@@ -98,88 +115,47 @@ def through(
     return known, torch.cat(decoded)
 
 
-def main(
-    *,
-    steps: int = 6000,
-    batch: int = 64,
-    lr: float = 1.5e-3,
-    reconstructions: int = 16000,
-    noise: float = 0.08,
-    hard: float = 0.0,
-    tests: int = 2048,
-    precision: str = "float32",
-    seed: int = 0,
-    workers: int = 0,
-    until: float = math.inf,
-    init: str = "",
-    state: str = "runs/shapes_reader",
-    vae: str = "shapes-vae",
-    device: str = "auto",
-    out: str = "weights",
-) -> None:
-    (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(
-        steps=steps,
-        batch=batch,
-        lr=lr,
-        reconstructions=reconstructions,
-        noise=noise,
-        hard=hard,
-        precision=precision,
-        seed=seed,
-        init=Path(init).name,
-    )
-    autoencoder = load_autoencoder(vae, on)
-    generator = step_generator(seed, steps, rank)
-    known, decoded = through(autoencoder, reconstructions // world, generator, noise, hard, workers)
+def main(given: Arguments) -> None:
+    rank, world = rank_and_world()
+    generator = step_generator(given.seed, given.steps, rank)
+    vae = load_autoencoder(given.vae, given.on)
+    n, workers = given.reconstructions // world, given.workers
+    known, decoded = through(vae, n, generator, given.noise, given.hard, workers)
     truth = labels(known)
 
     def data(step: int, g: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        half = batch // world // 2
-        fresh, rows = draw(half, g, hard), torch.randint(len(known), (half,), generator=g)
+        half = given.share // 2
+        fresh, rows = draw(half, g, given.hard), torch.randint(len(known), (half,), generator=g)
         mine = labels(fresh)
-        return torch.cat([render(fresh), decoded[rows].float()]), {
-            k: torch.cat([mine[k], truth[k][rows]]) for k in truth
-        }
+        both = {k: torch.cat([mine[k], truth[k][rows]]) for k in truth}
+        return torch.cat([render(fresh), decoded[rows].float()]), both
 
     def loss(net: nn.Module, d: tuple[Tensor, dict[str, Tensor]], g: Generator) -> Tensor:
         x = d[0] + (0.04 * torch.rand((len(d[0]), 1, 1, 1), generator=g)).to(d[0]) * gaussian(d[0], g)
         return reader_loss(net(x), d[1])
 
-    torch.manual_seed(seed)  # the initial weights, alike on every rank
-    net = Reader(attributes={name: len(v) for name, v in ATTRIBUTES.items()}, **CONFIG).to(on)
-    earlier = start_from(init, {"reader": net})
+    torch.manual_seed(given.seed)  # the initial weights, alike on every rank
+    net = Reader(attributes={name: len(v) for name, v in ATTRIBUTES.items()}, **CONFIG).to(given.on)
+    earlier = start_from(given.init, {"reader": net})
     fitted = fit(
         loss,
         net,
         data,
-        Settings(steps=steps, lr=lr, precision=precision, seed=seed, weight_decay=0.01),
-        Files(checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments)),
-        workers=workers,
-        until=until,
+        replace(given.settings(), weight_decay=0.01),
+        given.files(200),
+        workers=given.workers,
+        until=given.until,
     )
     if rank == 0:
-        figures = measure(Oracle(fitted.ema.cpu(), ATTRIBUTES), load_autoencoder(vae), tests)
+        figures = measure(Oracle(fitted.ema.cpu(), ATTRIBUTES), load_autoencoder(given.vae), given.tests)
         seen = render(known[:64])
-        figures["storage_error"] = storage_error(
+        error = storage_error(
             {"reader": fitted.ema}, lambda m: torch.cat(list(m["reader"](seen).values()), 1)
         )
         config = dict(kind="reader", reader=CONFIG, values=ATTRIBUTES)
-        print(
-            publish(
-                "shapes-reader",
-                {"reader": fitted.ema},
-                config,
-                out=out,
-                recipe="palimpsest.training.shapes_reader",
-                arguments=arguments,
-                fitted=fitted,
-                figures=figures,
-                earlier=earlier,
-            ),
-            figures,
-        )
+        figures |= dict(storage_error=error)
+        print(publish(given, {"reader": fitted.ema}, config, fitted, figures, earlier), figures)
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, Arguments)

@@ -28,22 +28,21 @@ import copy
 import math
 import random
 from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
+from palimpsest.arguments import ArgumentError, Count, Fraction, Interval, Positive
 from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
-from palimpsest.fit.settings import Files, Settings
 from palimpsest.metrics.image import psnr
 from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.samplers.noise import gaussian
-from palimpsest.training.recipe import command_line, publish, start_from, storage_error
+from palimpsest.training.recipe import RunArguments, command_line, publish, start_from, storage_error
 from palimpsest.weights.files import read_weights
-from palimpsest.weights.load import own_device
 from palimpsest.worlds.scene import HELD_OUT
 from palimpsest.worlds.shapes import render, sample_scene
 from palimpsest.worlds.subjects import render_subjects, sample_context, sample_subject
@@ -171,148 +170,92 @@ def moved(before: nn.Module, after: nn.Module, x: Tensor) -> float:
     return torch.stack(steps).mean().sqrt().item()
 
 
+@dataclass(frozen=True)
+class VaeArguments(RunArguments):
+    """What a run of an autoencoder can be asked for, in any world."""
+
+    elsewhere = (*RunArguments.elsewhere, "tests")
+    steps: Count = 3600
+    lr: Positive = 1.5e-3
+    kl_weight: Annotated[float, Interval(0)] = 1e-6
+    smooth: Annotated[float, Interval(0)] = 0.1
+    tests: Count = 512  # pictures that the finished net is measured on
+
+
+@dataclass(frozen=True)
+class Arguments(VaeArguments):
+    """What a run of this recipe can be asked for."""
+
+    recipe = "shapes_vae"
+    name: str = "shapes-vae"
+    batch: Count = 8
+    anchor: Annotated[float, Interval(0)] = 0.0  # how firmly the latents of `init` are held
+    strange: Fraction = 0.0  # share of pictures that are no scenes
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.anchor and not self.init:
+            raise ArgumentError("anchor", "holds the latents of the file that init names; name one")
+
+
+Draw = Callable[[int, Generator], Tensor]  # (n, generator) -> pictures (n 3 y x)
+
+
 def train(
-    name: str,
-    draw: Callable[[int, Generator], Tensor],
-    unseen: Callable[[int, Generator], Tensor],
-    *,
-    config: dict,
-    steps: int,
-    batch: int,
-    lr: float,
-    kl_weight: float,
-    smooth: float,
-    tests: int,
-    seed: int,
-    init: str,
-    state: str,
-    device: str,
-    out: str,
-    precision: str = "float32",
-    compiled: int = 0,
-    workers: int = 0,
-    until: float = math.inf,
-    anchor: float = 0.0,
-    strange: float = 0.0,
+    given: VaeArguments, config: dict, draw: Draw, unseen: Draw, *, anchor: float = 0.0, strange: float = 0.0
 ) -> None:
-    """The autoencoder of a world: `draw` gives its training pictures, `unseen` those it is measured on,
-    so many from a generator. anchor, strange: see above; `draw` gives its strange pictures last.
+    """The autoencoder of a world: `draw` gives its training pictures, `unseen` those it is measured on.
+
+    anchor, strange: see above; `draw` gives its strange pictures last.
     """
-    if anchor and not init:
-        raise ValueError("anchor: it holds the latents of the file that init names; name one")
-    (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(
-        steps=steps,
-        batch=batch,
-        lr=lr,
-        kl_weight=kl_weight,
-        smooth=smooth,
-        precision=precision,
-        compiled=compiled,
-        anchor=anchor,
-        strange=strange,
-        seed=seed,
-        init=Path(init).name,
-    )
-    torch.manual_seed(seed)  # the initial weights, alike on every rank
+    torch.manual_seed(given.seed)  # the initial weights, alike on every rank
     vae = AutoencoderKL(**config)
-    earlier = start_from(init, {"vae": vae})
-    if init and not anchor:
-        rebalance(vae, draw(256, Generator().manual_seed(seed)))
-    vae.to(on, memory_format=torch.channels_last)
+    earlier = start_from(given.init, {"vae": vae})
+    if given.init and not anchor:
+        rebalance(vae, draw(256, Generator().manual_seed(given.seed)))
+    vae.to(given.on, memory_format=torch.channels_last)
     held = Anchor(copy.deepcopy(vae).requires_grad_(False), anchor, 1 - strange) if anchor else None
-    if compiled:
+    if given.compiled:
         vae.encoder.compile()
         vae.decoder.compile()
     fitted = fit(
-        lambda net, x, g: loss(net, x, g, kl_weight, smooth, held),
+        lambda net, x, g: loss(net, x, g, given.kl_weight, given.smooth, held),
         vae,
-        lambda step, g: draw(batch // world, g).to(memory_format=torch.channels_last),
-        Settings(steps=steps, lr=lr, seed=seed, precision=precision),
-        Files(
-            save_every=100,
-            checkpoint=f"{state}/checkpoint.pt",
-            log=f"{state}/loss.csv",
-            identity=dict(recipe=arguments),
-        ),
-        workers=workers,
-        until=until,
+        lambda step, g: draw(given.share, g).to(memory_format=torch.channels_last),
+        given.settings(),
+        given.files(),
+        workers=given.workers,
+        until=given.until,
     )
-    if rank == 0:
-        known = draw(256, Generator().manual_seed(seed))
-        fitted.ema.cpu()
+    if rank_and_world()[0] == 0:
+        known, net = draw(256, Generator().manual_seed(given.seed)), fitted.ema.cpu()
         if not anchor:
-            rebalance(fitted.ema, known)
-        figures = measure(fitted.ema, unseen(tests, Generator().manual_seed(10**6)))
+            rebalance(net, known)
+        pictures = unseen(given.tests, Generator().manual_seed(10**6))
+        figures = measure(net, pictures)
         figures["storage_error"] = storage_error(
-            {"vae": fitted.ema}, lambda m: m["vae"].decode(m["vae"].encode(known[:32])[0])
+            {"vae": net}, lambda m: m["vae"].decode(m["vae"].encode(known[:32])[0])
         )
         if strange:
-            seen = strangers(tests, Generator().manual_seed(10**6))
-            figures["psnr_strange"] = measure(fitted.ema, seen)["psnr_mean"]
+            others = strangers(given.tests, Generator().manual_seed(10**6))
+            figures["psnr_strange"] = measure(net, others)["psnr_mean"]
         if anchor:
-            held.vae.cpu()
-            figures["moved"] = moved(held.vae, fitted.ema, unseen(tests, Generator().manual_seed(10**6)))
-        scale = read_weights(init)[0]["latent_scale"] if anchor else 1 / figures["latent_std"]
+            figures["moved"] = moved(held.vae.cpu(), net, pictures)
+        scale = read_weights(given.init)[0]["latent_scale"] if anchor else 1 / figures["latent_std"]
         header = dict(kind="vae", vae=config, latent_scale=scale, size=64)
-        print(
-            publish(
-                name,
-                {"vae": fitted.ema},
-                header,
-                out=out,
-                recipe=f"palimpsest.training.{name.replace('-', '_')}",
-                arguments=arguments,
-                fitted=fitted,
-                figures=figures,
-                earlier=earlier,
-            ),
-            figures,
-        )
+        print(publish(given, {"vae": net}, header, fitted, figures, earlier), figures)
 
 
-def main(
-    *,
-    steps: int = 3600,
-    batch: int = 8,
-    lr: float = 1.5e-3,
-    kl_weight: float = 1e-6,
-    smooth: float = 0.1,
-    tests: int = 512,
-    precision: str = "float32",
-    seed: int = 0,
-    workers: int = 0,
-    until: float = math.inf,
-    anchor: float = 0.0,
-    strange: float = 0.0,
-    init: str = "",
-    state: str = "runs/shapes_vae",
-    device: str = "auto",
-    out: str = "weights",
-) -> None:
+def main(given: Arguments) -> None:
     train(
-        "shapes-vae",
-        lambda n, g: mixed(n, g, strange),
+        given,
+        CONFIG,
+        lambda n, g: mixed(n, g, given.strange),
         lambda n, g: render(scenes(n, g, held_out=None)),
-        config=CONFIG,
-        steps=steps,
-        batch=batch,
-        lr=lr,
-        kl_weight=kl_weight,
-        smooth=smooth,
-        tests=tests,
-        precision=precision,
-        seed=seed,
-        init=init,
-        state=state,
-        device=device,
-        out=out,
-        workers=workers,
-        until=until,
-        anchor=anchor,
-        strange=strange,
+        anchor=given.anchor,
+        strange=given.strange,
     )
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, Arguments)

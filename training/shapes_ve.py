@@ -10,25 +10,23 @@ paper's λ = σ² asks next to nothing of the picture where σ is large."""
 
 from __future__ import annotations
 
-import math
 import random
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 from torch import Generator, Tensor, nn
 
+from palimpsest.arguments import Count, Fraction
 from palimpsest.fit.ahead import moved, step_generator
 from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
-from palimpsest.fit.settings import Files, Settings
 from palimpsest.samplers.convert import eps_from_v, q_sample
 from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.samplers.ve_sde import ve_loss
-from palimpsest.training.recipe import command_line, publish, start_from, storage_error
+from palimpsest.training.recipe import RunArguments, command_line, publish, recent, start_from, storage_error
 from palimpsest.training.shapes import EMPTY, LENGTH, models, told
-from palimpsest.weights.load import own_device
 from palimpsest.worlds.shapes import render, sample_scene
 
 NET = dict(
@@ -43,10 +41,7 @@ NET = dict(
     norm_groups=8,
 )
 SIZE = 32
-DECISIVE = (
-    0.15,
-    6.0,
-)  # below, the noise hides nothing; above, everything: between, the text decides what the picture becomes
+DECISIVE = (0.15, 6.0)  # below, noise hides nothing; above, everything; between, the text decides
 SCHEDULE = dict(T=1000, sigma_min=0.01, sigma_max=50.0)
 
 
@@ -77,88 +72,51 @@ def loss(
     return ve_loss(score, x_0, sigma, eps, weight=1 + sigma**2)  # Eq. (2)
 
 
-def main(
-    *,
-    steps: int = 4000,
-    batch: int = 32,
-    lr: float = 1e-3,
-    two: float = 0.5,
-    precision: str = "float32",
-    compiled: int = 0,
-    seed: int = 0,
-    workers: int = 0,
-    until: float = math.inf,
-    init: str = "",
-    state: str = "runs/shapes_ve",
-    device: str = "auto",
-    out: str = "weights",
-) -> None:
-    (rank, world), on = rank_and_world(), own_device(device)
-    arguments = dict(
-        steps=steps,
-        batch=batch,
-        lr=lr,
-        two=two,
-        precision=precision,
-        compiled=compiled,
-        seed=seed,
-        init=Path(init).name,
-    )
+@dataclass(frozen=True)
+class Arguments(RunArguments):
+    """What a run of this recipe can be asked for."""
+
+    recipe = "shapes_ve"
+    name: str = "shapes-ve"
+    steps: Count = 4000
+    two: Fraction = 0.5  # share of scenes with two things
+
+
+def main(given: Arguments) -> None:
     schedule = Schedule.geometric(**SCHEDULE)
-    torch.manual_seed(seed)  # the initial weights, alike on every rank
+    torch.manual_seed(given.seed)  # the initial weights, alike on every rank
     modules, tokenizer, config = models(NET, LENGTH)
-    earlier = start_from(init, dict(modules))
-    modules.to(on, memory_format=torch.channels_last)
-    if compiled:
+    earlier = start_from(given.init, dict(modules))
+    modules.to(given.on, memory_format=torch.channels_last)
+    if given.compiled:
         modules["net"].compile()
 
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        scenes = [sample_scene(rng, 1 + (rng.random() < two)) for _ in range(batch // world)]
-        return render(scenes, SIZE).to(memory_format=torch.channels_last), tokenizer(
-            [told(s, rng, EMPTY) for s in scenes]
-        )
+        scenes = [sample_scene(rng, 1 + (rng.random() < given.two)) for _ in range(given.share)]
+        tokens = tokenizer([told(scene, rng, EMPTY) for scene in scenes])
+        return render(scenes, SIZE).to(memory_format=torch.channels_last), tokens
 
     fitted = fit(
         lambda m, d, g: loss(m, d, g, schedule),
         modules,
         data,
-        Settings(steps=steps, lr=lr, seed=seed, precision=precision),
-        Files(checkpoint=f"{state}/checkpoint.pt", log=f"{state}/loss.csv", identity=dict(recipe=arguments)),
-        workers=workers,
-        until=until,
+        given.settings(),
+        given.files(200),
+        workers=given.workers,
+        until=given.until,
     )
-    if rank == 0:
-        g = step_generator(seed, steps + 1)
-        (x, tokens), t = moved(data(steps, g), on), torch.linspace(50, schedule.T, batch // world).long()
+    if rank_and_world()[0] == 0:
+        g = step_generator(given.seed, given.steps + 1)
+        x, tokens = moved(data(given.steps, g), given.on)
+        t = torch.linspace(50, schedule.T, given.share).long()
         noised = q_sample(schedule, x, t, gaussian(x, g))
-        figures = dict(
-            loss=sum(fitted.losses[-200:]) / len(fitted.losses[-200:]),
-            storage_error=storage_error(dict(fitted.ema), lambda m: m["net"](noised, t, m["text"](tokens))),
-        )
-        config = dict(
-            kind="text2image",
-            prediction="v",
-            schedule=dict(name="geometric", **SCHEDULE),
-            vae=None,
-            size=SIZE,
-            **config,
-        )
-        print(
-            publish(
-                "shapes-ve",
-                dict(fitted.ema),
-                config,
-                out=out,
-                recipe="palimpsest.training.shapes_ve",
-                arguments=arguments,
-                fitted=fitted,
-                figures=figures,
-                earlier=earlier,
-            ),
-            figures,
-        )
+        error = storage_error(dict(fitted.ema), lambda m: m["net"](noised, t, m["text"](tokens)))
+        figures = dict(loss=recent(fitted.losses), storage_error=error)
+        known = dict(kind="text2image", prediction="v", vae=None, size=SIZE)
+        config = known | dict(schedule=dict(name="geometric", **SCHEDULE)) | config
+        print(publish(given, dict(fitted.ema), config, fitted, figures, earlier), figures)
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, Arguments)

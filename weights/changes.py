@@ -35,7 +35,8 @@ def of_lora(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
     }
     if not parts:
         raise ValueError(
-            f"bundle: {model.name} has no low-rank changes to save; learn some with rank, or save the whole model"
+            f"bundle: {model.name} has no low-rank changes to save; learn some with rank, or save the whole "
+            f"model"
         )
     one = next(iter(next(iter(parts.values())).values()))
     tensors = {

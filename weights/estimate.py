@@ -133,7 +133,8 @@ def estimate(
     passes = [p for p in passes if p.times > 0]
     if model.device.type != "meta":
         raise ValueError(
-            f"b: is on {model.device}, where nets compute; load(name, \"meta\") gives one that only knows its shapes"
+            f"b: is on {model.device}, where nets compute; load(name, \"meta\") gives one that only knows "
+            f"its shapes"
         )
     if min(size) < 1 or size[0] % model.grid or size[1] % model.grid:
         raise ValueError(f"size: rows and columns must be multiples of {model.grid}, got {tuple(size)}")
@@ -252,7 +253,8 @@ def table(cost: Estimate) -> str:
         [
             *lines,
             f"network evaluations {cost.evaluations}, {cost.flops / 1e12:.3g} TFLOP in all",
-            f"memory at most {_bytes(cost.peak)}, of which weights {_bytes(cost.weights)} in {str(cost.dtype).split('.')[1]}; "
+            f"memory at most {_bytes(cost.peak)}, of which weights {_bytes(cost.weights)} in "
+            f"{str(cost.dtype).split('.')[1]}; "
             f"{adds}Python and PyTorch come on top",
         ]
     )

@@ -128,12 +128,14 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(
-            f"model: no weight file {path}; `make weights` and `make emoji-weights` train the shipped ones anew"
+            f"model: no weight file {path}; `make weights` and `make emoji-weights` train the shipped ones "
+            f"anew"
         )
     record = manifest().get(path.name) if path.resolve().parent == FOLDER.resolve() else None
     if record is not None and sha256(path) != record["sha256"]:
         raise WeightsError(
-            f"model: {path} is damaged (its sha256 is not the manifest's); restore it with `git checkout weights/{path.name}`"
+            f"model: {path} is damaged (its sha256 is not the manifest's); restore it with `git checkout "
+            f"weights/{path.name}`"
         )
     try:
         with safe_open(path, "pt") as file:
@@ -147,7 +149,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return dict(json.loads(header)), tensors
     except (TypeError, ValueError):
         raise WeightsError(
-            f"model: {path} carries no palimpsest configuration in its header; take one that write_weights wrote"
+            f"model: {path} carries no palimpsest configuration in its header; take one that write_weights "
+            f"wrote"
         ) from None
 
 

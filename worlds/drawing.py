@@ -276,7 +276,8 @@ def simulate_strokes(
         median = 2 * round((23 * pictures.shape[-1] / 256 - 1) / 2) + 1
     if colours < 1 or median < 1 or median % 2 == 0:
         raise ValueError(
-            f"strokes: colours must be ≥ 1 and median an odd width ≥ 1; got colours={colours}, median={median}"
+            f"strokes: colours must be ≥ 1 and median an odd width ≥ 1; got colours={colours}, "
+            f"median={median}"
         )
     half = median // 2
     padded = F.pad(pictures, (half,) * 4, mode="replicate")

@@ -194,7 +194,8 @@ def fetch(folder: Path) -> None:
         )
     except (OSError, subprocess.CalledProcessError) as error:
         raise EmojiError(
-            f"packages: npm could not bring {', '.join(PACKAGES)} ({type(error).__name__}); fetch these with npm pack "
+            f"packages: npm could not bring {', '.join(PACKAGES)} ({type(error).__name__}); fetch these "
+            f"with npm pack "
             "elsewhere and name their folder with --packages"
         ) from None
 
@@ -265,7 +266,8 @@ def counts(world: World) -> str:
     )
     held = sum(map(is_held_out, world.emoji))
     return (
-        f"{len(world.emoji):,} pictures, {held:,} of them held out; {every:,} true edits, {train:,} of them for training and {test:,} "
+        f"{len(world.emoji):,} pictures, {held:,} of them held out; {every:,} true edits, {train:,} of them "
+        f"for training and {test:,} "
         f"for tests; of {mirrored(world):,} held-out pictures the mirror image is trained on"
     )
 

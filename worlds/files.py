@@ -79,7 +79,8 @@ class Original:
                 raise ValueError(f"{name}: must be 1 or more, got {value}")
         if side is not None and max(self.box[2:]) >= MAX_LENGTH * min(self.box[2:]):
             raise PictureError(
-                f"{self.path} is {_by(self.box[2:])} pixels, {MAX_LENGTH} times as long as wide or more: cut it into "
+                f"{self.path} is {_by(self.box[2:])} pixels, {MAX_LENGTH} times as long as wide or more: "
+                f"cut it into "
                 "pieces, or show its central square alone (--crop)"
             )
         return replace(self, side=side, grid=grid)
@@ -415,7 +416,8 @@ def _bytes(picture: Tensor) -> np.ndarray:
     if picture.dtype != torch.uint8:
         if not picture.isfinite().all():
             raise ValueError(
-                "picture holds values that are not finite: a guidance scale, weight or rate that made it is too large"
+                "picture holds values that are not finite: a guidance scale, weight or rate that made it is "
+                "too large"
             )
         picture = ((picture.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return picture.contiguous().numpy()

@@ -45,7 +45,8 @@ HELD_OUT = frozenset(
 RARE_WORDS = ("zwx", "qev", "blorp", "vint", "snarf", "plim", "jurd", "kex")
 
 SAID = (  # what captions and instructions say beside the names above
-    "a an the on background left of above and make turn into change to add remove swap with replace in picture "
+    "a an the on background left of above and make turn into change to add remove swap with replace in "
+    "picture "
     "photo painting"
 ).split()
 LATER = "right below it is that thing upper lower".split()  # newer words come last: no token is renumbered

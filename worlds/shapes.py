@@ -301,7 +301,8 @@ def apply(scene: Scene, edit: Edit) -> Scene:
         things = [_inside(replace(a, x=b.x, y=b.y)), _inside(replace(b, x=a.x, y=a.y))]
     else:
         raise ValueError(
-            f"edit: unknown kind {kind!r}; known: recolour, reshape, retexture, resize, background, add, remove, swap"
+            f"edit: unknown kind {kind!r}; known: recolour, reshape, retexture, resize, background, add, "
+            f"remove, swap"
         )
     return replace(scene, things=_ordered(tuple(things)))
 
