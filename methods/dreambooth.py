@@ -5,11 +5,12 @@ A few pictures of one subject, and a word that means nothing: the whole net is t
 the subject. So that "a star" does not come to mean *this* star, the frozen model's own pictures of the
 class are learned beside it: the prior term.
 
-    1  [V] ← a rare word;  c ← "a [V] [class noun]",  c_pr ← "a [class noun]"                         Sec. 3.2
-    2  x_pr ← pictures of the frozen model under c_pr, ancestral sampler                              Sec. 3.3
+    1  [V] ← a rare word;  c ← "a [V] [class noun]",  c_pr ← "a [class noun]"                Sec. 3.2
+    2  x_pr ← pictures of the frozen model under c_pr, ancestral sampler                     Sec. 3.3
     3  for each step:
     4    t, ε for pictures x;  t′, ε′ of their own for prior pictures x_pr
-    5    θ ← AdamW on  w_t ‖x̂_θ(α_t x + σ_t ε, c) − x‖² + λ w_t′ ‖x̂_θ(α_t′ x_pr + σ_t′ ε′, c_pr) − x_pr‖²  Eq. (9)
+    5    θ ← AdamW on  w_t ‖x̂_θ(α_t x + σ_t ε, c) − x‖²                                      Eq. (9)
+                       + λ w_t′ ‖x̂_θ(α_t′ x_pr + σ_t′ ε′, c_pr) − x_pr‖²
 
     paper        code                              paper        code
     [V]          identifier                        λ = 1        prior.weight
@@ -67,8 +68,8 @@ class Learned(NamedTuple):
     losses: list[float]  # Eq. (9)
     instance: list[float]  # its first term
     prior: list[float]  # its second, before λ; 0 without a prior
-    prior_latents: Tensor | None  # x_pr (n c y x); model.decode shows them
     seconds: float  # of training
+    prior_latents: Tensor | None = None  # x_pr (n c y x); model.decode shows them
 
 
 # ---- Eq. (9) ----
@@ -113,14 +114,14 @@ def weighted_error(
     weight: Weight,
     low_res: Tensor | None = None,
 ) -> Tensor:
-    """w_t ‖x̂_θ(α_t x + σ_t ε, c) − x‖² of each picture, as a mean over its pixels: (b,). A term of Eq. (9)."""
+    """w_t ‖x̂_θ(α_t x + σ_t ε, c) − x‖² of each picture, a mean over its pixels: (b,). A term of Eq. (9)."""
     z_t = q_sample(model.schedule, x, t, eps)  # α_t x + σ_t ε
     error = weight(model.schedule, t, x) * (x_hat(model, z_t, t, ctx, low_res) - x) ** 2
     return reduce(error, "b c y x -> b", "mean")
 
 
 class Batch(NamedTuple):
-    """Pictures with their texts, and a time and a noise of their own each: what a term of Eq. (9) looks at."""
+    """What a term of Eq. (9) looks at: pictures with their texts, each with a time and a noise of its own."""
 
     x: Tensor  # (b c y x)
     tokens: Tensor  # (b l)
@@ -133,7 +134,7 @@ class Batch(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Pictures to draw from, and the texts that they are shown under."""
+    """What a term of Eq. (9) draws from: all pictures of the subject, or of the class, and their texts."""
 
     latents: Tensor  # (n c y x)
     tokens: Tensor  # (m k l): k texts for each picture; where m < n, they serve the pictures in turn
@@ -166,10 +167,12 @@ def dreambooth_loss(
     return instance_term + prior_weight * prior_term, instance_term, prior_term  # Eq. (9)
 
 
-class Tuned(NamedTuple):
-    """What `tune` gives: the trained modules, and curves as in `Learned`."""
+# ---- the loop, which LoRA, Textual Inversion and the upsampler share ----
 
-    modules: nn.ModuleDict
+
+class Curves(NamedTuple):
+    """How a run went, as in `Learned`."""
+
     losses: list[float]
     instance: list[float]
     prior: list[float]
@@ -189,17 +192,19 @@ def tune(
     identity: dict[str, Any] | None = None,
     state: str | Path | None = None,
     progress: bool = False,
-) -> Tuned:
-    """Lines 3–5: train what of `modules` wants a gradient until the model shows the subject's examples.
+) -> tuple[nn.ModuleDict, Curves]:
+    """Lines 3–5: train `modules` on Eq. (9), and give them back with the curves of the run.
 
-    model: its net is among the modules. error: of one term of Eq. (9). state: a folder for the checkpoint;
-    identity: what else it belongs to.
+    modules: "net" and "text" of the model, and what else is trained; what wants no gradient stays as it is.
+    text_encoder: reads the texts with them. subject, prior: what the two terms draw from; without a prior
+    the first is all. error: of one term, as `weighted_error`. state: a folder for the checkpoint; identity:
+    what else the checkpoint belongs to.
     """
     weight, pieces = course.weight or WEIGHTS[model.prediction], course.accumulate
     curve = Curve(course.steps).to(model.device)
 
     def batch(step: int, generator: Generator) -> Any:
-        """Line 4, in pieces."""
+        """Line 4: the step's pictures of both terms, in so many pieces as are asked for."""
         n, T = course.own_batch, model.schedule.T
         subjects = subject.draw(n, T, generator).pieces(pieces)  # t, ε
         priors = [None] * pieces if prior is None else prior.draw(n, T, generator).pieces(pieces)  # t′, ε′
@@ -207,7 +212,7 @@ def tune(
         return drawn if pieces > 1 else drawn[0]
 
     def loss(_: nn.Module, drawn: tuple[int, int, Batch, Batch | None], generator: Generator) -> Tensor:
-        """Line 5, of one piece."""
+        """Line 5: Eq. (9) of one piece."""
         step, k, subjects, priors = drawn
         total, *terms = dreambooth_loss(model, text_encoder, subjects, priors, prior_weight, weight, error)
         curve.add(step, torch.stack(terms).detach().float() / pieces, first=k == 0)
@@ -235,11 +240,14 @@ def tune(
         Files(checkpoint, identity=belongs_to),
         progress=progress,
     )
-    return Tuned(fitted.ema, fitted.losses, *curve.terms.T.tolist(), fitted.seconds)
+    return fitted.ema, Curves(fitted.losses, *curve.terms.T.tolist(), fitted.seconds)
 
 
 class Curve(nn.Module):
-    """The terms of Eq. (9), step by step. A buffer of what is trained, so that a resumed run has the earlier ones."""
+    """The terms of Eq. (9), step by step.
+
+    They are a buffer of what is trained, so that a resumed run has those of the steps before.
+    """
 
     def __init__(self, steps: int):
         super().__init__()
@@ -253,7 +261,7 @@ class Curve(nn.Module):
 def identity_of(
     model: Model, modules: nn.ModuleDict, subject: Examples, prior: Examples | None
 ) -> dict[str, str]:
-    """What a checkpoint belongs to: the model, where its further modules start, the low-rank changes, the examples."""
+    """What a checkpoint belongs to: the model, its low-rank changes, where other modules start, the examples."""
     ranks = {f"rank {change.rank} alpha {change.alpha:g}" for change in adapted(modules).values()}
     starts = {
         f"start of the {name}": digest(*module.state_dict().values())
@@ -311,7 +319,7 @@ def dreambooth(
     check_class_noun(model, class_noun)
     if prior.weight > 0:
         check_prior_can_be_kept(model, x, class_noun)
-    prompt, class_prompt = with_article(identifier, class_noun), with_article(class_noun)  # Sec. 3.2, c, c_pr
+    prompt, class_prompt = with_article(identifier, class_noun), with_article(class_noun)  # l. 1, Sec. 3.2
     texts = prompts_of_pictures(prompts, len(x), identifier) or [prompt]
     class_texts = [class_prompt] if prior.prompts is None else list(prior.prompts)
     tokens, class_tokens = (model.tokenizer(some)[:, None] for some in (texts, class_texts))  # (n 1 l)
@@ -324,37 +332,29 @@ def dreambooth(
         seed=course.seed,
     )
 
-    subject, class_examples = Examples(model.encode(x), tokens), None
+    x_pr = None
     if prior.weight > 0:
         file = None if state is None else Path(state) / "prior.safetensors"
-        latents = prior_latents(model, class_texts, prior, seed=course.seed, state=file)  # x_pr, Sec. 3.3
-        class_examples = Examples(latents, class_tokens)
-    tuned = tune(  # Eq. (9)
+        x_pr = prior_latents(model, class_texts, prior, seed=course.seed, state=file)  # l. 2, Sec. 3.3
+    modules, curves = tune(  # l. 3–5, Eq. (9)
         new,
         nn.ModuleDict({"net": new.net, "text": new.text}),
         new.text,
-        subject,
-        class_examples,
+        Examples(model.encode(x), tokens),
+        None if x_pr is None else Examples(x_pr, class_tokens),
         course,
         prior_weight=prior.weight,
         state=state,
         progress=progress,
     )
-    return Learned(
-        with_trained(new, tuned.modules),
-        identifier,
-        prompt,
-        class_prompt,
-        tuned.losses,
-        tuned.instance,
-        tuned.prior,
-        None if class_examples is None else class_examples.latents,
-        tuned.seconds,
-    )
+    return Learned(with_trained(new, modules), identifier, prompt, class_prompt, *curves, x_pr)
 
 
 def prompts_of_pictures(prompts: Sequence[str] | None, n: int, identifier: str) -> list[str]:
-    """The texts of n pictures; [] for None. Raises ArgumentError for another number, or one without the identifier."""
+    """The texts of n pictures; [] for None.
+
+    Raises ArgumentError for another number of them, or one without the identifier.
+    """
     if prompts is None:
         return []
     if len(prompts) != n or not all(mentions(text, identifier) for text in prompts):

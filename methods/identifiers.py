@@ -8,9 +8,9 @@ meaning, too. So look for rare tokens of the tokenizer and turn them back into t
     2  keep those that come back: encode(decode(token)) = token
     3  draw one
 
-# unstated: for another tokenizer than T5's. The paper takes ids 5000 … 10000 of T5-XXL, at most three letters.
-CLIP's ids are the ranks in which its pairs were merged, so the same range holds everyday abbreviations;
-there the rare ones are the late ones.
+# unstated: for another tokenizer than T5's. The paper takes ids 5000 … 10000 of T5-XXL, at most three
+letters. CLIP's ids are the ranks in which its pairs were merged, so the same range holds everyday
+abbreviations; there the rare ones are the late ones.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def mentions(text: str, identifier: str) -> bool:
 
 
 def comes_back(tokenizer: Tokenizer, word: str) -> bool:
-    """Whether a word is one token, and that token is this word."""  # Sec. 3.2: the token-to-text map, inverted
+    """Whether a word is one token, and that token is this word."""
+    # Sec. 3.2: the token-to-text map, inverted
     tokens = [token for piece in tokenizer.pieces(word) for token in piece]
     return len(tokens) == 1 and tokenizer.decode(tokens) == word
 
@@ -89,8 +90,8 @@ def check_identifier(model: Model, identifier: str, seed: int = 0) -> str:
     if model.text is None or model.tokenizer is None:
         raise ArgumentError(
             "model",
-            f"{model.name} reads no text, so no word of it can come to mean a subject; choose a text-to-image "
-            "model",
+            f"{model.name} reads no text, so no word of it can come to mean a subject; choose a "
+            "text-to-image model",
         )
     if identifier == "auto":
         return find_identifier(model.tokenizer, seed)
@@ -122,7 +123,7 @@ def warn_of_meaning(tokenizer: Tokenizer, identifier: str, tokens: int) -> None:
 
 
 def common_words(tokenizer: Tokenizer, identifier: str) -> list[str]:
-    """The words of an identifier, in lower case, that the model has a meaning for, as far as its tokenizer tells."""
+    """The words of an identifier, in lower case, that have a meaning, as far as the tokenizer tells."""
     if isinstance(tokenizer, WordTokenizer):
         return [word for word in identifier.lower().split() if word not in RARE_WORDS]
     words = [(tokenizer.decode(piece).strip().lower(), piece) for piece in tokenizer.pieces(identifier)]

@@ -80,7 +80,7 @@ def frozen_copy(model: Model, checkpointing: bool = False) -> Model:
 
 
 def with_trained(model: Model, modules: nn.ModuleDict) -> Model:
-    """The model with the trained "net" and "text", ready to sample: frozen, and its activations are kept again."""
+    """The model with the trained "net" and "text", ready to sample: frozen, its activations kept again."""
     net, text = (modules[name].eval().requires_grad_(False) for name in ("net", "text"))
     if hasattr(net, "recompute"):
         net.recompute = False
@@ -139,8 +139,8 @@ def check_can_be_tuned(model: Model, beside: int = 0) -> None:
     if model.beside != beside:
         raise ArgumentError(
             "model",
-            f"the net of {model.name} takes {model.channels + model.beside} channels, more than a latent alone "
-            "has; choose a text-to-image model",
+            f"the net of {model.name} takes {model.channels + model.beside} channels, more than a latent "
+            "alone has; choose a text-to-image model",
         )
 
 
@@ -163,7 +163,8 @@ def check_prior_can_be_kept(model: Model, pictures: Tensor, class_noun: str) -> 
     if not class_noun.strip():
         raise ArgumentError(
             "class_noun",
-            "is empty, so there is no class whose prior could be kept; give one, or set the prior's weight to 0",
+            "is empty, so there is no class whose prior could be kept; give one, or set the prior's weight "
+            "to 0",
         )
     if tuple(pictures.shape[-2:]) != (model.size, model.size):
         y, x = pictures.shape[-2:]

@@ -8,7 +8,7 @@ r = 4, 797,184 numbers of 860 million. This file does with them what is done aft
 
     save_lora(learned.model, "zwx.safetensors", base="shapes")             # a few kilobytes
     model = load("zwx.safetensors")                                        # the base, changed
-    merged(model)                                                          # a plain model, at the base's speed
+    merged(model)                                                       # a plain model, as fast as the base
 
     paper        code                              paper        code
     r, α         rank, alpha                       A, B         down, up
@@ -76,7 +76,7 @@ def save_lora(model: Model, path: str | Path, base: str, about: dict[str, Any] |
 def save_word(
     model: Model, path: str | Path, base: str, identifier: str, about: dict[str, Any] | None = None
 ) -> Path:
-    """Write the one vector that Textual Inversion found (methods/textual_inversion.py), as `save_lora` does."""
+    """Write the one vector that Textual Inversion found, as `save_lora` does."""
     (token,) = (token for piece in model.tokenizer.pieces(identifier) for token in piece)
     config = dict(kind="word", token=token, identifier=identifier)
     return _write(path, {"vector": model.text.tokens.weight[token]}, config, base, about)

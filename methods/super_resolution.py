@@ -7,11 +7,13 @@ same words. While it is tuned, less noise is added to the small picture ("noise 
 was trained: with much of it the net learns not to trust the small picture, and paints blurs.
 
     1  for each step:
-    2    x_low ← x made small, 8 bits  +  aug · noise                     the paper: aug from 1e-3 down to 1e-5, of unnamed unit
-    3    θ ← AdamW on  w_t ‖x̂_θ(α_t x + σ_t ε, x_low, c) − x‖²            Eq. (9), its first term
+    2    x_low ← x made small, 8 bits  +  aug · noise
+    3    θ ← AdamW on  w_t ‖x̂_θ(α_t x + σ_t ε, x_low, c) − x‖²                  Eq. (9), its first term
 
-    paper        code                              paper        code
-    c            "a [V] [class noun]"              aug          aug: here a standard deviation, of pictures in [−1, 1]
+    paper        code
+    c            "a [V] [class noun]"
+    aug          aug, a standard deviation of pictures in [−1, 1]; the paper lowers it from 1e-3 to 1e-5, in
+                 a unit that it does not name
 
 There is no prior term: what a class looks like the small picture says. The learnt variances
 (arXiv:2102.09672v1) are not tuned: a walk with eta = 0, as `methods.glide.upsample` takes, does not ask
@@ -107,7 +109,7 @@ def dreambooth_upsampler(
 
     new = trainable_copy(model, tune_text=tune_text, checkpointing=course.checkpointing)
     small = F.interpolate(made_small(x, factor), scale_factor=factor, mode="nearest")
-    tuned = tune(  # Eq. (9), its first term
+    modules, curves = tune(  # Eq. (9), its first term
         new,
         nn.ModuleDict({"net": new.net, "text": new.text}),
         new.text,
@@ -119,21 +121,11 @@ def dreambooth_upsampler(
         state=state,
         progress=progress,
     )
-    return Learned(
-        with_trained(new, tuned.modules),
-        identifier,
-        prompt,
-        with_article(class_noun),
-        tuned.losses,
-        tuned.instance,
-        tuned.prior,
-        None,
-        tuned.seconds,
-    )
+    return Learned(with_trained(new, modules), identifier, prompt, with_article(class_noun), *curves)
 
 
 def check_upsampler(model: Model, factor: int) -> None:
-    """Raises ArgumentError for a model that is no upsampler, or one for inpainting, or of another factor's size."""
+    """Raises ArgumentError for a model that is no upsampler or one for inpainting, and for a bad factor."""
     check_stage(model, upsampling=True)
     if model.net.inpainting:
         raise ArgumentError(

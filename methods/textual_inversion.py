@@ -5,10 +5,10 @@ Nothing of the model is tuned; what is looked for is a word. S* is a new vector 
 encoder, and the one whose texts describe the pictures best is v*. It is DreamBooth's baseline: it can say
 only what the net could already paint.
 
-    1  v ← the vector of a coarse word, "star"                                                        Sec. 4.2
+    1  v ← the vector of a coarse word, "star"                                   Sec. 4.2
     2  for each step:
     3    y ← a neutral template around S*: "a photo of a S*"
-    4    v ← AdamW on ‖ε − ε_θ(z_t, t, c_θ(y))‖²; all else is frozen                                  Eq. (2) of the paper
+    4    v ← AdamW on ‖ε − ε_θ(z_t, t, c_θ(y))‖²; all else is frozen             Eq. (2) of the paper
 
     paper        code                              paper        code
     S*           identifier                        v*           text.tokens.weight[token] of the new model
@@ -85,7 +85,7 @@ def textual_inversion(
     word = Word(new.text.tokens.weight[coarse]).to(model.device)  # Sec. 4.2
     prompt = with_article(identifier)
     texts = model.tokenizer([template.format(v=identifier, a=prompt) for template in TEMPLATES])
-    tuned = tune(  # Eq. (2)
+    modules, curves = tune(  # l. 2–4, Eq. (2)
         new,
         nn.ModuleDict({"net": new.net, "text": new.text, "word": word}),
         partial(encode_with_word, new.text, word, token),
@@ -95,20 +95,10 @@ def textual_inversion(
         state=state,
         progress=progress,
     )
-    found = with_trained(new, tuned.modules)
+    found = with_trained(new, modules)
     with torch.no_grad():
-        found.text.tokens.weight[token] = tuned.modules["word"].vector
-    return Learned(
-        found,
-        identifier,
-        prompt,
-        with_article(class_noun),
-        tuned.losses,
-        tuned.instance,
-        tuned.prior,
-        None,
-        tuned.seconds,
-    )
+        found.text.tokens.weight[token] = modules["word"].vector
+    return Learned(found, identifier, prompt, with_article(class_noun), *curves)
 
 
 def one_token(model: Model, argument: str, word: str) -> int:

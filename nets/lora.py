@@ -31,8 +31,8 @@ class LoraLinear(nn.Module):
         if not 1 <= rank <= min(base.in_features, base.out_features):
             raise ArgumentError(
                 "rank",
-                f"must lie in 1 … {min(base.in_features, base.out_features)} for a map of {base.in_features} × "
-                f"{base.out_features}, got {rank}",
+                f"must lie in 1 … {min(base.in_features, base.out_features)} for a map of "
+                f"{base.in_features} × {base.out_features}, got {rank}",
             )
         self.base = base.requires_grad_(False)
         self.rank, self.alpha = rank, alpha
@@ -79,7 +79,8 @@ def adapt(net: nn.Module, rank: int, alpha: float, generator: Generator | None =
     if not names:
         raise ArgumentError(
             "rank",
-            f"this {type(net).__name__} has no attention whose maps LoRA could change; take rank=0, all weights",
+            f"this {type(net).__name__} has no attention whose maps LoRA could change; take rank=0, all "
+            "weights",
         )
     return names
 

@@ -105,8 +105,8 @@ def declare_dreambooth(commands: argparse._SubParsersAction) -> None:
     options(p, Prior, PRIOR, PRIOR_OPTIONS)
     shared_options(
         p,
-        "a folder, there or to be made: model.safetensors, which --model of every command takes, and the pictures; "
-        "a run that was stopped goes on from there",
+        "a folder, there or to be made: model.safetensors, which --model of every command takes, and the "
+        "pictures; a run that was stopped goes on from there",
         estimates=True,
     )
 
@@ -218,9 +218,10 @@ def checked(a: argparse.Namespace, model: Model, files: list[Original]) -> Asked
     shown = [framed(file, model, None).view() for file in files]
     sizes = {tuple(x.shape[-2:]) for x in shown}
     if len(sizes) > 1:
+        seen = ", ".join(f"{x}×{y}" for y, x in sorted(sizes))
         raise Mistake(
-            f"IN: the pictures have different proportions ({', '.join(f'{x}×{y}' for y, x in sorted(sizes))} as "
-            "the model sees them); --crop takes the central square of each"
+            f"IN: the pictures have different proportions ({seen} as the model sees them); --crop takes the "
+            "central square of each"
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `dreambooth` warns of it
@@ -300,8 +301,8 @@ def prior_pictures(a: argparse.Namespace) -> int:
 def passes(
     a: argparse.Namespace, model: Model, latent: tuple[int, int], files: list[Original]
 ) -> list[Passes | Learning]:
-    """The passes of the net: for the prior pictures, in full batches and in a last one; of the training, there
-    and back; to show what it learned.
+    """The passes of the net: for the prior pictures, in full batches and in a last one; of the training,
+    there and back; to show what it learned.
     """
     asked = checked(a, model, files)
     given_pictures(model, asked.x)
@@ -381,7 +382,7 @@ def folder(name: str) -> Path:
 
 
 def lines_of(name: str, file: str | None) -> dict[int, str]:
-    """The lines of an option's text file that are not empty, by their numbers; none where no file is named."""
+    """The lines of an option's text file that are not empty, by their numbers; none without a file."""
     if file is None:
         return {}
     what = name.removesuffix("s")
@@ -393,7 +394,8 @@ def lines_of(name: str, file: str | None) -> dict[int, str]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise Mistake(
-            f"{name}: {file} cannot be read as text ({type(error).__name__}); give a file with a {what} a line"
+            f"{name}: {file} cannot be read as text ({type(error).__name__}); give a file with a {what} a "
+            "line"
         ) from None
     lines = {k: line.strip() for k, line in enumerate(text.splitlines(), 1) if line.strip()}
     if not lines:
@@ -405,12 +407,12 @@ def check_captions(lines: dict[int, str], pictures: int) -> None:
     """Raises Mistake unless there is one for each picture, with [V] in it, or none at all."""
     if lines and len(lines) != pictures:
         raise Mistake(
-            f"captions: {len(lines)} for {pictures} picture{'s' if pictures > 1 else ''}; give a line each, in the "
-            "order of the pictures"
+            f"captions: {len(lines)} for {pictures} picture{'s' if pictures > 1 else ''}; give a line each, "
+            "in the order of the pictures"
         )
     for k, line in lines.items():
         if not re.search(r"(?<!\w)\[V\](?!\w)", line):
             raise Mistake(
-                f"captions: line {k}: {line!r} has no [V] as a word of its own; write it where the subject is "
-                "named"
+                f"captions: line {k}: {line!r} has no [V] as a word of its own; write it where the subject "
+                "is named"
             )
