@@ -261,7 +261,7 @@ class Curve(nn.Module):
 def identity_of(
     model: Model, modules: nn.ModuleDict, subject: Examples, prior: Examples | None
 ) -> dict[str, str]:
-    """What a checkpoint belongs to: the model, its low-rank changes, where other modules start, the examples."""
+    """What a checkpoint belongs to: the model, its low-rank changes, the start of other modules, examples."""
     ranks = {f"rank {change.rank} alpha {change.alpha:g}" for change in adapted(modules).values()}
     starts = {
         f"start of the {name}": digest(*module.state_dict().values())
