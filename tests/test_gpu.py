@@ -21,7 +21,10 @@ from palimpsest.weights.load import load
 LANGUAGE = next(job for job in gpu.JOBS if job.name == "shapes-language")
 
 
-@pytest.mark.parametrize("job", gpu.JOBS, ids=lambda job: job.name)
+ALL = [job for world in gpu.WORLDS.values() for job in world]
+
+
+@pytest.mark.parametrize("job", ALL, ids=lambda job: job.name)
 def test_a_job_says_nothing_that_its_recipe_does_not_know(job, tmp_path):
     known = inspect.signature(import_module(f"palimpsest.training.{job.recipe}").Arguments).parameters
     assert set(job.arguments) <= set(known)
@@ -34,11 +37,12 @@ def test_a_job_says_nothing_that_its_recipe_does_not_know(job, tmp_path):
             assert Path(value).exists(), f"{name} leads nowhere"
 
 
-def test_jobs_wait_for_jobs_before_them_and_end_after_them():
-    ends = {job.name: job.ends for job in gpu.JOBS}
-    assert len(ends) == len(gpu.JOBS) and all(0 < end <= 0.95 for end in ends.values())
-    for n, job in enumerate(gpu.JOBS):
-        before = {earlier.name for earlier in gpu.JOBS[:n]}
+@pytest.mark.parametrize("jobs", gpu.WORLDS.values(), ids=gpu.WORLDS)
+def test_jobs_wait_for_jobs_before_them_and_end_after_them(jobs):
+    ends = {job.name: job.ends for job in jobs}
+    assert len(ends) == len(jobs) and all(0 < end <= 0.95 for end in ends.values())
+    for n, job in enumerate(jobs):
+        before = {earlier.name for earlier in jobs[:n]}
         assert set(job.needs) <= before and all(ends[need] < job.ends for need in job.needs)
 
 
@@ -103,7 +107,8 @@ def test_a_rehearsed_job_ends_and_is_not_done_again(tmp_path, capsys):
 
 def test_what_fails_is_said_and_what_needs_it_is_not_begun(tmp_path, monkeypatch, capsys):
     wrong = LANGUAGE._replace(arguments=dict(steps=2, reading=5))
-    monkeypatch.setattr(gpu, "JOBS", (wrong, gpu.Job("shapes-dino", "shapes_dino", 0.9, {}, (wrong.name,))))
+    jobs = wrong, gpu.Job("shapes-dino", "shapes_dino", 0.9, {}, (wrong.name,))
+    monkeypatch.setattr(gpu, "WORLDS", dict(shapes=jobs))
     with pytest.raises(ValueError, match="jobs: shapes-dino, shapes-language failed"):
         gpu.main(gpu.Arguments(seconds=200.0, state=str(tmp_path), out=str(tmp_path / "out")))
     said = capsys.readouterr().out
@@ -114,12 +119,14 @@ def test_what_fails_is_said_and_what_needs_it_is_not_begun(tmp_path, monkeypatch
 def test_jobs_that_are_not_there_are_refused():
     with pytest.raises(ValueError, match="there is no job 'shape'"):
         gpu.main(gpu.Arguments(only="shape"))
+    with pytest.raises(ValueError, match="there is no job 'shapes'; there are emoji-vae"):
+        gpu.main(gpu.Arguments(world="emoji", only="shapes"))
 
 
 CUT = """
 from palimpsest.training import gpu
 tiny = dict(steps=10**6, batch=1, scenes=8, width=8, heads=1, device="cpu", snapshots="{{next}}", vae="{{vae}}")
-gpu.JOBS, gpu.PACK, gpu.TELL = (gpu.Job("shapes", "shapes", .6, tiny),), 1, 2
+gpu.WORLDS, gpu.PACK, gpu.TELL = dict(shapes=[gpu.Job("shapes", "shapes", .6, tiny)]), 1, 2
 gpu.main(gpu.Arguments(seconds={seconds}, state={state!r}, out={out!r}))
 """
 

@@ -1,6 +1,6 @@
 """Train what a short loan of a GPU allows: many nets at once, by the clock, in order of priority.
 
-    python -m palimpsest.training.gpu --seconds 690 --out FOLDER      # all of JOBS
+    python -m palimpsest.training.gpu --seconds 690 --out FOLDER      # the shapes world's; --world emoji
     python -m palimpsest.training.gpu --rehearse 1 --out FOLDER       # each of them, tiny, on a CPU
     python -m palimpsest.training.gpu --unpack FOLDER                 # what came back, into weights/next
 
@@ -27,11 +27,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from palimpsest.arguments import ArgumentError, Positive, check
 from palimpsest.training.recipe import Switch, command_line
 from palimpsest.weights.files import FOLDER, WeightsError, read_weights, sha256, write_json
+from palimpsest.worlds.emoji import SHIPPED
 
 PACK = 120  # seconds between two packs
 TELL = 30  # seconds between two lines of the log about each job
@@ -109,6 +110,18 @@ JOBS = (  # in order of priority
         ("shapes-glide",),
     ),
 )
+EMOJI = EAGER | dict(workers=4, init="{shipped}")
+EMOJI_T2I = EMOJI | dict(batch=256, scenes=100_000, compiled=1, snapshots="{next}", vae="{vae}")
+EMOJI_INSTRUCT = EMOJI | dict(batch=256, n=60_000, compiled=1, vae="{vae}", init="{next}/emoji.safetensors")
+WORLDS = {
+    "shapes": JOBS,
+    "emoji": (
+        Job("emoji-vae", "emoji_vae", 0.2, EMOJI | dict(batch=64, lr=1e-3, anchor=1.0)),
+        Job("emoji", "emoji", 0.75, EMOJI_T2I, ("emoji-vae",)),
+        Job("emoji-clip", "emoji_clip", 0.5, EMOJI | dict(batch=512)),
+        Job("emoji-instruct", "emoji_instruct", 0.94, EMOJI_INSTRUCT, ("emoji",)),
+    ),
+}
 LAST = {CONDITIONAL}  # goes out after all others: what it is for is done here
 TINY = dict(  # a rehearsal's: whatever of it a recipe knows
     steps=2,
@@ -123,6 +136,7 @@ TINY = dict(  # a rehearsal's: whatever of it a recipe knows
     workers=0,
     compiled=0,
     device="cpu",
+    data=SHIPPED,
 )
 
 
@@ -140,7 +154,7 @@ def command(job: Job, folder: Path, until: float, rehearse: bool) -> list[str]:
         value = str(given[name]).format(
             shipped=latest(f"{job.name}.safetensors", FOLDER / "next", FOLDER),
             candidate=latest(f"{job.name}.safetensors", FOLDER / "next"),
-            vae=latest("shapes-vae.safetensors", folder / "next", FOLDER),
+            vae=latest(f"{job.name.split('-')[0]}-vae.safetensors", folder / "next", FOLDER),
             next=folder / "next",
         )
         if name == "init" and value and not Path(value).exists():
@@ -198,8 +212,9 @@ def packed(folder: Path, out: Path) -> tuple[dict[str, str], list[str]]:
     """Whatever weight files there are that no earlier call sent, as pieces of one archive in `out`, the most
     wanted first: those in it with their hashes, and the names of those that found no room.
     """
-    order = {f"{job.name}.safetensors": n for n, job in enumerate(JOBS) if job.name not in LAST}
-    files = sorted((folder / "next").glob("*.safetensors"), key=lambda p: order.get(p.name, len(JOBS)))
+    jobs = [job.name for world in WORLDS.values() for job in world]
+    order = {f"{name}.safetensors": n for n, name in enumerate(jobs) if name not in LAST}
+    files = sorted((folder / "next").glob("*.safetensors"), key=lambda p: order.get(p.name, len(jobs)))
     stream, inside, left, gone = io.BytesIO(), {}, [], sent(folder)
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for path in files:
@@ -352,6 +367,7 @@ class Arguments:
     """What a loan is used for."""
 
     seconds: Positive = 690.0
+    world: Literal["shapes", "emoji"] = "shapes"  # whose jobs
     only: str = ""  # names of jobs, with commas between them
     without: str = ""  # names of jobs that are left out
     rehearse: Switch = 0  # 1: each job, tiny, on a CPU
@@ -361,24 +377,27 @@ class Arguments:
 
     def __post_init__(self) -> None:
         check(Arguments, vars(self))
-        known = [job.name for job in JOBS]
+        known = [job.name for job in WORLDS[self.world]]
         for argument, names in (("only", self.only), ("without", self.without)):
             if unknown := [name for name in names.split(",") if name and name not in known]:
                 raise ArgumentError(argument, f"there is no job {unknown[0]!r}; there are {', '.join(known)}")
+
+    def wanted(self) -> list[Job]:
+        """The jobs that are asked for."""
+        only, without = self.only.split(","), self.without.split(",")
+        return [j for j in WORLDS[self.world] if (not self.only or j.name in only) and j.name not in without]
 
 
 def main(given: Arguments) -> None:
     if given.unpack:
         print("\n".join(unpacked(Path(given.unpack), FOLDER / "next")))
         return
-    only, without, seconds, rehearse = given.only, given.without, given.seconds, given.rehearse
-    wanted = [j for j in JOBS if (not only or j.name in only.split(",")) and j.name not in without.split(",")]
     folder, place = Path(given.state).resolve(), Path(given.out).resolve()
     for one in (folder / "next", place):
         one.mkdir(parents=True, exist_ok=True)
     # in the background Ctrl-C would be ignored, here and below
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    shift = Shift(wanted, folder, seconds, bool(rehearse), place / "log.txt")
+    shift = Shift(given.wanted(), folder, given.seconds, bool(given.rehearse), place / "log.txt")
     try:
         for _ in pauses(shift, place):
             shift.look()

@@ -179,7 +179,13 @@ class VaeArguments(RunArguments):
     lr: Positive = 1.5e-3
     kl_weight: Annotated[float, Interval(0)] = 1e-6
     smooth: Annotated[float, Interval(0)] = 0.1
+    anchor: Annotated[float, Interval(0)] = 0.0  # how firmly the latents of `init` are held
     tests: Count = 512  # pictures that the finished net is measured on
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.anchor and not self.init:
+            raise ArgumentError("anchor", "holds the latents of the file that init names; name one")
 
 
 @dataclass(frozen=True)
@@ -189,32 +195,26 @@ class Arguments(VaeArguments):
     recipe = "shapes_vae"
     name: str = "shapes-vae"
     batch: Count = 8
-    anchor: Annotated[float, Interval(0)] = 0.0  # how firmly the latents of `init` are held
     strange: Fraction = 0.0  # share of pictures that are no scenes
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.anchor and not self.init:
-            raise ArgumentError("anchor", "holds the latents of the file that init names; name one")
 
 
 Draw = Callable[[int, Generator], Tensor]  # (n, generator) -> pictures (n 3 y x)
 
 
-def train(
-    given: VaeArguments, config: dict, draw: Draw, unseen: Draw, *, anchor: float = 0.0, strange: float = 0.0
-) -> None:
+def train(given: VaeArguments, config: dict, draw: Draw, unseen: Draw, *, strange: float = 0.0) -> None:
     """The autoencoder of a world: `draw` gives its training pictures, `unseen` those it is measured on.
 
-    anchor, strange: see above; `draw` gives its strange pictures last.
+    strange: see above; `draw` gives its strange pictures last.
     """
     torch.manual_seed(given.seed)  # the initial weights, alike on every rank
     vae = AutoencoderKL(**config)
     earlier = start_from(given.init, {"vae": vae})
-    if given.init and not anchor:
+    if given.init and not given.anchor:
         rebalance(vae, draw(256, Generator().manual_seed(given.seed)))
     vae.to(given.on, memory_format=torch.channels_last)
-    held = Anchor(copy.deepcopy(vae).requires_grad_(False), anchor, 1 - strange) if anchor else None
+    held = None
+    if given.anchor:
+        held = Anchor(copy.deepcopy(vae).requires_grad_(False), given.anchor, 1 - strange)
     if given.compiled:
         vae.encoder.compile()
         vae.decoder.compile()
@@ -229,7 +229,7 @@ def train(
     )
     if rank_and_world()[0] == 0:
         known, net = draw(256, Generator().manual_seed(given.seed)), fitted.ema.cpu()
-        if not anchor:
+        if not given.anchor:
             rebalance(net, known)
         pictures = unseen(given.tests, Generator().manual_seed(10**6))
         figures = measure(net, pictures)
@@ -239,9 +239,9 @@ def train(
         if strange:
             others = strangers(given.tests, Generator().manual_seed(10**6))
             figures["psnr_strange"] = measure(net, others)["psnr_mean"]
-        if anchor:
+        if held:
             figures["moved"] = moved(held.vae.cpu(), net, pictures)
-        scale = read_weights(given.init)[0]["latent_scale"] if anchor else 1 / figures["latent_std"]
+        scale = read_weights(given.init)[0]["latent_scale"] if held else 1 / figures["latent_std"]
         header = dict(kind="vae", vae=config, latent_scale=scale, size=64)
         print(publish(given, {"vae": net}, header, fitted, figures, earlier), figures)
 
@@ -252,7 +252,6 @@ def main(given: Arguments) -> None:
         CONFIG,
         lambda n, g: mixed(n, g, given.strange),
         lambda n, g: render(scenes(n, g, held_out=None)),
-        anchor=given.anchor,
         strange=given.strange,
     )
 
