@@ -16,7 +16,8 @@ from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, R
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.inversion import Inversion, invert, redo
 from palimpsest.methods.ladder import FAST, ladder
-from palimpsest.methods.null_text import null_text
+from palimpsest.methods.null_ablations import random_pivot, shared_null_text
+from palimpsest.methods.null_text import NullText, null_text
 from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
 from palimpsest.methods.variants import direct, edict, edit_friendly, negative_prompt
 from palimpsest.metrics.image import psnr
@@ -55,8 +56,8 @@ def measure_ladder(models: Models, *, n: int, seed: int, part: Part = at_once) -
     def db(latents: Tensor) -> float:
         return psnr(model.decode(latents).cpu(), x).mean().item()
 
-    def tuned(how: dict[str, Any]) -> Record:
-        found = null_text(model, x, prompts, steps=STEPS, w=W, **how)
+    def tuned(how: dict[str, Any], verb: Callable[..., NullText] = null_text) -> Record:
+        found = verb(model, x, prompts, steps=STEPS, w=W, **how)
         return dict(
             updates=found.updates.sum(0).double().mean().item(),
             forwards=found.forwards.double().mean().item(),
@@ -76,12 +77,10 @@ def measure_ladder(models: Models, *, n: int, seed: int, part: Part = at_once) -
     levels = Rng.of(seed + 10**6, n).randn((n, STEPS, *model.latent_shape)).transpose(0, 1)
     published = ("adam, empty", INNERS[-1])
     ablation = {"as published": next(r["db"] for r in updates if (r["solver"], r["inner"]) == published)}
-    for name, how in (
-        ("one for all steps", dict(shared=True)),
-        ("a random pivot", dict(noise=noise)),
-        ("no pivot", dict(noise=levels)),
-    ):
-        ablation[name] = part(name, partial(tuned, how))["db"]
+    ablation["one for all steps"] = part("one for all steps", partial(tuned, {}, shared_null_text))["db"]
+    for name, noises in (("a random pivot", noise), ("no pivot", levels)):
+        pivot = random_pivot(model, x, prompts, noises, steps=STEPS)
+        ablation[name] = part(name, partial(tuned, dict(pivot=pivot)))["db"]
     rungs = part(
         "ladder",
         lambda: [

@@ -25,6 +25,7 @@ from palimpsest.arguments import ArgumentError, hints, wrong
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.methods.identifiers import Caution
 from palimpsest.nets.tokenizer import TextCut
+from palimpsest.weights.counting import counted
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import check_output
 
@@ -312,17 +313,10 @@ def distinct(given: argparse.Namespace) -> None:
 def progress(model: Model, calls: int, what: str = "") -> Iterator[None]:
     """A bar, on a terminal only and of one process only, that moves on each time the net is asked.
 
-    The verbs know nothing of it: a forward hook counts the calls, and is taken off again at the end.
+    The methods know nothing of it: `counted` counts the forward passes.
     """
     with tqdm(
         total=calls, desc=what, unit="step", leave=False, disable=rank_and_world()[0] > 0 or None
     ) as bar:
-
-        def tick(module: torch.nn.Module, given: Any, answer: Any) -> None:
-            bar.update()  # returns nothing, which leaves the answer be
-
-        hook = model.net.register_forward_hook(tick)
-        try:
+        with counted(model, each_pass=bar.update):
             yield
-        finally:
-            hook.remove()

@@ -35,8 +35,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from palimpsest.arguments import one_each
 from palimpsest.methods.inputs import check_mask, latent_mask
-from palimpsest.methods.inversion import spread
 from palimpsest.methods.sampling import TOP, times_below
 from palimpsest.metrics.mask import dilate
 from palimpsest.samplers.convert import eps_from_x0, q_sample, x0_from_eps
@@ -127,7 +127,7 @@ def diffedit(
         raise ValueError("use_mask: is off, so a mask would do nothing; leave one of the two out")
     x = x.to(model.device)
     given = None if mask is None else check_mask(mask, x, "take use_mask=False")
-    R, Q = (list(spread(prompt, len(x))) for prompt in (source, target))
+    R, Q = (one_each(name, value, len(x)) for name, value in (("source", source), ("target", target)))
     R, Q = (R, Q) if any(R + Q) else ("", "")  # of one shape, so equal texts answer to the bit
     sched, walked = model.schedule, max(1, round(ratio * steps))
     times = times_below(sched, walked, ratio, "ratio")

@@ -1,26 +1,22 @@
-"""Solvers for the small problem inside Null-text Inversion (arXiv:2211.09794v1): min over ∅ of ‖r(∅)‖²,
-one step at a time.
+"""Faster solvers for the inner problem of Null-text Inversion (arXiv:2211.09794v1): min over ∅ of ‖r(∅)‖².
 
-r(∅) = z*_s − z_s(z̄, ∅, C) has as many numbers as a latent; ∅ is an embedding (l d). Each picture has its
-own ∅, its own step length and its own stop: one that is done leaves the batch and changes no more.
+The residual r(∅) = z*_s − z_s(z̄_t, ∅, C) of one guided step has as many numbers as a latent; ∅ is an
+embedding (l d). The published solver, Adam, stands in methods/null_text.py. Ours:
 
-    adam           the published one: asks, updates, and only then looks whether the loss before the update was small
-    adam_skip      looks, and updates only where it was not
-    gauss_newton   conjugate gradients on ‖r‖² with r linearised along the direction: the net is asked once more, a little
-                   farther along, and where the straight line through both answers comes nearest to 0 is
-                   the step
+    adam_skip      Adam that evaluates the loss first and updates only where it is not small enough
+    gauss_newton   conjugate gradients on ‖r‖² with r linearised along the search direction d: one more
+                   evaluation, a little further along, gives J d, and so the α that minimises ‖r + α J d‖²
 
-The last update is not looked at: the walk's own step, which has to be asked in any case, is the look
-(methods.null_text.walk). Forward passes, and those among them that are followed by a backward pass, are
-counted for each picture as if it were alone."""
+Each picture has its own ∅, step length and stop. One that is done leaves the batch, so that what it costs
+is what it would cost alone. A solver does not evaluate its last update: the guided step of the walk follows
+in any case, and `safeguarded_step` takes the update back where that step ends further off than before it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from einops import reduce
@@ -28,231 +24,266 @@ from torch import Tensor
 
 from palimpsest.samplers.ddim import ddim_step
 from palimpsest.samplers.guidance import combine
+from palimpsest.weights.counting import Evaluations, counted
 from palimpsest.weights.model import Model
 
-Residual = Callable[
-    [Tensor, Sequence[int]], Tensor
-]  # (∅ of the live pictures (b' l d), which they are) -> r (b' c y x)
-Loss = Callable[[Tensor], Tensor]  # r -> mean of r² of each picture, (b',)
+if TYPE_CHECKING:
+    from palimpsest.methods.null_text import NullText
+
+EachStep = Callable[["NullText"], None]
 
 
-@dataclass
-class Spent:
-    """What a step cost, for each picture: (b,) whole numbers."""
-
-    forwards: Tensor
-    backwards: Tensor
-    updates: Tensor
-
-    @classmethod
-    def of(cls, b: int, forwards: int = 0, backwards: int = 0) -> Spent:
-        """The same for each of b pictures, and no updates."""
-        return cls(*(torch.full((b,), n) for n in (forwards, backwards, 0)))
-
-    def add(self, live: Sequence[int], forwards: int = 0, backwards: int = 0, updates: int = 0) -> None:
-        """More for the pictures that are live."""
-        live = list(live)
-        for mine, n in ((self.forwards, forwards), (self.backwards, backwards), (self.updates, updates)):
-            mine[live] += n
+# ---- what the published algorithm is made of ----
 
 
-class Found(NamedTuple):
-    """What a solver found for each picture. ∅ to walk with, which may be new; the best that was looked
-    at; its loss, ∞: none was.
+def mean_square(r: Tensor) -> Tensor:
+    """‖r‖² of each picture as a mean over its numbers: (b c y x) -> (b,)."""
+    return reduce(r**2, "b c y x -> b", "mean")  # official code: the mean; the paper writes the sum
+
+
+class Adam:
+    """Adam (arXiv:1412.6980v9, Alg. 1) on a batch whose entries stop one after the other.
+
+    β_1 = 0.9, β_2 = 0.999 and ε = 10⁻⁸, as published. Every entry has its own moments; one that has stopped
+    is not updated again.
     """
 
-    null: Tensor  # (b l d)
-    best: Tensor  # (b l d)
-    least: Tensor  # (b,)
+    def __init__(self, x: Tensor, rate: float):
+        self.rate, self.n = rate, 0
+        self.m, self.v = torch.zeros_like(x), torch.zeros_like(x)  # (b …): moments of the gradient
+        self.updates = torch.zeros(len(x), dtype=torch.long)  # (b,): of each entry
 
-    @classmethod
-    def of(cls, null: Tensor) -> Found:
-        """This, and no other."""
-        return cls(null, null, torch.full((len(null),), math.inf).to(null))
+    def update(self, x: Tensor, g: Tensor, active: Sequence[int]) -> Tensor:
+        """The active entries x (b' …) after an update along their gradient g (b' …)."""
+        self.n += 1
+        m, v = (
+            0.9 * self.m[active] + 0.1 * g,
+            0.999 * self.v[active] + 0.001 * g**2,
+        )  # Alg. 1 of arXiv:1412.6980v9
+        self.m[active], self.v[active] = m, v
+        self.updates[active] += 1
+        return x - self.rate * (m / (1 - 0.9**self.n)) / ((v / (1 - 0.999**self.n)).sqrt() + 1e-8)
 
 
-@dataclass
-class Step:
-    """One step of the guided walk, t → s, that is to end at `target`, z*_s, having begun at z, z̄_t."""
+def rate_and_tolerance(lr: float, stop: float, progress: float) -> tuple[float, float]:
+    """Adam's learning rate in a step, and the loss at which the step is done.
+
+    progress in [0, 1): how much of the walk is done before it. official code: lr (1 − i/100) and
+    stop (1 + 2 i) in step i of its 50. The rate falls to a half, the tolerance grows a hundredfold.
+    """
+    return lr * (1 - progress / 2), stop * (1 + 100 * progress)
+
+
+# ---- one step of the walk ----
+
+
+@dataclass(frozen=True)
+class GuidedStep:
+    """One guided step z̄_t → z̄_s of the walk down, as a function of ∅, and where it should end."""
 
     model: Model
-    z: Tensor
-    target: Tensor
-    t: float
-    s: float
+    z_bar: Tensor  # z̄_t (b c y x)
+    target: Tensor  # z*_s (b c y x)
+    t: int
+    s: int
     w: float
-    cond: Tensor
+    cond: Tensor  # C (b l d)
+    eps_c: Tensor  # ε_θ(z̄_t, t, C) (b c y x)
+    evaluations: Evaluations
 
-    @property
-    def every(self) -> list[int]:
-        """The pictures, by number."""
-        return list(range(len(self.z)))
+    def __len__(self) -> int:
+        return len(self.z_bar)
 
-    @cached_property
-    def eps_c(self) -> Tensor:
-        """ε_C, which no ∅ changes: asked once."""
-        with torch.no_grad():
-            return self.model.eps(self.z, self.t, self.cond)
+    def residual(self, null: Tensor, active: Sequence[int]) -> Tensor:
+        """r(∅) of the active pictures. null (b' l d): theirs -> (b' c y x)."""
+        with self.evaluations.of(active):
+            eps_null = self.model.eps(self.z_bar[active], self.t, null)
+        return self.residual_of(eps_null, active)
 
-    def miss(self, eps_null: Tensor, live: Sequence[int]) -> Tensor:
-        """z*_s − z_s(z̄_t, ∅, C) of the live pictures, linear in ε_∅."""
-        eps_hat = combine(eps_null, self.eps_c[live], self.w)  # Eq. (18)
-        return self.target[live] - ddim_step(
-            self.model.schedule, self.z[live], eps_hat, self.t, self.s
-        )  # Eq. (17)
+    def residual_of(self, eps_null: Tensor, active: Sequence[int]) -> Tensor:
+        """The same as a function of ε_∅ (b' c y x), in which it is linear."""
+        eps_hat = combine(eps_null, self.eps_c[active], self.w)  # Eq. (18)
+        z_s = ddim_step(self.model.schedule, self.z_bar[active], eps_hat, self.t, self.s)  # Eq. (17)
+        return self.target[active] - z_s
+
+    def end(self, null: Tensor) -> Tensor:
+        """z̄_s (b c y x) with these ∅ (b l d), evaluated as `redo` will evaluate it, to the same bits."""
+        eps = self.model.denoiser(self.cond, self.w, null)
+        return ddim_step(self.model.schedule, self.z_bar, eps(self.z_bar, self.t), self.t, self.s)
 
 
-def adam(
-    residual: Residual,
-    loss: Loss,
+class Solution(NamedTuple):
+    """What a solver found for each picture."""
+
+    null: Tensor  # (b l d): ∅ after its last update, which may not have been evaluated
+    best: Tensor  # (b l d): the best ∅ that was evaluated
+    best_loss: Tensor  # (b,): its loss
+    updates: Tensor  # (b,): how often ∅ was updated
+
+
+def solve_steps(
+    solver: str,
+    model: Model,
+    run: NullText,
+    cond: Tensor,
+    empty: Tensor,
     null: Tensor,
-    live: list[int],
     inner: int,
-    rate: float,
-    enough: float,
-    spent: Spent,
-    *,
-    skip: bool = False,
-) -> Found:
-    """At most `inner` updates of ∅ (b l d) by Adam (arXiv:1412.6980v9, Alg. 1) from a fresh state.
+    lr: float,
+    stop: float,
+    start: str,
+    each_step: EachStep | None,
+) -> NullText:
+    """The remaining steps of a null-text inversion, each solved by "adam-skip" or "gauss-newton".
 
-    live: the pictures that need it. enough: the loss at which a picture is done. skip: look before the
-    update."""
-    null, m, v = null.clone(), torch.zeros_like(null), torch.zeros_like(null)  # a fresh Adam in each step
-    for n in range(1, inner + 1):
-        if not live:
-            break
-        here = null[live].requires_grad_()
-        with torch.enable_grad():
-            losses = loss(residual(here, live))
-        spent.add(live, forwards=1)
-        small = [value < enough for value in losses.tolist()]
-        moving = [row for row in range(len(live)) if not (skip and small[row])]
-        moved = [live[row] for row in moving]
-        if moved:
-            (g,) = torch.autograd.grad(losses.sum(), here)  # of a sum: each picture's, as if alone
-            null[moved], m[moved], v[moved] = adam_update(null[moved], g[moving], m[moved], v[moved], n, rate)
-            spent.add(moved, backwards=1, updates=1)
-        live = [j for j, done in zip(live, small) if not done]  # official code: looks after the update
-    return Found.of(null)
-
-
-def adam_update(
-    x: Tensor, g: Tensor, m: Tensor, v: Tensor, n: int, rate: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Update n = 1, 2, … of x along its gradient g, with the published β and ε; the new x, m, v."""
-    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2  # Alg. 1 of arXiv:1412.6980v9
-    return x - rate * (m / (1 - 0.9**n)) / ((v / (1 - 0.999**n)).sqrt() + 1e-8), m, v
-
-
-def adam_skip(
-    residual: Residual,
-    loss: Loss,
-    null: Tensor,
-    live: list[int],
-    inner: int,
-    rate: float,
-    enough: float,
-    spent: Spent,
-) -> Found:
-    """`adam`, but a picture whose loss is small enough is not moved."""
-    return adam(residual, loss, null, live, inner, rate, enough, spent, skip=True)
-
-
-def gauss_newton(
-    residual: Residual,
-    loss: Loss,
-    null: Tensor,
-    live: list[int],
-    inner: int,
-    rate: float,
-    enough: float,
-    spent: Spent,
-) -> Found:
-    """At most `inner` conjugate-gradient updates of ∅ (b l d), each with the step length of the linearised r.
-
-        g = Jᵀ r;   d = −g + β d_before,   β = max(0, ⟨g, g − g_before⟩/⟨g_before, g_before⟩)     (Polak and Ribière, 1969)
-        J d ≈ (r(∅ + h d) − r(∅))/h;   ∅ ← ∅ − d ⟨r, J d⟩/⟨J d, J d⟩
-
-    ⟨r, J d⟩ = ⟨g, d⟩: the step is never uphill, but the straight line may hold less far than the step is
-    long. An update that made a picture worse is halved, from the best ∅ so far. An update costs two
-    forward passes and one backward pass, halving it one forward pass."""
-    tiny, null, best = torch.finfo(null.dtype).tiny ** 0.5, null.clone(), null.clone()
-    before, d = torch.zeros_like(null), torch.zeros_like(null)
-    least, stuck = [math.inf] * len(null), [False] * len(null)
-    for _ in range(inner):
-        if not live:
-            break
-        here = null[live].requires_grad_()
-        with torch.enable_grad():
-            r = residual(here, live)
-            losses = loss(r)
-        spent.add(live, forwards=1)
-        order, going = live, []  # to be updated from where they are
-        for row, (j, value) in enumerate(zip(live, losses.tolist())):
-            if value < least[j]:
-                stuck[j] = value > 0.95 * least[j]  # ours: a twentieth gained is too little to go on
-                best[j], least[j] = null[j], value
-                going += [row] if value >= enough and not stuck[j] else []
-            else:  # too far, or NaN: half as far, and a fresh direction
-                null[j], before[j], d[j] = (best[j] + null[j]) / 2, 0, 0
-        live = [j for j in live if least[j] >= enough and not stuck[j]]
-        if going:
-            (g,) = torch.autograd.grad((r[going] ** 2).sum() / 2, here)  # Jᵀ r
-            g, r, here, moved = (
-                g[going],
-                r[going].detach(),
-                here[going].detach(),
-                [order[row] for row in going],
-            )
-            beta = dot(g, g - before[moved]) / dot(before[moved], before[moved]).clamp(min=tiny)
-            d[moved] = beta.clamp(min=0) * d[moved] - g
-            before[moved] = g
-            h = 0.01 * (dot(here, here) / dot(d[moved], d[moved]).clamp(min=tiny)).sqrt()
-            with torch.no_grad():
-                jd = (residual(here + h * d[moved], moved) - r) / h[..., None]  # J d, by a difference
-            null[moved] = here - d[moved] * dot(r, jd) / dot(jd, jd).clamp(min=tiny)
-            spent.add(moved, forwards=1, backwards=1, updates=1)
-    done = [j for j in range(len(null)) if j not in live]
-    null[done] = best[done]
-    return Found(null, best, torch.tensor(least, dtype=null.dtype, device=null.device))
-
-
-def between(step: Step, empty: Tensor, enough: float, spent: Spent) -> Tensor:
-    """∅ = C + μ (∅_empty − C) with the largest μ in [0, 1] at which the mean of r², taken to be quadratic
-    in μ, is `enough`.
+    cond, empty (b l d): the embeddings of the prompts and of ""; null (b l d): the first guess of the first
+    step. The rest as in `null_text`.
     """
-    with torch.no_grad():
-        eps_null = step.model.eps(step.z, step.t, empty)
-    spent.add(step.every, forwards=1)
-    r, far = step.miss(step.eps_c, step.every), step.miss(eps_null, step.every)  # μ = 0: the step at w = 1
-    a, half, c = (reduce(v, "b c y x -> b", "mean") for v in ((far - r) ** 2, r * (far - r), r**2))
-    root = (half**2 - a * (c - enough)).clamp(min=0).sqrt() - half  # a μ² + 2 half μ + c = enough
-    mu = torch.where(c < enough, root / a.clamp(min=torch.finfo(a.dtype).tiny), 0).clamp(0, 1)
+    solve = SOLVERS[solver]
+    with counted(model, run.forwards) as evaluations:
+        for i, t, s in run.remaining():
+            rate, tolerance = rate_and_tolerance(lr, stop, i / (len(run.times) - 1))
+            eps_c = model.eps(run.z_bar, t, cond)
+            step = GuidedStep(model, run.z_bar, run.path[i + 1], t, s, run.w, cond, eps_c, evaluations)
+            if start == "between":
+                null = interpolated_start(step, empty, tolerance / 2)
+            solution = solve(step, null, inner, rate, tolerance)
+            null, z_bar = safeguarded_step(step, solution)
+            run = run.after_step(null, z_bar, solution.updates, evaluations.each)
+            if each_step is not None:
+                each_step(run)
+    return run
+
+
+def untuned(
+    model: Model,
+    run: NullText,
+    cond: Tensor,
+    null: Tensor,
+    each_step: EachStep | None = None,
+    updates: int = 0,
+) -> NullText:
+    """The remaining steps of the walk, all with this ∅ (b l d), which no step changes any more.
+
+    updates: how often it was updated for each step before.
+    """
+    before = torch.full((len(null),), updates)
+    eps = model.denoiser(cond, run.w, null)
+    with counted(model, run.forwards) as evaluations:
+        for _, t, s in run.remaining():
+            z_bar = ddim_step(model.schedule, run.z_bar, eps(run.z_bar, t), t, s)
+            run = run.after_step(null, z_bar, before, evaluations.each)
+            if each_step is not None:
+                each_step(run)
+    return run
+
+
+def interpolated_start(step: GuidedStep, empty: Tensor, tolerance: float) -> Tensor:
+    """A first guess on the line from the prompt to "": ∅ = C + μ (∅_empty − C), as near to "" as may be.
+
+    μ is the largest in [0, 1] at which the mean of r², taken to be quadratic in μ, is the tolerance. The
+    caller gives half the tolerance of the step, for the curvature that this leaves out.
+    """
+    eps_null = step.model.eps(step.z_bar, step.t, empty)
+    everyone = list(range(len(step)))
+    r_0, r_1 = (step.residual_of(eps, everyone) for eps in (step.eps_c, eps_null))  # μ = 0: the step at w = 1
+    a, half_b, c = (reduce(v, "b c y x -> b", "mean") for v in ((r_1 - r_0) ** 2, r_0 * (r_1 - r_0), r_0**2))
+    root = (half_b**2 - a * (c - tolerance)).clamp(
+        min=0
+    ).sqrt() - half_b  # of a μ² + 2 half_b μ + c = tolerance
+    mu = torch.where(c < tolerance, root / a.clamp(min=torch.finfo(a.dtype).tiny), 0).clamp(0, 1)
     return step.cond + mu[:, None, None] * (empty - step.cond)
 
 
+def safeguarded_step(step: GuidedStep, solution: Solution) -> tuple[Tensor, Tensor]:
+    """∅ (b l d) to keep, and z̄_s (b c y x), where the guided step comes to with it.
+
+    Where the last update, which was not evaluated, made the loss larger (or NaN), the best ∅ that was
+    evaluated takes its place, and the step is done again.
+    """
+    null = solution.null
+    z_bar = step.end(null)
+    unseen = (null != solution.best).flatten(1).any(1)
+    worse = unseen & ~(mean_square(step.target - z_bar) <= solution.best_loss)
+    if worse.any():
+        null = torch.where(worse[:, None, None], solution.best, null)
+        with step.evaluations.of(worse.nonzero()[:, 0].tolist(), batch=len(step)):
+            z_bar = step.end(null)
+    return null, z_bar
+
+
+# ---- solvers: (step, first guess of ∅, most updates, learning rate, tolerance) -> Solution ----
+
+
+def adam_skip(step: GuidedStep, null: Tensor, inner: int, rate: float, tolerance: float) -> Solution:
+    """Adam that does not update a picture whose loss is small enough."""
+    null, adam, active = null.clone(), Adam(null, rate), list(range(len(step)))
+    for _ in range(inner):
+        trial = null[active].requires_grad_()
+        with torch.enable_grad():
+            loss = mean_square(step.residual(trial, active))
+            total = loss.sum()  # its gradient is each picture's own
+        rows = [row for row, value in enumerate(loss.tolist()) if value >= tolerance]
+        active = [active[row] for row in rows]
+        if not active:
+            break
+        (g,) = torch.autograd.grad(total, trial)
+        null[active] = adam.update(null[active], g[rows], active)
+    return Solution(null, null, torch.full((len(step),), math.inf).to(null), adam.updates)
+
+
+def gauss_newton(step: GuidedStep, null: Tensor, inner: int, rate: float, tolerance: float) -> Solution:
+    """Conjugate gradients on ‖r‖², each update with the step length of the linearised r. `rate` is not used.
+
+        g = Jᵀ r
+        d = −g + β d_before,   β = max(0, ⟨g, g − g_before⟩/⟨g_before, g_before⟩)    (Polak and Ribière, 1969)
+        J d ≈ (r(∅ + h d) − r(∅))/h;   ∅ ← ∅ − d ⟨r, J d⟩/⟨J d, J d⟩
+
+    As ⟨r, J d⟩ = ⟨g, d⟩, the step is never uphill; but r may bend before the step ends. An update that made
+    a picture worse is halved, from the best ∅ so far. An update costs two forward passes and one backward
+    pass, halving it one forward pass.
+    """
+    tiny, null, best = torch.finfo(null.dtype).tiny ** 0.5, null.clone(), null.clone()
+    g_before, d = torch.zeros_like(null), torch.zeros_like(null)
+    best_loss, stalled = [math.inf] * len(step), [False] * len(step)
+    active, updates = list(range(len(step))), torch.zeros(len(step), dtype=torch.long)
+    for _ in range(inner):
+        if not active:
+            break
+        here = null[active].requires_grad_()
+        with torch.enable_grad():
+            r = step.residual(here, active)
+        evaluated, rows = active, []  # rows of the batch that are updated from where they are
+        for row, (k, loss) in enumerate(zip(active, mean_square(r).tolist())):
+            if loss < best_loss[k]:
+                stalled[k] = (
+                    loss > 0.95 * best_loss[k]
+                )  # ours: to gain less than a twentieth is not worth going on
+                best[k], best_loss[k] = null[k], loss
+                rows += [row] if loss >= tolerance and not stalled[k] else []
+            else:  # too far, or NaN: half as far, then a fresh direction
+                null[k], g_before[k], d[k] = (best[k] + null[k]) / 2, 0, 0
+        active = [k for k in active if best_loss[k] >= tolerance and not stalled[k]]
+        if rows:
+            moved = [evaluated[row] for row in rows]
+            with torch.enable_grad():
+                (g,) = torch.autograd.grad((r[rows] ** 2).sum() / 2, here)  # Jᵀ r
+            g, r, here = g[rows], r[rows].detach(), here[rows].detach()
+            beta = dot(g, g - g_before[moved]) / dot(g_before[moved], g_before[moved]).clamp(min=tiny)
+            d[moved] = beta.clamp(min=0) * d[moved] - g
+            g_before[moved] = g
+            h = 0.01 * (dot(here, here) / dot(d[moved], d[moved]).clamp(min=tiny)).sqrt()
+            jd = (step.residual(here + h * d[moved], moved) - r) / h[..., None]  # J d, by a difference
+            null[moved] = here - d[moved] * dot(r, jd) / dot(jd, jd).clamp(min=tiny)
+            updates[moved] += 1
+    done = [k for k in range(len(step)) if k not in active]
+    null[done] = best[done]
+    return Solution(null, best, torch.tensor(best_loss, dtype=null.dtype, device=null.device), updates)
+
+
 def dot(x: Tensor, y: Tensor) -> Tensor:
-    """⟨x, y⟩ of each picture: (b …) -> (b 1 1), as wide as an embedding is deep."""
+    """⟨x, y⟩ of each picture: (b …) -> (b 1 1)."""
     return reduce(x.flatten(1) * y.flatten(1), "b n -> b 1 1", "sum")
 
 
-SOLVERS: dict[str, Callable[..., Found]] = {
-    "adam": adam,
-    "adam-skip": adam_skip,
-    "gauss-newton": gauss_newton,
-}
-
-
-def check_guidance(model: Model, w: float) -> None:
-    """Raises ValueError for a model or a guidance scale under which no embedding can be tuned, with the
-    mend.
-    """
-    if model.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"model: null-text optimisation needs float32, and this bundle is {model.dtype}; load it in float32"
-        )
-    if not (math.isfinite(w) and w >= 1):
-        raise ValueError(
-            f"w: must be at least 1, got {w}; below 1 the walk leans on ∅ itself and no prompt could edit it"
-        )
+SOLVERS: dict[str, Callable[..., Solution]] = {"adam-skip": adam_skip, "gauss-newton": gauss_newton}

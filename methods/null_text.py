@@ -1,353 +1,218 @@
 """Null-text Inversion for Editing Real Images using Guided Diffusion Models (Mokady et al.,
 arXiv:2211.09794v1).
 
-DDIM inversion at w = 1 comes back to its picture at w = 1; under strong guidance it does not, and without
-guidance an edit is weak. So neither the net nor the prompt is touched, but the embedding of the *empty*
-prompt is: one for each step of the walk down, tuned until the guided walk stays on the walk up.
+DDIM inversion at w = 1 leads back to its picture at w = 1. Under strong guidance it does not, and without
+guidance an edit is weak. Null-text inversion leaves the network and the prompt as they are and tunes the
+embedding of the *empty* prompt, one for each step, until the guided walk down stays on the walk up.
 
-    1  z*_T … z*_0 ← DDIM inversion of z_0 under the prompt, w = 1              the pivot
-    2  z̄ ← z*_T,  ∅ ← the embedding of ""
+    1  z*_T … z*_0 ← DDIM inversion of z_0 under the prompt, w = 1               the pivot; Eq. (19)
+    2  z̄_T ← z*_T;  ∅_T ← the embedding of ""
     3  for t → s down to 0:
-    4    at most N times: ∅ ← Adam(∅, ∇_∅ ‖z*_s − z_s(z̄, ∅, C)‖²)               Eq. (21); until small enough
-    5    ∅_t ← ∅;  z̄ ← z_s(z̄, ∅_t, C)                                          Eq. (22); ∅ goes on to the next step
-    6  an edit is methods.inversion.redo: from z*_T, with these ∅_t, under any prompt, with any attention control
+    4    at most N times, until the loss is small:
+    5      ε̂ ← ε_∅ + w (ε_C − ε_∅);  z_s ← DDIM step of z̄_t along ε̂              Eqs. (18), (17)
+    6      ∅_t ← Adam update along the gradient of ‖z*_s − z_s‖² by ∅_t             Eqs. (20), (21)
+    7    z̄_s ← the guided step of z̄_t with the tuned ∅_t;  ∅_s ← ∅_t              Eq. (22)
 
-    paper        code                              paper        code
-    z*_t         path[i], the pivot                ∅_t          nulls[i]
-    z̄_t          z_bar                             N = 10       inner
-    C            cond                              w = 7.5      w
+An edit walks down from z*_T with these ∅_t under another prompt: `methods.inversion.redo`, or
+`methods.prompt_to_prompt`, which adds attention control.
 
-What the paper leaves out stands in its official code: the learning rate falls with the step, the
-tolerance grows. Faster ways to the same place are arguments of the one function: see `null_text`, and
-methods/null_solvers.py."""
+    paper        code                          paper        code
+    z*_t, z*_s   run.path[i], target           ∅_t          null, kept in run.nulls[i]
+    z̄_t          z_bar                         N = 10       inner
+    C            cond                          w = 7.5      w
+
+Solvers that need fewer network passes are in methods/null_solvers.py, the paper's ablations in
+methods/null_ablations.py; methods/null_files.py keeps results in files."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import count, pairwise
-from numbers import Integral
-from pathlib import Path
+from itertools import pairwise
+from typing import Annotated, Literal
 
 import torch
-from einops import reduce
 from torch import Tensor
 
-from palimpsest.methods.inversion import Inversion, invert, spread
-from palimpsest.methods.null_solvers import SOLVERS, Found, Spent, Step, adam_update, between, check_guidance
-from palimpsest.methods.sampling import TOP
-from palimpsest.samplers.convert import q_sample
+from palimpsest.arguments import (
+    ArgumentError,
+    Count,
+    Hint,
+    Interval,
+    Picture,
+    Positive,
+    Texts,
+    check,
+    one_each,
+)
+from palimpsest.methods.inversion import Inversion, invert
+from palimpsest.methods.null_solvers import (
+    Adam,
+    GuidedStep,
+    interpolated_start,
+    mean_square,
+    rate_and_tolerance,
+    solve_steps,
+    untuned,
+)
 from palimpsest.samplers.ddim import ddim_step
 from palimpsest.samplers.guidance import combine
-from palimpsest.weights.cache import (
-    CacheError,
-    digest,
-    digest_model,
-    read_tensors,
-    refuse_other,
-    write_tensors,
-)
+from palimpsest.weights.counting import counted
 from palimpsest.weights.model import Model
+
+GuidanceScale = Annotated[
+    float, Interval(1), Hint("below 1 the walk leans on ∅ itself, and no prompt could edit it")
+]
 
 
 @dataclass(frozen=True)
 class NullText(Inversion):
-    """An inversion whose aids are null embeddings. Unfinished while len(nulls) < len(times) − 1.
+    """An inversion whose steps have tuned null embeddings. Unfinished while len(nulls) < len(times) − 1.
 
-    Network evaluations are counted for each picture as if it were alone; `calls` is the largest of
-    `forwards`."""
+    Evaluations are counted for each picture as if it were alone; `calls` is the largest of `forwards`.
+    """
 
     nulls: Tensor  # (steps b l d): ∅_t of each step, the noisiest first
     losses: Tensor  # (steps b): mean of (z*_s − z̄_s)² after each step
-    updates: Tensor  # (steps b): how often ∅_t was changed
-    forwards: Tensor  # (b,): network evaluations of any kind, the pivot's included
-    backwards: Tensor  # (b,): how many of them were followed by a backward pass
-    z_bar: Tensor  # (b c y x): where the guided walk arrived; finished: the picture's latent
-    key: dict[str, str]  # what it belongs to: picture, prompt, model, settings
+    updates: Tensor  # (steps b): how often ∅_t was updated
+    forwards: Tensor  # (b,): forward passes of the network, the pivot's included
+    z_bar: Tensor  # (b c y x): where the guided walk has arrived; when finished, the latents that came back
+
+    @property
+    def backwards(self) -> Tensor:
+        """(b,): backward passes. Every update takes one, and nothing else does."""
+        return self.updates.sum(0)
 
     def null(self, i: int) -> Tensor:
         return self.nulls[i]
 
-    def save(self, path: str | Path) -> Path:
-        """Write it as safetensors, in one step of the file system; `load_null_text` reads it."""
-        tensors = {"path": torch.stack(self.path), **{name: getattr(self, name) for name in TENSORS}}
-        return write_tensors(
-            path, tensors, dict(prompts=self.prompts, w=self.w, times=self.times, key=self.key)
+    def remaining(self) -> Iterator[tuple[int, int, int]]:
+        """(i, t, s) of the steps that are not done: number, time before, time after."""
+        for i, (t, s) in enumerate(pairwise(self.times)):
+            if i >= len(self.nulls):
+                yield i, t, s
+
+    def after_step(self, null: Tensor, z_bar: Tensor, updates: Tensor, forwards: Tensor) -> NullText:
+        """This inversion with one more step done. null (b l d), z_bar (b c y x), updates, forwards (b,)."""
+        loss = mean_square(self.path[len(self.nulls) + 1] - z_bar)
+        return replace(
+            self,
+            nulls=torch.cat([self.nulls, null[None]]),
+            losses=torch.cat([self.losses, loss[None]]),
+            updates=torch.cat([self.updates, updates[None]]),
+            forwards=forwards.clone(),
+            calls=int(forwards.max()),
+            z_bar=z_bar,
         )
 
 
-TENSORS = ("nulls", "losses", "updates", "forwards", "backwards", "z_bar")
-
-
+@torch.no_grad()
 def null_text(
     model: Model,
-    x: Tensor,
-    prompt: str | Sequence[str],
+    x: Picture,
+    prompt: Texts,
     *,
-    steps: int = 50,
-    w: float = 7.5,
-    inner: int = 10,
-    lr: float = 1e-2,
-    stop: float = 1e-5,
-    solver: str = "adam",
-    start: str = "empty",
-    shared: bool = False,
-    iterations: int = 0,
-    noise: Tensor | None = None,
-    state: str | Path | Callable[[NullText], None] | None = None,
+    steps: Count = 50,
+    w: GuidanceScale = 7.5,
+    inner: Count = 10,
+    lr: Annotated[Positive, Hint("the paper takes 0.01")] = 1e-2,
+    stop: Annotated[float, Interval(0)] = 1e-5,
+    solver: Literal["adam", "adam-skip", "gauss-newton"] = "adam",
+    start: Literal["empty", "prompt", "between"] = "empty",
+    pivot: Inversion | None = None,
+    each_step: Callable[[NullText], None] | None = None,
 ) -> NullText:
-    """Null-text inversion of pictures x (b, 3, y, x) in [−1, 1], each under its prompt. The defaults are
-    the paper's.
+    """Null-text inversion of pictures x (b, 3, y, x) in [−1, 1] under one prompt, or one for each.
 
-    inner: at most so many updates a step; lr: of Adam, halving linearly over the walk; stop: a step is
-    done when the mean of (z*_s − z̄_s)² is below stop · (1 + 100 i/steps). Each picture stops for itself,
-    and then costs nothing. solver: "adam" as published (at least one update a step, needed or not);
-    "adam-skip" looks before it updates; "gauss-newton" also takes conjugate directions and the step
-    length that the linearised net calls for. start: the first guess: "empty" the embedding of "", kept
-    from step to step; "prompt" that of the prompt, which needs no update as long as the w = 1 walk stays
-    on the pivot (the idea of arXiv:2305.16807); "between", for each step, the point nearest to "" on the
-    line from the prompt that the tolerance allows. iterations: fixed-point rounds of the pivot, see
-    samplers.ddim.invert.
+    The defaults are the paper's.
 
-    Ablations: shared=True, one ∅ for all steps (Adam, inner rounds over all of them); noise (b c y x), a
-    random pivot √ᾱ z_0 + √(1−ᾱ) noise; noise (steps b c y x), for times[0], times[1] …: no pivot, each
-    level has a noise of its own.
+    steps: of the walk. w: guidance scale of the walk down. inner: updates in a step, at most. lr: of Adam,
+    falling linearly to half over the walk. stop: a step is done when the mean of (z*_s − z_s)² is below
+    stop · (1 + 100 i/steps). Each picture stops for itself, as if it were alone.
 
-    state: a path where progress is kept after each step, from which an interrupted run goes on, to the
-    same bits; or a function that is called with the unfinished NullText. Raises ValueError for a bundle
-    in half precision, settings that make no sense, and a state of another picture, prompt, model or
-    setting."""
-    check(model, w, inner, lr, stop, solver, start, shared)
-    prompts = spread(prompt, len(x))
-    settings = dict(
-        steps=steps,
-        w=float(w),
-        inner=inner,
-        lr=lr,
-        stop=stop,
-        solver=solver,
-        start=start,
-        shared=shared,
-        iterations=iterations,
-        noise="none" if noise is None else digest(noise),
-    )
-    key = {"picture": digest(x), "model": digest_model(model), "prompt": " | ".join(prompts)}
-    key |= {name: str(value) for name, value in settings.items()}
-    with torch.no_grad():
-        cond, empty = model.embed(list(prompts)), model.embed("").repeat(len(x), 1, 1)
-    file = None if state is None or callable(state) else Path(state)
+    solver: "adam" is the published one, which updates at least once a step, needed or not; "adam-skip" and
+    "gauss-newton" see methods/null_solvers.py. start: the first guess of ∅. "empty": the embedding of "",
+    and in later steps the ∅ of the step before. "prompt": that of the prompt instead of "", which needs no
+    update as long as the walk at w = 1 stays on the pivot (the idea of arXiv:2305.16807v1). "between": in
+    each step, the point nearest to "" on the line from the prompt that the tolerance allows.
 
-    resumed = file is not None and file.exists()
-    run = (
-        _read(file, model, key)
-        if resumed
-        else begin(model, x, prompts, steps, w, iterations, noise, cond, key)
-    )  # Alg. 1 l. 1–2
-    first = empty if start == "empty" else cond
-    if shared and w > 1 and len(run.nulls) == 0:
-        first = one_for_all(model, run, cond, first, inner, lr)
-        run = add(run, Spent.of(len(x), forwards=steps * (1 + inner), backwards=steps * inner))
-    for i, (t, s) in enumerate(pairwise(run.times)):  # Alg. 1 l. 3
-        if i < len(run.nulls):  # done before an interruption
-            continue
-        z, spent = run.z_bar, Spent.of(len(x))
-        step = Step(model, z, run.path[i + 1], t, s, w, cond)
-        null = run.nulls[-1] if len(run.nulls) else first  # Alg. 1 l. 8: a warm start
-        if w > 1 and not shared:
-            rate, enough = (
-                lr * (1 - i / steps / 2),
-                stop * (1 + 100 * i / steps),
-            )  # official code, for its 50 steps
-            spent.add(step.every, forwards=1)  # step.eps_c
+    pivot: an inversion of x under the same prompt in as many steps, where that of `invert` is not wanted:
+    one with fixed-point iterations, an ablation; an unfinished NullText is gone on with, to the same bits.
+    each_step: called after each step with the unfinished NullText. Raises ArgumentError for a model in half
+    precision and for arguments that make no sense.
+    """
+    check(null_text, locals())
+    check_precision(model)
+    if pivot is None:
+        pivot = invert(model, x, prompt, steps=steps)  # Alg. 1 l. 1: w = 1; Eq. (19)
+    cond, empty = model.embed(list(pivot.prompts)), model.embed("").repeat(len(pivot.prompts), 1, 1)
+    run = begun(pivot, prompt, steps, w, cond)
+    null = run.nulls[-1] if len(run.nulls) else empty if start == "empty" else cond  # Alg. 1 l. 2
+    if w == 1:  # ε̂ is ε_C, whatever ∅ is: there is nothing to tune
+        return untuned(model, run, cond, null, each_step)
+    if solver != "adam":
+        return solve_steps(solver, model, run, cond, empty, null, inner, lr, stop, start, each_step)
+
+    with counted(model, run.forwards) as evaluations:
+        for i, t, s in run.remaining():  # Alg. 1 l. 3
+            rate, tolerance = rate_and_tolerance(lr, stop, i / steps)
+            z_bar, target = run.z_bar, run.path[i + 1]  # z̄_t, z*_s
+            eps_c = model.eps(z_bar, t, cond)  # the same for every ∅
             if start == "between":
-                null = between(step, empty, enough / 2, spent)  # ours: half, for the curvature
-            found = tune(step, null, inner, rate, enough, solver, spent)  # Alg. 1 l. 4–7
-        else:
-            found = Found.of(null)
-        null, z_bar = walk(step, found, spent)
-        more = dict(nulls=null, losses=pivot_loss(step.target - z_bar), updates=spent.updates)
-        run = replace(
-            add(run, spent),
-            z_bar=z_bar,
-            **{k: torch.cat([getattr(run, k), v[None]]) for k, v in more.items()},
-        )
-        if callable(state):
-            state(run)
-        elif file is not None:
-            run.save(file)
+                step = GuidedStep(model, z_bar, target, t, s, w, cond, eps_c, evaluations)
+                null = interpolated_start(step, empty, tolerance / 2)
+            null, adam, active = null.clone(), Adam(null, rate), list(range(len(null)))
+            for _ in range(inner):  # Alg. 1 l. 4
+                trial = null[active].requires_grad_()
+                with torch.enable_grad(), evaluations.of(active):
+                    eps_null = model.eps(z_bar[active], t, trial)
+                    eps_hat = combine(eps_null, eps_c[active], w)  # Eq. (18)
+                    z_s = ddim_step(model.schedule, z_bar[active], eps_hat, t, s)  # Eq. (17)
+                    loss = mean_square(target[active] - z_s)  # Eq. (20), Eq. (21)
+                    (g,) = torch.autograd.grad(loss.sum(), trial)  # of a sum: each picture's own gradient
+                null[active] = adam.update(null[active], g, active)
+                active = [k for k, value in zip(active, loss.tolist()) if value >= tolerance]
+                if not active:  # official code: the loss before the update decides
+                    break
+            eps_hat = model.denoiser(cond, w, null)(z_bar, t)  # Eq. (18)
+            z_bar = ddim_step(model.schedule, z_bar, eps_hat, t, s)  # Eq. (17), Eq. (22)
+            run = run.after_step(null, z_bar, adam.updates, evaluations.each)
+            if each_step is not None:
+                each_step(run)
     return run
 
 
-def tune(
-    step: Step, null: Tensor, inner: int, rate: float, enough: float, solver: str, spent: Spent
-) -> Found:
-    """The ∅ (b l d) whose step ends nearest to its target, sought from a first guess. # Eq. (21)"""
+def begun(pivot: Inversion, prompt: Texts, steps: int, w: float, cond: Tensor) -> NullText:
+    """A pivot with no step done; an unfinished NullText as it is. cond (b l d): the embedding of the prompts.
 
-    def residual(null: Tensor, live: Sequence[int]) -> Tensor:
-        return step.miss(step.model.eps(step.z[live], step.t, null), live)
-
-    return SOLVERS[solver](residual, pivot_loss, null, step.every, inner, rate, enough, spent)
-
-
-def walk(step: Step, found: Found, spent: Spent) -> tuple[Tensor, Tensor]:
-    """∅ (b l d), and z̄_s (b c y x) that the guided step comes to with it. # Eq. (22)
-
-    It is asked as the replay asks, the whole batch at once, so that the replay ends on the same bits; and
-    so it is also the look at an update that was the last: where that made things worse, ∅ is the best
-    that was looked at before, and the step is done again."""
-
-    def end(null: Tensor) -> Tensor:
-        return ddim_step(
-            step.model.schedule,
-            step.z,
-            step.model.denoiser(step.cond, step.w, null)(step.z, step.t),
-            step.t,
-            step.s,
-        )
-
-    cost, null = 1 if step.w == 1 else 2, found.null
-    z_bar = end(null)
-    spent.add(step.every, forwards=cost)
-    unseen = (null != found.best).flatten(1).any(1)
-    worse = unseen & ~(pivot_loss(step.target - z_bar) <= found.least)
-    if worse.any():
-        null = torch.where(worse[:, None, None], found.best, null)
-        z_bar = end(null)
-        spent.add(worse.nonzero()[:, 0].tolist(), forwards=cost)
-    return null, z_bar
-
-
-def pivot_loss(residual: Tensor) -> Tensor:
-    """‖z*_s − z_s‖² of each picture, as a mean over its numbers: (b c y x) -> (b,). # Eq. (20)"""
-    return reduce(residual**2, "b c y x -> b", "mean")  # official code: the mean; the paper writes the sum
-
-
-def one_for_all(model: Model, run: NullText, cond: Tensor, null: Tensor, inner: int, lr: float) -> Tensor:
-    """One ∅ (b l d) for all steps, by `inner` rounds of Adam over them, each step starting on the pivot."""
-    walk = list(zip(pairwise(run.times), run.path, run.path[1:]))
-    with torch.no_grad():
-        answers = [model.eps(z, t, cond) for (t, _), z, _ in walk]
-    m, v, updates = torch.zeros_like(null), torch.zeros_like(null), count(1)
-    for _ in range(inner):
-        for ((t, s), z, target), eps_c in zip(walk, answers):
-            here = null.clone().requires_grad_()
-            with torch.enable_grad():
-                loss = pivot_loss(
-                    target - ddim_step(model.schedule, z, combine(model.eps(z, t, here), eps_c, run.w), t, s)
-                )
-            (g,) = torch.autograd.grad(loss.sum(), here)
-            null, m, v = adam_update(null, g, m, v, next(updates), lr)
-    return null
-
-
-# ---- beginning, going on, keeping ----
-
-
-def begin(
-    model: Model,
-    x: Tensor,
-    prompts: tuple[str, ...],
-    steps: int,
-    w: float,
-    iterations: int,
-    noise: Tensor | None,
-    cond: Tensor,
-    key: dict[str, str],
-) -> NullText:
-    """The pivot, and no step done."""
-    if noise is None:
-        pivot = invert(model, x, prompts, steps=steps, iterations=iterations)  # w = 1
-        path, times, calls = pivot.path, pivot.times, pivot.calls
-    else:  # ablation: a random pivot
-        times, calls, z_0 = tuple(model.schedule.times(steps, TOP)), 0, model.encode(x)
-        if noise.shape not in (z_0.shape, (steps, *z_0.shape)):
-            raise ValueError(
-                f"noise: must be {tuple(z_0.shape)}, or that for each of {steps} steps, got {tuple(noise.shape)}"
-            )
-        noise = noise.to(z_0).expand(steps, *z_0.shape)
-        path = [*(q_sample(model.schedule, z_0, t, e) for t, e in zip(times, noise)), z_0]
-    none, spent = cond.new_zeros(0, len(x)), Spent.of(len(x), forwards=calls)
+    Raises ArgumentError for a pivot of other prompts, steps or, where it is a NullText, another w.
+    """
+    b = len(pivot.prompts)
+    if pivot.prompts != tuple(one_each("prompt", prompt, b)) or len(pivot.times) != steps + 1:
+        raise ArgumentError("pivot", f"must be an inversion under the same prompt in the same {steps} steps")
+    if isinstance(pivot, NullText):
+        if pivot.w != w:
+            raise ArgumentError("pivot", f"was tuned for w = {pivot.w:g}; go on with the same w, not {w:g}")
+        return pivot
+    z = pivot.start
     return NullText(
-        prompts,
+        pivot.prompts,
         w,
-        times,
-        path,
-        calls,
+        pivot.times,
+        pivot.path,
+        pivot.calls,
         nulls=cond.new_zeros(0, *cond.shape),
-        losses=none,
-        updates=none.long(),
-        forwards=spent.forwards,
-        backwards=spent.backwards,
-        z_bar=path[0],
-        key=key,
+        losses=z.new_zeros(0, b),
+        updates=torch.zeros(0, b, dtype=torch.long),
+        forwards=torch.full((b,), pivot.calls),
+        z_bar=z,
     )
 
 
-def add(run: NullText, spent: Spent) -> NullText:
-    """The run, and what has been spent."""
-    forwards = run.forwards + spent.forwards
-    return replace(
-        run, forwards=forwards, backwards=run.backwards + spent.backwards, calls=int(forwards.max())
-    )
-
-
-def load_null_text(
-    path: str | Path,
-    model: Model,
-    x: Tensor,
-    prompt: str | Sequence[str] | None = None,
-    w: float | None = None,
-) -> NullText:
-    """What `NullText.save` wrote, for the same model and the same pictures x (b, 3, y, x).
-
-    prompt, w: refused if they are others; None asks for nothing. Raises CacheError (a ValueError) for a
-    file that is missing, damaged, unfinished, or made for another picture, prompt, model or setting."""
-    key = {"picture": digest(x), "model": digest_model(model)}
-    key |= {} if prompt is None else {"prompt": " | ".join(spread(prompt, len(x)))}
-    run = _read(path, model, key | ({} if w is None else {"w": str(float(w))}))
-    if len(run.nulls) < len(run.times) - 1:
-        raise CacheError(
-            f"{path}: is unfinished, {len(run.nulls)} of {len(run.times) - 1} steps; go on with null_text(state=…), on the "
-            "command line with --save and the same settings"
-        )
-    return run
-
-
-def _read(path: str | Path, model: Model, key: dict[str, str]) -> NullText:
-    tensors, about = read_tensors(path)
-    if not {"path", *TENSORS} <= set(tensors) or "key" not in about:
-        raise CacheError(f"{path}: holds no null-text inversion; name another file")
-    refuse_other(path, about["key"], key)
-    moved = {
-        name: tensors[name].to(model.device) if name in ("nulls", "losses", "z_bar") else tensors[name]
-        for name in TENSORS
-    }
-    return NullText(
-        tuple(about["prompts"]),
-        about["w"],
-        tuple(about["times"]),
-        list(tensors["path"].to(model.device)),
-        int(tensors["forwards"].max()),
-        key=about["key"],
-        **moved,
-    )
-
-
-def check(
-    model: Model, w: float, inner: int, lr: float, stop: float, solver: str, start: str, shared: bool
-) -> None:
-    """Raises ValueError for what cannot be optimised, with the mend."""
-    check_guidance(model, w)
-    if isinstance(inner, bool) or not isinstance(inner, Integral) or inner < 1:
-        raise ValueError(f"inner: must be a whole number of at least 1, the updates of a step, got {inner}")
-    if not 0 < lr < math.inf:
-        raise ValueError(f"lr: must be above 0, got {lr}; the paper takes 0.01")
-    if not stop >= 0:
-        raise ValueError(f"stop: must be 0 or more, the loss at which a step is done, got {stop}")
-    if solver not in SOLVERS:
-        raise ValueError(f"solver: must be one of {', '.join(SOLVERS)}, got {solver!r}")
-    if start not in ("empty", "prompt", "between") or (shared and (start == "between" or solver != "adam")):
-        raise ValueError(
-            f"start: must be empty, prompt or between (shared: empty or prompt, and solver adam), got {start!r}"
+def check_precision(model: Model) -> None:
+    """Raises ArgumentError for a model in half precision, whose gradients lose their last digits."""
+    if model.dtype not in (torch.float32, torch.float64):
+        raise ArgumentError(
+            "model",
+            f"null-text optimisation needs float32, and this model is {model.dtype}; load it in float32",
         )

@@ -1,30 +1,43 @@
-"""Four more ways back to a given picture, none of which optimises anything. Each is an Inversion that
-`redo` walks down.
+"""Four more ways back to a given picture, none of which optimises anything. Each is an Inversion for `redo`.
 
-    negative-prompt inversion   (Miyake et al., arXiv:2305.16807v1)     the prompt's own embedding stands for the empty one
-    direct (PnP) inversion      (Ju et al., arXiv:2310.01506v1)         the source row is put back on the pivot after each step
-    EDICT                       (Wallace et al., arXiv:2211.12446v2)    two coupled states, each step exactly invertible
-    edit-friendly DDPM          (Huberman-Spiegelglas et al., arXiv:2304.06140v2)   noises that make the random walk hit
+    negative-prompt inversion   the prompt's own embedding stands for the empty one (arXiv:2305.16807v1)
+    direct (PnP) inversion      the source row is put back on the pivot after each step (arXiv:2310.01506v1)
+    EDICT                       two coupled states, each step exactly invertible (arXiv:2211.12446v2)
+    edit-friendly DDPM          noises with which the random walk arrives (arXiv:2304.06140v2)
 
-    b, x, prompt →                path costs          the walk down gets back                        beside it, an edit gets
-    negative_prompt               S calls             as the w = 1 round trip, for every w           ε_prompt as its negative
-    direct                        S                   to the bit, for every w                        nothing, but a true source
-    edict                         4 S (w = 1: 2 S)    to rounding, at the w of the way up            the walk itself
-    edit_friendly                 2 S (w = 1: S)      to rounding, at the w of the way up            the picture's noises
+                      evaluations         the walk down comes back               beside it, an edit gets
+    negative_prompt   S                   as at w = 1, for every w               ε_prompt as its negative
+    direct            S                   to the bit, for every w                nothing, but a true source
+    edict             4 S (w = 1: 2 S)    to rounding, at the w of the way up    the walk itself
+    edit_friendly     2 S (w = 1: S)      to rounding, at the w of the way up    the picture's noises
 
-S: steps. All take pictures (b, 3, y, x) in [−1, 1] and one prompt or one each, and raise ValueError as
-`invert` does."""
+S: steps. All take pictures x (b, 3, y, x) in [−1, 1] and one prompt, or one for each, and raise
+ArgumentError as `invert` does."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from palimpsest.methods.inversion import Inversion, invert, spread
+from palimpsest.arguments import (
+    Count,
+    Hint,
+    Interval,
+    Picture,
+    Rounds,
+    Scale,
+    Seed,
+    Share,
+    Texts,
+    check,
+    one_each,
+)
+from palimpsest.methods.inputs import given_picture
+from palimpsest.methods.inversion import Inversion, invert
 from palimpsest.methods.sampling import TOP, times_below
 from palimpsest.samplers.convert import q_sample
 from palimpsest.samplers.ddim import ddim_step
@@ -32,6 +45,7 @@ from palimpsest.samplers.ddpm import beta_tilde
 from palimpsest.samplers.guidance import Denoiser
 from palimpsest.samplers.noise import Rng
 from palimpsest.samplers.schedule import Schedule
+from palimpsest.weights.counting import counted
 from palimpsest.weights.model import Model
 
 # ---- negative-prompt inversion, arXiv:2305.16807v1 ----
@@ -48,18 +62,14 @@ class NegativePrompt(Inversion):
 
 
 def negative_prompt(
-    model: Model,
-    x: Tensor,
-    prompt: str | Sequence[str],
-    *,
-    steps: int = 50,
-    w: float = 7.5,
-    iterations: int = 0,
+    model: Model, x: Picture, prompt: Texts, *, steps: Count = 50, w: Scale = 7.5, iterations: Rounds = 0
 ) -> NegativePrompt:
-    """DDIM inversion whose way down has the prompt's embedding in the place of the empty one.
+    """DDIM inversion whose way down has the prompt's embedding in the place of the empty prompt's.
 
-    Under the picture's own prompt ε_C + w (ε_C − ε_C) = ε_C, whatever w: the round trip of w = 1, at no cost.
+    Under the picture's own prompt ε_C + w (ε_C − ε_C) = ε_C, whatever w is: the round trip of w = 1, at no
+    cost.
     """
+    check(negative_prompt, locals())
     pivot = invert(model, x, prompt, steps=steps, iterations=iterations)
     with torch.no_grad():
         cond = model.embed(list(pivot.prompts))
@@ -71,11 +81,9 @@ def negative_prompt(
 
 @dataclass(frozen=True)
 class Direct(Inversion):
-    """The rows of the source are offset, after each step, by what they have missed the pivot by; other
-    rows are not.
-    """
+    """After each step the source rows are offset by what they missed the pivot by; other rows are not."""
 
-    needs_source = True  # alone, an edit would have nothing to be mended by
+    needs_source = True  # without the source rows beside it, an edit would gain nothing
 
     def step(self, sched: Schedule, i: int, z: Tensor, eps: Denoiser, t: int, s: int) -> Tensor:
         z_s = ddim_step(sched, z, eps(z, t), t, s)  # Eq. (17)
@@ -84,20 +92,14 @@ class Direct(Inversion):
 
 
 def direct(
-    model: Model,
-    x: Tensor,
-    prompt: str | Sequence[str],
-    *,
-    steps: int = 50,
-    w: float = 7.5,
-    iterations: int = 0,
+    model: Model, x: Picture, prompt: Texts, *, steps: Count = 50, w: Scale = 7.5, iterations: Rounds = 0
 ) -> Direct:
-    """DDIM inversion whose source row cannot leave the pivot: what attention control takes from it is
-    true at every step.
+    """DDIM inversion whose source row cannot leave the pivot: attention control takes true maps from it.
 
-    # ours: the paper finds the offsets in a walk of their own; taken during the walk they need no call,
+    # ours: the paper finds the offsets in a walk of their own; taken during the walk they cost no evaluation
     # and fit every w.
     """
+    check(direct, locals())
     pivot = invert(model, x, prompt, steps=steps, iterations=iterations)
     return Direct(pivot.prompts, w, pivot.times, pivot.path, pivot.calls)
 
@@ -115,7 +117,7 @@ class Edict(Inversion):
         x, y = self.ordered(z, i)  # arXiv:2211.12446v2, Sec. 4
         x = ddim_step(sched, x, eps(y, t), t, s)  # each takes its ε from the other, Eq. (17)
         y = ddim_step(sched, y, eps(x, t), t, s)
-        x = self.p * x + (1 - self.p) * y  # and they are kept from drifting apart
+        x = self.p * x + (1 - self.p) * y  # mixing keeps them from drifting apart
         y = self.p * y + (1 - self.p) * x
         return torch.cat(self.ordered(torch.cat([x, y], 1), i), 1)
 
@@ -129,8 +131,9 @@ class Edict(Inversion):
         return torch.cat(self.ordered(torch.cat([x, y], 1), i), 1)
 
     def ordered(self, z: Tensor, i: int) -> tuple[Tensor, Tensor]:
-        """The pair, the one that goes first in step i first: they take turns, so that neither leads. #
-        official code
+        """The pair, first the one that goes first in step i: they take turns, so that neither leads.
+
+        # official code: the paper does not say it.
         """
         x, y = z.chunk(2, 1)
         return (x, y) if i % 2 == 0 else (y, x)
@@ -141,33 +144,30 @@ class Edict(Inversion):
 
 def edict(
     model: Model,
-    x: Tensor,
-    prompt: str | Sequence[str],
+    x: Picture,
+    prompt: Texts,
     *,
-    steps: int = 50,
-    w: float = 7.5,
-    top: float = TOP,
-    p: float = 0.93,
+    steps: Count = 50,
+    w: Scale = 7.5,
+    top: Share = TOP,
+    p: Annotated[float, Interval(0, 1, open_low=True, open_high=True), Hint("the paper takes .93")] = 0.93,
 ) -> Edict:
-    """Exact inversion by two coupled walks to the time top · T; `w` is that of both ways. The paper edits
-    at w = 3 with top = .8.
+    """Exact inversion by two coupled walks to the time top · T. The paper edits at w = 3 with top = .8.
 
-    Rounding grows by about 1/p a step on the way up, so p near 1 keeps more digits, and less keeps the
-    pair together."""
-    if not 0 < p < 1:
-        raise ValueError(f"p: must lie in (0, 1), got {p}; the paper takes .93")
-    prompts, times, z = (
-        spread(prompt, len(x)),
-        times_below(model.schedule, steps, top, "top"),
-        model.encode(x),
-    )
-    inversion = Edict(
-        prompts, w, tuple(times), [torch.cat([z, z], 1)], 2 * steps * (1 if w in (0, 1) else 2), p=p
-    )
-    eps = model.denoiser(list(prompts), w)
-    for i, (t, s) in reversed(list(enumerate(pairwise(times)))):
-        inversion.path.insert(0, inversion.unstep(model.schedule, i, inversion.path[0], eps, t, s))
-    return inversion
+    w: guidance scale of both ways. p: how much of itself each walk keeps in a mixing; rounding grows by
+    about 1/p a step on the way up, so a p near 1 keeps more digits, and a smaller one keeps the pair
+    together.
+    """
+    check(edict, locals())
+    x = given_picture(model, x)
+    prompts, times = one_each("prompt", prompt, len(x)), times_below(model.schedule, steps, top, "top")
+    z = model.encode(x)
+    inversion = Edict(tuple(prompts), w, tuple(times), [torch.cat([z, z], 1)], 0, p=p)
+    eps = model.denoiser(prompts, w)
+    with counted(model, len(x)) as evaluations:
+        for i, (t, s) in reversed(list(enumerate(pairwise(times)))):
+            inversion.path.insert(0, inversion.unstep(model.schedule, i, inversion.path[0], eps, t, s))
+    return replace(inversion, calls=int(evaluations.each.max()))
 
 
 # ---- edit-friendly DDPM, arXiv:2304.06140v2 ----
@@ -175,22 +175,23 @@ def edict(
 
 @dataclass(frozen=True)
 class EditFriendly(Inversion):
-    """A random walk whose noises were chosen afterwards. `path` holds independently noised pictures: it
-    is no trajectory.
+    """A random walk whose noises were chosen afterwards.
+
+    `path` holds independently noised pictures; it is no trajectory.
     """
 
     eta: float
     jumps: Tensor  # (steps b c y x): σ z_t, what each step adds to its mean
 
     def step(self, sched: Schedule, i: int, z: Tensor, eps: Denoiser, t: int, s: int) -> Tensor:
-        jump = self.jumps[i].repeat(len(z) // len(self.prompts), 1, 1, 1)  # every row gets the picture's
-        return (
-            ddim_step(sched, z, eps(z, t), t, s, self.eta, torch.zeros_like(z)) + jump
-        )  # Eq. (10) with noise
+        jump = self.jumps[i].repeat(len(z) // len(self.prompts), 1, 1, 1)  # every row gets its picture's
+        mean = ddim_step(sched, z, eps(z, t), t, s, self.eta, torch.zeros_like(z))
+        return mean + jump  # Eq. (10) with noise
 
     def noises(self, sched: Schedule) -> Tensor:
-        """z_t = jump/σ of every step but the last, whose σ is 0: (steps−1 b c y x). Far from N(0, I),
-        which is the point.
+        """z_t = jump/σ of every step but the last, whose σ is 0: (steps−1 b c y x).
+
+        They are far from N(0, I), and it is meant so: they carry the picture.
         """
         sigmas = [self.eta * beta_tilde(sched, t, s) ** 0.5 for t, s in pairwise(self.times)]
         return torch.stack([jump / sigma for jump, sigma in zip(self.jumps[:-1], sigmas)])
@@ -198,34 +199,37 @@ class EditFriendly(Inversion):
 
 def edit_friendly(
     model: Model,
-    x: Tensor,
-    prompt: str | Sequence[str],
+    x: Picture,
+    prompt: Texts,
     *,
-    steps: int = 50,
-    w: float = 3.5,
-    eta: float = 1.0,
-    top: float = TOP,
-    seed: int = 0,
+    steps: Count = 50,
+    w: Scale = 3.5,
+    eta: Annotated[Share, Hint("without noise there is nothing to choose")] = 1.0,
+    top: Share = TOP,
+    seed: Seed = 0,
 ) -> EditFriendly:
-    """Noise the picture to each level *independently*, then read off the noise that leads the walk from
-    each to the next.
+    """Noise the picture to each level *independently*, then find the noise that leads from each to the next.
 
-    The paper: 100 steps, w = 3.5 here and 15 in the edit, from top = .64. seed: picture i draws from seed + i.
+    The paper takes 100 steps from top = .64, w = 3.5 here and w = 15 in the edit. eta: of the walk down, in
+    (0, 1]. seed: picture i draws from seed + i.
+
     # ours: the last step adds no noise, so its jump is kept as an offset; the official code leaves it out.
     # official code: η where the root needs η², which is right for η = 1 only.
     """
-    if not 0 < eta <= 1:
-        raise ValueError(f"eta: must lie in (0, 1], got {eta}; without noise there is nothing to choose")
-    prompts, times = spread(prompt, len(x)), times_below(model.schedule, steps, top, "top")
+    check(edit_friendly, locals())
+    x = given_picture(model, x)
+    prompts, times = one_each("prompt", prompt, len(x)), times_below(model.schedule, steps, top, "top")
     z_0, rng = model.encode(x), Rng.of(seed, len(x))
-    path = [q_sample(model.schedule, z_0, t, rng.randn(z_0.shape, z_0)) for t in times[:-1]] + [
-        z_0
+    path = [
+        q_sample(model.schedule, z_0, t, rng.randn(z_0.shape, z_0)) for t in times[:-1]
     ]  # one ε for each level
-    eps, still = model.denoiser(list(prompts), w), torch.zeros_like(z_0)
-    jumps = [
-        z_s - ddim_step(model.schedule, z_t, eps(z_t, t), t, s, eta, still)
-        for (t, s), (z_t, z_s) in zip(pairwise(times), pairwise(path))
-    ]
+    path.append(z_0)
+    eps, no_noise = model.denoiser(prompts, w), torch.zeros_like(z_0)
+    with counted(model, len(x)) as evaluations:
+        jumps = [
+            z_s - ddim_step(model.schedule, z_t, eps(z_t, t), t, s, eta, no_noise)
+            for (t, s), (z_t, z_s) in zip(pairwise(times), pairwise(path))
+        ]
     return EditFriendly(
-        prompts, w, tuple(times), path, steps * (1 if w in (0, 1) else 2), eta=eta, jumps=torch.stack(jumps)
+        tuple(prompts), w, tuple(times), path, int(evaluations.each.max()), eta=eta, jumps=torch.stack(jumps)
     )

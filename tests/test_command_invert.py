@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import palimpsest.cli.commands.null_text as command
 from palimpsest.cli.commands.invert import declare_invert
 from palimpsest.cli.commands.null_text import declare_null_text
 from palimpsest.cli.manners import Parser, exit_code
+from palimpsest.methods.inversion import invert
 from palimpsest.methods.ladder import ladder
 from palimpsest.methods.null_text import null_text
 from tests.tiny import tiny_weights
@@ -115,8 +117,8 @@ def test_null_text_brings_a_picture_back_edits_it_and_keeps_what_it_found(room, 
     "more, message",
     [
         (["--w", 0], "w: must be at least 1"),
-        (["--steps", 0], "steps must be"),
-        (["--solver", "sgd"], "solver: must be one of"),
+        (["--steps", 0], "steps: must be at least 1"),
+        (["--solver", "sgd"], "solver: invalid choice: 'sgd'"),
         (["--save", "kept.png"], "save: kept.png must end in .safetensors"),
         (["--inner", 0], "inner: must be"),
         (["--lr", 0], "lr: must be"),
@@ -182,8 +184,8 @@ def test_the_files_own_w_serves_where_none_is_given(room, tiny, capsys):
     "more, message",
     [
         (["--w", 0], "w: must be at least 1"),
-        (["--steps", 0], "steps must be"),
-        (["--iterations", -1], "iterations: must be 0"),
+        (["--steps", 0], "steps: must be at least 1"),
+        (["--iterations", -1], "iterations: must be at least 0"),
         (["--prompt", "a red sart"], 'unknown word "sart"'),
         (["-o", "out.txt"], "out: "),
     ],
@@ -219,18 +221,46 @@ def test_a_file_to_go_on_from_that_is_of_other_settings_is_named(room, tiny, cap
 
 
 @pytest.mark.parametrize(
-    "argv, verb, own",
+    "argv, verb, not_options",
     [
-        (["invert", "in.png", "--prompt", ""], ladder, {"b", "x", "prompt", "done"}),
+        (["invert", "in.png", "--prompt", ""], ladder, {"model", "x", "prompt", "done"}),
         (
             ["null-text", "in.png", "--prompt", "", "-o", "out.png"],
             null_text,
-            {"b", "x", "prompt", "w", "shared", "noise", "state"},
+            {"model", "x", "prompt", "w", "pivot", "each_step"},
         ),
     ],
 )
-def test_the_defaults_are_those_of_the_verb(argv, verb, own):
+def test_the_defaults_are_those_of_the_verb(argv, verb, not_options):
     parsed, parameters = vars(parse(*argv)), inspect.signature(verb).parameters
-    assert {name: parsed[name] for name in parameters if name not in own} == {
-        name: p.default for name, p in parameters.items() if name not in own
+    assert {name: parsed[name] for name in parameters if name not in not_options} == {
+        name: p.default for name, p in parameters.items() if name not in not_options
     }
+    iterations = inspect.signature(ladder if verb is ladder else invert).parameters["iterations"].default
+    assert parsed["iterations"] == iterations
+
+
+def test_fixed_point_rounds_make_another_pivot_and_an_interrupted_run_goes_on(
+    room, tiny, capsys, monkeypatch
+):
+    argv = ["null-text", "in.png", "--prompt", "a red star", "--steps", 3, "--inner", 1, "--model", tiny]
+    argv += ["--iterations", 2, "-o", "out.png"]
+    assert main(*argv) == 0
+    whole, said = (room / "out.png").read_bytes(), capsys.readouterr().out
+    assert f"{3 * 3 + 3 * 4} forward and 3 backward passes" in said  # 3 of the pivot and 4 more, each step
+    save = command.save_null_text
+
+    def save_and_break_off(path, run, key):
+        save(path, run, key)
+        if len(run.nulls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "save_null_text", save_and_break_off)
+    assert main(*argv, "--save", "kept.safetensors") == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(room)
+    (room / "out.png").unlink()
+    assert main(*argv, "--save", "kept.safetensors") == 0
+    assert (room / "out.png").read_bytes() == whole
+    assert main(*argv, "--save", "kept.safetensors", "--iterations", 1) == 2
+    assert "save: kept.safetensors: was made for another iterations ('2', not '1')" in capsys.readouterr().err

@@ -10,7 +10,8 @@ from PIL import Image
 from palimpsest.cli.commands.attention import declare_attention
 from palimpsest.cli.commands.prompt_to_prompt import by_word, declare_prompt_to_prompt
 from palimpsest.cli.manners import Parser, exit_code
-from palimpsest.methods.null_text import load_null_text, null_text
+from palimpsest.methods.null_files import load_null_text, null_text_key, save_null_text
+from palimpsest.methods.null_text import null_text
 from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
 from palimpsest.weights.load import load
 from palimpsest.worlds.files import open_picture
@@ -183,9 +184,9 @@ def test_a_mask_of_ones_own_keeps_the_files_pixels_with_a_blend_and_without(run)
 
 def test_what_null_text_kept_serves_a_later_edit(run, tiny, capsys):
     b, source = load(tiny), PAIR[1]
-    null_text(b, open_picture("in.png").framed(b.size, b.grid).view(), source, steps=3, w=2.0, inner=1).save(
-        "kept.safetensors"
-    )
+    x = open_picture("in.png").framed(b.size, b.grid)
+    tuned = null_text(b, x.view(), source, steps=3, w=2.0, inner=1)
+    save_null_text("kept.safetensors", tuned, null_text_key(b, x.view()))
     assert (
         run(
             [
@@ -201,7 +202,6 @@ def test_what_null_text_kept_serves_a_later_edit(run, tiny, capsys):
         )
         == 0
     )
-    x = open_picture("in.png").framed(b.size, b.grid)
     start = load_null_text("kept.safetensors", b, x.view(), source)
     want = x.restore(
         prompt_to_prompt(b, *PAIR[1:], start=start, pictures=x.view()).picture

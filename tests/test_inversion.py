@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from palimpsest.methods.inversion import Inversion, invert, redo, spread, way_down
+from palimpsest.arguments import ArgumentError
+from palimpsest.methods.inversion import Inversion, invert, redo, way_down
 from palimpsest.methods.sampling import TOP
 from palimpsest.samplers.ddim import ddim_step, sample
 from palimpsest.samplers.ddim import invert as walk_up
@@ -179,7 +180,7 @@ def test_sampling_under_guidance_after_inverting_without_collapses_towards_the_m
 # ---- the frame ----
 
 B = smooth_bundle()
-PICTURES = randn(3, 3, 4, 4, seed=5) / 2
+PICTURES = (randn(3, 3, 4, 4, seed=5) / 2).clamp(-1, 1)
 PROMPTS = ["a cat", "a dog", "a red star"]
 
 
@@ -267,12 +268,28 @@ def test_evaluations_are_counted_as_the_net_counts_them():
 def test_prompts_that_do_not_fit_the_pictures_are_refused():
     inversion = invert(B, PICTURES, "a cat", steps=2)
     assert inversion.prompts == ("a cat",) * 3
-    with pytest.raises(ValueError, match="^prompts: must be one, or one for each of the 3 pictures, got 2"):
+    with pytest.raises(ValueError, match="^prompt: must be one, or one for each of 3 pictures, got 2"):
         invert(B, PICTURES, ["a", "b"], steps=2)
     for prompts in ([], ["a"], ["a"] * 4):
         with pytest.raises(ValueError, match="^prompts: must be one for each of the 3 inverted pictures"):
             redo(B, inversion, prompts)
-    assert spread(["a", "b"], 2) == ("a", "b")
+    assert invert(B, PICTURES[:2], ["a", "b"], steps=2).prompts == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        (dict(label="here"), "^label: must be destination or source, got 'here'"),
+        (dict(iterations=-1), "^iterations: must be at least 0"),
+        (dict(top=0.0), "^top: must lie in .0, 1."),
+        (dict(w=float("nan")), "^w: must be a finite number, got nan; leave it at 1"),
+        (dict(x=PICTURES + 9), "^x: must lie in .-1, 1."),
+        (dict(x=PICTURES[0]), "^x: must be .b, 3, y, x.*add the batch axis"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_by_name(how, message):
+    with pytest.raises(ArgumentError, match=message):
+        invert(B, **{"x": PICTURES, "prompt": "a cat", "steps": 2, **how})
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1.5, 2000])
@@ -288,7 +305,7 @@ def test_one_step_is_enough_to_go_up_and_down():
 
 def test_the_exact_net_agrees_with_the_worlds_own_walk():
     b = exact_bundle(GaussianWorld({"": torch.full((3, 2, 2), 0.2)}, 0.4))
-    x = randn(1, 3, 2, 2)
+    x = randn(1, 3, 2, 2).clamp(-1, 1)
     inversion = invert(b, x, "", steps=9)
     assert_close(
         redo(b, inversion)[-1],

@@ -1,13 +1,14 @@
-"""Results that took long, kept as safetensors with a key that says what they belong to.
+"""Results that took long to compute, in safetensors files with a key that says what they belong to.
 
-A key is a handful of short texts, the SHA-256 of a picture or of a model among them; a file with another
-key is refused in one line that says what differs. Opening a file never runs code, and a broken-off write
-leaves the old file in place."""
+A key is a few short texts by name, among them the SHA-256 of a picture or of a model. A file with another
+key is refused in one line that says what differs. Opening a file never runs code, and a write that breaks
+off leaves the old file in place."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ HEADER = "palimpsest"
 
 
 class CacheError(ValueError):
-    """A kept result that is missing, damaged, or not of the thing at hand."""
+    """A file that is missing or damaged, or whose result belongs to something else."""
 
 
 def digest(*tensors: Tensor) -> str:
-    """The SHA-256 of tensors, values, shapes and dtypes, in hexadecimal."""
+    """The SHA-256 of the values, shapes and dtypes of tensors, in hexadecimal."""
     total = hashlib.sha256()
     for tensor in tensors:
         tensor = tensor.detach().cpu().contiguous()
@@ -37,16 +38,14 @@ def digest(*tensors: Tensor) -> str:
 
 
 def digest_model(model: Model) -> str:
-    """The SHA-256 of a bundle: every weight, the schedule, how its times are counted and how the
-    prediction is read.
-    """
+    """The SHA-256 of a model: weights, schedule, how times are counted and how the prediction is read."""
     modules = [m for m in (model.net, model.text, model.vae) if m is not None]
     scale = torch.tensor([model.latent_scale, {"eps": 0, "v": 1}[model.prediction], model.shift])
     return digest(model.schedule.abar, scale, *(v for m in modules for v in m.state_dict().values()))
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> Path:
-    """Write tensors to the bit, and JSON about them, in one step of the file system."""
+    """Write tensors, and JSON about them, in one step of the file system; they are read with the same bits."""
     path = Path(path)
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     about = {**about, "digest": digest(*(tensors[name] for name in sorted(tensors)))}
@@ -62,8 +61,9 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], about: dict[str,
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read (tensors, about) of a file that `write_tensors` wrote. Raises CacheError if it is missing or
-    damaged.
+    """Read (tensors, about) from a file that `write_tensors` wrote.
+
+    Raises CacheError if it is missing or damaged.
     """
     path = Path(path)
     if not path.is_file():
@@ -83,12 +83,16 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, about
 
 
-def refuse_other(path: str | Path, theirs: dict[str, str], ours: dict[str, str]) -> None:
-    """Raise CacheError at the first entry of `ours` that differs; what `ours` leaves out is not asked."""
-    for what, mine in ours.items():
-        its = theirs.get(what, "none")
-        if its != mine:
-            differ = "" if len(mine) == len(its) == 64 else f" ({its!r}, not {mine!r})"
+def refuse_other(path: str | Path, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Raise CacheError at the first entry of the wanted key that differs in the key of the file.
+
+    Entries that `wanted` leaves out may be anything.
+    """
+    for name, value in wanted.items():
+        other = found.get(name, "none")
+        if other != value:
+            digests = len(value) == len(other) == 64  # which say nothing to a reader
+            differ = "" if digests else f" ({other!r}, not {value!r})"
             raise CacheError(
-                f"{path}: was made for another {what}{differ}; give what it was made for, or make a new file"
+                f"{path}: was made for another {name}{differ}; give what it was made for, or make a new file"
             )

@@ -20,7 +20,10 @@ from palimpsest.worlds.files import contact_sheet, write_picture
 
 def declare_invert(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest invert`."""
-    about = "how exactly a picture comes back from its own noise, by each method of inversion, and what each costs"
+    about = (
+        "how exactly a picture comes back from its own noise, by each method "
+        "of inversion, and what each costs"
+    )
     p = command(commands, "invert", about, run_invert)
     p.add_argument("input", metavar="IN", help="the picture")
     p.add_argument("--prompt", required=True, metavar="P", help="what it shows, in words")
@@ -38,12 +41,12 @@ def declare_invert(commands: argparse._SubParsersAction) -> None:
 
 
 def run_invert(a: argparse.Namespace) -> None:
-    """The ladder of one picture, a line as each rung is reached."""
+    """Print the ladder of one picture, each rung as soon as it is measured."""
     out = writable("out", a.out) if a.out else None
     picture = opened(a.input, a.crop)
     if a.estimate:
         return dry_run(a, lambda b, latent: passes(a), picture, exact=True, check=lambda b: b.embed(a.prompt))
-    model = load(a.model, a.device, torch.float32)  # it is measured, and null-text follows gradients
+    model = load(a.model, a.device, torch.float32)  # results are measured, and null-text takes gradients
     x = framed(picture, model, a.size).view()
 
     began = [time.monotonic()]
@@ -58,7 +61,7 @@ def run_invert(a: argparse.Namespace) -> None:
             flush=True,
         )
 
-    with progress(model, calls(passes(a)), "invert"):  # at most: null-text stops as soon as it may
+    with progress(model, calls(passes(a)), "invert"):  # at most: null-text stops early
         rungs = ladder(model, x, a.prompt, steps=a.steps, w=a.w, iterations=a.iterations, done=done)
     if out is not None:
         names = ["the picture", *(f"{rung.name}: {rung.psnr.item():.1f} dB" for rung in rungs)]
@@ -66,7 +69,7 @@ def run_invert(a: argparse.Namespace) -> None:
 
 
 def passes(a: argparse.Namespace) -> list[Passes]:
-    """Of the net: every rung is climbed from the ground. Of null-text at most."""
+    """Passes of the network: every rung does everything anew. Those of null-text are the most it may take."""
     inner = inspect.signature(null_text).parameters["inner"].default
     up, back = inversion(a.steps), guided(a.steps, a.w)
     return [

@@ -1,6 +1,4 @@
-"""palimpsest null-text: a picture inverted for strong guidance, come back to or edited, and kept for
-later edits.
-"""
+"""palimpsest null-text: invert a picture for strong guidance, then bring it back or edit it."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from palimpsest.cli.commands.dry_run import calls, dry_run, guided, tuning
 from palimpsest.cli.commands.pictures import (
@@ -25,18 +24,20 @@ from palimpsest.cli.manners import (
     Mistake,
     blame,
     command,
-    number,
     options,
     progress,
+    read_as,
     shared_options,
     writable,
 )
-from palimpsest.methods.inversion import redo
-from palimpsest.methods.null_text import load_null_text, null_text
+from palimpsest.methods.inversion import invert, redo
+from palimpsest.methods.null_files import load_null_text, null_text_key, read_null_text, save_null_text
+from palimpsest.methods.null_text import GuidanceScale, NullText, null_text
 from palimpsest.metrics.image import psnr
 from palimpsest.weights.cache import CacheError
 from palimpsest.weights.estimate import Passes
 from palimpsest.weights.load import load
+from palimpsest.weights.model import Model
 from palimpsest.worlds.files import write_picture
 
 W = inspect.signature(null_text).parameters["w"].default
@@ -44,7 +45,10 @@ W = inspect.signature(null_text).parameters["w"].default
 
 def declare_null_text(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest null-text`."""
-    about = "tune null embeddings until a picture comes back under strong guidance, then edit it (arXiv:2211.09794)"
+    about = (
+        "tune null embeddings until a picture comes back under strong "
+        "guidance, then edit it (arXiv:2211.09794)"
+    )
     p = command(commands, "null-text", about, run_null_text)
     p.add_argument("input", metavar="IN", help="the picture")
     p.add_argument("--prompt", required=True, metavar="P", help="what it shows, in words")
@@ -55,7 +59,10 @@ def declare_null_text(commands: argparse._SubParsersAction) -> None:
     )
     shown_options(p)
     p.add_argument(
-        "--w", type=number, metavar="X", help=f"guidance scale (default: {W}, with --load that of the file)"
+        "--w",
+        type=read_as(float, GuidanceScale),
+        metavar="X",
+        help=f"guidance scale (default: {W}, with --load that of the file)",
     )
     options(
         p,
@@ -65,24 +72,24 @@ def declare_null_text(commands: argparse._SubParsersAction) -> None:
             "inner": "updates of each step, at most",
             "lr": "of Adam, at the first step",
             "stop": "loss at which the first step is done",
-            "solver": "adam, adam-skip or gauss-newton",
-            "start": "empty, prompt or between",
-            "iterations": "fixed-point rounds of the inversion, for each step",
+            "solver": "adam is the published one",
+            "start": "first guess of the embeddings",
         },
     )
+    options(p, invert, {"iterations": "fixed-point rounds of the inversion, for each step"})
     kept = p.add_mutually_exclusive_group()
     kept.add_argument(
         "--save", metavar="FILE", help="keep the embeddings, .safetensors; an interrupted run goes on from it"
     )
     kept.add_argument(
-        "--load", metavar="FILE", help="take the embeddings from there; settings of the tuning are the file's"
+        "--load", metavar="FILE", help="take the embeddings from this file, with its settings of the tuning"
     )
     steps_option(p, "the walk down")
     shared_options(p, estimates=True)
 
 
 def run_null_text(a: argparse.Namespace) -> None:
-    """One picture, tuned or loaded, and walked down."""
+    """Tune or load the embeddings of one picture, and walk down with them."""
     began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
     save, a.w, wanted = None if a.save is None else tensor_file(a.save), W if a.w is None else a.w, a.w
     picture = opened(a.input, a.crop)
@@ -94,50 +101,59 @@ def run_null_text(a: argparse.Namespace) -> None:
 
     if a.load is not None:
         with blame("load"):
-            tuned = load_null_text(a.load, model, x, a.prompt, w=wanted)
+            run = load_null_text(a.load, model, x, a.prompt, w=wanted)
     else:
         try:
             with progress(model, calls(tuned_passes(a)), "null-text"):
-                tuned = null_text(
-                    model,
-                    x,
-                    a.prompt,
-                    steps=a.steps,
-                    w=a.w,
-                    inner=a.inner,
-                    lr=a.lr,
-                    stop=a.stop,
-                    solver=a.solver,
-                    start=a.start,
-                    iterations=a.iterations,
-                    state=save,
-                )
+                run = tuned(model, x, a, save)
         except CacheError as error:
             raise Mistake(f"save: {error}") from None
     prompts = [a.prompt] if a.target is None else [a.prompt, a.target]
-    path = [z[-1:] for z in redo(model, tuned, prompts)] if len(prompts) > 1 or save_steps else [tuned.z_bar]
+    path = [z[-1:] for z in redo(model, run, prompts)] if len(prompts) > 1 or save_steps else [run.z_bar]
     write_picture(picture.restore(model.decode(path[-1])), out)
-    write_steps(model, Walk(path, tuned.times), save_steps)
-    back = psnr(model.decode(tuned.z_bar).cpu(), x).item()
+    write_steps(model, Walk(path, run.times), save_steps)
+    back = psnr(model.decode(run.z_bar).cpu(), x).item()
     print(
-        f"{out}: comes back at {back:.2f} dB after {int(tuned.updates.sum())} updates, {int(tuned.forwards.max())} forward and "
-        f"{int(tuned.backwards.max())} backward passes, {time.monotonic() - began:.1f} s"
+        f"{out}: comes back at {back:.2f} dB after {int(run.updates.sum())} updates, "
+        f"{int(run.forwards.max())} forward and {int(run.backwards.max())} backward passes, "
+        f"{time.monotonic() - began:.1f} s"
+    )
+
+
+def tuned(model: Model, x: Tensor, a: argparse.Namespace, save: Path | None) -> NullText:
+    """The null-text inversion of x. A file is written after each step, and gone on from."""
+    key = {}
+    if save is not None:
+        names = ("steps", "w", "inner", "lr", "stop", "solver", "start", "iterations")
+        key = null_text_key(model, x, a.prompt, {name: getattr(a, name) for name in names})
+    pivot = read_null_text(save, model, key) if save is not None and save.exists() else None
+    return null_text(
+        model,
+        x,
+        a.prompt,
+        steps=a.steps,
+        w=a.w,
+        inner=a.inner,
+        lr=a.lr,
+        stop=a.stop,
+        solver=a.solver,
+        start=a.start,
+        pivot=invert(model, x, a.prompt, steps=a.steps, iterations=a.iterations) if pivot is None else pivot,
+        each_step=None if save is None else lambda run: save_null_text(save, run, key),
     )
 
 
 def tuned_passes(a: argparse.Namespace) -> list[Passes]:
-    """Of the net, until the embeddings are found."""
+    """Passes of the network until the embeddings are tuned."""
     return tuning(a.steps, a.inner, a.w, iterations=a.iterations, solver=a.solver, start=a.start)
 
 
 def passes(a: argparse.Namespace) -> list[Passes]:
-    """Of the net, the edit included. What --load finds is taken to have as many steps as --steps says."""
-    found = [] if a.load is not None else tuned_passes(a)
-    return (
-        found
-        if a.target is None and a.save_steps is None
-        else [*found, *guided(a.steps, a.w, 1 + (a.target is not None), "walk down")]
-    )
+    """Passes of the network, the edit included; a --load file is taken to have --steps steps."""
+    tune = [] if a.load is not None else tuned_passes(a)
+    if a.target is None and a.save_steps is None:
+        return tune
+    return [*tune, *guided(a.steps, a.w, 1 + (a.target is not None), "walk down")]
 
 
 def tensor_file(name: str) -> Path:

@@ -42,7 +42,8 @@ from palimpsest.methods.alignment import table
 from palimpsest.methods.by_word import Cross, Span
 from palimpsest.methods.inversion import Inversion, invert
 from palimpsest.methods.local_blend import Blend
-from palimpsest.methods.null_text import load_null_text, null_text
+from palimpsest.methods.null_files import load_null_text
+from palimpsest.methods.null_text import null_text
 from palimpsest.methods.prompt_to_prompt import Injection, Pair, Result, prompt_to_prompt
 from palimpsest.methods.variants import direct, edict, edit_friendly, negative_prompt
 from palimpsest.metrics.image import rmse
