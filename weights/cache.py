@@ -45,7 +45,7 @@ def digest_model(model: Model) -> str:
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> Path:
-    """Write tensors, and JSON about them, in one step of the file system; they are read with the same bits."""
+    """Write tensors, bit for bit, and JSON about them, in one step of the file system."""
     path = Path(path)
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     about = {**about, "digest": digest(*(tensors[name] for name in sorted(tensors)))}
