@@ -21,7 +21,7 @@ from torch import Tensor
 from palimpsest.arguments import Count, Picture, Rounds, Texts, check, one_each
 from palimpsest.methods.inputs import given_picture
 from palimpsest.methods.inversion import Inversion, invert, redo
-from palimpsest.methods.null_text import GuidanceScale, check_precision, null_text
+from palimpsest.methods.null_text import GuidanceScale, check_model, null_text
 from palimpsest.methods.sampling import TOP
 from palimpsest.methods.variants import direct, negative_prompt
 from palimpsest.metrics.image import psnr
@@ -59,10 +59,10 @@ def ladder(
     done(rung) is called as each is reached. Raises ArgumentError as `null_text` does, before the first.
     """
     check(ladder, locals())
-    check_precision(model)
+    check_model(model, prompt)
     model.schedule.times(steps, TOP)
     x, rungs = given_picture(model, x).to(model.dtype), []
-    model.embed(one_each("prompt", prompt, len(x)))  # a word that is not known is refused here
+    one_each("prompt", prompt, len(x))
 
     def reach(name: str, latents: Tensor, forwards: int = 0, backwards: int = 0) -> None:
         picture = model.decode(latents)

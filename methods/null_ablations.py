@@ -18,7 +18,7 @@ from palimpsest.arguments import ArgumentError, Count, Hint, Picture, Positive, 
 from palimpsest.methods.inputs import given_picture
 from palimpsest.methods.inversion import Inversion, invert
 from palimpsest.methods.null_solvers import Adam, mean_square, untuned
-from palimpsest.methods.null_text import GuidanceScale, NullText, begun, check_precision
+from palimpsest.methods.null_text import GuidanceScale, NullText, begun, check_model
 from palimpsest.methods.sampling import TOP
 from palimpsest.samplers.convert import q_sample
 from palimpsest.samplers.ddim import ddim_step
@@ -65,7 +65,7 @@ def shared_null_text(
     pivot; then the walk goes down with it.
     """
     check(shared_null_text, locals())
-    check_precision(model)
+    check_model(model, prompt)
     if pivot is None:
         pivot = invert(model, x, prompt, steps=steps)
     cond = model.embed(list(pivot.prompts))

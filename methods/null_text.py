@@ -142,7 +142,7 @@ def null_text(
     precision and for arguments that make no sense.
     """
     check(null_text, locals())
-    check_precision(model)
+    check_model(model, prompt)
     if pivot is None:
         pivot = invert(model, x, prompt, steps=steps)  # Alg. 1 l. 1: w = 1; Eq. (19)
     cond, empty = model.embed(list(pivot.prompts)), model.embed("").repeat(len(pivot.prompts), 1, 1)
@@ -209,10 +209,14 @@ def begun(pivot: Inversion, prompt: Texts, steps: int, w: float, cond: Tensor) -
     )
 
 
-def check_precision(model: Model) -> None:
-    """Raises ArgumentError for a model in half precision, whose gradients lose their last digits."""
+def check_model(model: Model, prompt: Texts) -> None:
+    """Raises ValueError for a model that is in half precision or reads no text, and for an unknown word.
+
+    Gradients through half precision lose their last digits.
+    """
     if model.dtype not in (torch.float32, torch.float64):
         raise ArgumentError(
             "model",
             f"null-text optimisation needs float32, and this model is {model.dtype}; load it in float32",
         )
+    model.embed(prompt)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from palimpsest.weights.model import Model
 
@@ -45,7 +45,7 @@ class Evaluations:
 def counted(
     model: Model, pictures: int | Tensor = 1, each_pass: Callable[[], object] | None = None
 ) -> Iterator[Evaluations]:
-    """Count the evaluations of model.net inside, by a forward hook that is removed at the end.
+    """Count the network evaluations of this model inside.
 
     pictures: how many each batch holds; or a count for each (b,) to go on from. each_pass: called after
     every forward pass, whatever its batch.
@@ -53,13 +53,13 @@ def counted(
     start = torch.zeros(pictures, dtype=torch.long) if isinstance(pictures, int) else pictures.clone()
     evaluations = Evaluations(start)
 
-    def after_forward(net: nn.Module, given: tuple, answer: object) -> None:
-        evaluations.add(len(given[0]))
+    def evaluated(rows: int) -> None:
+        evaluations.add(rows)
         if each_pass is not None:
             each_pass()
 
-    hook = model.net.register_forward_hook(after_forward)
+    model.listeners.append(evaluated)
     try:
         yield evaluations
     finally:
-        hook.remove()
+        model.listeners.remove(evaluated)

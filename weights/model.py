@@ -12,7 +12,7 @@ Letters: b batch, c channels, y x rows and columns, l text tokens, d width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -71,6 +71,10 @@ class Model:
     latent_scale: Positive = 1.0  # latents × this have unit variance
     shift: Rounds = 0  # the net calls the level t by t − shift: 1 for public checkpoints, which count from 0
     learned_variance: bool = False  # the net gives v too, as many channels again (arXiv:2102.09672v1, Eq. 15)
+    listeners: list[Callable[[int], object]] = field(
+        init=False, default_factory=list, repr=False, compare=False
+    )
+    # called after each evaluation of the net with the rows of its batch: see weights/counting.py
 
     def __post_init__(self) -> None:
         check(Model, vars(self))
@@ -183,6 +187,8 @@ class Model:
         """
         t_net = (t - self.shift).clamp(min=0) if isinstance(t, Tensor) else max(t - self.shift, 0)
         out = _wide(self.net(z_t.to(self.dtype), t_net, ctx, tap))
+        for evaluated in self.listeners:
+            evaluated(len(z_t))
         z_t = _wide(z_t)
         out, v = out.chunk(2, dim=1) if self.learned_variance else (out, None)
         return eps_from_output(self.schedule, z_t[:, : out.shape[1]], t, out.to(z_t), self.prediction), v
