@@ -81,19 +81,35 @@ def written(n: int, seed: int = 0, two: float = 0.15) -> list[Triplet]:
 
 
 def renamed(triplet: Triplet, rng: random.Random) -> Triplet:
-    """The same with other colours and shapes, exchanged alike in all three parts: a red star made blue
-    becomes a green ring made white.
+    """The same with other colours, shapes, sizes and patterns, exchanged alike in all three parts, and of
+    two things now and then the other one first: a red star made blue becomes a green ring made white.
 
     Whoever wrote the one would have written the other. What training may not show is not made.
     """
     while True:
         other = {
-            word: new for kind in (COLOURS, SHAPES) for word, new in zip(kind, rng.sample([*kind], len(kind)))
+            word: new
+            for kind in (COLOURS, SHAPES, SIZES, ("striped", "dotted"))
+            for word, new in zip(kind, rng.sample([*kind], len(kind)))
         }
-        parts = (" ".join(other.get(word, word) for word in part.split()) for part in triplet)
+        parts = [" ".join(other.get(word, word) for word in part.split()) for part in triplet]
+        if rng.random() < 0.5:
+            parts = [turned(parts[0]), parts[1], turned(parts[2])]
         new = Triplet(*(re.sub(r"\ban? (\w)", lambda found: with_article(found[1]), part) for part in parts))
-        if valid(new):
+        if valid(new) and follows(new):
             return new
+
+
+def turned(caption: str) -> str:
+    """A plain caption with its two things exchanged: "a star left of a ring on red" -> "a ring left of a star
+    on red". Any other text stays.
+    """
+    for relation in RELATIONS:
+        first, between, rest = caption.partition(f" {relation} ")
+        if between:
+            second, on, ground = rest.partition(" on ")
+            return f"{second}{between}{first}{on}{ground}"
+    return caption
 
 
 def text_of(triplet: Triplet) -> str:
