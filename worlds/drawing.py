@@ -16,7 +16,19 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
-from palimpsest.worlds.scene import COLOURS, SHAPES, Scene, Standing, Thing
+from palimpsest.worlds.scene import (
+    COLOURS,
+    INK,
+    NO_WAVE,
+    PALETTES,
+    RENDERED,
+    SHAPES,
+    SQUARE,
+    Scene,
+    Standing,
+    Style,
+    Thing,
+)
 
 # --------------------------------------------------------------------------- outlines
 
@@ -114,19 +126,46 @@ SOLID = {
 
 AT_ONCE = 2**17  # pixels that are drawn at once: what is in work then fits the cache
 
+Size = int | tuple[int, int]  # of a picture in pixels: its shorter side, or (rows, columns)
 
-def _grid(size: int) -> tuple[Tensor, Tensor]:
-    centres = (torch.arange(size) + 0.5) / size
-    y, x = torch.meshgrid(centres, centres, indexing="ij")
-    return x, y  # both (y x), pixel centres in (0, 1)
+
+def pixels(size: Size, extent: tuple[float, float] = SQUARE) -> tuple[int, int]:
+    """The rows and columns of a picture of this extent. Raises ValueError for a size of another shape."""
+    if isinstance(size, int):
+        return round(size * extent[0]), round(size * extent[1])
+    rows, columns = size
+    if abs(rows * extent[1] - columns * extent[0]) > max(extent):
+        raise ValueError(
+            f"size: {rows}×{columns} pixels (rows × columns) are of another shape than the scene, "
+            f"{extent[0]:.3g} × {extent[1]:.3g}"
+        )
+    return rows, columns
+
+
+def _extent(scenes: Sequence[Scene]) -> tuple[float, float]:
+    """That of all the scenes. Raises ValueError where they differ: one call draws one shape of picture."""
+    if len(found := {s.extent for s in scenes}) > 1:
+        raise ValueError(f"scenes: one call draws pictures of one shape; got {len(found)}")
+    return found.pop() if found else SQUARE
+
+
+def _grid(size: Size, extent: tuple[float, float] = SQUARE) -> tuple[Tensor, Tensor]:
+    rows, columns = pixels(size, extent)
+    side = min(rows, columns)
+    y, x = torch.meshgrid(
+        (torch.arange(rows) + 0.5) / side, (torch.arange(columns) + 0.5) / side, indexing="ij"
+    )
+    return x, y  # both (y x), pixel centres, the shorter side from 0 to 1
 
 
 def _column(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32)[:, None, None]
 
 
-def _colours(names: Sequence[str]) -> Tensor:
-    return torch.tensor([COLOURS[n] for n in names], dtype=torch.float32)[:, :, None, None]
+def _colours(names: Sequence[str], styles: Sequence[Style] = ()) -> Tensor:
+    """(n 3 1 1), of COLOURS or of the styles' palettes."""
+    tables = [PALETTES[s.palette] for s in styles] or [COLOURS] * len(names)
+    return torch.tensor([table[n] for table, n in zip(tables, names)], dtype=torch.float32)[:, :, None, None]
 
 
 def second_tone(colour: Tensor) -> Tensor:
@@ -173,18 +212,22 @@ def _pattern(things: Sequence[Thing], x: Tensor, y: Tensor, pixel: float) -> Ten
     return (0.5 - distance / pixel).clamp(0, 1) * _column([t.texture != "plain" for t in things])
 
 
-def _paint_ground(scenes: Sequence[Standing], x: Tensor, y: Tensor) -> Tensor:
-    light = _column([s.ground.slope[0] for s in scenes]) * (x - 0.5) + _column(
-        [s.ground.slope[1] for s in scenes]
-    ) * (y - 0.5)
-    for k in range(4):
-        fx, fy, phase, amplitude = (_column([s.ground.waves[k][j] for s in scenes]) for j in range(4))
-        a, b = (
-            2 * math.pi * fx * x[:1],
-            2 * math.pi * fy * y[:, :1] + phase,
-        )  # cos(a + b), a along x only and b along y only
-        light = light + amplitude * (a.cos() * b.cos() - a.sin() * b.sin())
-    return (_colours([s.background for s in scenes]) + light[:, None]).clamp(0, 1)
+def _paint_ground(
+    scenes: Sequence[Standing],
+    x: Tensor,
+    y: Tensor,
+    extent: tuple[float, float] = SQUARE,
+    styles: Sequence[Style] = (),
+) -> Tensor:
+    slopes = [_column([s.ground.slope[k] for s in scenes]) for k in range(2)]
+    light = slopes[0] * (x - extent[1] / 2) + slopes[1] * (y - extent[0] / 2)
+    if any(s.ground.kind != "flat" for s in scenes):
+        for k in range(4):
+            fx, fy, phase, amplitude = (_column([s.ground.waves[k][j] for s in scenes]) for j in range(4))
+            a = 2 * math.pi * fx * x[:1]  # cos(a + b), a along x only and b along y only
+            b = 2 * math.pi * fy * y[:, :1] + phase
+            light = light + amplitude * (a.cos() * b.cos() - a.sin() * b.sin())
+    return (_colours([s.background for s in scenes], styles) + light[:, None]).clamp(0, 1)
 
 
 def grounds(scenes: Sequence[Standing], size: int = 64) -> Tensor:
@@ -199,12 +242,18 @@ def _paint_things(
 ) -> Tensor:
     for k in range(max(len(s.things) for s in scenes)):
         rows = [i for i, s in enumerate(scenes) if len(s.things) > k]
+        drawn = [i for i in rows if textured and scenes[i].style != RENDERED]
+        rows = [i for i in rows if i not in set(drawn)] if drawn else rows
+        if drawn:
+            _draw_by_hand(canvas, drawn, scenes, k, x, y, pixel)
+        if not rows:
+            continue
         things = [scenes[i].things[k] for i in rows]
         gx, gy = (x[rows], y[rows]) if x.dim() == 3 else (x, y)
         u, v = _local(things, gx, gy)
         radius = _column([t.radius for t in things])
         cover = (0.5 - _signed_distance(things, u, v) * radius / pixel).clamp(0, 1)[:, None]
-        colour = _colours([t.colour for t in things])
+        colour = _colours([t.colour for t in things], () if textured else [scenes[i].style for i in rows])
         if textured:
             pattern = _pattern(things, gx, gy, pixel)[:, None]
             light = _column([t.shade for t in things])[:, None] - 0.07 * v[:, None].clamp(
@@ -215,51 +264,134 @@ def _paint_things(
     return canvas
 
 
-def render(scenes: Scene | Sequence[Scene], size: int = 64) -> Tensor:
-    """Draw one scene or many.
+def render(scenes: Scene | Sequence[Scene], size: Size = 64) -> Tensor:
+    """Draw one scene or many of one extent.
 
-    Returns (b, 3, size, size) float32 in [−1, 1]. Any size draws the same picture, finer or coarser.
+    size: the shorter side in pixels, or (rows, columns). Returns (b, 3, rows, columns) float32 in [−1, 1].
+    Any size draws the same picture, finer or coarser. Raises ValueError for scenes of several extents, or a
+    size of another shape than theirs.
     """
     scenes = [scenes] if isinstance(scenes, Scene) else list(scenes)
-    x, y = _grid(size)
-    some = max(1, AT_ONCE // size**2)
-    return torch.cat(
-        [
-            2 * _paint_things(_paint_ground(part, x, y), part, x, y, 1 / size) - 1
-            for part in (scenes[i : i + some] for i in range(0, len(scenes), some))
-        ]
-    )
+    extent = _extent(scenes)
+    x, y = _grid(size, extent)
+    some = max(1, AT_ONCE // x.numel())
+
+    def drawn(part: list[Scene]) -> Tensor:
+        plain = all(s.style == RENDERED for s in part)
+        ground = _paint_ground(part, x, y, extent, () if plain else [s.style for s in part])
+        return 2 * _paint_things(ground, part, x, y, 1 / min(x.shape)) - 1
+
+    return torch.cat([drawn(scenes[i : i + some]) for i in range(0, len(scenes), some)])
 
 
-def silhouettes(scene: Scene, size: int = 64) -> Tensor:
-    """The coverage of each thing of a scene, (n, 1, size, size) in [0, 1], in the order of `scene.things`."""
-    x, y = _grid(size)
+def silhouettes(scene: Scene, size: Size = 64) -> Tensor:
+    """The coverage of each thing of a scene, (n, 1, rows, columns) in [0, 1], in the order of `scene.things`;
+    the inside of an empty outline counts.
+    """
+    x, y = _grid(size, scene.extent)
     u, v = _local(scene.things, x, y)
+    if scene.style != RENDERED:
+        u, v = _wobbled(scene.things, [scene.style] * len(scene.things), u, v)
     distance = _signed_distance(scene.things, u, v) * _column([t.radius for t in scene.things])
-    return (0.5 - distance * size).clamp(0, 1)[:, None]
+    if scene.style.contour:
+        distance = distance - _column([_pen(t, scene.style) / 2 for t in scene.things])
+    return (0.5 - distance * min(x.shape)).clamp(0, 1)[:, None]
+
+
+# --------------------------------------------------------------------------- drawn by hand
+
+
+def _pen(thing: Thing, style: Style) -> float:
+    """The width of a thing's outline: no more than leaves room for the paint."""
+    return min(style.width, 0.2 * thing.radius)
+
+
+def is_empty(thing: Thing, style: Style) -> bool:
+    """Whether only a thing's outline is drawn. A circle's would be a ring's, and a texture must be seen."""
+    return not style.filled and thing.texture == "plain" and thing.shape not in ("circle", "ring")
+
+
+def _wobbled(things: Sequence[Thing], styles: Sequence[Style], u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Local coordinates (n y x) as a hand strays from them; each thing by waves of its own phase."""
+    most = max(len(s.wobble) for s in styles) // 2
+    moved = [u, v]
+    for axis in range(2):
+        for k in range(most):
+            waves = [
+                s.wobble[axis * (len(s.wobble) // 2) + k] if k < len(s.wobble) // 2 else NO_WAVE
+                for s in styles
+            ]
+            fx, fy, phase, amplitude = (_column(part) for part in zip(*waves))
+            turned = (
+                2 * math.pi * (fx * u + fy * v)
+                + phase
+                + _column([7 * t.phase[0] + 11 * t.tilt for t in things])
+            )
+            moved[axis] = moved[axis] + amplitude * turned.cos()
+    return moved[0], moved[1]
+
+
+def _draw_by_hand(
+    canvas: Tensor, rows: list[int], scenes: Sequence[Scene], k: int, x: Tensor, y: Tensor, pixel: float
+) -> None:
+    """Thing k of some scenes, painted and outlined in each scene's own style, onto canvas[rows]."""
+    things, styles = [scenes[i].things[k] for i in rows], [scenes[i].style for i in rows]
+    straight = _local(things, x, y)
+    u, v = _wobbled(things, styles, *straight)
+    radius = _column([t.radius for t in things])
+    colour = _colours([t.colour for t in things], styles)
+
+    aside = [_column([s.miss[j] for s in styles]) for j in range(3)]
+    paint = _signed_distance(things, u - aside[0], v - aside[1]) * radius + aside[2]
+    cover = (0.5 - paint / pixel).clamp(0, 1) * _column([not is_empty(t, s) for t, s in zip(things, styles)])
+    pattern = _pattern(things, x, y, pixel)[:, None]
+    light = _column([t.shade for t in things])[:, None] - _column([s.light for s in styles])[
+        :, None
+    ] * straight[1][:, None].clamp(-1, 1)
+    painted = (colour + pattern * (second_tone(colour) - colour) + light).clamp(0, 1)
+    canvas[rows] = canvas[rows] + cover[:, None] * (painted - canvas[rows])
+
+    lines = [i for i, (t, s) in enumerate(zip(things, styles)) if _pen(t, s) > 0]
+    if lines:
+        pen = _column([_pen(things[i], styles[i]) / 2 for i in lines])
+        edge = (_signed_distance([things[i] for i in lines], u[lines], v[lines]) * radius[lines]).abs() - pen
+        ink = torch.tensor([_ink(things[i], styles[i]) for i in lines], dtype=torch.float32)[:, :, None, None]
+        there = [rows[i] for i in lines]
+        canvas[there] = canvas[there] + (0.5 - edge / pixel).clamp(0, 1)[:, None] * (ink - canvas[there])
+
+
+def _ink(thing: Thing, style: Style) -> tuple[float, ...]:
+    """The colour of a thing's outline, RGB in [0, 1]."""
+    own = PALETTES[style.palette][thing.colour]
+    if is_empty(thing, style):
+        return own
+    if style.contour == "own":
+        return tuple(0.5 * part for part in own)
+    return INK[style.contour] if style.contour in INK else PALETTES[style.palette][style.contour]
 
 
 # --------------------------------------------------------------------------- strokes
 
 
-def strokes(scenes: Scene | Sequence[Scene], generator: torch.Generator, size: int = 64) -> Tensor:
+def strokes(scenes: Scene | Sequence[Scene], generator: torch.Generator, size: Size = 64) -> Tensor:
     """A crude hand-painted version of each scene: flat paint, wobbly hard outlines, visible brush marks,
     no texture or shade.
 
-    It is what a user of SDEdit (arXiv:2108.01073v2, Fig. 1) would paint as a guide. Returns (b, 3, size,
-    size) in [−1, 1]."""
+    It is what a user of SDEdit (arXiv:2108.01073v2, Fig. 1) would paint as a guide. Scenes, size and what is
+    returned as in `render`."""
     scenes = [scenes] if isinstance(scenes, Scene) else list(scenes)
     n = len(scenes)
-    x, y = (repeat(c, "y x -> n y x", n=n) for c in _grid(size))
+    x, y = (repeat(c, "y x -> n y x", n=n) for c in _grid(size, _extent(scenes)))
+    shape = x.shape[1:]
 
     def smooth(cells_y: int, cells_x: int) -> Tensor:
         coarse = torch.randn((n, 1, cells_y, cells_x), generator=generator)
-        return F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)[:, 0]
+        return F.interpolate(coarse, size=shape, mode="bicubic", align_corners=True)[:, 0]
 
     wobble_x, wobble_y = 0.022 * smooth(6, 6), 0.022 * smooth(6, 6)
     marks = 0.045 * smooth(16, 3)  # long flat brush marks
-    ground = _colours([s.background for s in scenes]).expand(n, 3, size, size).clone()
-    canvas = _paint_things(ground, scenes, x + wobble_x, y + wobble_y, 0.3 / size, textured=False)
+    ground = _colours([s.background for s in scenes], [s.style for s in scenes]).expand(n, 3, *shape).clone()
+    canvas = _paint_things(ground, scenes, x + wobble_x, y + wobble_y, 0.3 / min(shape), textured=False)
     return 2 * (canvas + marks[:, None]).clamp(0, 1) - 1
 
 
@@ -269,8 +401,9 @@ def simulate_strokes(
     """The paper's own stroke simulation for any picture: a median filter, then an adaptive palette
     (arXiv:2108.01073v2, App. C).
 
-    pictures (b, 3, y, x) in [−1, 1]; `colours` in the palette (the paper varies 3…50); `median` an odd window, by default 23 at a
-    width of 256 and in proportion elsewhere. The palette is k-means in RGB  (# ours: the paper's is PIL's median cut).
+    pictures (b, 3, y, x) in [−1, 1]; `colours` in the palette (the paper varies 3…50); `median` an odd
+    window, by default 23 at a width of 256 and in proportion elsewhere. The palette is k-means in RGB  (#
+    ours: the paper's is PIL's median cut).
     """
     if median is None:
         median = 2 * round((23 * pictures.shape[-1] / 256 - 1) / 2) + 1

@@ -2,8 +2,9 @@
 
 A scene is a named background colour with an *unnamed* texture on it, and one or two things. A thing's
 shape, colour, size and texture are what a caption tells; its place, tilt, shade and the phase of its
-pattern are what no caption tells and an edit must keep. Lengths are fractions of the picture's width,
-angles are radians, x grows to the right and y grows downwards."""
+pattern are what no caption tells and an edit must keep; so is the style in which all of it is drawn.
+Lengths are fractions of the picture's shorter side, angles are radians, x grows to the right and y grows
+downwards."""
 
 from __future__ import annotations
 
@@ -21,6 +22,53 @@ COLOURS = {  # name -> RGB in [0, 1]
     "white": (0.95, 0.95, 0.95),
     "black": (0.10, 0.10, 0.12),
 }
+PALETTES = {  # name -> what a named colour looks like to someone with these paints; "world" is COLOURS
+    "world": COLOURS,
+    "program": {  # the paints that a paint program offers
+        "red": (0.93, 0.11, 0.14),
+        "orange": (1.00, 0.50, 0.15),
+        "yellow": (1.00, 0.95, 0.00),
+        "green": (0.13, 0.69, 0.30),
+        "blue": (0.25, 0.28, 0.80),
+        "purple": (0.64, 0.29, 0.64),
+        "white": (1.00, 1.00, 1.00),
+        "black": (0.00, 0.00, 0.00),
+    },
+    "pure": {  # the names that a browser knows
+        "red": (1.00, 0.00, 0.00),
+        "orange": (1.00, 0.65, 0.00),
+        "yellow": (1.00, 1.00, 0.00),
+        "green": (0.00, 0.60, 0.00),
+        "blue": (0.00, 0.00, 1.00),
+        "purple": (0.50, 0.00, 0.50),
+        "white": (1.00, 1.00, 1.00),
+        "black": (0.00, 0.00, 0.00),
+    },
+    "bright": {
+        "red": (1.00, 0.25, 0.22),
+        "orange": (1.00, 0.58, 0.00),
+        "yellow": (1.00, 0.85, 0.10),
+        "green": (0.25, 0.85, 0.30),
+        "blue": (0.00, 0.48, 1.00),
+        "purple": (0.66, 0.30, 0.95),
+        "white": (0.98, 0.98, 0.98),
+        "black": (0.08, 0.08, 0.08),
+    },
+    "crayon": {
+        "red": (0.84, 0.26, 0.26),
+        "orange": (0.94, 0.58, 0.25),
+        "yellow": (0.96, 0.86, 0.38),
+        "green": (0.34, 0.65, 0.36),
+        "blue": (0.30, 0.49, 0.80),
+        "purple": (0.53, 0.34, 0.65),
+        "white": (0.98, 0.97, 0.94),
+        "black": (0.19, 0.18, 0.19),
+    },
+}
+INK = {
+    "ink": (0.10, 0.10, 0.12),
+    "pencil": (0.36, 0.36, 0.39),
+}  # what an outline is drawn with, of no colour's name
 SIZES = {"small": 0.155, "large": 0.24}  # name -> mean radius
 TEXTURES = ("plain", "striped", "dotted")  # a caption says nothing of "plain"
 RELATIONS = ("left of", "above")
@@ -55,7 +103,9 @@ WORDS = tuple(sorted({*SHAPES, *COLOURS, *SIZES, *TEXTURES, *SAID})) + RARE_WORD
 
 
 class Wave(NamedTuple):
-    """One cosine of a background: fx, fy in cycles per picture, phase in radians, amplitude in brightness."""
+    """One cosine: fx, fy in cycles per unit of length, phase in radians, amplitude. Of a background, per
+    shorter side and in brightness; of a hand that wobbles, per radius and in radii.
+    """
 
     fx: float
     fy: float
@@ -64,13 +114,17 @@ class Wave(NamedTuple):
 
 
 class Ground(NamedTuple):
-    """The unnamed texture of a background: a linear gradient (brightness per picture width) plus four
+    """The unnamed texture of a background: a linear gradient (brightness per shorter side) plus four
     waves.
     """
 
-    kind: str  # "gradient", "noise" or "pattern": how it was drawn up, for statistics only
+    kind: str  # "gradient", "noise", "pattern" or "flat": how it was drawn up, for statistics only
     slope: tuple[float, float]
     waves: tuple[Wave, Wave, Wave, Wave]
+
+
+NO_WAVE = Wave(0.0, 0.0, 0.0, 0.0)
+FLAT = Ground("flat", (0.0, 0.0), (NO_WAVE,) * 4)  # one colour all over
 
 
 class Standing(Protocol):
@@ -93,9 +147,7 @@ def on_background(colour: str) -> str:
 
 @dataclass(frozen=True)
 class Thing:
-    """One object. `period` is the pitch of stripes and dots as a fraction of the width (≥ 12/64), `phase`
-    in periods, [−1/2, 1/2]².
-    """
+    """One object. `period` is the pitch of stripes and dots (≥ 12/64), `phase` in periods, [−1/2, 1/2]²."""
 
     shape: str
     colour: str
@@ -111,13 +163,40 @@ class Thing:
     phase: tuple[float, float] = (0.0, 0.0)
 
 
+class Style(NamedTuple):
+    """How a scene is drawn; by default as a renderer draws it, lit softly from above and without an outline.
+
+    palette: of PALETTES; light: how much brighter a thing is at its top than in its middle; contour: what
+    its outline is drawn with, one of INK, "own" (its own colour, darker), a named colour, or "" for none;
+    width: of the outline; filled: False leaves a plain thing empty and draws its outline in its colour;
+    miss: by how much the paint misses the outline, (right, down) in radii, and stops short of it;
+    wobble: how the hand strays, waves along x and then as many along y, in a thing's own frame.
+    """
+
+    palette: str = "world"
+    light: float = 0.07
+    contour: str = ""
+    width: float = 0.0
+    filled: bool = True
+    miss: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    wobble: tuple[Wave, ...] = ()
+
+
+RENDERED = Style()
+SQUARE = (1.0, 1.0)
+
+
 @dataclass(frozen=True)
 class Scene:
-    """A background and one or two things, the left (or upper) one first."""
+    """A background and one or two things, the left (or upper) one first; the style they are drawn in, and
+    the picture's height and width in shorter sides.
+    """
 
     background: str
     ground: Ground
     things: tuple[Thing, ...]
+    style: Style = RENDERED
+    extent: tuple[float, float] = SQUARE
 
     @property
     def relation(self) -> str | None:

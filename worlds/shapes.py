@@ -1,12 +1,10 @@
 """The shapes world: procedural captioned pictures in which the true edited picture is known.
 
-rng = random.Random(0)
-scene = sample_scene(rng)            # Scene: data
-render(scene)                        # (1, 3, 64, 64) in [−1, 1]
-caption(scene)                       # "a large striped red heart left of a small blue ring on a white background"
-edit = edits(scene)[0]               # e.g. Edit("recolour", 0, "green")
-instruction(scene, edit)             # "make the heart green"
-render(apply(scene, edit))           # the truth that every method is scored against
+rng = random.Random(0) scene = sample_scene(rng)            # Scene: data render(scene)
+# (1, 3, 64, 64) in [−1, 1] caption(scene)                       # "a large striped red heart left of a small
+blue ring on a white background" edit = edits(scene)[0]               # e.g. Edit("recolour", 0, "green")
+instruction(scene, edit)             # "make the heart green" render(apply(scene, edit))           # the truth
+that every method is scored against
 """
 
 from __future__ import annotations
@@ -20,17 +18,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from palimpsest.worlds.drawing import render, silhouettes, simulate_strokes, strokes
+from palimpsest.worlds.drawing import Size, render, silhouettes, simulate_strokes, strokes
 from palimpsest.worlds.scene import (
     COLOURS,
+    FLAT,
     HELD_OUT,
+    PALETTES,
     RELATIONS,
+    RENDERED,
     SHAPES,
     SIZES,
+    SQUARE,
     TEXTURES,
     WORDS,
     Ground,
     Scene,
+    Style,
     Thing,
     Wave,
     on_background,
@@ -49,6 +52,7 @@ __all__ = [
     "WORDS",
     "Ground",
     "Scene",
+    "Style",
     "Thing",
     "Wave",
     "apply",
@@ -61,12 +65,13 @@ __all__ = [
     "render",
     "sample_ground",
     "sample_scene",
+    "sample_style",
     "silhouettes",
     "simulate_strokes",
     "strokes",
 ]
 
-_MARGIN = 0.03  # free space around things, as a fraction of the width
+_MARGIN = 0.03  # free space around things, in shorter sides
 
 # --------------------------------------------------------------------------- sampling
 
@@ -121,9 +126,58 @@ def _sample_thing(rng: random.Random, shape: str, colour: str) -> Thing:
     )
 
 
-def _place(rng: random.Random, radius: float) -> tuple[float, float]:
-    low, high = radius + _MARGIN, 1 - radius - _MARGIN
-    return rng.uniform(low, high), rng.uniform(low, high)
+def sample_style(rng: random.Random) -> Style:
+    """Draw a plain style: what people's drawings are like, by hand or in a paint program. Flat paints, often
+    an outline, in ink, in the thing's own colour or in another; some are not filled, some filled carelessly.
+    """
+    contour = rng.choice(("", "", "ink", "ink", "pencil", "own", rng.choice(tuple(COLOURS))))
+    filled = contour in ("", *COLOURS) or rng.random() < 0.7
+    careless = contour != "" and filled and rng.random() < 0.4
+    return Style(
+        palette=rng.choice(tuple(PALETTES)),
+        light=0.07 if rng.random() < 0.1 else 0.0,
+        contour=contour,
+        width=rng.uniform(0.02, 0.065) if contour else 0.0,
+        filled=filled,
+        miss=(rng.gauss(0, 0.04), rng.gauss(0, 0.04), rng.uniform(-0.012, 0.02)) if careless else (0.0,) * 3,
+        wobble=_sample_wobble(rng) if rng.random() < 0.75 else (),
+    )
+
+
+def _sample_wobble(rng: random.Random) -> tuple[Wave, ...]:
+    """A slow wave that bends an outline and a quick one that trembles, along x and along y."""
+    sway, tremble = rng.uniform(0.02, 0.08), rng.uniform(0.005, 0.025)
+
+    def wave(frequency: float, amplitude: float) -> Wave:
+        turn = rng.uniform(0, math.pi)
+        return Wave(
+            frequency * math.cos(turn), frequency * math.sin(turn), rng.uniform(0, 2 * math.pi), amplitude
+        )
+
+    return tuple(
+        wave(frequency, amplitude)
+        for _ in range(2)
+        for frequency, amplitude in ((rng.uniform(0.25, 0.6), sway), (rng.uniform(0.8, 1.6), tremble))
+    )
+
+
+def _as_drawn(thing: Thing, most: float, rng: random.Random) -> Thing:
+    """A thing as people draw it: hardly shaded, mostly without a texture, a large one up to the radius
+    `most`, its pattern grown with it.
+    """
+    larger = rng.uniform(1, most / thing.radius) if thing.size == "large" else 1.0
+    return replace(
+        thing,
+        texture="plain" if rng.random() < 0.4 else thing.texture,
+        shade=thing.shade / 2,
+        radius=thing.radius * larger,
+        period=thing.period * min(1.5, larger),
+    )
+
+
+def _place(rng: random.Random, radius: float, extent: tuple[float, float] = SQUARE) -> tuple[float, float]:
+    low, (height, width) = radius + _MARGIN, extent
+    return rng.uniform(low, width - radius - _MARGIN), rng.uniform(low, height - radius - _MARGIN)
 
 
 def _clear(a: Thing, b: Thing) -> bool:
@@ -146,15 +200,23 @@ def is_held_out(scene: Scene) -> bool:
     return any((t.colour, t.shape) in HELD_OUT for t in scene.things)
 
 
-def sample_scene(rng: random.Random, things: int | None = None, held_out: bool | None = False) -> Scene:
+def sample_scene(
+    rng: random.Random,
+    things: int | None = None,
+    held_out: bool | None = False,
+    *,
+    plain: bool = False,
+    extent: tuple[float, float] = SQUARE,
+) -> Scene:
     """Draw a scene. `things`: 1, 2 or None for either; `held_out`: False (training), True (at least one
-    held-out pair), None (any).
+    held-out pair), None (any); plain: as people draw, in a style of `sample_style`, mostly on a flat ground,
+    large things up to nearly as large as the picture; extent: height and width in shorter sides.
     """
     n = things if things is not None else rng.choice((1, 2))
     if n not in (1, 2):
         raise ValueError(f"things: a scene holds 1 or 2 things, got {things}")
     while True:
-        background = rng.choice(tuple(COLOURS))
+        background = "white" if plain and rng.random() < 0.3 else rng.choice(tuple(COLOURS))
         colours = [c for c in COLOURS if c != background]
         shapes = rng.sample(SHAPES, n)
         drawn = tuple(_sample_thing(rng, s, rng.choice(colours)) for s in shapes)
@@ -163,10 +225,17 @@ def sample_scene(rng: random.Random, things: int | None = None, held_out: bool |
                 [p for p in sorted(HELD_OUT) if p[0] != background and p[1] not in shapes[1:]]
             )
             drawn = (replace(drawn[0], colour=colour, shape=shape), *drawn[1:])
+        style = sample_style(rng) if plain else RENDERED
+        if plain:
+            drawn = tuple(_as_drawn(t, 0.42 if n == 1 else 0.32, rng) for t in drawn)
+        room = 1.08 if plain else 1.0  # for outlines and hands that stray
         for _ in range(60):
-            placed = tuple(replace(t, x=x, y=y) for t in drawn for x, y in [_place(rng, t.radius)])
+            placed = tuple(
+                replace(t, x=x, y=y) for t in drawn for x, y in [_place(rng, room * t.radius, extent)]
+            )
             if n == 1 or _clear(*placed):
-                scene = Scene(background, sample_ground(rng), _ordered(placed))
+                ground = FLAT if plain and rng.random() < 0.8 else sample_ground(rng)
+                scene = Scene(background, ground, _ordered(placed), style, extent)
                 if held_out is None or is_held_out(scene) == held_out:
                     return scene
                 break
@@ -237,8 +306,9 @@ def _free_place(scene: Scene, radius: float) -> tuple[float, float] | None:
     point of a coarse grid.
     """
     old = scene.things[0]
-    low, high = radius + _MARGIN, 1 - radius - _MARGIN
-    spots = [(low + (high - low) * i / 8, low + (high - low) * j / 8) for i in range(9) for j in range(9)]
+    low, (height, width) = radius + _MARGIN, scene.extent
+    right, bottom = width - radius - _MARGIN, height - radius - _MARGIN
+    spots = [(low + (right - low) * i / 8, low + (bottom - low) * j / 8) for i in range(9) for j in range(9)]
     clear = [s for s in spots if _clear(old, replace(old, x=s[0], y=s[1], radius=radius))]
     return max(clear, key=lambda s: math.hypot(s[0] - old.x, s[1] - old.y)) if clear else None
 
@@ -265,7 +335,8 @@ def _candidates(scene: Scene) -> Iterator[Edit]:
 
 
 def _fits(scene: Scene) -> bool:
-    inside = all(t.radius + _MARGIN <= min(t.x, t.y, 1 - t.x, 1 - t.y) + 1e-9 for t in scene.things)
+    height, width = scene.extent
+    inside = all(t.radius + _MARGIN <= min(t.x, t.y, width - t.x, height - t.y) + 1e-9 for t in scene.things)
     return inside and (len(scene.things) < 2 or _clear(*scene.things))
 
 
@@ -288,8 +359,10 @@ def apply(scene: Scene, edit: Edit) -> Scene:
     elif kind == "retexture":
         things[index] = replace(things[index], texture=value)
     elif kind == "resize":
-        ratio = SIZES[value] / SIZES[things[index].size]
-        things[index] = _inside(replace(things[index], size=value, radius=things[index].radius * ratio))
+        radius = things[index].radius * (SIZES[value] / SIZES[things[index].size])
+        if value == "small":
+            radius = min(radius, 1.07 * SIZES["small"])  # however large it was drawn
+        things[index] = _inside(replace(things[index], size=value, radius=radius), scene.extent)
     elif kind == "background":
         return replace(scene, background=value)
     elif kind == "add":
@@ -298,7 +371,10 @@ def apply(scene: Scene, edit: Edit) -> Scene:
         del things[index]
     elif kind == "swap":
         a, b = things
-        things = [_inside(replace(a, x=b.x, y=b.y)), _inside(replace(b, x=a.x, y=a.y))]
+        things = [
+            _inside(replace(a, x=b.x, y=b.y), scene.extent),
+            _inside(replace(b, x=a.x, y=a.y), scene.extent),
+        ]
     else:
         raise ValueError(
             f"edit: unknown kind {kind!r}; known: recolour, reshape, retexture, resize, background, add, "
@@ -307,10 +383,11 @@ def apply(scene: Scene, edit: Edit) -> Scene:
     return replace(scene, things=_ordered(tuple(things)))
 
 
-def _inside(thing: Thing) -> Thing:
+def _inside(thing: Thing, extent: tuple[float, float]) -> Thing:
     """Pushed back into the picture where it would stick out."""
-    low, high = thing.radius + _MARGIN, 1 - thing.radius - _MARGIN
-    return replace(thing, x=min(max(thing.x, low), high), y=min(max(thing.y, low), high))
+    low, (height, width) = thing.radius + _MARGIN, extent
+    right, bottom = width - thing.radius - _MARGIN, height - thing.radius - _MARGIN
+    return replace(thing, x=min(max(thing.x, low), right), y=min(max(thing.y, low), bottom))
 
 
 def instruction(scene: Scene, edit: Edit) -> str:
@@ -329,9 +406,9 @@ def instruction(scene: Scene, edit: Edit) -> str:
     }[kind]
 
 
-def changed_mask(scene: Scene, edit: Edit, size: int = 64, tolerance: float = 1 / 255) -> Tensor:
-    """The pixels that the true edit changes by more than `tolerance` of the range: (1, 1, size, size), 1
-    = changed.
+def changed_mask(scene: Scene, edit: Edit, size: Size = 64, tolerance: float = 1 / 255) -> Tensor:
+    """The pixels that the true edit changes by more than `tolerance` of the range: (1, 1, rows, columns),
+    1 = changed.
     """
     before, after = render([scene, apply(scene, edit)], size)
     return ((before - after).abs().amax(0) / 2 > tolerance).to(torch.float32)[None, None]
