@@ -33,8 +33,8 @@ from palimpsest.weights.files import WeightsError, sha256
 from palimpsest.weights.judges import Judge, load_judge
 from palimpsest.weights.load import find, load
 from palimpsest.weights.model import Model
-from palimpsest.weights.public.catalogue import known
-from palimpsest.weights.public.catalogue import place as kept_at
+from palimpsest.weights.public.catalogue import lookup
+from palimpsest.weights.public.catalogue import require_on_disk as kept_at
 from palimpsest.weights.public.towers import load_lpips
 from palimpsest.worlds.emoji import KINDS, Pair, World, caption, pairs, render
 
@@ -94,7 +94,7 @@ def open_emoji(folder: str | Path | None = None, device: str = "cpu") -> EmojiMo
     instruct = load(there["emoji-instruct"], device, torch.float32) if "emoji-instruct" in there else None
     clip = load_judge(there["emoji-clip"], device) if "emoji-clip" in there else None
     try:
-        lpips = load_lpips(kept_at(known("lpips-alex-trunk")), kept_at(known("lpips-alex")), device)
+        lpips = load_lpips(kept_at(lookup("lpips-alex-trunk")), kept_at(lookup("lpips-alex")), device)
     except WeightsError:
         lpips = None
     files = [find(path) for path in (*there.values(), place("emoji-vae", folder))]

@@ -40,7 +40,7 @@ from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.weights.files import write_json
 from palimpsest.weights.load import load
 from palimpsest.weights.public.checkpoint import save
-from palimpsest.weights.public.parts import vocabulary
+from palimpsest.weights.public.shared import vocabulary
 
 SIDES = {"full": 32, "small": 8}  # of the latents; 77 tokens, two of each as under guidance
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from palimpsest.arguments import ArgumentError
 from palimpsest.nets.lora import LoraLinear, adapted
 from palimpsest.weights.cache import write_tensors
-from palimpsest.weights.changes import folded, of_lora
+from palimpsest.weights.changes import lora_tensors, merged_model
 from palimpsest.weights.files import sha256
 from palimpsest.weights.load import find
 from palimpsest.weights.model import Model
@@ -35,7 +35,7 @@ from palimpsest.weights.model import Model
 
 def merged(model: Model) -> Model:
     """A plain model that gives the same: W = W_0 + (α/r) B A."""  # Eq. (3), Sec. 4.1: no further cost in use
-    return folded(model)
+    return merged_model(model)
 
 
 def scaled(model: Model, by: float) -> Model:
@@ -69,7 +69,7 @@ def save_lora(model: Model, path: str | Path, base: str, about: dict[str, Any] |
     about: further plain entries for its header. Raises ValueError for a model without changes, or a file
     that cannot be written.
     """
-    tensors, config = of_lora(model)
+    tensors, config = lora_tensors(model)
     return _write(path, tensors, config, base, about)
 
 

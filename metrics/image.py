@@ -85,9 +85,9 @@ def ssim(x: Tensor, y: Tensor, mask: Tensor | None = None, size: int = 11, sigma
     """Structural similarity (Wang, Bovik, Sheikh, Simoncelli 2004, doi:10.1109/TIP.2003.819861), in [-1,
     1], 1 = equal.
 
-    In each Gaussian window (size 11, σ 1.5), with L = 1, K1 = 0.01, K2 = 0.03:            # Wang et al. Eq. (13)
+    In each Gaussian window (size 11, σ 1.5), with L = 1, K1 = 0.01, K2 = 0.03:      # Wang et al. Eq. (13)
         SSIM = (2 μx μy + C1)(2 σxy + C2) / ((μx² + μy² + C1)(σx² + σy² + C2)),   C = (K L)²
-    and the mean over all windows that lie inside the picture.                             # Wang et al. Eq. (17)
+    and the mean over all windows that lie inside the picture.                       # Wang et al. Eq. (17)
     μ must be taken in [0, 1]: in [-1, 1] the first factor would turn negative between dark and bright.
 
     unstated: colour; here the mean over channels. Ours, the mask: a window's statistics are taken over

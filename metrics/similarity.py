@@ -4,14 +4,14 @@ Everything here takes embeddings (b, d), of any length, and computes cosines in 
 made them, from pictures cut and scaled how, is part of the figure (nets/judges/clip.py and
 nets/judges/dino.py have the networks and their views).
 
-    figure                 of what                                             paper
-    CLIP-I, DINO           `subject_similarity(made, real)`, images            DreamBooth, arXiv:2208.12242v2, Sec. 4.1
-    CLIP-T                 `cosine(images, texts).mean()`                      the same
-    PRES                   `subject_similarity` of "a dog" with *the* dog      the same, Sec. 4.3; less is better
-    DIV                    `diversity(pictures, lpips)`                        the same; more is better
-    image similarity       `cosine(before, after)`                             InstructPix2Pix, arXiv:2211.09800v2, Sec. 4.2
-    directional CLIP       `directional(before, after, text, new text)`        StyleGAN-NADA, arXiv:2108.00946v2, Sec. 4.1
-    CLIP score             `clip_score(images, texts)`                         CLIPScore, arXiv:2104.08718v3, Sec. 3
+    figure             of what                                   paper
+    CLIP-I, DINO       `subject_similarity(made, real)`          DreamBooth, arXiv:2208.12242v2, Sec. 4.1
+    CLIP-T             `cosine(images, texts).mean()`            the same
+    PRES               `subject_similarity` of "a dog" and its dog  the same, Sec. 4.3; less is better
+    DIV                `diversity(pictures, lpips)`              the same; more is better
+    image similarity   `cosine(before, after)`                   InstructPix2Pix, arXiv:2211.09800v2, Sec. 4.2
+    directional CLIP   `directional(before, after, text, new)`   StyleGAN-NADA, arXiv:2108.00946v2, Sec. 4.1
+    CLIP score         `clip_score(images, texts)`               CLIPScore, arXiv:2104.08718v3, Sec. 3
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def _unit(x: Tensor, name: str) -> Tensor:
 def _pair(x: Tensor, y: Tensor, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
     if x.shape != y.shape:
         raise ValueError(
-            f"{names[0]} and {names[1]}: shapes {tuple(x.shape)} and {tuple(y.shape)}; give one row for each pair"
+            f"{names[0]} and {names[1]}: shapes {tuple(x.shape)} and {tuple(y.shape)}; give one row for each "
+            "pair"
         )
     return _unit(x, names[0]), _unit(y, names[1])
 
@@ -105,12 +106,14 @@ def directional(before: Tensor, after: Tensor, text_before: Tensor, text_after: 
     text_before, text_after = _pair(text_before, text_after, ("text_before", "text_after"))
     if before.shape != text_before.shape:
         raise ValueError(
-            f"pictures and texts: shapes {tuple(before.shape)} and {tuple(text_before.shape)}; take both from one CLIP"
+            f"pictures and texts: shapes {tuple(before.shape)} and {tuple(text_before.shape)}; take both "
+            "from one CLIP"
         )
     went, wanted = after - before, text_after - text_before
     if same := (wanted.norm(dim=1) < 1e-9).nonzero().flatten().tolist():
         raise ValueError(
-            f"text_after: row {', '.join(map(str, same))} says what text_before says, which asks for no edit; leave it out"
+            f"text_after: row {', '.join(map(str, same))} says what text_before says, which asks for no "
+            "edit; leave it out"
         )
     return torch.cosine_similarity(went, wanted, dim=1, eps=1e-12)
 

@@ -1,10 +1,10 @@
 """The networks behind LPIPS and FID: torchvision's trunks, with what makes them the networks of the
 published figures.
 
-    distance = load_lpips("alexnet-owt-7be5be79.pth", "alex.pth")         # weights/public/towers.py
-    distance(x, y)                                                        # (b,): how different two pictures look
+    distance = load_lpips("alexnet-owt-7be5be79.pth", "alex.pth")     # weights/public/towers.py
+    distance(x, y)                                                    # (b,): how different two pictures look
     inception = load_inception("pt_inception-2015-12-05-6726825d.pth")
-    fid(features(x, inception), features(y, inception))                   # metrics/features.py
+    fid(features(x, inception), features(y, inception))               # metrics/features.py
 
 Both take pictures in [−1, 1] and do their own scaling. Letters: b batch, c channels, y x rows and
 columns, d features."""
@@ -33,7 +33,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of
 FID_SIDE, FID_CLASSES = 299, 1008
 
 
-# --------------------------------------------------------------------------- LPIPS
+# ---- LPIPS ----
 
 
 class LPIPS(nn.Module):
@@ -65,7 +65,8 @@ class LPIPS(nn.Module):
         """
         if pictures.ndim != 4 or pictures.shape[1] != 3 or min(pictures.shape[-2:]) < self.least:
             raise ValueError(
-                f"pictures: shape {tuple(pictures.shape)}; give (b, 3, y, x) with sides of {self.least} or more"
+                f"pictures: shape {tuple(pictures.shape)}; give (b, 3, y, x) with sides of {self.least} or "
+                "more"
             )
         mean, std = (rearrange(pictures.new_tensor(v), "c -> c 1 1") for v in (IMAGENET_MEAN, IMAGENET_STD))
         a, found = ((pictures + 1) / 2 - mean) / std, []
@@ -109,7 +110,7 @@ def lpips_vgg() -> LPIPS:
     )
 
 
-# --------------------------------------------------------------------------- FID
+# ---- FID ----
 
 
 class _Pooled:
@@ -170,7 +171,8 @@ class FIDInception(Inception3):
         that most figures come from do. unstated: the resizing; another one moves FID by whole points."""
         if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
             raise ValueError(
-                f"pictures: {pictures.dtype} of shape {tuple(pictures.shape)}; give floats (b, 3, y, x) in [-1, 1]"
+                f"pictures: {pictures.dtype} of shape {tuple(pictures.shape)}; give floats (b, 3, y, x) in "
+                "[-1, 1]"
             )
         x = F.interpolate(pictures.clamp(-1, 1), (FID_SIDE, FID_SIDE), mode="bilinear", align_corners=False)
         return rearrange(self.avgpool(self.map(x)), "b d 1 1 -> b d")

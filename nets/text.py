@@ -69,7 +69,8 @@ class TextTransformer(nn.Module):
         """
         if x.shape[1] > len(self.positions):
             raise ValueError(
-                f"the text has {x.shape[1]} tokens, but this encoder was built with length={len(self.positions)}"
+                f"the text has {x.shape[1]} tokens, but this encoder was built with "
+                f"length={len(self.positions)}"
             )
         x = x + self.positions[: x.shape[1]]
         for layer in self.layers:

@@ -93,7 +93,8 @@ class Tokenizer(Protocol):
                     f"the prompt has {self.room + over} tokens, but at most {self.room} fit: shorten it"
                 )
             warnings.warn(
-                f"the prompt has {self.room + over} tokens and the model reads {self.room}; left out: {self.left_out(text)}",
+                f"the prompt has {self.room + over} tokens and the model reads {self.room}; left out: "
+                f"{self.left_out(text)}",
                 TextCut,
                 stacklevel=3,
             )
@@ -238,8 +239,8 @@ class ClipTokenizer(Tokenizer):
             if (path := Path(folder) / "bpe_simple_vocab_16e6.txt.gz").exists():
                 return path
         raise ValueError(
-            "no CLIP vocabulary found: `palimpsest weights get clip-vocabulary` fetches it; or install open_clip_torch, or "
-            "set PALIMPSEST_CLIP_VOCABULARY to the path of bpe_simple_vocab_16e6.txt.gz"
+            "no CLIP vocabulary found: `palimpsest weights get clip-vocabulary` fetches it; or install "
+            "open_clip_torch, or set PALIMPSEST_CLIP_VOCABULARY to the path of bpe_simple_vocab_16e6.txt.gz"
         )
 
     def pieces(self, text: str) -> list[list[int]]:

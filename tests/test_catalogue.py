@@ -17,13 +17,13 @@ import palimpsest.weights.public.download
 from palimpsest.weights.files import WeightsError
 from palimpsest.weights.load import find, load
 from palimpsest.weights.public.catalogue import (
-    KNOWN,
+    PUBLISHED,
     cache_folder,
-    find_known,
-    here,
+    find_on_disk,
     hub_folder,
-    known,
-    place,
+    lookup,
+    lookup_or_refuse,
+    require_on_disk,
 )
 from palimpsest.weights.public.download import check, download, whole
 from tests.tiny import tiny_weights
@@ -43,8 +43,8 @@ def home(tmp_path, monkeypatch):
 
 
 def test_every_entry_of_the_catalogue_is_complete():
-    assert len({k.name for k in KNOWN}) == len({k.file for k in KNOWN}) == len(KNOWN) >= 11
-    for k in KNOWN:
+    assert len({k.name for k in PUBLISHED}) == len({k.file for k in PUBLISHED}) == len(PUBLISHED) >= 11
+    for k in PUBLISHED:
         assert (
             k.kind in ("model", "features", "vocabulary") and k.what and k.licence and k.cannot and k.urls
         ), k.name
@@ -56,7 +56,7 @@ def test_every_entry_of_the_catalogue_is_complete():
 
 
 def test_a_digest_that_stands_in_an_address_is_the_one_of_the_catalogue():
-    addressed = [k for k in KNOWN if "openaipublic.azureedge" in k.urls[0]]
+    addressed = [k for k in PUBLISHED if "openaipublic.azureedge" in k.urls[0]]
     assert len(addressed) == 2 and all(k.sha256 in k.urls[0].split("/") for k in addressed)
 
 
@@ -73,7 +73,7 @@ def test_a_digest_that_stands_in_an_address_is_the_one_of_the_catalogue():
     ],
 )
 def test_a_checkpoint_has_its_name_and_the_names_of_its_repositories(name, found):
-    assert find_known(name).name == known(name).name == found
+    assert lookup_or_refuse(name).name == lookup(name).name == found
 
 
 @pytest.mark.parametrize(
@@ -85,18 +85,18 @@ def test_a_checkpoint_has_its_name_and_the_names_of_its_repositories(name, found
     ],
 )
 def test_an_unknown_name_is_told_its_nearest(name, said):
-    assert known(name) is None
+    assert lookup(name) is None
     with pytest.raises(WeightsError, match=said) as e:
-        find_known(name)
+        lookup_or_refuse(name)
     assert "\n" not in str(e.value)
 
 
 def test_another_endpoint_of_the_hub_takes_the_place_of_the_hub_alone(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/")
-    assert known("instruct-pix2pix").mirrors() == [
+    assert lookup("instruct-pix2pix").mirrors() == [
         "https://mirror.example/timbrooks/instruct-pix2pix/resolve/main/instruct-pix2pix-00-22000.safetensors"
     ]
-    assert known("dino-vit-s-16").mirrors() == list(known("dino-vit-s-16").urls)
+    assert lookup("dino-vit-s-16").mirrors() == list(lookup("dino-vit-s-16").urls)
 
 
 # ---------------------------------------------------------------------------------------------------------------- on this disk
@@ -113,8 +113,8 @@ def test_the_folders_follow_the_usual_variables(home, monkeypatch):
 
 
 def test_a_copy_that_the_hub_keeps_is_used_and_our_own_comes_first(home):
-    k = known("stable-diffusion-v1-5")
-    assert here(k) is None
+    k = lookup("stable-diffusion-v1-5")
+    assert find_on_disk(k) is None
     snapshots = hub_folder() / "models--runwayml--stable-diffusion-v1-5" / "snapshots"
     for revision in ("aaa", "bbb"):
         for part in ("unet", "vae", "text_encoder"):
@@ -122,32 +122,36 @@ def test_a_copy_that_the_hub_keeps_is_used_and_our_own_comes_first(home):
             (snapshots / revision / part / "config.json").touch()
     (snapshots.parent / "refs").mkdir()
     (snapshots.parent / "refs" / "main").write_text("bbb\n")
-    assert here(k) == find("stable-diffusion-v1-5") == snapshots / "bbb"
+    assert find_on_disk(k) == find("stable-diffusion-v1-5") == snapshots / "bbb"
     (snapshots / "bbb" / "unet" / "config.json").unlink()  # half a folder is none
-    assert here(k) == snapshots / "aaa"
+    assert find_on_disk(k) == snapshots / "aaa"
     (snapshots / "bbb" / k.file).touch()
-    assert here(k) == snapshots / "bbb" / k.file
+    assert find_on_disk(k) == snapshots / "bbb" / k.file
     cache_folder().mkdir(parents=True)
     (cache_folder() / k.file).touch()
-    assert here(k) == cache_folder() / k.file
+    assert find_on_disk(k) == cache_folder() / k.file
 
 
 def test_a_network_of_transformers_that_the_hub_keeps_is_found_in_its_folder(home):
     folder = hub_folder() / "models--openai--clip-vit-base-patch32" / "snapshots" / "aaa"
     folder.mkdir(parents=True)
-    assert here(known("clip-vit-b-32")) is None
+    assert find_on_disk(lookup("clip-vit-b-32")) is None
     (folder / "model.safetensors").touch()
-    assert here(known("clip-vit-b-32")) == place(known("openai/clip-vit-base-patch32")) == folder
+    assert (
+        find_on_disk(lookup("clip-vit-b-32"))
+        == require_on_disk(lookup("openai/clip-vit-base-patch32"))
+        == folder
+    )
 
 
 def test_every_kind_of_file_that_is_read_here_has_a_name_to_fetch_it_by():
-    names = {k.name for k in KNOWN}
+    names = {k.name for k in PUBLISHED}
     assert {
         f"glide-{part}"
         for part in ("base", "upsample", "base-inpaint", "upsample-inpaint", "clip-image", "clip-text")
     } <= names
     assert {"lpips-alex-trunk", "lpips-alex", "lpips-vgg-trunk", "lpips-vgg", "fid-inception"} <= names
-    assert {k.words for k in KNOWN if k.kind == "model"} <= {*names, ""}
+    assert {k.words for k in PUBLISHED if k.kind == "model"} <= {*names, ""}
 
 
 def test_load_takes_a_public_name_and_downloads_nothing(home, monkeypatch):
@@ -165,19 +169,19 @@ def test_load_takes_a_public_name_and_downloads_nothing(home, monkeypatch):
         load("sd-v1-5")
     cache_folder().mkdir(parents=True)
     tiny = tiny_weights(cache_folder(), "instruct-pix2pix-00-22000")
-    assert tiny.name == known("instruct-pix2pix").file
+    assert tiny.name == lookup("instruct-pix2pix").file
     b = load("timbrooks/instruct-pix2pix", device="cpu")
     assert b.name == tiny.stem and b.latent_shape == (4, 8, 8)
 
 
 def test_a_file_of_another_size_is_not_loaded_by_name(home):
     cache_folder().mkdir(parents=True)
-    (cache_folder() / known("stable-diffusion-v1-5").file).write_bytes(b"x" * 100)
+    (cache_folder() / lookup("stable-diffusion-v1-5").file).write_bytes(b"x" * 100)
     with pytest.raises(
         WeightsError,
         match="has 100 bytes and stable-diffusion-v1-5 was published with 4,265,146,304; remove it",
     ):
-        place(known("stable-diffusion-v1-5"))
+        require_on_disk(lookup("stable-diffusion-v1-5"))
 
 
 # ---------------------------------------------------------------------------------------------------------------- the server
@@ -243,7 +247,7 @@ def server(home):
 @pytest.fixture
 def entry(server):
     return replace(
-        KNOWN[0],
+        PUBLISHED[0],
         file="weights.safetensors",
         urls=(server.url,),
         size=len(server.content),

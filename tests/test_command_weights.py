@@ -13,8 +13,8 @@ import palimpsest.weights.public.catalogue
 from palimpsest.cli.main import main
 from palimpsest.nets.tokenizer import ClipTokenizer
 from palimpsest.weights.files import sha256
-from palimpsest.weights.public.catalogue import KNOWN, cache_folder, known
-from palimpsest.weights.public.parts import vocabulary
+from palimpsest.weights.public.catalogue import PUBLISHED, cache_folder, lookup
+from palimpsest.weights.public.shared import vocabulary
 from palimpsest.weights.public.tower_names import (
     clip_openai_names,
     clip_transformers_names,
@@ -41,7 +41,7 @@ def entry(home, monkeypatch):
     source = home / "source.safetensors"
     save_file({"a": torch.arange(9.0)}, source)
     entry = replace(
-        KNOWN[0],
+        PUBLISHED[0],
         name="little",
         file="little.safetensors",
         urls=(source.as_uri(),),
@@ -57,23 +57,23 @@ def entry(home, monkeypatch):
 
 def test_the_list_tells_size_digest_licence_limits_and_whether_it_is_here(capsys):
     cache_folder().mkdir(parents=True)
-    (cache_folder() / known("dino-vit-s-16").file).touch()
+    (cache_folder() / lookup("dino-vit-s-16").file).touch()
     assert main(["weights", "list"]) == 0
     blocks = dict(
         block.split(":", 1)
         for block in capsys.readouterr().out.split("\n")
         if block and not block.startswith(" ")
     )
-    assert list(blocks) == [k.name for k in KNOWN]
+    assert list(blocks) == [k.name for k in PUBLISHED]
     main(["weights", "list"])
     out = capsys.readouterr().out
     assert "4,265 MB, SHA-256 6ce0161689b3" in out and "vocab.bpe, 0.5 MB" in out
-    assert out.count("CreativeML Open RAIL-M") >= 4 and out.count("cannot: ") == len(KNOWN)
+    assert out.count("CreativeML Open RAIL-M") >= 4 and out.count("cannot: ") == len(PUBLISHED)
     assert (
         "size not published, SHA-256 not published" in out
         and "fbc31a67aa… (only these digits were published)" in out
     )
-    assert out.count("    here: ") == 1 and out.count("    not here\n") == len(KNOWN) - 1
+    assert out.count("    here: ") == 1 and out.count("    not here\n") == len(PUBLISHED) - 1
 
 
 def test_get_says_the_licence_first_fetches_once_and_prints_the_path(entry, capsys):
@@ -93,7 +93,7 @@ def test_get_says_the_licence_first_fetches_once_and_prints_the_path(entry, caps
 def test_get_can_put_it_elsewhere_and_tells_a_digest_that_was_never_published(
     entry, home, capsys, monkeypatch
 ):
-    monkeypatch.setattr(palimpsest.weights.public.catalogue, "KNOWN", (replace(entry, sha256=""),))
+    monkeypatch.setattr(palimpsest.weights.public.catalogue, "PUBLISHED", (replace(entry, sha256=""),))
     assert main(["weights", "get", "little", "--to", "shelf"]) == 0
     said = capsys.readouterr()
     assert said.out == "shelf/little.safetensors\n" and not cache_folder().exists()
@@ -103,7 +103,7 @@ def test_get_can_put_it_elsewhere_and_tells_a_digest_that_was_never_published(
 def test_get_says_what_reading_texts_needs_besides(entry, capsys, monkeypatch):
     words = replace(entry, name="clip-vocabulary", file="words.gz")
     monkeypatch.setattr(
-        palimpsest.weights.public.catalogue, "KNOWN", (replace(entry, words="clip-vocabulary"), words)
+        palimpsest.weights.public.catalogue, "PUBLISHED", (replace(entry, words="clip-vocabulary"), words)
     )
     monkeypatch.setattr(ClipTokenizer, "find", staticmethod(lambda: "vocabulary"))
     assert main(["weights", "get", "little"]) == 0 and "clip-vocabulary" not in capsys.readouterr().err

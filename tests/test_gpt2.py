@@ -12,7 +12,7 @@ from test_tokenizer import DAMAGED, HOSTILE, SCRIPTS
 
 from palimpsest.nets.gpt2 import GPT2Tokenizer, read_gpt2_merges, split_gpt2
 from palimpsest.nets.tokenizer import TextCut
-from palimpsest.weights.public.parts import gpt2_vocabulary
+from palimpsest.weights.public.shared import gpt2_vocabulary
 
 
 @pytest.fixture(scope="module")

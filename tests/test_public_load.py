@@ -379,7 +379,7 @@ def test_the_folder_names_the_pipeline_of_its_unet(b, tmp_path, channels, pipeli
 def test_a_single_file_brings_its_words(b, tmp_path, monkeypatch):
     file = save(b, tmp_path / "mine.safetensors")
     monkeypatch.setattr(
-        "palimpsest.weights.public.parts.vocabulary", lambda: pytest.fail("nothing is looked for")
+        "palimpsest.weights.public.shared.vocabulary", lambda: pytest.fail("nothing is looked for")
     )
     assert (
         load(file, device="cpu").tokenizer(["a photo of a cat"]).tolist()
@@ -391,7 +391,8 @@ def test_without_a_vocabulary_the_mend_is_said_before_the_weights_are_read(b, tm
     save_file(compvis(b), tmp_path / "theirs.safetensors")
     monkeypatch.setenv("PALIMPSEST_CLIP_VOCABULARY", str(tmp_path / "none.gz"))
     monkeypatch.setattr(
-        "palimpsest.weights.public.mapped.Checkpoint.pour", lambda *a: pytest.fail("the weights are read")
+        "palimpsest.weights.public.mapped.Checkpoint.load_into",
+        lambda *a: pytest.fail("the weights are read"),
     )
     with pytest.raises(
         WeightsError, match="^model: .*theirs.safetensors reads texts: cannot read the CLIP vocabulary"

@@ -399,13 +399,13 @@ def test_a_published_name_whose_file_has_one_other_bit_fails(tmp_path, monkeypat
     file.parent.mkdir()
     save_file({"w": torch.ones(100)}, file)
     entry = dataclasses.replace(
-        catalogue.KNOWN[0],
+        catalogue.PUBLISHED[0],
         name="made-up",
         file=file.name,
         size=file.stat().st_size,
         sha256=sha256(file)[:known_digits],
     )
-    monkeypatch.setattr(catalogue, "KNOWN", (entry,))
+    monkeypatch.setattr(catalogue, "PUBLISHED", (entry,))
     (remark,) = program.certificate(S, [real.file_rows("made-up")])
     assert isinstance(remark, Remark)
     whole = file.read_bytes()

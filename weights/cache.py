@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from palimpsest.weights.files import _replacing
+from palimpsest.weights.files import replacing
 from palimpsest.weights.model import Model
 
 HEADER = "palimpsest"
@@ -51,7 +51,7 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], about: dict[str,
     about = {**about, "digest": digest(*(tensors[name] for name in sorted(tensors)))}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as part:
+        with replacing(path) as part:
             save_file(tensors, part, metadata={HEADER: json.dumps(about)})
     except (OSError, SafetensorError) as error:
         raise CacheError(

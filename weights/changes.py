@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CHANGES = ("lora", "word")  # kinds of such files
 
 
-def of_lora(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def lora_tensors(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The low-rank changes of a bundle: tensors, and what rebuilds them. Raises ValueError for a bundle
     without any.
     """
@@ -36,7 +36,7 @@ def of_lora(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not parts:
         raise ValueError(
             f"bundle: {model.name} has no low-rank changes to save; learn some with rank, or save the whole "
-            f"model"
+            "model"
         )
     one = next(iter(next(iter(parts.values())).values()))
     tensors = {
@@ -48,7 +48,7 @@ def of_lora(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, dict(kind="lora", rank=one.rank, alpha=one.alpha, parts=list(parts))
 
 
-def folded(model: Model) -> Model:
+def merged_model(model: Model) -> Model:
     """A plain bundle that gives the same, each low-rank change put into its map; b itself where it has
     none.
     """
@@ -78,7 +78,7 @@ def base_of(path: Path, config: dict[str, Any], find: Any) -> Path:
 
 
 @torch.no_grad()
-def make_change(model: Model, config: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Model:
+def apply_change(model: Model, config: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Model:
     """The freshly loaded bundle b, changed in place. Raises WeightsError for tensors that do not fit."""
     wanted = {}
     if config["kind"] == "word":

@@ -1,8 +1,8 @@
 """What a job will cost, known before it begins: memory and network evaluations, with nothing computed.
 
-    b = load("stable-diffusion-v1-5", "meta", torch.float16)              # the nets without their numbers
-    cost = estimate(b, (512, 768), [Passes("encode", 40, kept=41), Passes("decode", 40, rows=2, kept=41)])
-    print(table(cost))
+    model = load("stable-diffusion-v1-5", "meta", torch.float16)          # the nets without their numbers
+    encode, decode = Passes("encode", 40, kept=41), Passes("decode", 40, rows=2, kept=41)
+    print(table(estimate(model, (512, 768), [encode, decode])))
 
 On PyTorch's meta device a tensor has a shape and no numbers, so a net runs over it in a moment and takes
 no memory. A `Ledger` looks on: it adds up the bytes of every tensor as it comes and goes, and the
@@ -14,9 +14,11 @@ what an allocator keeps in reserve. Seconds are not promised."""
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from palimpsest.arguments import ArgumentError, Count, Rounds, check
 from palimpsest.nets.attention import Site
 from palimpsest.weights.model import Model
 
@@ -38,47 +41,41 @@ CONVOLUTIONS = {ATEN.convolution, ATEN.convolution_backward}
 
 
 class Passes(NamedTuple):
-    """So many forward passes of the U-Net, all alike: what a method knows of its walk before it walks.
+    """So many forward passes of the U-Net, all alike: what a method knows of its walk before it walks."""
 
-    times: how many; rows: pictures in each, guidance branches included; kept: latents that they leave
-    behind, all together, as a walk keeps its path; tapped: which attention layers have their
-    probabilities written out, None for none; backward: each is followed by the way back to the embedding
-    of the text; beside: channels that the method shows the net next to the latent's own; held: bytes that
-    something else takes meanwhile."""
-
-    what: str
+    what: str  # for the table
     times: int
-    rows: int = 1
-    kept: int = 0
-    tapped: Callable[[Site], bool] | None = None
-    backward: bool = False
-    beside: int = 0
-    held: int = 0
+    rows: int = 1  # pictures in each, guidance branches included
+    kept: int = 0  # latents that they leave behind, all together, as a walk keeps its path
+    tapped: Callable[[Site], bool] | None = (
+        None  # which attention layers have their probabilities written out
+    )
+    backward: bool = False  # whether each is followed by the way back to the embedding of the text
+    beside: int = 0  # channels that the method shows the net next to the latent's own
+    held: int = 0  # bytes that something else takes meanwhile
 
 
 class Learning(NamedTuple):
-    """So many passes of a training, there and back (fit/loop.py): times, rows as above.
+    """So many passes of a training, there and back (fit/loop.py), which keeps an average of the modules
+    beside them.
 
-    modules: what is trained, on the meta device, a copy of the model's; fit keeps an average of it
-    beside. Of its parameters those that want a gradient have one, and Adam's two moments. pass_: one,
-    which leaves its gradients there; pieces: of which a step has so many."""
+    Of the modules' parameters those that want a gradient have one, and Adam's two moments.
+    """
 
-    what: str
+    what: str  # for the table
     times: int
-    rows: int
-    modules: nn.ModuleDict
-    pass_: Callable[[], Any]
-    pieces: int = 1
+    rows: int  # pictures in each
+    modules: nn.ModuleDict  # what is trained, on the meta device: a copy of the model's
+    pass_: Callable[[], Any]  # one pass, which leaves its gradients in the modules
+    pieces: int = 1  # of which a step has so many
 
 
 class Part(NamedTuple):
-    """One part of a job: how often it runs, on how many pictures (or prompts) at once, and what that
-    takes.
-    """
+    """One part of a job, and what it takes."""
 
     what: str
-    times: int
-    rows: int
+    times: int  # how often it runs
+    rows: int  # on how many pictures (or prompts) at once
     flops: int  # of all its runs; a multiplication and the addition after it are two
     peak: int  # bytes at its widest moment, without the weights
     evaluates: bool  # whether it is the U-Net that runs
@@ -91,11 +88,8 @@ class Estimate(NamedTuple):
     weights: int  # of all nets
     kept: int  # by the walks, at their end
     dtype: torch.dtype  # of the nets
-    adds: tuple[int, int, int] = (
-        0,
-        0,
-        0,
-    )  # by a training: copies of the nets, gradients, Adam's moments; in its part's peak
+    # by a training: copies of the nets, gradients, Adam's moments; they are in its part's peak
+    adds: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def peak(self) -> int:
@@ -115,114 +109,96 @@ class Estimate(NamedTuple):
 
 def estimate(
     model: Model,
-    size: tuple[int, int],
+    size: tuple[int, int],  # (rows, columns) of the pictures, multiples of model.grid
     passes: Iterable[Passes | Learning],
     *,
-    pictures: int = 1,
-    decodes: int = 1,
-    given: int = 1,
-    workspace: bool = True,
+    pictures: Count = 1,  # decoded at once in the end
+    decodes: Rounds = 1,  # how often so many are decoded
+    given: Rounds = 1,  # pictures that are encoded
+    workspace: bool = True,  # see Ledger
 ) -> Estimate:
-    """The cost of these passes on pictures of `size` = (rows, columns), multiples of b.grid, with a Model
-    of the meta device.
+    """The cost of these passes, with a model of the meta device. Passes of which there are none are left out.
 
-    pictures: how many are decoded at once in the end, and decodes: how often; given: how many are
-    encoded. workspace: see Ledger. Passes of which there are none are left out. Raises ValueError for a
-    Model on another device, a size off its grid, and, as the passes themselves would, for a net that
-    takes other channels than it is shown, or that reads no text to go back to."""
+    Raises ArgumentError for a model on another device, a size off its grid, and, as the passes themselves
+    would, for a net that takes other channels than it is shown, or that reads no text to go back to.
+    """
+    check(estimate, locals())
     passes = [p for p in passes if p.times > 0]
     if model.device.type != "meta":
-        raise ValueError(
-            f"b: is on {model.device}, where nets compute; load(name, \"meta\") gives one that only knows "
-            f"its shapes"
+        raise ArgumentError(
+            "model",
+            f'is on {model.device}, where nets compute; load(name, "meta") gives one that only has shapes',
         )
     if min(size) < 1 or size[0] % model.grid or size[1] % model.grid:
-        raise ValueError(f"size: rows and columns must be multiples of {model.grid}, got {tuple(size)}")
-    factor = model.vae.factor if model.vae is not None else 1
-    c, y, x = model.latent_shape[0], size[0] // factor, size[1] // factor
-    meta, adds = torch.device("meta"), (0, 0, 0)
+        raise ArgumentError("size", f"rows and columns must be multiples of {model.grid}, got {tuple(size)}")
+    latent = (model.channels, size[0] // model.factor, size[1] // model.factor)
+    walks = [p for p in passes if isinstance(p, Passes)]
+    held = max((p.held for p in walks), default=0)
 
-    def ask(p: Passes) -> None:
-        ctx = None
-        if model.text is not None:
-            ctx = torch.empty(
-                p.rows, *model.text.positions.shape, dtype=model.dtype, device=meta, requires_grad=p.backward
-            )
-        elif p.backward:
-            model.embed("")  # says that there is none
-        with torch.set_grad_enabled(p.backward):
-            eps = model.eps(
-                torch.empty(p.rows, c + p.beside, y, x, device=meta),
-                1,
-                ctx,
-                None if p.tapped is None else _Copy(p.tapped),
-            )
-            if p.backward:
-                torch.autograd.grad(eps.sum(), ctx)
-
-    def part(
-        what: str,
-        run: Callable[[], Any],
-        times: int = 1,
-        rows: int = 1,
-        evaluates: bool = False,
-        held: int = 0,
-    ) -> Part:
-        with Ledger(workspace) as ledger, _one_piece(), torch.no_grad():
-            run()
-        return Part(what, times, rows, times * ledger.flops, ledger.peak + held, evaluates)
-
-    def learn(p: Learning) -> Part:
-        looks = min(p.pieces, 2)  # the second finds the gradients of the first
-        with Ledger(workspace) as ledger, _one_piece():
-            for _ in range(looks):
-                p.pass_()
-        copies, _, moments = adds
-        return Part(
-            p.what, p.times, p.rows, p.times * ledger.flops // looks, ledger.peak + copies + moments, True
-        )
-
-    parts = []
+    parts, adds = [], (0, 0, 0)
     if model.text is not None:
-        parts.append(
-            part(
-                "read the prompts",
-                lambda: model.text(torch.empty(2, model.tokenizer.length, dtype=torch.long, device=meta)),
-                rows=2,
-            )
-        )
+        tokens = torch.empty(2, model.tokenizer.length, dtype=torch.long, device="meta")
+        parts.append(_part("read the prompts", lambda: model.text(tokens), workspace, rows=2))
     if given:
-        parts.append(
-            part(
-                "picture to latent",
-                lambda: model.encode(torch.empty(given, 3, *size, device=meta)),
-                rows=given,
-            )
-        )
+        seen = torch.empty(given, 3, *size, device="meta")
+        parts.append(_part("picture to latent", lambda: model.encode(seen), workspace, rows=given))
     for p in passes:
         if isinstance(p, Learning):
             free = sum(t.nbytes for t in p.modules.parameters() if t.requires_grad)
             adds = 2 * nbytes(p.modules), free, 2 * free
-            parts.append(learn(p))
+            parts.append(_learning_part(p, adds, workspace))
         else:
-            parts.append(part(p.what, lambda: ask(p), p.times, p.rows, True, p.held))  # noqa: B023
-    walks = [p for p in passes if isinstance(p, Passes)]
-    parts.append(
-        part(
-            "latent to picture",
-            lambda: model.decode(torch.empty(pictures, c, y, x, device=meta)),
-            decodes,
-            pictures,
-            held=max((p.held for p in walks), default=0),
-        )
-    )
-    return Estimate(
-        parts,
-        nbytes(model.net, model.text, model.vae),
-        4 * c * y * x * sum(p.kept for p in walks),
-        model.dtype,
-        adds,
-    )
+            run = partial(_evaluate, model, p, latent)
+            parts.append(_part(p.what, run, workspace, p.times, p.rows, evaluates=True, held=p.held))
+    z = torch.empty(pictures, *latent, device="meta")
+    decode = partial(model.decode, z)
+    parts.append(_part("latent to picture", decode, workspace, decodes, pictures, held=held))
+
+    kept = 4 * math.prod(latent) * sum(p.kept for p in walks)
+    return Estimate(parts, nbytes(model.net, model.text, model.vae), kept, model.dtype, adds)
+
+
+def _evaluate(model: Model, p: Passes, latent: tuple[int, int, int]) -> None:
+    """One of these passes on the meta device, and the way back to the text's embedding where that is asked
+    for."""
+    meta, ctx, (c, y, x) = torch.device("meta"), None, latent
+    if model.text is not None:
+        shape = (p.rows, *model.text.positions.shape)
+        ctx = torch.empty(shape, dtype=model.dtype, device=meta, requires_grad=p.backward)
+    elif p.backward:
+        model.embed("")  # says that there is none
+    tap = None if p.tapped is None else _Copy(p.tapped)
+    with torch.set_grad_enabled(p.backward):
+        eps = model.eps(torch.empty(p.rows, c + p.beside, y, x, device=meta), 1, ctx, tap)
+        if p.backward:
+            torch.autograd.grad(eps.sum(), ctx)
+
+
+def _part(
+    what: str,
+    run: Callable[[], Any],
+    workspace: bool,
+    times: int = 1,
+    rows: int = 1,
+    *,
+    evaluates: bool = False,
+    held: int = 0,
+) -> Part:
+    """What `run` takes, which is done so many times."""
+    with Ledger(workspace) as ledger, _one_piece(), torch.no_grad():
+        run()
+    return Part(what, times, rows, times * ledger.flops, ledger.peak + held, evaluates)
+
+
+def _learning_part(p: Learning, adds: tuple[int, int, int], workspace: bool) -> Part:
+    """What a training takes beside its gradients, which its own passes leave."""
+    looks = min(p.pieces, 2)  # the second finds the gradients of the first
+    with Ledger(workspace) as ledger, _one_piece():
+        for _ in range(looks):
+            p.pass_()
+    copies, _, moments = adds
+    flops = p.times * ledger.flops // looks
+    return Part(p.what, p.times, p.rows, flops, ledger.peak + copies + moments, evaluates=True)
 
 
 def together(first: Estimate, then: Estimate) -> Estimate:
@@ -253,9 +229,8 @@ def table(cost: Estimate) -> str:
         [
             *lines,
             f"network evaluations {cost.evaluations}, {cost.flops / 1e12:.3g} TFLOP in all",
-            f"memory at most {_bytes(cost.peak)}, of which weights {_bytes(cost.weights)} in "
-            f"{str(cost.dtype).split('.')[1]}; "
-            f"{adds}Python and PyTorch come on top",
+            f"memory at most {_bytes(cost.peak)}, of which weights {_bytes(cost.weights)} "
+            f"in {str(cost.dtype).split('.')[1]}; {adds}Python and PyTorch come on top",
         ]
     )
 
@@ -264,7 +239,7 @@ def _bytes(n: int) -> str:
     return f"{n / 1e9:.2f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
 
 
-# --------------------------------------------------------------------------- looking on
+# ---- looking on ----
 
 
 class Ledger(TorchDispatchMode):

@@ -49,7 +49,7 @@ def manifest() -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A name to write to; the file takes the place of `path` when the block is done, and is gone if the
     block was broken off.
     """
@@ -66,7 +66,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 def write_json(path: str | Path, data: Any) -> None:
     """JSON, replaced in one step of the file system."""
     path = Path(path)
-    with _replacing(path) as part:
+    with replacing(path) as part:
         part.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -114,7 +114,7 @@ def write_weights(
         dtype,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as part:
+    with replacing(path) as part:
         save_file(tensors, part, metadata={"palimpsest": json.dumps(config)})
         part.chmod(0o644)  # safetensors makes it for its owner alone
     return path
@@ -129,7 +129,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise WeightsError(
             f"model: no weight file {path}; `make weights` and `make emoji-weights` train the shipped ones "
-            f"anew"
+            "anew"
         )
     record = manifest().get(path.name) if path.resolve().parent == FOLDER.resolve() else None
     if record is not None and sha256(path) != record["sha256"]:
@@ -150,7 +150,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (TypeError, ValueError):
         raise WeightsError(
             f"model: {path} carries no palimpsest configuration in its header; take one that write_weights "
-            f"wrote"
+            "wrote"
         ) from None
 
 

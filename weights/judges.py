@@ -3,8 +3,8 @@ of noisy pictures, a DINO.
 
     oracle = load_reader("shapes-reader")              # every attribute of a picture, in words
     clip = load_judge("shapes-clip")                   # cos of pictures with captions
-    noised = load_judge("shapes-clip-noised")          # the same of x_t at time t; its gradient guides: Eq. (8)
-    classifier = load_classifier("shapes-classifier")  # log p(attributes | x_t, t); guides too: Eq. (6)
+    noised = load_judge("shapes-clip-noised")          # cos of x_t with captions; its gradient guides: (8)
+    classifier = load_classifier("shapes-classifier")  # log p(attributes | x_t, t); guides too: (6)
     dino = load_likeness("shapes-dino")                # cos of pictures with pictures: the same individual?
 
 Times are levels of the schedule, 1 … T, whole or not: the nets count from 0 and know whole ones, so they

@@ -23,7 +23,7 @@ from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.samplers.schedule import Schedule
-from palimpsest.weights.changes import CHANGES, base_of, folded, make_change
+from palimpsest.weights.changes import CHANGES, apply_change, base_of, merged_model
 from palimpsest.weights.files import FOLDER, WeightsError, fill, manifest, read_weights, sha256, write_weights
 from palimpsest.weights.model import Autoencoder, Model
 from palimpsest.weights.words import word_tokenizer
@@ -65,12 +65,16 @@ def find(name_or_path: str | Path) -> Path:
     if not path.exists():
         if Path(text).is_dir():  # a folder of a shipped model's name does not hide the model
             return Path(text)
-        from palimpsest.weights.public.catalogue import KNOWN, known, place  # read only where it is needed
+        from palimpsest.weights.public.catalogue import (  # read only where it is needed
+            PUBLISHED,
+            lookup,
+            require_on_disk,
+        )
 
-        if (public := known(text)) is not None and public.kind == "model":
-            return place(public)  # of those on this disk: nothing is downloaded here
+        if (public := lookup(text)) is not None and public.kind == "model":
+            return require_on_disk(public)  # of those on this disk: nothing is downloaded here
         near = difflib.get_close_matches(
-            text, [*names(), *(k.name for k in KNOWN if k.kind == "model")], n=2, cutoff=0.4
+            text, [*names(), *(k.name for k in PUBLISHED if k.kind == "model")], n=2, cutoff=0.4
         )
         hint = (
             f"did you mean {' or '.join(near)}?"
@@ -103,8 +107,8 @@ def building(path: Path) -> Iterator[None]:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"model: {path} holds a configuration that this version cannot build "
-            f"({type(error).__name__}: {error}); train it again"
+            f"model: {path} holds a configuration that this version cannot build ({type(error).__name__}: "
+            f"{error}); train it again"
         ) from None
 
 
@@ -184,7 +188,7 @@ def load(
     with building(path):
         if config["kind"] in CHANGES:
             base = load(base_of(path, config, find), device, dtype)
-            return make_change(base, config, tensors, path)
+            return apply_change(base, config, tensors, path)
         return channels_last(_assembled(path, config, tensors, device, dtype))
 
 
@@ -246,7 +250,7 @@ def save_like(model: Model, source: str | Path, path: str | Path) -> Path:
         from palimpsest.weights.public.checkpoint import save
 
         return save(model, path)
-    model = folded(model)
+    model = merged_model(model)
     config = read_weights(found)[0]
     if (
         config["vae"] is not None

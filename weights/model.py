@@ -122,8 +122,8 @@ class Model:
         if self.text is None and any(texts):
             raise ArgumentError(
                 "prompt",
-                f"the model {self.name} was trained without text; "
-                "leave the prompt empty or choose another model",
+                f"the model {self.name} was trained without text; leave the prompt empty or choose another "
+                "model",
             )
         if self.text is None:
             raise ArgumentError(

@@ -1,8 +1,8 @@
 """The certificate: our nets and walks beside the reference programs, on the same weights.
 
-    python -m palimpsest.claims.verify                           random weights, small nets: a minute
-    python -m palimpsest.claims.verify --size full               the published sizes: some minutes, one net in memory at a time
-    python -m palimpsest.claims.verify NAME --device cuda        a real checkpoint, by name or path, and the values published for it
+    python -m palimpsest.claims.verify                       small nets with random weights: a minute
+    python -m palimpsest.claims.verify --size full           the published sizes, one net in memory at a time
+    python -m palimpsest.claims.verify NAME --device cuda    a real checkpoint, and what was published of it
 
 A row is one comparison. Its figure is the largest difference in units of the largest value of the
 reference, max|a − b| / max|b|, at the output and, for a net, at every block on the way: found by hooks on
@@ -130,7 +130,26 @@ def census(net: nn.Module) -> tuple[int, int]:
     return sum(p.numel() for p in parameters), len(parameters)
 
 
-# --------------------------------------------------------------------------- how it is printed
+# ---- how it is printed ----
+
+WIDTHS = (10, 42, 32, 14, 22, 52, 10, 8)  # of the columns but the last
+
+
+def _line(*cells: str) -> str:
+    return "".join(f"{cell:<{width}}" for cell, width in zip(cells, WIDTHS)) + cells[-1]
+
+
+HEADER = _line(
+    "",
+    "what",
+    "input",
+    "layout",
+    "parameters, tensors",
+    "largest difference at a block",
+    "output",
+    "allowed",
+    "reference",
+)
 
 
 def written(result: Row | Skipped | Remark, blocks: bool = False) -> str:
@@ -140,18 +159,18 @@ def written(result: Row | Skipped | Remark, blocks: bool = False) -> str:
     if isinstance(result, Remark):
         return f"note      {result.what}"
     count = f"{result.census[0]:,} in {result.census[1]}" if result.census else ""
-    where, most = result.worst
-    line = (
-        f"{'ok' if result.passed else 'FAILED':<10}{result.what:<42}{result.setting:<32}{result.layout:<14}{count:<22}"
-        f"{f'{most:.1e} at {where}, of {len(result.blocks)}' if result.blocks else '':<52}{result.output:<10.1e}"
-        f"{result.tolerance:<8.0e}{result.reference}"
+    block, most = result.worst
+    largest = f"{most:.1e} at {block}, of {len(result.blocks)}" if result.blocks else ""
+    line = _line(
+        "ok" if result.passed else "FAILED",
+        result.what,
+        result.setting,
+        result.layout,
+        count,
+        largest,
+        f"{result.output:.1e}",
+        f"{result.tolerance:.0e}",
+        result.reference,
     )
-    return line + "".join(
-        f"\n            {name:<50}{value:.1e}" for name, value in result.blocks.items() if blocks
-    )
-
-
-HEADER = (
-    f"{'':<10}{'what':<42}{'input':<32}{'layout':<14}{'parameters, tensors':<22}{'largest difference at a block':<52}{'output':<10}"
-    f"{'allowed':<8}reference"
-)
+    shown = result.blocks.items() if blocks else ()
+    return line + "".join(f"\n            {name:<50}{value:.1e}" for name, value in shown)

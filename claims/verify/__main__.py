@@ -103,8 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = [row for row in rows if not row.passed]
     memory = "" if (most := peak()) is None else f", {most / 1e9:.1f} GB of memory at most"
     print(
-        f"{len(rows) - len(failed)} of {len(rows)} comparisons within their tolerance, {len(skipped)} not run; "
-        f"{time.monotonic() - began:.0f} s on {device}{memory}"
+        f"{len(rows) - len(failed)} of {len(rows)} comparisons within their tolerance, {len(skipped)} not "
+        f"run; {time.monotonic() - began:.0f} s on {device}{memory}"
     )
     return int(bool(failed) or not rows)
 

@@ -57,7 +57,7 @@ SMALL: dict[type[nn.Module], dict[str, Any]] = {
 }
 
 
-# --------------------------------------------------------------------------- our nets, and theirs with the same tensors
+# ---- our nets, and theirs with the same tensors ----
 
 
 def drawn(cls: type[Net], s: Setting, changes: Mapping[str, Any] | None = None) -> Net:
@@ -137,7 +137,7 @@ def _prefix(text: nn.Module) -> str:
     return "text_model." if any(key.startswith("text_model.") for key in text.state_dict()) else ""
 
 
-# --------------------------------------------------------------------------- block by block
+# ---- block by block ----
 
 
 def blocks_of(net: nn.Module, prefix: str = "") -> Iterator[str]:
@@ -204,7 +204,7 @@ def compare(
     return {name: found[name] for name in seen}, output
 
 
-# --------------------------------------------------------------------------- the rows
+# ---- the rows ----
 
 
 def noise(s: Setting, *shape: int, seed: int = 1) -> Tensor:
@@ -216,7 +216,7 @@ def noise(s: Setting, *shape: int, seed: int = 1) -> Tensor:
 
 def _unet(s: Setting, what: str, net: UNet) -> Iterator[Row]:
     x, t = (
-        noise(s, 2, net.conv_in.in_channels, *((32, 24) if s.size == "full" else (16, 24))),
+        noise(s, 2, net.in_channels, *((32, 24) if s.size == "full" else (16, 24))),
         torch.tensor([3, 981], device=s.device),
     )
     ctx = noise(s, 2, 77, net.ctx_width, seed=2)
@@ -263,9 +263,7 @@ def vae_rows(s: Setting) -> Iterator[Row | Skipped]:
         yield Skipped("autoencoder", f"{s.bundle.name} has none")
         return
     x = noise(s, 1, 3, *((256, 192) if s.size == "full" else (32, 48))).clamp(-1, 1)
-    z = noise(
-        s, 1, vae.post_quant_conv.in_channels, x.shape[2] // vae.factor, x.shape[3] // vae.factor, seed=2
-    )
+    z = noise(s, 1, vae.latent_channels, x.shape[2] // vae.factor, x.shape[3] // vae.factor, seed=2)
     pairs = counterparts(vae, diffusers_names(vae))
     up = {ours: theirs for ours, theirs in pairs.items() if ours.startswith(("decoder", "post_quant"))}
     down = {ours: theirs for ours, theirs in pairs.items() if ours not in up}
@@ -325,7 +323,8 @@ def text_rows(s: Setting) -> Iterator[Row | Skipped]:
         tokens = rows.clone()
         for row, words in zip(tokens, (5, length // 2)):
             row[words:], row[words] = padding, vocab - 1
-        blocks, output = compare(text, theirs, pairs, lambda: text(tokens), lambda: first(theirs(tokens)))  # noqa: B023
+        run_theirs = partial(lambda tokens: first(theirs(tokens)), tokens)
+        blocks, output = compare(text, theirs, pairs, partial(text, tokens), run_theirs)
         yield Row(
             f"text encoder, padded with {padding}",
             f"2×{length}, {s.name}",

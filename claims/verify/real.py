@@ -24,7 +24,7 @@ from palimpsest.samplers.guidance import cfg_two
 from palimpsest.weights.files import WeightsError
 from palimpsest.weights.load import find, load
 from palimpsest.weights.model import Model
-from palimpsest.weights.public.catalogue import here, known, place, whose
+from palimpsest.weights.public.catalogue import describe_digest, find_on_disk, lookup, require_on_disk
 from palimpsest.weights.public.download import hashed, weight_files, whole
 from palimpsest.weights.public.towers import Unpacked, load_clip, load_dino, recognise
 from palimpsest.worlds.files import read_picture
@@ -41,8 +41,8 @@ ROUNDED = {
 
 def where(name: str) -> Path:
     """The file or folder of a name or path."""
-    found = known(name)
-    return find(name) if found is None or found.kind == "model" else place(found)
+    found = lookup(name)
+    return find(name) if found is None or found.kind == "model" else require_on_disk(found)
 
 
 def opened(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Model | None, nn.Module | None]:
@@ -58,7 +58,8 @@ def opened(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Model |
     loaders = {"load_clip": load_clip, "load_dino": load_dino}
     if kind.loader not in loaders:
         raise WeightsError(
-            f"model: {path} holds {kind.what}, for which there is no certificate; tests/test_trunks.py compares it"
+            f"model: {path} holds {kind.what}, for which there is no certificate; tests/test_trunks.py "
+            "compares it"
         )
     return None, loaders[kind.loader](path, device, dtype)
 
@@ -69,13 +70,14 @@ def file_rows(name: str) -> Callable[[Setting], Iterator[Row | Remark]]:
     """
 
     def group(s: Setting) -> Iterator[Row | Remark]:
-        found = known(name)
+        found = lookup(name)
         for file in weight_files(where(name)):
             digest = hashed(file)
             yield Remark(
-                f"{file}: {whole(file)}, {file.stat().st_size:,} bytes, whole; SHA-256 {digest}, {whose(digest)}"
+                f"{file}: {whole(file)}, {file.stat().st_size:,} bytes, whole; SHA-256 {digest}, "
+                f"{describe_digest(digest)}"
             )
-            if found is not None and file == here(found) and not digest.startswith(found.sha256):
+            if found is not None and file == find_on_disk(found) and not digest.startswith(found.sha256):
                 yield Row(
                     f"the file of {found.name}",
                     f"SHA-256 {digest[:10]}…",
@@ -90,7 +92,7 @@ def file_rows(name: str) -> Callable[[Setting], Iterator[Row | Remark]]:
     return group
 
 
-# --------------------------------------------------------------------------- the published pictures
+# ---- the published pictures ----
 
 
 def published_latents() -> Tensor:
@@ -142,59 +144,55 @@ def published_rows(
     not shipped."""
     x = None if portrait is None else read_picture(portrait)
 
-    def against(
-        what: str,
-        shape: str,
-        made: Tensor,
-        told: tuple[float, ...],
-        layout: str,
-        tolerance: float,
-        s: Setting,
-    ) -> Row:
-        return Row(
-            what,
-            f"{shape}, {s.name}",
-            layout,
-            "diffusers' tests (float32, CUDA)",
-            None,
-            {},
-            (corner(made) - torch.tensor(told)).abs().max().item(),
-            s.allow(ROUNDED | dict.fromkeys(EXACT, tolerance)),
-        )
-
     def group(s: Setting) -> Iterator[Row | Skipped]:
-        what, found = "V1, three steps to a picture", known(name)
-        if "1-4" not in (found.name if found else Path(name).name):
-            yield Skipped(
-                what,
-                f"it is of Stable Diffusion v1.4 (by that name, or a path with 1-4 in it), not of {name}",
-            )
-        elif s.bundle.text is None or s.bundle.latent_shape != (4, 64, 64):
-            yield Skipped(what, f"{name} is not of the size of Stable Diffusion v1.4")
-        else:
-            made = published_picture(s.bundle, published_latents(), V1_PROMPT)
-            yield against(what, "1×4×64×64", made, V1, "text2img", 1e-4, s)
-        what = "V3, InstructPix2Pix's portrait"
-        if (
-            not isinstance(s.bundle.net, UNet)
-            or s.bundle.net.conv_in.in_channels != 2 * s.bundle.latent_shape[0]
-        ):
-            yield Skipped(what, f"{name} sees no picture beside its latent")
-        elif x is None:
-            yield Skipped(
-                what,
-                "it needs the example portrait of timbrooks/instruct-pix2pix (example.jpg), which is not shipped: give the "
-                "file with --portrait",
-            )
-        else:
-            yield against(
-                what,
-                "×".join(map(str, x.shape)),
-                published_edit(s.bundle, x, V3_PROMPT),
-                V3,
-                "instruct",
-                1e-3,
-                s,
-            )
+        yield _published_picture_row(s, name)
+        yield _published_edit_row(s, name, x)
 
     return group
+
+
+def _published_picture_row(s: Setting, name: str) -> Row | Skipped:
+    what, found = "V1, three steps to a picture", lookup(name)
+    if "1-4" not in (found.name if found else Path(name).name):
+        why = f"it is of Stable Diffusion v1.4 (by that name, or a path with 1-4 in it), not of {name}"
+        return Skipped(what, why)
+    if s.bundle.text is None or s.bundle.latent_shape != (4, 64, 64):
+        return Skipped(what, f"{name} is not of the size of Stable Diffusion v1.4")
+    made = published_picture(s.bundle, published_latents(), V1_PROMPT)
+    return _against(s, what, "1×4×64×64", made, V1, "text2img", 1e-4)
+
+
+def _published_edit_row(s: Setting, name: str, x: Tensor | None) -> Row | Skipped:
+    what = "V3, InstructPix2Pix's portrait"
+    if not isinstance(s.bundle.net, UNet) or s.bundle.beside != s.bundle.channels:
+        return Skipped(what, f"{name} sees no picture beside its latent")
+    if x is None:
+        why = (
+            "it needs the example portrait of timbrooks/instruct-pix2pix (example.jpg), which is not "
+            "shipped: give the file with --portrait"
+        )
+        return Skipped(what, why)
+    made = published_edit(s.bundle, x, V3_PROMPT)
+    return _against(s, what, "×".join(map(str, x.shape)), made, V3, "instruct", 1e-3)
+
+
+def _against(
+    s: Setting,
+    what: str,
+    shape: str,
+    made: Tensor,
+    published: tuple[float, ...],
+    layout: str,
+    tolerance: float,
+) -> Row:
+    """The row of a picture (b 3 y x) in [0, 1] whose corner was published."""
+    return Row(
+        what,
+        f"{shape}, {s.name}",
+        layout,
+        "diffusers' tests (float32, CUDA)",
+        None,
+        {},
+        (corner(made) - torch.tensor(published)).abs().max().item(),
+        s.allow(ROUNDED | dict.fromkeys(EXACT, tolerance)),
+    )

@@ -28,7 +28,7 @@ def _sizes(net: CLIP | DINO, names: dict[str, str], read: Any) -> dict[str, Any]
     return read({names[key]: tuple(value.shape) for key, value in net.state_dict().items()}, names)
 
 
-# --------------------------------------------------------------------------- CLIP
+# ---- CLIP ----
 
 
 def twin_of_transformers(clip: CLIP) -> nn.Module:
@@ -160,7 +160,7 @@ def _clip(s: Setting, what: str, clip: CLIP) -> Iterator[Row]:
     yield Row(what, shape, "OpenAI", version("open_clip"), census(clip), blocks, output, s.allow(LOGITS))
 
 
-# --------------------------------------------------------------------------- DINO
+# ---- DINO ----
 
 
 def twin_of_timm(dino: DINO) -> nn.Module:
@@ -211,6 +211,6 @@ def dino_rows(s: Setting) -> Iterator[Row | Remark]:
         s.allow(NET),
     )
     yield Remark(
-        "DINO: at other sizes timm and transformers stretch the positions by rows/side; the official code, and so ours, by "
-        "(rows + 0.1)/side"
+        "DINO: at other sizes timm and transformers stretch the positions by rows/side; the official code, "
+        "and so ours, by (rows + 0.1)/side"
     )

@@ -29,7 +29,7 @@ from palimpsest.samplers.ddim import ddim_step, invert
 from palimpsest.samplers.guidance import cfg_two
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.weights.model import Model
-from palimpsest.weights.public.parts import LATENT_SCALE
+from palimpsest.weights.public.shared import LATENT_SCALE
 
 STEPS, W = 10, 7.5
 S_TEXT, S_IMAGE = 7.5, 1.5
@@ -122,9 +122,7 @@ def scheduler(sched: Schedule, prediction: str = "eps", kind: str = "DDIMSchedul
 
 def latents(s: Setting, model: Model, seed: int = 21) -> Tensor:
     """(1 c y x), not square."""
-    return noise(
-        s, 1, model.net.conv_out.out_channels, *((32, 24) if s.size == "full" else (16, 24)), seed=seed
-    )
+    return noise(s, 1, model.channels, *((32, 24) if s.size == "full" else (16, 24)), seed=seed)
 
 
 def _row(s: Setting, what: str, ours: Tensor, theirs: Tensor, pipe: str) -> Row:
@@ -144,8 +142,9 @@ def _unfit(model: Model, what: str, *, given: bool = True, beside: bool = False)
     """Why the walk is not compared, or None. given: theirs is given a latent for a picture; beside: the
     net sees it beside its own.
     """
-    latent = model.net.conv_out.out_channels if isinstance(model.net, UNet) else 0
-    if not latent or model.vae is None or model.net.conv_in.in_channels != (1 + beside) * latent:
+    latent = model.channels
+    fits = isinstance(model.net, UNet) and model.vae is not None
+    if not fits or model.beside != beside * latent:
         return Skipped(
             what,
             f"{model.name} sees no picture beside its latent"
@@ -155,17 +154,19 @@ def _unfit(model: Model, what: str, *, given: bool = True, beside: bool = False)
     if model.shift != 1:
         return Skipped(
             what,
-            f"the net of {model.name} was trained to call the level t by t − {model.shift}, and diffusers calls it t − 1",
+            f"the net of {model.name} was trained to call the level t by t − {model.shift}, and diffusers "
+            "calls it t − 1",
         )
     if given and latent != 4:
         return Skipped(
             what,
-            f"{model.name} has latents of {latent} channels, and diffusers takes only 4 channels for a latent",
+            f"{model.name} has latents of {latent} channels, and diffusers takes only 4 channels for a "
+            "latent",
         )
     return None
 
 
-# --------------------------------------------------------------------------- text to picture
+# ---- text to picture ----
 
 
 @torch.no_grad()
@@ -195,7 +196,7 @@ def sampling_rows(s: Setting) -> Iterator[Row | Skipped]:
     yield _row(s, "the picture of these steps", model.decode(z), picture, "text2img")
 
 
-# --------------------------------------------------------------------------- image to image: SDEdit
+# ---- image to image: SDEdit ----
 
 
 @torch.no_grad()
@@ -230,8 +231,9 @@ def sdedit_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
                 x = way.step(x, t, after, _draw(rng, x_0) if eta else torch.zeros_like(x_0))
             yield _row(s, f"SDEdit, strength .6 of {STEPS}, eta {eta:.0f}", x, theirs, "img2img")
     yield Remark(
-        "img2img: theirs draws the latent from q(z|x), ours takes the mean (both were given the latent here); theirs stops at "
-        "ᾱ_0 = .99915, ours walks on to the clean picture; strength .6 of 10 steps starts at t = 502 of 1000, not at 600"
+        "img2img: theirs draws the latent from q(z|x), ours takes the mean (both were given the latent "
+        "here); theirs stops at ᾱ_0 = .99915, ours walks on to the clean picture; strength .6 of 10 steps "
+        "starts at t = 502 of 1000, not at 600"
     )
 
 
@@ -239,7 +241,47 @@ def _draw(rng: torch.Generator, like: Tensor) -> Tensor:
     return torch.randn(like.shape, generator=rng, dtype=like.dtype).to(like.device)
 
 
-# --------------------------------------------------------------------------- DiffEdit
+# ---- DiffEdit ----
+
+
+def _their_diffedit(
+    s: Setting, model: Model, x_0: Tensor, embeddings: tuple[Tensor, Tensor, Tensor], maps: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mask (b y x), the encoded latents and the edited one that diffusers' pipeline makes of x_0 (b c y
+    x).
+
+    embeddings: of the target, of the source and of no text; maps: noises that the mask is made from."""
+    target, source, null = embeddings
+    inverse = scheduler(model.schedule, model.prediction, "DDIMInverseScheduler")
+    settings = dict(num_inference_steps=STEPS, guidance_scale=W)
+    with pipeline(
+        "StableDiffusionDiffEditPipeline", model, twin_unet(model.net), {"inverse_scheduler": inverse}
+    ) as pipe:
+        mask = torch.from_numpy(
+            pipe.generate_mask(
+                image=x_0,
+                target_prompt_embeds=target,
+                source_prompt_embeds=source,
+                target_negative_prompt_embeds=null,
+                source_negative_prompt_embeds=null,
+                num_maps_per_mask=maps,
+                generator=torch.Generator().manual_seed(s.seed),
+                **settings,
+            )
+        )
+        encoded = pipe.invert(
+            image=x_0, prompt_embeds=null, negative_prompt_embeds=null, inpaint_strength=0.8, **settings
+        ).latents[0]
+        edited = pipe(
+            mask_image=mask.to(x_0)[:, None].clone(),
+            image_latents=encoded[None],
+            prompt_embeds=target,
+            negative_prompt_embeds=null,
+            inpaint_strength=0.8,
+            output_type="latent",
+            **settings,
+        ).images
+    return mask, encoded, edited
 
 
 @torch.no_grad()
@@ -256,40 +298,9 @@ def diffedit_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
         return
     x_0, (target, source, null), maps = latents(s, model), texts(s, model), 3
     times = published_times(model.schedule, STEPS)
-    inverse = scheduler(model.schedule, model.prediction, "DDIMInverseScheduler")
-    with pipeline(
-        "StableDiffusionDiffEditPipeline", model, twin_unet(model.net), {"inverse_scheduler": inverse}
-    ) as pipe:
-        shared = dict(num_inference_steps=STEPS, guidance_scale=W)
-        mask = torch.from_numpy(
-            pipe.generate_mask(
-                image=x_0,
-                target_prompt_embeds=target,
-                source_prompt_embeds=source,
-                target_negative_prompt_embeds=null,
-                source_negative_prompt_embeds=null,
-                num_maps_per_mask=maps,
-                generator=torch.Generator().manual_seed(s.seed),
-                **shared,
-            )
-        )
-        encoded = pipe.invert(
-            image=x_0, prompt_embeds=null, negative_prompt_embeds=null, inpaint_strength=0.8, **shared
-        ).latents[0]
-        mask_here = mask.to(x_0)[:, None]
-        edited = pipe(
-            mask_image=mask_here.clone(),
-            image_latents=encoded[None],
-            prompt_embeds=target,
-            negative_prompt_embeds=null,
-            inpaint_strength=0.8,
-            output_type="latent",
-            **shared,
-        ).images
+    mask, encoded, edited = _their_diffedit(s, model, x_0, (target, source, null), maps)
 
-    noises = torch.randn(
-        maps, *x_0.shape[1:], generator=torch.Generator().manual_seed(s.seed), dtype=x_0.dtype
-    ).to(s.device)
+    noises = _draw(torch.Generator().manual_seed(s.seed), x_0.expand(maps, -1, -1, -1))
     level = times[-1 - round(0.5 * STEPS)]
     seen_under = (model.denoiser(text, negative=null) for text in (target, source))
     heat = heat_map(difference(*seen_under, model.schedule, x_0, level, noises.split(1)), "mean")
@@ -310,21 +321,23 @@ def diffedit_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
         s, f"DiffEdit, DDIM encoding, {len(walked) - 1} steps", torch.cat(path[:-1]), encoded, "DiffEdit"
     )
 
-    eps = model.denoiser(target, w=W, negative=null)
-    lagged = decode(eps, model.schedule, [path[0], *path[:-1]], walked, mask_here)[-1]
+    eps, cells = model.denoiser(target, w=W, negative=null), mask.to(x_0)[:, None]
+    lagged = decode(eps, model.schedule, [path[0], *path[:-1]], walked, cells)[-1]
     yield _row(s, f"DiffEdit, decode, guidance {W}, their lag", lagged, edited, "DiffEdit")
-    level_with = decode(eps, model.schedule, path, walked, mask_here)[-1]
+    level_with = decode(eps, model.schedule, path, walked, cells)[-1]
     yield Remark(
-        f"DiffEdit: after a step t → s theirs puts back the encoding of t, one level too noisy, and ends beside the picture; ours "
-        f"puts back that of s and ends on it: the results differ by {relative(level_with, edited):.0e}"
+        "DiffEdit: after a step t → s theirs puts back the encoding of t, one level too noisy, and ends "
+        "beside the picture; ours puts back that of s and ends on it: the results differ by "
+        f"{relative(level_with, edited):.0e}"
     )
     yield Remark(
-        "DiffEdit: theirs takes one mean of D for the whole batch, marks everything where the texts are equal (0/0), fails at a "
-        "guidance of 1 or less, and makes another mask where the negative texts of source and target differ"
+        "DiffEdit: theirs takes one mean of D for the whole batch, marks everything where the texts are "
+        "equal (0/0), fails at a guidance of 1 or less, and makes another mask where the negative texts of "
+        "source and target differ"
     )
 
 
-# --------------------------------------------------------------------------- InstructPix2Pix
+# ---- InstructPix2Pix ----
 
 
 @torch.no_grad()
@@ -354,6 +367,7 @@ def instruct_pix2pix_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
         z = ddim_step(model.schedule, z, eps(z, t), t, after)
     yield _row(s, what, z, theirs, "instruct")
     yield Remark(
-        "InstructPix2Pix: theirs guides only where guidance_scale > 1 and image_guidance_scale ≥ 1, else it asks the net once, "
-        "unguided, and says nothing; neither scales the latent of the picture by 0.18215, which the checkpoint needs so"
+        "InstructPix2Pix: theirs guides only where guidance_scale > 1 and image_guidance_scale ≥ 1, else it "
+        "asks the net once, unguided, and says nothing; neither scales the latent of the picture by 0.18215, "
+        "which the checkpoint needs so"
     )

@@ -14,10 +14,17 @@ from palimpsest.cli.manners import Mistake, Parser, blame, command, say
 from palimpsest.weights.files import read_weights
 from palimpsest.weights.judges import load_classifier, load_judge, load_reader
 from palimpsest.weights.load import find, load, load_autoencoder
-from palimpsest.weights.public.catalogue import KNOWN, Known, find_known, here, known, whose
+from palimpsest.weights.public.catalogue import (
+    PUBLISHED,
+    Published,
+    describe_digest,
+    find_on_disk,
+    lookup,
+    lookup_or_refuse,
+)
 from palimpsest.weights.public.checkpoint import is_public, read_public
 from palimpsest.weights.public.download import check, download, hashed, weight_files, whole
-from palimpsest.weights.public.parts import gpt2_vocabulary, vocabulary
+from palimpsest.weights.public.shared import gpt2_vocabulary, vocabulary
 from palimpsest.weights.public.towers import Unpacked, load_clip, load_dino, load_inception, recognise
 
 
@@ -54,15 +61,16 @@ def declare_weights(commands: argparse._SubParsersAction) -> None:
 
 def run_list(a: argparse.Namespace) -> None:
     """A block for each."""
-    for k in KNOWN:
-        place = here(k)
+    for k in PUBLISHED:
+        place = find_on_disk(k)
         print(
-            f"{k.name}: {k.what}\n    {size_of(k)}, SHA-256 {digest_of(k)}\n    {f'here: {place}' if place else 'not here'}\n"
+            f"{k.name}: {k.what}\n    {size_of(k)}, SHA-256 {digest_of(k)}\n    "
+            f"{f'here: {place}' if place else 'not here'}\n"
             f"    licence: {k.licence}; see {k.page}\n    cannot: {k.cannot}"
         )
 
 
-def size_of(k: Known) -> str:
+def size_of(k: Published) -> str:
     """The published size, for people."""
     return (
         f"{k.file}, size not published"
@@ -71,7 +79,7 @@ def size_of(k: Known) -> str:
     )
 
 
-def digest_of(k: Known) -> str:
+def digest_of(k: Published) -> str:
     """The published SHA-256, as far as it was."""
     return {0: "not published", 64: k.sha256}.get(
         len(k.sha256), f"{k.sha256}… (only these digits were published)"
@@ -83,8 +91,8 @@ def digest_of(k: Known) -> str:
 
 def run_get(a: argparse.Namespace) -> None:
     """The path, on stdout; licence and limits on stderr, before anything is fetched."""
-    k = find_known(a.name)
-    place = here(k) if a.to is None else None
+    k = lookup_or_refuse(a.name)
+    place = find_on_disk(k) if a.to is None else None
     if place is None:
         say(f"{k.name}: {size_of(k)}; licence: {k.licence}; it cannot: {k.cannot}")
         with blame("to" if a.to else "name"):
@@ -108,8 +116,8 @@ def run_verify(a: argparse.Namespace) -> None:
     """A line for each file, then what a strict load finds in it; the net has no weights, so it takes no
     memory.
     """
-    k = known(a.path)
-    path = here(k) if k is not None and k.kind != "model" else find(a.path)
+    k = lookup(a.path)
+    path = find_on_disk(k) if k is not None and k.kind != "model" else find(a.path)
     if path is None or not path.exists():
         raise Mistake(
             f"path: {a.path} is not on this disk; `palimpsest weights get {k.name}` fetches it"
@@ -123,10 +131,14 @@ def run_verify(a: argparse.Namespace) -> None:
                 print(f"{file}: {digest}, as published")
                 return
         form, digest = whole(file), hashed(file)
-        print(f"{file}: {form}, {file.stat().st_size:,} bytes, whole\n    SHA-256 {digest}, {whose(digest)}")
+        print(
+            f"{file}: {form}, {file.stat().st_size:,} bytes, whole\n"
+            f"    SHA-256 {digest}, {describe_digest(digest)}"
+        )
     for name, module in modules_of(path).items():
         print(
-            f"    {name}: {sum(p.numel() for p in module.parameters()):,} parameters in {len(list(module.parameters()))} tensors, "
+            f"    {name}: {sum(p.numel() for p in module.parameters()):,} parameters in "
+            f"{len(list(module.parameters()))} tensors, "
             "all in their places"
         )
 

@@ -4,11 +4,11 @@
 2.5 and Fig. 3. With its default arguments the class is ViT-L/14 (427,616,513 parameters), whose text half
 is the encoder of Stable Diffusion v1; `CLIP(**VIT_B_32)` is ViT-B/32 (151,277,313).
 
-    clip = load_clip("ViT-B-32.pt")                                       # weights/public/towers.py
+    clip = load_clip("ViT-B-32.pt")                                # weights/public/towers.py
     tokenizer = ClipTokenizer(ClipTokenizer.find(), pad=0, clean=clean_openai)
-    image = clip.encode_image(clip_view(pictures))                        # (b d), of length 1
+    image = clip.encode_image(clip_view(pictures))                 # (b d), of length 1
     text = clip.encode_text(tokenizer(["a photo of a cat"]))
-    cos = image @ text.T                                                  # metrics/similarity.py: what to make of it
+    cos = image @ text.T                                           # metrics/similarity.py uses it
 
 Letters: b batch, l tokens, d the common space.
 """

@@ -6,14 +6,14 @@ default arguments the class is ViT-S/16 (21,665,664 parameters in 150 tensors), 
 (arXiv:2208.12242v2, Sec. 4.1) measures whether a subject was kept; `DINO(width=768, heads=12)` is
 ViT-B/16.
 
-    dino = load_dino("dino_deitsmall16_pretrain.pth")                     # weights/public/towers.py
-    seen = dino(dino_view(pictures))                                      # seen.cls (b 384), seen.patches (b l 384)
+    dino = load_dino("dino_deitsmall16_pretrain.pth")    # weights/public/towers.py
+    seen = dino(dino_view(pictures))                     # seen.cls (b 384), seen.patches (b l 384)
 
-Where the class token looks is the picture that the paper is known for, its attention in the last layer:
+The paper is known for pictures of what the class token attends to in the last layer:
 
-    looks = {}
-    dino(views, tap=at(lambda probs, site: looks.setdefault(site, probs), name="layer11"))
-    [(site, probs)] = looks.items()                                       # probs (b h 1+l 1+l); probs[:, :, 0, 1:] is (b h l)
+    maps = {}
+    dino(views, tap=at(lambda probs, site: maps.setdefault(site, probs), name="layer11"))
+    [(site, probs)] = maps.items()                       # (b h 1+l 1+l); probs[:, :, 0, 1:] is (b h l)
 
 Letters: b batch, y x rows and columns of patches, l = y·x, d width, h heads.
 """

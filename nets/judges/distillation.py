@@ -5,10 +5,12 @@ not to collapse.
 student is to say of one view of a picture what a teacher says of another, and the teacher is the
 student's own moving average.
 
-    P(x) = softmax(g(x) / τ)                                                    of k prototypes              Eq. (1)
-    loss = Σ over global views x, over all views x′ ≠ x, of H(P_t(x), P_s(x′))  H(a, b) = −a log b           Eq. (3)
-    θ_t ← λ θ_t + (1 − λ) θ_s                                                   λ from .996 to 1, a cosine
-    c ← m c + (1 − m) mean of g_t over the batch                                the centre                   Eq. (4)
+    P(x) = softmax(g(x) / τ)                                 of k prototypes                    Eq. (1)
+    loss = Σ over global views x, over all views x′ ≠ x, of H(P_t(x), P_s(x′))                  Eq. (3)
+    θ_t ← λ θ_t + (1 − λ) θ_s                                λ from .996 to 1, along a cosine
+    c ← m c + (1 − m) mean of g_t over the batch             the centre                         Eq. (4)
+
+with the cross-entropy H(a, b) = −a log b.
 
 Two ways to agree on everything and say nothing: one prototype for every picture, or all prototypes
 equally for every picture. Taking the centre off the teacher's scores forbids the first and invites the

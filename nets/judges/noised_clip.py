@@ -4,10 +4,10 @@ guide a walk from the first step.
 "GLIDE", arXiv:2112.10741v3, Sec. 2.4 and 4.4. With its default arguments the class is the published pair
 of encoders (image 86,443,776 parameters in 188 tensors, text 71,679,488 in 185).
 
-    clip = load_noised_clip("clip_image_enc.pt", "clip_text_enc.pt")      # weights/public/towers.py
+    clip = load_noised_clip("clip_image_enc.pt", "clip_text_enc.pt")     # weights/public/towers.py
     tokenizer = ClipTokenizer(ClipTokenizer.find(), pad=0, clean=clean_openai, truncate=True)
     text = clip.encode_text(tokenizer(["a photo of a cat"]))
-    cos = (clip.encode_image(x_t, t) * text).sum(dim=1)                   # Eq. (8): f(x_t) · g(c), gradients flow to x_t
+    cos = (clip.encode_image(x_t, t) * text).sum(dim=1)     # f(x_t) · g(c) of Eq. (8); gradients flow to x_t
 
 Letters: b batch, n texts, l tokens, d width.
 """
@@ -129,7 +129,8 @@ class NoisedVisionTransformer(VisionTransformer):
             or (t >= times).any()
         ):
             raise ValueError(
-                f"t must be a whole number, or a tensor of {len(x_t)} of them, from 0 to {times - 1}, not {t.tolist()}"
+                f"t must be a whole number, or a tensor of {len(x_t)} of them, from 0 to {times - 1}, not "
+                f"{t.tolist()}"
             )
         return self.read(x_t, self.times(t.long().expand(len(x_t))), tap)
 

@@ -5,10 +5,10 @@ sentence.
 3.1. CLIP's image tower (nets/judges/clip.py) and DINO (nets/judges/dino.py) are this class with other
 settings.
 
-    z_0  = [cls; E p_1; …; E p_l] + positions                        # Eq. (1)
-    z'_n = attention(norm(z_{n−1})) + z_{n−1}                        # Eq. (2)
-    z_n  = W₂ activation(W₁ norm(z'_n)) + z'_n                       # Eq. (3)
-    y    = norm(z_N)                                                 # Eq. (4), for every token and not for the class token alone
+    z_0  = [cls; E p_1; …; E p_l] + positions                # Eq. (1)
+    z'_n = attention(norm(z_{n−1})) + z_{n−1}                # Eq. (2)
+    z_n  = W₂ activation(W₁ norm(z'_n)) + z'_n               # Eq. (3)
+    y    = norm(z_N)                                         # Eq. (4), here of every token
 
 Letters: b batch, y x rows and columns (of pixels, then of patches), l patches = y·x, d width.
 """
@@ -92,7 +92,8 @@ class VisionTransformer(nn.Module):
         res = tuple(pictures.shape[-2:])
         if pictures.ndim != 4 or pictures.shape[1] != 3 or res[0] % self.patch or res[1] % self.patch:
             raise ValueError(
-                f"pictures must be (b 3 y x) with y and x divisible by {self.patch}, not {tuple(pictures.shape)}"
+                f"pictures must be (b 3 y x) with y and x divisible by {self.patch}, not "
+                f"{tuple(pictures.shape)}"
             )
         sites, (rows, columns) = self.sites(res), (res[0] // self.patch, res[1] // self.patch)
         if tap is not None and not any(wants(tap, site) for site in sites):
@@ -115,8 +116,8 @@ class VisionTransformer(nn.Module):
         if (rows, columns) != (self.side, self.side):
             trained = self.side * self.patch
             raise ValueError(
-                f"pictures must be {trained}x{trained}, not {rows * self.patch}x{columns * self.patch}: this net has no "
-                "positions for another size"
+                f"pictures must be {trained}x{trained}, not {rows * self.patch}x{columns * self.patch}: this "
+                "net has no positions for another size"
             )
         return self.positions
 

@@ -22,8 +22,8 @@ from palimpsest.weights.files import WeightsError, manifest
 HUB = "https://huggingface.co"
 RAIL = "CreativeML Open RAIL-M: free use, sharing and sale, but for the uses that its Attachment A forbids"
 SD_LIMITS = (
-    "legible writing, counting, who does what to whom; small faces and hands; texts in other languages than English; "
-    "pictures much larger or smaller than 512×512; it shows the biases of the pictures of LAION-2B"
+    "legible writing, counting, who does what to whom; small faces and hands; texts in other languages than "
+    "English; pictures much larger or smaller than 512×512; it shows the biases of the pictures of LAION-2B"
 )
 TORCHVISION = "https://docs.pytorch.org/vision/stable/models.html"
 LPIPS_PAGE = "https://github.com/richzhang/PerceptualSimilarity"
@@ -33,7 +33,7 @@ DDPM_LIMITS = "reads no text; pictures of 256×256 of its one subject only"
 
 
 @dataclass(frozen=True)
-class Known:
+class Published:
     """One published file. kind: "model" for what `load` takes, "features" for what metrics are made of,
     "vocabulary" for CLIP's words.
 
@@ -73,9 +73,9 @@ def _hub(file: str, *repos: str) -> tuple[str, ...]:
     return tuple(f"{HUB}/{repo}/resolve/main/{file}" for repo in repos)
 
 
-def _sdedit(name: str, what: str) -> Known:
+def _sdedit(name: str, what: str) -> Published:
     file = f"{name}.ckpt"
-    return Known(
+    return Published(
         f"sdedit-{name.replace('_', '-')}",
         "model",
         f"SDEdit's DDPM of {what}, 256×256",
@@ -89,8 +89,8 @@ def _sdedit(name: str, what: str) -> Known:
     )
 
 
-def _glide(name: str, file: str, what: str, kind: str = "model") -> Known:
-    return Known(
+def _glide(name: str, file: str, what: str, kind: str = "model") -> Published:
+    return Published(
         f"glide-{name}",
         kind,
         f"GLIDE (filtered): {what}",
@@ -107,13 +107,15 @@ def _glide(name: str, file: str, what: str, kind: str = "model") -> Known:
 
 def _trunk(
     name: str, what: str, file: str, url: str, digits: str, licence: str, cannot: str, about: str
-) -> Known:
-    return Known(name, "features", what, file, (f"{url}/{file}",), None, digits, licence, cannot, about=about)
+) -> Published:
+    return Published(
+        name, "features", what, file, (f"{url}/{file}",), None, digits, licence, cannot, about=about
+    )
 
 
-def _clip(size: str, digest: str, bytes_: int, repo: str) -> Known:
+def _clip(size: str, digest: str, bytes_: int, repo: str) -> Published:
     file = f"ViT-{size}.pt"
-    return Known(
+    return Published(
         f"clip-vit-{size.lower()}",
         "features",
         f"OpenAI CLIP ViT-{size.replace('-', '/')}, pictures and texts",
@@ -127,8 +129,8 @@ def _clip(size: str, digest: str, bytes_: int, repo: str) -> Known:
     )
 
 
-KNOWN: tuple[Known, ...] = (
-    Known(
+PUBLISHED: tuple[Published, ...] = (
+    Published(
         "stable-diffusion-v1-5",
         "model",
         "Stable Diffusion v1.5, text to picture",
@@ -149,7 +151,7 @@ KNOWN: tuple[Known, ...] = (
         ),
         CLIP_WORDS,
     ),
-    Known(
+    Published(
         "stable-diffusion-v1-4",
         "model",
         "Stable Diffusion v1.4, text to picture",
@@ -162,7 +164,7 @@ KNOWN: tuple[Known, ...] = (
         ("CompVis/stable-diffusion-v1-4", "CompVis/stable-diffusion-v-1-4-original"),
         CLIP_WORDS,
     ),
-    Known(
+    Published(
         "stable-diffusion-v1-5-inpainting",
         "model",
         "Stable Diffusion v1.5 that fills a masked hole, 9 channels",
@@ -175,8 +177,8 @@ KNOWN: tuple[Known, ...] = (
         4_265_437_280,
         "c6bbc15e3224e6973459ba78de4998b80b50112b0ae5b5c67113d56b4e366b19",
         RAIL,
-        "anything without a mask and a masked picture beside the latent, which no method here gives it: it is read, compared and saved; "
-        f"{SD_LIMITS}",
+        "anything without a mask and a masked picture beside the latent, which no method here gives it: it "
+        f"is read, compared and saved; {SD_LIMITS}",
         (
             "stable-diffusion-v1-5/stable-diffusion-inpainting",
             "sd-legacy/stable-diffusion-inpainting",
@@ -184,7 +186,7 @@ KNOWN: tuple[Known, ...] = (
         ),
         CLIP_WORDS,
     ),
-    Known(
+    Published(
         "instruct-pix2pix",
         "model",
         "InstructPix2Pix, edits by instruction, 8 channels",
@@ -218,7 +220,7 @@ KNOWN: tuple[Known, ...] = (
         932_768_134,
         "openai/clip-vit-large-patch14",
     ),
-    Known(
+    Published(
         "dino-vit-s-16",
         "features",
         "DINO ViT-S/16, pictures",
@@ -280,7 +282,7 @@ KNOWN: tuple[Known, ...] = (
         "telling pictures apart that ImageNet's classes do not",
         "https://github.com/mseitzer/pytorch-fid",
     ),
-    Known(
+    Published(
         "clip-vocabulary",
         "vocabulary",
         "CLIP's byte pairs, which Stable Diffusion's single files need too",
@@ -292,7 +294,7 @@ KNOWN: tuple[Known, ...] = (
         "scripts that CLIP never saw",
         about="https://github.com/openai/CLIP",
     ),
-    Known(
+    Published(
         "gpt2-vocabulary",
         "vocabulary",
         "GPT-2's byte pairs, which GLIDE's models need too",
@@ -307,20 +309,20 @@ KNOWN: tuple[Known, ...] = (
 )
 
 
-# --------------------------------------------------------------------------- by name
+# ---- by name ----
 
 
-def known(name: str) -> Known | None:
+def lookup(name: str) -> Published | None:
     """What is published under a name, in any case, or under the name of its repository on the hub; None
     for another name.
     """
-    return next((k for k in KNOWN if name.lower() in (k.name, *map(str.lower, k.repos))), None)
+    return next((k for k in PUBLISHED if name.lower() in (k.name, *map(str.lower, k.repos))), None)
 
 
-def find_known(name: str) -> Known:
+def lookup_or_refuse(name: str) -> Published:
     """As `known`. Raises WeightsError for another name, with the nearest ones."""
-    if (found := known(name)) is None:
-        near = difflib.get_close_matches(name.lower(), [k.name for k in KNOWN], n=2, cutoff=0.4)
+    if (found := lookup(name)) is None:
+        near = difflib.get_close_matches(name.lower(), [k.name for k in PUBLISHED], n=2, cutoff=0.4)
         hint = (
             f"did you mean {' or '.join(near)}?"
             if near
@@ -330,9 +332,9 @@ def find_known(name: str) -> Known:
     return found
 
 
-def whose(digest: str) -> str:
+def describe_digest(digest: str) -> str:
     """Which public or shipped file has this SHA-256, in words."""
-    named = {k.sha256: k.name for k in KNOWN if k.sha256} | {
+    named = {k.sha256: k.name for k in PUBLISHED if k.sha256} | {
         record["sha256"]: Path(file).stem for file, record in manifest().items()
     }
     return next(
@@ -341,7 +343,7 @@ def whose(digest: str) -> str:
     )
 
 
-# --------------------------------------------------------------------------- on this disk
+# ---- on this disk ----
 
 
 def cache_folder() -> Path:
@@ -369,40 +371,40 @@ def _snapshots(repo: str) -> Iterator[Path]:
     yield from sorted((folder / "snapshots").glob("*"), key=lambda path: path.name != first)
 
 
-def here(known: Known) -> Path | None:
+def find_on_disk(entry: Published) -> Path | None:
     """The file on this disk, or the folder of diffusers or transformers in the hub's folder, or None.
     Nothing in it is looked at.
     """
-    if (own := cache_folder() / known.file).is_file():
+    if (own := cache_folder() / entry.file).is_file():
         return own
-    for repo in known.repos:
+    for repo in entry.repos:
         for snapshot in _snapshots(repo):
-            if (snapshot / known.file).is_file():
-                return snapshot / known.file
-            if known.kind == "model" and all(
+            if (snapshot / entry.file).is_file():
+                return snapshot / entry.file
+            if entry.kind == "model" and all(
                 (snapshot / part / "config.json").is_file() for part in ("unet", "vae", "text_encoder")
             ):
                 return snapshot
-            if known.kind == "features" and any(
+            if entry.kind == "features" and any(
                 (snapshot / file).is_file() for file in ("model.safetensors", "pytorch_model.bin")
             ):
                 return snapshot
     return None
 
 
-def place(known: Known) -> Path:
+def require_on_disk(entry: Published) -> Path:
     """As `here`. Raises WeightsError where it is not, with the command that fetches it, and for a file of
     another size than published.
     """
-    path = here(known)
+    path = find_on_disk(entry)
     if path is None:
         raise WeightsError(
-            f"model: {known.name} is not on this disk; `palimpsest weights get {known.name}` fetches it, or give the path "
-            f"of your copy of {known.file}"
+            f"model: {entry.name} is not on this disk; `palimpsest weights get {entry.name}` fetches it, or "
+            f"give the path of your copy of {entry.file}"
         )
-    if path.is_file() and known.size not in (None, size := path.stat().st_size):
+    if path.is_file() and entry.size not in (None, size := path.stat().st_size):
         raise WeightsError(
-            f"model: {path} has {size:,} bytes and {known.name} was published with {known.size:,}; remove it, then "
-            f"`palimpsest weights get {known.name}`"
+            f"model: {path} has {size:,} bytes and {entry.name} was published with {entry.size:,}; remove "
+            f"it, then `palimpsest weights get {entry.name}`"
         )
     return path

@@ -7,7 +7,7 @@ What a file is, its keys say, not its name:
                  (InstructPix2Pix), or 9 (inpainting)
     diffusers    a folder with unet/, vae/, text_encoder/, and often tokenizer/ and scheduler/
     DDPM         temb.dense.0.…: the unconditional U-Nets that SDEdit uses
-    GLIDE        transformer_proj.…, input_blocks.…: its base and its upsampler, for inpainting or not (weights/glide.py)
+    GLIDE        transformer_proj.…, input_blocks.…: its base and its upsampler, for inpainting or not
 
 Loading is strict: nothing missing, nothing left over but what BUFFERS of weights/public/layouts.py names.
 Their times count noise levels from 0 and ours from 1 (ᾱ_0 = 1 is the clean picture), so each Model made
@@ -23,14 +23,14 @@ import torch
 from palimpsest.nets.ddpm import DDPM
 from palimpsest.nets.unet import UNet
 from palimpsest.samplers.schedule import Schedule
-from palimpsest.weights.changes import folded
+from palimpsest.weights.changes import merged_model
 from palimpsest.weights.files import WeightsError
 from palimpsest.weights.public.compvis import KIND, read_compvis, write_compvis
 from palimpsest.weights.public.folders import read_diffusers, write_diffusers
 from palimpsest.weights.public.glide import read_glide
 from palimpsest.weights.public.layouts import ddpm_names
 from palimpsest.weights.public.mapped import Checkpoint, header_of
-from palimpsest.weights.public.parts import bare
+from palimpsest.weights.public.shared import build_empty
 
 if TYPE_CHECKING:
     from palimpsest.weights.model import Model
@@ -71,7 +71,7 @@ def read_ddpm(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) 
     levels = 1 + max(int(key.split(".")[1]) for key in shapes if key.startswith("down."))
     width = shapes["conv_in.weight"][0]
     mult = [shapes[f"down.{k}.block.0.conv1.weight"][0] // width for k in range(levels)]
-    net = bare(
+    net = build_empty(
         checkpoint.path,
         DDPM,
         dict(
@@ -86,7 +86,7 @@ def read_ddpm(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) 
     checkpoint.fits(net, names)
     return dict(
         name=checkpoint.path.stem,
-        net=checkpoint.pour(net, names, device, dtype),
+        net=checkpoint.load_into(net, names, device, dtype),
         text=None,
         tokenizer=None,
         vae=None,
@@ -105,10 +105,11 @@ def save(model: Model, path: str | Path) -> Path:
     Weights keep their dtype and their bits; low-rank changes are put into the maps that they change. A
     file replaces an old one whole or not at all. Raises ValueError for a name that ends like a pickle, a
     folder's name that is a file's, and for a Model that the layout cannot say."""
-    path, model = Path(path), folded(model)
+    path, model = Path(path), merged_model(model)
     if not isinstance(model.net, UNet):
         raise ValueError(
-            f"path: {model.name} is a {type(model.net).__name__}, which neither layout can say; keep the file that it was read from"
+            f"path: {model.name} is a {type(model.net).__name__}, which neither layout can say; keep the "
+            "file that it was read from"
         )
     if path.suffix == ".safetensors":
         return write_compvis(model, path)

@@ -18,7 +18,7 @@ from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.weights.files import WeightsError
 from palimpsest.weights.public import configs
-from palimpsest.weights.public.configs import config_of
+from palimpsest.weights.public.configs import Shapes, config_of
 from palimpsest.weights.public.layouts import (
     BUFFERS,
     TEXT_PREFIX,
@@ -30,12 +30,12 @@ from palimpsest.weights.public.layouts import (
     ema_name,
     to_compvis_shape,
 )
-from palimpsest.weights.public.mapped import Checkpoint, some
-from palimpsest.weights.public.parts import (
+from palimpsest.weights.public.mapped import Checkpoint, first_few
+from palimpsest.weights.public.shared import (
     LATENT_SCALE,
     LATENT_SIDE,
-    bare,
-    fit_together,
+    build_empty,
+    check_parts_fit,
     tokenizer_of,
     write_file,
 )
@@ -51,21 +51,73 @@ OTHERS = {  # the beginning of a key -> what such a file is
     "cond_stage_model.model.": f"Stable Diffusion 2 (its text encoder is OpenCLIP's), which is {V1}",
     "control_model.": f"a ControlNet, which is {V1}",
 }
-FRAGMENTS = {
+WHOLE_FOLDER = "the folder that holds unet/, vae/ and text_encoder/"
+FRAGMENTS = {  # the beginning of a key -> what such a file is, and the mend
     "lora_": "holds low-rank changes (LoRA), no model; merge them into their model first",
-    "down_blocks.": "is the U-Net of a diffusers folder; give the folder that holds unet/, vae/ and text_encoder/",
-    "encoder.": "is an autoencoder alone; give the whole checkpoint, or the folder that holds unet/, vae/ and text_encoder/",
-    "blocks.input.w_": "is one half of GLIDE's noised CLIP; load_noised_clip of weights/public/towers.py reads both halves",
-    "text_model.": "is a text encoder alone; give the folder that holds unet/, vae/ and text_encoder/",
+    "down_blocks.": f"is the U-Net of a diffusers folder; give {WHOLE_FOLDER}",
+    "encoder.": f"is an autoencoder alone; give the whole checkpoint, or {WHOLE_FOLDER}",
+    "blocks.input.w_": "is one half of GLIDE's noised CLIP; "
+    "load_noised_clip of weights/public/towers.py reads both halves",
+    "text_model.": f"is a text encoder alone; give {WHOLE_FOLDER}",
 }
 
 
 def read_compvis(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """A single file. Its U-Net's moving average is taken where it holds one: sampling was meant to use it."""
+    """A single file, as the fields of a Model.
+
+    Of its U-Net the moving average is taken where the file holds one: sampling was meant to use it. Raises
+    WeightsError for a file of another kind, one that is damaged, and parts that do not fit.
+    """
     path, shapes = checkpoint.path, checkpoint.shapes
+    refuse_others(path, shapes)
+    header = _header(checkpoint)
+    modules, prefixes = _empty_modules(path, shapes, header)
+    net, text, vae = (modules.get(name) for name in ("net", "text", "vae"))
+    check_parts_fit(path, net, text, vae)
+
+    names = {
+        name: {ours: prefixes[name] + theirs for ours, theirs in _names_of(module).items()}
+        for name, module in modules.items()
+    }
+    averages = {}
+    if any(name.startswith("model_ema.diffusion") for name in shapes):
+        averages = {ours: ema_name(theirs) for ours, theirs in names["net"].items()}
+    wanted = {f"{name}.{ours}": theirs for name, keys in names.items() for ours, theirs in keys.items()}
+    checkpoint.fits(
+        nn.ModuleDict(modules),
+        wanted | {f"net.{ours}": theirs for ours, theirs in averages.items()},
+        ignored=[*(name for name in shapes if BUFFERS.match(name)), *names["net"].values()],
+    )
+    # asked for before the long work
+    tokenizer = tokenizer_of(text, header.get("words"), path, header.get("merges"))
+    if averages:
+        names["net"] = averages
+    for name, keys in names.items():
+        checkpoint.load_into(modules[name], keys, device, dtype)
+
+    schedule = Schedule.scaled_linear()
+    if "abar" in header:
+        schedule = Schedule(torch.tensor(header["abar"], dtype=torch.float64))
+    return dict(
+        name=path.stem,
+        net=net,
+        text=text,
+        vae=vae,
+        tokenizer=tokenizer,
+        schedule=schedule,
+        prediction=header.get("prediction", "eps"),
+        latent_scale=header.get("latent_scale", LATENT_SCALE),
+        size=header.get("size") or LATENT_SIDE * vae.factor,
+        shift=header.get("shift", 1),
+    )
+
+
+def refuse_others(path: Path, shapes: Shapes) -> None:
+    """Raises WeightsError for a file that is not Stable Diffusion v1 in this layout, with what it is as far
+    as that is known."""
 
     def begins(start: str) -> bool:
-        return any(key.startswith(start) for key in shapes)
+        return any(name.startswith(start) for name in shapes)
 
     for start, what in OTHERS.items():
         if begins(start):
@@ -76,103 +128,69 @@ def read_compvis(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtyp
                 raise WeightsError(f"model: {path} {what}")
         if kind := recognise(shapes):
             raise WeightsError(
-                f"model: {path} holds {kind.what}, which paints nothing; {kind.loader} of weights/public/towers.py reads it"
+                f"model: {path} holds {kind.what}, which paints nothing; {kind.loader} of "
+                "weights/public/towers.py reads it"
             )
         raise WeightsError(
-            f"model: {path} carries no palimpsest configuration in its header and no layout that is known here (its keys: "
-            f"{some(sorted(shapes)) or 'none'}); take a Stable Diffusion v1 checkpoint, or a file that write_weights wrote"
+            f"model: {path} carries no palimpsest configuration in its header and no layout that is known "
+            f"here (its keys: {first_few(sorted(shapes)) or 'none'}); take a Stable Diffusion v1 checkpoint, "
+            "or a file that write_weights wrote"
         )
-    if any(key.endswith("proj_in.weight") and len(shape) == 2 for key, shape in shapes.items()):
+    if any(name.endswith("proj_in.weight") and len(shape) == 2 for name, shape in shapes.items()):
         raise WeightsError(
             f"model: {path} has linear projections in its U-Net: Stable Diffusion 2 or later, which is {V1}"
         )
 
+
+def _header(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What `save` wrote beside the weights, as shapes do not tell it; {} for a file of others."""
     try:
-        said = json.loads(
-            checkpoint.header.get("palimpsest", "{}")
-        )  # what `save` knew and shapes do not tell
+        return json.loads(checkpoint.header.get("palimpsest", "{}"))
     except json.JSONDecodeError as error:
-        raise WeightsError(f"model: {path} has a damaged header ({error}); save it again") from None
+        raise WeightsError(
+            f"model: {checkpoint.path} has a damaged header ({error}); save it again"
+        ) from None
 
-    def part(prefix: str) -> dict[str, tuple[int, ...]]:
-        return {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
 
-    text_prefix = TEXT_PREFIX + (
-        "text_model." if part(TEXT_PREFIX + "text_model.") or not part(TEXT_PREFIX) else ""
-    )
-    net = bare(path, UNet, said.get("net") or configs.unet_of_shapes(part(UNET_PREFIX)))
-    text = vae = None
-    if said.get("text", True) is not None:
-        text = bare(path, TextTransformer, said.get("text") or configs.text_of_shapes(part(text_prefix)))
-    if said.get("vae", True) is not None:
-        vae = bare(path, AutoencoderKL, said.get("vae") or configs.vae_of_shapes(part(VAE_PREFIX)))
-    fit_together(path, net, text, vae)
+def _empty_modules(
+    path: Path, shapes: Shapes, header: dict[str, Any]
+) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """The file's nets without weights, by the names of a Model's fields, and the prefix of each in the
+    file."""
 
-    names = {"net": {k: UNET_PREFIX + v for k, v in compvis_unet_names(net).items()}}
-    if text is not None:
-        names["text"] = {k: text_prefix + v for k, v in diffusers_names(text).items()}
-    if vae is not None:
-        names["vae"] = {k: VAE_PREFIX + v for k, v in compvis_vae_names(vae).items()}
-    modules = {"net": net, "text": text, "vae": vae}
-    averages = (
-        {k: ema_name(v) for k, v in names["net"].items()}
-        if any(key.startswith("model_ema.diffusion") for key in shapes)
-        else {}
-    )
-    whole = nn.ModuleDict({name: modules[name] for name in names})
-    wanted = {f"{name}.{k}": v for name, keys in names.items() for k, v in keys.items()}
-    checkpoint.fits(
-        whole,
-        wanted | {f"net.{k}": v for k, v in averages.items()},
-        ignored=[*(key for key in shapes if BUFFERS.match(key)), *names["net"].values()],
-    )
-    tokenizer = tokenizer_of(
-        text, said.get("words"), path, said.get("merges")
-    )  # asked for before the long work
-    for name, keys in (names | ({"net": averages} if averages else {})).items():
-        checkpoint.pour(modules[name], keys, device, dtype)
+    def below(prefix: str) -> dict[str, tuple[int, ...]]:
+        return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
 
-    return dict(
-        name=path.stem,
-        net=net,
-        text=text,
-        vae=vae,
-        tokenizer=tokenizer,
-        schedule=Schedule(torch.tensor(said["abar"], dtype=torch.float64))
-        if "abar" in said
-        else Schedule.scaled_linear(),
-        prediction=said.get("prediction", "eps"),
-        latent_scale=said.get("latent_scale", LATENT_SCALE),
-        size=said.get("size") or LATENT_SIDE * vae.factor,
-        shift=said.get("shift", 1),
-    )
+    nested = TEXT_PREFIX + "text_model."  # older files leave "text_model." out
+    text_prefix = nested if below(nested) or not below(TEXT_PREFIX) else TEXT_PREFIX
+    modules: dict[str, nn.Module] = {}
+    for name, cls, prefix, read in (
+        ("net", UNet, UNET_PREFIX, configs.unet_of_shapes),
+        ("text", TextTransformer, text_prefix, configs.text_of_shapes),
+        ("vae", AutoencoderKL, VAE_PREFIX, configs.vae_of_shapes),
+    ):
+        if name == "net" or header.get(name, True) is not None:  # null: the model has no such part
+            modules[name] = build_empty(path, cls, header.get(name) or read(below(prefix)))
+    return modules, {"net": UNET_PREFIX, "text": text_prefix, "vae": VAE_PREFIX}
+
+
+def _names_of(module: nn.Module) -> dict[str, str]:
+    """Our name -> the file's, without the prefix."""
+    rule = {UNet: compvis_unet_names, AutoencoderKL: compvis_vae_names, TextTransformer: diffusers_names}
+    return rule[type(module)](module)
 
 
 def write_compvis(model: Model, path: Path) -> Path:
     """One safetensors file, weights bit for bit; what the layout has no key for stands in its header."""
-    parts: list[tuple[str, nn.Module | None, dict[str, str]]] = [
-        (UNET_PREFIX, model.net, compvis_unet_names(model.net)),
-        (VAE_PREFIX, model.vae, compvis_vae_names(model.vae) if model.vae is not None else {}),
-        (
-            TEXT_PREFIX + "text_model.",
-            model.text,
-            diffusers_names(model.text) if model.text is not None else {},
-        ),
-    ]
-    tensors = {
-        prefix + names[key]: to_compvis_shape(names[key], value)
-        for prefix, module, names in parts
-        if module is not None
-        for key, value in module.state_dict().items()
-    }
-    net, text, vae = (
-        config_of(module) if module is not None else None for module in (model.net, model.text, model.vae)
-    )
-    said = dict(
-        kind=KIND,
-        net=net,
-        text=text,
-        vae=vae,
+    prefixes = {"net": UNET_PREFIX, "vae": VAE_PREFIX, "text": TEXT_PREFIX + "text_model."}
+    tensors, header = {}, {"kind": KIND}
+    for name, module in (("net", model.net), ("vae", model.vae), ("text", model.text)):
+        header[name] = None if module is None else config_of(module)
+        if module is not None:
+            names = _names_of(module)
+            for key, value in module.state_dict().items():
+                tensors[prefixes[name] + names[key]] = to_compvis_shape(names[key], value)
+    header |= dict(
         prediction=model.prediction,
         latent_scale=model.latent_scale,
         size=model.size,
@@ -180,10 +198,8 @@ def write_compvis(model: Model, path: Path) -> Path:
         abar=model.schedule.abar.tolist(),
     )
     if isinstance(model.tokenizer, WordTokenizer):
-        said["words"] = model.tokenizer.words
-    elif model.tokenizer is not None:
-        said["merges"] = [
-            " ".join(pair) for pair in model.tokenizer.rank
-        ]  # a single file has no folder to keep them in
-    write_file(path, tensors, {"palimpsest": json.dumps(said)})
+        header["words"] = model.tokenizer.words
+    elif model.tokenizer is not None:  # a single file has no folder to keep them in
+        header["merges"] = [" ".join(pair) for pair in model.tokenizer.rank]
+    write_file(path, tensors, {"palimpsest": json.dumps(header)})
     return path

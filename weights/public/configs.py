@@ -35,7 +35,7 @@ def build(config: Config, kind: type[nn.Module]) -> nn.Module:
     return kind(**config)
 
 
-# --------------------------------------------------------------------------- off a net
+# ---- off a net ----
 
 
 def config_of(net: UNet | AutoencoderKL | TextTransformer) -> Config:
@@ -87,7 +87,7 @@ def _text(text: TextTransformer) -> Config:
     )
 
 
-# --------------------------------------------------------------------------- off the shapes of a CompVis file, prefixes taken away
+# ---- off the shapes of a CompVis file, prefixes taken away ----
 
 
 def unet_of_shapes(shapes: Shapes) -> Config:
@@ -143,7 +143,7 @@ def text_of_shapes(shapes: Shapes) -> Config:
     return dict(vocab=vocab, length=length, width=width, layers=layers, heads=width // HEAD_WIDTH)
 
 
-# --------------------------------------------------------------------------- off a config.json, and back
+# ---- off a config.json, and back ----
 
 CROSS, PLAIN = "CrossAttn{}Block2D", "{}Block2D"
 UNET_ALWAYS = {  # what UNet is, and what its JSON must say or leave out
@@ -197,8 +197,8 @@ def unet_of_json(config: Config) -> Config:
     known = {CROSS.format("Down"): True, PLAIN.format("Down"): False}
     if len(heads) > 1 or not set(kinds) <= known.keys():
         raise WeightsError(
-            f"model: attention_head_dim {sorted(heads)} with {', '.join(sorted(set(kinds)))} in its config.json is another "
-            "architecture; take a Stable Diffusion v1 model"
+            f"model: attention_head_dim {sorted(heads)} with {', '.join(sorted(set(kinds)))} in its "
+            "config.json is another architecture; take a Stable Diffusion v1 model"
         )
     return dict(
         in_channels=config["in_channels"],
@@ -274,7 +274,8 @@ def text_of_json(config: Config) -> Config:
     _insist(config, {"layer_norm_eps": 1e-5})
     if (activation := config.get("hidden_act", "quick_gelu")) not in ACTIVATIONS:
         raise WeightsError(
-            f"model: hidden_act is {activation!r} in its config.json, and only {' and '.join(ACTIVATIONS)} are known"
+            f"model: hidden_act is {activation!r} in its config.json, and only {' and '.join(ACTIVATIONS)} "
+            "are known"
         )
     return dict(
         vocab=config.get("vocab_size", 49408),

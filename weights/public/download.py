@@ -21,7 +21,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from palimpsest.weights.files import WeightsError, sha256
-from palimpsest.weights.public.catalogue import Known, cache_folder
+from palimpsest.weights.public.catalogue import Published, cache_folder
 from palimpsest.weights.public.mapped import Checkpoint, kind
 
 CHUNK = 2**20  # bytes read at once
@@ -29,16 +29,16 @@ TIMEOUT = 30  # seconds without a byte, after which a connection counts as broke
 TRIES = 5  # broken connections in a row that brought nothing new
 
 
-def download(known: Known, folder: Path | None = None, *, progress: bool | None = None) -> Path:
+def download(entry: Published, folder: Path | None = None, *, progress: bool | None = None) -> Path:
     """The file of a known name, fetched into `folder` (default: `cache_folder()`) from the first mirror
     that gives it whole.
 
     What an earlier call left half done is gone on with. progress: a bar, None for one on terminals only.
     Raises WeightsError, one line with every mirror's fault, and for a file that is there already but is
     not the published one."""
-    path = (folder or cache_folder()) / known.file
+    path = (folder or cache_folder()) / entry.file
     if path.is_file():
-        check(path, known)
+        check(path, entry)
         return path
     part, faults = path.with_name(f"{path.name}.partial"), []
     try:
@@ -48,13 +48,13 @@ def download(known: Known, folder: Path | None = None, *, progress: bool | None 
         raise WeightsError(
             f"{'to' if folder else 'name'}: {path.parent} cannot be made ({error.strerror}); {mend}"
         ) from None
-    for url in known.mirrors():
+    for url in entry.mirrors():
         try:
             for _ in range(2):  # a bad file may be an old part's fault: then once from the start
                 resumed = part.is_file()
-                fetch(url, part, size=known.size, progress=progress)
+                fetch(url, part, size=entry.size, progress=progress)
                 try:
-                    check(part, known)
+                    check(part, entry)
                     os.replace(part, path)
                     return path
                 except WeightsError:
@@ -64,8 +64,8 @@ def download(known: Known, folder: Path | None = None, *, progress: bool | None 
         except (WeightsError, OSError, http.client.HTTPException) as error:
             faults.append(f"{urlsplit(url).netloc}: {_reason(error)}")
     raise WeightsError(
-        f"name: {known.name} could not be fetched ({'; '.join(faults)}); fetch {known.file} by hand, see {known.page}, and "
-        "give its path instead of the name"
+        f"name: {entry.name} could not be fetched ({'; '.join(faults)}); fetch {entry.file} by hand, see "
+        f"{entry.page}, and give its path instead of the name"
     )
 
 
@@ -80,7 +80,7 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-# --------------------------------------------------------------------------- the transfer
+# ---- the transfer ----
 
 
 def fetch(url: str, part: Path, *, size: int | None = None, progress: bool | None = None) -> None:
@@ -120,7 +120,8 @@ def fetch(url: str, part: Path, *, size: int | None = None, progress: bool | Non
             barren = 0 if have > before else barren + 1
             if barren == TRIES:
                 raise WeightsError(
-                    f"the connection broke off {TRIES} times at {have:,} bytes; the same command goes on from there"
+                    f"the connection broke off {TRIES} times at {have:,} bytes; the same command goes on "
+                    "from there"
                 )
 
 
@@ -151,7 +152,8 @@ def _append(url: str, part: Path, have: int, size: int | None, tell: Callable[[i
             raise WeightsError(f"its file has {total:,} bytes, and {size:,} were published")
         if total is not None and (free := shutil.disk_usage(part.parent).free) < total - have:
             raise WeightsError(
-                f"{(total - have) / 1e9:.1f} GB are needed, and {part.parent} has {free / 1e9:.1f} GB free; set TORCH_HOME"
+                f"{(total - have) / 1e9:.1f} GB are needed, and {part.parent} has {free / 1e9:.1f} GB free; "
+                "set TORCH_HOME"
             )
         with open(part, "ab" if have else "wb") as file:
             while chunk := answer.read(CHUNK):
@@ -160,7 +162,7 @@ def _append(url: str, part: Path, have: int, size: int | None, tell: Callable[[i
         return part.stat().st_size if total is None else total
 
 
-# --------------------------------------------------------------------------- whole or not
+# ---- whole or not ----
 
 
 def whole(path: Path) -> str:
@@ -191,8 +193,8 @@ def whole(path: Path) -> str:
                 raise WeightsError(f"model: {path} has no whole safetensors header; fetch it again") from None
         if size != end:
             raise WeightsError(
-                f"model: {path} has {size:,} bytes where its header calls for {end:,}: it was cut off, or something was "
-                "added; fetch it again"
+                f"model: {path} has {size:,} bytes where its header calls for {end:,}: it was cut off, or "
+                "something was added; fetch it again"
             )
     if form == "zip" and not zipfile.is_zipfile(path):
         raise WeightsError(
@@ -224,21 +226,21 @@ def hashed(path: Path) -> str:
         return sha256(path, bar.update)
 
 
-def check(path: Path, known: Known) -> str:
+def check(path: Path, entry: Published) -> str:
     """The SHA-256 of a file that is whole and, as far as that was published, the known one. Raises
     WeightsError for any other.
     """
-    if known.kind != "vocabulary":
+    if entry.kind != "vocabulary":
         whole(path)
-    if known.size not in (None, size := path.stat().st_size):
+    if entry.size not in (None, size := path.stat().st_size):
         raise WeightsError(
-            f"model: {path} has {size:,} bytes and {known.name} was published with {known.size:,}; remove it and fetch it "
-            "again"
+            f"model: {path} has {size:,} bytes and {entry.name} was published with {entry.size:,}; remove it "
+            "and fetch it again"
         )
     digest = hashed(path)
-    if not digest.startswith(known.sha256):
+    if not digest.startswith(entry.sha256):
         raise WeightsError(
-            f"model: {path} is not {known.name} as it was published (its SHA-256 is {digest[:10]}…, not "
-            f"{known.sha256[:10]}…); remove it and fetch it again"
+            f"model: {path} is not {entry.name} as it was published (its SHA-256 is {digest[:10]}…, not "
+            f"{entry.sha256[:10]}…); remove it and fetch it again"
         )
     return digest

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.tokenizer import ClipTokenizer
 from palimpsest.nets.unet import UNet
@@ -20,11 +21,11 @@ from palimpsest.weights.public import configs
 from palimpsest.weights.public.configs import Config
 from palimpsest.weights.public.layouts import BUFFERS, diffusers_names
 from palimpsest.weights.public.mapped import Checkpoint, read_json
-from palimpsest.weights.public.parts import (
+from palimpsest.weights.public.shared import (
     LATENT_SCALE,
     LATENT_SIDE,
-    bare,
-    fit_together,
+    build_empty,
+    check_parts_fit,
     tokenizer_of,
     write_file,
 )
@@ -47,13 +48,15 @@ def read_diffusers(folder: Path, device: torch.device, dtype: torch.dtype) -> di
         ("text_encoder", TextTransformer, configs.text_of_json),
     ):
         try:
-            modules[name] = bare(folder / name, cls, arguments(read_json(folder / name / "config.json")))
+            modules[name] = build_empty(
+                folder / name, cls, arguments(read_json(folder / name / "config.json"))
+            )
         except KeyError as error:
             raise WeightsError(
                 f"model: {folder / name / 'config.json'} lacks {error}; fetch the whole folder"
             ) from None
     net, vae, text = modules["unet"], modules["vae"], modules["text_encoder"]
-    fit_together(folder, net, text, vae)
+    check_parts_fit(folder, net, text, vae)
     tokenizer = tokenizer_of(text, None, folder)
     ready = []
     for name, module in modules.items():  # all are looked at before the first is read
@@ -62,7 +65,7 @@ def read_diffusers(folder: Path, device: torch.device, dtype: torch.dtype) -> di
         checkpoint.fits(module, names, ignored=[key for key in checkpoint.shapes if BUFFERS.match(key)])
         ready.append((checkpoint, module, names))
     for checkpoint, module, names in ready:
-        checkpoint.pour(module, names, device, dtype)
+        checkpoint.load_into(module, names, device, dtype)
     schedule, prediction = _schedule(folder / "scheduler" / "scheduler_config.json")
     side = read_json(folder / "unet" / "config.json").get("sample_size") or LATENT_SIDE
     return dict(
@@ -94,80 +97,38 @@ def _schedule(path: Path) -> tuple[Schedule, str]:
         return Schedule.from_betas(torch.tensor(config["trained_betas"], dtype=torch.float64)), prediction
     if prediction is None or named not in known or config.get("rescale_betas_zero_snr"):
         raise WeightsError(
-            f"model: {path} asks for {config.get('prediction_type')} on a {named} schedule, which is not supported; known "
-            f"are epsilon and v_prediction on {', '.join(known)}"
+            f"model: {path} asks for {config.get('prediction_type')} on a {named} schedule, which is not "
+            f"supported; known are epsilon and v_prediction on {', '.join(known)}"
         )
     return known[named](), prediction
 
 
 def write_diffusers(model: Model, folder: Path) -> Path:
-    """A folder that diffusers loads. Raises ValueError for a Model that its layout cannot say: no text,
-    words of its own, other times.
-    """
-    if (
-        model.vae is None
-        or not isinstance(model.tokenizer, ClipTokenizer)
-        or model.shift != 1
-        or not isinstance(model.net, UNet)
-    ):
-        raise ValueError(
-            f"path: a diffusers folder cannot say what {model.name} is (it takes CLIP's tokens, an autoencoder and times from 0); "
-            "save it as one file, FILE.safetensors"
-        )
-    side = model.size // model.vae.factor
-    json_of = {
-        "unet": configs.unet_to_json(model.net, side),
-        "vae": configs.vae_to_json(model.vae, model.size, model.latent_scale),
-        "text_encoder": configs.text_to_json(model.text),
-    }
-    for name, module, file, prefix in (
-        ("unet", model.net, "diffusion_pytorch_model", ""),
-        ("vae", model.vae, "diffusion_pytorch_model", ""),
-        ("text_encoder", model.text, "model", "text_model."),
-    ):
-        names, state = diffusers_names(module), module.state_dict()
-        write_file(
-            folder / name / f"{file}.safetensors",
-            {prefix + names[key]: value for key, value in state.items()},
-            {},
-        )
-        write_json(folder / name / "config.json", json_of[name])
+    """A folder that diffusers loads: unet/, vae/, text_encoder/, tokenizer/, scheduler/ and model_index.json.
 
-    betas = 1 - model.schedule.abar[1:] / model.schedule.abar[:-1]
-    usual = torch.equal(model.schedule.abar, Schedule.scaled_linear(model.schedule.T).abar)
-    _json(
-        folder / "scheduler" / "scheduler_config.json",
-        {
-            "_class_name": "DDIMScheduler",
-            "num_train_timesteps": model.schedule.T,
-            "beta_start": 0.00085,
-            "beta_end": 0.012,
-            "beta_schedule": "scaled_linear",
-            "trained_betas": None if usual else betas.tolist(),
-            "clip_sample": False,
-            "set_alpha_to_one": False,
-            "steps_offset": 1,
-            "prediction_type": {"eps": "epsilon", "v": "v_prediction"}[model.prediction],
-        },
-    )
-    tokenizer, start, end = folder / "tokenizer", "<|startoftext|>", "<|endoftext|>"
-    _json(tokenizer / "vocab.json", model.tokenizer.tokens)
-    (tokenizer / "merges.txt").write_text(
-        "\n".join(["#version: 0.2", *map(" ".join, model.tokenizer.rank)]) + "\n", encoding="utf-8"
-    )
-    special = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
-    _json(
-        tokenizer / "tokenizer_config.json",
-        special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": model.tokenizer.length},
-    )
-    _json(tokenizer / "special_tokens_map.json", special)
-    latent = model.net.conv_out.out_channels
-    pipeline = {latent: "", 2 * latent: "InstructPix2Pix"}.get(model.net.conv_in.in_channels, "Inpaint")
+    Raises ArgumentError for a Model that its layout cannot say: no text, words of its own, other times.
+    """
+    says = isinstance(model.net, UNet) and isinstance(model.tokenizer, ClipTokenizer)
+    if not says or model.vae is None or model.shift != 1:
+        raise ArgumentError(
+            "path",
+            f"a diffusers folder cannot say what {model.name} is (it takes CLIP's tokens, an autoencoder and "
+            "times from 0); save it as one file, FILE.safetensors",
+        )
+    net_json = configs.unet_to_json(model.net, model.size // model.factor)
+    vae_json = configs.vae_to_json(model.vae, model.size, model.latent_scale)
+    _write_module(folder / "unet", model.net, net_json, "diffusion_pytorch_model")
+    _write_module(folder / "vae", model.vae, vae_json, "diffusion_pytorch_model")
+    text_json = configs.text_to_json(model.text)
+    _write_module(folder / "text_encoder", model.text, text_json, "model", prefix="text_model.")
+    _write_scheduler(folder / "scheduler", model.schedule, model.prediction)
+    _write_tokenizer(folder / "tokenizer", model.tokenizer)
+    kind = {0: "", model.channels: "InstructPix2Pix"}.get(model.beside, "Inpaint")
     write_json(
         folder / "model_index.json",
         {
             "_diffusers_version": "0.30.0",  # which it asks for before it loads an inpainting model
-            "_class_name": f"StableDiffusion{pipeline}Pipeline",
+            "_class_name": f"StableDiffusion{kind}Pipeline",
             "feature_extractor": [None, None],
             "safety_checker": [None, None],
             "requires_safety_checker": False,
@@ -181,6 +142,42 @@ def write_diffusers(model: Model, folder: Path) -> Path:
     return folder
 
 
-def _json(path: Path, data: Config) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, data)
+def _write_module(folder: Path, module: nn.Module, config: Config, file: str, prefix: str = "") -> None:
+    """The weights of a module under diffusers' names, and its config.json."""
+    names, state = diffusers_names(module), module.state_dict()
+    tensors = {prefix + names[key]: value for key, value in state.items()}
+    write_file(folder / f"{file}.safetensors", tensors, {})
+    write_json(folder / "config.json", config)
+
+
+def _write_scheduler(folder: Path, schedule: Schedule, prediction: str) -> None:
+    """scheduler_config.json; a schedule that is not Stable Diffusion's is written as its betas."""
+    betas = 1 - schedule.abar[1:] / schedule.abar[:-1]
+    usual = torch.equal(schedule.abar, Schedule.scaled_linear(schedule.T).abar)
+    config = {
+        "_class_name": "DDIMScheduler",
+        "num_train_timesteps": schedule.T,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "trained_betas": None if usual else betas.tolist(),
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+        "prediction_type": {"eps": "epsilon", "v": "v_prediction"}[prediction],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "scheduler_config.json", config)
+
+
+def _write_tokenizer(folder: Path, tokenizer: ClipTokenizer) -> None:
+    """The files of transformers' CLIPTokenizer."""
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    special = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "vocab.json", tokenizer.tokens)
+    merges = "\n".join(["#version: 0.2", *map(" ".join, tokenizer.rank)])
+    (folder / "merges.txt").write_text(merges + "\n", encoding="utf-8")
+    about = special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": tokenizer.length}
+    write_json(folder / "tokenizer_config.json", about)
+    write_json(folder / "special_tokens_map.json", special)

@@ -20,7 +20,7 @@ from palimpsest.weights.files import WeightsError
 from palimpsest.weights.public.configs import HEAD_WIDTH, Config, Shapes
 from palimpsest.weights.public.layouts import rename
 from palimpsest.weights.public.mapped import Checkpoint
-from palimpsest.weights.public.parts import bare, gpt2_vocabulary
+from palimpsest.weights.public.shared import build_empty, gpt2_vocabulary
 
 UNET = [
     (r"^time\.linear1\.", "time_embed.0."),
@@ -152,11 +152,11 @@ def read_glide(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
     found."""
     path, shapes = checkpoint.path, checkpoint.shapes
     unet, words = glide_of_shapes(shapes)
-    net, text = bare(path, GlideUNet, unet, MEND), bare(path, GlideText, words, MEND)
+    net, text = build_empty(path, GlideUNet, unet, MEND), build_empty(path, GlideText, words, MEND)
     if words["width"] != unet["ctx_width"]:
         raise WeightsError(
-            f"model: {path} has a text transformer of width {words['width']} and a U-Net that reads {unet['ctx_width']}; "
-            f"{MEND}"
+            f"model: {path} has a text transformer of width {words['width']} and a U-Net that reads "
+            f"{unet['ctx_width']}; {MEND}"
         )
     names = {"net": glide_unet_names(net), "text": glide_text_names(text)}
     modules = nn.ModuleDict({"net": net, "text": text})
@@ -165,7 +165,7 @@ def read_glide(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
     )
     tokenizer = GPT2Tokenizer(gpt2_vocabulary(), length=words["length"], truncate=True)
     for part, keys in names.items():
-        checkpoint.pour(modules[part], keys, device, dtype)
+        checkpoint.load_into(modules[part], keys, device, dtype)
     return dict(
         name=path.stem,
         net=net,

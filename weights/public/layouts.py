@@ -1,7 +1,7 @@
 """What others call our parameters: pure functions of names, one rule a line.
 
-    CompVis      one file: the U-Net under model.diffusion_model., the autoencoder under first_stage_model., the text encoder under
-                 cond_stage_model.transformer.text_model.; its blocks are numbered through
+    CompVis      one file: the U-Net under model.diffusion_model., the autoencoder under first_stage_model., the
+                 text encoder under cond_stage_model.transformer.text_model.; blocks are numbered through
     diffusers    a folder: unet/, vae/, text_encoder/ with the names of diffusers and transformers
 
 Each `…_names(net)` maps every parameter of a net to its name there, once: reading and writing use the
@@ -30,7 +30,7 @@ def rename(key: str, rules: Rules) -> str:
     return key
 
 
-# --------------------------------------------------------------------------- diffusers, transformers
+# ---- diffusers, transformers ----
 
 BLOCK = [(r"\.shift\.", ".time_emb_proj."), (r"\.skip\.", ".conv_shortcut.")]
 INSIDE = [  # the U-Net's transformers: CompVis and diffusers agree
@@ -112,7 +112,7 @@ def diffusers_names(
     return {key: spelt.get(rule(key), rule(key)) for key in net.state_dict()}
 
 
-# --------------------------------------------------------------------------- CompVis
+# ---- CompVis ----
 
 UNET_PREFIX, VAE_PREFIX, TEXT_PREFIX = (
     "model.diffusion_model.",
@@ -208,7 +208,7 @@ def ema_name(name: str) -> str:
     return "model_ema." + name.removeprefix("model.").replace(".", "")
 
 
-# --------------------------------------------------------------------------- DDPM, the names of SDEdit's checkpoints
+# ---- DDPM, the names of SDEdit's checkpoints ----
 
 DDPM_RULES = [
     (r"^time([12])\.", lambda m: f"temb.dense.{int(m[1]) - 1}."),
@@ -234,11 +234,11 @@ def ddpm_names(net: DDPM) -> dict[str, str]:
     }
 
 
-# --------------------------------------------------------------------------- what a file may hold besides weights
+# ---- what a file may hold besides weights ----
 
 BUFFERS = re.compile(
     r"""
-    (betas | alphas_cumprod(_prev)? | sqrt_\w+ | log_one_minus_alphas_cumprod | posterior_\w+ | logvar | lvlb_weights | scale_factor
-    | (.*\.)?position_ids | model_ema\.(decay|num_updates))$""",
+    (betas | alphas_cumprod(_prev)? | sqrt_\w+ | log_one_minus_alphas_cumprod | posterior_\w+
+    | logvar | lvlb_weights | scale_factor | (.*\.)?position_ids | model_ema\.(decay|num_updates))$""",
     re.VERBOSE,
 )

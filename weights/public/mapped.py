@@ -2,7 +2,7 @@
 from the disk.
 
 Two formats, told apart by their first bytes and not by their names: safetensors, and what torch.save
-wrote (a zip, or before torch 1.6 a bare pickle), of which only tensors are taken. `pour` moves them into
+wrote (a zip, or before torch 1.6 a bare pickle), of which only tensors are taken. `load_into` moves them into
 a module one by one, so that a model is in memory once."""
 
 from __future__ import annotations
@@ -88,12 +88,13 @@ class Checkpoint:
                     ]
                     if missing := [shard.name for shard in shards if not shard.is_file()]:
                         raise WeightsError(
-                            f"model: {folder} lacks {some(missing)}, which {index.name} names; fetch the whole folder"
+                            f"model: {folder} lacks {first_few(missing)}, which {index.name} names; fetch "
+                            "the whole folder"
                         )
                     return cls(folder, shards)
         raise WeightsError(
-            f"model: {folder} holds no weights (diffusion_pytorch_model, model or open_clip_model, .safetensors or .bin); "
-            "fetch the whole folder"
+            f"model: {folder} holds no weights (diffusion_pytorch_model, model or open_clip_model, "
+            ".safetensors or .bin); fetch the whole folder"
         )
 
     def fits(self, module: nn.Module, names: Mapping[str, str], ignored: Iterable[str] = ()) -> None:
@@ -112,7 +113,7 @@ class Checkpoint:
             if name in self.shapes and _trim(self.shapes[name]) != _trim(size)
         ]
         faults = [
-            f"{len(names)} {what} ({some(names)})"
+            f"{len(names)} {what} ({first_few(names)})"
             for names, what in (
                 (missing, "missing"),
                 (sorted(left_over), "left over"),
@@ -122,11 +123,13 @@ class Checkpoint:
         ]
         if faults:
             raise WeightsError(
-                f"model: {self.path} does not fit the {type(module).__name__} that its keys announce: tensors "
-                f"{', '.join(faults)}; fetch it again, or say what wrote it"
+                f"model: {self.path} does not fit the {type(module).__name__} that its keys announce: "
+                f"tensors {', '.join(faults)}; fetch it again, or say what wrote it"
             )
 
-    def pour(self, module: Net, names: Mapping[str, str], device: torch.device, dtype: torch.dtype) -> Net:
+    def load_into(
+        self, module: Net, names: Mapping[str, str], device: torch.device, dtype: torch.dtype
+    ) -> Net:
         """Give a module of the meta device its weights (names: ours -> theirs), ready to run and not to
         train; each tensor goes once.
 
@@ -165,7 +168,8 @@ def kind(path: Path) -> str:
         return "pickle"
     if re.match(rb"\s*<(!doctype|html|\?xml)", start, re.IGNORECASE):
         raise WeightsError(
-            f"model: {path} is a web page, not weights (the download asked for a login, or was not found); fetch it again"
+            f"model: {path} is a web page, not weights (the download asked for a login, or was not found); "
+            "fetch it again"
         )
     if start.startswith(b"version https://git-lfs"):
         raise WeightsError(
@@ -190,8 +194,9 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         wants = re.search(r"GLOBAL (\S+)", str(error))
         raise WeightsError(
-            f"model: {path} {f'wants to run {wants[1]}' if wants else 'is damaged, or wants to run code'} when it is opened, and that is "
-            f"not done here; take its .safetensors, or re-save the tensors alone where you trust it"
+            f"model: {path} {f'wants to run {wants[1]}' if wants else 'is damaged, or wants to run code'} "
+            "when it is opened, and that is not done here; take its .safetensors, or re-save the tensors "
+            "alone where you trust it"
         ) from None
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise WeightsError(
@@ -251,7 +256,7 @@ def header_of(path: Path) -> dict[str, str]:
         ) from None
 
 
-def some(names: Iterable[str]) -> str:
+def first_few(names: Iterable[str]) -> str:
     """The first three names, and dots for the rest."""
     first = list(names)
     return ", ".join(first[:3]) + (", …" if len(first) > 3 else "")

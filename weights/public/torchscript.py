@@ -66,8 +66,8 @@ def archive_tensors(path: Path) -> dict[str, Tensor]:
         return dict(_tensors(root, ""))
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"model: {path} is a TorchScript archive that asks for {error} when it is opened, and that is not done here; "
-            "take its state dict, saved as .safetensors"
+            f"model: {path} is a TorchScript archive that asks for {error} when it is opened, and that is "
+            "not done here; take its state dict, saved as .safetensors"
         ) from None
     except (
         zipfile.BadZipFile,

@@ -2,7 +2,7 @@
 weights/public/layouts.py, continued.
 
     openai         visual.…, transformer.…: one file of OpenAI's or of open_clip's
-    transformers   vision_model.…, text_model.…; for DINO embeddings.…, encoder.layer.…: Hugging Face's folders and their files
+    transformers   vision_model.…, text_model.…; for DINO embeddings.…, encoder.layer.…: Hugging Face's files
     official       blocks.…: DINO's own files, and timm's
     glide          blocks.input.…, blocks.block_0.…: GLIDE's noised CLIP, a file for each tower
 
@@ -106,7 +106,7 @@ LEADING = re.compile(
 )  # (1, l, d) there, (l, d) here; of one token (d)
 
 
-# --------------------------------------------------------------------------- names
+# ---- names ----
 
 
 def _names(net: nn.Module, rules: Rules) -> dict[str, str]:
@@ -149,7 +149,7 @@ def noised_clip_names(clip: NoisedCLIP) -> dict[str, str]:
     return _names(clip, GLIDE_CLIP)
 
 
-# --------------------------------------------------------------------------- stacks
+# ---- stacks ----
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -186,7 +186,7 @@ def pack(net: nn.Module, names: Mapping[str, str]) -> dict[str, Tensor]:
     return found
 
 
-# --------------------------------------------------------------------------- configurations, off the shapes of places
+# ---- configurations, off the shapes of places ----
 
 
 def count(shapes: Shapes, pattern: str) -> int:

@@ -1,11 +1,15 @@
 """The networks that judge: CLIP, plain and noised, DINO, LPIPS and FID's Inception, read from the files
 in which they are published.
 
-    clip = load_clip("ViT-B-32.pt")                        # OpenAI (TorchScript or a state dict), open_clip, or a folder of transformers
-    dino = load_dino("dino_deitsmall16_pretrain.pth")      # DINO's own (of a whole training, the teacher), timm's, or transformers' folder
-    lpips = load_lpips("alexnet-owt-7be5be79.pth", "alex.pth")            # torchvision's trunk, and the heads of LPIPS 0.1
-    noised = load_noised_clip("clip_image_enc.pt", "clip_text_enc.pt")    # GLIDE's, which looks at x_t and is told t
-    inception = load_inception("pt_inception-2015-12-05-6726825d.pth")    # not torchvision's own, whose figures are others
+    clip = load_clip("ViT-B-32.pt")
+    dino = load_dino("dino_deitsmall16_pretrain.pth")
+    lpips = load_lpips("alexnet-owt-7be5be79.pth", "alex.pth")
+    noised = load_noised_clip("clip_image_enc.pt", "clip_text_enc.pt")
+    inception = load_inception("pt_inception-2015-12-05-6726825d.pth")
+ CLIP is read from OpenAI's files (TorchScript or a state dict), open_clip's, or a folder of transformers;
+DINO from its own files (of a whole training the teacher), timm's, or a folder of transformers; LPIPS from
+torchvision's trunk and the heads of LPIPS 0.1; GLIDE's noised CLIP looks at x_t and is told t; FID's
+Inception is not torchvision's, whose figures are others.
 
 What a file is, its keys say, and not its name. Loading is strict: nothing missing, and nothing left over
 but what `EXTRAS` names. No code in a file is run. All raise WeightsError (a ValueError) that names the
@@ -27,8 +31,8 @@ from palimpsest.nets.judges.noised_clip import NoisedCLIP
 from palimpsest.weights.files import WeightsError
 from palimpsest.weights.public.configs import ACTIVATIONS, Config, Shapes
 from palimpsest.weights.public.layouts import BUFFERS
-from palimpsest.weights.public.mapped import Checkpoint, read_json, some
-from palimpsest.weights.public.parts import bare
+from palimpsest.weights.public.mapped import Checkpoint, first_few, read_json
+from palimpsest.weights.public.shared import build_empty
 from palimpsest.weights.public.torchscript import archive_tensors, is_archive
 from palimpsest.weights.public.tower_names import (
     clip_of_shapes,
@@ -108,8 +112,10 @@ class Unpacked(Checkpoint):
         opened = Checkpoint.of_folder(self.path) if self.path.is_dir() else Checkpoint(self.path)
         return unpack({name: opened.mapped[file][name] for name, file in opened.place.items()})
 
-    def pour(self, module: nn.Module, names: dict[str, str], device: Device, dtype: torch.dtype) -> nn.Module:
-        """As Checkpoint.pour. The pages that a conversion reads stay until their mapping goes, so each
+    def load_into(
+        self, module: nn.Module, names: dict[str, str], device: Device, dtype: torch.dtype
+    ) -> nn.Module:
+        """As Checkpoint.load_into. The pages that a conversion reads stay until their mapping goes, so each
         serves a few tensors only.
         """
         weights, empty, todo = {}, module.state_dict(), list(names.items())
@@ -144,8 +150,8 @@ def _open(path: Path | str, what: str) -> tuple[Unpacked, Kind]:
             if any(re.fullmatch(pattern, name) for name in file.shapes):
                 raise WeightsError(f"model: {path} is {said}")
         raise WeightsError(
-            f"model: {path} holds no network that is known here (its keys: {some(sorted(file.shapes)) or 'none'}), and "
-            f"{what} is needed"
+            f"model: {path} holds no network that is known here (its keys: "
+            f"{first_few(sorted(file.shapes)) or 'none'}), and {what} is needed"
         )
     if kind.what != what:
         raise WeightsError(
@@ -174,7 +180,7 @@ def _fill(
             if BUFFERS.match(key) or extra.fullmatch(key) or head is not None and key.startswith(head)
         ],
     )  # what DINO's training sets on its backbone
-    return file.pour(net, names, device, dtype or torch.float32)
+    return file.load_into(net, names, device, dtype or torch.float32)
 
 
 def _lacks(path: Path, error: KeyError) -> WeightsError:
@@ -183,7 +189,7 @@ def _lacks(path: Path, error: KeyError) -> WeightsError:
     )
 
 
-# --------------------------------------------------------------------------- CLIP, DINO
+# ---- CLIP, DINO ----
 
 
 def load_clip(
@@ -214,11 +220,15 @@ def load_clip(
         text_heads=1,
     )
     try:
-        config = clip_of_shapes(_without(file.shapes, kind.prefix), names_of(bare(file.path, CLIP, smallest)))
+        config = clip_of_shapes(
+            _without(file.shapes, kind.prefix), names_of(build_empty(file.path, CLIP, smallest))
+        )
     except KeyError as error:
         raise _lacks(file.path, error) from None
     config |= _said_beside(file.path, kind.layout)
-    net = bare(file.path, CLIP, config if activation is None else config | {"activation": activation}, AGAIN)
+    net = build_empty(
+        file.path, CLIP, config if activation is None else config | {"activation": activation}, AGAIN
+    )
     return _fill(file, kind, net, names_of(net), device, dtype)
 
 
@@ -241,8 +251,8 @@ def _said_beside(path: Path, layout: str) -> Config:
     activations = {part.get("hidden_act", "quick_gelu") for part in (image, text)}
     if len(activations) > 1 or not activations <= ACTIVATIONS.keys():
         raise WeightsError(
-            f"model: {folder / 'config.json'} asks for {' and '.join(sorted(activations))}; both towers must have one of "
-            f"{', '.join(ACTIVATIONS)}"
+            f"model: {folder / 'config.json'} asks for {' and '.join(sorted(activations))}; both towers must "
+            f"have one of {', '.join(ACTIVATIONS)}"
         )
     heads = dict(heads=image.get("num_attention_heads"), text_heads=text.get("num_attention_heads"))
     end = text.get("eos_token_id", 2)  # 2 stands in old files, and means the largest token
@@ -261,10 +271,12 @@ def load_dino(path: Path | str, device: Device = "cpu", dtype: torch.dtype | Non
     names_of = {"official": dino_official_names, "transformers": dino_transformers_names}[kind.layout]
     smallest = dict(size=1, patch=1, width=1, layers=1, heads=1)
     try:
-        config = dino_of_shapes(_without(file.shapes, kind.prefix), names_of(bare(file.path, DINO, smallest)))
+        config = dino_of_shapes(
+            _without(file.shapes, kind.prefix), names_of(build_empty(file.path, DINO, smallest))
+        )
     except KeyError as error:
         raise _lacks(file.path, error) from None
-    net = bare(file.path, DINO, config, AGAIN)
+    net = build_empty(file.path, DINO, config, AGAIN)
     return _fill(file, kind, net, names_of(net), device, dtype)
 
 
@@ -286,9 +298,10 @@ def load_noised_clip(
         config = noised_clip_of_shapes(files["image"].shapes, files["text"].shapes)
     except KeyError as error:
         raise WeightsError(
-            f"model: {image} or {text} lacks {error.args[0]!r}, without which the rest cannot be placed; {AGAIN}"
+            f"model: {image} or {text} lacks {error.args[0]!r}, without which the rest cannot be placed; "
+            f"{AGAIN}"
         ) from None
-    net = bare(files["image"].path, NoisedCLIP, config, AGAIN)
+    net = build_empty(files["image"].path, NoisedCLIP, config, AGAIN)
     names = noised_clip_names(net)
     of = {
         tower: nn.ModuleDict(
@@ -299,13 +312,13 @@ def load_noised_clip(
     for tower, file in files.items():  # both are looked at before the first is read
         file.fits(of[tower], {ours: names[ours] for ours in of[tower].state_dict()})
     for tower, file in files.items():
-        file.pour(
+        file.load_into(
             of[tower], {ours: names[ours] for ours in of[tower].state_dict()}, device, dtype or torch.float32
         )
     return net.eval().requires_grad_(False)
 
 
-# --------------------------------------------------------------------------- LPIPS, FID
+# ---- LPIPS, FID ----
 
 
 def load_lpips(trunk: Path | str, heads: Path | str, device: Device = "cpu") -> LPIPS:
@@ -328,8 +341,8 @@ def load_lpips(trunk: Path | str, heads: Path | str, device: Device = "cpu") -> 
     makers = {(64, 192, 384, 256, 256): lpips_alex, (64, 128, 256, 512, 512): lpips_vgg}
     if widths not in makers:
         raise WeightsError(
-            f"model: {heads} has heads for maps of {', '.join(map(str, widths))} channels, which is neither AlexNet nor "
-            "VGG-16; take alex.pth or vgg.pth"
+            f"model: {heads} has heads for maps of {', '.join(map(str, widths))} channels, which is neither "
+            "AlexNet nor VGG-16; take alex.pth or vgg.pth"
         )
     with torch.device("meta"):
         net = makers[widths]()
@@ -345,7 +358,7 @@ def load_lpips(trunk: Path | str, heads: Path | str, device: Device = "cpu") -> 
             ignored=[key for key in file.shapes if key.startswith("classifier.")],
         )
     for part, file in parts.items():
-        file.pour(net.get_submodule(part), names[part], device, torch.float32)
+        file.load_into(net.get_submodule(part), names[part], device, torch.float32)
     return net.eval()
 
 

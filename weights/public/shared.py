@@ -16,8 +16,8 @@ from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.tokenizer import ClipTokenizer, Tokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
-from palimpsest.weights.files import WeightsError, _replacing
-from palimpsest.weights.public.catalogue import find_known, here
+from palimpsest.weights.files import WeightsError, replacing
+from palimpsest.weights.public.catalogue import find_on_disk, lookup_or_refuse
 from palimpsest.weights.public.configs import Config, build
 from palimpsest.weights.words import word_tokenizer
 
@@ -35,8 +35,8 @@ def bare(path: Path, cls: type[Net], config: Config, mend: str = "take a Stable 
             return build(config, cls)
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise WeightsError(
-            f"model: {path} describes a {cls.__name__} that cannot be built ({type(error).__name__}: {error}); "
-            f"{mend}"
+            f"model: {path} describes a {cls.__name__} that cannot be built ({type(error).__name__}: "
+            f"{error}); {mend}"
         ) from None
 
 
@@ -46,13 +46,13 @@ def fit_together(path: Path, net: UNet, text: TextTransformer | None, vae: Autoe
     """
     if text is not None and text.positions.shape[1] != net.ctx_width:
         raise WeightsError(
-            f"model: {path} has a text encoder of width {text.positions.shape[1]} and a U-Net that reads {net.ctx_width}; "
-            "take both from one model"
+            f"model: {path} has a text encoder of width {text.positions.shape[1]} and a U-Net that reads "
+            f"{net.ctx_width}; take both from one model"
         )
     if vae is not None and vae.post_quant_conv.in_channels != net.conv_out.out_channels:
         raise WeightsError(
-            f"model: {path} has an autoencoder of {vae.post_quant_conv.in_channels} latent channels and a U-Net of "
-            f"{net.conv_out.out_channels}; take both from one model"
+            f"model: {path} has an autoencoder of {vae.post_quant_conv.in_channels} latent channels and a "
+            f"U-Net of {net.conv_out.out_channels}; take both from one model"
         )
 
 
@@ -60,14 +60,14 @@ def vocabulary() -> Path:
     """CLIP's byte pairs: as `palimpsest weights get clip-vocabulary` fetched them, else as
     `ClipTokenizer.find`. Else ValueError.
     """
-    return here(find_known("clip-vocabulary")) or ClipTokenizer.find()
+    return find_on_disk(lookup_or_refuse("clip-vocabulary")) or ClipTokenizer.find()
 
 
 def gpt2_vocabulary() -> Path:
     """GPT-2's byte pairs: as `palimpsest weights get gpt2-vocabulary` fetched them, else as
     `GPT2Tokenizer.find`. Else ValueError.
     """
-    return here(find_known("gpt2-vocabulary")) or GPT2Tokenizer.find()
+    return find_on_disk(lookup_or_refuse("gpt2-vocabulary")) or GPT2Tokenizer.find()
 
 
 def tokenizer_of(
@@ -85,7 +85,8 @@ def tokenizer_of(
         return word_tokenizer(words, length)
     if merges.parent.is_dir() and not merges.is_file():
         raise WeightsError(
-            f"model: {path} has a tokenizer without a merges.txt, so another than CLIP's, which is the only one known here"
+            f"model: {path} has a tokenizer without a merges.txt, so another than CLIP's, which is the only "
+            "one known here"
         )
     try:
         learnt = [tuple(pair.split(" ")) for pair in pairs or ()] or (
@@ -103,7 +104,7 @@ def write_file(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -
     all.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as part:
+    with replacing(path) as part:
         save_file(
             {name: t.detach().contiguous().cpu() for name, t in tensors.items()},
             part,
