@@ -7,7 +7,7 @@ nets/judges/dino.py have the networks and their views).
     figure             of what                                   paper
     CLIP-I, DINO       `subject_similarity(made, real)`          DreamBooth, arXiv:2208.12242v2, Sec. 4.1
     CLIP-T             `cosine(images, texts).mean()`            the same
-    PRES               `subject_similarity` of "a dog" and its dog  the same, Sec. 4.3; less is better
+    PRES               `subject_similarity(a dog, the dog)`      the same, Sec. 4.3; less is better
     DIV                `diversity(pictures, lpips)`              the same; more is better
     image similarity   `cosine(before, after)`                   InstructPix2Pix, arXiv:2211.09800v2, Sec. 4.2
     directional CLIP   `directional(before, after, text, new)`   StyleGAN-NADA, arXiv:2108.00946v2, Sec. 4.1

@@ -1,7 +1,7 @@
 """What others call our parameters: pure functions of names, one rule a line.
 
-    CompVis      one file: the U-Net under model.diffusion_model., the autoencoder under first_stage_model., the
-                 text encoder under cond_stage_model.transformer.text_model.; blocks are numbered through
+    CompVis      one file: the U-Net under model.diffusion_model., the autoencoder under first_stage_model.,
+                 the text encoder under cond_stage_model.transformer.text_model.; blocks are numbered through
     diffusers    a folder: unet/, vae/, text_encoder/ with the names of diffusers and transformers
 
 Each `…_names(net)` maps every parameter of a net to its name there, once: reading and writing use the

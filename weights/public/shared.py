@@ -26,7 +26,9 @@ LATENT_SCALE = 0.18215  # of Stable Diffusion's autoencoder (arXiv:2112.10752v2,
 LATENT_SIDE = 64  # of the latents it was trained on
 
 
-def bare(path: Path, cls: type[Net], config: Config, mend: str = "take a Stable Diffusion v1 model") -> Net:
+def build_empty(
+    path: Path, cls: type[Net], config: Config, mend: str = "take a Stable Diffusion v1 model"
+) -> Net:
     """The net without its weights: it takes no memory. Raises WeightsError with the mend where no such
     net can be built.
     """
@@ -40,7 +42,7 @@ def bare(path: Path, cls: type[Net], config: Config, mend: str = "take a Stable 
         ) from None
 
 
-def fit_together(path: Path, net: UNet, text: TextTransformer | None, vae: AutoencoderKL | None) -> None:
+def check_parts_fit(path: Path, net: UNet, text: TextTransformer | None, vae: AutoencoderKL | None) -> None:
     """Raises WeightsError where the U-Net reads texts of another width, or latents of other channels,
     than the file's other parts make.
     """
