@@ -1,69 +1,58 @@
 """The command line: palimpsest METHOD INPUT… [options] -o OUT, also python -m palimpsest.
+ A command is a file of cli/commands with one function that declares its options, `declare_` and the file's
+name, and one that runs: check the outputs, read the inputs, load the model, call the verb, write. To add one,
+write the two and name the command in cli/commands/__init__.py.
 
-A method's command is a file of methods/commands with one function that declares its options, `declare_`
-and the file's name, and one that runs: check the outputs, read the inputs, load the model, call the verb,
-write. To add one, write the two and name the file in COMMANDS."""
+Only the command that was asked for is imported: the methods import torch, which takes seconds."""
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from palimpsest.cli.manners import Parser
-
-COMMANDS = (
-    "sdedit",
-    "diffedit",
-    "prompt_to_prompt",
-    "null_text",
-    "invert",
-    "attention",
-    "dreambooth",
-    "generate",
-    "glide",
-    "instruct_pix2pix",
-    "models",
-    "weights",
-)
+from palimpsest.cli.commands import COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    try:
-        from palimpsest.cli.manners import (
-            distinct,
-            exit_code,
-        )  # it imports torch, which takes seconds, and Ctrl-C may come in them
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] in (["-h"], ["--help"]):
+        command_line(argparse.ArgumentParser, ()).parse_args(words[:1])
+    try:  # Ctrl-C may come while torch is imported
+        from palimpsest.cli.manners import Parser, distinct, exit_code
 
-        parser = command_line()
+        parser = command_line(Parser, words[:1] if words[:1] and words[0] in COMMANDS else COMMANDS)
     except KeyboardInterrupt:
         print("palimpsest: interrupted", file=sys.stderr)
         return 130
 
     def work() -> None:
-        arguments = parser.parse_args(argv)
+        arguments = parser.parse_args(words)
         distinct(arguments)
         arguments.run(arguments)
 
     return exit_code(work)
 
 
-def command_line() -> Parser:
-    """The parser with every command in it."""
-    from palimpsest.cli.manners import Parser
-
-    parser = Parser(
+def command_line(
+    kind: type[argparse.ArgumentParser], declared: Collection[str] = COMMANDS
+) -> argparse.ArgumentParser:
+    """The parser, with the names of all commands in it, and the options of those that are to be declared."""
+    parser = kind(
         "palimpsest",
         allow_abbrev=False,
         description="Edit pictures with diffusion models.",
         epilog="`palimpsest METHOD --help` tells a method's options.",
     )
     commands = parser.add_subparsers(metavar="METHOD", required=True)
-    for name in COMMANDS:
-        getattr(import_module(f"palimpsest.cli.commands.{name}"), f"declare_{name}")(commands)
+    for name, about in COMMANDS.items():
+        if name in declared:
+            file = name.replace("-", "_")
+            getattr(import_module(f"palimpsest.cli.commands.{file}"), f"declare_{file}")(commands)
+        else:
+            commands.add_parser(name, help=about)
     return parser
 
 

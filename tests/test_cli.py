@@ -19,6 +19,7 @@ from PIL import Image
 
 import palimpsest.cli.manners as cli
 from palimpsest.cli import demo
+from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.main import command_line, main
 from palimpsest.methods.diffedit import diffedit
 from palimpsest.methods.sampling import generate
@@ -81,7 +82,7 @@ def test_the_commands_of_the_readme_are_understood_and_name_files_that_are_there
     written = set()
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
-        a = vars(command_line().parse_args(words))
+        a = vars(command_line(cli.Parser).parse_args(words))
         given = a.get("inputs") or [a[name] for name in ("input", "mask", "prompts") if a.get(name)]
         missing = [file for file in given if not (root / file).is_file() and file not in written]
         written |= {a.get("save_mask"), a.get("out")}
@@ -92,7 +93,7 @@ def test_the_commands_of_the_readme_are_understood_and_name_files_that_are_there
 
 def test_the_command_line_starts_without_torchvision():
     code = (
-        "import cli.main as m, sys; m.command_line(); "
+        "import palimpsest.cli.main as m, palimpsest.cli.manners as n, sys; m.command_line(n.Parser); "
         "sys.exit(any(m in sys.modules for m in ('torchvision', 'torch._dynamo', 'matplotlib')))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
@@ -240,7 +241,7 @@ def test_models_prints_size_recipe_and_figures_of_each(monkeypatch, capsys):
     ],
 )
 def test_the_defaults_are_those_of_the_verb(argv, verb, own):
-    parsed, parameters = vars(command_line().parse_args(argv)), inspect.signature(verb).parameters
+    parsed, parameters = vars(command_line(cli.Parser).parse_args(argv)), inspect.signature(verb).parameters
     assert {name: parsed[name] for name in parameters if name not in own} == {
         name: p.default for name, p in parameters.items() if name not in own
     }
@@ -280,6 +281,19 @@ def test_every_command_explains_itself(argv, capsys):
     assert stop.value.code == 0 and "palimpsest" in capsys.readouterr().out
 
 
+def test_the_list_of_commands_needs_no_torch_and_is_what_each_command_says():
+    code = (
+        "import sys; from palimpsest.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: sys.exit('torch' in sys.modules)"
+    )
+    root = Path(__file__).parent.parent
+    shown = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert shown.returncode == 0
+    everything = command_line(cli.Parser).format_help()
+    assert shown.stdout.split() == everything.split() and all(name in everything for name in COMMANDS)
+
+
 def test_the_console_script_is_this_main():
     setup = configparser.RawConfigParser()
     setup.read(Path(__file__).parent.parent / "setup.cfg")
@@ -311,7 +325,7 @@ def test_memory_that_cannot_be_had_is_one_line(capsys):
 
 
 def test_ctrl_c_while_the_program_starts_is_one_line(monkeypatch, capsys):
-    def stopped():
+    def stopped(*given):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("palimpsest.cli.main.command_line", stopped)

@@ -8,6 +8,7 @@ import time
 import torch.nn.functional as F
 from torch import Tensor
 
+from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import calls, dry_run, inversion
 from palimpsest.cli.commands.pictures import framed, frames_of, latent_size, opened, shown_options
 from palimpsest.cli.manners import (
@@ -30,8 +31,8 @@ from palimpsest.worlds.files import contact_sheet, write_picture
 
 def declare_attention(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest attention`."""
-    about = "show where each word of a prompt looks, by its attention maps over layers, heads and steps"
-    p = command(commands, "attention", f"{about} (arXiv:2208.01626)", run_attention)
+    about = COMMANDS["attention"]
+    p = command(commands, "attention", about, run_attention)
     p.add_argument(
         "input",
         metavar="IN",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
+from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import branches, calls, dry_run, inversion
 from palimpsest.cli.commands.pictures import (
     at_the_files_size,
@@ -27,7 +28,7 @@ from palimpsest.worlds.files import read_mask, write_picture
 
 def declare_diffedit(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest diffedit`."""
-    about = "edit a picture where two texts disagree about it: find the mask, encode, decode under it (arXiv:2210.11427)"
+    about = COMMANDS["diffedit"]
     p = command(commands, "diffedit", about, run_diffedit)
     p.add_argument("input", metavar="IN", help="the picture")
     options(p, diffedit, {"source": "what it shows, in words, or nothing"})

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import branches, dry_run
 from palimpsest.cli.commands.pictures import framed, opened
 from palimpsest.cli.manners import Mistake, blame, command, number, options, progress, shared_options, whole
@@ -67,7 +68,7 @@ PRIOR_OPTIONS = {"weight": "prior_weight", "n": "n_prior", "steps": "prior_steps
 
 def declare_dreambooth(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest dreambooth`."""
-    about = "learn one subject from a few pictures, as a rare word of the model's (arXiv:2208.12242)"
+    about = COMMANDS["dreambooth"]
     p = command(commands, "dreambooth", about, run_dreambooth)
     p.add_argument("inputs", nargs="*", metavar="IN", help="three to five pictures of the subject")
     p.add_argument(

@@ -8,6 +8,7 @@ import time
 
 import torch
 
+from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import branches, calls, dry_run
 from palimpsest.cli.commands.pictures import steps_option, steps_target, write_steps
 from palimpsest.cli.manners import Mistake, command, options, progress, shared_options, whole, writable
@@ -21,7 +22,7 @@ BATCH = 16  # pictures at once
 
 def declare_generate(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest generate`."""
-    about = "make pictures from a text alone"
+    about = COMMANDS["generate"]
     p = command(commands, "generate", about, run_generate)
     p.add_argument("--prompt", required=True, metavar="P", help='what to show, in words; "" is anything')
     p.add_argument(

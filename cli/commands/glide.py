@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import intended_device, print_estimate
 from palimpsest.cli.commands.pictures import framed, opened, steps_option, steps_target, write_steps
 from palimpsest.cli.manners import (
@@ -55,7 +56,7 @@ W = inspect.signature(glide).parameters["w"].default
 
 def declare_glide(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest glide`."""
-    about = "paint from a text in two stages, and paint parts of a picture anew (arXiv:2112.10741)"
+    about = COMMANDS["glide"]
     p = commands.add_parser("glide", help=about, description=about, allow_abbrev=False)
     parts = p.add_subparsers(metavar="WHAT", required=True)
     generate_options(command(parts, "generate", "pictures from a text", run_generate))

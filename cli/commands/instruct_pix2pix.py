@@ -7,6 +7,7 @@ import time
 
 import torch
 
+from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import dry_run
 from palimpsest.cli.commands.pictures import (
     framed,
@@ -26,7 +27,7 @@ from palimpsest.worlds.files import write_picture
 
 def declare_instruct_pix2pix(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest instruct-pix2pix`."""
-    about = "edit a picture by an instruction (arXiv:2211.09800)"
+    about = COMMANDS["instruct-pix2pix"]
     p = command(commands, "instruct-pix2pix", about, run_instruct_pix2pix)
     p.add_argument("input", metavar="IN", help="the picture")
     p.add_argument(

@@ -8,6 +8,7 @@ import time
 
 import torch
 
+from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import calls, dry_run, guided, inversion, tuning
 from palimpsest.cli.commands.pictures import framed, opened, shown_options
 from palimpsest.cli.manners import command, options, progress, shared_options, writable
@@ -20,10 +21,7 @@ from palimpsest.worlds.files import contact_sheet, write_picture
 
 def declare_invert(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest invert`."""
-    about = (
-        "how exactly a picture comes back from its own noise, by each method "
-        "of inversion, and what each costs"
-    )
+    about = COMMANDS["invert"]
     p = command(commands, "invert", about, run_invert)
     p.add_argument("input", metavar="IN", help="the picture")
     p.add_argument("--prompt", required=True, metavar="P", help="what it shows, in words")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.manners import Mistake, command
 from palimpsest.weights.files import manifest
 
 
 def declare_models(commands: argparse._SubParsersAction) -> None:
     """`palimpsest models` has none."""
-    about = "list the shipped models, with what was measured on each"
+    about = COMMANDS["models"]
     command(commands, "models", about, run_models)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import calls, dry_run, guided, tuning
 from palimpsest.cli.commands.pictures import (
     Walk,
@@ -45,10 +46,7 @@ W = inspect.signature(null_text).parameters["w"].default
 
 def declare_null_text(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest null-text`."""
-    about = (
-        "tune null embeddings until a picture comes back under strong "
-        "guidance, then edit it (arXiv:2211.09794)"
-    )
+    about = COMMANDS["null-text"]
     p = command(commands, "null-text", about, run_null_text)
     p.add_argument("input", metavar="IN", help="the picture")
     p.add_argument("--prompt", required=True, metavar="P", help="what it shows, in words")

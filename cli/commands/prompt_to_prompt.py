@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import calls, dry_run, guided, inversion, tuning
 from palimpsest.cli.commands.pictures import (
     at_the_files_size,
@@ -67,7 +68,7 @@ INVERSIONS = {
 
 def declare_prompt_to_prompt(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest prompt-to-prompt`."""
-    about = "change the words and keep the layout, by attention control (arXiv:2208.01626)"
+    about = COMMANDS["prompt-to-prompt"]
     p = command(commands, "prompt-to-prompt", about, run_prompt_to_prompt)
     p.add_argument("source", metavar="SOURCE", help="what the picture shows, in words")
     p.add_argument("target", metavar="TARGET", help="what it should show instead, in words")

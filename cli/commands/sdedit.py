@@ -12,6 +12,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
+from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import branches, dry_run
 from palimpsest.cli.commands.pictures import (
     framed,
@@ -44,7 +45,7 @@ from palimpsest.worlds.files import open_picture, read_mask, write_picture
 
 def declare_sdedit(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest sdedit`."""
-    about = "edit a picture: noise it up to t0, then denoise it under a text (arXiv:2108.01073)"
+    about = COMMANDS["sdedit"]
     p = command(commands, "sdedit", about, run_sdedit)
     p.add_argument("input", metavar="IN", help="the guide: a painting, a collage, a photo")
     p.add_argument("--mask", metavar="M", help="white where the picture may change, black where it must stay")

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.manners import Mistake, Parser, blame, command, say
 from palimpsest.weights.files import read_weights
 from palimpsest.weights.judges import load_classifier, load_judge, load_reader
@@ -30,7 +31,7 @@ from palimpsest.weights.public.towers import Unpacked, load_clip, load_dino, loa
 
 def declare_weights(commands: argparse._SubParsersAction) -> None:
     """`palimpsest weights list`, `get NAME` and `verify PATH`."""
-    about = "public checkpoints: list those that are known, fetch one, look at a file"
+    about = COMMANDS["weights"]
     p = commands.add_parser("weights", help=about, description=about, allow_abbrev=False)
     actions = p.add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
     command(
