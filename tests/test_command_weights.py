@@ -51,7 +51,7 @@ def entry(home, monkeypatch):
         words="",
     )
     for module in (palimpsest.weights.public.catalogue, commands):
-        monkeypatch.setattr(module, "KNOWN", (entry,))
+        monkeypatch.setattr(module, "PUBLISHED", (entry,))
     return entry
 
 
