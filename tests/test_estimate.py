@@ -249,7 +249,7 @@ def test_half_precision_halves_the_weights_and_a_backward_pass_keeps_every_layer
 
 
 def test_what_cannot_be_estimated_is_refused(tiny, wordless):
-    with pytest.raises(ValueError, match="b: is on cpu, where nets compute"):
+    with pytest.raises(ValueError, match="^model: is on cpu, where nets compute"):
         estimate(load(tiny, "cpu"), (32, 32), [Passes("down", 1)])
     with pytest.raises(ValueError, match="size: rows and columns must be multiples of 8, got"):
         estimate(load(tiny, "meta"), (32, 36), [Passes("down", 1)])
