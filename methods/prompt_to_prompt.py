@@ -14,7 +14,7 @@ into the walk of the target:
 
     paper        code                              paper        code
     P, P*        source, target                    A(j)         Alignment.index (methods/alignment.py)
-    M, M*, M̂     m_source, m_target, m_edited      c, j*        Pair.weights: c by token, 1 where j is not j*
+    M, M*        m_source, m_target                c, j*        Pair.weights: c by token, 1 where j is not j*
     τ            Injection.cross: the fraction of the steps before t = τ, 1 − τ/T
 
 Both walks are rows of one batch, (2 b): sources, then targets. All attention layers are edited, each head by
@@ -271,10 +271,11 @@ def prompt_to_prompt(
 
     def edit(probs: Tensor, site: Site, i: int) -> Tensor:
         """The maps of one attention layer in step i, before and after the edit: rows (2 b) h i j."""
-        m_source, m_target = watch(probs, site).chunk(2)  # Alg. 1 l. 3, l. 4: M_t, M*_t
-        rows = zip(pairs, m_source, m_target)
-        m_edited = [pair.edit(m, m_star, site, i) for pair, m, m_star in rows]  # Alg. 1 l. 5: M̂_t
-        return torch.cat([m_source, torch.stack(m_edited)])
+        edited = watch(probs, site).clone()
+        m_source, m_target = edited.chunk(2)  # Alg. 1 l. 3, l. 4: M_t, M*_t
+        for pair, m, m_star in zip(pairs, m_source, m_target):
+            m_star[:] = pair.edit(m, m_star, site, i)  # Alg. 1 l. 5: M̂_t
+        return edited
 
     z, step = way_down(model, start, [*sources, *targets], w)  # z*_T ← z_T
     path, maps, masks = [start.finish(z)], [], []
