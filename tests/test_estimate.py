@@ -143,8 +143,11 @@ def test_attention_is_one_piece_until_a_tap_asks_for_its_probabilities(tiny):
 
 TRAINING = Namespace(
     steps=2,
+    lr=1e-4,
     batch=4,
+    ema=0.0,
     accumulate=1,
+    seed=0,
     prior_weight=0.0,
     rank=0,
     alpha=0.0,
