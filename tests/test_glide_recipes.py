@@ -27,6 +27,8 @@ from palimpsest.weights.judges import load_classifier, load_judge
 from palimpsest.weights.load import load
 from palimpsest.worlds.erase import boxes, erased, strokes_of_a_brush
 from palimpsest.worlds.files import eight_bits
+from palimpsest.worlds.mix import pixels_of
+from palimpsest.worlds.scene import RENDERED
 from palimpsest.worlds.shapes import attributes, render
 
 
@@ -65,25 +67,34 @@ def folder(tmp_path_factory):
 
 def test_scenes_that_are_kept_are_drawn_once_and_the_same_whoever_draws_them():
     choice = dict(two=0.5, hard=2.0, without="star", kept=300, seed=(3, 0))
-    alone, helped = Supply(32, **choice), Supply(32, workers=2, **choice)
-    assert (
-        len(alone.scenes) == 300
-        and alone.scenes == helped.scenes
-        and torch.equal(alone.pictures, helped.pictures)
-    )
-    assert len(set(map(repr, alone.scenes))) == 300 and not any(
-        t.shape == "star" for s in alone.scenes for t in s.things
-    )
+    ((known, drawn),), ((again, same),) = (Supply(32, workers=w, **choice).kept for w in (0, 2))
+    assert len(known) == 300 and known == again and torch.equal(drawn, same)
+    assert len(set(map(repr, known))) == 300 and not any(t.shape == "star" for s in known for t in s.things)
+    alone = Supply(32, **choice)
     scenes, pictures, rng = alone(5, torch.Generator().manual_seed(0))
-    assert all(scene in alone.scenes for scene in scenes) and isinstance(rng, random.Random)
+    assert all(scene in known for scene in scenes) and isinstance(rng, random.Random)
     torch.testing.assert_close(pictures, eight_bits(render(scenes, 32)), atol=1e-6, rtol=0)
     fresh, _, _ = alone.fresh(50, torch.Generator().manual_seed(0))
-    assert not set(map(repr, fresh)) & set(map(repr, alone.scenes)), (
-        "what judges a net is not what it was shown"
-    )
+    assert not set(map(repr, fresh)) & set(map(repr, known)), "what judges a net is not what it was shown"
     anew = Supply(32, two=0.5)
     (first, x, _), (again, y, _) = (anew(4, torch.Generator().manual_seed(1)) for _ in range(2))
-    assert first == again and torch.equal(x, y) and anew.pictures is None
+    assert first == again and torch.equal(x, y) and not anew.kept
+
+
+@pytest.mark.parametrize("kept", [0, 2000])
+def test_a_batch_has_one_shape_and_all_batches_together_have_their_shares(kept):
+    supply, generator = (
+        Supply(32, two=0.5, plain=0.25, other=0.4, kept=kept),
+        torch.Generator().manual_seed(0),
+    )
+    shapes, by_hand = [], []
+    for _ in range(150):
+        scenes, pictures, _ = supply(4, generator)
+        assert {pixels_of(s.extent, 32) for s in scenes} == {tuple(pictures.shape[2:])}
+        shapes.append(tuple(pictures.shape[2:]))
+        by_hand += [s.style != RENDERED for s in scenes]
+    assert 0.15 < sum(by_hand) / len(by_hand) < 0.35
+    assert len(set(shapes)) > 2 and 0.4 < shapes.count((32, 32)) / len(shapes) < 0.8
 
 
 def test_the_files_load_as_what_they_are(folder):

@@ -10,6 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from palimpsest.worlds.drawing import is_empty, pixels
+from palimpsest.worlds.mix import ASPECTS, pixels_of, sample_scenes, some_extent
 from palimpsest.worlds.scene import COLOURS, FLAT, INK, PALETTES, RENDERED, SHAPES, SIZES, Scene, Style, Thing
 from palimpsest.worlds.shapes import (
     apply,
@@ -197,3 +198,20 @@ def test_a_size_is_a_side_or_rows_and_columns_of_the_scenes_own_shape():
         render(square, (64, 96))
     with pytest.raises(ValueError, match="scenes: one call draws pictures of one shape; got 2"):
         render([square, wide])
+
+
+def test_a_mix_has_its_shares_and_is_the_same_for_the_same_seed():
+    rng = random.Random(0)
+    extents = [some_extent(rng, 0.25) for _ in range(2000)]
+    assert set(extents) == set(ASPECTS) and 0.7 < extents.count((1.0, 1.0)) / 2000 < 0.8
+    for extent, size in ASPECTS.items():
+        assert pixels_of(extent) == size and pixels(size, extent) == size
+        assert pixels_of(extent, 32) == (size[0] // 2, size[1] // 2) == pixels(pixels_of(extent, 32), extent)
+    many = sample_scenes(800, random.Random(1), two=0.3, plain=0.25, extent=(1.5, 1.0))
+    assert many[:50] == sample_scenes(50, random.Random(1), two=0.3, plain=0.25, extent=(1.5, 1.0))
+    assert 0.2 < sum(s.style != RENDERED for s in many) / 800 < 0.3
+    assert 0.25 < sum(len(s.things) == 2 for s in many) / 800 < 0.35 and {s.extent for s in many} == {
+        (1.5, 1.0)
+    }
+    state = rng.getstate()
+    assert some_extent(rng, 0) == (1.0, 1.0) and rng.getstate() == state

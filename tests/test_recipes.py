@@ -28,6 +28,8 @@ from palimpsest.training.recipe import command_line, start_from, storage_error
 from palimpsest.weights.files import WeightsError, fill, read_weights, sha256, write_weights
 from palimpsest.weights.judges import load_reader
 from palimpsest.weights.load import load, load_autoencoder
+from palimpsest.worlds.mix import pixels_of
+from palimpsest.worlds.scene import RENDERED
 from palimpsest.worlds.shapes import ATTRIBUTES, attributes, caption, render, sample_scene
 
 
@@ -269,11 +271,39 @@ def test_free_wordings_fit_into_the_net():
 
 def test_latents_are_those_of_their_scenes_whoever_draws_them(folder):
     vae, n = load_autoencoder(folder / "shapes-vae.safetensors"), shapes.SOME + 3
-    scenes, latents = shapes.make_latents(vae, n, Generator().manual_seed(1))
-    again, same = shapes.make_latents(vae, n, Generator().manual_seed(1), workers=1)
+    ((scenes, latents),) = shapes.make_latents(vae, n, Generator().manual_seed(1))
+    ((again, same),) = shapes.make_latents(vae, n, Generator().manual_seed(1), workers=1)
     assert scenes == again and len(set(map(repr, scenes))) == n
     assert_close(same, latents, atol=0, rtol=0)
     assert_close(latents[-3:], vae.encode(render(scenes[-3:])), atol=1e-4, rtol=0)
+
+
+def test_latents_of_one_aspect_ratio_are_kept_together(folder):
+    vae = load_autoencoder(folder / "shapes-vae.safetensors")
+    groups = shapes.make_latents(vae, 6 * shapes.SOME, Generator().manual_seed(2), plain=0.5, other=0.7)
+    assert len(groups) > 1 and sum(len(group.scenes) for group in groups) == 6 * shapes.SOME
+    for scenes, latents in groups:
+        assert {s.extent for s in scenes} == {scenes[0].extent}
+        rows, columns = pixels_of(scenes[0].extent)
+        assert latents.shape[0] == len(scenes) and latents.shape[2:] == (rows // 4, columns // 4)
+    by_hand = [s.style != RENDERED for group in groups for s in group.scenes]
+    assert 0.4 < sum(by_hand) / len(by_hand) < 0.6
+
+
+def test_scenes_are_drawn_by_their_shares_and_groups_by_their_sizes():
+    rng = random.Random(4)
+    scenes = [sample_scene(rng, 1 + (k % 4 == 0)) for k in range(400)]
+    chances = shapes.weights(scenes, 0.3, 3.0)
+    double = torch.tensor([len(s.things) == 2 for s in scenes])
+    assert_close(chances[double].sum(), torch.tensor(0.3))
+    assert_close(chances.sum(), torch.tensor(1.0))
+    often = shapes.how_often(scenes, 3.0)
+    for part in (double, ~double):
+        assert_close(chances[part] / chances[part].sum(), often[part] / often[part].sum())
+    g = Generator().manual_seed(0)
+    assert 0.7 < sum(shapes.one_of("ab", (300, 100), g) == "a" for _ in range(400)) / 400 < 0.8
+    state = g.get_state()
+    assert shapes.one_of("a", (5,), g) == "a" and torch.equal(state, g.get_state())
 
 
 def test_what_is_hard_is_drawn_more_often_and_nothing_else():

@@ -14,7 +14,8 @@ sharpens them. `two` is the share of scenes with two things; `init` goes on from
 run. Flowers and dots are learned last: after a million pictures four of five wrong answers were a flower
 painted as a circle or dots as stripes, and telling the word that is wrong cost the loss a tenth of what it
 costs for stars. `hard` draws scenes with them so many times as often. `free` is the share of captions in
-free wordings (worlds/wordings.py).
+free wordings (worlds/wordings.py), `plain` that of scenes as people draw them, `other` that of batches in
+another aspect ratio than the square (worlds/mix.py).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -34,7 +35,7 @@ from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.fit.run import Fitted
 from palimpsest.nets.text import TextTransformer
-from palimpsest.nets.tokenizer import WordTokenizer, split_words
+from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.samplers.convert import q_sample
 from palimpsest.samplers.ddpm import l_simple
@@ -44,10 +45,12 @@ from palimpsest.training.recipe import RunArguments, command_line, publish, rece
 from palimpsest.weights.files import sha256
 from palimpsest.weights.load import find, load_autoencoder
 from palimpsest.weights.model import Autoencoder
+from palimpsest.worlds.mix import pixels_of, sample_scenes, some_extent
 from palimpsest.worlds.scene import WORDS, Scene
-from palimpsest.worlds.shapes import caption, render, sample_scene
+from palimpsest.worlds.shapes import caption, render
 from palimpsest.worlds.wordings import worded
 
+T = TypeVar("T")
 NET = dict(
     in_channels=8,
     out_channels=8,
@@ -82,9 +85,8 @@ def told(scene: Scene, rng: random.Random, empty: float = 0.0, free: float = 0.0
     """
     if rng.random() < empty:
         return ""
-    while free and rng.random() < free:
-        if len(split_words(said := worded(scene, rng))) <= LENGTH - 2:  # a few are too long for the net
-            return said
+    if free and rng.random() < free:
+        return worded(scene, rng)
     return caption(scene, size=rng.random() > 0.15, background=rng.random() > 0.15)
 
 
@@ -98,22 +100,52 @@ def how_often(scenes: list[Scene], hard: float) -> Tensor:
     )
 
 
+class Known(NamedTuple):
+    """Scenes of one extent and their latents (n c y x)."""
+
+    scenes: list[Scene]
+    latents: Tensor
+
+
 def make_latents(
-    vae: Autoencoder, n: int, generator: Generator, workers: int = 0
-) -> tuple[list[Scene], Tensor]:
-    """n scenes and their latents (n c y x), drawn (by `workers` processes) and encoded SOME at a time."""
+    vae: Autoencoder, n: int, generator: Generator, workers: int = 0, plain: float = 0.0, other: float = 0.0
+) -> list[Known]:
+    """n scenes and their latents, drawn (by `workers` processes) and encoded SOME at a time, the share
+    `plain` as people draw; those of one extent together, the share `other` in others than the square.
+    """
     seed = int(torch.randint(2**62, (), generator=generator))
 
     def drawn(first: int) -> tuple[list[Scene], Tensor]:
         rng = random.Random(f"{seed} {first}")
-        scenes = [sample_scene(rng) for _ in range(min(SOME, n - first))]
-        return scenes, render(scenes)
+        extent = some_extent(rng, other)
+        scenes = sample_scenes(min(SOME, n - first), rng, plain=plain, extent=extent)
+        return scenes, render(scenes, pixels_of(extent))
 
-    scenes, latents, some = [], [], next(vae.vae.parameters())
-    for more, pictures in ahead(drawn, range(0, n, SOME), workers):
-        scenes += more
-        latents.append(vae.encode(pictures.to(some)).cpu())
-    return scenes, torch.cat(latents)
+    found: dict[tuple[float, float], list[Known]] = {}
+    some = next(vae.vae.parameters())
+    for scenes, pictures in ahead(drawn, range(0, n, SOME), workers):
+        found.setdefault(scenes[0].extent, []).append(Known(scenes, vae.encode(pictures.to(some)).cpu()))
+    return [
+        Known([s for part in parts for s in part.scenes], torch.cat([part.latents for part in parts]))
+        for parts in found.values()
+    ]
+
+
+def weights(scenes: list[Scene], two: float, hard: float) -> Tensor:
+    """How often each scene is drawn: those with two things the share `two` of the times, and among them as
+    among the others those of `how_often` more often.
+    """
+    often, double = how_often(scenes, hard), torch.tensor([len(scene.things) == 2 for scene in scenes])
+    total = (often * double).sum(), (often * ~double).sum()
+    return often * torch.where(double, two / total[0], (1 - two) / total[1])
+
+
+def one_of(groups: Sequence[T], sizes: Sequence[int], generator: Generator) -> T:
+    """One of the groups, each as often as it is large; with one group nothing is drawn."""
+    if len(groups) == 1:
+        return groups[0]
+    weights = torch.tensor(sizes, dtype=torch.float32)
+    return groups[int(torch.multinomial(weights, 1, generator=generator))]
 
 
 def encode_all(
@@ -170,6 +202,8 @@ class Arguments(PainterArguments):
     two: Fraction = 0.5  # share of scenes with two things
     hard: Positive = 1.0  # draws scenes with what is learnt last so many times as often
     free: Fraction = 0.0  # share of captions in free wordings
+    plain: Fraction = 0.0  # share of scenes as people draw them
+    other: Fraction = 0.0  # share of batches in another aspect ratio
     width: Count = NET["width"]
     blocks: Count = NET["blocks"]
     heads: Count = NET["heads"]
@@ -219,29 +253,27 @@ def train(
 
 def main(given: Arguments) -> None:
     rank, world = rank_and_world()
-    known, latents = make_latents(
+    groups = make_latents(
         load_autoencoder(given.vae, given.on),
         given.scenes // world,
         step_generator(given.seed, given.steps, rank),
         given.workers,
+        given.plain,
+        given.other,
     )
     torch.manual_seed(given.seed)  # the initial weights, alike on every rank
     net = NET | dict(width=given.width, blocks=given.blocks, heads=given.heads)
     modules, tokenizer, config = models(net)
     earlier = start_from(given.init, dict(modules))
 
-    singles, doubles = (torch.tensor([i for i, s in enumerate(known) if len(s.things) == n]) for n in (1, 2))
-    often = how_often(known, given.hard)
-
-    def some(group: Tensor, n: int, generator: Generator) -> Tensor:
-        return group[torch.multinomial(often[group], n, replacement=True, generator=generator)]
+    often = [weights(group.scenes, given.two, given.hard) for group in groups]
 
     def data(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        pairs = torch.rand(given.share, generator=generator) < given.two
-        rows = torch.where(pairs, *(some(group, len(pairs), generator) for group in (doubles, singles)))
+        known, chances = one_of(list(zip(groups, often)), [len(g.scenes) for g in groups], generator)
+        rows = torch.multinomial(chances, given.share, replacement=True, generator=generator)
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        tokens = tokenizer([told(known[i], rng, EMPTY, given.free) for i in rows.tolist()])
-        return latents[rows].to(memory_format=torch.channels_last), tokens
+        tokens = tokenizer([told(known.scenes[i], rng, EMPTY, given.free) for i in rows.tolist()])
+        return known.latents[rows].to(memory_format=torch.channels_last), tokens
 
     train(given, modules, data, config, earlier)
 
