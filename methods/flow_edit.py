@@ -43,8 +43,9 @@ from palimpsest.arguments import (
 )
 from palimpsest.methods.inputs import check_mask, given_mask, given_picture, latent_mask
 from palimpsest.methods.sampling import TOP
-from palimpsest.samplers.flow import euler_step, flow_time, flow_times, line, velocity
+from palimpsest.samplers.flow import euler_step, flow_time, flow_times, line, time_of_flow, velocity
 from palimpsest.samplers.noise import Rng
+from palimpsest.samplers.schedule import Schedule
 from palimpsest.weights.model import Model
 
 Start = Annotated[float, Interval(0, 1, open_low=True), Hint("the paper takes 0.66 with SD3, 0.86 with FLUX")]
@@ -57,6 +58,7 @@ class FlowEdit(NamedTuple):
     raw: Tensor  # the edit as decoded
     path: list[Tensor]  # Z at each of `times`: the picture's latent, turning into the edit's
     times: list[float]  # flow times, falling to 0
+    levels: list[float]  # the schedule's times t of the same levels
     calls: int  # network evaluations per picture
 
 
@@ -86,8 +88,7 @@ def flow_edit(
     sched, x_0, rng = model.schedule, model.encode(x), Rng.of(seed, len(x))
     u_src = velocity(model.denoiser(one_each("source", source, len(x)), w_source), sched)
     u_tar = velocity(model.denoiser(one_each("target", target, len(x)), w_target), sched)
-    start = min(start, flow_time(sched, TOP * sched.T))  # a schedule ends before pure noise
-    times = flow_times(max(1, round(start * steps)), start)
+    times = walked(sched, steps, start)
     cells = None if given is None else latent_mask(given, x_0)
 
     path = [x_0]
@@ -108,8 +109,13 @@ def flow_edit(
 
     raw = model.decode(path[-1])
     picture = raw if given is None else torch.where(F.interpolate(given, x.shape[-2:]) > 0, raw.to(x), x)
-    both, one = ((1 if w in (0, 1) else 2) for w in (w_source, w_target))
+    of_source, of_target = ((1 if w in (0, 1) else 2) for w in (w_source, w_target))
     edited = len(times) - 1 - min(last, len(times) - 1)
-    return FlowEdit(
-        picture, raw, path, times, edited * averages * (both + one) + (len(times) - 1 - edited) * one
-    )
+    calls = edited * averages * (of_source + of_target) + (len(times) - 1 - edited) * of_target
+    return FlowEdit(picture, raw, path, times, [time_of_flow(sched, s) for s in times], calls)
+
+
+def walked(sched: Schedule, steps: int, start: float) -> list[float]:
+    """The flow times of the walk: `start`, or the last that the schedule has, down to 0; start · steps steps."""
+    start = min(start, flow_time(sched, TOP * sched.T))  # a schedule ends before pure noise
+    return flow_times(max(1, round(start * steps)), start)

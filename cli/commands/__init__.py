@@ -4,6 +4,8 @@ COMMANDS = {  # name -> what it does; `palimpsest --help` prints this without im
     "sdedit": "edit a picture: noise it up to t0, then denoise it under a text (arXiv:2108.01073)",
     "diffedit": "edit a picture where two texts disagree about it: find the mask, encode, decode under it "
     "(arXiv:2210.11427)",
+    "flow-edit": "turn what one text says of a picture into what another says, without inversion "
+    "(arXiv:2412.08629)",
     "prompt-to-prompt": "change the words and keep the layout, by attention control (arXiv:2208.01626)",
     "null-text": "tune null embeddings until a picture comes back under strong guidance, then edit it "
     "(arXiv:2211.09794)",
