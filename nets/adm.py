@@ -41,20 +41,19 @@ def same(x: Tensor) -> Tensor:
 class ScaleShiftBlock(nn.Module):
     """x + conv(SiLU((1 + scale) · norm(conv(SiLU(norm(x)))) + shift)): (b c_in y x) -> (b c_out y' x').
 
-    [scale, shift] = W·emb: adaptive group normalisation, AdaGN of arXiv:2105.05233v4, Sec. 3.1, but with
-    1 + scale, as everyone builds it. emb (b emb_width) comes with its SiLU already applied. resample:
-    `halve`, `double` or `same`; it is done to x, and to the branch between its first norm and its first
-    convolution. The last convolution starts as zero, and so does the branch."""
+    [scale, shift] = W·emb: adaptive group normalisation, AdaGN of arXiv:2105.05233v4, Sec. 3.1, but with 1 +
+    scale, as its code has it. emb (b emb_width) comes with its SiLU already applied. The last convolution
+    starts as zero, and so does the branch."""
 
     def __init__(
         self,
         c_in: int,
         c_out: int,
-        emb_width: int,
+        emb_width: int,  # of the time embedding
         *,
-        groups: int,
-        resample: Callable[[Tensor], Tensor] = same,
-        dropout: float = 0.0,
+        groups: int,  # of both norms; must divide c_in and c_out
+        resample: Callable[[Tensor], Tensor] = same,  # or `halve`, `double`: of x, and within the branch
+        dropout: float = 0.0,  # before the last convolution, while training
     ):
         super().__init__()
         self.resample = resample
@@ -107,13 +106,19 @@ class FusedAttention(nn.Module):
 
 
 class JointAttention(nn.Module):
-    """The pixels of a map attend to the text and to each other: h + attention(norm(h)), (b c y x). It
-    starts as the identity.
+    """The pixels of a map attend to the text and to each other: h + attention(norm(h)), (b c y x).
 
-    name: of its site; level: the map is 2**level times smaller than the picture; head_width: c must
-    divide by it."""
+    It starts as the identity. Raises ValueError where head_width does not divide width."""
 
-    def __init__(self, name: str, level: int, width: int, head_width: int, ctx_width: int, groups: int):
+    def __init__(
+        self,
+        name: str,  # of its site
+        level: int,  # the map is 2**level times smaller than the picture
+        width: int,  # c
+        head_width: int,
+        ctx_width: int,  # of the text
+        groups: int,  # of the norm
+    ):
         super().__init__()
         if width % head_width:
             raise ValueError(f"head_width={head_width} must divide the {width} channels of {name}")

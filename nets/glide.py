@@ -129,34 +129,49 @@ class GlideUNet(nn.Module):
 
     def inputs(
         self,
-        x_t: Tensor,
+        x_t: Tensor,  # (b c y x)
         *,
-        picture: Tensor | None = None,
-        mask: Tensor | None = None,
-        low_res: Tensor | None = None,
+        picture: Tensor | None = None,  # (b c y x) in [−1, 1]
+        mask: Tensor | None = None,  # (b 1 y x): 1 = paint here, 0 = keep
+        low_res: Tensor | None = None,  # (b c y' x') in [−1, 1], of any size: stretched to that of x_t
     ) -> Tensor:
-        """What the net reads, (b in_channels y x) = [x_t | picture · known | known | low_res]; as much of
-        it as this net was built for.
+        """What the net reads, (b in_channels y x) = [x_t | picture · kept | kept | low_res]; as much of it as
+        it was built for.
 
-        x_t (b c y x); picture (b c y x) in [−1, 1]; mask (b 1 y x): 1 = paint here, 0 = keep, so known =
-        1 − mask (GLIDE's own masks are known); without picture and mask nothing is known, and a net for
-        inpainting paints all. low_res (b c y' x') in [−1, 1], of any size, is stretched to that of x_t
-        (bilinear; the paper says bicubic). Raises ValueError for what the net cannot see, lacks, or has
-        another shape."""
+        kept = 1 − mask says where the picture is to be kept: 1 there, 0 where the net paints. (GLIDE's own
+        masks are that.) Without picture and mask nothing is kept, and a net for inpainting paints all. Raises
+        ValueError for what the net cannot see, lacks, or has another shape.
+        """
+        self.check_beside(x_t, picture=picture, mask=mask, low_res=low_res)
+        seen = [x_t]
+        if self.inpainting:
+            kept = torch.zeros_like(x_t[:, :1]) if mask is None else 1 - mask
+            seen += [torch.zeros_like(x_t) if picture is None else picture * kept, kept]
+        if self.upsampling:
+            # official code: bilinear; the paper says bicubic. The caller has rounded low_res to 8 bits, as a file
+            # would hold it
+            seen.append(F.interpolate(low_res, x_t.shape[-2:], mode="bilinear", align_corners=False))
+        return torch.cat(seen, dim=1)
+
+    def check_beside(
+        self, x_t: Tensor, *, picture: Tensor | None, mask: Tensor | None, low_res: Tensor | None
+    ) -> None:
+        """Raises ValueError for what `inputs` cannot put beside x_t."""
         b, c, *res = x_t.shape
         given = {
-            "picture": (self.inpainting, picture),
-            "mask": (self.inpainting, mask),
-            "low_res": (self.upsampling, low_res),
+            "picture": (self.inpainting, picture, (b, c, *res)),
+            "mask": (self.inpainting, mask, (b, 1, *res)),
+            "low_res": (self.upsampling, low_res, (b, c)),  # of any size
         }
-        for name, (sees, tensor) in given.items():
-            if tensor is not None and not sees:
+        for name, (sees, tensor, wanted) in given.items():
+            if tensor is None:
+                continue
+            if not sees:
                 use = "upsampling" if name == "low_res" else "inpainting"
                 raise ValueError(
                     f"{name} must be None: this net was not built for {use}; choose a model that was"
                 )
-            wanted = (b, 1 if name == "mask" else c, *([] if name == "low_res" else res))
-            if tensor is not None and (tensor.ndim != 4 or tuple(tensor.shape[: len(wanted)]) != wanted):
+            if tensor.ndim != 4 or tuple(tensor.shape[: len(wanted)]) != wanted:
                 sizes = " ".join(map(str, wanted)) + (" y x" if name == "low_res" else "")
                 raise ValueError(
                     f"{name} must be ({sizes}) beside x_t {tuple(x_t.shape)}, not {tuple(tensor.shape)}"
@@ -167,15 +182,6 @@ class GlideUNet(nn.Module):
             raise ValueError(
                 "picture and mask go together: give both, or neither for a picture that is all new"
             )
-        seen = [x_t]
-        if self.inpainting:
-            known = torch.zeros_like(x_t[:, :1]) if mask is None else 1 - mask
-            seen += [torch.zeros_like(x_t) if picture is None else picture * known, known]
-        if self.upsampling:
-            # official code: bilinear. It enlarges what a file would hold: the caller has rounded low_res
-            # to 8 bits
-            seen.append(F.interpolate(low_res, res, mode="bilinear", align_corners=False))
-        return torch.cat(seen, dim=1)
 
     def forward(self, x_t: Tensor, t: int | float | Tensor, ctx: Tensor, tap: Tap | None = None) -> Tensor:
         """[eps, v] (b 2·channels y x) for x_t (b in_channels y x), as `inputs` gives it, at time t under
@@ -223,24 +229,21 @@ def for_inpainting(net: GlideUNet) -> GlideUNet:
 
 
 class GlideText(nn.Module):
-    """tokens (b l) -> (b l d), normalised. Every token sees every other, before and after it, and the
-    padding too.
+    """tokens (b l) -> (b l d), normalised. Every token sees every other, before and after it, and the padding
+    too.
 
-    vocab: how many tokens there are; length: of a row; width, layers, heads: of the transformer; pad: the
-    token that rows are filled with, None for the last of the vocabulary, as GPT-2's tokenizer has it;
-    init_std: of all vectors that are looked up (see nets/text.py). A place with no token has a vector of
-    its own, `padding`, instead of a token's and the place's."""
+    A place with no token has a vector of its own, `padding`, instead of a token's and the place's."""
 
     def __init__(
         self,
         *,
-        vocab: int = 50257,
-        length: int = 128,
-        width: int = 512,
+        vocab: int = 50257,  # how many tokens there are
+        length: int = 128,  # of a row
+        width: int = 512,  # d
         layers: int = 16,
         heads: int = 8,
-        pad: int | None = None,
-        init_std: float = 0.02,
+        pad: int | None = None,  # the token that rows are filled with; None: the last, as with GPT-2
+        init_std: float = 0.02,  # of all vectors that are looked up, see nets/text.py
     ):
         super().__init__()
         self.pad = vocab - 1 if pad is None else pad

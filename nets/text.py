@@ -27,23 +27,20 @@ def quick_gelu(x: Tensor) -> Tensor:
 class TextTransformer(nn.Module):
     """tokens (b l) -> (b l d), the last layer normalised.
 
-    vocab: how many tokens there are; length: how many a text may have; width, layers, heads: of the
-    transformer; activation: between the two linear maps of a layer; causal: whether a token sees only
-    itself and those before it; init_std: of the token and the position vectors alike. ours: one scale for
-    both, since positions drawn much smaller than tokens leave the net a bag of words, for which "a left
-    of b" is "b left of a". (CLIP itself: 0.02 and 0.01.)"""
+    ours: token and position vectors begin at one scale, since with positions drawn much smaller than tokens
+    the net stays a bag of words, for which "a left of b" is "b left of a". (CLIP itself: 0.02 and 0.01.)"""
 
     def __init__(
         self,
         *,
-        vocab: int = 49408,
-        length: int = 77,
-        width: int = 768,
+        vocab: int = 49408,  # how many tokens there are
+        length: int = 77,  # how many a text may have
+        width: int = 768,  # d
         layers: int = 12,
         heads: int = 12,
-        activation: Callable[[Tensor], Tensor] = quick_gelu,
-        causal: bool = True,
-        init_std: float = 0.02,
+        activation: Callable[[Tensor], Tensor] = quick_gelu,  # between the two linear maps of a layer
+        causal: bool = True,  # whether a token sees only itself and those before it
+        init_std: float = 0.02,  # of the token and the position vectors alike
     ):
         super().__init__()
         self.tokens = nn.Embedding(vocab, width)

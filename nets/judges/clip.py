@@ -37,29 +37,24 @@ MEAN, STD = (
 
 
 class CLIP(nn.Module):
-    """logits = clip(views, tokens).
-
-    size, patch, width, layers, heads: of the image tower; embed: width of the common space; vocab,
-    length, text_width, text_layers, text_heads: of the text tower; activation: in both (the published
-    nets: `quick_gelu`; several that others trained: torch's own gelu). end: the token at which a text is
-    read, None for the last of the vocabulary, as CLIP has it."""
+    """logits = clip(views, tokens)."""
 
     def __init__(
         self,
         *,
-        size: int = 224,
-        patch: int = 14,
-        width: int = 1024,
-        layers: int = 24,
-        heads: int = 16,
-        embed: int = 768,
-        vocab: int = 49408,
-        length: int = 77,
+        size: int = 224,  # side of the pictures
+        patch: int = 14,  # side of a patch
+        width: int = 1024,  # of the image tower
+        layers: int = 24,  # of the image tower
+        heads: int = 16,  # of the image tower
+        embed: int = 768,  # d, of the common space
+        vocab: int = 49408,  # how many tokens there are
+        length: int = 77,  # of a row of tokens
         text_width: int = 768,
         text_layers: int = 12,
         text_heads: int = 12,
-        activation: Callable[[Tensor], Tensor] = quick_gelu,
-        end: int | None = None,
+        activation: Callable[[Tensor], Tensor] = quick_gelu,  # in both towers; of some others: gelu
+        end: int | None = None,  # the token at which a text is read; None: the last, as CLIP has it
     ):
         super().__init__()
         self.size = size

@@ -39,14 +39,20 @@ TAU_S = 0.1  # the student's temperature
 
 
 class DINOHead(nn.Module):
-    """cls (b d) -> the cosine with each prototype (b k), through three linear maps and a narrow,
-    normalised vector. # Appendix C
+    """cls (b d) -> the cosine with each prototype (b k), through three linear maps and a narrow, normalised
+    vector.
 
-    hidden=0: without the maps; cls itself is the vector that is compared, `width` long, and all that the
-    loss teaches is in it. # ours The prototypes have length 1, too: official code: so by default for
-    large nets ("norm_last_layer"), for then training is stable."""
+    Appendix C. The prototypes have length 1, too. official code: so by default for large nets
+    ("norm_last_layer"), since training is stable then."""
 
-    def __init__(self, *, width: int = 384, hidden: int = 2048, narrow: int = 256, prototypes: int = 65536):
+    def __init__(
+        self,
+        *,
+        width: int = 384,  # d, of the class token
+        hidden: int = 2048,  # of the linear maps; 0: no maps, the class token itself is compared (ours)
+        narrow: int = 256,  # of the vector that is compared
+        prototypes: int = 65536,  # k
+    ):
         super().__init__()
         self.maps = (
             nn.Sequential(

@@ -26,30 +26,25 @@ from palimpsest.nets.text import TextTransformer
 
 
 class NoisedCLIP(nn.Module):
-    """logits = clip(x_t, t, tokens).
-
-    size, patch, width, layers, heads: of the image tower; times: it knows t = 0 … times − 1; embed: width
-    of the common space; vocab, length, text_width, text_layers, text_heads: of the text tower; end: the
-    token at which a text is read (CLIP's is 49407: the published table has rows to spare). scale: 1/τ, by
-    which a cosine is multiplied; fixed here, as the published weights hold none."""
+    """logits = clip(x_t, t, tokens)."""
 
     def __init__(
         self,
         *,
-        size: int = 64,
-        patch: int = 4,
-        width: int = 768,
-        layers: int = 12,
-        heads: int = 12,
-        times: int = 1000,
-        embed: int = 512,
-        vocab: int = 65536,
-        length: int = 77,
+        size: int = 64,  # side of the pictures
+        patch: int = 4,  # side of a patch
+        width: int = 768,  # of the image tower
+        layers: int = 12,  # of the image tower
+        heads: int = 12,  # of the image tower
+        times: int = 1000,  # it knows t = 0 … times − 1
+        embed: int = 512,  # d, of the common space
+        vocab: int = 65536,  # how many tokens there are
+        length: int = 77,  # of a row of tokens
         text_width: int = 512,
         text_layers: int = 12,
         text_heads: int = 8,
-        end: int = 49407,
-        scale: float = 100.0,
+        end: int = 49407,  # the token at which a text is read; the published table has rows to spare
+        scale: float = 100.0,  # 1/τ, which multiplies a cosine; the published weights hold none
     ):
         super().__init__()
         self.end, self.scale = end, scale
@@ -98,10 +93,18 @@ class NoisedCLIP(nn.Module):
 class NoisedVisionTransformer(VisionTransformer):
     """(x_t, t) -> Tokens: the vision transformer of CLIP whose class token is that of the time.
 
-    times: how many there are; the others as in nets/judges/vit.py. official code: 257 tokens are filled
-    up to 288 that nobody attends to."""
+    official code: 257 tokens are filled up to 288 that nobody attends to."""
 
-    def __init__(self, *, size: int, patch: int, width: int, layers: int, heads: int, times: int):
+    def __init__(
+        self,
+        *,
+        size: int,  # this and the next four as in nets/judges/vit.py
+        patch: int,
+        width: int,
+        layers: int,
+        heads: int,
+        times: int,  # how many there are
+    ):
         super().__init__(
             size=size,
             patch=patch,

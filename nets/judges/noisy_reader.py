@@ -18,21 +18,18 @@ from palimpsest.nets.judges.vit import standardise
 
 
 class NoisyReader(nn.Module):
-    """`forward(x_t (b, 3, size, size), t) -> {attribute: logits (b, values)}`.
-
-    attributes: name -> number of values; the others as in nets/judges/noised_clip.py; t counts from 0, as
-    there."""
+    """`forward(x_t (b, 3, size, size), t) -> {attribute: logits (b, values)}`; t counts from 0."""
 
     def __init__(
         self,
         *,
-        attributes: dict[str, int],
-        size: int = 32,
-        patch: int = 4,
-        width: int = 128,
+        attributes: dict[str, int],  # name -> number of values
+        size: int = 32,  # side of the pictures
+        patch: int = 4,  # side of a patch
+        width: int = 128,  # d
         layers: int = 4,
         heads: int = 4,
-        times: int = 1000,
+        times: int = 1000,  # it knows t = 0 … times − 1
     ):
         super().__init__()
         self.attributes = dict(attributes)

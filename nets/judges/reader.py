@@ -17,12 +17,16 @@ from palimpsest.nets.fast_cpu import Conv2d, Linear
 
 
 class Reader(nn.Module):
-    """`forward(pictures (b, 3, y, x) in [−1, 1]) -> {attribute: logits (b, values)}`.
+    """`forward(pictures (b, 3, y, x) in [−1, 1]) -> {attribute: logits (b, values)}`."""
 
-    attributes: name -> number of values; width: channels of the first level; size: of the pictures, a
-    multiple of 8."""
-
-    def __init__(self, *, attributes: dict[str, int], width: int = 32, size: int = 64, heads: int = 4):
+    def __init__(
+        self,
+        *,
+        attributes: dict[str, int],  # name -> number of values
+        width: int = 32,  # channels of the first level; the map that is read has four times as many
+        size: int = 64,  # side of the pictures, a multiple of 8
+        heads: int = 4,  # of every attention
+    ):
         super().__init__()
         self.attributes = dict(attributes)
         self.size = size

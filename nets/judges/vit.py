@@ -35,25 +35,20 @@ class Tokens(NamedTuple):
 
 
 class VisionTransformer(nn.Module):
-    """pictures (b 3 y x), standardised as the net was trained (`view`) -> Tokens.
-
-    size: side of the pictures it was trained on; patch: side of a patch, which must divide it; width,
-    layers, heads: of the transformer; activation: between the two linear maps of a layer; eps: of all
-    norms; patch_bias: whether the map E of a patch has one; norm_in: whether the tokens are normalised
-    before the first layer."""
+    """pictures (b 3 y x), standardised as the net was trained (`view`) -> Tokens."""
 
     def __init__(
         self,
         *,
-        size: int,
-        patch: int,
-        width: int,
+        size: int,  # side of the pictures that it was trained on
+        patch: int,  # side of a patch; must divide size
+        width: int,  # d
         layers: int,
         heads: int,
-        activation: Callable[[Tensor], Tensor] = F.gelu,
-        eps: float = 1e-6,
-        patch_bias: bool = True,
-        norm_in: bool = False,
+        activation: Callable[[Tensor], Tensor] = F.gelu,  # between the two linear maps of a layer
+        eps: float = 1e-6,  # of all norms
+        patch_bias: bool = True,  # whether the map E of a patch has one
+        norm_in: bool = False,  # whether the tokens are normalised before the first layer
     ):
         super().__init__()
         if size % patch:
