@@ -148,8 +148,7 @@ class GlideUNet(nn.Module):
             kept = torch.zeros_like(x_t[:, :1]) if mask is None else 1 - mask
             seen += [torch.zeros_like(x_t) if picture is None else picture * kept, kept]
         if self.upsampling:
-            # official code: bilinear; the paper says bicubic. The caller has rounded low_res to 8 bits, as a file
-            # would hold it
+            # official code: bilinear; the paper says bicubic. low_res comes rounded to 8 bits, as from a file
             seen.append(F.interpolate(low_res, x_t.shape[-2:], mode="bilinear", align_corners=False))
         return torch.cat(seen, dim=1)
 
