@@ -213,6 +213,14 @@ def test_a_last_update_that_made_things_worse_is_taken_back_by_the_walk(beyond):
     assert_close(run.z_bar, guided(pivot.start, run.nulls[0], 500, 400), atol=1e-12, rtol=1e-12)
 
 
+def test_an_update_that_went_too_far_is_halved_until_it_helps():
+    b, pivot = replace(B, net=Cliff(B.schedule)), one_step()
+    run = null_text(b, X, PROMPTS, steps=1, inner=8, stop=0.0, pivot=pivot, **FAST)
+    before = mean_square(pivot.path[1] - guided(pivot.start, EMPTY, 500, 400))
+    moved = (run.nulls[0] - EMPTY).flatten(1).norm(dim=1)
+    assert (run.losses[0] < 0.99 * before).all() and 0 < moved[0] <= 0.05 < moved[1]
+
+
 @pytest.mark.parametrize(
     "how", [dict(), FAST, dict(solver="adam-skip", start="prompt"), dict(start="between", **FAST)]
 )
@@ -317,6 +325,18 @@ class FixedNull(Inversion):
 
 
 # ---- ablations ----
+
+
+def test_one_embedding_for_all_steps_is_that_of_a_loop_with_the_adam_of_torch():
+    run = shared_null_text(B, X, PROMPTS, steps=S, inner=3)
+    null = EMPTY.clone().requires_grad_()
+    adam = torch.optim.Adam([null], lr=PUBLISHED_LR)
+    for _ in range(3):
+        for (t, s), z, target in zip(pairwise(run.times), run.path, run.path[1:]):
+            adam.zero_grad()
+            mean_square(target - guided(z, null, t, s)).sum().backward(inputs=[null])
+            adam.step()
+    assert_close(run.nulls[-1], null.detach(), atol=1e-9, rtol=1e-9)
 
 
 def test_one_embedding_for_all_steps_is_one_and_comes_back_less_well(fast):
