@@ -18,7 +18,7 @@ from palimpsest.arguments import ArgumentError, Count, Hint, Picture, Positive, 
 from palimpsest.methods.inputs import given_picture
 from palimpsest.methods.inversion import Inversion, invert
 from palimpsest.methods.null_solvers import Adam, mean_square, untuned
-from palimpsest.methods.null_text import GuidanceScale, NullText, begun, check_model
+from palimpsest.methods.null_text import GuidanceScale, NullText, begin, check_model
 from palimpsest.methods.sampling import TOP
 from palimpsest.samplers.convert import q_sample
 from palimpsest.samplers.ddim import ddim_step
@@ -69,7 +69,7 @@ def shared_null_text(
     if pivot is None:
         pivot = invert(model, x, prompt, steps=steps)
     cond = model.embed(list(pivot.prompts))
-    run = begun(pivot, prompt, steps, w, cond)
+    run = begin(pivot, prompt, steps, w, cond)
     null = model.embed("").repeat(len(cond), 1, 1) if start == "empty" else cond
     if w == 1:
         return untuned(model, run, cond, null)

@@ -56,10 +56,8 @@ class Adam:
     def update(self, x: Tensor, g: Tensor, active: Sequence[int]) -> Tensor:
         """The active entries x (b' …) after an update along their gradient g (b' …)."""
         self.n += 1
-        m, v = (
-            0.9 * self.m[active] + 0.1 * g,
-            0.999 * self.v[active] + 0.001 * g**2,
-        )  # Alg. 1 of arXiv:1412.6980v9
+        m = 0.9 * self.m[active] + 0.1 * g  # Alg. 1 of arXiv:1412.6980v9
+        v = 0.999 * self.v[active] + 0.001 * g**2
         self.m[active], self.v[active] = m, v
         self.updates[active] += 1
         return x - self.rate * (m / (1 - 0.9**self.n)) / ((v / (1 - 0.999**self.n)).sqrt() + 1e-8)
@@ -163,9 +161,9 @@ def untuned(
     each_step: EachStep | None = None,
     updates: int = 0,
 ) -> NullText:
-    """The remaining steps of the walk, all with this ∅ (b l d), which no step changes any more.
+    """The remaining steps of the walk, all with the same ∅ (b l d).
 
-    updates: how often it was updated for each step before.
+    updates: how often it had been updated for each step; the result records it.
     """
     before = torch.full((len(null),), updates)
     eps = model.denoiser(cond, run.w, null)
@@ -188,9 +186,8 @@ def interpolated_start(step: GuidedStep, empty: Tensor, tolerance: float) -> Ten
     everyone = list(range(len(step)))
     r_0, r_1 = (step.residual_of(eps, everyone) for eps in (step.eps_c, eps_null))  # μ = 0: the step at w = 1
     a, half_b, c = (reduce(v, "b c y x -> b", "mean") for v in ((r_1 - r_0) ** 2, r_0 * (r_1 - r_0), r_0**2))
-    root = (half_b**2 - a * (c - tolerance)).clamp(
-        min=0
-    ).sqrt() - half_b  # of a μ² + 2 half_b μ + c = tolerance
+    # a μ² + 2 half_b μ + c = tolerance, solved for μ
+    root = (half_b**2 - a * (c - tolerance)).clamp(min=0).sqrt() - half_b
     mu = torch.where(c < tolerance, root / a.clamp(min=torch.finfo(a.dtype).tiny), 0).clamp(0, 1)
     return step.cond + mu[:, None, None] * (empty - step.cond)
 

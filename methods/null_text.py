@@ -4,6 +4,7 @@ arXiv:2211.09794v1).
 DDIM inversion at w = 1 leads back to its picture at w = 1. Under strong guidance it does not, and without
 guidance an edit is weak. Null-text inversion leaves the network and the prompt as they are and tunes the
 embedding of the *empty* prompt, one for each step, until the guided walk down stays on the walk up.
+Algorithm 1, in lines that the tags below count:
 
     1  z*_T … z*_0 ← DDIM inversion of z_0 under the prompt, w = 1               the pivot; Eq. (19)
     2  z̄_T ← z*_T;  ∅_T ← the embedding of ""
@@ -144,16 +145,16 @@ def null_text(
     check(null_text, locals())
     check_model(model, prompt)
     if pivot is None:
-        pivot = invert(model, x, prompt, steps=steps)  # Alg. 1 l. 1: w = 1; Eq. (19)
+        pivot = invert(model, x, prompt, steps=steps)  # Alg. 1 l. 1, at w = 1; Eq. (19)
     cond, empty = model.embed(list(pivot.prompts)), model.embed("").repeat(len(pivot.prompts), 1, 1)
-    run = begun(pivot, prompt, steps, w, cond)
+    run = begin(pivot, prompt, steps, w, cond)
     null = run.nulls[-1] if len(run.nulls) else empty if start == "empty" else cond  # Alg. 1 l. 2
     if w == 1:  # ε̂ is ε_C, whatever ∅ is: there is nothing to tune
         return untuned(model, run, cond, null, each_step)
     if solver != "adam":
         return solve_steps(solver, model, run, cond, empty, null, inner, lr, stop, start, each_step)
 
-    with counted(model, run.forwards) as evaluations:
+    with counted(model, run.forwards) as evaluations:  # of the network, for each picture
         for i, t, s in run.remaining():  # Alg. 1 l. 3
             rate, tolerance = rate_and_tolerance(lr, stop, i / steps)
             z_bar, target = run.z_bar, run.path[i + 1]  # z̄_t, z*_s
@@ -161,20 +162,21 @@ def null_text(
             if start == "between":
                 step = GuidedStep(model, z_bar, target, t, s, w, cond, eps_c, evaluations)
                 null = interpolated_start(step, empty, tolerance / 2)
-            null, adam, active = null.clone(), Adam(null, rate), list(range(len(null)))
+            null, adam = null.clone(), Adam(null, rate)
+            active = list(range(len(null)))  # the pictures that are not done
             for _ in range(inner):  # Alg. 1 l. 4
                 trial = null[active].requires_grad_()
                 with torch.enable_grad(), evaluations.of(active):
-                    eps_null = model.eps(z_bar[active], t, trial)
+                    eps_null = model.eps(z_bar[active], t, trial)  # Alg. 1 l. 5
                     eps_hat = combine(eps_null, eps_c[active], w)  # Eq. (18)
                     z_s = ddim_step(model.schedule, z_bar[active], eps_hat, t, s)  # Eq. (17)
                     loss = mean_square(target[active] - z_s)  # Eq. (20), Eq. (21)
                     (g,) = torch.autograd.grad(loss.sum(), trial)  # of a sum: each picture's own gradient
-                null[active] = adam.update(null[active], g, active)
+                null[active] = adam.update(null[active], g, active)  # Alg. 1 l. 6
                 active = [k for k, value in zip(active, loss.tolist()) if value >= tolerance]
                 if not active:  # official code: the loss before the update decides
                     break
-            eps_hat = model.denoiser(cond, w, null)(z_bar, t)  # Eq. (18)
+            eps_hat = model.denoiser(cond, w, null)(z_bar, t)  # Alg. 1 l. 7; Eq. (18)
             z_bar = ddim_step(model.schedule, z_bar, eps_hat, t, s)  # Eq. (17), Eq. (22)
             run = run.after_step(null, z_bar, adam.updates, evaluations.each)
             if each_step is not None:
@@ -182,7 +184,7 @@ def null_text(
     return run
 
 
-def begun(pivot: Inversion, prompt: Texts, steps: int, w: float, cond: Tensor) -> NullText:
+def begin(pivot: Inversion, prompt: Texts, steps: int, w: float, cond: Tensor) -> NullText:
     """A pivot with no step done; an unfinished NullText as it is. cond (b l d): the embedding of the prompts.
 
     Raises ArgumentError for a pivot of other prompts, steps or, where it is a NullText, another w.
