@@ -29,7 +29,17 @@ from palimpsest.weights.load import load
 from palimpsest.worlds.files import read_picture
 from tests.tiny import tiny_weights
 
-NAMES = ("sdedit", "diffedit", "prompt-to-prompt", "null-text", "invert", "attention", "generate", "models")
+NAMES = (
+    "sdedit",
+    "diffedit",
+    "flow-edit",
+    "prompt-to-prompt",
+    "null-text",
+    "invert",
+    "attention",
+    "generate",
+    "models",
+)
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +195,21 @@ def test_a_target_distance_chooses_t0_by_bisection(room, monkeypatch, tiny, caps
     assert capsys.readouterr().err == ""
     assert main(sdedit_argv(tiny, "--target-distance", ".9")) == 0  # out of reach: t0 ≤ 1 gives .25 at most
     assert "came no nearer to 0.9" in capsys.readouterr().err
+
+
+# ---- flow-edit ----
+
+
+def test_flow_edit_writes_what_the_verb_makes_and_keeps_the_files_own_pixels(room, tiny, capsys):
+    argv = ["flow-edit", "in.png", "--source", "a red star", "--target", "a blue star", "--model", str(tiny)]
+    more = ["--steps", "2", "--start", ".5", "--mask", "mask.png", "--save-steps", "steps", "-o", "out.png"]
+    assert main([*argv, *more]) == 0
+    assert capsys.readouterr().out.startswith("out.png: from s = 0.5 (σ 1), 3 evaluations, distance ")
+    assert np.array_equal(pixels("out.png")[:, 20:], pixels("in.png")[:, 20:])
+    assert (pixels("out.png")[:, :16] != pixels("in.png")[:, :16]).any()
+    assert sorted(p.name for p in Path("steps").iterdir()) == ["step_000.png", "step_001.png"]
+    assert main([*argv, "--start", "0", "-o", "other.png"]) == 2 and not Path("other.png").exists()
+    assert capsys.readouterr().err.startswith("palimpsest: error: start: must lie in (0, 1], got 0.0")
 
 
 # ---- generate, models ----

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
+from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import branches, calls, dry_run
 from palimpsest.cli.commands.pictures import (
     framed,
@@ -26,9 +27,7 @@ from palimpsest.worlds.files import read_mask, write_picture
 
 def declare_flow_edit(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest flow-edit`."""
-    about = (
-        "turn what one text says of a picture into what another says, without inversion (arXiv:2412.08629)"
-    )
+    about = COMMANDS["flow-edit"]
     p = command(commands, "flow-edit", about, run_flow_edit)
     p.add_argument("input", metavar="IN", help="the picture")
     p.add_argument("--source", required=True, metavar="TEXT", help="what it shows, in words")
