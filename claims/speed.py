@@ -30,7 +30,7 @@ from palimpsest.claims.common import rounded
 from palimpsest.claims.page import README, RECORDS, between, read_record
 from palimpsest.claims.verify import Setting, reference, relative, version
 from palimpsest.claims.verify.nets import drawn, first, noise, twin_text, twin_unet, twin_vae
-from palimpsest.claims.verify.walks import drawn_bundle
+from palimpsest.claims.verify.walks import drawn_model
 from palimpsest.cli.manners import exit_code
 from palimpsest.nets.attention import Site
 from palimpsest.nets.text import TextTransformer
@@ -185,7 +185,7 @@ def loading(s: Setting) -> Iterator[Pair]:
     with tempfile.TemporaryDirectory() as place:
         text = drawn(TextTransformer, s, {"vocab": 49408})
         tokenizer = ClipTokenizer(vocabulary(), length=len(text.positions))
-        folder = save(replace(drawn_bundle(s), text=text, tokenizer=tokenizer), Path(place) / "model")
+        folder = save(replace(drawn_model(s), text=text, tokenizer=tokenizer), Path(place) / "model")
         gc.collect()
 
         def theirs() -> float:

@@ -161,7 +161,7 @@ def test_a_saved_word_comes_back_to_the_bit(b, x, file, tmp_path):
 
 
 def test_what_cannot_be_saved_or_changed_is_refused(b, tuned, file, tmp_path):
-    with pytest.raises(ValueError, match="^bundle: tiny has no low-rank changes"):
+    with pytest.raises(ValueError, match="^model: tiny has no low-rank changes"):
         save_lora(b, tmp_path / "x.safetensors", str(file))
     with pytest.raises(ValueError, match="must end in .safetensors"):
         save_lora(tuned, tmp_path / "x.ckpt", str(file))

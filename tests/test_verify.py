@@ -268,7 +268,7 @@ def test_the_published_picture_is_compared_for_its_own_checkpoint_alone(small, m
     assert picture.shape == (1, 3, 512, 512) and 0 <= picture.min() < picture.max() <= 1
     corner = real.corner(picture)
     assert corner[1] == picture[0, 2, 509, 510] and corner[3] == picture[0, 2, 510, 509]
-    s = S._replace(bundle=small)
+    s = S._replace(model=small)
 
     def again(b, z, prompt):  # made once: 512×512 takes its time
         assert b is small and torch.equal(z, real.published_latents()) and prompt == "a red circle"
@@ -289,7 +289,7 @@ def test_the_published_picture_is_compared_for_its_own_checkpoint_alone(small, m
         assert "it is of Stable Diffusion v1.4" in next(real.published_rows(name)(s)).why
     assert (
         "not of the size"
-        in next(real.published_rows("x-1-4")(s._replace(bundle=dataclasses.replace(small, size=256)))).why
+        in next(real.published_rows("x-1-4")(s._replace(model=dataclasses.replace(small, size=256)))).why
     )
 
 
@@ -305,7 +305,7 @@ def test_the_published_edit_is_compared_where_the_net_sees_a_picture_and_the_por
         net=drawn(UNet, S, dict(in_channels=8, attention=(False, False, True), mult=(1, 1, 2), blocks=1)),
     )
     rows = [
-        real.published_rows("x.ckpt", portrait)(S._replace(bundle=b))
+        real.published_rows("x.ckpt", portrait)(S._replace(model=b))
         for b, portrait in ((small, tmp_path / "example.png"), (sees, None))
     ]
     assert [
@@ -316,12 +316,10 @@ def test_the_published_edit_is_compared_where_the_net_sees_a_picture_and_the_por
     made = real.published_edit(sees, x, "a red circle")
     assert made.shape == x.shape and 0 <= made.min() < made.max() <= 1
     monkeypatch.setattr(real, "V3", tuple(real.corner(made).tolist()))
-    _, row = real.published_rows("x.ckpt", tmp_path / "example.png")(S._replace(bundle=sees))
+    _, row = real.published_rows("x.ckpt", tmp_path / "example.png")(S._replace(model=sees))
     assert row.passed and row.what.startswith("V3") and row.tolerance == 1e-3
     monkeypatch.setattr(real, "V3", tuple((real.corner(made) + 2e-3).tolist()))
-    assert not list(real.published_rows("x.ckpt", tmp_path / "example.png")(S._replace(bundle=sees)))[
-        1
-    ].passed
+    assert not list(real.published_rows("x.ckpt", tmp_path / "example.png")(S._replace(model=sees)))[1].passed
 
 
 def test_the_published_edit_is_what_the_pipeline_makes(small, tmp_path):
@@ -385,8 +383,8 @@ def test_latents_that_diffusers_would_take_for_pictures_are_not_given_to_it():
         dataclasses.replace(load(name, "cpu", torch.float32), shift=1)
         for name in ("shapes-instruct", "shapes")
     )
-    for bundle, groups in ((sees, program.WALKS[3:]), (plain, program.WALKS[1:3])):
-        results = list(program.certificate(S._replace(bundle=bundle), groups))
+    for model, groups in ((sees, program.WALKS[3:]), (plain, program.WALKS[1:3])):
+        results = list(program.certificate(S._replace(model=model), groups))
         assert len(results) == len(groups) and all(
             "diffusers takes only 4 channels for a latent" in r.why for r in results
         )
@@ -434,7 +432,7 @@ def test_a_model_that_is_no_such_model_says_what_was_not_compared(small):
     wide = dataclasses.replace(
         small, net=drawn(UNet, S, dict(in_channels=8)), vae=None, text=None, name="wide"
     )
-    results = list(program.certificate(S._replace(bundle=wide), program.NETS[1:] + program.WALKS))
+    results = list(program.certificate(S._replace(model=wide), program.NETS[1:] + program.WALKS))
     assert not any(isinstance(r, Row) for r in results)
     assert [r.why for r in results if isinstance(r, Skipped)][:3] == [
         "wide has none",
@@ -454,7 +452,7 @@ def test_no_dtype_allows_what_a_mistake_makes(small, monkeypatch):
     monkeypatch.setattr(
         Model, "denoiser", lambda b, cond, w=1.0, negative="", tap=None: guided(b, cond, 1.0, negative, tap)
     )
-    unguided, picture = walks.sampling_rows(S._replace(bundle=small))
+    unguided, picture = walks.sampling_rows(S._replace(model=small))
     monkeypatch.setattr(Model, "denoiser", guided)
     monkeypatch.setattr(
         walks,
@@ -465,7 +463,7 @@ def test_no_dtype_allows_what_a_mistake_makes(small, monkeypatch):
         small,
         net=drawn(UNet, S, dict(in_channels=8, attention=(False, False, True), mult=(1, 1, 2), blocks=1)),
     )
-    negative, _ = walks.instruct_pix2pix_rows(S._replace(bundle=sees))
+    negative, _ = walks.instruct_pix2pix_rows(S._replace(model=sees))
     for row in (unguided, picture, negative):
         assert not any(row._replace(tolerance=tolerance).passed for tolerance in allowed), written(row)
 
@@ -487,7 +485,7 @@ def test_two_cells_in_a_hundred_may_flip_in_half_precision_and_none_in_float32(
         return heat
 
     monkeypatch.setattr(walks, "heat_map", flip)
-    row = next(walks.diffedit_rows(S._replace(bundle=small)))
+    row = next(walks.diffedit_rows(S._replace(model=small)))
     assert row.output == pytest.approx(flipped / (16 * 24)) and row.passed == in_float32
     for dtype in (torch.bfloat16, torch.float16):
         assert row._replace(tolerance=S._replace(dtype=dtype).allow(CELLS)).passed == in_half

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.lora import adapt, adapted, merge
 from palimpsest.weights.files import WeightsError, sha256
 
@@ -25,18 +26,17 @@ CHANGES = ("lora", "word")  # kinds of such files
 
 
 def lora_tensors(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The low-rank changes of a bundle: tensors, and what rebuilds them. Raises ValueError for a bundle
-    without any.
-    """
+    """The low-rank changes of a model: tensors, and what rebuilds them. Raises ArgumentError for one without
+    any."""
     parts = {
         name: adapted(module)
         for name, module in (("net", model.net), ("text", model.text))
         if module is not None and adapted(module)
     }
     if not parts:
-        raise ValueError(
-            f"bundle: {model.name} has no low-rank changes to save; learn some with rank, or save the whole "
-            "model"
+        raise ArgumentError(
+            "model",
+            f"{model.name} has no low-rank changes to save; learn some with rank, or save the whole model",
         )
     one = next(iter(next(iter(parts.values())).values()))
     tensors = {
@@ -49,9 +49,8 @@ def lora_tensors(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def merged_model(model: Model) -> Model:
-    """A plain bundle that gives the same, each low-rank change put into its map; b itself where it has
-    none.
-    """
+    """A plain model that gives the same, each low-rank change put into its map; the same object where it has
+    none."""
     changed = {
         name: module
         for name, module in (("net", model.net), ("text", model.text))
@@ -79,7 +78,7 @@ def base_of(path: Path, config: dict[str, Any], find: Any) -> Path:
 
 @torch.no_grad()
 def apply_change(model: Model, config: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Model:
-    """The freshly loaded bundle b, changed in place. Raises WeightsError for tensors that do not fit."""
+    """The freshly loaded model, changed in place. Raises WeightsError for tensors that do not fit."""
     wanted = {}
     if config["kind"] == "word":
         wanted["vector"] = model.text.tokens.weight[config["token"]]

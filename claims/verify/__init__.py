@@ -37,12 +37,12 @@ CELLS = dict(
 
 
 class Setting(NamedTuple):
-    """What is compared: nets of one size with random weights, or those of a checkpoint (`bundle`)."""
+    """What is compared: nets of one size with random weights, or those of a checkpoint (`model`)."""
 
     size: str = "small"  # "small" or "full": the published configurations
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
-    bundle: Model | None = None  # whose weights are compared; None: random ones
+    model: Model | None = None  # whose weights are compared; None: random ones
     tower: nn.Module | None = None  # or those of a CLIP or a DINO
     seed: int = 0
 

@@ -84,8 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if a.portrait and not a.name:
             raise ValueError("portrait: is shown to a real InstructPix2Pix; give its name or path too")
         device = pick_device(a.device)
-        bundle, tower = opened(a.name, device, DTYPES[a.dtype]) if a.name else (None, None)
-        s = Setting(a.size, device, DTYPES[a.dtype], bundle, tower)
+        model, tower = opened(a.name, device, DTYPES[a.dtype]) if a.name else (None, None)
+        s = Setting(a.size, device, DTYPES[a.dtype], model, tower)
         groups = NETS + TOWERS + WALKS
         if a.name:
             groups = (

@@ -239,16 +239,16 @@ def _unet(s: Setting, what: str, net: UNet) -> Iterator[Row]:
 
 def unet_rows(s: Setting) -> Iterator[Row | Skipped]:
     """The U-Net on latents that are not square, each with a time of its own: 4 channels, 8 and 9."""
-    if s.bundle is not None and not isinstance(s.bundle.net, UNet):
+    if s.model is not None and not isinstance(s.model.net, UNet):
         where = (
             "tests/test_glide.py compares that with UNet2DConditionModel"
-            if isinstance(s.bundle.net, GlideUNet)
+            if isinstance(s.model.net, GlideUNet)
             else "tests/test_layouts.py compares that with UNet2DModel"
         )
-        yield Skipped("U-Net", f"{s.bundle.name} is a {type(s.bundle.net).__name__}; {where}")
+        yield Skipped("U-Net", f"{s.model.name} is a {type(s.model.net).__name__}; {where}")
         return
-    if s.bundle is not None:
-        yield from _unet(s, f"U-Net of {s.bundle.name}", s.bundle.net)
+    if s.model is not None:
+        yield from _unet(s, f"U-Net of {s.model.name}", s.model.net)
         return
     for channels, whose in ((4, "Stable Diffusion v1"), (8, "InstructPix2Pix"), (9, "inpainting")):
         yield from _unet(
@@ -258,9 +258,9 @@ def unet_rows(s: Setting) -> Iterator[Row | Skipped]:
 
 def vae_rows(s: Setting) -> Iterator[Row | Skipped]:
     """The autoencoder both ways, on a picture that is not square."""
-    vae = drawn(AutoencoderKL, s) if s.bundle is None else s.bundle.vae
+    vae = drawn(AutoencoderKL, s) if s.model is None else s.model.vae
     if vae is None:
-        yield Skipped("autoencoder", f"{s.bundle.name} has none")
+        yield Skipped("autoencoder", f"{s.model.name} has none")
         return
     x = noise(s, 1, 3, *((256, 192) if s.size == "full" else (32, 48))).clamp(-1, 1)
     z = noise(s, 1, vae.latent_channels, x.shape[2] // vae.factor, x.shape[3] // vae.factor, seed=2)
@@ -301,14 +301,14 @@ def text_rows(s: Setting) -> Iterator[Row | Skipped]:
     """The text encoder on rows of the full length, filled up with the end's number as Stable Diffusion
     does, and with 0 as CLIP does.
     """
-    text = drawn(TextTransformer, s) if s.bundle is None else s.bundle.text
+    text = drawn(TextTransformer, s) if s.model is None else s.model.text
     if text is None:
-        yield Skipped("text encoder", f"{s.bundle.name} reads no text")
+        yield Skipped("text encoder", f"{s.model.name} reads no text")
         return
     if not isinstance(text, TextTransformer):
         yield Skipped(
             "text encoder",
-            f"{s.bundle.name} has a GlideText; tests/test_glide.py compares that with torch's encoder",
+            f"{s.model.name} has a GlideText; tests/test_glide.py compares that with torch's encoder",
         )
         return
     vocab, length = text.tokens.num_embeddings, len(text.positions)

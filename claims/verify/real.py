@@ -156,15 +156,15 @@ def _published_picture_row(s: Setting, name: str) -> Row | Skipped:
     if "1-4" not in (found.name if found else Path(name).name):
         why = f"it is of Stable Diffusion v1.4 (by that name, or a path with 1-4 in it), not of {name}"
         return Skipped(what, why)
-    if s.bundle.text is None or s.bundle.latent_shape != (4, 64, 64):
+    if s.model.text is None or s.model.latent_shape != (4, 64, 64):
         return Skipped(what, f"{name} is not of the size of Stable Diffusion v1.4")
-    made = published_picture(s.bundle, published_latents(), V1_PROMPT)
+    made = published_picture(s.model, published_latents(), V1_PROMPT)
     return _against(s, what, "1×4×64×64", made, V1, "text2img", 1e-4)
 
 
 def _published_edit_row(s: Setting, name: str, x: Tensor | None) -> Row | Skipped:
     what = "V3, InstructPix2Pix's portrait"
-    if not isinstance(s.bundle.net, UNet) or s.bundle.beside != s.bundle.channels:
+    if not isinstance(s.model.net, UNet) or s.model.beside != s.model.channels:
         return Skipped(what, f"{name} sees no picture beside its latent")
     if x is None:
         why = (
@@ -172,7 +172,7 @@ def _published_edit_row(s: Setting, name: str, x: Tensor | None) -> Row | Skippe
             "shipped: give the file with --portrait"
         )
         return Skipped(what, why)
-    made = published_edit(s.bundle, x, V3_PROMPT)
+    made = published_edit(s.model, x, V3_PROMPT)
     return _against(s, what, "×".join(map(str, x.shape)), made, V3, "instruct", 1e-3)
 
 

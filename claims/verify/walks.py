@@ -46,11 +46,11 @@ def published_times(sched: Schedule, steps: int) -> list[int]:
     return [*(sched.T // steps * n + 2 for n in reversed(range(steps))), 1]
 
 
-def drawn_bundle(s: Setting) -> Model:
-    """The bundle of the setting, or one of Stable Diffusion's build with random weights and no text
+def drawn_model(s: Setting) -> Model:
+    """The model of the setting, or one of Stable Diffusion's build with random weights and no text
     encoder.
     """
-    return s.bundle or Model(
+    return s.model or Model(
         name="random weights",
         net=drawn(UNet, s),
         text=None,
@@ -172,7 +172,7 @@ def _unfit(model: Model, what: str, *, given: bool = True, beside: bool = False)
 @torch.no_grad()
 def sampling_rows(s: Setting) -> Iterator[Row | Skipped]:
     """Ten DDIM steps with guidance, and the picture that they end in."""
-    model = drawn_bundle(s)
+    model = drawn_model(s)
     if unfit := _unfit(model, "ten guided DDIM steps", given=False):
         yield unfit
         return
@@ -204,7 +204,7 @@ def sdedit_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
     """Noise and step of vp_walk (methods/sdedit.py), in a loop over their times, beside their
     image-to-image, which is SDEdit by DDIM: strength .6 of ten steps; eta 0, and eta 1 (ancestral). The
     levels of vp_walk, and the loop of `sdedit` itself, are not compared."""
-    model = drawn_bundle(s)
+    model = drawn_model(s)
     if unfit := _unfit(model, "image to image (SDEdit)"):
         yield unfit
         return
@@ -289,7 +289,7 @@ def diffedit_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
     """Mask (`difference` and `heat_map` of methods/diffedit.py), encoding (samplers/ddim.py) and `decode`
     under the mask, with their lag of a level put in, beside their DiffEdit. The figure of the mask is the
     share of cells that differ."""
-    model = drawn_bundle(s)
+    model = drawn_model(s)
     if unfit := _unfit(model, "DiffEdit"):
         yield unfit
         return
@@ -345,7 +345,7 @@ def instruct_pix2pix_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
     """`cfg_two`, the guidance of methods/instruct_pix2pix.py, in a loop of DDIM steps over their times,
     beside their pipeline: from one latent of a picture and one noise. The walk of the method itself,
     which is ancestral by default, is not compared."""
-    model = s.bundle or replace(drawn_bundle(s), net=drawn(UNet, s, {"in_channels": 8}))
+    model = s.model or replace(drawn_model(s), net=drawn(UNet, s, {"in_channels": 8}))
     what = f"InstructPix2Pix, {STEPS} DDIM steps, {S_TEXT} and {S_IMAGE}"
     if unfit := _unfit(model, what, beside=True):
         yield unfit
