@@ -339,25 +339,27 @@ def _draw_by_hand(
     straight = _local(things, x, y)
     u, v = _wobbled(things, styles, *straight)
     radius = _column([t.radius for t in things])
-    colour = _colours([t.colour for t in things], styles)
-
-    aside = [_column([s.miss[j] for s in styles]) for j in range(3)]
-    paint = _signed_distance(things, u - aside[0], v - aside[1]) * radius + aside[2]
+    edge = _signed_distance(things, u, v) * radius
+    paint = edge.clone()
+    if missed := [i for i, style in enumerate(styles) if any(style.miss)]:
+        right, down, short = (_column([styles[i].miss[j] for i in missed]) for j in range(3))
+        aside = _signed_distance([things[i] for i in missed], u[missed] - right, v[missed] - down)
+        paint[missed] = aside * radius[missed] + short
     cover = (0.5 - paint / pixel).clamp(0, 1) * _column([not is_empty(t, s) for t, s in zip(things, styles)])
-    pattern = _pattern(things, x, y, pixel)[:, None]
-    light = _column([t.shade for t in things])[:, None] - _column([s.light for s in styles])[
-        :, None
-    ] * straight[1][:, None].clamp(-1, 1)
-    painted = (colour + pattern * (second_tone(colour) - colour) + light).clamp(0, 1)
-    canvas[rows] = canvas[rows] + cover[:, None] * (painted - canvas[rows])
 
-    lines = [i for i, (t, s) in enumerate(zip(things, styles)) if _pen(t, s) > 0]
-    if lines:
-        pen = _column([_pen(things[i], styles[i]) / 2 for i in lines])
-        edge = (_signed_distance([things[i] for i in lines], u[lines], v[lines]) * radius[lines]).abs() - pen
+    colour = _colours([t.colour for t in things], styles).expand(-1, -1, *u.shape[1:]).clone()
+    if textured := [i for i, thing in enumerate(things) if thing.texture != "plain"]:
+        pattern = _pattern([things[i] for i in textured], x, y, pixel)[:, None]
+        colour[textured] += pattern * (second_tone(colour[textured]) - colour[textured])
+    shade, light = _column([t.shade for t in things]), _column([s.light for s in styles])
+    colour = (colour + (shade - light * straight[1].clamp(-1, 1))[:, None]).clamp(0, 1)
+    canvas[rows] = canvas[rows] + cover[:, None] * (colour - canvas[rows])
+
+    if lines := [i for i, (t, s) in enumerate(zip(things, styles)) if _pen(t, s) > 0]:
+        line = edge[lines].abs() - _column([_pen(things[i], styles[i]) / 2 for i in lines])
         ink = torch.tensor([_ink(things[i], styles[i]) for i in lines], dtype=torch.float32)[:, :, None, None]
         there = [rows[i] for i in lines]
-        canvas[there] = canvas[there] + (0.5 - edge / pixel).clamp(0, 1)[:, None] * (ink - canvas[there])
+        canvas[there] = canvas[there] + (0.5 - line / pixel).clamp(0, 1)[:, None] * (ink - canvas[there])
 
 
 def _ink(thing: Thing, style: Style) -> tuple[float, ...]:

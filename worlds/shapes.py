@@ -180,10 +180,11 @@ def _place(rng: random.Random, radius: float, extent: tuple[float, float] = SQUA
     return rng.uniform(low, width - radius - _MARGIN), rng.uniform(low, height - radius - _MARGIN)
 
 
-def _clear(a: Thing, b: Thing) -> bool:
-    """Two things do not touch, and it is plain which of left/above holds."""
+def _clear(a: Thing, b: Thing, room: float = 1.0) -> bool:
+    """Two things do not touch, were they `room` times as large, and it is plain which of left/above holds."""
     dx, dy = abs(a.x - b.x), abs(a.y - b.y)
-    return math.hypot(dx, dy) >= a.radius + b.radius and max(dx, dy) >= 1.35 * min(dx, dy)
+    apart = math.hypot(dx, dy) >= room * (a.radius + b.radius)
+    return apart and max(dx, dy) >= 1.35 * min(dx, dy)
 
 
 def _ordered(things: tuple[Thing, ...]) -> tuple[Thing, ...]:
@@ -233,7 +234,7 @@ def sample_scene(
             placed = tuple(
                 replace(t, x=x, y=y) for t in drawn for x, y in [_place(rng, room * t.radius, extent)]
             )
-            if n == 1 or _clear(*placed):
+            if n == 1 or _clear(*placed, room):
                 ground = FLAT if plain and rng.random() < 0.8 else sample_ground(rng)
                 scene = Scene(background, ground, _ordered(placed), style, extent)
                 if held_out is None or is_held_out(scene) == held_out:
