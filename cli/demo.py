@@ -134,7 +134,8 @@ def run(a: argparse.Namespace) -> None:
             )
     write_picture(stack([told(a), *painted(a)]), out)
     print(
-        f"{out.resolve()}: {len(WISHES) + sum(map(len, TOLD.values()))} edits in {time.monotonic() - began:.0f} s"
+        f"{out.resolve()}: {len(WISHES) + sum(map(len, TOLD.values()))} edits "
+        f"in {time.monotonic() - began:.0f} s"
     )
 
 
@@ -145,7 +146,8 @@ def told(a: argparse.Namespace) -> Tensor:
         files = {file: read_picture(EMOJI / file, model.size, model.grid) for file in TOLD}
     asked = [(file, text) for file, texts in TOLD.items() for text in texts]
     print(
-        f"{len(asked)} edits of {len(files)} emoji files with the model {model.name} on {model.device.type} …",
+        f"{len(asked)} edits of {len(files)} emoji files with the model {model.name} "
+        f"on {model.device.type} …",
         flush=True,
     )
     with progress(model, a.steps, "instruct-pix2pix"):
@@ -181,7 +183,8 @@ def painted(a: argparse.Namespace) -> list[Tensor]:
             for file in dict.fromkeys(wish.file for wish in WISHES)
         }
     print(
-        f"{len(WISHES)} edits of {len(files)} painted files with the model {model.name} on {model.device.type} …",
+        f"{len(WISHES)} edits of {len(files)} painted files with the model {model.name} "
+        f"on {model.device.type} …",
         flush=True,
     )
     edits: dict[Wish, Tensor] = {}

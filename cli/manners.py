@@ -61,7 +61,8 @@ def exit_code(work: Callable[[], Any]) -> int:
         if "DefaultCPUAllocator" not in str(error):  # how PyTorch says that the CPU's memory is spent
             raise
         say(
-            "error: out of memory: ask for less at once, or for a smaller --size; --estimate tells what a command takes"
+            "error: out of memory: ask for less at once, or for a smaller --size; --estimate tells "
+            "what a command takes"
         )
         return 2
     return 0
@@ -164,8 +165,8 @@ def options(
 
     names: what an option is called where that is not the parameter's own name: {"n": "n_prior"}.
 
-    Type, range, choices and default come from the signature and its annotations (palimpsest/arguments.py), so a
-    value is refused in the words in which the function itself would refuse it.
+    Type, range, choices and default come from the signature and its annotations (palimpsest/arguments.py), so
+    a value is refused in the words in which the function itself would refuse it.
     """
     parameters, annotations = inspect.signature(contract).parameters, hints(contract)
     for name, text in helps.items():
@@ -240,7 +241,8 @@ def shared_options(
         "--model",
         default="shapes",
         metavar="NAME",
-        help="a shipped name (`palimpsest models`), a public one (`palimpsest weights list`) or a path (default: 'shapes')",
+        help="a shipped name (`palimpsest models`), a public one (`palimpsest weights list`) or a "
+        "path (default: 'shapes')",
     )
     run_options(parser, out, default, estimates=estimates)
 
@@ -301,7 +303,8 @@ def distinct(given: argparse.Namespace) -> None:
     for name, place in places("save_mask", "save_heat", "save_steps", "save_source", "save", "out").items():
         if place in taken and (name != "out" or taken[place].startswith("save")):
             raise Mistake(
-                f"{name}: {getattr(given, name.replace('-', '_'))} is the file of {taken[place]} too; name another"
+                f"{name}: {getattr(given, name.replace('-', '_'))} is the file of {taken[place]} too; "
+                "name another"
             )
         taken[place] = name
 

@@ -1,11 +1,11 @@
 """FlowEdit: editing with flow models without inversion (Kulikov et al., arXiv:2412.08629v1).
 
-The picture is carried along the *difference* of two velocities: the one that leads from noise to the target text and
-the one that leads from the same noise to the source text. Where the texts agree, the difference is nothing and the
-picture stays. No inversion, no mask, no training. Our networks predict noise or v; in straight-line coordinates
-(samplers/flow.py) they are flow models.
+The picture is carried along the *difference* of two velocities: that of the target text and that of the
+source text, both seen through the same noise. Where the texts agree, the difference is zero and the picture
+stays. There is no inversion, no mask and no training. Our networks predict noise or v; in straight-line
+coordinates (samplers/flow.py) they are flow models.
 
-    1  Z ← x_0                                                                   the picture, edited step by step
+    1  Z ← x_0                                                  the picture, edited step by step
     2  for s → r, from `start` down to 0:
     3    for each of n noises ε:
     4      X_src ← (1 − s) x_0 + s ε;    X_tar ← X_src + Z − x_0                  # Eq. (26)
@@ -79,8 +79,8 @@ def flow_edit(
 ) -> FlowEdit:
     """Edit pictures x (b, 3, y, x) in [−1, 1], described by `source`, into what `target` says.
 
-    The default start and guidance are ours, for the shipped models. Raises ArgumentError for a value that makes no
-    sense, ValueError for a mask that does not fit.
+    The default start and guidance are ours, for the shipped models. Raises ArgumentError for a value that
+    makes no sense, ValueError for a mask that does not fit.
     """
     check(flow_edit, locals())
     x = given_picture(model, x)
@@ -116,6 +116,6 @@ def flow_edit(
 
 
 def walked(sched: Schedule, steps: int, start: float) -> list[float]:
-    """The flow times of the walk: `start`, or the last that the schedule has, down to 0; start · steps steps."""
+    """The flow times of the walk: start · steps steps from `start` (at most the schedule's last) to 0."""
     start = min(start, flow_time(sched, TOP * sched.T))  # a schedule ends before pure noise
     return flow_times(max(1, round(start * steps)), start)

@@ -1,15 +1,15 @@
-"""RF-Inversion: a picture to noise and back under control (Rout et al., arXiv:2410.10792v1), in flow coordinates.
+"""RF-Inversion: a picture to noise and back under control, in flow coordinates (arXiv:2410.10792v1).
 
-Inversion by the plain flow arrives at noise that is not quite typical, and sampling from it drifts away from the
-picture. Both walks are therefore pulled: on the way up towards a drawn noise ε, on the way down towards the picture
-x_0. Each pull is the velocity of the straight line through the current state.
+Inversion by the plain flow arrives at noise that is not quite typical, and sampling from it drifts away from
+the picture. Both walks are therefore pulled: on the way up towards a drawn noise ε, on the way down towards
+the picture x_0. Each pull is the velocity of the straight line through the current state.
 
-    1  Y ← x_0;  for s → r up to 1:    Y ← Y + (r − s) [u(Y | ∅) + γ ((ε − Y)/(1 − s) − u(Y | ∅))]        (Alg. 1)
-    2  X ← Y;    for s → r down to 0:  X ← X + (r − s) [u(X | target) + η_s ((X − x_0)/s − u(X | target))]  (Alg. 2)
-       η_s = η on the first steps, a share `hold` of them, then 0
+    1  Y ← x_0;  for s → r up to 1:    Y ← Y + (r − s) [u(Y | ∅) + γ ((ε − Y)/(1 − s) − u(Y | ∅))]   (Alg. 1)
+    2  X ← Y;    for s → r down to 0:  X ← X + (r − s) [u(X | P) + η_s ((X − x_0)/s − u(X | P))]   (Alg. 2)
+       P is the target text; η_s = η on the first steps, a share `hold` of them, then 0
 
-γ = 0 is plain inversion by the flow; γ = 1 ends at ε itself. η = 1 to the end returns the picture; η = 0 is plain
-sampling from the inverted noise.
+γ = 0 is plain inversion by the flow; γ = 1 ends at ε itself. η = 1 to the end returns the picture; η = 0 is
+plain sampling from the inverted noise.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
         check(sdedit, locals())
 
 The command line reads the same annotations, so `--t0 2` and `t0=2` are refused in the same words:
-"t0: must lie in (0, 1], got 2". A record checks its own fields: `check(Course, vars(self))` in `__post_init__`.
+"t0: must lie in (0, 1], got 2". A record checks its own fields, with `check(Course, vars(self))` in its
+`__post_init__`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import torch
 from PIL.Image import Image
 from torch import Tensor
-
-__all__ = [
-    "ArgumentError", "Count", "Fraction", "Hint", "Interval", "Mask", "Picture", "Positive", "Rounds", "Scale",
-    "Seed", "Share", "Texts", "check", "one_each", "wrong",
-]  # fmt: skip
 
 
 class ArgumentError(ValueError):
@@ -66,7 +62,8 @@ class Interval:
             return "be a finite number"
         if self.high == math.inf:
             return f"be above {self.low:g}" if self.open_low else f"be at least {self.low:g}"
-        return f"lie in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
+        left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
+        return f"lie in {left}{self.low:g}, {self.high:g}{right}"
 
     def wrong(self, value: float) -> str | None:
         """Also refuses NaN and infinity."""
@@ -164,7 +161,8 @@ Texts = Annotated[str | Sequence[str], TextsContract()]  # one text, or one for 
 def check(contract: Callable[..., Any] | type, given: Mapping[str, Any]) -> None:
     """Hold each value against the annotation of the parameter (or field) of its name.
 
-    contract: the function (or record) that is called; given: its arguments by name, `locals()` in its first line.
+    contract: the function (or record) that is called; given: its arguments by name, `locals()` in its first
+    line.
     Raises ArgumentError for the first that does not fit: its type, its range, NaN, an unknown choice.
     """
     for name, annotation in hints(contract).items():
@@ -179,7 +177,7 @@ def hints(contract: Callable[..., Any] | type) -> dict[str, Any]:
 
 
 def wrong(annotation: Any, value: Any) -> str | None:
-    """What is wrong with a value under an annotation, and the mend; None if nothing is. Unknown kinds pass."""
+    """What is wrong with a value under an annotation, and the mend; None if nothing is or can be known."""
     if get_origin(annotation) in (Union, UnionType):
         found = [wrong(one, value) for one in get_args(annotation) if one is not NoneType]
         if (value is None and NoneType in get_args(annotation)) or None in found:

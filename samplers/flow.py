@@ -1,15 +1,17 @@
 """Rectified flow: the straight line between a picture and noise, as a third way to write the same diffusion.
 
-Flow matching (arXiv:2210.02747v2) and rectified flow (arXiv:2209.03003v1) noise a picture along a straight line and
-learn its velocity. Up to a factor this is the VP and the VE state, so every network of this library is a flow network:
+Flow matching (arXiv:2210.02747v2) and rectified flow (arXiv:2209.03003v1) noise a picture along a straight
+line and learn its velocity. Up to a factor this is the VP and the VE state, so every network of this library
+is a flow network:
 
     VP   x_t = √ᾱ x_0 + √(1−ᾱ) ε
     VE   x   = x_0 + σ ε                   x = x_t/√ᾱ,             σ = √((1−ᾱ)/ᾱ)
-    flow X_s = (1 − s) x_0 + s ε           X_s = (1 − s) x_t/√ᾱ,   s = σ/(1 + σ)                     # Eq. (23)
+    flow X_s = (1 − s) x_0 + s ε           X_s = (1 − s) x_t/√ᾱ,   s = σ/(1 + σ)        # Eq. (23)
 
-    u(X_s, s) = E[ε − x_0 | X_s] = ε̂ − x̂_0,     dX/ds = u                                          # Eq. (24)
+    u(X_s, s) = E[ε − x_0 | X_s] = ε̂ − x̂_0,     dX/ds = u                             # Eq. (24)
 
-s = 0 is the picture and s = 1 pure noise. A schedule ends at a finite σ_T, so a walk starts a little below s = 1.
+s = 0 is the picture and s = 1 pure noise. A schedule ends at a finite σ_T, so a walk starts a little below
+s = 1.
 Everywhere: states (b c y x); s a Python float.
 """
 
@@ -90,8 +92,8 @@ def euler_step(u: Velocity, X: Tensor, s: float, r: float) -> Tensor:
 def heun_step(u: Velocity, X: Tensor, s: float, r: float) -> Tensor:
     """An Euler step, corrected by the velocity where it arrives: two evaluations, of second order.
 
-    X' = X_s + (r − s) u(X_s, s);  X_r = X_s + (r − s) (u(X_s, s) + u(X', r))/2. The step to r = 0 is Euler's: a
-    clean picture holds no noise to predict (as in arXiv:2206.00364v2, Alg. 1).
+    X' = X_s + (r − s) u(X_s, s);  X_r = X_s + (r − s) (u(X_s, s) + u(X', r))/2. The step to r = 0 is
+    Euler's: a clean picture holds no noise to predict (as in arXiv:2206.00364v2, Alg. 1).
     """
     here = u(X, s)
     if r == 0:
@@ -126,7 +128,7 @@ def flow_times(steps: int, start: float = 1.0, end: float = 0.0) -> list[float]:
 def logit_normal_times(n: int, generator: Generator, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """n flow times in (0, 1), float64, whose log(s/(1 − s)) is N(mean, std²): most of them in the middle.
 
-    Scaling rectified flow transformers (arXiv:2403.03206v1, Eq. 19). As s/(1 − s) = σ, log σ is normal, which is also
-    how EDM draws its noise levels (arXiv:2206.00364v2, Table 1).
+    Scaling rectified flow transformers (arXiv:2403.03206v1, Eq. 19). As s/(1 − s) = σ, log σ is normal, which
+    is also how EDM draws its noise levels (arXiv:2206.00364v2, Table 1).
     """
     return torch.sigmoid(mean + std * torch.randn(n, generator=generator, dtype=torch.float64))

@@ -1,9 +1,8 @@
 """Recipe of emoji-instruct: edits of emoji by instruction, from pictures that artists drew before and after.
 
-    make emoji-data # once: the pictures, into runs/emoji_data
-    python -m palimpsest.training.emoji_instruct # true pairs
-    python -m palimpsest.training.emoji_instruct --pairs FOLDER # and those of a folder: NAME/before.png, after.png, instruction.txt, as
-                                                          # training.emoji_pairs paints them
+    make emoji-data                                              # once: the pictures, into runs/emoji_data
+    python -m palimpsest.training.emoji_instruct                 # true pairs
+    python -m palimpsest.training.emoji_instruct --pairs FOLDER  # and those that training.emoji_pairs painted
 
 Loss, dropout and the widened net are those of training/shapes_instruct.py, begun from `emoji`; one
 instruction in ten has one of its words spelled, as its captions had. True pairs are those of

@@ -1,7 +1,7 @@
 """Pairs of pictures for InstructPix2Pix: painted by Prompt-to-Prompt, sorted out by CLIP.
 
     python -m palimpsest.training.pairs --triplets weights/triplets.jsonl --out runs/pairs
-    torchrun --nproc-per-node 2 -m palimpsest.training.pairs --out runs/pairs # triplets are shared out among the processes
+    torchrun --nproc-per-node 2 -m palimpsest.training.pairs --out runs/pairs  # they share the triplets
     python -m palimpsest.training.shapes_instruct --pairs runs/pairs # and trained on
 
 "InstructPix2Pix", arXiv:2211.09800v2, Sec. 3.1: for each (caption, instruction, edited caption) a

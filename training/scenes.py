@@ -2,7 +2,7 @@
 and used again and again.
 
     supply = Supply(32, two=.3)                                  # each picture is seen once
-    supply = Supply(32, two=.3, kept=100_000, workers=8)         # drawn now; a step then costs next to nothing
+    supply = Supply(32, two=.3, kept=100_000, workers=8)     # drawn now; a step then costs next to nothing
     scenes, pictures, rng = supply(64, generator)
 
 A GPU takes more pictures a second than a few processes draw. A model that sees 3 million pictures sees

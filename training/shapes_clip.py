@@ -1,7 +1,7 @@
 """Recipe of shapes-clip and shapes-clip-noised: pictures and captions of the shapes world in one space.
 
-    python -m palimpsest.training.shapes_clip                                                     # clean pictures, 64×64
-    python -m palimpsest.training.shapes_clip --noised 1 --name shapes-clip-noised                # x_t at 32×32, told t
+    python -m palimpsest.training.shapes_clip                                       # clean pictures, 64×64
+    python -m palimpsest.training.shapes_clip --noised 1 --name shapes-clip-noised  # x_t at 32×32, told t
 
 "Learning Transferable Visual Models From Natural Language Supervision", arXiv:2103.00020v1, Sec. 2.3: of
 a batch of pictures and captions, find which belong together. The noised one (GLIDE, arXiv:2112.10741v3,

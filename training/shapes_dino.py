@@ -8,12 +8,11 @@ what its own moving average says of the other. DreamBooth (arXiv:2208.12242v2, S
 such a net whether a subject was kept: it was not taught to overlook what two subjects of one class differ
 by, as a classifier or a CLIP is. Every picture is drawn for its step. Four things are not DINO's:
 
-    two contexts       # ours: the views are not cut from one picture; they are two pictures of one subject (worlds/subjects.py) whose
-                       grounds have different colours. Nothing that is alike in both but the subject tells
-                       who it is.
+    two contexts       # ours: the views are not cut from one picture; they are two pictures of one subject
+                       (worlds/subjects.py) on grounds of different colours, which share only the subject.
     Sinkhorn-Knopp     # DINOv2, arXiv:2304.07193v2, Sec. 4: in place of the centre, `centring="mean"`
-    KoLeo              # DINOv2: the vectors of a batch are driven apart, which also drives apart two subjects that share a ground
-    no maps            # ours: the prototypes are compared with the class token itself, since that is what is used
+    KoLeo              # DINOv2: the vectors of a batch are driven apart, also two subjects on one ground
+    no maps            # ours: the prototypes are compared with the class token itself, which is what is used
 
 Why, from short trials (one CPU run each, 3 layers of width 64, 400 to 800 steps of 64, pictures of 32 x
 32 but for the last): `nearest_in_class` was .57 with Sinkhorn-Knopp and `spread` .3, .44 with the centre

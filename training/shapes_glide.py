@@ -1,10 +1,10 @@
 """Recipe of shapes-glide: GLIDE's base model, text to 32×32 pixels, and its 20 % fine-tuning, a phase of
 its own.
 
-    python -m palimpsest.training.shapes_glide                      # conditional: every picture with its caption
-    python -m palimpsest.training.shapes_glide --init weights/shapes-glide-conditional.safetensors --empty .2 \\
-        --name shapes-glide
-    python -m palimpsest.training.shapes_glide --without star --name shapes-glide-filtered   # it never sees a star
+    python -m palimpsest.training.shapes_glide        # conditional: every picture with its caption
+    python -m palimpsest.training.shapes_glide --empty .2 --name shapes-glide \\
+        --init weights/shapes-glide-conditional.safetensors
+    python -m palimpsest.training.shapes_glide --without star --name shapes-glide-filtered
 
 "GLIDE", arXiv:2112.10741v3, Sec. 4.1 and 4.2. The net is the published one made small (nets/glide.py):
 the text stands among the keys of every attention layer, and it says a variance for every pixel, which

@@ -2,8 +2,8 @@
 
     python -m palimpsest.training.shapes_glide_upsampler
     python -m palimpsest.training.shapes_glide_upsampler --noise .1 --name shapes-glide-upsampler-noised
-    python -m palimpsest.training.shapes_glide_upsampler --inpainting 1 --name shapes-glide-upsampler-inpaint \\
-        --init weights/shapes-glide-upsampler.safetensors
+    python -m palimpsest.training.shapes_glide_upsampler --inpainting 1 \\
+        --name shapes-glide-upsampler-inpaint --init weights/shapes-glide-upsampler.safetensors
 
 "GLIDE", arXiv:2112.10741v3, Sec. 4.1 and 4.3. The small picture is the mean of every 2×2 pixels of the
 large one, rounded to the 256 levels that a file has, stretched and laid beside x_t. With `noise` it is

@@ -2,7 +2,9 @@
 after.
 
     python -m palimpsest.training.shapes_instruct # true pairs, drawn by the world
-    python -m palimpsest.training.shapes_instruct --pairs FOLDER # pairs of picture files: NAME/before.png, after.png, instruction.txt
+    python -m palimpsest.training.shapes_instruct --pairs FOLDER
+
+A folder of pairs holds NAME/before.png, NAME/after.png and NAME/instruction.txt for each.
 
 Loss (15): E‖ε − ε_θ(z_t, t, E(c_I), c_T)‖² in its v-form, z_t of the picture after the edit
 ("InstructPix2Pix", arXiv:2211.09800v2, Sec. 3.2). The net is shapes', widened by the latent of the

@@ -2,7 +2,7 @@
 triplets that it writes.
 
     python -m palimpsest.training.shapes_language                               # the model
-    python -m palimpsest.training.shapes_language --sample 4000                  # and triplets.jsonl beside it, by a model that is there
+    python -m palimpsest.training.shapes_language --sample 4000    # triplets.jsonl, by a model that is there
 
 InstructPix2Pix (arXiv:2211.09800v2, Sec. 3.1) fine-tunes GPT-3 for one epoch on 700 triplets written by
 hand, then has it write one for each of many captions. GPT-3 had read the web; ours reads pairs of

@@ -1,9 +1,9 @@
 """The emoji world: real pictures, drawn by artists in two styles, with captions and with true edits:
 artists drew both pictures.
 
-    world = open_world()                         # the held-out pictures that ship; open_world("runs/emoji_data") is all of them
+    world = open_world()                         # the held-out pictures that ship; all: "runs/emoji_data"
     pair = pairs(world, random.Random(0), held_out=True)[0]
-    caption(pair.before)                         # "woman health worker: light skin tone in noto style on a blue background"
+    caption(pair.before)                         # "woman: light skin tone in noto style on a blue background"
     pair.instruction                             # "change the skin tone to dark"
     x, y = render(world, [pair.before, pair.after])
 
@@ -108,7 +108,7 @@ class Pair(NamedTuple):
     instruction: str
 
 
-# --------------------------------------------------------------------------- files: a sheet and a list of records
+# ---- files: a sheet and a list of records ----
 
 
 def open_world(folder: str | Path = SHIPPED) -> World:
@@ -235,7 +235,8 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "number": (r"(?<=^keycap )(\d+)$", "change the number to {value}"),
     "clock": (r"^(\w+(?: o'clock|-thirty))$", "set the clock to {value}"),
     "direction": (
-        r"(?<![\w-])(up-left|up-right|down-left|down-right|up|down|left|right)(?!-(?:left|right|down))(?=wards|\b)",
+        r"(?<![\w-])(up-left|up-right|down-left|down-right|up|down|left|right)"
+        r"(?!-(?:left|right|down))(?=wards|\b)",
         "make it point {value}",
     ),
 }

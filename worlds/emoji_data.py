@@ -1,7 +1,7 @@
 """Builds the data set of the emoji world, outside git, from three packages of the npm registry.
 
-    python -m palimpsest.worlds.emoji_data # `npm pack` brings them (150 MB), the result goes to runs/emoji_data
-    python -m palimpsest.worlds.emoji_data --packages ~/Downloads # they are there already, as the .tgz files that npm pack makes
+    python -m palimpsest.worlds.emoji_data        # `npm pack` brings them (150 MB); result: runs/emoji_data
+    python -m palimpsest.worlds.emoji_data --packages ~/Downloads  # .tgz files of `npm pack`
 
 The pictures are the 64-pixel sheets of emoji-datasource-google and emoji-datasource-twitter 16, without
 fallbacks: Noto Emoji (Apache-2.0) and Twemoji (CC-BY 4.0). Their emoji.json says where each picture

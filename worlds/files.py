@@ -1,7 +1,7 @@
 """Picture files in and out, and the round trip "any size in, the same size out".
 
     photo = open_picture("photo.jpg")                    # the whole file, upright, with its alpha
-    photo = photo.framed(b.size, b.grid)                 # as the model wants it: how large, and in steps of what
+    photo = photo.framed(model.size, model.grid)         # as the model wants it: size, and multiples of what
     x = photo.view()                                     # (1, 3, y, x) in [-1, 1]: what the model sees
     write_picture(photo.restore(edit(x)), "edited.png")  # of the file's size again
 

@@ -5,9 +5,9 @@ of its own that turns with it, a face, a rim. A context says where and how it st
 of "a zwx star on a red background" can be compared with the very subject there, since any context can be
 drawn:
 
-    subject = sample_subject(random.Random(3))                             # its class noun is subject.noun, "star"
+    subject = sample_subject(random.Random(3))             # its class noun is subject.noun, "star"
     contexts = [sample_context(rng) for _ in range(4)]
-    render_subject(subject, contexts)                                      # (4, 3, 64, 64) in [−1, 1]: pictures to learn from
+    render_subject(subject, contexts)                      # (4, 3, 64, 64) in [−1, 1]: pictures to learn from
     asked = sample_context(rng, background="red")
     caption(asked, "zwx", subject.noun)                                    # "a zwx star on a red background"
     render_subject(subject, asked)                                         # the truth

@@ -1,11 +1,11 @@
 """Triplets of the shapes world, (caption, instruction, caption after the edit): written as people do, and
 checked.
 
-    written(700, seed=0)                          # as people would write them: in their own words, some with two wishes at once
+    written(700, seed=0)                          # as people write them; some hold two wishes
     renamed(triplet, rng)                         # other colours and shapes, the same in all three parts
     text_of(triplet)                              # "a red star # make the star blue % a blue star"
     read("a red star # make the star blue % a blue star")      # and back; ValueError for what is no triplet
-    follows(triplet)                              # whether the second caption is what the instruction makes of the first
+    follows(triplet)                              # does the instruction lead to the second caption?
 
 InstructPix2Pix (arXiv:2211.09800v2, Sec. 3.1) had 700 written by hand, taught GPT-3 to write more, and could
 not know how many of those were right. Here a caption's meaning is known, and an instruction can be carried

@@ -5,11 +5,11 @@ DINO cuts its views out of one picture, two large and some small (multi-crop, ar
 3.1), and changes their colours. What the views differ by, the net learns not to see. So a judge of *which
 individual* this is must not be taught by DINO's list (ours):
 
-    another context           yes    ground, place, tilt, distance: a subject may stand anywhere (worlds/subjects.py); so nothing is cut
+    another context           yes    ground, place, tilt, distance (worlds/subjects.py); so nothing is cut
     lighter, darker           a bit  light is the context's
     soft                      a bit  pictures that a model paints are
     hues turned, grey         no     two subjects of a class differ by their two tones
-    mirrored                  no     stripes would slant the other way, and the eyes look there: another individual
+    mirrored                  no     stripes would slant the other way: another individual
     solarised                 no     no context does that
 """
 

@@ -69,7 +69,8 @@ def intended_device(a: argparse.Namespace) -> torch.device:
 def print_estimate(model: Model, size: tuple[int, int], device: torch.device, cost: Estimate) -> None:
     """Print what a command would cost on this model, for pictures of this size (y, x)."""
     print(
-        f"{model.name} on {device.type}, pictures of {size[1]}×{size[0]} (estimate: nothing was computed, and seconds are not promised)"
+        f"{model.name} on {device.type}, pictures of {size[1]}×{size[0]} (estimate: nothing "
+        "was computed, and seconds are not promised)"
     )
     print(table(cost))
 

@@ -83,7 +83,8 @@ def run_flow_edit(a: argparse.Namespace) -> None:
     write_picture(picture.restore(e.picture.cpu(), mask), out)
     write_steps(model, e, save_steps)
     print(
-        f"{out}: from s = {e.times[0]:.3g} (σ {model.schedule.sigma(e.levels[0]):.3g}), {e.calls} evaluations, "
+        f"{out}: from s = {e.times[0]:.3g} (σ {model.schedule.sigma(e.levels[0]):.3g}), {e.calls} "
+        "evaluations, "
         f"distance {rmse(e.picture.cpu(), x).item():.3f}, {time.monotonic() - began:.1f} s"
     )
 

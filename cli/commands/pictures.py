@@ -45,7 +45,8 @@ def shown_options(parser: argparse.ArgumentParser, name: str = "IN") -> None:
         type=whole,
         metavar="N",
         help=f"show {name} to the model with a shorter side of N pixels (default: the "
-        "side that the model was trained on); proportions are kept, and what is written has the size of the file",
+        "side that the model was trained on); proportions are kept, and what is written has the size of the "
+        "file",
     )
 
 
@@ -83,7 +84,8 @@ def region_of(mask: Tensor | None, picture: Original) -> Tensor | None:
     region, (y, x) = picture.region(mask), picture.seen
     if region.all() and not mask.all():
         raise Mistake(
-            f"mask: what it keeps is narrower than a pixel of the model, which sees {x}×{y}; keep more, raise --size, or edit "
+            f"mask: what it keeps is narrower than a pixel of the model, which sees {x}×{y}; keep more, "
+            "raise --size, or edit "
             "everywhere"
         )
     return region
