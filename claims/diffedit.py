@@ -14,9 +14,12 @@ from palimpsest.claims.common import Edits, Models, autoencoded, draw_edits, in_
 from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.diffedit import (
+    Ablation,
     DiffEdit,
+    MaskRule,
     diffedit,
     encoding_bound,
+    find_mask,
     noising_bound,
     printed_encoding_bound,
 )
@@ -33,12 +36,12 @@ KINDS = ("recolour", "reshape", "retexture", "background")
 W, STEPS, RATIO = 3.0, 20, 0.7
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9)
 THRESHOLDS = (0.25, 0.5, 0.75)
-VARIANTS: dict[str, dict[str, Any]] = {  # the paper's 2 × 2, and GLIDE's blend
-    "DiffEdit": {},
-    "no mask": dict(use_mask=False),
-    "no encoding": dict(encode=False),
-    "SDEdit": dict(use_mask=False, encode=False),
-    "x̂₀ blend": dict(blend="x0"),
+VARIANTS = {  # the paper's 2 × 2, and GLIDE's blend
+    "DiffEdit": Ablation(),
+    "no mask": Ablation(use_mask=False),
+    "no encoding": Ablation(encode=False),
+    "SDEdit": Ablation(use_mask=False, encode=False),
+    "x̂₀ blend": Ablation(blend="x0"),
 }
 
 
@@ -141,14 +144,13 @@ def measure_ways(
         return model, drawn.before[rows], drawn.source[rows], drawn.target[rows]
 
     once = in_batches(
-        lambda rows: diffedit(*texts(rows), steps=1, paste=False, seed=seed + rows.start).mask.cpu(),
-        len(drawn.edits),
+        lambda rows: find_mask(*texts(rows), seed=seed + rows.start).pixels.cpu(), len(drawn.edits)
     )
 
     def given(rows: slice, how: dict[str, Any], captions: list[str]) -> dict[str, Tensor]:
         """The mask, found once, wherever it is the same: it depends neither on the ratio nor on the walk."""
         mask = once[rows]
-        own = {"threshold", "clamp", "reduce"} & how.keys() or not how.get("use_mask", True)
+        own = "rule" in how or not how.get("ablation", Ablation()).use_mask
         low, high = mask.amin((1, 2, 3)), mask.amax((1, 2, 3))
         plain = (low == high).any()  # a given mask of all or nothing is refused
         return {} if own or captions is not drawn.source or plain else dict(mask=mask)
@@ -164,7 +166,6 @@ def measure_ways(
                 drawn.target[rows],
                 w=W,
                 steps=STEPS,
-                paste=False,
                 seed=seed + rows.start,
                 **how,
                 **given(rows, how, captions),
@@ -172,9 +173,9 @@ def measure_ways(
 
         return part(name, lambda: scored(models, drawn, way, real, masks=masks))
 
-    def curve(variant: str, how: dict[str, Any], r: float) -> Record:
-        masks = variant == "DiffEdit"
-        return dict(ratio=r) | score(f"{variant}, r = {r:g}", how | dict(ratio=r), masks=masks)
+    def curve(variant: str, ablation: Ablation, r: float) -> Record:
+        how, masks = dict(ablation=ablation, ratio=r), variant == "DiffEdit"
+        return dict(ratio=r) | score(f"{variant}, r = {r:g}", how, masks=masks)
 
     found: Record = dict(
         autoencoder_db=psnr(whole.cpu(), drawn.before, 1 - drawn.changed).mean().item(),
@@ -184,11 +185,12 @@ def measure_ways(
     if settings:
         at = dict(ratio=RATIO)
         found["thresholds"] = [
-            dict(threshold=t) | score(f"threshold {t:g}", at | dict(threshold=t)) for t in THRESHOLDS
+            dict(threshold=t) | score(f"threshold {t:g}", at | dict(rule=MaskRule(threshold=t)))
+            for t in THRESHOLDS
         ]
         found["no reference"] = score("no reference", at, captions=[""] * len(drawn.edits))
-        found["mean clamp"] = score("mean clamp", at | dict(clamp="mean"))
-        found["|mean Δ|"] = score("|mean Δ|", at | dict(reduce="abs_mean"))
+        found["mean clamp"] = score("mean clamp", at | dict(rule=MaskRule(clamp="mean")))
+        found["|mean Δ|"] = score("|mean Δ|", at | dict(rule=MaskRule(reduce="abs_mean")))
     return found
 
 

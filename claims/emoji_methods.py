@@ -18,7 +18,7 @@ from torch import Tensor
 
 from palimpsest.claims.common import is_there, place
 from palimpsest.claims.parts import code_of
-from palimpsest.methods.diffedit import diffedit
+from palimpsest.methods.diffedit import Ablation, diffedit
 from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
 from palimpsest.methods.inversion import Inversion
 from palimpsest.methods.ladder import FAST
@@ -148,20 +148,9 @@ def by_sdedit(m: EmojiModels, a: Asked, s: Setting) -> Tensor:
     return sdedit(m.bundle, a.x, a.target, steps=STEPS, seed=a.seed, **s).picture
 
 
-def by_diffedit(
-    m: EmojiModels, a: Asked, s: Setting, use_mask: bool = True, encode: bool = True, blend: str = "level"
-) -> Tensor:
+def by_diffedit(m: EmojiModels, a: Asked, s: Setting, ablation: Ablation = Ablation()) -> Tensor:
     return diffedit(
-        m.bundle,
-        a.x,
-        a.source,
-        a.target,
-        steps=STEPS,
-        seed=a.seed,
-        use_mask=use_mask,
-        encode=encode,
-        blend=blend,
-        **s,
+        m.bundle, a.x, a.source, a.target, steps=STEPS, seed=a.seed, ablation=ablation, **s
     ).picture
 
 
@@ -186,12 +175,12 @@ INJECTED = [
 METHODS: dict[str, tuple[Way, list[Setting]]] = {
     "SDEdit": (by_sdedit, [dict(t0=t0, w=w) for t0 in (0.4, 0.6, 0.8) for w in (2.0, 4.0)]),
     "DDIM encoding": (
-        partial(by_diffedit, use_mask=False),
+        partial(by_diffedit, ablation=Ablation(use_mask=False)),
         [dict(ratio=r, w=w) for r in (0.5, 0.8) for w in (1.5, 2.5)],
     ),
     "DiffEdit": (by_diffedit, [dict(ratio=r, w=w) for r in (0.5, 0.65, 0.8) for w in (2.0, 4.0)]),
     "Inpainting in DiffEdit's mask": (
-        partial(by_diffedit, encode=False, blend="x0"),
+        partial(by_diffedit, ablation=Ablation(encode=False, blend="x0")),
         [dict(ratio=1.0, w=w) for w in (2.0, 4.0)],
     ),
     "Prompt-to-Prompt on null-text": (partial(by_prompt_to_prompt, way=null_text, how=FAST), INJECTED),

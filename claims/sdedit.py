@@ -16,17 +16,18 @@ from palimpsest.methods.sdedit import at_distance, bisect_t0, sdedit
 from palimpsest.metrics.features import kid, kid_subsets
 from palimpsest.metrics.image import l2, psnr, rmse
 from palimpsest.metrics.mask import dilate
+from palimpsest.samplers.solvers import DDIM, Step
 from palimpsest.worlds.shapes import Edit as SceneEdit
 from palimpsest.worlds.shapes import Scene, apply, attributes, caption, changed_mask, render, strokes
 
 T0 = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.98)
 W, STEPS = 3.0, 20
-WALKS = {  # name -> walk, eta, whether the scene's caption is told
-    "VP, ancestral": ("vp", 1.0, True),
-    "VP, DDIM": ("vp", 0.0, True),
-    "VE": ("ve", 1.0, True),
-    "VP, ancestral, no text": ("vp", 1.0, False),
-    "VE, no text": ("ve", 1.0, False),
+WALKS = {  # name -> walk, its step (None: its paper's own), whether the scene's caption is told
+    "VP, ancestral": ("vp", None, True),
+    "VP, DDIM": ("vp", DDIM(), True),
+    "VE": ("ve", None, True),
+    "VP, ancestral, no text": ("vp", None, False),
+    "VE, no text": ("ve", None, False),
 }
 
 
@@ -83,7 +84,7 @@ def measure_curve(
             right=right.double().mean().item(),
         )
 
-    def walked(t0: float, walk: str, eta: float, told: bool) -> Record:
+    def walked(t0: float, walk: str, step: Step | None, told: bool) -> Record:
         levels = []
 
         def one(rows: slice) -> Tensor:
@@ -93,7 +94,7 @@ def measure_curve(
                 captions[rows] if told else "",
                 t0=t0,
                 walk=walk,
-                eta=eta,
+                step=step,
                 steps=STEPS,
                 w=W if told else 1.0,
                 seed=seed + rows.start,

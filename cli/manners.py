@@ -97,7 +97,7 @@ def blame(argument: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        text = str(error)
+        text = error.text if isinstance(error, ArgumentError) else str(error)
         raise Mistake(
             text if text.startswith((f"{argument}:", f"{argument} ")) else f"{argument}: {text}"
         ) from None

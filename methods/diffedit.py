@@ -1,169 +1,224 @@
 """DiffEdit: Diffusion-based Semantic Image Editing with Mask Guidance (Couairon et al., arXiv:2210.11427v1).
 
-The model is asked twice what noise it sees in the picture, under a text that describes it and under one
-that describes the wish. Where the answers differ is where to edit; elsewhere the picture's own DDIM
+The model is asked twice what noise it sees in the picture, under a text that describes the picture and under
+one that describes the wish. Where the answers differ is where to edit; elsewhere the picture's own DDIM
 encoding is put back at every step.
 
-    1  for n noises: x_t ← √ᾱ x_0 + √(1−ᾱ) z  at half noise;  Δ ← ε(x_t | Q) − ε(x_t | R)                (Step 1: mask)
-    2  D ← mean |Δ|;  M ← [D, its extremes removed and rescaled to [0, 1], > threshold]
-    3  x_r … x_0 ← DDIM inversion of x_0 under ∅, up to the ratio r                                      (Step 2: encode)
-    4  y_r ← x_r;  for t → s down to 0:                                                                  (Step 3: decode)
-    5    y_s ← DDIM step with ε(y_t | Q), guidance w;  y_s ← M y_s + (1 − M) x_s, of the same level
+    Step 1: mask     for n noises: x_t ← √ᾱ x_0 + √(1−ᾱ) z at half noise;  Δ ← ε(x_t | Q) − ε(x_t | R)
+                     D ← mean |Δ|;  M ← [D, its extremes removed and rescaled to [0, 1], > threshold]
+    Step 2: encode   x_r … x_0 ← DDIM inversion of x_0 under ∅, up to the ratio r
+    Step 3: decode   y_r ← x_r;  for t → s down to 0:
+                       y_s ← DDIM step with ε(y_t | Q), guidance w
+                       y_s ← M y_s + (1 − M) x_s, of the same level
 
-    paper        code                              paper        code
-    Q, R         target, source ("" is ∅)          r            ratio; steps is of the whole time, ratio · steps are walked
-    M            mask (pixels), cells (latents)    x_t, y_t     encoded, path
+    paper        code                                  paper        code
+    Q, R         target, source ("" is ∅)              r            ratio
+    M            cells (latents), pixels               x_t, y_t     encoded, path
 
 What the mask shows. ε = (x_t − √ᾱ x̂_0)/√(1−ᾱ), so D = √(ᾱ/(1−ᾱ)) |x̂_0(Q) − x̂_0(R)|: it marks where the
-*text* still moves the model's guess at the picture, not where the picture has to change. Of a flat
-background of N cells the noise leaves little open: its colour, of prior variance s², is an average over
-them all, and the text moves the guess by only (1−ᾱ)/(N ᾱ s² + 1 − ᾱ) of the captions' difference. An
-object's own cells are guessed one by one and follow any change of the text. So the mask of a background
-edit comes out inverted. Raise `level` (at ᾱ → 0 the fraction is 1), or give your own mask; and where more
-than 2/3 of the picture should change, leave the clamp at "quantile" (see `heat_map`)."""
+*text* still changes the predicted picture, not where the picture has to change. A flat background of N cells
+with one colour of prior variance s² is an average over them all: the noise leaves little of it open, and the
+text moves the prediction by only (1−ᾱ)/(N ᾱ s² + 1 − ᾱ) of the difference between the captions. An object's
+own cells are predicted one by one and follow any change of the text. So the mask of a background edit comes
+out inverted. Raise `MaskRule.level` (at ᾱ → 0 the fraction is 1), or give your own mask; and where more than
+2/3 of the picture should change, leave the clamp at "quantile" (see `heat_map`).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from numbers import Integral
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import einops
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from palimpsest.arguments import one_each
-from palimpsest.methods.inputs import check_mask, latent_mask
+from palimpsest.arguments import (
+    ArgumentError,
+    Count,
+    Hint,
+    Interval,
+    Mask,
+    Picture,
+    Positive,
+    Rounds,
+    Seed,
+    Share,
+    Texts,
+    check,
+    one_each,
+)
+from palimpsest.methods.inputs import check_mask, given_mask, given_picture, latent_mask
 from palimpsest.methods.sampling import TOP, times_below
 from palimpsest.metrics.mask import dilate
 from palimpsest.samplers.convert import eps_from_x0, q_sample, x0_from_eps
-from palimpsest.samplers.ddim import ddim_step, invert
-from palimpsest.samplers.guidance import Denoiser
+from palimpsest.samplers.ddim import invert
+from palimpsest.samplers.guidance import Counted, Denoiser
 from palimpsest.samplers.noise import Rng
 from palimpsest.samplers.schedule import Schedule
+from palimpsest.samplers.solvers import DDIM, Noise, Step
 from palimpsest.weights.model import Model
+
+Clamp = Literal["quantile", "mean"]
+Reduce = Literal["mean_abs", "abs_mean"]
+Blend = Literal["level", "x0"]
+Threshold = Annotated[float, Interval(0, 1, open_high=True), Hint("it is what of the heat map is edited")]
+Quantile = Annotated[float, Interval(0.5, 1, open_low=True), Hint("extremes are cut at this quantile")]
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """How step 1 makes a mask of two texts, in the order of its work. ArgumentError for an unusable value."""
+
+    level: Annotated[Share, Hint("the paper takes 0.5")] = 0.5  # how much noise, as a share of T
+    maps: Count = 10  # noises to average over
+    reduce: Reduce = "mean_abs"  # how they are averaged, see `difference`
+    clamp: Clamp = "quantile"  # how extremes are removed, see `heat_map`
+    q: Quantile = 0.97  # clamp="quantile": cut at this quantile, and at its counterpart below
+    r: Positive = 3.0  # clamp="mean": cut at r times the mean
+    threshold: Threshold = 0.5  # what of the heat map is edited: lower edits more
+    grow: Rounds = 0  # widen the mask by so many latent cells
+
+    def __post_init__(self) -> None:
+        check(MaskRule, vars(self))
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What the paper changes to see what each part is worth. ArgumentError for an unusable value."""
+
+    use_mask: bool = True  # False edits everywhere: Encode-Decode
+    encode: bool = True  # False noises the picture instead, one noise for all levels; both False: SDEdit
+    blend: Blend = "level"  # "x0" mixes the predictions of x_0, as GLIDE does, see `blended`
+    iterations: Rounds = 0  # of fixed-point encoding, see samplers.ddim.invert
+
+    def __post_init__(self) -> None:
+        check(Ablation, vars(self))
+
+
+class FoundMask(NamedTuple):
+    """What `find_mask` gives back."""
+
+    heat: Tensor | None  # (b, 1, y', x') in [0, 1]: before the threshold; None where a mask was given
+    cells: Tensor  # (b, 1, y', x') of 0 and 1: the mask on the latent grid
+    pixels: Tensor  # (b, 1, y, x) of 0 and 1: the mask of the picture, 1 = edit here
 
 
 class DiffEdit(NamedTuple):
-    """What `diffedit` gives: pictures (b, 3, y, x) in [−1, 1]; masks of 0 and 1; latents (b c y' x')."""
+    """What `diffedit` gives back. Pictures (b, 3, y, x) in [−1, 1]; latents (b c y' x')."""
 
     picture: Tensor  # the edit, kept pixels pasted back
     raw: Tensor  # the edit as decoded, before pasting
     mask: Tensor  # (b, 1, y, x), 1 = edited: found, or the one that was given
-    cells: Tensor  # (b, 1, y', x'): the same, as the walk used it
-    heat: Tensor | None  # (b, 1, y', x') in [0, 1]: before the threshold; None if none was found
+    cells: Tensor  # (b, 1, y', x'): the same on the latent grid
+    heat: Tensor | None  # (b, 1, y', x') in [0, 1]: before the threshold; None if no mask was looked for
     encoded: list[Tensor]  # the picture on its way up: encoded[n] at levels[n], the last is x_0
     path: list[Tensor]  # the walk down, at the same levels
     levels: list[int]  # the schedule's times t, falling to 0
-    calls: int  # network evaluations per picture, two for each guided step
+    calls: int  # network evaluations per picture, two for each guided call
     empty: list[int]  # pictures that came back as they were: the texts differ nowhere enough
 
 
 def diffedit(
     model: Model,
-    x: Tensor,
-    source: str | Sequence[str] = "",
-    target: str | Sequence[str] = "",
+    x: Picture,
+    source: Texts = "",  # what the picture shows, or nothing
+    target: Texts = "",  # what it should show
     *,
-    mask: Tensor | None = None,
-    ratio: float = 0.8,
-    steps: int = 50,
-    w: float = 3.0,
-    maps: int = 10,
-    level: float = 0.5,
-    threshold: float = 0.5,
-    clamp: str = "quantile",
-    q: float = 0.97,
-    r: float = 3.0,
-    reduce: str = "mean_abs",
-    grow: int = 0,
-    encode: bool = True,
-    use_mask: bool = True,
-    blend: str = "level",
-    iterations: int = 0,
-    paste: bool = True,
-    seed: int = 0,
+    mask: Mask | None = None,  # one's own, (b or 1, 1, y, x), 1 = edit here (None: it is found)
+    rule: MaskRule = MaskRule(),  # how it is found
+    ratio: Annotated[Share, Hint("the paper takes 0.8")] = 0.8,  # how far to encode: higher edits more
+    steps: Count = 50,  # of the whole time, of which ratio · steps are walked
+    w: Annotated[Positive, Hint("at 0 the target says nothing")] = 3.0,  # guidance of the walk down
+    step: Step = DDIM(),  # of the walk down
+    ablation: Ablation = Ablation(),
+    seed: Seed = 0,  # picture i draws from seed + i
 ) -> DiffEdit:
-    """Edit pictures x (b, 3, y, x) in [−1, 1], described by `source` or by nothing, into what `target` says.
+    """Edit the pictures x, described by `source`, into what `target` says, where the two texts disagree.
 
-    ratio in (0, 1]: how far to encode; steps: of the whole time, of which ratio · steps are walked. w:
-    guidance of the walk down (# ours: 3; the paper 5 on ImageNet, 7.5 on Stable Diffusion). mask: your
-    own, (b or 1, 1, y, x), 1 = edit here. The found mask: maps, level, reduce: see `difference`; clamp,
-    q, r: see `heat_map`; it is `heat` > threshold, and `grow` widens it by so many latent cells.
-    iterations: of fixed-point encoding. seed: picture i draws from seed + i.
+    w: # ours: 3; the paper takes 5 on ImageNet and 7.5 on Stable Diffusion. Where the texts are the same the
+    mask is empty, `empty` says so, and the picture comes back bit for bit. Raises ArgumentError for an
+    argument that makes no sense, with the mend.
+    """
+    check(diffedit, locals())
+    if mask is not None and not ablation.use_mask:
+        raise ArgumentError("mask", "would do nothing as use_mask is off; leave one of the two out")
+    x = given_picture(model, x, "x")
+    R, Q = both_texts(source, target, len(x))
+    walked = max(1, round(ratio * steps))
+    times = times_below(model.schedule, walked, ratio, "ratio")
 
-    The paper's ablations: use_mask=False edits everywhere (Encode-Decode); encode=False noises the
-    picture instead, with one noise for all levels (SDEdit with a mask); both: SDEdit. blend="x0" mixes
-    x̂_0 as GLIDE does, see `decode`. Where the texts are the same the mask is empty, `empty` says so, and
-    the picture comes back to the bit. Raises ValueError for an argument that makes no sense, with the
-    mend."""
-    for name, value, known in (
-        ("clamp", clamp, ("mean", "quantile")),
-        ("reduce", reduce, ("mean_abs", "abs_mean")),
-        ("blend", blend, ("level", "x0")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name}: must be {' or '.join(known)}, got {value!r}")
-    for name, value, usual in (("ratio", ratio, 0.8), ("level", level, 0.5)):
-        if not 0 < value <= 1:  # also refuses NaN
-            raise ValueError(f"{name}: must lie in (0, 1], got {value}; the paper takes {usual}")
-    for name, value in (("steps", steps), ("maps", maps)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name}: must be a whole number of at least 1, got {value}")
-    for name, value, fits, wanted in (
-        ("threshold", threshold, 0 <= threshold < 1, "lie in [0, 1): what of the heat map is edited"),
-        ("r", r, 0 < r < math.inf, "be above 0: the mean clamp cuts at r times the mean"),
-        ("q", q, 0.5 < q <= 1, "lie in (0.5, 1]: the quantile at which extremes are cut"),
-        ("grow", grow, grow >= 0, "be 0 or more latent cells"),
-        ("w", w, 0 < w < math.inf, "be above 0 and finite: at 0 the target says nothing"),
-        ("iterations", iterations, iterations >= 0, "be 0 (plain DDIM inversion) or more"),
-    ):
-        if not fits:
-            raise ValueError(f"{name}: must {wanted}, got {value}")
-    if mask is not None and not use_mask:
-        raise ValueError("use_mask: is off, so a mask would do nothing; leave one of the two out")
-    x = x.to(model.device)
-    given = None if mask is None else check_mask(mask, x, "take use_mask=False")
-    R, Q = (one_each(name, value, len(x)) for name, value in (("source", source), ("target", target)))
-    R, Q = (R, Q) if any(R + Q) else ("", "")  # of one shape, so equal texts answer to the bit
-    sched, walked = model.schedule, max(1, round(ratio * steps))
-    times = times_below(sched, walked, ratio, "ratio")
-    rng, x_0 = Rng.of(seed, len(x)), model.encode(x)
-    z = rng.randn(x_0.shape, x_0)  # drawn in every ablation: they share the mask
-
-    heat, cells = None, torch.ones_like(x_0[:, :1])
-    if given is not None:
-        cells = latent_mask(given, x_0)
-    elif use_mask:  # Step 1
-        noises = (rng.randn(x_0.shape, x_0) for _ in range(maps))
-        t = max(1, round(min(level, TOP) * sched.T))
-        heat = heat_map(
-            difference(model.denoiser(Q), model.denoiser(R), sched, x_0, t, noises, reduce), clamp, q, r
-        )
-        cells = dilate((heat > threshold).to(x_0), grow)
-
-    if encode:  # Step 2
-        encoded = invert(model.denoiser(""), sched, x_0, times, iterations=iterations)  # Eq. (19)
+    # Step 1: find where the texts disagree. # Sec. 3.2
+    x_0 = model.encode(x)
+    if mask is not None:
+        pixels = check_mask(given_mask(model, mask), x, "take Ablation(use_mask=False)")
+        found = FoundMask(None, latent_mask(pixels, x_0), pixels)
+    elif ablation.use_mask:
+        found = find_mask(model, x, R, Q, rule=rule, seed=seed)
     else:
-        encoded = [q_sample(sched, x_0, t, z) for t in times]
-    path = decode(model.denoiser(Q, w), sched, encoded, times, cells, blend)  # Step 3
+        found = FoundMask(None, torch.ones_like(x_0[:, :1]), torch.ones_like(x[:, :1]))
+
+    # Step 2: encode the picture, without a text. # Eq. (19)
+    rng = Rng.of(seed, len(x))
+    z = rng.randn(x_0.shape, x_0)
+    if ablation.encode:
+        encoded = invert(model.denoiser(""), model.schedule, x_0, times, iterations=ablation.iterations)
+    else:
+        encoded = [q_sample(model.schedule, x_0, t, z) for t in times]
+
+    # Step 3: decode under the target, and keep what is outside of the mask. # Eq. (7), Eq. (10)
+    eps, noise = Counted(model.denoiser(Q, w)), partial(rng.randn, x_0.shape, x_0)
+    path = decode(eps, model.schedule, encoded, times, found.cells, ablation.blend, step, noise)
 
     raw = model.decode(path[-1])
-    pixels = F.interpolate(cells, x.shape[-2:]).to(x) if given is None else given  # nearest
-    picture = torch.where(pixels > 0, raw.to(x), x) if paste else raw  # to the bit
-    calls = (
-        2 * maps * (heat is not None)
-        + walked * (1 + iterations) * encode
-        + walked * (1 if w in (0, 1) else 2)
-    )
-    empty = (~cells.flatten(1).any(1)).nonzero().flatten().tolist()
-    return DiffEdit(picture, raw, pixels, cells, heat, encoded, path, times, calls, empty)
+    picture = torch.where(found.pixels > 0, raw.to(x), x)  # to the bit
+    calls = 2 * rule.maps * (found.heat is not None) + walked * (1 + ablation.iterations) * ablation.encode
+    calls += eps.calls * (1 if w == 1 else 2)
+    empty = (~found.cells.flatten(1).any(1)).nonzero().flatten().tolist()
+    return DiffEdit(picture, raw, found.pixels, found.cells, found.heat, encoded, path, times, calls, empty)
 
 
-# --------------------------------------------------------------------------- step 1: where the two texts disagree
+def both_texts(source: Texts, target: Texts, n: int) -> tuple[Sequence[str] | str, Sequence[str] | str]:
+    """Source and target, one for each of n pictures; both "" where no text says anything.
+
+    Both have one shape, so that equal texts are answered alike to the bit.
+    """
+    R, Q = one_each("source", source, n), one_each("target", target, n)
+    return (R, Q) if any(R + Q) else ("", "")
+
+
+# ---- step 1: where the two texts disagree ----
+
+
+def find_mask(
+    model: Model,
+    x: Picture,
+    source: Texts = "",
+    target: Texts = "",
+    *,
+    rule: MaskRule = MaskRule(),
+    seed: Seed = 0,
+) -> FoundMask:
+    """Where the pictures x have to change for `target` to hold instead of `source`. # Sec. 3.2, Step 1
+
+    The mask that `diffedit` finds with the same arguments; draw on `pixels` and give them to it as `mask`.
+    """
+    check(find_mask, locals())
+    x = given_picture(model, x, "x")
+    R, Q = both_texts(source, target, len(x))
+    x_0, rng = model.encode(x), Rng.of(seed, len(x))
+    rng.randn(x_0.shape)  # the first noise of each picture is that of the walk
+    noises = (rng.randn(x_0.shape, x_0) for _ in range(rule.maps))
+    t = max(1, round(min(rule.level, TOP) * model.schedule.T))
+    D = difference(model.denoiser(Q), model.denoiser(R), model.schedule, x_0, t, noises, rule.reduce)
+    heat = heat_map(D, rule.clamp, rule.q, rule.r)
+    cells = dilate((heat > rule.threshold).to(x_0), rule.grow)
+    return FoundMask(heat, cells, F.interpolate(cells, x.shape[-2:]).to(x))  # the nearest cell
 
 
 def difference(
@@ -173,31 +228,34 @@ def difference(
     x_0: Tensor,
     t: int,
     noises: Iterable[Tensor],
-    reduce: str = "mean_abs",
+    reduce: Reduce = "mean_abs",
 ) -> Tensor:
-    """D: how differently two texts see each cell of x_0 (b c y x), noised to t by each noise. (b 1 y x),
-    float64.
+    """D (b 1 y x), float64: how differently two texts see each cell of x_0 (b c y x), noised to t.
 
-    reduce: "mean_abs" averages |Δ| over the noises and the channels; "abs_mean" averages the signed Δ over the noises
-    first, which lets what is noise in Δ cancel.                           # unstated: "average spatial differences"
-    The noises must differ: n equal ones are one noise. No guidance: it would multiply Δ by w, and `heat_map` divides.
+    reduce: "mean_abs" averages |Δ| over the noises and the channels; "abs_mean" averages the signed Δ over
+    the noises first, so that what is noise in Δ cancels. # unstated: the paper averages "spatial
+    differences" The noises must differ: n equal ones are one noise. There is no guidance: it would multiply
+    Δ by w, and `heat_map` divides by the scale again.
     """
+    check(difference, locals())
     x_ts = (q_sample(sched, x_0, t, z) for z in noises)
     delta = torch.stack([eps_q(x_t, t).double() - eps_r(x_t, t).double() for x_t in x_ts])  # (n b c y x)
     delta = delta.abs() if reduce == "mean_abs" else delta.mean(0, keepdim=True).abs()
     return einops.reduce(delta, "n b c y x -> b 1 y x", "mean")
 
 
-def heat_map(D: Tensor, clamp: str = "quantile", q: float = 0.97, r: float = 3.0) -> Tensor:
-    """D (b 1 y x) without its extremes, rescaled to [0, 1], each picture on its own. Where D says nothing, 0.
+def heat_map(D: Tensor, clamp: Clamp = "quantile", q: Quantile = 0.97, r: Positive = 3.0) -> Tensor:
+    """D (b 1 y x) without its extremes, rescaled to [0, 1], each picture on its own; 0 where D is constant.
 
-    # unstated: how extremes are removed.
-    "quantile", ours: D between its (1−q)- and q-quantile. θ is then a share of a large difference, whatever the picture's mean.
-    "mean": clamp(D, 0, r D̄)/(r D̄), so that heat > θ means D > θ r D̄: at θ = ½, D > (r/2) D̄. With r = 3 it marks what is
-    half as much again as the mean: a great halo around a small thing, and never more than 2/3 of the picture; a larger r marks
-    less, and from r = 2 max D/D̄ on, nothing. (diffusers: r = 3 too, with one mean for the whole batch; D = 0 marks everything, by NaN.)
-    Which masks meet the true change better is measured: `python -m palimpsest.claims C17`, and its record has both rules.
+    # unstated: how extremes are removed "quantile", ours: D between its (1−q)- and its q-quantile. The
+    threshold is then a share of a large difference, whatever the picture's mean. "mean": clamp(D, 0, r
+    D̄)/(r D̄), so that heat > θ means D > θ r D̄: at θ = ½, D > (r/2) D̄. With r = 3 it marks what is half
+    as much again as the mean: a wide halo around a small thing, and never more than 2/3 of the picture; a
+    larger r marks less, and from r = 2 max D/D̄ on, nothing. official code: diffusers has r = 3 too, with
+    one mean for the whole batch; D = 0 marks everything there, by NaN. Which of the two meets the true
+    change better is measured by `python -m palimpsest.claims C17`.
     """
+    check(heat_map, locals())
     low, high = torch.zeros_like(D[..., :1, :1]), r * D.mean((1, 2, 3), keepdim=True)
     if clamp == "quantile":
         ends = torch.tensor([1 - q, q], dtype=D.dtype, device=D.device)
@@ -205,7 +263,7 @@ def heat_map(D: Tensor, clamp: str = "quantile", q: float = 0.97, r: float = 3.0
     return torch.where(high > low, (D.clamp(low, high) - low) / (high - low), 0.0)
 
 
-# --------------------------------------------------------------------------- step 3: decode under the mask
+# ---- step 3: decode under the mask ----
 
 
 def decode(
@@ -214,59 +272,63 @@ def decode(
     encoded: Sequence[Tensor],
     times: Sequence[int],
     mask: Tensor,
-    blend: str = "level",
+    blend: Blend = "level",
+    step: Step = DDIM(),
+    noise: Noise | None = None,
 ) -> list[Tensor]:
-    """DDIM down from encoded[0], kept to the encoded latents (b c y x) where mask (b 1 y x) is 0; path[n]
-    at times[n].
+    """Down from encoded[0], kept to the encoded latents (b c y x) where the mask (b 1 y x) is 0.
 
-    blend="level": M y_s + (1 − M) x_s after each step. The last of `encoded` is x_0, and so is the result where M = 0, to
-    the bit.                                                               # official code: diffusers' lags a level, and
-    ends beside x_0. blend="x0", as GLIDE inpaints (arXiv:2112.10741v3): M x̂_0 + (1 − M) x_0 *in* each step, and ε read off
-    again; what is kept is then x_0 with noise in it, until the last step.
+    Returns the path: path[n] at times[n]. blend="level": M y_s + (1 − M) x_s after each step. The last of
+    `encoded` is x_0, and so is the result where M = 0, to the bit. official code: diffusers' lags a level,
+    and ends beside x_0. blend="x0": see `blended`; what is kept is then x_0 with noise in it, until the last
+    step. noise: for a random step.
     """
+    check(decode, locals())
+    eps = eps if blend == "level" else blended(eps, sched, encoded[-1], mask)
     path = [encoded[0]]
     for (t, s), x_s in zip(pairwise(times), encoded[1:], strict=True):
-        y_t = path[-1]
-        eps_hat = eps(y_t, t)
-        if blend == "x0":
-            eps_hat = eps_from_x0(
-                sched, y_t, t, mask * x0_from_eps(sched, y_t, t, eps_hat) + (1 - mask) * encoded[-1]
-            )
-        y_s = ddim_step(sched, y_t, eps_hat, t, s)  # Eq. (10)
+        y_s = step(sched, path[-1], eps, t, s, noise)  # Eq. (10)
         if blend == "level":
             y_s = mask * y_s + (1 - mask) * x_s  # Eq. (10): y~
         path.append(y_s)
     return path
 
 
-# --------------------------------------------------------------------------- how far from the input an edit can land
+def blended(eps: Denoiser, sched: Schedule, x_0: Tensor, mask: Tensor) -> Denoiser:
+    """The denoiser whose predicted x_0 is M x̂_0 + (1 − M) x_0, as GLIDE inpaints (arXiv:2112.10741v3)."""
+
+    def denoise(y_t: Tensor, t: float) -> Tensor:
+        predicted = x0_from_eps(sched, y_t, t, eps(y_t, t))
+        return eps_from_x0(sched, y_t, t, mask * predicted + (1 - mask) * x_0)
+
+    return denoise
+
+
+# ---- how far from the input an edit can land ----
 
 
 def noising_bound(tau: float, C: float) -> float:
-    """E‖x_0 − D_r(G_r(x_0, ε), Q)‖ ≤ (C + 1) τ: noised (SDEdit), then decoded. # Eq. (11), first;
-    Proposition 1
+    """E‖x_0 − D_r(G_r(x_0, ε), Q)‖ ≤ (C + 1) τ: noised as in SDEdit, then decoded. # Eq. (11), first; Prop. 1
 
-    τ = √(1/ᾱ_r − 1) is sched.sigma(t); C bounds ‖ε_θ‖. All norms are root mean squares, so that ‖ε‖ is
-    about 1."""
+    τ = √(1/ᾱ_r − 1) is sched.sigma(t); C bounds ‖ε_θ‖. All norms are root mean squares, so ‖ε‖ is about 1.
+    """
     return (C + 1) * tau  # τ ‖ε‖ on the way up, at most C τ down
 
 
 def encoding_bound(tau: float, K1: float, K2: float) -> float:
-    """E‖x_0 − D_r(E_r(x_0), Q)‖ ≤ K2 ∫_0^τ (s + √(s²+1))^{K1} ds: encoded, then decoded, both with fine
-    steps. # Eq. (11), second
+    """E‖x_0 − D_r(E_r(x_0), Q)‖ ≤ K2 ∫_0^τ (s + √(s²+1))^{K1} ds: encoded, then decoded. # Eq. (11), second
 
-    K1: Lipschitz constant of ε(·, ∅); K2: E max_t ‖ε(·, Q) − ε(·, ∅)‖.
-    # ours: the integral. In u = x/√ᾱ the walk is du/ds = ε(u/√(s²+1)), so two of them part by dδ/ds ≤ K1
-    # δ/√(s²+1) + K2,
-    which Grönwall's lemma adds up to it; ε_∅ = −K1 x, ε_Q = −K1 x + K2 in one dimension attains it. With s = sinh v it is
-    ½ [(e^{(K1+1)V} − 1)/(K1+1) + (e^{(K1−1)V} − 1)/(K1−1)], V = asinh τ.
+    Both walks have fine steps. K1: Lipschitz constant of ε(·, ∅); K2: E max_t ‖ε(·, Q) − ε(·, ∅)‖.
+
+    # ours: the integral. In u = x/√ᾱ a walk is du/ds = ε(u/√(s²+1)), so the distance δ of two walks grows by
+    dδ/ds ≤ K1 δ/√(s²+1) + K2, and Grönwall's lemma gives the integral. It is attained in one dimension by
+    ε_∅ = −K1 x, ε_Q = −K1 x + K2. With s = sinh v and V = asinh τ it is
+    ½ [(e^{(K1+1)V} − 1)/(K1+1) + (e^{(K1−1)V} − 1)/(K1−1)], times K2.
     """
     V = math.asinh(tau)
     return K2 / 2 * sum(math.expm1(k * V) / k if k else V for k in (K1 + 1, K1 - 1))
 
 
 def printed_encoding_bound(tau: float, K1: float, K2: float) -> float:
-    """The second bound as printed, K2 τ/√(τ²+1) (τ + √(τ²+1))^{K1}: too small for large τ, see
-    `encoding_bound`. # Eq. (11)
-    """
+    """K2 τ/√(τ²+1) (τ + √(τ²+1))^{K1}, the second bound as printed: too small for large τ. # Eq. (11)"""
     return K2 * tau / math.hypot(tau, 1) * (tau + math.hypot(tau, 1)) ** K1

@@ -11,14 +11,23 @@ from palimpsest.weights.model import Model
 from palimpsest.worlds.files import open_picture, read_mask
 
 
-def given_picture(model: Model, x: Picture) -> Tensor:
+def given_picture(model: Model, x: Picture, argument: str | None = None) -> Tensor:
     """The picture as a tensor (b, 3, y, x) in [−1, 1], on the model's device.
 
     x: a tensor, taken as it is; or a path or PIL image, which is read at the model's own size, its shorter
-    side `model.size` long and both sides multiples of `model.grid` (see worlds/files.py). Raises
-    PictureError for a file that cannot be read. The caller has checked x against `Picture`.
+    side `model.size` long and both sides multiples of `model.grid` (see worlds/files.py). argument: the
+    name by which a tensor is refused whose sides are no such multiples (None: the network refuses it).
+    Raises PictureError for a file that cannot be read, ArgumentError for those sides. The caller has checked
+    x against `Picture`.
     """
     if isinstance(x, Tensor):
+        y, columns = x.shape[-2:]
+        if argument is not None and (y % model.grid or columns % model.grid):
+            raise ArgumentError(
+                argument,
+                f"is {columns}×{y} pixels, and the sides must be multiples of {model.grid}, model.grid; "
+                "read_picture(path, grid=model.grid) continues a file to such a size",
+            )
         return x.to(model.device)
     return open_picture(x).framed(model.size, model.grid).view().to(model.device)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from palimpsest.arguments import ArgumentError, Count, Hint, Interval, Scale, check
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.methods.sampling import generate
+from palimpsest.samplers.solvers import DDIM
 from palimpsest.weights.cache import digest_model, read_tensors, refuse_other, write_tensors
 from palimpsest.weights.model import Model
 
@@ -70,7 +71,7 @@ def prior_latents(
         return tensors["latents"].to(model.device)
     prompts = [prompts[i % len(prompts)] for i in range(prior.n)]  # c_pr, Sec. 3.3
     walks = [
-        generate(model, prompts[i : i + BATCH], steps=prior.steps, w=prior.w, eta=1.0, seed=seed + i)
+        generate(model, prompts[i : i + BATCH], steps=prior.steps, w=prior.w, step=DDIM(1.0), seed=seed + i)
         for i in range(0, prior.n, BATCH)
     ]  # Sec. 3.3: ancestral, eta = 1
     latents = torch.cat([walk.path[-1] for walk in walks])  # x_pr, Sec. 3.3

@@ -1,53 +1,56 @@
-"""Text to picture, with no picture to begin with: what edits are compared with, and what an edit can
-start from.
+"""Text to picture, from noise alone: what edits are compared with, and what an edit can start from.
 
-Algorithm 2 of DDPM (arXiv:2006.11239v2) with the step of DDIM (arXiv:2010.02502v4) and classifier-free
-guidance (arXiv:2207.12598v1).
+Algorithm 2 of DDPM (arXiv:2006.11239v2), with the step of DDIM (arXiv:2010.02502v4) or another solver, and
+classifier-free guidance (arXiv:2207.12598v1).
 
-    1  z ~ N(0, I)                                             at t = TOP · T
+    1  z ~ N(0, I)                                            at t = TOP · T
     2  for t → s down to 0:
     3    ε̂ ← ε_θ(z, t | ∅) + w (ε_θ(z, t | text) − ε_θ(z, t | ∅))
-    4    z ← DDIM step with ε̂, t → s                           eta = 0 deterministic, eta = 1 ancestral (DDPM)
+    4    z ← a step with ε̂, t → s                             DDIM, or another of samplers/solvers.py
     5  picture ← decode(z)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from palimpsest.samplers.ddim import ddim_step
+from palimpsest.arguments import ArgumentError, Count, Scale, Seed, Share, Texts, check
 from palimpsest.samplers.noise import Rng
 from palimpsest.samplers.schedule import Schedule
+from palimpsest.samplers.solvers import DDIM, Step
 from palimpsest.weights.model import Model
 
-TOP = (
-    0.98  # ours: walks start a little below T, where a schedule with ᾱ_T ≈ 0 has no picture left to speak of
-)
+# ours: walks start a little below T, as a schedule with ᾱ_T ≈ 0 leaves nothing of the picture there
+TOP = 0.98
 
 
-def times_below(sched: Schedule, steps: int, share: float, name: str) -> list[int]:
-    """steps + 1 falling times from the share of T that the argument `name` asks for, at most TOP, to 0.
+def times_below(sched: Schedule, steps: Count, share: Share, name: str) -> list[int]:
+    """steps + 1 falling times, from `share` of T (at most TOP) to 0.
 
-    Raises ValueError in the words of that argument: where the share is less than one time, or has fewer
-    times than steps."""
+    name: what the caller's argument for `share` is called. Raises ArgumentError in that name where the share
+    is less than one time, and for more steps than there are times.
+    """
+    check(times_below, {"steps": steps})  # the share is the caller's own argument, and checked there
     there, all_ = (round(min(s, TOP) * sched.T) for s in (share, 1.0))
-    if isinstance(steps, Integral) and steps > all_:
-        raise ValueError(
-            f"steps: {steps} are more than the {all_} times that a walk of this schedule has; take fewer"
+    if steps > all_:
+        raise ArgumentError(
+            "steps", f"{steps} are more than the {all_} times that a walk of this schedule has; take fewer"
         )
     if there < 1:
-        raise ValueError(
-            f"{name}: {share:g} is less than one of the schedule's {sched.T} times; take {1 / sched.T:g} or more"
+        raise ArgumentError(
+            name,
+            f"{share:g} is less than one of the schedule's {sched.T} times; take {1 / sched.T:g} or more",
         )
-    if isinstance(steps, Integral) and steps > there:
-        raise ValueError(
-            f"steps={steps} are more than the {there} times below {name}={share:g}: take fewer steps or a larger {name}"
+    if steps > there:
+        raise ArgumentError(
+            "steps",
+            f"{steps} are more than the {there} times below {name}={share:g}: "
+            f"take fewer steps or a larger {name}",
         )
     return sched.times(steps, min(share, TOP))
 
@@ -62,36 +65,31 @@ class Generated(NamedTuple):
 
 def generate(
     model: Model,
-    prompts: str | Sequence[str],
+    prompts: Texts,
     *,
-    n: int = 1,
-    steps: int = 25,
-    w: float = 3.0,
-    eta: float = 0.0,
-    seed: int = 0,
+    n: Count = 1,  # pictures of each prompt
+    steps: Count = 25,  # of the walk
+    w: Scale = 3.0,  # classifier-free guidance, 1 = none
+    step: Step = DDIM(),  # how to go from one level to the next
+    seed: Seed = 0,  # picture i draws from seed + i, whatever the batch
 ) -> Generated:
-    """n pictures of each prompt, those of the first prompt first.
+    """n pictures of each prompt, those of the first prompt first. The empty prompt asks for anything.
 
-    steps: of the walk; w: classifier-free guidance, 1 = none; eta in [0, 1]: how much noise a step adds;
-    seed: picture i draws from seed + i, whatever the batch. The empty prompt asks for anything. Raises
-    ValueError for n, steps, eta or a prompt that makes no sense, with the mend."""
+    step: DDIM(eta) with eta from 0 (deterministic) to 1 (ancestral), Heun(), DPMSolver2M(), or a function of
+    one's own, see samplers/solvers.py. Raises ArgumentError for an argument that makes no sense.
+    """
+    check(generate, locals())
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1 or not prompts:
-        raise ValueError(
-            f"n: must be a whole number of at least 1, and prompts not empty; got {n} of {len(prompts)}"
-        )
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta: must lie in [0, 1] (0 deterministic, 1 ancestral), got {eta}")
+    if not prompts:
+        raise ArgumentError("prompts", "must hold one text at least; the empty text asks for anything")
     texts = [prompt for prompt in prompts for _ in range(n)]
     eps = model.denoiser(texts if any(texts) else "", w)
     levels, rng = times_below(model.schedule, steps, TOP, "steps"), Rng.of(seed, len(texts))
 
-    z = rng.randn((len(texts), *model.latent_shape)).to(
-        model.device, torch.promote_types(model.dtype, torch.float32)
-    )  # Alg. 2 l. 1
-    path = [z]
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    z = rng.randn((len(texts), *model.latent_shape)).to(model.device, dtype)  # Alg. 2 l. 1
+    noise, path = partial(rng.randn, z.shape, z), [z]
     for t, s in pairwise(levels):  # Alg. 2 l. 2
-        noise = rng.randn(z.shape, z) if eta > 0 else None
-        z = ddim_step(model.schedule, z, eps(z, t), t, s, eta, noise)  # Eq. (7), Eq. (10)
+        z = step(model.schedule, z, eps, t, s, noise)  # Eq. (7), Eq. (10)
         path.append(z)
     return Generated(model.decode(z), path, levels)

@@ -1,10 +1,14 @@
-"""Why did my edit fail? One call of a method for every setting of one or two of its knobs, side by side
-on one sheet.
+"""Why did my edit fail? One call of a method for every setting of one or two of its arguments, on one sheet.
 
-swept = sweep(partial(diffedit, b, x, source="a red star", target="a blue star"),
-              {"ratio": [.5, .7, .9], "threshold": [.25, .5, .75]})
-write_picture(sheet(swept, before=x), "why.png")                       # ratio down, threshold across
-write_picture(sheet(swept, of=lambda edit: edit.mask * 2 - 1), "masks.png")
+    def edit(ratio, threshold):
+        rule = MaskRule(threshold=threshold)
+        return diffedit(model, x, "a red star", "a blue star", ratio=ratio, rule=rule)
+
+    swept = sweep(edit, {"ratio": [.5, .7, .9], "threshold": [.25, .5, .75]})
+    write_picture(sheet(swept, before=x), "why.png")                       # ratio down, threshold across
+    write_picture(sheet(swept, of=lambda edit: edit.mask * 2 - 1), "masks.png")
+
+Where the arguments of a method itself vary, `partial(sdedit, model, x, "a star")` does for `edit`.
 """
 
 from __future__ import annotations
@@ -15,31 +19,35 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError, Count, Rounds, check
 from palimpsest.worlds.files import contact_sheet
 
 
 class Sweep(NamedTuple):
     """The results of every combination, the last grid running fastest."""
 
-    grids: dict[str, list[Any]]  # knob -> the values that were tried
-    settings: list[dict[str, Any]]  # knob -> value, one for each result
+    grids: dict[str, list[Any]]  # argument -> the values that were tried
+    settings: list[dict[str, Any]]  # argument -> value, one for each result
     results: list[Any]  # what the verb gave
 
 
 def sweep(verb: Callable[..., Any], grids: Mapping[str, Sequence[Any]]) -> Sweep:
-    """Call verb(knob=value, …) for every combination of the grids' values; nothing else is varied, the
-    seed least of all.
+    """Call verb(argument=value, …) for every combination of the grids' values; nothing else changes.
 
-    verb: a method with its other arguments filled in, by functools.partial or a lambda that names the knobs.
-    Raises ValueError for no grids, or one without values; what the verb raises says for which setting.
+    verb: a method with its other arguments filled in, by functools.partial or a function of the varied ones.
+    Raises ArgumentError for no grids, or one without values; what the verb raises says for which setting.
     """
     grids = {name: list(values) for name, values in grids.items()}
     if not grids or not all(grids.values()):
-        raise ValueError(f"grids: give at least one knob, and each at least one value, got {grids}")
+        raise ArgumentError(
+            "grids", f"must name one argument at least, each with one value at least, got {grids}"
+        )
     settings, results = [dict(zip(grids, values)) for values in product(*grids.values())], []
     for setting in settings:
         try:
             results.append(verb(**setting))
+        except ArgumentError as error:
+            raise ArgumentError(error.argument, f"{error.text} (at {label(setting)})") from error
         except ValueError as error:
             raise ValueError(f"{error} (at {label(setting)})") from error
     return Sweep(grids, settings, results)
@@ -58,18 +66,22 @@ def sheet(
     of: Callable[[Any], Tensor] = lambda result: result.picture,
     *,
     before: Tensor | None = None,
-    n: int = 0,
-    scale: int = 3,
+    n: Rounds = 0,
+    scale: Count = 3,
     title: str = "",
 ) -> Tensor:
-    """The sweep on one labelled sheet, for `write_picture`: uint8 (1, 3, y, x). One grid runs across, of
-    two the first down.
+    """The sweep on one labelled sheet, for `write_picture`: uint8 (1, 3, y, x).
 
-    of: what to show of a result, (b, 1 or 3, y, x) in [−1, 1]; n: which picture of a batch; before: (b,
-    3, y, x) to stand at the head of each row. Raises ValueError for more than two grids."""
+    One grid runs across; of two, the first runs down. of: what to show of a result, (b, 1 or 3, y, x) in
+    [−1, 1]; n: which picture of a batch; before: (b, 3, y, x), shown at the head of each row; scale: how many
+    times as large. Raises ArgumentError for more than two grids.
+    """
+    check(sheet, locals())
     if len(swept.grids) > 2:
-        raise ValueError(
-            f"grids: a sheet has two directions, got {len(swept.grids)} ({', '.join(swept.grids)}); fix one of them"
+        raise ArgumentError(
+            "grids",
+            f"are {len(swept.grids)} ({', '.join(swept.grids)}), and a sheet has two directions; "
+            "fix one of them",
         )
     *down, across = ([label({name: value}) for value in values] for name, values in swept.grids.items())
     cells = [of(result)[n : n + 1].expand(-1, 3, -1, -1) for result in swept.results]

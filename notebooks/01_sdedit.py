@@ -416,7 +416,7 @@ assert composed.float().mean() >= .25
 # | right thing, wrong place | t₀ too high: the layout was drowned | t₀ down; w does not help |
 # | wrong colour although the prompt says it | colour is coarse and survives | repaint it; or t₀ ≥ 0.9 |
 # | small thing gone | drowned before the large ones | paint it larger, or edit it alone with a mask |
-# | the rest of the picture changed | no mask, or `paste=False` | give a mask; 1 = edit here |
+# | the rest of the picture changed | no mask, or `raw` was shown | give a mask; 1 = edit here |
 # | a t₀ from a paper does nothing, or everything | another SDE | compare `Edit.sigma` |
 
 # %% [markdown]

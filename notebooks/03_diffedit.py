@@ -22,7 +22,6 @@ carry tolerances that cover it.
 # %%
 import json
 import textwrap
-from functools import partial
 
 import matplotlib.pyplot as plt
 import torch
@@ -33,6 +32,8 @@ from palimpsest.claims.common import draw_edits
 from palimpsest.claims.draw.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RC, SKY, show
 from palimpsest.claims.page import RECORDS as FIGURES
 from palimpsest.methods.diffedit import (
+    Ablation,
+    MaskRule,
     decode,
     diffedit,
     difference,
@@ -91,7 +92,7 @@ b, oracle = load(MODEL, "cpu"), load_reader(READER)
 pairs = draw_edits(6, ("recolour", "reshape"), 303, things=2)
 rest = 1 - pairs.changed
 drowned = {t0: sdedit(b, pairs.before, pairs.target, t0=t0, steps=STEPS, w=W, seed=1).picture for t0 in (.5, .7, .9)}
-found = diffedit(b, pairs.before, pairs.source, pairs.target, ratio=RATIO, steps=STEPS, w=W, paste=False, seed=1)
+found = diffedit(b, pairs.before, pairs.source, pairs.target, ratio=RATIO, steps=STEPS, w=W, seed=1)
 
 fig, axes = plt.subplots(2, 6, figsize=(9, 3.7), layout="constrained")
 columns = {"a picture": pairs.before} | {f"SDEdit, t₀ = {t0:g}": v for t0, v in drowned.items()} | {
@@ -154,7 +155,7 @@ formula = (a * (1 - a)) ** .5 / (a * std ** 2 + 1 - a) * (mu_R - mu_Q).abs().mea
 for noise in z[1:, None]:
     D = difference(perfect.denoiser(Q), perfect.denoiser(R), sched, x, 500, [noise])
     assert torch.allclose(D[0, 0], formula, atol=1e-12, rtol=0)
-exact = diffedit(perfect, x, R, Q, w=1., maps=1, seed=0)
+exact = diffedit(perfect, x, R, Q, w=1., rule=MaskRule(maps=1), seed=0)
 truth = x + mu_Q - mu_R
 off = (exact.picture - truth).square().mean().sqrt().item()
 
@@ -385,8 +386,8 @@ assert encoding_bound(.5, 3., .02) < noising_bound(.5, 1.) and encoding_bound(20
 six, ratios = d.before[:6], (.3, .6, .9)
 distance = {}
 for name, encode in (("noised", False), ("encoded", True)):
-    ends = [diffedit(b, six, target=d.target[:6], ratio=r, steps=STEPS, w=1., encode=encode, use_mask=False, seed=3)
-            for r in ratios]
+    ends = [diffedit(b, six, target=d.target[:6], ratio=r, steps=STEPS, w=1.,
+                     ablation=Ablation(encode=encode, use_mask=False), seed=3) for r in ratios]
     distance[name] = [(e.path[-1] - x_0[:6]).square().mean().sqrt().item() for e in ends]
 sigmas = [b.schedule.sigma(round(r * b.schedule.T)) for r in ratios]
 fig, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
@@ -411,9 +412,10 @@ assert all(v == sorted(v) for v in distance.values())
 # the run without a mask, at each ratio, and that one keeps more than SDEdit.
 
 # %%
-ways = {"DiffEdit": ({}, BLUE, "o"), "no mask": (dict(use_mask=False), SKY, "s"),
-        "no encoding": (dict(encode=False), GREEN, "D"), "SDEdit": (dict(use_mask=False, encode=False), ORANGE, "^")}
-runs = {name: [diffedit(b, pairs.before, pairs.source, pairs.target, ratio=r, steps=STEPS, w=W, paste=False, seed=1, **way)
+ways = {"DiffEdit": (Ablation(), BLUE, "o"), "no mask": (Ablation(use_mask=False), SKY, "s"),
+        "no encoding": (Ablation(encode=False), GREEN, "D"),
+        "SDEdit": (Ablation(use_mask=False, encode=False), ORANGE, "^")}
+runs = {name: [diffedit(b, pairs.before, pairs.source, pairs.target, ratio=r, steps=STEPS, w=W, ablation=way, seed=1)
                for r in (.5, .8)] for name, (way, _, _) in ways.items()}
 scores = {name: [(psnr(e.raw, pairs.before, rest).mean().item(), rmse(e.raw, pairs.after).mean().item(),
                   int(oracle.right(e.raw, pairs.wanted).sum())) for e in found] for name, found in runs.items()}
@@ -456,7 +458,7 @@ _ = fig.suptitle("r = 0.8: mask or not, encoded or noised", x=.01, ha="left", fo
 # lagging blend they miss x₀ by a noise that never goes; with x̂₀ they are off the encoded path all the way.
 
 # %%
-e = found._replace(picture=torch.where(found.mask > 0, found.raw, pairs.before))             # as paste=True gives it
+e = found
 target, keep = b.denoiser(pairs.target, W), (e.cells == 0).float()
 lagging = [e.encoded[0], *e.encoded[:-1]]                                  # each one level behind
 paths = {"the same level": e.path, "one level behind": decode(target, b.schedule, lagging, e.levels, e.cells),
@@ -516,7 +518,8 @@ assert overlap[0] < overlap[1]
 
 # %%
 own = diffedit(b, grounds.before, target=grounds.target, mask=grounds.changed, ratio=.9, steps=STEPS, w=W, seed=2)
-noisier = diffedit(b, grounds.before, grounds.source, grounds.target, level=.9, ratio=.9, steps=STEPS, w=W, seed=2)
+noisier = diffedit(b, grounds.before, grounds.source, grounds.target, rule=MaskRule(level=.9), ratio=.9, steps=STEPS,
+                   w=W, seed=2)
 fig, ax = plt.subplots(figsize=(7, 3.3), layout="constrained")
 levels = torch.linspace(.05, 1, 60).tolist()
 for N, colour in ((1, BLUE), (16, GREEN), (200, ORANGE)):
@@ -547,7 +550,8 @@ assert torch.equal(own.picture * (1 - own.mask), grounds.before * (1 - own.mask)
 
 # %%
 k = 0
-swept = sweep(partial(diffedit, b, d.before[k:k + 1], d.source[k], d.target[k], steps=STEPS, w=W, seed=1),
+swept = sweep(lambda ratio, threshold: diffedit(b, d.before[k:k + 1], d.source[k], d.target[k], ratio=ratio, steps=STEPS,
+                                                w=W, rule=MaskRule(threshold=threshold), seed=1),
               {"ratio": [.4, .8], "threshold": [.25, .5, .75]})
 
 
@@ -575,7 +579,7 @@ assert moved[.8, .5] > moved[.4, .5] and marked[.4, .25] > marked[.4, .5] > mark
 # | the mask is spotted, another with each seed | one noise is not enough | `maps` 10 → 20, or `reduce="abs_mean"` |
 # | the mask marks the thing, the wish was the background | a background leaves nothing to guess | your own mask; or `level` 0.9 |
 # | a small thing comes back as mush | it is smaller than a few cells | a larger picture; nothing else helps |
-# | kept pixels differ in the last digits | you look at `raw`, or `paste=False` | `picture`: pasted, to the bit |
+# | kept pixels differ in the last digits | you look at `raw` | `picture`: pasted, to the bit |
 
 # %% [markdown]
 # ## Exercises

@@ -30,7 +30,7 @@ from palimpsest.claims.draw.style import BLUE, GREY, ORANGE, RC, show
 
 # %%
 from palimpsest.claims.emoji_methods import drawn
-from palimpsest.methods.diffedit import diffedit
+from palimpsest.methods.diffedit import Ablation, diffedit
 from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
 from palimpsest.methods.inversion import invert, redo
 from palimpsest.methods.ladder import FAST
@@ -168,7 +168,8 @@ assert torch.equal(outside, d.before) and gain["DiffEdit"].mean() > gain["SDEdit
 # **Claim.** What was in the mask is gone: inside it, the picture is farther from the one before than DiffEdit's.
 
 # %%
-filled = diffedit(model, d.before, d.source, d.target, ratio=1., w=2.5, steps=STEPS, mask=masked.mask, encode=False, blend="x0").picture
+filled = diffedit(model, d.before, d.source, d.target, ratio=1., w=2.5, steps=STEPS, mask=masked.mask,
+                  ablation=Ablation(encode=False, blend="x0")).picture
 gain["Inpainting"] = psnr(filled.clamp(-1, 1), d.after) - psnr(d.before, d.after)
 fig, axes = plt.subplots(3, 4, figsize=(5.4, 4.2), layout="constrained")
 for row, (name, x) in zip(axes, {"DiffEdit": masked.picture, "inpainting": filled, "the artist's": d.after}.items()):

@@ -1,3 +1,1 @@
-"""How to walk between noise and pictures: schedules, steps, guidance. Pure functions; no network is known
-here.
-"""
+"""How to walk between noise and pictures: schedules, steps, guidance; functions without networks."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.samplers.schedule import Schedule
 
 
@@ -29,9 +30,11 @@ def x0_from_eps(sched: Schedule, x_t: Tensor, t: float | Tensor, eps: Tensor) ->
 
 
 def eps_from_x0(sched: Schedule, x_t: Tensor, t: float | Tensor, x_0: Tensor) -> Tensor:
-    """ε = (x_t − √ᾱ x_0)/√(1−ᾱ). A number t = 0 raises ValueError: a clean picture holds no noise to read."""
+    """ε = (x_t − √ᾱ x_0)/√(1−ᾱ). ArgumentError at a number t = 0: there is no noise to read."""
     if not isinstance(t, Tensor) and t == 0:
-        raise ValueError("eps cannot be read off a clean picture: eps_from_x0 needs t > 0")
+        raise ArgumentError(
+            "t", "is 0, and no noise can be read off a clean picture; eps_from_x0 needs t > 0"
+        )
     signal, noise = sched.signal_noise(t, x_t)
     return (x_t - signal * x_0) / noise
 
@@ -69,8 +72,7 @@ def eps_from_score(sched: Schedule, t: float | Tensor, score: Tensor) -> Tensor:
 def clip_eps(
     sched: Schedule, x_t: Tensor, t: float | Tensor, eps: Tensor, low: float = -1, high: float = 1
 ) -> Tensor:
-    """The ε that belongs to x̂_0 clamped to [low, high]; t > 0. For pixel-space models: latents have no
-    bounds.
+    """The ε that belongs to x̂_0 clamped to [low, high]; t > 0. For models of pixels: latents have no bounds.
 
     ε is read again from the clamped x̂_0, so the pair stays consistent. official code: diffusers'
     clip_sample keeps the old ε, and then a DDIM step is no longer undone by its inverse."""
@@ -78,11 +80,9 @@ def clip_eps(
 
 
 def eps_from_output(sched: Schedule, x_t: Tensor, t: float | Tensor, out: Tensor, prediction: str) -> Tensor:
-    """What a network says, as ε: `prediction` is what it was trained to predict, "eps" or "v"; else
-    ValueError.
-    """
+    """A network's output as ε. prediction: what it was trained on, "eps" or "v", else ArgumentError."""
     if prediction == "eps":
         return out
     if prediction == "v":
         return eps_from_v(sched, x_t, t, out)
-    raise ValueError(f'prediction must be "eps" or "v", got {prediction!r}')
+    raise ArgumentError("prediction", f'must be "eps" or "v", got {prediction!r}')

@@ -1,5 +1,4 @@
-"""DDPM: posterior, ancestral step, training loss. Denoising Diffusion Probabilistic Models,
-arXiv:2006.11239v2.
+"""Denoising Diffusion Probabilistic Models, arXiv:2006.11239v2: posterior, ancestral step, training loss.
 
 A step goes from time t to any earlier time s; with s = t−1 it is the paper's. ᾱ_t/ᾱ_s plays α_t, 1 −
 ᾱ_t/ᾱ_s plays β_t: dropping levels from a Markov chain leaves a Markov chain (arXiv:2102.09672v1, Eq. 19).
@@ -12,24 +11,23 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.samplers.convert import q_sample, v_from_eps_x0
 from palimpsest.samplers.schedule import Schedule
 
 
 def beta_tilde(sched: Schedule, t: float, s: float) -> float:
-    """β̃ = (1−ᾱ_s)/(1−ᾱ_t) (1 − ᾱ_t/ᾱ_s): the true posterior variance, x_0 known. # DDPM Eq. (7),
-    "fixedsmall"
+    """β̃ = (1−ᾱ_s)/(1−ᾱ_t) (1 − ᾱ_t/ᾱ_s): the posterior variance where x_0 is known. # DDPM Eq. (7)
 
-    0 at s = 0. Right for data that is one point; a lower bound on the reverse variance otherwise (DDPM,
-    Sec. 3.2)."""
+    0 at s = 0. Right for data that is one point; otherwise a lower bound on the reverse variance (DDPM,
+    Sec. 3.2). The official code calls it "fixedsmall", and `beta_stride` "fixedlarge".
+    """
     a_t, a_s = sched.at(t), sched.at(s)
     return (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)
 
 
 def beta_stride(sched: Schedule, t: float, s: float) -> float:
-    """1 − ᾱ_t/ᾱ_s, which is β_t at s = t−1: right for data N(0, I), an upper bound otherwise. #
-    "fixedlarge"
-    """
+    """1 − ᾱ_t/ᾱ_s, which is β_t at s = t−1: right for data N(0, I), an upper bound otherwise."""
     return 1 - sched.at(t) / sched.at(s)
 
 
@@ -59,7 +57,7 @@ def ddpm_step(
     returned (Alg. 2 l. 3). variance: Σ, a function of the step (`beta_tilde` or `beta_stride`) or
     learned, one for each pixel (samplers/learned.py). gradient: g, from samplers/guidance.py, moves the
     mean to μ + Σ g(μ), Eq. (6) and Eq. (8); for a gradient taken at x_t give a function that does not
-    look at μ. Raises ValueError for s ≥ t or missing noise."""
+    look at μ. Raises ArgumentError for s ≥ t or missing noise."""
     _check_down(t, s)
     a_t, beta = sched.at(t), beta_stride(sched, t, s)
     mean = (1 - beta) ** -0.5 * x_t - beta / ((1 - a_t) * (1 - beta)) ** 0.5 * eps  # DDPM Eq. (11)
@@ -69,7 +67,9 @@ def ddpm_step(
     if s == 0:
         return mean
     if noise is None:
-        raise ValueError("noise is missing: an ancestral step to s > 0 is random; give N(0, I) shaped as x_t")
+        raise ArgumentError(
+            "noise", "is missing: an ancestral step to s > 0 is random; give N(0, I) shaped as x_t"
+        )
     return mean + var**0.5 * noise
 
 
@@ -90,7 +90,7 @@ def l_simple(
     or the error of x̂_0 weighted by 1/(1−ᾱ_t) = 1 + SNR (ε: by SNR). Where ᾱ_t → 0 Eq. (5) asks nothing
     of x̂_0; v still asks for it."""
     if prediction not in ("eps", "v"):
-        raise ValueError(f'prediction must be "eps" or "v", got {prediction!r}')
+        raise ArgumentError("prediction", f'must be "eps" or "v", got {prediction!r}')
     target = eps if prediction == "eps" else v_from_eps_x0(sched, x_0, t, eps)
     return F.mse_loss(model(q_sample(sched, x_0, t, eps), t), target)
 

@@ -5,7 +5,7 @@ that looks at x_t: Eq. (6). A CLIP that looks at x_t: Eq. (8). The last two give
 the mean of an ancestral step by Σ g (`ddpm_step`), or the noise of any walk, deterministic ones too, by
 −√(1−ᾱ) g (`guided`).
 
-    g = classifier_guidance(log_p, s)                    # or clip_guidance(clip.encode_image, clip.encode_text(tokens), s)
+    g = classifier_guidance(log_p, s)  # or clip_guidance(clip.encode_image, clip.encode_text(tokens), s)
     x_s = ddpm_step(sched, x_t, eps(x_t, t), t, s, noise, variance, gradient=lambda mu: g(mu, s))
     path = sample(guided(eps, sched, g), sched, x_T, times)
 """
@@ -18,11 +18,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.samplers.schedule import Schedule
 
 Denoiser = Callable[[Tensor, float], Tensor]  # (x_t, t) -> eps
 TextDenoiser = Callable[[Tensor, float, Tensor], Tensor]  # (x_t, t, ctx) -> eps
 Gradient = Callable[[Tensor, float], Tensor]  # (x_t, t) -> ∇ of what is to grow, shaped as x_t
+
+
+class Counted:
+    """A denoiser that counts how often it was asked."""
+
+    def __init__(self, eps: Denoiser):
+        self.eps, self.calls = eps, 0
+
+    def __call__(self, x_t: Tensor, t: float) -> Tensor:
+        self.calls += 1
+        return self.eps(x_t, t)
 
 
 def combine(eps_null: Tensor, eps_cond: Tensor, w: float) -> Tensor:
@@ -40,11 +52,12 @@ def cfg(eps_fn: TextDenoiser, cond: Tensor, null: Tensor, w: float, stack: bool 
     eps_fn(x_t, t, ctx): the network's ε. cond, null: (b l d) contexts of the prompt and of the empty
     prompt; b = 1 serves every picture. stack=True asks both in one batch, null first; False in two calls,
     which halves the memory. The result is the same. w = 1 asks only cond and w = 0 only null: the other
-    branch would be multiplied by zero. Raises ValueError where cond and null differ in (l d), or their b
+    branch would be multiplied by zero. Raises ArgumentError where cond and null differ in (l d), or their b
     is neither 1 nor the number of pictures."""
     if cond.shape[1:] != null.shape[1:]:
-        raise ValueError(
-            f"cond {tuple(cond.shape)} and null {tuple(null.shape)} must agree in (l d): pad both alike"
+        raise ArgumentError(
+            "cond",
+            f"is {tuple(cond.shape)} and null {tuple(null.shape)}: they must agree in (l d); pad both alike",
         )
 
     def denoise(x_t: Tensor, t: float) -> Tensor:
@@ -82,17 +95,18 @@ def cfg_two(
     s_image: float,
     stack: bool = True,
 ) -> Denoiser:
-    """Guidance by a text and a picture, each with a scale of its own. # Eq. (16)   (InstructPix2Pix, arXiv:2211.09800v2, Sec. 3.2.1)
+    """Guidance by a text and a picture, each with its own scale. # Eq. (16); arXiv:2211.09800v2, Sec. 3.2.1
 
     eps_fn([x_t | c_I], t, ctx): a network that sees a picture in the channels after x_t; picture c_I (b c
     y x), whose absence is zeros; cond, null: (b l d), or b = 1. Answers that a scale multiplies by zero
     are not asked for: three in general, two where s_text = s_image, s_image = 1 or s_text = 0, one at (1,
     1), (0, 0) and s_text = 0, s_image = 1. stack: all in one batch, the unconditional first. official
     code: diffusers guides only if s_text > 1 and s_image ≥ 1, and otherwise answers e(c_I, c_T) without a
-    word. Raises ValueError as `cfg`."""
+    word. Raises ArgumentError as `cfg`."""
     if cond.shape[1:] != null.shape[1:]:
-        raise ValueError(
-            f"cond {tuple(cond.shape)} and null {tuple(null.shape)} must agree in (l d): pad both alike"
+        raise ArgumentError(
+            "cond",
+            f"is {tuple(cond.shape)} and null {tuple(null.shape)}: they must agree in (l d); pad both alike",
         )
     weights = {
         "none": 1 - s_image,
@@ -125,9 +139,9 @@ def classifier_guidance(log_p: Callable[[Tensor, float], Tensor], s: float) -> G
     pictures. s: the scale; 0 does nothing, 1 is Bayes' rule, more sharpens p to pˢ. Gradients are taken
     picture by picture: a batch changes nothing. The derivation has the gradient at the mean of the step,
     Alg. 1 writes it there; official code: at x_t. Both are the caller's to choose, see `ddpm_step`.
-    Raises ValueError for an s that is not a finite number."""
+    Raises ArgumentError for an s that is not a finite number."""
     if not math.isfinite(s):
-        raise ValueError(f"s: the scale of the guidance must be a finite number (0 guides nowhere), got {s}")
+        raise ArgumentError("s", f"must be a finite number (0 guides nowhere), got {s}")
 
     def gradient(x: Tensor, t: float) -> Tensor:
         with torch.enable_grad():
@@ -145,13 +159,12 @@ def clip_guidance(
     encode_image(x_t, t) -> (b d), of length 1, from a CLIP that knows noisy pictures
     (nets/judges/noised_clip.py) or, as an experiment, one that does not; text (b d) or (1 d), of length
     1: the captions. scale: 1/τ, by which CLIP multiplied cosines while it was trained, so that the
-    bracket is its logit; GLIDE's s counts on 100. Raises ValueError as `classifier_guidance`."""
+    bracket is its logit; GLIDE's s counts on 100. Raises ArgumentError as `classifier_guidance`."""
     return classifier_guidance(lambda x, t: scale * (encode_image(x, t) * text).sum(dim=1), s)  # Eq. (8)
 
 
 def guided(eps: Denoiser, sched: Schedule, gradient: Gradient) -> Denoiser:
-    """ε̂ = ε − √(1−ᾱ_t) g(x_t, t): the score of p(x_t) p(y | x_t)ˢ written as a noise. #
-    arXiv:2105.05233v4, Alg. 2, Eq. (14)
+    """ε̂ = ε − √(1−ᾱ_t) g(x_t, t): the score of p(x_t) p(y | x_t)ˢ as a noise. # arXiv:2105.05233v4, Eq. (14)
 
     For walks without a Σ to scale a shift of the mean by, DDIM's above all. One ancestral step with this
     ε̂ moves the mean by β/√(1−β) g where Eq. (6) moves it by Σ g: not the same number, though both are
@@ -166,5 +179,5 @@ def guided(eps: Denoiser, sched: Schedule, gradient: Gradient) -> Denoiser:
 def _for_each(name: str, ctx: Tensor, b: int) -> Tensor:
     """(1 l d) or (b l d) → (b l d)."""
     if len(ctx) not in (1, b):
-        raise ValueError(f"{name} holds {len(ctx)} contexts for {b} pictures; give one, or one each")
+        raise ArgumentError(name, f"holds {len(ctx)} contexts for {b} pictures; give one, or one each")
     return ctx.expand(b, -1, -1)

@@ -1,4 +1,4 @@
-"""Learned variances: where between its two bounds each variance of a step lies, and the loss that teaches it.
+"""Learned variances: where each variance of a step lies between its two bounds, and the loss that trains it.
 
 "Improved Denoising Diffusion Probabilistic Models", arXiv:2102.09672v1, Sec. 3.1; used by ADM
 (arXiv:2105.05233v4) and GLIDE (arXiv:2112.10741v3). After its prediction such a network says as many
@@ -7,8 +7,9 @@ channels again, v, about −1 … 1:
     log Σ_θ = f log β_t + (1 − f) log β̃_t,      f = (v + 1)/2                               (Eq. 15)
     L_hybrid = L_simple + λ L_vlb,               L_vlb = Σ_t L_t,  λ = .001                  (Eq. 16)
 
-L_vlb sees Σ_θ alone: the mean is held fast in it (Sec. 3.1), so that L_simple goes on teaching the mean
-as ever. (This v is no velocity; a network may well predict a velocity first and then this v.)"""
+L_vlb trains Σ_θ alone: the mean is held fixed in it (Sec. 3.1), and only L_simple trains the mean. (This v is
+no velocity; a network may predict a velocity first and then this v.)
+"""
 
 from __future__ import annotations
 
@@ -29,8 +30,7 @@ BIN = 1 / 255  # half the distance of two grey levels of an 8-bit picture in [�
 
 
 def log_bounds(sched: Schedule, t: float, s: float, before: float | None = None) -> tuple[float, float]:
-    """(log β̃, log β) of the step t → s: between them lies the variance of the true reverse step,
-    whatever the data.
+    """(log β̃, log β) of the step t → s: the variance of the true reverse step lies between them.
 
     β̃ = 0 at s = 0. As the official code does, the β̃ of the step before, `before` → t, stands in for it
     there (t + 1 unless given)."""
@@ -43,11 +43,11 @@ def log_bounds(sched: Schedule, t: float, s: float, before: float | None = None)
 
 
 def learned_variance(sched: Schedule, v: Tensor, t: float, s: float, before: float | None = None) -> Tensor:
-    """Σ_θ of the step t → s, one for each pixel and channel, from the network's v; both (b c y x). #
-    Improved DDPM Eq. (15)
+    """Σ_θ of the step t → s for each pixel, from the network's v (b c y x). # Improved DDPM Eq. (15)
 
-    The bounds are those of the step that is taken, however long it is. f is not clamped: the net may
-    leave them."""
+    The bounds are those of the step that is taken, however long it is. f is not clamped: the network may
+    leave them.
+    """
     low, high = log_bounds(sched, t, s, before)
     f = (v + 1) / 2
     return (f * high + (1 - f) * low).exp()
@@ -99,9 +99,7 @@ def l_vlb(sched: Schedule, x_0: Tensor, x_t: Tensor, t: Tensor, eps: Tensor, v: 
 
 @lru_cache(maxsize=8)
 def _terms(sched: Schedule) -> Tensor:
-    """log β̃_t, log β_t and the weight of x_0 in the mean of q(x_{t−1} | x_t, x_0), for all t = 0 … T: (3
-    T+1), nothing at t = 0.
-    """
+    """log β̃_t, log β_t and the weight of x_0 in the mean of q(x_{t−1} | x_t, x_0): (3 T+1), NaN at t = 0."""
     rows = [(math.nan,) * 3]
     for t in range(1, sched.T + 1):
         a_t, a_s = sched.at(t), sched.at(t - 1)
@@ -110,8 +108,7 @@ def _terms(sched: Schedule) -> Tensor:
 
 
 def code_length(x_0: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """−log P(x_0) in nats under N(mean, exp(log_var)) cut into the 256 grey levels of [−1, 1]. # DDPM Eq.
-    (13)
+    """−log P(x_0) in nats under N(mean, exp(log_var)), cut into 256 levels of [−1, 1]. # DDPM Eq. (13)
 
     The outermost two levels take the tails. All (b c y x).
     """

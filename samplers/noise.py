@@ -1,6 +1,4 @@
-"""Randomness that belongs to the picture: one generator each, so its batch mates and the device do not
-matter.
-"""
+"""Noise: one generator for each picture, so that its batch and the device do not matter."""
 
 from __future__ import annotations
 
@@ -10,21 +8,22 @@ from numbers import Integral
 import torch
 from torch import Generator, Tensor
 
+from palimpsest.arguments import ArgumentError
+
 
 class Rng:
-    """One CPU torch.Generator per picture: picture i is drawn as if it were alone, whatever the batch or
-    device.
+    """One CPU torch.Generator per picture: its noise is the same in every batch and on every device.
 
         rng = Rng([7, 8, 9])                    # or Rng.of(7, 3)
         z = rng.randn((3, 4, 16, 16))           # z[1] == Rng([8]).randn((1, 4, 16, 16))[0]
 
-    Raises ValueError for no seeds, or seeds that are not whole numbers.
+    Raises ArgumentError for no seeds, or seeds that are not whole numbers.
     """
 
     def __init__(self, seeds: Iterable[int]):
         self.seeds = list(seeds)
         if not self.seeds or not all(isinstance(s, Integral) and not isinstance(s, bool) for s in self.seeds):
-            raise ValueError(f"seeds must be whole numbers, one per picture, got {self.seeds!r}")
+            raise ArgumentError("seeds", f"must be whole numbers, one per picture, got {self.seeds!r}")
         self.generators = [Generator("cpu").manual_seed(int(s)) for s in self.seeds]
 
     @classmethod
@@ -36,8 +35,7 @@ class Rng:
         return len(self.seeds)
 
     def randn(self, shape: Iterable[int], like: Tensor | None = None) -> Tensor:
-        """N(0, 1) of `shape`, shape[0] pictures, in the dtype and on the device of `like` (float32 on the
-        CPU without).
+        """N(0, 1) of `shape`, shape[0] pictures, with the dtype and device of `like` (None: float32, CPU).
 
         Drawn in float64 on the CPU and then rounded and moved: every dtype and device sees the same noise.
         """
@@ -48,9 +46,7 @@ class Rng:
         return self._draw(lambda size, g: torch.rand(size, generator=g, dtype=torch.float64), shape, like)
 
     def randint(self, low: int, high: int) -> Tensor:
-        """One whole number per picture, low ≤ n < high: (b,) int64, CPU. Times for training: randint(1, T
-        + 1).
-        """
+        """One whole number per picture, low ≤ n < high: (b,) int64, CPU. For training: randint(1, T + 1)."""
         return torch.cat([torch.randint(low, high, (1,), generator=g) for g in self.generators])
 
     @property
@@ -61,7 +57,7 @@ class Rng:
     def restore(self, state: list[Tensor]) -> None:
         """Go back to a `state` taken from an Rng with as many pictures."""
         if len(state) != len(self):
-            raise ValueError(f"state holds {len(state)} pictures, this Rng {len(self)}")
+            raise ArgumentError("state", f"holds {len(state)} pictures, this Rng {len(self)}")
         for g, its_state in zip(self.generators, state):
             g.set_state(its_state)
 
@@ -70,16 +66,15 @@ class Rng:
     ) -> Tensor:
         b, *size = shape
         if b != len(self):
-            raise ValueError(
-                f"shape asks for {b} pictures, this Rng has {len(self)} seeds: make Rng.of(seed, {b})"
+            raise ArgumentError(
+                "shape", f"asks for {b} pictures, this Rng has {len(self)} seeds: make Rng.of(seed, {b})"
             )
         z = torch.stack([draw(tuple(size), g) for g in self.generators])
         return z.float() if like is None else z.to(like)
 
 
 def gaussian(like: Tensor, generator: Generator) -> Tensor:
-    """N(0, 1) of the shape, dtype and device of `like`, drawn on that device, whose own generator the
-    CPU's seeds.
+    """N(0, 1) like `like`, drawn on its device; the CPU's generator seeds that of another device.
 
     For training, where the CPU would not keep up with a GPU: the same on every run, but not the same on
     every device."""

@@ -1,9 +1,9 @@
-"""Respacing: which of the T times a shorter walk stops at, spelt as the programs of Improved DDPM and
-GLIDE spell it.
+"""Respacing: which of the T times a shorter walk uses, written as in the programs of Improved DDPM and GLIDE.
 
-No schedule is made anew for the shorter walk: a step takes both its times, and finds β and β̃ of the
-longer step from them ("Improved Denoising Diffusion Probabilistic Models", arXiv:2102.09672v1, Eq. 19).
-The network is told the original time."""
+The shorter walk needs no schedule of its own: a step takes both its times, and computes β and β̃ of the
+longer step from them (Improved Denoising Diffusion Probabilistic Models, arXiv:2102.09672v1, Eq. 19). The
+network is told the original time.
+"""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""The variance-exploding SDE: noise is added to a picture that keeps its full strength, x(t) = x(0) + σ(t) z.
+"""The variance-exploding SDE: noise is added, and the picture keeps its full strength, x(t) = x(0) + σ(t) z.
 
 Score-Based Generative Modeling through SDEs, arXiv:2011.13456v2; as used for editing by SDEdit,
 arXiv:2108.01073v2.
 
     forward    dx = √(dσ²/dt) dw
-    reverse    dx = −(dσ²/dt) ∇ log p_t(x) dt + √(dσ²/dt) dw̄                                         # Eq. (1)
+    reverse    dx = −(dσ²/dt) ∇ log p_t(x) dt + √(dσ²/dt) dw̄                                        # Eq. (1)
 
     paper                code
-    σ(t), t in [0, 1]    ve_sigma(t)           in the units of the picture: pixels in [−1, 1] need twice the σ of [0, 1]
+    σ(t), t in [0, 1]    ve_sigma(t)           in the picture's units: [−1, 1] needs twice the σ of [0, 1]
     dσ²/dt = g(t)²       g2(t)
     s_θ(x, t)            score(x, sigma)       a score network is told σ, which fixes t
     z ~ N(0, I)          z                     None asks a step for its mean
@@ -21,12 +21,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from numbers import Integral, Real
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError, Count, Scale, Share, check
 from palimpsest.samplers.noise import Rng
 from palimpsest.samplers.schedule import Schedule
 
@@ -43,25 +43,19 @@ def ve_sigma(t, sigma_min: float, sigma_max: float):
 
 
 def g2(t, sigma_min: float, sigma_max: float):
-    """g(t)² = dσ²/dt = 2 ln(σ_max/σ_min) σ(t)²: the noise variance that the forward SDE adds per unit of
-    time.
-    """
+    """g(t)² = dσ²/dt = 2 ln(σ_max/σ_min) σ(t)²: the variance that the forward SDE adds per unit of time."""
     return 2 * math.log(sigma_max / sigma_min) * ve_sigma(t, sigma_min, sigma_max) ** 2
 
 
-def ve_sigmas(steps: int, t0: float = 1.0, *, sigma_min: float = 0.01, sigma_max: float) -> list[float]:
-    """The levels of a walk: σ(t0 n/N) for n = N … 1, then 0; steps + 1 floats. # SDEdit Alg. 1, where
-    σ(0) = 0
+def ve_sigmas(steps: Count, t0: Share = 1.0, *, sigma_min: Scale = 0.01, sigma_max: Scale) -> list[float]:
+    """The levels of a walk: σ(t0 n/N) for n = N … 1, then 0 (SDEdit Alg. 1: σ(0) = 0); steps + 1 floats.
 
-    Raises ValueError for steps < 1, t0 outside (0, 1], or not 0 < sigma_min < sigma_max.
+    Raises ArgumentError for steps < 1, t0 outside (0, 1], or not 0 < sigma_min < sigma_max.
     """
-    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
-        raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}")
-    if isinstance(t0, bool) or not isinstance(t0, Real) or not 0 < t0 <= 1:
-        raise ValueError(f"t0 must lie in (0, 1], got {t0!r}")
+    check(ve_sigmas, locals())
     if not 0 < sigma_min < sigma_max:
-        raise ValueError(
-            f"sigma_min and sigma_max must satisfy 0 < min < max, got {sigma_min!r} and {sigma_max!r}"
+        raise ArgumentError(
+            "sigma_min", f"must be above 0 and below sigma_max, got {sigma_min!r} and {sigma_max!r}"
         )
     return [ve_sigma(t0 * n / steps, sigma_min, sigma_max) for n in range(steps, 0, -1)] + [0.0]
 
@@ -122,8 +116,7 @@ def ancestral_step(x: Tensor, score: Tensor, sigma: float, sigma_next: float, z:
 
 
 def probability_flow_step(x: Tensor, score: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    """x + (σ − σ') σ s: an Euler step in σ on the ODE dx = −σ s dσ, whose marginals are the SDE's. Also
-    upward.
+    """x + (σ − σ') σ s: Euler's step in σ on the ODE dx = −σ s dσ, whose marginals are the SDE's. Up or down.
 
     With ε = −σ s this is DDIM, exactly. official code: ½(σ² − σ'²) s instead, an Euler step in σ².
     """
@@ -131,8 +124,7 @@ def probability_flow_step(x: Tensor, score: Tensor, sigma: float, sigma_next: fl
 
 
 def langevin_step(x: Tensor, score: Tensor, z: Tensor, snr: float = 0.16) -> Tensor:
-    """The corrector: x + ε s + √(2ε) z, ε = 2 (snr ‖z‖/‖s‖)², stays at its level. # arXiv:2011.13456v2,
-    Alg. 4
+    """The corrector: x + ε s + √(2ε) z, ε = 2 (snr ‖z‖/‖s‖)², at the same level. # arXiv:2011.13456v2, Alg. 4
 
     Norms are per picture: `# official code: batch mean`, by which a picture depends on its batch mates.
     """
@@ -193,9 +185,7 @@ def ve_score(eps_fn: Callable[[Tensor, float], Tensor], sched: Schedule) -> Scor
 
 
 def ve_eps(score: Score, sched: Schedule) -> Callable[[Tensor, float], Tensor]:
-    """The inverse: a VE score as a denoiser (x_t, t) → ε = −σ s(x_t √(1+σ²), σ), σ = sched.sigma(t), t >
-    0.
-    """
+    """The inverse: a VE score as a denoiser, ε = −σ s(x_t √(1+σ²), σ) with σ = sched.sigma(t), t > 0."""
 
     def eps_fn(x_t: Tensor, t: float) -> Tensor:
         sigma = sched.sigma(t)

@@ -77,9 +77,11 @@ GOOD = torch.zeros(1, 3, 8, 8)
         (dict(x=GOOD[0, 0]), "x: must be (b, 3, y, x), got (8, 8)"),
         (dict(x=GOOD[:0]), "x: must be (b, 3, y, x), got (0, 3, 8, 8)"),
         (dict(x=GOOD[:, :1]), "x: must have 3 channels, got 1; repeat the channel: x.expand(-1, 3, -1, -1)"),
-        (dict(x=torch.zeros(1, 4, 8, 8)), "x: must have 3 channels, got 4; leave the alpha channel out: x[:, :3]"),
+        (dict(x=torch.zeros(1, 4, 8, 8)), "x: must have 3 channels, got 4; leave the alpha channel out: "
+                                          "x[:, :3]"),
         (dict(x=GOOD + 255), "x: must lie in [-1, 1], got values from 255 to 255; give x / 127.5 - 1"),
-        (dict(x=GOOD - 1.1), "x: must lie in [-1, 1], got values from -1.1 to -1.1; give x.clamp(-1, 1) if the "
+        (dict(x=GOOD - 1.1), "x: must lie in [-1, 1], got values from -1.1 to -1.1; give x.clamp(-1, 1) if "
+                             "the "
                              "overshoot is meant"),
         (dict(x=GOOD.byte()), "x: must hold floats in [-1, 1], got torch.uint8; give x.float() / 127.5 - 1"),
         (dict(x=GOOD / 0), "x: holds NaN or infinity"),

@@ -25,6 +25,7 @@ from palimpsest.methods.diffedit import diffedit
 from palimpsest.methods.sampling import generate
 from palimpsest.methods.sdedit import Edit, sdedit
 from palimpsest.nets.tokenizer import TextCut
+from palimpsest.samplers.solvers import DDIM
 from palimpsest.weights.load import load
 from palimpsest.worlds.files import read_picture
 from tests.tiny import tiny_weights
@@ -129,7 +130,15 @@ def test_the_command_line_does_what_the_verb_does(room, tiny):
     assert main(sdedit_argv(tiny, *settings, "--save-steps", "steps")) == 0
     b = load(tiny)
     edit = sdedit(
-        b, read_picture("in.png", b.size), "a red star", t0=0.7, repeats=2, w=2.0, eta=0.0, seed=3, steps=1
+        b,
+        read_picture("in.png", b.size),
+        "a red star",
+        t0=0.7,
+        repeats=2,
+        w=2.0,
+        step=DDIM(),
+        seed=3,
+        steps=1,
     )
     want = ((b.decode(edit.path[-1]) + 1) * 127.5).round()[0].permute(1, 2, 0).numpy().astype(np.uint8)
     assert np.array_equal(pixels("steps/step_001.png"), want)

@@ -146,7 +146,8 @@ def test_verify_tells_form_size_digest_and_what_a_strict_load_finds(home, capsys
     out = capsys.readouterr().out
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert out.startswith(
-        f"{path}: safetensors, {path.stat().st_size:,} bytes, whole\n    SHA-256 {digest}, not one that is known here\n"
+        f"{path}: safetensors, {path.stat().st_size:,} bytes, whole\n    SHA-256 {digest}, not one that is "
+        f"known here\n"
     )
     assert [line.split(":")[0].strip() for line in out.splitlines()[2:]] == ["net", "text", "vae"]
     assert out.count(" tensors, all in their places\n") == 3

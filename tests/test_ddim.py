@@ -173,13 +173,13 @@ def test_clipping_breaks_the_inverse_and_only_then():
 @pytest.mark.parametrize(
     "t, s, eta, noise, message",
     [
-        (500, 400, 1.1, Z, "^eta must lie"),
-        (500, 400, -0.1, Z, "^eta must lie"),
-        (500, 400, math.nan, Z, "^eta must lie"),
-        (400, 500, 0.5, Z, "^eta must be 0 when walking upward"),
-        (500, 400, 0.5, None, "^noise is missing"),
-        (1001, 400, 0.0, None, "^t must lie"),
-        (500, -1, 0.0, None, "^t must lie"),
+        (500, 400, 1.1, Z, "^eta: must lie"),
+        (500, 400, -0.1, Z, "^eta: must lie"),
+        (500, 400, math.nan, Z, "^eta: must lie"),
+        (400, 500, 0.5, Z, "^eta: must be 0 when walking upward"),
+        (500, 400, 0.5, None, "^noise: is missing"),
+        (1001, 400, 0.0, None, "^t: must lie"),
+        (500, -1, 0.0, None, "^t: must lie"),
     ],
 )
 def test_mistakes_are_named(t, s, eta, noise, message):

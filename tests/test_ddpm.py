@@ -98,9 +98,9 @@ def test_clip_eps_clamps_x0_and_changes_nothing_inside_the_range():
 
 
 def test_mistaken_predictions_and_a_clean_picture_are_refused():
-    with pytest.raises(ValueError, match='prediction must be "eps" or "v"'):
+    with pytest.raises(ValueError, match='prediction: must be "eps" or "v"'):
         convert.eps_from_output(SCHED, X_0, 3, EPS, "x0")
-    with pytest.raises(ValueError, match='prediction must be "eps" or "v"'):
+    with pytest.raises(ValueError, match='prediction: must be "eps" or "v"'):
         l_simple(lambda x, t: x, SCHED, X_0, torch.tensor([1, 2, 3]), EPS, "epsilon")
     with pytest.raises(ValueError, match="t > 0"):
         convert.eps_from_x0(SCHED, X_0, 0, X_0)
@@ -162,7 +162,7 @@ def test_step_refuses_going_up_and_missing_noise():
             ddpm_step(SCHED, X_0, EPS, t, s, Z)
         with pytest.raises(ValueError, match="goes down in time"):
             posterior(SCHED, X_0, EPS, t, s)
-    with pytest.raises(ValueError, match="^noise is missing"):
+    with pytest.raises(ValueError, match="^noise: is missing"):
         ddpm_step(SCHED, X_0, EPS, 5, 4)
 
 

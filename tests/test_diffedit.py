@@ -5,6 +5,7 @@ tell apart, and a bent one, in which the noise matters. A tiny random model stan
 attention does."""
 
 import math
+from dataclasses import fields, replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -17,11 +18,15 @@ from torch import nn
 from torch.testing import assert_close
 
 import palimpsest.cli.main as commands
+from palimpsest.arguments import ArgumentError
 from palimpsest.methods.diffedit import (
+    Ablation,
+    MaskRule,
     decode,
     diffedit,
     difference,
     encoding_bound,
+    find_mask,
     heat_map,
     noising_bound,
     printed_encoding_bound,
@@ -32,6 +37,7 @@ from palimpsest.samplers.ddim import invert, sample
 from palimpsest.samplers.guidance import cfg
 from palimpsest.samplers.noise import Rng
 from palimpsest.samplers.schedule import Schedule
+from palimpsest.samplers.solvers import DDIM, Ancestral, DPMSolver2M, Heun
 from palimpsest.weights.load import load
 from palimpsest.weights.model import Model
 from palimpsest.worlds.gaussian import GaussianWorld
@@ -76,7 +82,15 @@ def bent(x_t, t, ctx):
 
 
 def pictures(n=1, side=8):
-    return 0.4 * normal(n, 3, side, side, seed=5, dtype=torch.float64)
+    return (0.4 * normal(n, 3, side, side, seed=5, dtype=torch.float64)).clamp(-1, 1)
+
+
+def edited(model, x, *texts, **settings):
+    """diffedit, with the fields of its records among the settings."""
+    for name, record in {"rule": MaskRule, "ablation": Ablation}.items():
+        own = {f.name: settings.pop(f.name) for f in fields(record) if f.name in settings}
+        settings |= {name: record(**own)} if own else {}
+    return diffedit(model, x, *texts, **settings)
 
 
 def half(side=8):
@@ -183,7 +197,7 @@ def test_the_variance_of_d_falls_as_one_over_n_and_not_with_one_noise_reused():
 
 def test_the_verb_asks_about_as_many_different_noises_as_maps_with_both_texts():
     b, x = bundle(bent), pictures()
-    diffedit(b, x, "red", "blue", maps=4, steps=2, level=0.3)
+    edited(b, x, "red", "blue", maps=4, steps=2, level=0.3)
     asked = [x_t for x_t, t in b.net.asked[:8]]
     assert [t for _, t in b.net.asked[:9]] == [300] * 8 + [400]
     z = torch.stack([(x_t - SD.at(300) ** 0.5 * x) / (1 - SD.at(300)) ** 0.5 for x_t in asked])
@@ -215,7 +229,7 @@ def test_averaging_before_the_absolute_value_raises_the_contrast_from_1_46_to_3_
 
 @pytest.mark.parametrize("settings", [{}, dict(clamp="mean"), dict(reduce="abs_mean"), dict(level=0.9)])
 def test_the_mask_is_where_the_texts_differ(settings):
-    edit = diffedit(bundle(), pictures(2), "red", "blue", steps=2, **settings)
+    edit = edited(bundle(), pictures(2), "red", "blue", steps=2, **settings)
     assert torch.equal(edit.mask, half().double().expand(2, -1, -1, -1)) and edit.empty == []
     assert torch.equal(edit.picture[..., 4:], pictures(2)[..., 4:])
     assert (edit.picture[..., :4] < pictures(2)[..., :4]).double().mean() > 0.95  # towards blue
@@ -258,9 +272,9 @@ def test_the_mask_of_a_background_edit_is_inverted_until_the_noise_hides_the_bac
 def test_each_picture_of_a_batch_is_edited_as_if_alone():
     x, sources, targets = pictures(3), ["red", "", "grey"], ["blue", "red", "blue"]
     settings = dict(steps=4, maps=3, encode=False)
-    batch = diffedit(bundle(bent), x, sources, targets, seed=4, **settings)
+    batch = edited(bundle(bent), x, sources, targets, seed=4, **settings)
     for i in range(3):
-        alone = diffedit(bundle(bent), x[i : i + 1], sources[i], targets[i], seed=4 + i, **settings)
+        alone = edited(bundle(bent), x[i : i + 1], sources[i], targets[i], seed=4 + i, **settings)
         assert torch.equal(batch.cells[i : i + 1], alone.cells)
         assert_close(batch.path[-1][i : i + 1], alone.path[-1], atol=1e-12, rtol=0)
         assert_close(batch.heat[i : i + 1], alone.heat, atol=1e-12, rtol=0)
@@ -269,10 +283,10 @@ def test_each_picture_of_a_batch_is_edited_as_if_alone():
 
 def test_equal_texts_give_an_empty_mask_say_so_and_return_the_picture_to_the_bit(tiny):
     x = pictures(2, 32).float()
-    edit = diffedit(tiny, x, ["a red star"] * 2, ["a red star", "a blue star on a white background"], steps=3)
+    edit = edited(tiny, x, ["a red star"] * 2, ["a red star", "a blue star on a white background"], steps=3)
     assert edit.empty == [0] and not edit.heat[0].any() and edit.cells[1].any()
     assert torch.equal(edit.picture[0], x[0]) and not torch.equal(edit.picture[1], x[1])
-    nothing = diffedit(tiny, x, steps=2)
+    nothing = edited(tiny, x, steps=2)
     assert nothing.empty == [0, 1] and torch.equal(nothing.picture, x) and nothing.heat.isfinite().all()
     assert torch.equal(nothing.path[-1], tiny.encode(x))
 
@@ -296,7 +310,7 @@ def test_a_mask_of_0_returns_the_encoded_path_to_the_bit_and_of_1_is_encode_deco
 
 def test_without_a_mask_the_verb_is_encode_decode(tiny):
     x = pictures(1, 32).float()
-    edit = diffedit(tiny, x, **STARS, w=2.0, use_mask=False)
+    edit = edited(tiny, x, **STARS, w=2.0, use_mask=False)
     up = invert(tiny.denoiser(""), tiny.schedule, tiny.encode(x), edit.levels)
     down = sample(tiny.denoiser(["a blue star"], 2.0), tiny.schedule, up[0], edit.levels)
     assert torch.equal(edit.path[-1], down[-1]) and edit.heat is None and edit.mask.all()
@@ -307,7 +321,7 @@ def test_the_given_mask_is_used_and_what_it_keeps_is_kept_at_every_level(tiny):
     x = pictures(2, 32).float()
     mask = half(32)
     mask[..., 15] = 0  # narrower than the latent cells
-    edit = diffedit(tiny, x, **STARS, mask=mask)
+    edit = edited(tiny, x, **STARS, mask=mask)
     assert edit.heat is None and torch.equal(edit.mask, mask.expand(2, -1, -1, -1))
     assert torch.equal(edit.cells, half(8).expand(2, -1, -1, -1))
     assert torch.equal(edit.picture[..., 15:], x[..., 15:]) and torch.equal(
@@ -316,14 +330,12 @@ def test_the_given_mask_is_used_and_what_it_keeps_is_kept_at_every_level(tiny):
     for y, kept in zip(edit.path, edit.encoded, strict=True):
         assert torch.equal(y[..., 4:], kept[..., 4:])
     assert not torch.equal(edit.path[-1][..., :4], edit.encoded[-1][..., :4])
-    unpasted = diffedit(tiny, x, **STARS, mask=mask, paste=False)
-    assert torch.equal(unpasted.picture, edit.raw)
-    assert not torch.equal(unpasted.picture[..., 15:], x[..., 15:])  # the codec is lossy, so pasting did it
+    assert not torch.equal(edit.raw[..., 15:], x[..., 15:])  # the codec is lossy, so pasting did it
 
 
 def test_the_found_mask_on_the_picture_is_the_latent_one_in_blocks_and_can_be_grown(tiny):
     x = pictures(1, 32).float()
-    edit, grown = diffedit(tiny, x, **STARS), diffedit(tiny, x, **STARS, grow=1)
+    edit, grown = edited(tiny, x, **STARS), edited(tiny, x, **STARS, grow=1)
     assert (
         torch.equal(edit.mask, edit.cells.repeat_interleave(4, 2).repeat_interleave(4, 3))
         and 0 < edit.mask.mean() < 1
@@ -335,7 +347,7 @@ def test_the_found_mask_on_the_picture_is_the_latent_one_in_blocks_and_can_be_gr
 
 def test_an_identity_edit_comes_back_and_fixed_points_bring_it_closer():
     def error(**settings):
-        edit = diffedit(bundle(), pictures(), "", "", w=1.0, steps=20, use_mask=False, **settings)
+        edit = edited(bundle(), pictures(), "", "", w=1.0, steps=20, use_mask=False, **settings)
         return (edit.path[-1] - pictures()).abs().max().item()
 
     assert error(iterations=40) < 1e-10 < 1e-3 < error() < 0.3
@@ -343,19 +355,17 @@ def test_an_identity_edit_comes_back_and_fixed_points_bring_it_closer():
 
 def test_ratio_1_starts_at_the_top_and_one_step_is_enough():
     b = bundle(sched=Schedule.cosine())
-    edit = diffedit(b, pictures(), "red", "blue", ratio=1.0, steps=10)
+    edit = edited(b, pictures(), "red", "blue", ratio=1.0, steps=10)
     assert edit.levels[0] == TOP * 1000 and len(edit.levels) == 11 and edit.picture.isfinite().all()
-    one = diffedit(b, pictures(), "red", "blue", ratio=0.3, steps=1)
+    one = edited(b, pictures(), "red", "blue", ratio=0.3, steps=1)
     assert one.levels == [300, 0] and len(one.path) == len(one.encoded) == 2
-    assert diffedit(b, pictures(), "red", "blue", steps=50).levels[:2] == [800, 780]  # 40 of 50 steps
+    assert edited(b, pictures(), "red", "blue", steps=50).levels[:2] == [800, 780]  # 40 of 50 steps
 
 
 @pytest.mark.parametrize("w", [0.0, -3.0, float("nan"), float("inf")])
 def test_a_w_that_asks_for_nothing_is_refused(w):
-    with pytest.raises(
-        ValueError, match=f"^w: must be above 0 and finite: at 0 the target says nothing, got {w}$"
-    ):
-        diffedit(bundle(), pictures(), "", "red", mask=half(), steps=5, w=w)
+    with pytest.raises(ArgumentError, match=f"^w: must be above 0, got {w}; at 0 the target says nothing$"):
+        edited(bundle(), pictures(), "", "red", mask=half(), steps=5, w=w)
 
 
 @pytest.mark.parametrize(
@@ -371,13 +381,13 @@ def test_a_w_that_asks_for_nothing_is_refused(w):
 )
 def test_calls_are_the_networks_evaluations_per_picture(settings, calls):
     b = bundle()
-    edit = diffedit(b, pictures(), "red", "blue", steps=5, **settings)
+    edit = edited(b, pictures(), "red", "blue", steps=5, **settings)
     assert edit.calls == calls == sum(len(x_t) for x_t, _ in b.net.asked)
 
 
 def test_noising_instead_of_encoding_uses_one_noise_for_all_levels_and_the_same_mask():
     x = pictures()
-    noised, encoded = (diffedit(bundle(bent), x, "red", "blue", steps=5, encode=e) for e in (False, True))
+    noised, encoded = (edited(bundle(bent), x, "red", "blue", steps=5, encode=e) for e in (False, True))
     z = [
         (x_t - SD.at(t) ** 0.5 * x) / (1 - SD.at(t)) ** 0.5
         for x_t, t in zip(noised.encoded[:-1], noised.levels)
@@ -414,7 +424,7 @@ def test_the_level_blend_keeps_every_level_and_the_x0_blend_only_the_last_and_on
 
 def test_a_larger_ratio_goes_further_from_the_picture():
     gone = [
-        (diffedit(bundle(), pictures(), "red", "blue", ratio=r, steps=40).picture - pictures()).norm().item()
+        (edited(bundle(), pictures(), "red", "blue", ratio=r, steps=40).picture - pictures()).norm().item()
         for r in (0.2, 0.4, 0.6, 0.8, 1.0)
     ]
     assert all(near < far for near, far in pairwise(gone))
@@ -495,7 +505,7 @@ def test_encoding_keeps_closer_than_noising_on_a_smooth_world():
     for ratio in (0.3, 0.6, 0.9):
         settings = dict(ratio=ratio, steps=20, w=1.0, use_mask=False)
         kept, lost = (
-            diffedit(bundle(), pictures(4), "", "red", encode=e, **settings).path[-1] - pictures(4)
+            edited(bundle(), pictures(4), "", "red", encode=e, **settings).path[-1] - pictures(4)
             for e in (True, False)
         )
         assert kept.square().mean() < lost.square().mean()
@@ -607,7 +617,9 @@ def test_the_mask_is_that_of_diffusers_for_equal_noises_and_equal_negatives(monk
         output_type="np",
     )
     # strength .5 of 50 steps is their time 481
-    ours = diffedit(b, x, source, "dog", level=0.482, steps=1, seed=5, maps=maps, clamp="mean", r=r)
+    b = replace(b, vae=SimpleNamespace(encode=lambda picture: (x,), factor=1))  # x is a latent
+    rule = MaskRule(level=0.482, maps=maps, clamp="mean", r=r)
+    ours = find_mask(b, torch.zeros(1, 3, 8, 8), source, "dog", rule=rule, seed=5)
     assert np.array_equal(ours.cells[:, 0].numpy(), theirs) and 0 < theirs.sum() < theirs.size
 
 
@@ -639,6 +651,43 @@ def test_the_decoded_path_is_that_of_diffusers_once_its_lag_of_one_level_is_put_
     assert torch.equal(decode(eps, SD, encoded, times, 0 * mask)[-1], x_0)
 
 
+# ---- its steps apart, and other solvers ----
+
+
+def test_the_mask_found_alone_is_that_of_the_edit_and_gives_the_same_edit(tiny):
+    x = pictures(2, 32).float()
+    rule, texts = MaskRule(maps=3, threshold=0.6), ("a red star", "a blue star")
+    edit = diffedit(tiny, x, *texts, rule=rule, steps=4, seed=5)
+    found = find_mask(tiny, x, *texts, rule=rule, seed=5)
+    for mine, theirs in zip(found, (edit.heat, edit.cells, edit.mask), strict=True):
+        assert torch.equal(mine, theirs)
+    again = diffedit(tiny, x, *texts, mask=found.pixels, steps=4, seed=5)
+    assert torch.equal(again.picture, edit.picture) and again.heat is None
+
+
+def test_every_solver_decodes_under_the_mask():
+    settings = dict(mask=half(), ratio=0.8, w=1.0, steps=100)
+    edits = {
+        name: diffedit(bundle(), pictures(), "red", "blue", step=step, **settings)
+        for name, step in {"ddim": DDIM(), "heun": Heun(), "2m": DPMSolver2M(), "ddpm": Ancestral()}.items()
+    }
+    for edit in edits.values():
+        assert all(torch.equal(y[..., 4:], x[..., 4:]) for y, x in zip(edit.path, edit.encoded, strict=True))
+    default = diffedit(bundle(), pictures(), "red", "blue", **settings)
+    assert torch.equal(edits["ddim"].picture, default.picture)
+    start, a = default.path[0], SD.at(default.levels[0])
+    exact = world().flow(start, a, 1.0, "blue")[..., :4]
+    off = {name: (edit.path[-1][..., :4] - exact).abs().max().item() for name, edit in edits.items()}
+    assert max(off["heun"], off["2m"]) < 0.6 * off["ddim"] and off["ddim"] < off["ddpm"]
+
+
+def test_a_record_refuses_its_fields_where_it_is_made():
+    with pytest.raises(ArgumentError, match=r"^level: must lie in \(0, 1\], got 0; the paper takes 0.5"):
+        MaskRule(level=0)
+    with pytest.raises(ArgumentError, match="^blend: must be level or x0, got 'both'"):
+        Ablation(blend="both")
+
+
 # ---- mistakes ----
 
 
@@ -651,7 +700,7 @@ def test_the_decoded_path_is_that_of_diffusers_once_its_lag_of_one_level_is_put_
         (dict(level=0.0), "level"),
         (dict(steps=0), "steps"),
         (dict(steps=2.5), "steps"),
-        (dict(ratio=0.01, steps=5000), "steps=50 are more than the 10 times below ratio"),
+        (dict(ratio=0.01, steps=5000), "steps: 50 are more than the 10 times below ratio"),
         (dict(ratio=1e-9), "ratio: 1e-09 is less than one of the schedule's"),
         (dict(maps=0), "maps"),
         (dict(clamp="max"), "clamp"),
@@ -665,24 +714,30 @@ def test_the_decoded_path_is_that_of_diffusers_once_its_lag_of_one_level_is_put_
         (dict(r=float("inf")), "r:"),
         (dict(q=0.5), "q:"),
         (dict(grow=-1), "grow:"),
-        (dict(mask=half(), use_mask=False), "use_mask"),
+        (dict(mask=half(), use_mask=False), "mask: would do nothing as use_mask is off"),
         (dict(mask=half(4)), "mask"),
         (dict(mask=half()[0]), "mask"),
         (dict(mask=half() * 0), "mask"),
         (dict(mask=half() * 0 + 1), "mask: is all 1.*use_mask=False"),
         (dict(mask=half() * 0.5), "mask"),
-        (dict(source=["red"] * 3), "prompts"),
-        (dict(target=["red"] * 3), "prompts"),
+        (dict(source=["red"] * 3), "source: must be one, or one for each of 2 pictures, got 3"),
+        (dict(target=["red"] * 3), "target: must be one, or one for each of 2 pictures, got 3"),
+        (dict(step="heun"), "step: must be a function"),
+        (dict(step=DDIM), r"step: must be a step, got the class DDIM; make one: DDIM\(\)"),
+        (dict(x=pictures(2) * 127.5 + 127.5), "x: must lie in .*give x / 127.5 - 1"),
+        (dict(x=pictures(2) / 0), "x: holds NaN or infinity"),
+        (dict(x=pictures(2)[0]), r"x: must be \(b, 3, y, x\), got \(3, 8, 8\); add the batch axis"),
+        (dict(x=pictures(2)[:, :1]), "x: must have 3 channels, got 1"),
     ],
 )
 def test_an_argument_that_makes_no_sense_is_named(change, named):
     with pytest.raises(ValueError, match=f"^{named}"):
-        diffedit(bundle(), pictures(2), **{"source": "red", "target": "blue", **change})
+        edited(bundle(), change.pop("x", pictures(2)), **{"source": "red", "target": "blue", **change})
 
 
 def test_a_picture_that_the_latents_do_not_divide_is_named(tiny):
-    with pytest.raises(ValueError, match="^x must have rows and columns divisible by 4"):
-        diffedit(tiny, torch.zeros(1, 3, 30, 32), **STARS)
+    with pytest.raises(ArgumentError, match="^x: is 32×30 pixels, and the sides must be multiples of 8"):
+        edited(tiny, torch.zeros(1, 3, 30, 32), **STARS)
 
 
 # ---- the command ----
@@ -749,7 +804,7 @@ def test_the_command_takes_a_mask_and_says_where_nothing_was_found(palimpsest, c
         (["--mask", "none.png"], ("mask: none.png", "check the name")),
         (["--save-heat", "h.png", "--mask", "mask.png"], ("save-heat:", "leave out --mask")),
         (["--no-use-mask", "--mask", "mask.png"], ("use-mask:",)),
-        (["--maps", "0"], ("maps: must be a whole number",)),
+        (["--maps", "0"], ("maps: must be at least 1, got 0",)),
         (["--target", "a blu star"], ('unknown word "blu"',)),
     ],
 )

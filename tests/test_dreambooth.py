@@ -621,7 +621,8 @@ def test_two_processes_learn_one_model_and_the_first_of_them_writes_it(room, fil
         (
             ("--class-noun", ""),
             (),
-            "class-noun: is empty, so there is no class whose prior could be kept; give one, or set the prior's weight to 0",
+            "class-noun: is empty, so there is no class whose prior could be kept; give one, or set the "
+            "prior's weight to 0",
         ),
         (("--class-noun", "red star", "--word"), (), "class-noun: must be one token"),
         (("--prior-weight", "-1"), (), "prior-weight: must be at least 0, got -1.0"),

@@ -103,7 +103,10 @@ def test_a_word_of_one_caption_in_ten_is_spelled_and_every_row_says_its_text(wor
     spelled = [bool(letters & set(row)) for row in rows.tolist()]
     assert 0.05 < sum(spelled) / len(said) < 0.15
     assert [tokenizer.decode(row) for row in rows.tolist()] == [" ".join(split_words(text)) for text in said]
-    long = "couple with heart: woman, man, medium-light skin tone, medium-dark skin tone in twemoji style on a purple background"
+    long = (
+        "couple with heart: woman, man, medium-light skin tone, medium-dark skin tone in twemoji style "
+        "on a purple background"
+    )
     assert torch.equal(emoji.read(tokenizer, [""] * 20, rng), tokenizer([""] * 20))
     assert emoji.read(WordTokenizer(sorted({*split_words(long), *LETTERS}), 28), [long] * 80, rng).shape == (
         80,

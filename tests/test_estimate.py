@@ -295,7 +295,8 @@ EXACT = [
     "prompt-to-prompt HEART STAR --input in.png --inversion edict",
     "prompt-to-prompt HEART STAR --input in.png --inversion edit-friendly --w 1",
     "null-text in.png --prompt STAR --inner 2 --stop 0",
-    "null-text in.png --prompt STAR --inner 2 --stop 0 --iterations 1 --solver adam-skip --start between --target HEART",
+    "null-text in.png --prompt STAR --inner 2 --stop 0 --iterations 1 --solver adam-skip --start between "
+    "--target HEART",
     "null-text in.png --prompt STAR --w 1",
     "attention --prompt STAR",
     "attention in.png --prompt STAR --w 2 --size 24",

@@ -69,8 +69,8 @@ def test_one_context_serves_every_picture_and_a_guided_denoiser_ignores_batch_ma
 
 
 def test_contexts_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="cond .* and null"):
+    with pytest.raises(ValueError, match="cond: .* and null"):
         cfg(Net(), COND, NULL[:, :4], 2.0)
     for w, name in ((2.0, "null"), (1.0, "cond"), (0.0, "null")):
-        with pytest.raises(ValueError, match=f"^{name} holds 2 contexts for 3 pictures"):
+        with pytest.raises(ValueError, match=f"^{name}: holds 2 contexts for 3 pictures"):
             cfg(Net(), COND[:2], NULL[:2], w)(X, 3)

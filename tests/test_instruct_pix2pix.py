@@ -20,6 +20,7 @@ from palimpsest.samplers.ddim import ddim_step
 from palimpsest.samplers.guidance import cfg_two, combine_two
 from palimpsest.samplers.noise import Rng
 from palimpsest.samplers.schedule import Schedule
+from palimpsest.samplers.solvers import DDIM, DPMSolver2M
 from palimpsest.samplers.ve_sde import ancestral_step
 from palimpsest.training import shapes_instruct
 from palimpsest.training.shapes import models
@@ -192,7 +193,9 @@ def test_picture_and_instruction_both_matter(b):
     one = instruct_pix2pix(b, picture(), ASK, steps=3).picture
     assert not torch.equal(one, instruct_pix2pix(b, picture(seed=2), ASK, steps=3).picture)
     assert not torch.equal(one, instruct_pix2pix(b, picture(), "remove the ring", steps=3).picture)
-    ddim = [instruct_pix2pix(b, picture(), ASK, steps=3, eta=0.0).picture for _ in range(2)]
+    second = instruct_pix2pix(b, picture(), ASK, steps=3, step=DPMSolver2M()).picture
+    assert not torch.equal(one, second) and second.isfinite().all()
+    ddim = [instruct_pix2pix(b, picture(), ASK, steps=3, step=DDIM()).picture for _ in range(2)]
     assert torch.equal(*ddim) and not torch.equal(ddim[0], one)
 
 
@@ -209,8 +212,10 @@ def test_mistakes_are_named(b, folder):
             load(folder / "tiny.safetensors", "cpu"), picture(), ASK
         ),
         "s_text: must be": lambda: instruct_pix2pix(b, picture(), ASK, s_text=math.nan),
-        "eta: must lie": lambda: instruct_pix2pix(b, picture(), ASK, eta=2.0),
-        "instruction: 2 for 1": lambda: instruct_pix2pix(b, picture(), [ASK, ASK]),
+        "step: must be": lambda: instruct_pix2pix(b, picture(), ASK, step=2.0),
+        "instruction: must be one, or one for each of 1 pictures, got 2": lambda: instruct_pix2pix(
+            b, picture(), [ASK, ASK]
+        ),
         "sztar": lambda: instruct_pix2pix(b, picture(), "make the sztar blue"),
         "steps": lambda: instruct_pix2pix(b, picture(), ASK, steps=0),
     }.items():

@@ -67,15 +67,15 @@ def test_restore_plays_the_stream_again():
     a = rng.randn((2, *SIZE)), rng.uniform((2, *SIZE))
     rng.restore(state)
     assert_close((rng.randn((2, *SIZE)), rng.uniform((2, *SIZE))), a, atol=0, rtol=0)
-    with pytest.raises(ValueError, match="state holds 2 pictures"):
+    with pytest.raises(ValueError, match="state: holds 2 pictures"):
         Rng.of(5, 3).restore(state)
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="shape asks for 3 pictures, this Rng has 2 seeds"):
+    with pytest.raises(ValueError, match="shape: asks for 3 pictures, this Rng has 2 seeds"):
         Rng.of(0, 2).randn((3, *SIZE))
     for seeds in ([], [1.5], ["a"], [True], [None]):
-        with pytest.raises(ValueError, match="^seeds must be whole numbers"):
+        with pytest.raises(ValueError, match="^seeds: must be whole numbers"):
             Rng(seeds)
     assert len(Rng.of(0, 3)) == 3
 

@@ -428,7 +428,8 @@ def test_a_judge_is_not_taken_for_a_painter(tmp_path):
     )
     with pytest.raises(
         WeightsError,
-        match="^model: .*clip.safetensors holds .*, which paints nothing; load_clip of weights/public/towers.py",
+        match="^model: .*clip.safetensors holds .*, which paints nothing; load_clip of "
+        "weights/public/towers.py",
     ):
         load(tmp_path / "clip.safetensors", device="cpu")
 

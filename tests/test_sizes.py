@@ -9,7 +9,7 @@ from PIL import Image
 
 from palimpsest.cli.main import main
 from palimpsest.methods.attention_maps import explore
-from palimpsest.methods.diffedit import diffedit
+from palimpsest.methods.diffedit import MaskRule, diffedit
 from palimpsest.methods.inversion import invert
 from palimpsest.methods.ladder import ladder
 from palimpsest.methods.local_blend import Blend
@@ -55,7 +55,7 @@ def test_sdedit_keeps_what_a_wide_mask_keeps_on_both_walks(b, x):
 
 
 def test_diffedit_finds_a_wide_mask(b, x):
-    edit = diffedit(b, x, HEART, STAR, steps=2, maps=1, r=2.1)
+    edit = diffedit(b, x, HEART, STAR, steps=2, rule=MaskRule(maps=1, r=2.1))
     assert (
         edit.heat.shape == (1, 1, 6, 10)
         and edit.mask.shape == (1, 1, *SIZE)

@@ -78,5 +78,7 @@ def test_mistakes_are_named_with_the_setting_that_made_them():
         sweep(partial(paint, X), {"red": []})
     with pytest.raises(ValueError, match=r"^red: must be at most 1, got 2 \(at red 2, green 0\)"):
         sweep(partial(paint, X), {"red": [0, 2], "green": [0]})
-    with pytest.raises(ValueError, match="^grids: a sheet has two directions"):
+    with pytest.raises(
+        ValueError, match=r"^grids: are 3 \(red, green, seed\), and a sheet has two directions"
+    ):
         sheet(sweep(partial(paint, X), {"red": [0], "green": [0], "seed": [0]}))

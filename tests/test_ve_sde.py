@@ -377,7 +377,7 @@ def test_ve_score_and_ve_eps_undo_each_other_and_hand_over_the_right_time():
     net = lambda x, t: torch.sin(x) * t / 1000
     for t in (1, 300, 77.7, 1000):
         assert_close(ve_eps(ve_score(net, SCHED), SCHED)(X, t), net(X, t), atol=1e-10, rtol=1e-10)
-    with pytest.raises(ValueError, match="^sigma must lie"):
+    with pytest.raises(ValueError, match="^sigma: must lie"):
         ve_score(net, SCHED)(X, 158.0)
 
 

@@ -351,8 +351,8 @@ def test_a_checkpoint_by_path_is_hashed_counted_and_compared(small, tmp_path, ca
     assert program.main([str(path)]) == 0
     out = capsys.readouterr().out
     assert (
-        f"{path}: safetensors, {path.stat().st_size:,} bytes, whole; SHA-256 {sha256(path)}, not one that is known here"
-        in out
+        f"{path}: safetensors, {path.stat().st_size:,} bytes, whole; SHA-256 {sha256(path)}, not one that "
+        f"is known here" in out
     )
     parameters, tensors = sum(p.numel() for p in small.net.parameters()), len(list(small.net.parameters()))
     assert "U-Net of small" in out and f"{parameters:,} in {tensors}" in out

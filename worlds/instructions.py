@@ -25,10 +25,12 @@ from palimpsest.worlds.wordings import OPPOSITE, typed
 from palimpsest.worlds.words import understood
 
 # What is asked for -> how. {it} and {other} point at things, {v} is a look or a colour, {a} what a thing
-# becomes, {phrase} a new thing, {r} where that stands to the old one. The first way is worlds.shapes.instruction's.
+# becomes, {phrase} a new thing, {r} where that stands to the old one. The first way is that of
+# worlds.shapes.instruction.
 WAYS: dict[str, tuple[str, ...]] = {
     "look": (
-        "make {it} {v}", "turn {it} {v}", "change {it} to {v}", "make {v} {it}", "{it} to {v}", "{it} is {v}"),
+        "make {it} {v}", "turn {it} {v}", "change {it} to {v}", "make {v} {it}", "{it} to {v}",
+        "{it} is {v}"),
     "reshape": (
         "turn {it} into {a}", "make {it} {a}", "replace {it} with {a}", "change {it} into {a}",
         "change {it} to {a}", "{it} to {a}", "{it} is {a}"),
@@ -146,7 +148,8 @@ def _readers() -> tuple[tuple[str, re.Pattern[str]], ...]:
 
 
 NAMED: dict[str, Callable[[dict[str, str]], tuple[str, ...]]] = {
-    "look": lambda g: (g["it"], g["v"]), "reshape": lambda g: (g["it"], g["a"]), "remove": lambda g: (g["it"],),
+    "look": lambda g: (g["it"], g["v"]), "reshape": lambda g: (g["it"], g["a"]),
+    "remove": lambda g: (g["it"],),
     "background": lambda g: (g["v"],), "swap": lambda g: (g["it"], g["other"]),
     "add": lambda g: (g["phrase"], g["r"], g["it"]) if "r" in g else (g["phrase"],),
 }  # fmt: skip

@@ -28,6 +28,7 @@ from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.samplers.ddim import ddim_step, invert
 from palimpsest.samplers.guidance import cfg_two
 from palimpsest.samplers.schedule import Schedule
+from palimpsest.samplers.solvers import DDIM, Ancestral
 from palimpsest.weights.model import Model
 from palimpsest.weights.public.shared import LATENT_SCALE
 
@@ -225,7 +226,8 @@ def sdedit_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
                 output_type="latent",
             ).images
             rng = torch.Generator().manual_seed(s.seed)
-            way = vp_walk(eps, model.schedule, 0.5, 1, eta)  # its steps, at their levels
+            # our steps, at their levels
+            way = vp_walk(eps, model.schedule, 0.5, 1, Ancestral() if eta else DDIM())
             x = way.noise(x_0, times[0], _draw(rng, x_0))
             for t, after in pairwise(times):
                 x = way.step(x, t, after, _draw(rng, x_0) if eta else torch.zeros_like(x_0))

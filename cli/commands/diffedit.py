@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import fields
+
+from torch import Tensor
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import branches, calls, dry_run, inversion
@@ -12,18 +15,21 @@ from palimpsest.cli.commands.pictures import (
     framed,
     opened,
     optional,
+    paste_option,
     region_of,
     shown_options,
     steps_option,
     steps_target,
     write_steps,
 )
+from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
 from palimpsest.cli.manners import Mistake, blame, command, options, progress, say, shared_options, writable
-from palimpsest.methods.diffedit import DiffEdit, diffedit
+from palimpsest.methods.diffedit import Ablation, DiffEdit, MaskRule, diffedit
 from palimpsest.metrics.image import rmse
 from palimpsest.weights.estimate import Passes
 from palimpsest.weights.load import load
-from palimpsest.worlds.files import read_mask, write_picture
+from palimpsest.weights.model import Model
+from palimpsest.worlds.files import Original, read_mask, write_picture
 
 
 def declare_diffedit(commands: argparse._SubParsersAction) -> None:
@@ -37,43 +43,34 @@ def declare_diffedit(commands: argparse._SubParsersAction) -> None:
         "--mask", metavar="M", help="your own: white where the picture may change (default: it is found)"
     )
     shown_options(p)
-    options(
-        p,
-        diffedit,
-        {
-            "ratio": "how far to encode, in (0, 1]: higher edits more and keeps less",
-            "w": "guidance scale",
-            "steps": "of the whole time, of which ratio · steps are walked",
-            "seed": "of the noise",
-        },
-    )
-    found = p.add_argument_group("the mask that is found")
-    options(
-        found,
-        diffedit,
-        {
-            "maps": "noises to average over",
-            "level": "how deep to drown the picture to compare the texts, in (0, 1]",
-            "threshold": "what of the heat map is edited: lower edits more",
-            "clamp": "how extremes are removed, quantile or mean",
-            "q": "quantile: cut at this quantile, and its counterpart below",
-            "r": "mean: cut at r times the mean",
-            "reduce": "mean_abs or abs_mean, over the noises",
-            "grow": "widen the mask by so many latent cells",
-        },
-    )
-    ablation = p.add_argument_group("the paper's ablations")
-    options(
-        ablation,
-        diffedit,
-        {
-            "use_mask": "off: edit everywhere",
-            "encode": "off: noise the picture instead of encoding it",
-            "blend": "level, or x0 as GLIDE does",
-            "iterations": "of fixed-point encoding, per step",
-            "paste": "paste the kept pixels back, bit for bit",
-        },
-    )
+    walk = {
+        "ratio": "how far to encode, in (0, 1]: higher edits more and keeps less",
+        "w": "guidance scale",
+        "steps": "of the whole time, of which ratio · steps are walked",
+        "seed": "of the noise",
+    }
+    options(p, diffedit, walk)
+    solver_options(p)
+    rule = {
+        "maps": "noises to average over",
+        "level": "how much noise to compare the texts at, as a share of the whole time, in (0, 1]",
+        "threshold": "what of the heat map is edited: lower edits more",
+        "clamp": "how extremes are removed, quantile or mean",
+        "q": "quantile: cut at this quantile, and its counterpart below",
+        "r": "mean: cut at r times the mean",
+        "reduce": "mean_abs or abs_mean, over the noises",
+        "grow": "widen the mask by so many latent cells",
+    }
+    options(p.add_argument_group("the mask that is found"), MaskRule, rule)
+    ablations = p.add_argument_group("the paper's ablations")
+    ablation = {
+        "use_mask": "off: edit everywhere",
+        "encode": "off: noise the picture instead of encoding it",
+        "blend": "level, or x0 as GLIDE does",
+        "iterations": "of fixed-point encoding, per step",
+    }
+    options(ablations, Ablation, ablation)
+    paste_option(ablations)
     p.add_argument(
         "--save-mask",
         metavar="PNG",
@@ -101,72 +98,75 @@ def run_diffedit(a: argparse.Namespace) -> None:
     if a.mask is not None:
         with blame("mask"):
             mask = read_mask(a.mask, of=picture)
-
     if a.estimate:
         return dry_run(
             a,
-            lambda b, latent: passes(a),
+            lambda model, latent: passes(a),
             picture,
-            check=lambda b: b.denoiser([a.target] if a.source or a.target else ""),
+            check=lambda model: model.denoiser([a.target] if a.source or a.target else ""),
         )
     model = load(a.model, a.device)
     picture = framed(picture, model, a.size)
-    x = picture.view()
-    with progress(model, calls(passes(a)), "diffedit"):
-        e = diffedit(
-            model,
-            x,
-            a.source,
-            a.target,
-            mask=region_of(mask, picture),
-            ratio=a.ratio,
-            steps=a.steps,
-            w=a.w,
-            maps=a.maps,
-            level=a.level,
-            threshold=a.threshold,
-            clamp=a.clamp,
-            r=a.r,
-            q=a.q,
-            reduce=a.reduce,
-            grow=a.grow,
-            encode=a.encode,
-            use_mask=a.use_mask,
-            blend=a.blend,
-            iterations=a.iterations,
-            paste=a.paste,
-            seed=a.seed,
-        )
+    e = edited(model, a, picture, mask)
     if e.empty:
         say(f"note: the mask is empty, so nothing of {a.input} was edited: {why_empty(a, e)}")
 
-    write_picture(
-        picture.restore(e.picture, (picture.back(e.mask) if mask is None else mask) if a.paste else None), out
-    )
+    keep = picture.back(e.mask) if mask is None else mask
+    shown = picture.restore(e.picture, keep) if a.paste else picture.restore(e.raw)
+    write_picture(shown, out)
     if "save-mask" in more:
         write_picture(at_the_files_size(picture, (picture.back(e.cells) > 0.5).float()), more["save-mask"])
     if "save-heat" in more:
         write_picture(at_the_files_size(picture, picture.back(e.heat)), more["save-heat"])
     write_steps(model, e, save_steps)
+    distance = rmse((e.picture if a.paste else e.raw).cpu(), picture.view()).item()
     print(
-        f"{out}: edits {e.mask.mean():.0%} of the picture, ratio {a.ratio:g} (σ {model.schedule.sigma(e.levels[0]):.3g}), distance "
-        f"{rmse(e.picture.cpu(), x).item():.3f}, {time.monotonic() - began:.1f} s"
+        f"{out}: edits {e.mask.mean():.0%} of the picture, ratio {a.ratio:g} "
+        f"(σ {model.schedule.sigma(e.levels[0]):.3g}), distance {distance:.3f}, "
+        f"{time.monotonic() - began:.1f} s"
     )
 
 
+def edited(model: Model, a: argparse.Namespace, picture: Original, mask: Tensor | None) -> DiffEdit:
+    """The edit of the picture as the model sees it; mask: of the file's box, where one was given."""
+    rule, ablation = (
+        record(**{field.name: getattr(a, field.name) for field in fields(record)})
+        for record in (MaskRule, Ablation)
+    )
+    with progress(model, calls(passes(a)), "diffedit"):
+        return diffedit(
+            model,
+            picture.view(),
+            a.source,
+            a.target,
+            mask=region_of(mask, picture),
+            rule=rule,
+            ratio=a.ratio,
+            steps=a.steps,
+            w=a.w,
+            step=step_of(a),
+            ablation=ablation,
+            seed=a.seed,
+        )
+
+
 def passes(a: argparse.Namespace) -> list[Passes]:
-    """Of the net: to find the mask, to encode, and down."""
+    """The net's evaluations: to find the mask, to encode, and on the way down."""
     walked, compared = max(1, round(a.ratio * a.steps)), 2 * a.maps * (a.mask is None and a.use_mask)
     up = inversion(walked, a.iterations, "encode") if a.encode else []
+    rows = branches(a.source + a.target, a.w)
     return [
         Passes("find the mask", compared),
         *up,
-        Passes("decode", walked, branches(a.source + a.target, a.w), kept=walked + 1),
+        Passes("decode", evaluations(a, walked), rows, kept=walked + 1),
     ]
 
 
 def why_empty(a: argparse.Namespace, e: DiffEdit) -> str:
     """The cause, and the knob."""
     if e.heat.any():
-        return f"nowhere do the texts differ by more than the threshold {a.threshold:g}; lower --threshold, or draw a --mask"
+        return (
+            f"nowhere do the texts differ by more than the threshold {a.threshold:g}; "
+            "lower --threshold, or draw a --mask"
+        )
     return "--source and --target say the same to the model; say in --target what should be different"

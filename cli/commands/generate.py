@@ -11,6 +11,7 @@ import torch
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import branches, calls, dry_run
 from palimpsest.cli.commands.pictures import steps_option, steps_target, write_steps
+from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
 from palimpsest.cli.manners import Mistake, command, options, progress, shared_options, whole, writable
 from palimpsest.methods.sampling import generate
 from palimpsest.weights.estimate import Passes
@@ -28,11 +29,8 @@ def declare_generate(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "-n", type=whole, default=1, metavar="N", help="how many; picture i has seed + i (default: 1)"
     )
-    options(
-        p,
-        generate,
-        {"steps": "of the walk", "w": "guidance scale", "eta": "0 DDIM, 1 ancestral", "seed": "of the noise"},
-    )
+    options(p, generate, {"steps": "of the walk", "w": "guidance scale", "seed": "of the noise"})
+    solver_options(p, eta=0.0)
     steps_option(p, "the walk of the first")
     shared_options(
         p, "one picture; for n > 1 a sheet of all, or, with {i} in the name, a file for each", estimates=True
@@ -60,7 +58,9 @@ def run_generate(a: argparse.Namespace) -> None:
     model = load(a.model, a.device)
     with progress(model, calls(passes(a)), "generate"):
         batches = [
-            generate(model, a.prompt, n=min(BATCH, a.n - i), steps=a.steps, w=a.w, eta=a.eta, seed=a.seed + i)
+            generate(
+                model, a.prompt, n=min(BATCH, a.n - i), steps=a.steps, w=a.w, step=step_of(a), seed=a.seed + i
+            )
             for i in range(0, a.n, BATCH)
         ]
     pictures = list(torch.cat([batch.picture for batch in batches]).split(1))
@@ -77,8 +77,8 @@ def run_generate(a: argparse.Namespace) -> None:
 
 def passes(a: argparse.Namespace) -> list[Passes]:
     """Of the net: in full batches, and in a last one."""
-    rows, (full, rest) = branches(a.prompt, a.w), divmod(a.n, BATCH)
+    rows, times, (full, rest) = (branches(a.prompt, a.w), evaluations(a, a.steps), divmod(a.n, BATCH))
     return [
-        Passes("walk down", full * a.steps, BATCH * rows, kept=full * BATCH * (a.steps + 1)),
-        Passes("walk down, the last batch", a.steps * (rest > 0), rest * rows, kept=rest * (a.steps + 1)),
+        Passes("walk down", full * times, BATCH * rows, kept=full * BATCH * (a.steps + 1)),
+        Passes("walk down, the last batch", times * (rest > 0), rest * rows, kept=rest * (a.steps + 1)),
     ]

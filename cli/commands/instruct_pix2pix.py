@@ -17,6 +17,7 @@ from palimpsest.cli.commands.pictures import (
     steps_target,
     write_steps,
 )
+from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
 from palimpsest.cli.manners import Mistake, command, options, progress, shared_options, writable
 from palimpsest.methods.instruct_pix2pix import check_model, instruct_pix2pix
 from palimpsest.weights.estimate import Passes
@@ -44,11 +45,11 @@ def declare_instruct_pix2pix(commands: argparse._SubParsersAction) -> None:
             "s_text": "how strongly the instruction is followed: the paper's model 5 to 10, ours 1.5 to 3",
             "s_image": "how strongly the picture is kept: 1 to 1.5",
             "steps": "of the walk",
-            "eta": "1 Euler ancestral, 0 DDIM",
             "seed": "of the noise",
             "start": "where the walk starts, as a fraction of the whole noising time",
         },
     )
+    solver_options(p, eta=1.0)
     steps_option(p)
     shared_options(p, estimates=True)
     p.set_defaults(model="shapes-instruct")
@@ -67,7 +68,7 @@ def run_instruct_pix2pix(a: argparse.Namespace) -> None:
     model = load(a.model, a.device)
     check_model(model)
     picture = framed(picture, model, a.size)
-    with progress(model, a.steps, "edit"):
+    with progress(model, evaluations(a, a.steps), "edit"):
         edit = instruct_pix2pix(
             model,
             picture.view(),
@@ -75,7 +76,7 @@ def run_instruct_pix2pix(a: argparse.Namespace) -> None:
             s_text=a.s_text,
             s_image=a.s_image,
             steps=a.steps,
-            eta=a.eta,
+            step=step_of(a),
             start=a.start,
             seed=a.seed,
         )
@@ -93,17 +94,16 @@ def run_instruct_pix2pix(a: argparse.Namespace) -> None:
 
 
 def passes(a: argparse.Namespace, model: Model) -> list[Passes]:
-    """Of the net, which sees the picture beside the latent: the answers of Eq. (16) that no scale
-    multiplies by zero, in one batch.
+    """The net's evaluations: in one batch the answers of Eq. (16) that no scale multiplies by zero.
 
-    An empty instruction asks for none.
+    An empty instruction needs none.
     """
     check_model(model)
     answers = sum(weight != 0 for weight in (1 - a.s_image, a.s_image - a.s_text, a.s_text))
     return [
         Passes(
             "walk down",
-            a.steps * bool(a.instruction.strip()),
+            evaluations(a, a.steps) * bool(a.instruction.strip()),
             answers,
             kept=a.steps + 1,
             beside=model.latent_shape[0],

@@ -50,6 +50,16 @@ def shown_options(parser: argparse.ArgumentParser, name: str = "IN") -> None:
     )
 
 
+def paste_option(parser: argparse._ActionsContainer) -> None:
+    """--paste and --no-paste."""
+    parser.add_argument(
+        "--paste",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="paste the kept pixels back, bit for bit (default: True)",
+    )
+
+
 def opened(path: str, crop: bool, argument: str = "IN") -> Original:
     """The file's picture, or its central square."""
     with blame(argument):

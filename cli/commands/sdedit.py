@@ -18,12 +18,14 @@ from palimpsest.cli.commands.pictures import (
     framed,
     opened,
     optional,
+    paste_option,
     region_of,
     shown_options,
     steps_option,
     steps_target,
     write_steps,
 )
+from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
 from palimpsest.cli.manners import (
     Mistake,
     blame,
@@ -36,11 +38,12 @@ from palimpsest.cli.manners import (
     writable,
 )
 from palimpsest.methods.inputs import latent_mask
-from palimpsest.methods.sdedit import Edit, at_distance, bisect_t0, sdedit
+from palimpsest.methods.sdedit import Edit, Search, at_distance, bisect_t0, sdedit
 from palimpsest.metrics.image import rmse
 from palimpsest.weights.estimate import Passes
 from palimpsest.weights.load import load
-from palimpsest.worlds.files import open_picture, read_mask, write_picture
+from palimpsest.weights.model import Model
+from palimpsest.worlds.files import Original, open_picture, read_mask, write_picture
 
 
 def declare_sdedit(commands: argparse._SubParsersAction) -> None:
@@ -53,14 +56,11 @@ def declare_sdedit(commands: argparse._SubParsersAction) -> None:
     shown_options(p)
     options(p, sdedit, {"prompt": "what it should be, in words"})
     how_deep = p.add_mutually_exclusive_group()
-    options(
-        how_deep,
-        sdedit,
-        {
-            "t0": "how deep to drown the guide, in (0, 1]; .3 to .6 is the useful band. One t0 is "
-            "another noise level in another walk or model: compare the σ that is printed"
-        },
+    t0 = (
+        "how much noise covers the guide, in (0, 1]; .3 to .6 is the useful band. One t0 is another "
+        "noise level in another walk or model: compare the σ that is printed"
     )
+    options(how_deep, sdedit, {"t0": t0})
     how_deep.add_argument(
         "--target-distance",
         type=number,
@@ -70,19 +70,16 @@ def declare_sdedit(commands: argparse._SubParsersAction) -> None:
     how_deep.add_argument(
         "--ask", action="store_true", help="choose t0 by asking: more faithful, or more realistic?"
     )
-    options(
-        p,
-        sdedit,
-        {
-            "repeats": "rounds, each on the result of the last",
-            "walk": "vp or ve",
-            "steps": "of the walk",
-            "w": "guidance scale",
-            "eta": "vp only: 1 ancestral, 0 DDIM",
-            "seed": "of the noise",
-            "paste": "paste the kept pixels back, bit for bit",
-        },
-    )
+    walk = {
+        "repeats": "rounds, each on the result of the last",
+        "walk": "vp or ve",
+        "steps": "of the walk",
+        "w": "guidance scale",
+        "seed": "of the noise",
+    }
+    options(p, sdedit, walk)
+    solver_options(p.add_argument_group("the step of the vp walk"), eta=1.0)
+    paste_option(p)
     p.add_argument(
         "--save-mask", metavar="PNG", help="also write the mask as the model used it, in latent cells"
     )
@@ -98,71 +95,106 @@ def run_sdedit(a: argparse.Namespace) -> None:
     save_steps = steps_target(a)
     if a.mask is None and (a.save_mask or a.original or not a.paste):
         raise Mistake("mask: --save-mask, --original and --no-paste make sense only with a --mask")
+    if a.walk == "ve" and (a.solver is not None or a.eta != 1):
+        option = "eta" if a.solver is None else "solver"
+        raise Mistake(f"{option}: is of the vp walk, and ve has a step of its own; leave it out")
 
     picture = opened(a.input, a.crop)
-    kept = picture
-    if a.original is not None:
-        with blame("original"):
-            kept = open_picture(a.original)
-            kept = kept.square() if a.crop else kept
-            if kept.size != picture.size or kept.box != picture.box:
-                raise Mistake(
-                    f"{a.original} must have the size of {a.input}, {picture.size[1]}×{picture.size[0]}"
-                )
+    kept = picture if a.original is None else original_of(a, picture)
     mask = None
     if a.mask is not None:
         with blame("mask"):
             mask = read_mask(a.mask, of=picture)
-
     if a.estimate:
-        return dry_run(a, lambda b, latent: passes(a), picture, check=lambda b: b.denoiser(a.prompt))
+        return dry_run(
+            a, lambda model, latent: passes(a), picture, check=lambda model: model.denoiser(a.prompt)
+        )
     model = load(a.model, a.device)
     picture, kept = framed(picture, model, a.size), framed(kept, model, a.size)
-    guide, original = picture.view(), None if mask is None else kept.view()
-    region = region_of(mask, picture)
+    guide, region = picture.view(), region_of(mask, picture)
+    original = None if mask is None else kept.view()
 
     def edit(t0: float) -> Edit:
-        with progress(model, a.repeats * a.steps, f"t0 {t0:.2f}"):
-            return sdedit(
-                model,
-                guide,
-                a.prompt,
-                t0=t0,
-                mask=region,
-                original=original,
-                repeats=a.repeats,
-                walk=a.walk,
-                steps=a.steps,
-                w=a.w,
-                eta=a.eta,
-                seed=a.seed,
-                paste=a.paste,
-            )
+        return edited(model, a, t0, guide, region, original)
+
+    def result(e: Edit) -> Tensor:
+        return e.picture if a.paste else e.raw
 
     def write(e: Edit) -> None:
-        write_picture(kept.restore(e.picture, mask if a.paste else None), out)
+        write_picture(kept.restore(result(e), mask if a.paste else None), out)
 
     if a.ask or a.target_distance is not None:
-        with blame("target-distance"):
-            judge = ask(write, out) if a.ask else at_distance(guide, a.target_distance)
-        low = min(max(0.05, a.steps / model.schedule.T), 0.9)  # a VP walk needs as many times as steps
-        t0, result, tried = bisect_t0(edit, judge, low=low)
-        if not a.ask and judge(result) != 0:
-            say(
-                f"note: target-distance: {len(tried)} rounds came no nearer to {a.target_distance:g}; the nearest is written"
-            )
+        t0, e = searched(a, model, guide, edit, write, out)
     else:
-        t0, result = a.t0, edit(a.t0)
-
-    write(result)
+        t0, e = a.t0, edit(a.t0)
+    write(e)
     if "save-mask" in more:
-        write_picture(mask_picture(region, result.path[0]), more["save-mask"])
-    write_steps(model, result, save_steps)
-    distance = rmse(result.picture.cpu(), guide).item()
+        write_picture(mask_picture(region, e.path[0]), more["save-mask"])
+    write_steps(model, e, save_steps)
+    distance = rmse(result(e).cpu(), guide).item()
     print(
-        f"{out}: t0 {t0:.3f} (σ {result.sigma:.3g}, SNR {result.snr:.3g}), distance {distance:.3f}, "
+        f"{out}: t0 {t0:.3f} (σ {e.sigma:.3g}, SNR {e.snr:.3g}), distance {distance:.3f}, "
         f"{time.monotonic() - began:.1f} s"
     )
+
+
+def original_of(a: argparse.Namespace, picture: Original) -> Original:
+    """The file that --original names, which must be as large as the picture."""
+    with blame("original"):
+        kept = open_picture(a.original)
+        kept = kept.square() if a.crop else kept
+        if kept.size != picture.size or kept.box != picture.box:
+            raise Mistake(
+                f"{a.original} must have the size of {a.input}, {picture.size[1]}×{picture.size[0]}"
+            )
+    return kept
+
+
+def edited(
+    model: Model,
+    a: argparse.Namespace,
+    t0: float,
+    guide: Tensor,
+    region: Tensor | None,
+    original: Tensor | None,
+) -> Edit:
+    """The edit at this t0."""
+    with progress(model, a.repeats * evaluations(a, a.steps), f"t0 {t0:.2f}"):
+        return sdedit(
+            model,
+            guide,
+            a.prompt,
+            t0=t0,
+            mask=region,
+            original=original,
+            repeats=a.repeats,
+            walk=a.walk,
+            steps=a.steps,
+            w=a.w,
+            step=None if a.solver is None and a.eta == 1 else step_of(a),
+            seed=a.seed,
+        )
+
+
+def searched(
+    a: argparse.Namespace,
+    model: Model,
+    guide: Tensor,
+    edit: Callable[[float], Edit],
+    write: Callable[[Edit], None],
+    out: Path,
+) -> tuple[float, Edit]:
+    """The t0 that --ask or --target-distance finds, and its edit."""
+    with blame("target-distance"):
+        judge = ask(write, out) if a.ask else at_distance(guide, a.target_distance)
+    low = min(max(0.05, a.steps / model.schedule.T), 0.9)  # a VP walk needs as many times as steps
+    found: Search = bisect_t0(edit, judge, low=low)
+    if not a.ask and judge(found.edit) != 0:
+        say(
+            f"note: target-distance: {len(found.tried)} rounds came no nearer to {a.target_distance:g}; "
+            "the nearest is written"
+        )
+    return found.t0, found.edit
 
 
 def ask(write: Callable[[Edit], None], out: Path) -> Callable[[Edit], float]:
@@ -185,13 +217,13 @@ def ask(write: Callable[[Edit], None], out: Path) -> Callable[[Edit], float]:
 
 
 def passes(a: argparse.Namespace) -> list[Passes]:
-    """Of the net; where t0 is searched for, of all rounds that the search may take."""
+    """The net's evaluations; where t0 is searched for, those of all rounds that the search may take."""
     rounds = (
         inspect.signature(bisect_t0).parameters["rounds"].default
         if a.ask or a.target_distance is not None
         else 1
     )
-    rows, times = branches(a.prompt, a.w), a.repeats * a.steps
+    rows, times = branches(a.prompt, a.w), a.repeats * evaluations(a, a.steps)
     return [
         Passes(
             "walk down" if rounds == 1 else f"walk down, at most {rounds} rounds",
