@@ -42,6 +42,8 @@ from palimpsest.methods.diffedit import (
     noising_bound,
     printed_encoding_bound,
 )
+
+# %%
 from palimpsest.methods.sdedit import sdedit
 from palimpsest.methods.sweep import sheet, sweep
 from palimpsest.metrics.image import psnr, rmse

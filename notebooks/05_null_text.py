@@ -123,7 +123,6 @@ class Perfect(torch.nn.Module):
         return cats.eps(x_t, sched.at(t), ctx)
 
 
-
 class Halved:
     """An autoencoder that shows a latent as a picture in [−1, 1]: half of it, alike in all three channels."""
 
@@ -135,7 +134,7 @@ class Halved:
     def decode(self, latents):
         return (latents / 2).expand(-1, 3, -1, -1)
 
-
+# %%
 perfect = Model("gaussian", Perfect(), sched, size=7, text=torch.nn.Identity(), tokenizer=cats.embed, vae=Halved())
 shown = torch.linspace(.2, .8, 7).double().view(1, 1, 1, 7).expand(1, 3, 1, 7)
 seven = perfect.encode(shown)                                              # seven cats, from 0.4 to 1.6

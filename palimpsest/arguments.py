@@ -214,7 +214,7 @@ PLAIN: dict[type, tuple[Any, str]] = {
 
 def listed(values: Sequence[Any]) -> str:
     """a, b or c."""
-    *first, last = (str(value) for value in values)
+    *first, last = (str(value) or '""' for value in values)
     return f"{', '.join(first)} or {last}" if first else last
 
 
