@@ -60,6 +60,8 @@ from palimpsest.fit.settings import Files, Settings, ema_decay, learning_rate
 from palimpsest.methods.alignment import align, table
 from palimpsest.methods.attention_maps import explore
 from palimpsest.methods.diffedit import (
+    Ablation,
+    MaskRule,
     diffedit,
     difference,
     encoding_bound,
@@ -147,6 +149,7 @@ from palimpsest.samplers.learned import code_length, l_hybrid, l_vlb, learned_va
 from palimpsest.samplers.noise import Rng, gaussian
 from palimpsest.samplers.respacing import respaced
 from palimpsest.samplers.schedule import Schedule
+from palimpsest.samplers.solvers import DDIM
 from palimpsest.samplers.ve_sde import (
     ancestral_step,
     em_step,
@@ -231,7 +234,7 @@ CHANGED: dict[str, str] = {
     "null-text/ablations/shared/updates": "The updates of an embedding that all steps share are counted; it said 0.",
     "dreambooth/textual-inversion, command/dreambooth --word": "The shapes model drops what it never learned, 'a "
                                                                "photo of': the six templates say two texts.",
-    "command/options": "Choices that a verb's annotation lists are listed by the parser, too. (They were always asked.)",
+    "command/options": "Choices that a verb's annotation lists are listed by the parser, too; they were asked for before.",
     "nets/texts/emoji, nets/clip/emoji-clip": "What is typed is brought to a model's own words "
                                               "first: an article before the name goes.",
     "recipes/shapes": "The shapes world got eight more words at the end of its list, so nets that read text begin with "
@@ -829,12 +832,12 @@ def walked(path: Sequence[Tensor]) -> Tensor:
 @entry("generate/settings", tolerance=5e-5)
 def _generate():
     b = model("shapes")
-    noisy = generate(b, [STAR, ""], n=1, steps=3, w=2., eta=.5, seed=3)
-    plain = generate(b, STAR, n=2, steps=3, w=1., eta=0., seed=3)
+    noisy = generate(b, [STAR, ""], n=1, steps=3, w=2., step=DDIM(.5), seed=3)
+    plain = generate(b, STAR, n=2, steps=3, w=1., step=DDIM(0.), seed=3)
     return dict(noisy=noisy.picture, path=walked(noisy.path), levels=noisy.levels, plain=plain.picture,
-                empty=generate(b, "", n=1, steps=3, w=3., eta=1., seed=0).picture,
-                emoji=generate(model("emoji"), "red heart", n=1, steps=3, w=3., eta=0., seed=1).picture,
-                pixels=generate(model("shapes-ve"), STAR, n=1, steps=2, w=3., eta=0., seed=1).picture)
+                empty=generate(b, "", n=1, steps=3, w=3., step=DDIM(1.), seed=0).picture,
+                emoji=generate(model("emoji"), "red heart", n=1, steps=3, w=3., step=DDIM(0.), seed=1).picture,
+                pixels=generate(model("shapes-ve"), STAR, n=1, steps=2, w=3., step=DDIM(0.), seed=1).picture)
 
 
 @entry("generate/defaults", slow=True)
@@ -852,15 +855,15 @@ def edited(e: Any) -> dict[str, Any]:
 @entry("sdedit/vp", tolerance=5e-5)
 def _sdedit_vp():
     b, how = model("shapes"), dict(steps=3, w=2., seed=4)
-    return dict(ancestral=edited(sdedit(b, pictures(), SAYS, t0=.5, eta=1., walk="vp", **how)),
-                ddim=edited(sdedit(b, pictures(), STAR, t0=.6, eta=0., walk="vp", **how)),
-                between=edited(sdedit(b, head(pictures()), "", t0=.4, eta=.5, walk="vp", **how)),
-                again=edited(sdedit(b, head(pictures()), STAR, t0=.3, eta=1., walk="vp", repeats=2, **how)))
+    return dict(ancestral=edited(sdedit(b, pictures(), SAYS, t0=.5, step=None, walk="vp", **how)),
+                ddim=edited(sdedit(b, pictures(), STAR, t0=.6, step=DDIM(0.), walk="vp", **how)),
+                between=edited(sdedit(b, head(pictures()), "", t0=.4, step=DDIM(.5), walk="vp", **how)),
+                again=edited(sdedit(b, head(pictures()), STAR, t0=.3, step=None, walk="vp", repeats=2, **how)))
 
 
 @entry("sdedit/ve", slow=True)
 def _sdedit_ve():
-    b, how = model("shapes-ve"), dict(steps=3, w=2., eta=1., seed=4, walk="ve")
+    b, how = model("shapes-ve"), dict(steps=3, w=2., seed=4, walk="ve")
     return dict(plain=edited(sdedit(b, pictures(32), SAYS, t0=.6, **how)),
                 masked=edited(sdedit(b, head(pictures(32)), STAR, t0=.7, mask=left_half(32), **how)),
                 of_latents=edited(sdedit(model("shapes"), head(pictures()), STAR, t0=.5, **how)))
@@ -868,16 +871,16 @@ def _sdedit_ve():
 
 @entry("sdedit/masked", tolerance=5e-5)
 def _sdedit_masked():
-    b, how = model("shapes"), dict(t0=.6, walk="vp", steps=3, w=2., eta=1., seed=4)
+    b, how = model("shapes"), dict(t0=.6, walk="vp", steps=3, w=2., step=None, seed=4)
+    other = sdedit(b, pictures(), SAYS, mask=left_half(n=2).roll(9, 3), original=-pictures(), **how)
     return dict(pasted=edited(sdedit(b, pictures(), SAYS, mask=left_half(), **how)),
-                other=edited(sdedit(b, pictures(), SAYS, mask=left_half(n=2).roll(9, 3), original=-pictures(),
-                                    paste=False, **how)))
+                other=edited(other._replace(picture=other.raw)))           # before the kept pixels are pasted
 
 
 @entry("sdedit/search", tolerance=5e-5)
 def _sdedit_search():
     b, x = model("shapes"), head(pictures())
-    found = bisect_t0(lambda t0: sdedit(b, x, STAR, t0=t0, steps=2, w=2., eta=1., seed=1, walk="vp"),
+    found = bisect_t0(lambda t0: sdedit(b, x, STAR, t0=t0, steps=2, w=2., step=None, seed=1, walk="vp"),
                       at_distance(x, .1, tolerance=.01),
                       low=.05, high=.98, rounds=3)
     return dict(t0=found.t0, tried=found.tried, picture=found.edit.picture)
@@ -890,9 +893,8 @@ def _sdedit_defaults():
 
 # --------------------------------------------------------------------------- DiffEdit
 
-FOUND = dict(steps=5, w=3., maps=2, level=.5, threshold=.5, clamp="quantile", q=.97, r=3., reduce="mean_abs",
-             grow=0, blend="level",
-             iterations=0, paste=True, seed=2)
+RULE = dict(maps=2, level=.5, threshold=.5, clamp="quantile", q=.97, r=3., reduce="mean_abs", grow=0)
+WALK = dict(steps=5, w=3., step=DDIM(0.), seed=2)
 
 
 def both_masks(e: Any) -> dict[str, Any]:
@@ -904,29 +906,29 @@ def both_masks(e: Any) -> dict[str, Any]:
 
 @entry("diffedit/found-mask", tolerance=5e-5)
 def _diffedit_found():
-    b, more = model("shapes"), [BLUE_STAR, SAYS[1].replace("purple", "red")]
-    return dict(two=both_masks(diffedit(b, pictures(), SAYS, more, ratio=.8, **FOUND)),
-                mean=both_masks(diffedit(b, head(pictures()), STAR, BLUE_STAR, ratio=.6,
-                                         **FOUND | dict(clamp="mean", r=2.5, reduce="abs_mean"))),
-                grown=both_masks(diffedit(b, head(pictures()), "", BLUE_STAR, ratio=.4,
-                                          **FOUND | dict(grow=1, threshold=.3, iterations=1))),
-                same=both_masks(diffedit(b, head(pictures()), STAR, STAR, ratio=.4, **FOUND)))
+    b, more, x = model("shapes"), [BLUE_STAR, SAYS[1].replace("purple", "red")], head(pictures())
+    rule, mean = MaskRule(**RULE), MaskRule(**RULE | dict(clamp="mean", r=2.5, reduce="abs_mean"))
+    grown, twice = MaskRule(**RULE | dict(grow=1, threshold=.3)), Ablation(iterations=1)
+    return dict(two=both_masks(diffedit(b, pictures(), SAYS, more, ratio=.8, rule=rule, **WALK)),
+                mean=both_masks(diffedit(b, x, STAR, BLUE_STAR, ratio=.6, rule=mean, **WALK)),
+                grown=both_masks(diffedit(b, x, "", BLUE_STAR, ratio=.4, rule=grown, ablation=twice, **WALK)),
+                same=both_masks(diffedit(b, x, STAR, STAR, ratio=.4, rule=rule, **WALK)))
 
 
 @entry("diffedit/given-mask", tolerance=5e-5)
 def _diffedit_given():
-    return both_masks(diffedit(model("shapes"), pictures(), SAYS, BLUE_STAR, mask=left_half(), ratio=.8,
-                               **FOUND))
+    return both_masks(diffedit(model("shapes"), pictures(), SAYS, BLUE_STAR, mask=left_half(), ratio=.8, **WALK))
 
 
 @entry("diffedit/ablations", tolerance=5e-5)
 def _diffedit_ablations():
-    b, x = model("shapes"), head(pictures())
-    found = dict(encode_decode=dict(use_mask=False), noised=dict(encode=False),
-                 sdedit=dict(use_mask=False, encode=False),
-                 x0=dict(blend="x0"), raw=dict(paste=False))
-    return {name: both_masks(diffedit(b, x, STAR, BLUE_STAR, ratio=.6, **FOUND | how)) for name,
-            how in found.items()}
+    b, x, rule = model("shapes"), head(pictures()), MaskRule(**RULE)
+    ablations = dict(encode_decode=Ablation(use_mask=False), noised=Ablation(encode=False),
+                     sdedit=Ablation(use_mask=False, encode=False), x0=Ablation(blend="x0"), raw=Ablation())
+    found = {name: diffedit(b, x, STAR, BLUE_STAR, ratio=.6, rule=rule, ablation=ablation, **WALK)
+             for name, ablation in ablations.items()}
+    found["raw"] = found["raw"]._replace(picture=found["raw"].raw)         # before the kept pixels are pasted
+    return {name: both_masks(e) for name, e in found.items()}
 
 
 @entry("diffedit/pieces")
@@ -1191,15 +1193,15 @@ def told(e: Any) -> dict[str, Any]:
 def _instruct():
     b, how = model("shapes-instruct"), dict(steps=3, start=.98, seed=2)
     return dict(two=told(instruct_pix2pix(b, pictures(), ["make the star green", ""], s_text=2., s_image=1.2,
-                                          eta=1., **how)),
+                                          step=DDIM(1.), **how)),
                 ddim=told(instruct_pix2pix(b, head(pictures()), "make the star green", s_text=3., s_image=1.,
-                                           eta=0., predictions=True, **how)),
+                                           step=DDIM(0.), predictions=True, **how)),
                 negative=told(instruct_pix2pix(b, head(pictures()), "remove the star", s_text=2., s_image=2.,
-                                               eta=.5, negative="make the star red", **how)),
-                silent=told(instruct_pix2pix(b, head(pictures()), "", s_text=2., s_image=2., eta=1., **how)),
+                                               step=DDIM(.5), negative="make the star red", **how)),
+                silent=told(instruct_pix2pix(b, head(pictures()), "", s_text=2., s_image=2., step=DDIM(1.), **how)),
                 emoji=told(instruct_pix2pix(model("emoji-instruct"), head(faces()),
                                             "change the background to yellow", s_text=2., s_image=1.2,
-                                            eta=1., **how)))
+                                            step=DDIM(1.), **how)))
 
 
 @entry("instruct-pix2pix/defaults", tolerance=5e-5, slow=True)
@@ -1373,9 +1375,11 @@ def _dreambooth_pieces():
 @entry("sweep")
 def _sweep():
     b, x = model("shapes"), head(pictures())
-    found = sweep(functools.partial(diffedit, b, x, STAR, BLUE_STAR,
-                                    **{k: v for k, v in FOUND.items() if k != "threshold"}),
-                  {"ratio": [.4, .8], "threshold": [.25, .5]})
+
+    def verb(ratio: float, threshold: float) -> Any:
+        rule = MaskRule(**RULE | dict(threshold=threshold))
+        return diffedit(b, x, STAR, BLUE_STAR, ratio=ratio, rule=rule, **WALK)
+    found = sweep(verb, {"ratio": [.4, .8], "threshold": [.25, .5]})
     shown = sheet(found, before=x, scale=2, title="a sweep")
     return dict(pictures=[r.picture for r in found.results], settings=json.dumps(found.settings),
                 sheet=list(shown.shape))
