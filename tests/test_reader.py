@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from palimpsest.nets.judges.noisy_reader import NoisyReader, small_convolutions
 from palimpsest.nets.judges.reader import Reader, reader_loss
 from palimpsest.weights.judges import Oracle
 from palimpsest.worlds.shapes import ATTRIBUTES, attributes, render, sample_scene
@@ -87,3 +88,16 @@ def test_the_oracles_features_are_the_readers_in_parts_of_256(reader, scenes):
     found = Oracle(reader, ATTRIBUTES).features(pictures)
     assert found.shape == (257, 32)
     assert_close(found[-1:], reader.features(pictures[:1]), rtol=1e-4, atol=1e-5)
+
+
+def test_patches_may_come_from_small_convolutions():
+    """As many patches as the linear map gives; each sees its neighbours; gradients reach the pixels."""
+    torch.manual_seed(0)
+    net = NoisyReader(attributes=dict(colour=3), size=16, patch=4, width=32, layers=1, heads=2, stem=True)
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    assert net.trunk.patches(x).shape == (2, 32, 4, 4) and net(x, 3)["colour"].shape == (2, 3)
+    net.trunk.patches(x)[0, :, 1, 1].sum().backward()
+    seen = x.grad[0].abs().sum(0) > 0
+    assert seen[4:8, 4:8].all() and seen.sum() > 16 and not x.grad[1].any()
+    with pytest.raises(ValueError, match="power of two"):
+        small_convolutions(32, 6)

@@ -64,15 +64,15 @@ def after(name: str) -> dict[str, Any]:
 EAGER = dict(steps=10**6, precision="bfloat16", workers=3)  # more steps than there is time for
 COMPILED = EAGER | dict(compiled=1)  # pays from some thousand steps on
 VAE = EAGER | dict(batch=64, lr=1e-3, strange=0.3, tests=512, init="{shipped}")
-SHAPES = COMPILED | dict(
-    batch=256, lr=1.2e-3, workers=6, scenes=150_000, two=0.4, hard=3.0, free=0.33, tilt=0.5, vae="{vae}"
-)
+# batches of several shapes: each would be compiled for itself
+SHAPES = EAGER | dict(batch=512, lr=1.2e-3, workers=6, scenes=150_000, two=0.4, hard=3.0, tilt=0.5)
+SHAPES |= dict(plain=0.25, other=0.25, free=0.33, vae="{vae}")
 # one head: as fast as width 48 with four; a file of another width is not gone on from
 WIDE = dict(width=64, heads=1, optimiser="muon", snapshots="{next}", init="{candidate}")
 JUDGE = EAGER | dict(batch=512, kept=100_000)
 GLIDE = COMPILED | dict(batch=512, kept=100_000, hard=3.0, two=0.3, free=0.33)
 UPSAMPLER = EAGER | dict(batch=64, kept=30_000)
-READER = EAGER | dict(batch=256, reconstructions=60_000, hard=0.5, init="{shipped}", vae="{vae}")
+READER = EAGER | dict(batch=256, reconstructions=60_000, hard=0.5, plain=0.25, init="{shipped}", vae="{vae}")
 INSTRUCT = COMPILED | dict(batch=256, n=60_000, vae="{vae}", init="{next}/shapes.safetensors")
 SMALL, CONDITIONAL = "shapes-glide-upsampler", "shapes-glide-conditional"
 JOBS = (  # in order of priority

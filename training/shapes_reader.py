@@ -10,13 +10,15 @@ pairs are shown, the held-out ones too: it is the judge of composition, not its 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
 import torch
 from torch import Generator, Tensor, nn
 
-from palimpsest.arguments import Count, Interval, Positive
+from palimpsest.arguments import Count, Fraction, Interval, Positive
 from palimpsest.fit.ahead import ahead, step_generator
 from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
@@ -46,23 +48,28 @@ def is_hard(scene: Scene) -> bool:
     return any(thing.size == "small" and thing.texture != "plain" for thing in scene.things)
 
 
-def draw(n: int, generator: Generator, hard: float = 0.0) -> list[Scene]:
-    """n scenes, and of these the share `hard` such as is_hard says, beside those that chance makes so."""
+def draw(n: int, generator: Generator, hard: float = 0.0, plain: float = 0.0) -> list[Scene]:
+    """n scenes, the share `plain` as people draw them, and the share `hard` such as is_hard says, beside
+    those that chance makes so.
+    """
     rng, found = random.Random(int(torch.randint(2**62, (), generator=generator))), []
     for _ in range(n):
-        wanted, scene = rng.random() < hard, sample_scene(rng, held_out=None)
+        wanted, by_hand = rng.random() < hard, plain > 0 and rng.random() < plain
+        scene = sample_scene(rng, held_out=None, plain=by_hand)
         while wanted and not is_hard(scene):
-            scene = sample_scene(rng, held_out=None)
+            scene = sample_scene(rng, held_out=None, plain=by_hand)
         found.append(scene)
     return found
 
 
 @torch.no_grad()
-def measure(oracle: Oracle, vae: Autoencoder, n: int = 2048, seed: int = 10**6 + 1) -> dict[str, float]:
-    """All attributes right, and the worst single attribute, on new renders: raw and through the
-    autoencoder.
+def measure(
+    oracle: Oracle, vae: Autoencoder, n: int = 2048, seed: int = 10**6 + 1, plain: float = 0.0
+) -> dict[str, float]:
+    """All attributes right, and the worst single attribute, on new renders (or, for the share `plain`, on
+    drawings as people make them): raw and through the autoencoder.
     """
-    scenes = draw(n, Generator().manual_seed(seed))
+    scenes = draw(n, Generator().manual_seed(seed), plain=plain)
     raw, truth = render(scenes), [attributes(s) for s in scenes]
     figures: dict[str, float] = dict(n=n)
     for name, pictures in (
@@ -90,25 +97,29 @@ class Arguments(RunArguments):
     reconstructions: Count = 16000  # scenes that are seen through the autoencoder
     noise: Annotated[float, Interval(0)] = 0.08  # strongest noise on their latents
     hard: Annotated[float, Interval(0)] = 0.0  # share of scenes that are mistaken most
+    plain: Fraction = 0.0  # share of scenes as people draw them
     tests: Count = 2048  # scenes that the finished net is measured on
     vae: str = "shapes-vae"
 
 
+Some = Callable[[int, Generator], list[Scene]]  # n scenes from a generator
+
+
 def through(
-    vae: Autoencoder, n: int, generator: Generator, noise: float, hard: float = 0.0, workers: int = 0
+    vae: Autoencoder, n: int, generator: Generator, noise: float, some: Some = draw, workers: int = 0
 ) -> tuple[list[Scene], Tensor]:
-    """n scenes, drawn by `workers` processes, and their pictures through the autoencoder (n 3 y x) in
-    float16, with noise in the latent of a level from U(0, noise).
+    """n scenes, drawn by `workers` processes as `some` draws, and their pictures through the autoencoder
+    (n 3 y x) in float16, with noise in the latent of a level from U(0, noise).
     """
     seed = int(torch.randint(2**62, (), generator=generator))
 
     def drawn(first: int) -> tuple[list[Scene], Tensor]:
-        scenes = draw(min(SOME, n - first), step_generator(seed, first), hard)
+        scenes = some(min(SOME, n - first), step_generator(seed, first))
         return scenes, render(scenes)
 
-    known, decoded, some = [], [], next(vae.vae.parameters())
+    known, decoded, like = [], [], next(vae.vae.parameters())
     for scenes, pictures in ahead(drawn, range(0, n, SOME), workers):
-        z = vae.encode(pictures.to(some))
+        z = vae.encode(pictures.to(like))
         level = noise * torch.rand((len(z), 1, 1, 1), generator=generator)
         known += scenes
         decoded.append(vae.decode(z + level.to(z) * gaussian(z, generator)).half().cpu())
@@ -120,12 +131,13 @@ def main(given: Arguments) -> None:
     generator = step_generator(given.seed, given.steps, rank)
     vae = load_autoencoder(given.vae, given.on)
     n, workers = given.reconstructions // world, given.workers
-    known, decoded = through(vae, n, generator, given.noise, given.hard, workers)
+    some = partial(draw, hard=given.hard, plain=given.plain)
+    known, decoded = through(vae, n, generator, given.noise, some, workers)
     truth = labels(known)
 
     def data(step: int, g: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         half = given.share // 2
-        fresh, rows = draw(half, g, given.hard), torch.randint(len(known), (half,), generator=g)
+        fresh, rows = some(half, g), torch.randint(len(known), (half,), generator=g)
         mine = labels(fresh)
         both = {k: torch.cat([mine[k], truth[k][rows]]) for k in truth}
         return torch.cat([render(fresh), decoded[rows].float()]), both
@@ -147,7 +159,11 @@ def main(given: Arguments) -> None:
         until=given.until,
     )
     if rank == 0:
-        figures = measure(Oracle(fitted.ema.cpu(), ATTRIBUTES), load_autoencoder(given.vae), given.tests)
+        oracle, vae = Oracle(fitted.ema.cpu(), ATTRIBUTES), load_autoencoder(given.vae)
+        figures = measure(oracle, vae, given.tests)
+        if given.plain:
+            drawings = measure(oracle, vae, given.tests, plain=1.0)
+            figures |= {f"plain_{name}": value for name, value in drawings.items() if name != "n"}
         seen = render(known[:64])
         error = storage_error(
             {"reader": fitted.ema}, lambda m: torch.cat(list(m["reader"](seen).values()), 1)

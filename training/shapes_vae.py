@@ -19,7 +19,8 @@ goes on from earlier weights, `init`) is to turn the latent's axes: see `rebalan
 
 A run that goes on can keep old latents nearly valid, and the models that were trained in them: `anchor` is
 the weight of the squared distance between the latents of scenes and those of `init`, the axes are then not
-turned, and the decoder learns most. `strange` is the share of pictures that are no scenes but subjects
+turned, and the decoder learns most. `strange` is the share of pictures that are no renders but, half and
+half, drawings as people make them and subjects
 (worlds/subjects.py): what DreamBooth learns must be seen through this autoencoder."""
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.samplers.noise import gaussian
 from palimpsest.training.recipe import RunArguments, command_line, publish, start_from, storage_error
 from palimpsest.weights.files import read_weights
+from palimpsest.worlds.mix import sample_scenes
 from palimpsest.worlds.scene import HELD_OUT
 from palimpsest.worlds.shapes import render, sample_scene
 from palimpsest.worlds.subjects import render_subjects, sample_context, sample_subject
@@ -71,11 +73,19 @@ def strangers(n: int, generator: Generator) -> Tensor:
     return render_subjects(subjects, contexts)
 
 
+def drawings(n: int, generator: Generator, held_out: bool | None = False) -> Tensor:
+    """n pictures of scenes as people draw them."""
+    rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
+    return render(sample_scenes(n, rng, plain=1.0, held_out=held_out)) if n else torch.empty(0, 3, 64, 64)
+
+
 def mixed(n: int, generator: Generator, strange: float) -> Tensor:
-    """n pictures, scenes first, then the share `strange` of subjects."""
+    """n pictures, renders first, then the share `strange` of drawings and of subjects, half and half."""
     few = round(strange * n)
     drawn = render(scenes(n - few, generator)) if few < n else torch.empty(0)
-    return torch.cat([drawn, strangers(few, generator)]) if few else drawn
+    if not few:
+        return drawn
+    return torch.cat([drawn, drawings(few // 2, generator), strangers(few - few // 2, generator)])
 
 
 class Anchor(NamedTuple):
@@ -195,7 +205,7 @@ class Arguments(VaeArguments):
     recipe = "shapes_vae"
     name: str = "shapes-vae"
     batch: Count = 8
-    strange: Fraction = 0.0  # share of pictures that are no scenes
+    strange: Fraction = 0.0  # share of pictures that are no renders
 
 
 Draw = Callable[[int, Generator], Tensor]  # (n, generator) -> pictures (n 3 y x)
@@ -237,8 +247,9 @@ def train(given: VaeArguments, config: dict, draw: Draw, unseen: Draw, *, strang
             {"vae": net}, lambda m: m["vae"].decode(m["vae"].encode(known[:32])[0])
         )
         if strange:
-            others = strangers(given.tests, Generator().manual_seed(10**6))
-            figures["psnr_strange"] = measure(net, others)["psnr_mean"]
+            for what, some in (("subjects", strangers), ("drawings", drawings)):
+                others = some(given.tests, Generator().manual_seed(10**6))
+                figures[f"psnr_{what}"] = measure(net, others)["psnr_mean"]
         if held:
             figures["moved"] = moved(held.vae.cpu(), net, pictures)
         scale = read_weights(given.init)[0]["latent_scale"] if held else 1 / figures["latent_std"]
