@@ -4,7 +4,7 @@ The model is asked twice what noise it sees in the picture, under a text that de
 one that describes the wish. Where the answers differ is where to edit; elsewhere the picture's own DDIM
 encoding is put back at every step.
 
-    Step 1: mask     for n noises: x_t ← √ᾱ x_0 + √(1−ᾱ) z at half noise;  Δ ← ε(x_t | Q) − ε(x_t | R)
+    Step 1: mask     for n noises: x_t ← √ᾱ x_0 + √(1−ᾱ) z at t = level · T;  Δ ← ε(x_t | Q) − ε(x_t | R)
                      D ← mean |Δ|;  M ← [D, its extremes removed and rescaled to [0, 1], > threshold]
     Step 2: encode   x_r … x_0 ← DDIM inversion of x_0 under ∅, up to the ratio r
     Step 3: decode   y_r ← x_r;  for t → s down to 0:
@@ -14,14 +14,17 @@ encoding is put back at every step.
     paper        code                                  paper        code
     Q, R         target, source ("" is ∅)              r            ratio
     M            cells (latents), pixels               x_t, y_t     encoded, path
+    Δ, D         delta, D                              w            w
 
-What the mask shows. ε = (x_t − √ᾱ x̂_0)/√(1−ᾱ), so D = √(ᾱ/(1−ᾱ)) |x̂_0(Q) − x̂_0(R)|: it marks where the
-*text* still changes the predicted picture, not where the picture has to change. A flat background of N cells
-with one colour of prior variance s² is an average over them all: the noise leaves little of it open, and the
-text moves the prediction by only (1−ᾱ)/(N ᾱ s² + 1 − ᾱ) of the difference between the captions. An object's
-own cells are predicted one by one and follow any change of the text. So the mask of a background edit comes
-out inverted. Raise `MaskRule.level` (at ᾱ → 0 the fraction is 1), or give your own mask; and where more than
-2/3 of the picture should change, leave the clamp at "quantile" (see `heat_map`).
+Numbers of equations are those of NOTATION.md; "Sec." and "Prop." are the paper's.
+
+Why the mask of a background edit comes out inverted. As ε = (x_t − √ᾱ x̂_0)/√(1−ᾱ), D is √(ᾱ/(1−ᾱ))
+|x̂_0(Q) − x̂_0(R)|: it is large where the *text* changes the predicted picture. A flat background of N
+cells has one colour, of prior variance v, so all N noisy cells together show it, and the text changes the
+prediction by only (1−ᾱ)/(N ᾱ v + 1 − ᾱ) of the difference between the captions. A cell of an object is
+predicted from few cells and follows the text. The mend: raise `MaskRule.level` (at ᾱ → 0 the fraction is
+1), or give a mask. Where more than 2/3 of the picture should change, leave `clamp` at "quantile" (see
+`heat_map`).
 """
 
 from __future__ import annotations
@@ -58,16 +61,17 @@ from palimpsest.methods.sampling import TOP, times_below
 from palimpsest.metrics.mask import dilate
 from palimpsest.samplers.convert import eps_from_x0, q_sample, x0_from_eps
 from palimpsest.samplers.ddim import invert
-from palimpsest.samplers.guidance import Counted, Denoiser
+from palimpsest.samplers.guidance import Denoiser
 from palimpsest.samplers.noise import Rng
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.samplers.solvers import DDIM, Noise, Step
+from palimpsest.weights.counting import counted
 from palimpsest.weights.model import Model
 
 Clamp = Literal["quantile", "mean"]
 Reduce = Literal["mean_abs", "abs_mean"]
 Blend = Literal["level", "x0"]
-Threshold = Annotated[float, Interval(0, 1, open_high=True), Hint("it is what of the heat map is edited")]
+Threshold = Annotated[float, Interval(0, 1, open_high=True), Hint("cells with heat above it are edited")]
 Quantile = Annotated[float, Interval(0.5, 1, open_low=True), Hint("extremes are cut at this quantile")]
 
 
@@ -81,7 +85,7 @@ class MaskRule:
     clamp: Clamp = "quantile"  # how extremes are removed, see `heat_map`
     q: Quantile = 0.97  # clamp="quantile": cut at this quantile, and at its counterpart below
     r: Positive = 3.0  # clamp="mean": cut at r times the mean
-    threshold: Threshold = 0.5  # what of the heat map is edited: lower edits more
+    threshold: Threshold = 0.5  # cells with heat above it are edited: lower edits more
     grow: Rounds = 0  # widen the mask by so many latent cells
 
     def __post_init__(self) -> None:
@@ -93,7 +97,7 @@ class Ablation:
     """What the paper changes to see what each part is worth. ArgumentError for an unusable value."""
 
     use_mask: bool = True  # False edits everywhere: Encode-Decode
-    encode: bool = True  # False noises the picture instead, one noise for all levels; both False: SDEdit
+    encode: bool = True  # False noises the picture instead, with one noise; use_mask=False too is SDEdit
     blend: Blend = "level"  # "x0" mixes the predictions of x_0, as GLIDE does, see `blended`
     iterations: Rounds = 0  # of fixed-point encoding, see samplers.ddim.invert
 
@@ -104,7 +108,7 @@ class Ablation:
 class FoundMask(NamedTuple):
     """What `find_mask` gives back."""
 
-    heat: Tensor | None  # (b, 1, y', x') in [0, 1]: before the threshold; None where a mask was given
+    heat: Tensor | None  # (b, 1, y', x') in [0, 1]: before the threshold; None where no mask was looked for
     cells: Tensor  # (b, 1, y', x') of 0 and 1: the mask on the latent grid
     pixels: Tensor  # (b, 1, y, x) of 0 and 1: the mask of the picture, 1 = edit here
 
@@ -132,7 +136,9 @@ def diffedit(
     *,
     mask: Mask | None = None,  # one's own, (b or 1, 1, y, x), 1 = edit here (None: it is found)
     rule: MaskRule = MaskRule(),  # how it is found
-    ratio: Annotated[Share, Hint("the paper takes 0.8")] = 0.8,  # how far to encode: higher edits more
+    ratio: Annotated[
+        Share, Hint("the paper takes 0.8")
+    ] = 0.8,  # how far to encode (at most TOP): higher edits more
     steps: Count = 50,  # of the whole time, of which ratio · steps are walked
     w: Annotated[Positive, Hint("at 0 the target says nothing")] = 3.0,  # guidance of the walk down
     step: Step = DDIM(),  # of the walk down
@@ -153,32 +159,32 @@ def diffedit(
     walked = max(1, round(ratio * steps))
     times = times_below(model.schedule, walked, ratio, "ratio")
 
-    # Step 1: find where the texts disagree. # Sec. 3.2
-    x_0 = model.encode(x)
-    if mask is not None:
-        pixels = check_mask(given_mask(model, mask), x, "take Ablation(use_mask=False)")
-        found = FoundMask(None, latent_mask(pixels, x_0), pixels)
-    elif ablation.use_mask:
-        found = find_mask(model, x, R, Q, rule=rule, seed=seed)
-    else:
-        found = FoundMask(None, torch.ones_like(x_0[:, :1]), torch.ones_like(x[:, :1]))
+    with counted(model, len(x)) as evaluations:
+        # Step 1: find where the texts disagree. # Sec. 3.2
+        x_0 = model.encode(x)
+        if mask is not None:
+            pixels = check_mask(given_mask(model, mask), x, "take Ablation(use_mask=False)")
+            found = FoundMask(None, latent_mask(pixels, x_0), pixels)
+        elif ablation.use_mask:
+            found = find_mask(model, x, R, Q, rule=rule, seed=seed)
+        else:
+            found = FoundMask(None, torch.ones_like(x_0[:, :1]), torch.ones_like(x[:, :1]))
 
-    # Step 2: encode the picture, without a text. # Eq. (19)
-    rng = Rng.of(seed, len(x))
-    z = rng.randn(x_0.shape, x_0)
-    if ablation.encode:
-        encoded = invert(model.denoiser(""), model.schedule, x_0, times, iterations=ablation.iterations)
-    else:
-        encoded = [q_sample(model.schedule, x_0, t, z) for t in times]
+        # Step 2: encode the picture, without a text. # Eq. (19); official code: ε_θ(x_s, t), see `invert`
+        rng = Rng.of(seed, len(x))
+        z = rng.randn(x_0.shape, x_0)  # drawn in any case, so that all ablations share the later noises
+        if ablation.encode:
+            encoded = invert(model.denoiser(""), model.schedule, x_0, times, iterations=ablation.iterations)
+        else:
+            encoded = [q_sample(model.schedule, x_0, t, z) for t in times]
 
-    # Step 3: decode under the target, and keep what is outside of the mask. # Eq. (7), Eq. (10)
-    eps, noise = Counted(model.denoiser(Q, w)), partial(rng.randn, x_0.shape, x_0)
-    path = decode(eps, model.schedule, encoded, times, found.cells, ablation.blend, step, noise)
+        # Step 3: decode under the target, and keep what is outside of the mask. # Eq. (7), Eq. (10)
+        eps, noise = model.denoiser(Q, w), partial(rng.randn, x_0.shape, x_0)
+        path = decode(eps, model.schedule, encoded, times, found.cells, ablation.blend, step, noise)
 
     raw = model.decode(path[-1])
     picture = torch.where(found.pixels > 0, raw.to(x), x)  # to the bit
-    calls = 2 * rule.maps * (found.heat is not None) + walked * (1 + ablation.iterations) * ablation.encode
-    calls += eps.calls * (1 if w == 1 else 2)
+    calls = int(evaluations.each.max())
     empty = (~found.cells.flatten(1).any(1)).nonzero().flatten().tolist()
     return DiffEdit(picture, raw, found.pixels, found.cells, found.heat, encoded, path, times, calls, empty)
 
@@ -233,9 +239,9 @@ def difference(
     """D (b 1 y x), float64: how differently two texts see each cell of x_0 (b c y x), noised to t.
 
     reduce: "mean_abs" averages |Δ| over the noises and the channels; "abs_mean" averages the signed Δ over
-    the noises first, so that what is noise in Δ cancels. # unstated: the paper averages "spatial
-    differences" The noises must differ: n equal ones are one noise. There is no guidance: it would multiply
-    Δ by w, and `heat_map` divides by the scale again.
+    the noises first, so that what is noise in Δ cancels. The noises must differ: n equal ones are one noise.
+    There is no guidance: it would multiply Δ by w, and `heat_map` divides by the scale again.
+    # unstated: the paper averages "spatial differences".
     """
     check(difference, locals())
     x_ts = (q_sample(sched, x_0, t, z) for z in noises)
@@ -247,13 +253,13 @@ def difference(
 def heat_map(D: Tensor, clamp: Clamp = "quantile", q: Quantile = 0.97, r: Positive = 3.0) -> Tensor:
     """D (b 1 y x) without its extremes, rescaled to [0, 1], each picture on its own; 0 where D is constant.
 
-    # unstated: how extremes are removed "quantile", ours: D between its (1−q)- and its q-quantile. The
-    threshold is then a share of a large difference, whatever the picture's mean. "mean": clamp(D, 0, r
-    D̄)/(r D̄), so that heat > θ means D > θ r D̄: at θ = ½, D > (r/2) D̄. With r = 3 it marks what is half
-    as much again as the mean: a wide halo around a small thing, and never more than 2/3 of the picture; a
-    larger r marks less, and from r = 2 max D/D̄ on, nothing. official code: diffusers has r = 3 too, with
-    one mean for the whole batch; D = 0 marks everything there, by NaN. Which of the two meets the true
-    change better is measured by `python -m palimpsest.claims C17`.
+    clamp="quantile", ours: D is cut at its (1−q)- and its q-quantile, so the threshold is a share of a
+    large difference, whatever the picture's mean. clamp="mean": D is cut at r D̄, so heat > θ means D > θ
+    r D̄, at the defaults D > 1.5 D̄: a wide halo around a small thing, and never more than 2/3 of the
+    picture. Which of the two meets the true change better is measured by `python -m palimpsest.claims
+    C17`.
+    # unstated: how extremes are removed. official code: diffusers has r = 3 too, with one mean for the whole
+    batch; where D = 0 it marks everything, by NaN.
     """
     check(heat_map, locals())
     low, high = torch.zeros_like(D[..., :1, :1]), r * D.mean((1, 2, 3), keepdim=True)

@@ -46,6 +46,7 @@ from palimpsest.methods.sampling import TOP
 from palimpsest.samplers.flow import euler_step, flow_time, flow_times, line, time_of_flow, velocity
 from palimpsest.samplers.noise import Rng
 from palimpsest.samplers.schedule import Schedule
+from palimpsest.weights.counting import counted
 from palimpsest.weights.model import Model
 
 Start = Annotated[float, Interval(0, 1, open_low=True), Hint("the paper takes 0.66 with SD3, 0.86 with FLUX")]
@@ -93,25 +94,24 @@ def flow_edit(
 
     path = [x_0]
     state: Tensor | None = None  # X, once the last steps have begun
-    for n, (s, r) in enumerate(pairwise(times)):
-        z = path[-1]
-        if n < len(times) - 1 - last:
-            V = torch.zeros_like(x_0)
-            for _ in range(averages):
-                x_src = line(x_0, s, rng.randn(x_0.shape, x_0))
-                x_tar = x_src + (z - x_0)  # Eq. (26)
-                V += (u_tar(x_tar, s) - u_src(x_src, s)) / averages  # Eq. (27)
-            z = z + (r - s) * V  # Eq. (25)
-        else:
-            state = z - x_0 + line(x_0, s, rng.randn(x_0.shape, x_0)) if state is None else state
-            z = state = euler_step(u_tar, state, s, r)  # Eq. (25)
-        path.append(z if cells is None else torch.where(cells > 0, z, x_0))
+    with counted(model, len(x)) as evaluations:
+        for n, (s, r) in enumerate(pairwise(times)):
+            z = path[-1]
+            if n < len(times) - 1 - last:
+                V = torch.zeros_like(x_0)
+                for _ in range(averages):
+                    x_src = line(x_0, s, rng.randn(x_0.shape, x_0))
+                    x_tar = x_src + (z - x_0)  # Eq. (26)
+                    V += (u_tar(x_tar, s) - u_src(x_src, s)) / averages  # Eq. (27)
+                z = z + (r - s) * V  # Eq. (25)
+            else:
+                state = z - x_0 + line(x_0, s, rng.randn(x_0.shape, x_0)) if state is None else state
+                z = state = euler_step(u_tar, state, s, r)  # Eq. (25)
+            path.append(z if cells is None else torch.where(cells > 0, z, x_0))
 
     raw = model.decode(path[-1])
     picture = raw if given is None else torch.where(F.interpolate(given, x.shape[-2:]) > 0, raw.to(x), x)
-    of_source, of_target = ((1 if w in (0, 1) else 2) for w in (w_source, w_target))
-    edited = len(times) - 1 - min(last, len(times) - 1)
-    calls = edited * averages * (of_source + of_target) + (len(times) - 1 - edited) * of_target
+    calls = int(evaluations.each.max())
     return FlowEdit(picture, raw, path, times, [time_of_flow(sched, s) for s in times], calls)
 
 

@@ -24,6 +24,7 @@ from palimpsest.methods.inputs import given_picture
 from palimpsest.methods.sampling import TOP
 from palimpsest.samplers.flow import flow_time, flow_times, velocity
 from palimpsest.samplers.noise import Rng
+from palimpsest.weights.counting import counted
 from palimpsest.weights.model import Model
 
 
@@ -63,15 +64,16 @@ def rf_inversion(
     first = flow_time(sched, 1)  # ours: a network knows no level below its first, so none is asked about
 
     up = [x_0]
-    for s, r in pairwise(reversed(times)):
-        Y = up[-1]
-        free, pull = u_empty(Y, max(s, first)), (eps - Y) / (1 - s)  # Alg. 1: u(Y | ∅), u(Y | ε)
-        up.append(Y + (r - s) * (free + gamma * (pull - free)))  # Alg. 1, Eq. (25)
-    path = [up[-1]]
-    for n, (s, r) in enumerate(pairwise(times)):
-        X = path[-1]
-        free, pull = u_target(X, s), (X - x_0) / s  # Alg. 2: u(X | target), u(X | x_0)
-        eta_s = eta if n < round(hold * steps) else 0.0
-        path.append(X + (r - s) * (free + eta_s * (pull - free)))  # Alg. 2, Eq. (25)
-    calls = steps + steps * (1 if w in (0, 1) else 2)
+    with counted(model, len(x)) as evaluations:
+        for s, r in pairwise(reversed(times)):
+            Y = up[-1]
+            free, pull = u_empty(Y, max(s, first)), (eps - Y) / (1 - s)  # Alg. 1: u(Y | ∅), u(Y | ε)
+            up.append(Y + (r - s) * (free + gamma * (pull - free)))  # Alg. 1, Eq. (25)
+        path = [up[-1]]
+        for n, (s, r) in enumerate(pairwise(times)):
+            X = path[-1]
+            free, pull = u_target(X, s), (X - x_0) / s  # Alg. 2: u(X | target), u(X | x_0)
+            eta_s = eta if n < round(hold * steps) else 0.0
+            path.append(X + (r - s) * (free + eta_s * (pull - free)))  # Alg. 2, Eq. (25)
+    calls = int(evaluations.each.max())
     return RFInversion(model.decode(path[-1]), up, path, times, calls)

@@ -144,7 +144,7 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
     (f"{EDIT} --prompt a_rde_star", 'unknown word "rde" in the prompt', "nearest known words are: red"),
     (f"{EDIT} --prompt a_red_star_qqqqqqq", 'unknown word "qqqqqqq" in the prompt'),
     (f"{EDIT} --prompt {LONG}", "the prompt has 26 tokens", "at most 22", "shorten it"),
-    ("generate --prompt a_hart -o out.png --model TINY", 'unknown word "hart" in the prompt', "heart"),
+    ("generate --prompt a_haert -o out.png --model TINY", 'unknown word "haert" in the prompt', "heart"),
     # the place to write
     ("sdedit in.png -o out.tiff", "out: cannot write out.tiff", ".png"),
     ("sdedit in.png -o out", "out: cannot write out", "must end in"),

@@ -10,6 +10,7 @@ import torch
 from palimpsest.claims import CLAIMS, diffedit, null_text, page, prompt_to_prompt
 from palimpsest.claims.common import Models, draw_edits, new_scenes, open_models, rounded
 from palimpsest.claims.draw.make import make
+from palimpsest.methods.diffedit import Ablation
 from palimpsest.methods.diffedit import diffedit as verb
 from palimpsest.metrics.mask import iou
 from palimpsest.nets.judges.reader import Reader
@@ -85,17 +86,9 @@ def test_diffedit_is_measured_judged_and_drawn(models, tmp_path, monkeypatch):
 
 def test_a_mask_that_was_found_once_gives_the_same_edit_to_the_bit(models):
     drawn = draw_edits(4, ("recolour", "reshape"), 1, things=1)
-    for how in ({}, dict(encode=False), dict(blend="x0")):
+    for how in ({}, dict(ablation=Ablation(encode=False)), dict(ablation=Ablation(blend="x0"))):
         found = verb(
-            models.bundle,
-            drawn.before,
-            drawn.source,
-            drawn.target,
-            steps=4,
-            ratio=0.6,
-            paste=False,
-            seed=5,
-            **how,
+            models.bundle, drawn.before, drawn.source, drawn.target, steps=4, ratio=0.6, seed=5, **how
         )
         given = verb(
             models.bundle,
@@ -104,7 +97,6 @@ def test_a_mask_that_was_found_once_gives_the_same_edit_to_the_bit(models):
             drawn.target,
             steps=4,
             ratio=0.6,
-            paste=False,
             seed=5,
             mask=found.mask,
             **how,

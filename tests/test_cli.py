@@ -269,9 +269,13 @@ def test_models_prints_size_recipe_and_figures_of_each(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "argv, verb, own",
     [
-        (["sdedit", "in.png", "-o", "out.png"], sdedit, {"model", "guide", "mask", "original"}),
-        (["diffedit", "in.png", "--target", "", "-o", "out.png"], diffedit, {"model", "x", "mask"}),
-        (["generate", "--prompt", "", "-o", "out.png"], generate, {"model", "prompts"}),
+        (["sdedit", "in.png", "-o", "out.png"], sdedit, {"model", "guide", "mask", "original", "step"}),
+        (
+            ["diffedit", "in.png", "--target", "", "-o", "out.png"],
+            diffedit,
+            {"model", "x", "mask", "rule", "step", "ablation"},
+        ),
+        (["generate", "--prompt", "", "-o", "out.png"], generate, {"model", "prompts", "step"}),
     ],
 )
 def test_the_defaults_are_those_of_the_verb(argv, verb, own):
@@ -382,7 +386,7 @@ def test_the_demo_shows_every_file_and_its_edits(room, tiny, capsys):
     y, x, _ = pixels("demo.png").shape
     assert x > 8 * 3 * 64 and y > 6 * 3 * 32 + 3 * 3 * 64
     assert {wish.file for wish in demo.WISHES} == {
-        p.name for p in demo.FOLDER.iterdir() if p.suffix != ".json"
+        p.name for p in demo.FOLDER.iterdir() if p.suffix not in (".json", "")
     }
     assert set(demo.TOLD) == {p.name for p in demo.EMOJI.iterdir()}
 

@@ -29,7 +29,7 @@ ALLOWED = {  # room -> the rooms that it may import
 }
 ROOMS = sorted(ALLOWED)
 # files of methods/ that are no method
-NO_PAPER = {"__init__", "arguments", "glide_session", "identifiers", "inputs", "null_files", "sweep"}
+NO_PAPER = {"__init__", "glide_session", "identifiers", "inputs", "null_files", "sweep"}
 OPTIONAL = {"ftfy"}  # used where it is installed
 DOCUMENTED = BELOW_CLI | {"cli", "palimpsest"}
 MOST_LINES = 60  # of a function, its docstring aside

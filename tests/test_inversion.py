@@ -110,7 +110,7 @@ def test_a_net_that_says_the_same_at_every_point_is_inverted_exactly():
     "how, message",
     [
         (dict(label="here"), "^label: must be destination or source"),
-        (dict(iterations=-1), "^iterations: must be 0"),
+        (dict(iterations=-1), "^iterations: must be at least 0, got -1"),
     ],
 )
 def test_an_inversion_that_makes_no_sense_is_refused(how, message):

@@ -6,6 +6,7 @@ from torch import nn
 
 from palimpsest import Model, diffedit, generate, invert, sdedit
 from palimpsest.arguments import ArgumentError
+from palimpsest.methods.diffedit import MaskRule
 from palimpsest.nets.net import channels_of, factor_of, in_channels_of
 from palimpsest.samplers.ddim import sample
 from palimpsest.samplers.schedule import Schedule
@@ -62,7 +63,7 @@ def test_an_own_net_edits_a_guide_and_gets_a_picture_back_from_its_inversion(mod
 
 
 def test_an_own_net_edits_where_its_two_texts_disagree():
-    edit = diffedit(with_text, GUIDE, "red", "blue", steps=20, ratio=0.9, w=1.0, maps=2)
+    edit = diffedit(with_text, GUIDE, "red", "blue", steps=20, ratio=0.9, w=1.0, rule=MaskRule(maps=2))
     left = (torch.arange(12) < 6).expand(2, 1, 8, 12)
     assert torch.equal(edit.mask > 0, left) and edit.empty == []
     assert torch.equal(edit.picture[..., 6:], GUIDE[..., 6:])  # kept to the bit

@@ -410,7 +410,7 @@ def test_mistakes_are_one_clear_line_before_anything_is_painted(paint, shelf, tm
     for name, text in lines.items():
         (tmp_path / f"{name}.jsonl").write_text(text)
     mistakes = [
-        (dict(how="both"), "^how: must be one of cross, self, got 'both'$"),
+        (dict(how="both"), "^how: must be cross or self, got 'both'$"),
         (dict(samples=0), "^samples: must be at least 1, got 0$"),
         (dict(most=0), "^most: "),
         (dict(batch=0), "^batch: "),

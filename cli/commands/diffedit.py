@@ -103,7 +103,7 @@ def run_diffedit(a: argparse.Namespace) -> None:
             a,
             lambda model, latent: passes(a),
             picture,
-            check=lambda model: model.denoiser([a.target] if a.source or a.target else ""),
+            check=lambda model: [model.denoiser([text]) for text in (a.target, a.source) if text],
         )
     model = load(a.model, a.device)
     picture = framed(picture, model, a.size)
@@ -111,8 +111,8 @@ def run_diffedit(a: argparse.Namespace) -> None:
     if e.empty:
         say(f"note: the mask is empty, so nothing of {a.input} was edited: {why_empty(a, e)}")
 
-    keep = picture.back(e.mask) if mask is None else mask
-    shown = picture.restore(e.picture, keep) if a.paste else picture.restore(e.raw)
+    region = picture.back(e.mask) if mask is None else mask
+    shown = picture.restore(e.picture, region) if a.paste else picture.restore(e.raw)
     write_picture(shown, out)
     if "save-mask" in more:
         write_picture(at_the_files_size(picture, (picture.back(e.cells) > 0.5).float()), more["save-mask"])
