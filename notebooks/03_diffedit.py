@@ -143,7 +143,7 @@ class Perfect(torch.nn.Module):
 
 perfect = Model("gaussian", Perfect(), sched, size=64, text=torch.nn.Identity(), tokenizer=world.embed)
 z = Rng([1, 2, 3]).randn((3, 3, 64, 64)).double()
-x = world.sample(z[:1], R)
+x = world.sample(z[:1], R).clamp(-1, 1)                                     # a picture lies in [−1, 1]
 
 # %% [markdown]
 # **Claim.** The code agrees with the formula to 1e-12, whichever noise is drawn.
