@@ -85,7 +85,7 @@ axes[0, 0].set_ylabel("before")
 axes[1, 0].set_ylabel("after")
 words = [asked(*pairs[0], rng) for _ in range(4)]
 print("the first one, in other words:", "; ".join(words))
-assert len(set(words)) > 1 and b.embed(words).shape[0] == 4
+assert len(set(words)) > 1
 
 # %% [markdown]
 # ## 2. A net that sees a picture
