@@ -20,12 +20,13 @@ from PIL import Image
 import palimpsest.cli.manners as cli
 from palimpsest.cli import demo
 from palimpsest.cli.commands import COMMANDS
+from palimpsest.cli.commands.solvers import step_of
 from palimpsest.cli.main import command_line, main
-from palimpsest.methods.diffedit import diffedit
+from palimpsest.methods.diffedit import Ablation, MaskRule, diffedit
 from palimpsest.methods.sampling import generate
 from palimpsest.methods.sdedit import Edit, sdedit
 from palimpsest.nets.tokenizer import TextCut
-from palimpsest.samplers.solvers import DDIM
+from palimpsest.samplers.solvers import DDIM, Ancestral, DPMSolver2M, Heun
 from palimpsest.weights.load import load
 from palimpsest.worlds.files import read_picture
 from tests.tiny import tiny_weights
@@ -267,22 +268,46 @@ def test_models_prints_size_recipe_and_figures_of_each(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "argv, verb, own",
+    "argv, verbs, own",
     [
-        (["sdedit", "in.png", "-o", "out.png"], sdedit, {"model", "guide", "mask", "original", "step"}),
+        (["sdedit", "in.png", "-o", "out.png"], [sdedit], {"model", "guide", "mask", "original", "step"}),
         (
             ["diffedit", "in.png", "--target", "", "-o", "out.png"],
-            diffedit,
-            {"model", "x", "mask", "rule", "step", "ablation"},
+            [diffedit, MaskRule, Ablation],
+            {"model", "x", "mask", "rule", "ablation", "step"},
         ),
-        (["generate", "--prompt", "", "-o", "out.png"], generate, {"model", "prompts", "step"}),
+        (["generate", "--prompt", "", "-o", "out.png"], [generate], {"model", "prompts", "step"}),
     ],
 )
-def test_the_defaults_are_those_of_the_verb(argv, verb, own):
-    parsed, parameters = vars(command_line(cli.Parser).parse_args(argv)), inspect.signature(verb).parameters
-    assert {name: parsed[name] for name in parameters if name not in own} == {
+def test_the_defaults_are_those_of_the_verb_and_of_its_records(argv, verbs, own):
+    parsed = command_line(cli.Parser).parse_args(argv)
+    parameters = {name: p for verb in verbs for name, p in inspect.signature(verb).parameters.items()}
+    assert {name: vars(parsed)[name] for name in parameters if name not in own} == {
         name: p.default for name, p in parameters.items() if name not in own
     }
+    default = inspect.signature(verbs[0]).parameters["step"].default
+    assert step_of(parsed) == (DDIM(eta=1.0) if verbs == [sdedit] else default)
+
+
+@pytest.mark.parametrize(
+    "options, step",
+    [
+        ("", DDIM(0.0)),
+        ("--eta 0.3", DDIM(0.3)),
+        ("--solver ddim", DDIM()),
+        ("--solver ddpm", Ancestral()),
+        ("--solver heun", Heun()),
+    ],
+)
+def test_solver_and_eta_name_a_step(options, step):
+    argv = ["generate", "--prompt", "", "-o", "out.png", *options.split()]
+    assert step_of(command_line(cli.Parser).parse_args(argv)) == step
+
+
+def test_a_solver_with_a_memory_is_made_anew_for_each_walk():
+    parsed = command_line(cli.Parser).parse_args("generate --prompt x -o o.png --solver dpm++2m".split())
+    one, two = step_of(parsed), step_of(parsed)
+    assert isinstance(one, DPMSolver2M) and one is not two
 
 
 def test_the_bar_counts_the_calls_of_the_net_and_leaves_no_trace(tiny, monkeypatch):
