@@ -166,7 +166,7 @@ def diffedit(
             pixels = check_mask(given_mask(model, mask), x, "take Ablation(use_mask=False)")
             found = FoundMask(None, latent_mask(pixels, x_0), pixels)
         elif ablation.use_mask:
-            found = find_mask(model, x, R, Q, rule=rule, seed=seed)
+            found = mask_of(model, x, x_0, R, Q, rule, seed)
         else:
             found = FoundMask(None, torch.ones_like(x_0[:, :1]), torch.ones_like(x[:, :1]))
 
@@ -217,7 +217,20 @@ def find_mask(
     check(find_mask, locals())
     x = given_picture(model, x, "x")
     R, Q = both_texts(source, target, len(x))
-    x_0, rng = model.encode(x), Rng.of(seed, len(x))
+    return mask_of(model, x, model.encode(x), R, Q, rule, seed)
+
+
+def mask_of(
+    model: Model,
+    x: Tensor,
+    x_0: Tensor,
+    R: Sequence[str] | str,
+    Q: Sequence[str] | str,
+    rule: MaskRule,
+    seed: int,
+) -> FoundMask:
+    """`find_mask` for pictures x whose latents x_0 are known already."""
+    rng = Rng.of(seed, len(x_0))
     rng.randn(x_0.shape)  # the first noise of each picture is that of the walk
     noises = (rng.randn(x_0.shape, x_0) for _ in range(rule.maps))
     t = max(1, round(min(rule.level, TOP) * model.schedule.T))
