@@ -243,6 +243,7 @@ CHANGED: dict[str, str] = {
     "recipes/shapes, -reader": "Their first scenes are drawn by all workers, each 64 from a seed of their own, and "
                                "can be mixed with plain drawings.",
     "recipes/shapes-instruct, -language": "Wishes are put in free words, and each triplet stands for more.",
+    "recipes/shapes-classifier": "Its patches come from small convolutions, which see outlines (linear ones did not).",
     "recipes/*-clip*, -classifier, -language": "A checkpoint is written every 100 steps, not every 200.",
 }
 
