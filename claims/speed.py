@@ -257,6 +257,7 @@ def peak(who: str, size: str) -> int:
         capture_output=True,
         text=True,
         check=True,
+        encoding="utf-8",
     ).stdout.split()
     return int(lines[-1])
 
@@ -267,7 +268,7 @@ def alone(who: str, s: Setting) -> int:
         net = drawn(UNet, s)
         x, t, ctx = given(s, net)
         (net if who == "ours" else twin_unet(net))(x, t, ctx)
-    status = Path("/proc/self/status").read_text().splitlines()
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
 
 
@@ -321,7 +322,11 @@ def table(record: dict[str, Any]) -> str:
 
 def processor() -> str:
     """The name of the machine's processor."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    lines = (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if Path("/proc/cpuinfo").exists()
+        else []
+    )
     return next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
     )

@@ -82,7 +82,7 @@ class Run:
             self.before = state["seconds"]
         if self.files.log is not None and self.rank == 0:
             Path(self.files.log).parent.mkdir(parents=True, exist_ok=True)
-            Path(self.files.log).write_text("step,lr,loss\n" + self._rows(0))
+            Path(self.files.log).write_text("step,lr,loss\n" + self._rows(0), encoding="utf-8")
 
     def look(self) -> None:
         """Read the losses since the last look off the device, and log them.
@@ -101,7 +101,7 @@ class Run:
             self.losses.append(loss)
         self.pending.clear()
         if self.files.log is not None and self.rank == 0:
-            with open(self.files.log, "a") as file:
+            with open(self.files.log, "a", encoding="utf-8") as file:
                 file.write(self._rows(first))
 
     def save(self) -> None:

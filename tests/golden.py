@@ -1444,9 +1444,9 @@ def _fit_resumed():
                    identity=dict(data="line"))
         with contextlib.suppress(KeyboardInterrupt):
             fitted(stop=6, **how)
-        part = (here / "loss.csv").read_text()
+        part = (here / "loss.csv").read_text(encoding="utf-8")
         resumed = fitted(**how)
-        return run(resumed) | dict(part=part, log=(here / "loss.csv").read_text(),
+        return run(resumed) | dict(part=part, log=(here / "loss.csv").read_text(encoding="utf-8"),
                                    unbroken=fitted(warmup=3, ema=.9, seed=5).losses,
                                    files=sorted(p.name for p in here.iterdir()))
 
@@ -1492,7 +1492,7 @@ def recipe(made: Any, judged: bool = True, **arguments: Any) -> dict[str, Any]:
             made.main(made.Arguments(device="cpu", out=str(here), state=str(here / "state"), **arguments))
         found = dict(steps=seen)
         for file in sorted(here.glob("*.json")):
-            record = json.loads(file.read_text())
+            record = json.loads(file.read_text(encoding="utf-8"))
             config, tensors = read_weights(file.with_suffix(".safetensors"))
             norms = torch.stack([v.double().norm() for _, v in sorted(tensors.items())])
             found[file.stem] = dict(figures=record["figures"], parameters=record["parameters"],
@@ -1599,8 +1599,8 @@ def furnish() -> None:
         write_picture(picture, f"subject{k}.png")
     write_picture(head(faces()), "face.png")
     Path("script.txt").write_text("a red star on a blue background\n"
-                                  "a red star on a green background | box 0 0 .5 1 | seed 7\n")
-    Path("prompts.txt").write_text("a [V] star on a white background\n")
+                                  "a red star on a green background | box 0 0 .5 1 | seed 7\n", encoding="utf-8")
+    Path("prompts.txt").write_text("a [V] star on a white background\n", encoding="utf-8")
 
 
 def command(line: str, *more: str) -> dict[str, Any]:
@@ -1882,7 +1882,7 @@ def computed(name: str) -> dict[str, Leaf]:
 
 def machine() -> str:
     """What bits depend on."""
-    about = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    about = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     found = re.search(r"model name\s*: (.*)", about)
     model_name = found[1] if found else platform.processor()
     return f"{model_name}, {torch.backends.cpu.get_cpu_capability()}, PyTorch {torch.__version__}"

@@ -63,7 +63,7 @@ def kilobytes(key: str) -> int:
     """A line of /proc/self/status."""
     return next(
         int(line.split()[1])
-        for line in Path("/proc/self/status").read_text().splitlines()
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         if line.startswith(f"{key}:")
     )
 
@@ -78,7 +78,7 @@ def main(model: str, *wanted: str) -> None:
         name, _, size = text.partition(":")
         x = torch.zeros(1, 3, *map(int, size.split("x")))
         resting = kilobytes("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         WORK[name](b, x)
         print(1024 * (kilobytes("VmHWM") - resting), flush=True)
 

@@ -58,7 +58,7 @@ def room(tmp_path, monkeypatch):
     Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save("in.png")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "cut.png").write_bytes((tmp_path / "in.png").read_bytes()[:2000])
-    (tmp_path / "text.png").write_text("this is no picture")
+    (tmp_path / "text.png").write_text("this is no picture", encoding="utf-8")
     (tmp_path / "folder.png").mkdir()
     half = np.uint8(255 * (np.arange(40) < 20))[None].repeat(40, 0)
     Image.fromarray(half).save("mask.png")

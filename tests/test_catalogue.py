@@ -121,7 +121,7 @@ def test_a_copy_that_the_hub_keeps_is_used_and_our_own_comes_first(home):
             (snapshots / revision / part).mkdir(parents=True)
             (snapshots / revision / part / "config.json").touch()
     (snapshots.parent / "refs").mkdir()
-    (snapshots.parent / "refs" / "main").write_text("bbb\n")
+    (snapshots.parent / "refs" / "main").write_text("bbb\n", encoding="utf-8")
     assert find_on_disk(k) == find("stable-diffusion-v1-5") == snapshots / "bbb"
     (snapshots / "bbb" / "unet" / "config.json").unlink()  # half a folder is none
     assert find_on_disk(k) == snapshots / "aaa"

@@ -92,7 +92,9 @@ def test_a_claim_without_a_record_is_not_yet_measured_and_nothing_is_invented(tm
 
 
 def test_a_records_figures_n_and_seed_reach_the_page(tmp_path):
-    (tmp_path / "sdedit_masks.json").write_text(json.dumps(masks(with_mask=0.875) | dict(n=77, seed=5)))
+    (tmp_path / "sdedit_masks.json").write_text(
+        json.dumps(masks(with_mask=0.875) | dict(n=77, seed=5)), encoding="utf-8"
+    )
     line = next(r for r in page.page(CLAIMS, tmp_path).splitlines() if r.startswith("| C3 |"))
     assert (
         "88%" in line
@@ -211,7 +213,9 @@ def two_steps(monkeypatch):
 
 def test_the_curve_is_measured_judged_and_drawn(models, tmp_path):
     record = sdedit.measure_curve(models, n=3, seed=0, t0s=(0.2, 0.9), reference=4, searches=1)
-    (tmp_path / "sdedit_curve.json").write_text(json.dumps(rounded(dict(n=3, seed=0, **record))))
+    (tmp_path / "sdedit_curve.json").write_text(
+        json.dumps(rounded(dict(n=3, seed=0, **record))), encoding="utf-8"
+    )
     assert set(record["walks"]) == set(sdedit.WALKS) and all(
         len(rows) == 2 for rows in record["walks"].values()
     )
@@ -227,7 +231,9 @@ def test_the_curve_is_measured_judged_and_drawn(models, tmp_path):
 
 def test_masked_edits_are_measured_and_the_kept_pixels_do_not_change(models, tmp_path):
     record = sdedit.measure_masks(models, n=3, seed=0, t0s=(0.5,))
-    (tmp_path / "sdedit_masks.json").write_text(json.dumps(rounded(dict(n=3, seed=0, **record))))
+    (tmp_path / "sdedit_masks.json").write_text(
+        json.dumps(rounded(dict(n=3, seed=0, **record))), encoding="utf-8"
+    )
     assert record["kinds"] == {"recolour": 1, "reshape": 1, "add": 1}
     assert record["rows"][0]["outside_change_pasted"] == 0 and record["rows"][0]["outside_db_unpasted"] < 60
     make(["sdedit_masks.png"], tmp_path, tmp_path)
@@ -266,7 +272,7 @@ def test_the_bench_measures_every_part_and_draws_it(models, tmp_path):
         0.85,
     ]
     assert json.loads(json.dumps(parts)) == parts
-    (tmp_path / "bench.json").write_text(json.dumps(dict(parts=parts)))
+    (tmp_path / "bench.json").write_text(json.dumps(dict(parts=parts)), encoding="utf-8")
     make(["w_curve.png", "bench.png"], tmp_path, tmp_path)
     assert (tmp_path / "bench.png").stat().st_size > 5_000
 

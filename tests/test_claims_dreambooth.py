@@ -124,7 +124,7 @@ def test_subjects_are_measured_judged_and_drawn_and_a_stopped_run_goes_on(judges
     )
     for judge in (judge_prior, judge_noun, judge_count, judge_word):
         assert judge(record).verdict in (HOLDS, PARTLY, FAILS) and judge(record).ours
-    (tmp_path / "dreambooth.json").write_text(json.dumps(record))
+    (tmp_path / "dreambooth.json").write_text(json.dumps(record), encoding="utf-8")
     make(["dreambooth_prior.png"], tmp_path, tmp_path)
     assert (tmp_path / "dreambooth_prior.png").stat().st_size > 10_000
 
@@ -141,7 +141,7 @@ def test_the_second_stage_is_measured_judged_and_drawn(judges, quick, tmp_path):
     assert record["ways"]["bicubic"]["psnr"] > 15 and 0 < record["ways"]["bicubic"]["detail"] < 1
     assert record["ways"]["tuned, noise 0"]["strip"] != record["ways"]["tuned, noise 0.2"]["strip"]
     assert judge_upsampler(record).ours
-    (tmp_path / "dreambooth_upsampler.json").write_text(json.dumps(record))
+    (tmp_path / "dreambooth_upsampler.json").write_text(json.dumps(record), encoding="utf-8")
     make(["dreambooth_upsampler.png"], tmp_path, tmp_path)
     assert (tmp_path / "dreambooth_upsampler.png").stat().st_size > 10_000
 
@@ -259,8 +259,8 @@ def test_the_second_stage_must_gain_and_noise_must_cost(made, verdict):
 
 
 def test_every_figure_is_drawn_from_its_record(tmp_path):
-    (tmp_path / "dreambooth.json").write_text(json.dumps(record()))
-    (tmp_path / "dreambooth_upsampler.json").write_text(json.dumps(second()))
+    (tmp_path / "dreambooth.json").write_text(json.dumps(record()), encoding="utf-8")
+    (tmp_path / "dreambooth_upsampler.json").write_text(json.dumps(second()), encoding="utf-8")
     names = [f"{draw.__name__}.png" for draw in DRAWN]
     assert set(names) <= set(FIGURES) and set(names) == {
         *claims_dreambooth.DREAMBOOTH.pictures,

@@ -33,7 +33,9 @@ def models(tmp_path_factory) -> Models:
 
 def judged_and_drawn(measurement, record, tmp_path):
     """Whether every claim that rests on the record gets a verdict, and all its pictures are drawn."""
-    (tmp_path / f"{measurement.name}.json").write_text(json.dumps(rounded(dict(n=4, seed=0, **record))))
+    (tmp_path / f"{measurement.name}.json").write_text(
+        json.dumps(rounded(dict(n=4, seed=0, **record))), encoding="utf-8"
+    )
     verdicts = [page.find(c, tmp_path).verdict for c in CLAIMS if c.measurement is measurement]
     make(measurement.pictures, tmp_path, tmp_path)
     drawn = all((tmp_path / picture).stat().st_size > 10_000 for picture in measurement.pictures)

@@ -107,7 +107,7 @@ def test_the_scoreboard_is_measured_drawn_and_told(world, folder, tmp_path, whol
         read_picture(tmp_path / "emoji_edits.png").shape == (1, 3, 3 * 64, 12 * 64)
         and len(record["gallery"]) == 10
     )
-    (tmp_path / "emoji.json").write_text(json.dumps(rounded(record)))
+    (tmp_path / "emoji.json").write_text(json.dumps(rounded(record)), encoding="utf-8")
     make(["emoji_gallery.png"], tmp_path, tmp_path)
     assert (tmp_path / "emoji_gallery.png").stat().st_size > 30_000
 
@@ -219,7 +219,7 @@ def test_names_are_told_in_the_shorter_way():
 def test_the_readmes_scoreboard_is_the_records():
     record = board.RECORDS / "emoji.json"
     text = board.README.read_text(encoding="utf-8")
-    assert f"<!-- emoji -->\n{table(json.loads(record.read_text()))}\n<!-- /emoji -->" in text
+    assert f"<!-- emoji -->\n{table(json.loads(record.read_text(encoding='utf-8')))}\n<!-- /emoji -->" in text
 
 
 def test_what_is_reached_is_counted_whatever_ground_it_stands_on():
@@ -268,6 +268,6 @@ def test_the_command_writes_beside_the_candidates(folder, capsys, monkeypatch):
     assert {"emoji.json", "emoji_edits.png", "emoji_gallery.png"} <= {
         p.name for p in (folder / "claims").iterdir()
     }
-    assert json.loads((folder / "claims" / "emoji.json").read_text())["n"] == 4
+    assert json.loads((folder / "claims" / "emoji.json").read_text(encoding="utf-8"))["n"] == 4
     with pytest.raises(ValueError, match="n: must be at least 1"):
         board.main(["--n", "0"])

@@ -60,7 +60,9 @@ def two_steps(monkeypatch):
 
 def judged_and_drawn(measurement, record, out):
     """The verdicts of all claims that rest on the record, once its pictures are drawn."""
-    (out / f"{measurement.name}.json").write_text(json.dumps(rounded(dict(n=4, seed=0, **record))))
+    (out / f"{measurement.name}.json").write_text(
+        json.dumps(rounded(dict(n=4, seed=0, **record))), encoding="utf-8"
+    )
     make(measurement.pictures, out, out)
     assert all((out / picture).stat().st_size > 10_000 for picture in measurement.pictures)
     found = [page.find(c, out) for c in CLAIMS if c.measurement is measurement]

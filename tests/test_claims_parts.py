@@ -43,7 +43,7 @@ def test_parts_of_other_models_settings_or_code_are_not_used(tmp_path, capsys, o
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"done": 3}'])
 def test_a_damaged_file_is_measured_anew_in_one_line(tmp_path, capsys, text):
     kept(tmp_path)("a", lambda: 1)
-    (tmp_path / "runs" / "long.json").write_text(text)
+    (tmp_path / "runs" / "long.json").write_text(text, encoding="utf-8")
     capsys.readouterr()
     assert kept(tmp_path)("a", lambda: 2) == 2 and capsys.readouterr().err.count("\n") <= 1
 

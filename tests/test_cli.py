@@ -351,7 +351,9 @@ def test_the_list_of_commands_needs_no_torch_and_is_what_each_command_says():
         "except SystemExit: sys.exit('torch' in sys.modules)"
     )
     root = Path(__file__).parent.parent
-    shown = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, encoding="utf-8"
+    )
     assert shown.returncode == 0
     everything = command_line(cli.Parser).format_help()
     assert shown.stdout.split() == everything.split() and all(name in everything for name in COMMANDS)
@@ -359,7 +361,7 @@ def test_the_list_of_commands_needs_no_torch_and_is_what_each_command_says():
 
 def test_the_console_script_is_this_main():
     setup = configparser.RawConfigParser()
-    setup.read(Path(__file__).parent.parent / "setup.cfg")
+    setup.read(Path(__file__).parent.parent / "setup.cfg", encoding="utf-8")
     assert "palimpsest = palimpsest.cli.main:main" in setup["options.entry_points"]["console_scripts"]
 
 

@@ -506,15 +506,15 @@ def room(tmp_path, monkeypatch, x):
     for name, picture in zip("abc", x.split(1)):
         write_picture(picture, tmp_path / f"{name}.png")
     write_picture(x[:1, :, :, :16], tmp_path / "tall.png")
-    (tmp_path / "prompts.txt").write_text("a [V] star on a red background\n\na star\n")
-    (tmp_path / "odd.txt").write_text("a [V] star\na [V] elephant\n")
-    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "prompts.txt").write_text("a [V] star on a red background\n\na star\n", encoding="utf-8")
+    (tmp_path / "odd.txt").write_text("a [V] star\na [V] elephant\n", encoding="utf-8")
+    (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
     (tmp_path / "grounds.txt").write_text(
-        "a [V] star on a red background\n\na red [V] star\na star left of a [V]\n"
+        "a [V] star on a red background\n\na red [V] star\na star left of a [V]\n", encoding="utf-8"
     )
-    (tmp_path / "nameless.txt").write_text("a [V] star\n\na star\na [V]\n")
-    (tmp_path / "glued.txt").write_text("a [V] star\na [V]star\na [V]\n")
-    (tmp_path / "unread.txt").write_text("a [V] star\na [V]\n\na [V] elephant\n")
+    (tmp_path / "nameless.txt").write_text("a [V] star\n\na star\na [V]\n", encoding="utf-8")
+    (tmp_path / "glued.txt").write_text("a [V] star\na [V]star\na [V]\n", encoding="utf-8")
+    (tmp_path / "unread.txt").write_text("a [V] star\na [V]\n\na [V] elephant\n", encoding="utf-8")
     return tmp_path
 
 
@@ -586,6 +586,7 @@ def test_two_processes_learn_one_model_and_the_first_of_them_writes_it(room, fil
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)},
         timeout=300,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert sorted(p.name for p in Path("out").iterdir()) == [
@@ -595,7 +596,7 @@ def test_two_processes_learn_one_model_and_the_first_of_them_writes_it(room, fil
         "tiny-vae.safetensors",
     ]
     assert done.stdout.count("\n") == 1 and "1 prompt, 1 picture" in done.stdout
-    curve = json.loads(Path("out/learned.json").read_text())
+    curve = json.loads(Path("out/learned.json").read_text(encoding="utf-8"))
     assert len(curve["instance"]) == len(curve["prior"]) == 3 and min(curve["instance"] + curve["prior"]) > 0
     two = read_weights("out/model.safetensors")[1]
     assert main(argv(file, "--steps", "3", "--batch", "2", "--device", "cpu")) == 0
@@ -692,7 +693,9 @@ def test_captions_give_each_picture_its_text_in_the_order_of_the_files(room, fil
     )
     said = ["a KEX star on a red background", "a red KEX star", "a star left of a KEX"]
     assert (
-        heard[0]["prompts"] == json.loads(Path("out/learned.json").read_text())["captions"] == said
+        heard[0]["prompts"]
+        == json.loads(Path("out/learned.json").read_text(encoding="utf-8"))["captions"]
+        == said
         and heard[0]["tune_text"]
     )
     assert (

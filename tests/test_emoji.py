@@ -333,7 +333,7 @@ def test_a_set_that_is_missing_or_damaged_is_refused_in_one_line(world, tmp_path
     with pytest.raises(EmojiError, match="data: there are no emoji in .*make emoji-data"):
         open_world(tmp_path)
     folder = write_world(World(world.emoji[:3], world.pictures[:3]), tmp_path / "three")
-    records, sheet = (folder / "emoji.json").read_text(), (folder / "emoji.png").read_bytes()
+    records, sheet = (folder / "emoji.json").read_text(encoding="utf-8"), (folder / "emoji.png").read_bytes()
 
     def refused():
         with pytest.raises(EmojiError, match="is damaged .*build it again") as error:
@@ -345,9 +345,9 @@ def test_a_set_that_is_missing_or_damaged_is_refused_in_one_line(world, tmp_path
         "[" + ",".join([records.strip()[1:-1]] * 2) + "]",
         "[",
     ):  # a stranger, more than the sheet holds, torn
-        (folder / "emoji.json").write_text(text)
+        (folder / "emoji.json").write_text(text, encoding="utf-8")
         refused()
-    (folder / "emoji.json").write_text(records)
+    (folder / "emoji.json").write_text(records, encoding="utf-8")
     for size in ((192, 63), (100, 64), (128, 64)):
         Image.new("RGBA", size).save(folder / "emoji.png")
         refused()

@@ -79,7 +79,7 @@ def test_the_recipes_write_a_model_that_reads_any_word_and_sees_emoji(folder, wo
     x = render(world, sample_scenes(world.emoji, 1, random.Random(0)))
     assert b.decode(b.encode(x)).shape == x.shape
     for name in ("emoji", "emoji-vae"):
-        record = json.loads((folder / f"{name}.json").read_text())
+        record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         assert (
             record["recipe"] == f"python -m palimpsest.training.{name.replace('-', '_')}"
             and record["steps"] == 2
@@ -173,7 +173,7 @@ def test_the_judge_is_trained_on_what_is_known_and_judged_by_what_is_not(world, 
         )
     )
     assert seen == [({False}, 4)] * 2 + [({True}, 64)]
-    figures = json.loads((tmp_path / "emoji-clip.json").read_text())["figures"]
+    figures = json.loads((tmp_path / "emoji-clip.json").read_text(encoding="utf-8"))["figures"]
     assert figures["n"] == 64 and 0 <= figures["found"] < 0.3 and figures["storage_error"] < 0.01
     judge = load_judge(tmp_path / "emoji-clip.safetensors", "cpu")
     x = render(world, sample_scenes(world.emoji, 2, random.Random(0)))
@@ -247,7 +247,10 @@ def test_the_instruct_model_begins_as_the_text_to_picture_model_and_edits(seen_o
         atol=first["net.conv_in.weight"].abs().max().item() / 127,
     )
     assert weight.shape[1] == 16 and weight[:, 8:].abs().max() < 1e-6
-    header, record = read_weights(path)[0], json.loads((tmp_path / "emoji-instruct.json").read_text())
+    header, record = (
+        read_weights(path)[0],
+        json.loads((tmp_path / "emoji-instruct.json").read_text(encoding="utf-8")),
+    )
     assert [run["steps"] for run in header["trained"]] == [2, 1] and record["figures"]["pairs"] == 12
     assert (
         record["recipe"] == "python -m palimpsest.training.emoji_instruct"
@@ -266,9 +269,9 @@ def test_the_instruct_model_learns_from_pairs_of_files_too_and_goes_on_from_its_
             torch.rand((1, 3, 64, 64), generator=Generator().manual_seed(1)) * 2 - 1,
             tmp_path / "pairs" / "one" / f"{name}.png",
         )
-    (tmp_path / "pairs" / "one" / "instruction.txt").write_text("make the heart blue\n")
+    (tmp_path / "pairs" / "one" / "instruction.txt").write_text("make the heart blue\n", encoding="utf-8")
     path = instructed(seen_only, tmp_path, pairs=str(tmp_path / "pairs"))
-    record = json.loads((tmp_path / "emoji-instruct.json").read_text())
+    record = json.loads((tmp_path / "emoji-instruct.json").read_text(encoding="utf-8"))
     assert record["figures"]["pairs"] == 13 and record["arguments"]["pairs"] == "pairs"
     again = tmp_path / "again"
     assert len(read_weights(instructed(seen_only, again, init=str(path)))[0]["trained"]) == 3
@@ -364,7 +367,7 @@ def test_painted_pairs_of_emoji_are_sorted_by_their_judge_and_trained_on(seen_on
                 | more
             )
         )
-        return json.loads((tmp_path / name / "summary.json").read_text())
+        return json.loads((tmp_path / name / "summary.json").read_text(encoding="utf-8"))
 
     told = paint("sorted")
     assert (told["triplets"], told["pairs"]) == (4, 8) and set(told["thresholds"]) == {
@@ -381,7 +384,12 @@ def test_painted_pairs_of_emoji_are_sorted_by_their_judge_and_trained_on(seen_on
         "dropped": None,
     }
     instructed(seen_only, tmp_path / "trained", pairs=str(tmp_path / "all"))
-    assert json.loads((tmp_path / "trained" / "emoji-instruct.json").read_text())["figures"]["pairs"] == 16
+    assert (
+        json.loads((tmp_path / "trained" / "emoji-instruct.json").read_text(encoding="utf-8"))["figures"][
+            "pairs"
+        ]
+        == 16
+    )
     for changed, match in (
         (dict(n=0), "^n: must be at least 1"),
         (dict(how="both"), "^how: "),

@@ -190,7 +190,7 @@ SIZES = {
 
 def test_the_peak_is_within_a_quarter_of_what_a_process_is_measured_to_take(wide):
     try:
-        with open("/proc/self/clear_refs", "w") as file:
+        with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
             file.write("5")
     except OSError:
         pytest.skip("this system keeps no high-water mark of memory that could be read and reset")
@@ -200,7 +200,12 @@ def test_the_peak_is_within_a_quarter_of_what_a_process_is_measured_to_take(wide
     )  # what is freed goes back at once
     command = [sys.executable, "-m", "tests.peaks", wide, *(f"{name}:{y}x{x}" for name, y, x in wanted)]
     done = subprocess.run(
-        command, env=os.environ | exact, cwd=Path(__file__).parent.parent, capture_output=True, text=True
+        command,
+        env=os.environ | exact,
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     b, off = load(wide, "meta"), {}
@@ -528,7 +533,7 @@ LEARNT = [
 def test_a_training_is_estimated_with_gradients_and_moments_of_what_it_learns_alone(
     more, rows, kind, room, tiny, capsys
 ):
-    Path("prompts.txt").write_text("a [V]\na [V] on a red background\n")
+    Path("prompts.txt").write_text("a [V]\na [V] on a red background\n", encoding="utf-8")
     argv = [
         "dreambooth",
         "in.png",

@@ -237,8 +237,10 @@ def test_a_killed_run_resumes_to_the_bits_of_an_unbroken_one(tmp_path, killed):
     resumed = train(loss, net(), batch, **files, **SETTINGS)
     assert_same_run(resumed, whole)
     assert resumed.seconds > before >= 0 and (killed < 7 or before > 0)
-    assert (tmp_path / "log.csv").read_text() == (tmp_path / "whole.csv").read_text()
-    assert (tmp_path / "log.csv").read_text().count("\n") == 41
+    assert (tmp_path / "log.csv").read_text(encoding="utf-8") == (tmp_path / "whole.csv").read_text(
+        encoding="utf-8"
+    )
+    assert (tmp_path / "log.csv").read_text(encoding="utf-8").count("\n") == 41
     assert_same_run(
         train(loss, net(), stop_at(0), **files, **SETTINGS), whole
     )  # a finished run has no step left
@@ -281,7 +283,12 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_whole_checkpoint(tmp_path):
     path, whole = tmp_path / "c.pt", train(loss, net(), batch, **SETTINGS)
     train(loss, net(), batch, checkpoint=path, **SETTINGS)
     done = subprocess.run(
-        [sys.executable, "-c", FULL, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", FULL, str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        encoding="utf-8",
     )
     said = f"palimpsest: error: checkpoint: {path} cannot be written (File too large); make room"
     assert done.returncode == 2 and done.stderr.startswith(said), done.stderr
@@ -432,6 +439,7 @@ def test_two_processes_of_batch_4_agree_with_one_of_batch_8(tmp_path):
             cwd=ROOT,
             text=True,
             stderr=subprocess.PIPE,
+            encoding="utf-8",
         )
         for rank in range(2)
     ]
@@ -535,7 +543,10 @@ def test_a_run_ends_by_the_clock_with_its_learning_rate_at_nothing(tmp_path):
         **SETTINGS | dict(steps=10**6),
     )
     assert 8 < len(done.losses) < 10**6 and done.seconds < 5
-    rates = [float(row.split(",")[1]) for row in (tmp_path / "log.csv").read_text().splitlines()[1:]]
+    rates = [
+        float(row.split(",")[1])
+        for row in (tmp_path / "log.csv").read_text(encoding="utf-8").splitlines()[1:]
+    ]
     assert len(rates) == len(done.losses) and max(rates) > 5e-3 and rates[-1] < 1e-4
     assert len(kept) >= 1 and all(k.ema is done.ema for k in kept), (
         "it was given what there is at each checkpoint but the last"

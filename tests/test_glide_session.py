@@ -186,7 +186,7 @@ def test_the_command_paints_inpaints_and_keeps_a_session(folder, tmp_path, capsy
     )
     kept = (mask < 0).expand_as(before)
     assert torch.equal(before[kept], after[kept]) and not torch.equal(before, after)
-    (tmp_path / "s.txt").write_text(f"{A}\n{B} | box .5 .2 .95 .8\n")
+    (tmp_path / "s.txt").write_text(f"{A}\n{B} | box .5 .2 .95 .8\n", encoding="utf-8")
     assert (
         main(
             [
@@ -227,8 +227,8 @@ def test_the_command_paints_inpaints_and_keeps_a_session(folder, tmp_path, capsy
 )
 def test_a_mistake_ends_in_one_line_and_no_file(folder, tmp_path, monkeypatch, capsys, argv, said):
     monkeypatch.chdir(folder)
-    (folder / "bad.txt").write_text(f"{A}\n{B} | box 1 2\n")
-    (folder / "good.txt").write_text(f"{A}\n")
+    (folder / "bad.txt").write_text(f"{A}\n{B} | box 1 2\n", encoding="utf-8")
+    (folder / "good.txt").write_text(f"{A}\n", encoding="utf-8")
     models = [] if "--model" in argv else ["--model", "base.safetensors"]
     out = tmp_path / "x.png"
     rest = {"--upsampler": "up.safetensors", "--steps": "2", "--up-steps": "2", "-o": str(out)}
@@ -268,7 +268,7 @@ def test_a_person_is_asked_until_done(folder, tmp_path, monkeypatch, capsys):
 def test_a_session_on_a_file_of_another_size_gives_back_that_size(folder, tmp_path):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8))
     picture.save(tmp_path / "wide.png")
-    (tmp_path / "s.txt").write_text(f"{A} | box .3 .3 .7 .7\n")
+    (tmp_path / "s.txt").write_text(f"{A} | box .3 .3 .7 .7\n", encoding="utf-8")
     assert (
         main(
             [

@@ -48,7 +48,7 @@ def test_the_published_literals(gpt2):
 def test_any_text_becomes_the_tokens_of_transformers(path, tmp_path):
     transformers = pytest.importorskip("transformers", reason="checked against the tokenizer of transformers")
     ours = GPT2Tokenizer(path, lower=False)
-    (tmp_path / "vocab.json").write_text(json.dumps(ours.tokens))
+    (tmp_path / "vocab.json").write_text(json.dumps(ours.tokens), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in read_gpt2_merges(path))]
     (tmp_path / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     theirs = transformers.GPT2Tokenizer.from_pretrained(tmp_path)

@@ -54,7 +54,7 @@ def made(folder, *sizes):
     for name, size in zip(names, sizes):
         module = torch.nn.Linear(size, 1, bias=False)
         write_weights(folder / f"{name}.safetensors", {"net": module}, dict(kind="none", trained=[]))
-        (folder / f"{name}.json").write_text(json.dumps(dict(name=name)))
+        (folder / f"{name}.json").write_text(json.dumps(dict(name=name)), encoding="utf-8")
     return [f"{name}.safetensors" for name in names[: len(sizes)]]
 
 
@@ -69,7 +69,10 @@ def test_what_goes_out_in_pieces_comes_back(tmp_path, monkeypatch):
     assert gpu.unpacked(tmp_path / "out", tmp_path / "back") == names
     for name in names:
         assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "next" / name).read_bytes()
-        assert json.loads((tmp_path / "back" / name).with_suffix(".json").read_text())["name"] == name[:-12]
+        assert (
+            json.loads((tmp_path / "back" / name).with_suffix(".json").read_text(encoding="utf-8"))["name"]
+            == name[:-12]
+        )
     pieces[-1].unlink()
     assert gpu.unpacked(tmp_path / "out", tmp_path / "less") == names[:2], "what lies whole before the gap"
     assert not (tmp_path / "less" / names[2]).exists() and not list((tmp_path / "less").glob("*.part"))
@@ -84,7 +87,7 @@ def test_what_finds_no_room_is_named_and_it_is_the_least_wanted(tmp_path, monkey
     inside, left = gpu.packed(tmp_path, tmp_path / "out")
     assert left == names[1:2] and list(inside) == [names[0], names[2]]
     assert gpu.unpacked(tmp_path / "out", tmp_path / "back") == [names[0], names[2]]
-    (tmp_path / "sent.json").write_text(json.dumps(inside))
+    (tmp_path / "sent.json").write_text(json.dumps(inside), encoding="utf-8")
     inside, left = gpu.packed(tmp_path, tmp_path / "out")
     assert list(inside) == names[1:2] and not left, "the next call sends what found no room"
 
@@ -150,7 +153,7 @@ def test_a_cut_in_the_middle_leaves_files_that_open_and_the_same_command_goes_on
     assert gpu.unpacked(tmp_path / "out", tmp_path / "back") == ["shapes.safetensors"]
     shutil.copy(FOLDER / "shapes-vae.safetensors", tmp_path / "back")
     assert load(tmp_path / "back" / "shapes.safetensors", "cpu").net.conv_in.weight.shape[0] == 8
-    steps = json.loads((tmp_path / "back" / "shapes.json").read_text())["steps"]
+    steps = json.loads((tmp_path / "back" / "shapes.json").read_text(encoding="utf-8"))["steps"]
     assert steps >= 100 and not (tmp_path / "shapes" / "done").exists()
     assert call(90).wait(timeout=300) == 0
     config, _ = read_weights(tmp_path / "next" / "shapes.safetensors")

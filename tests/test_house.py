@@ -40,7 +40,7 @@ SOURCES = sorted(p.relative_to(ROOT) for room in ROOMS for p in (ROOT / room).rg
 METHODS = [p for p in SOURCES if p.parts[0] == "methods" and p.stem not in NO_PAPER]
 TESTS = sorted(p.relative_to(ROOT) for p in (ROOT / "tests").glob("*.py"))
 SETUP = configparser.RawConfigParser()
-SETUP.read(ROOT / "setup.cfg")
+SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
 
 RANDOM = {
     "rand",
@@ -162,6 +162,25 @@ def test_no_file_does_what_the_house_forbids(path):
     assert [f"{path}:{line}: {what}" for line, what in sins(path)] == []
 
 
+def without_encoding(path):
+    """Lines where text goes to or comes from a file, or a process, in whatever encoding the machine has."""
+    for n in walk(tree(path), ast.Call):
+        last, arguments = called(n).split(".")[-1], [*n.args, *(k.value for k in n.keywords)]
+        named = any(isinstance(a, ast.Constant) and str(a.value).startswith("utf-8") for a in arguments)
+        mode = ast.unparse(n.args[1]) if len(n.args) > 1 else "r"
+        opens = called(n) == "open" and "b" not in mode
+        takes = last in {"read_text", "write_text"} and isinstance(n.func, ast.Attribute)
+        if (
+            opens or takes or any(k.arg == "text" for k in n.keywords if last in {"run", "Popen"})
+        ) and not named:
+            yield n.lineno
+
+
+@pytest.mark.parametrize("path", SOURCES + TESTS, ids=str)
+def test_text_files_are_utf_8_whatever_the_locale(path):
+    assert list(without_encoding(path)) == []
+
+
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.parts[0] != "notebooks"], ids=str)
 def test_every_file_and_every_public_name_says_what_it_is(path):
     code = tree(path)
@@ -266,7 +285,11 @@ def test_the_linter_is_content():
     pytest.importorskip("ruff", reason="ruff is an extra of the tests")
     for ask in (["check", "--no-cache", "--output-format", "concise"], ["format", "--no-cache", "--check"]):
         found = subprocess.run(
-            [sys.executable, "-m", "ruff", *ask, "."], cwd=ROOT, capture_output=True, text=True
+            [sys.executable, "-m", "ruff", *ask, "."],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
         )
         assert found.returncode == 0, found.stdout
 
@@ -297,5 +320,5 @@ def test_the_network_is_shut():
 def test_the_rules_above_have_teeth(tmp_path, monkeypatch, code, what):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     (tmp_path / "samplers").mkdir()
-    (tmp_path / "samplers" / "x.py").write_text(code)
+    (tmp_path / "samplers" / "x.py").write_text(code, encoding="utf-8")
     assert any(what in found for _, found in sins(Path("samplers/x.py")))

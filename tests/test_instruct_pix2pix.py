@@ -420,7 +420,7 @@ def test_pairs_come_from_a_folder_and_what_is_wrong_with_one_is_named(tmp_path):
                 torch.rand((1, 3, 64, 64), generator=Generator().manual_seed(k)) * 2 - 1,
                 tmp_path / f"{k}" / f"{name}.png",
             )
-        (tmp_path / f"{k}" / "instruction.txt").write_text(f"{ASK}\n")
+        (tmp_path / f"{k}" / "instruction.txt").write_text(f"{ASK}\n", encoding="utf-8")
     before, after, asked = pairs_of(tmp_path, vae, 64, tokenizer)
     assert torch.equal(before, after) and not torch.equal(before[0], before[1]) and asked == [ASK] * 2
     for mine, theirs in zip(pairs_of(tmp_path, vae, 64, tokenizer, workers=1)[:2], (before, after)):

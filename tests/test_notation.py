@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
-    for line in (ROOT / "NOTATION.md").read_text().splitlines()
+    for line in (ROOT / "NOTATION.md").read_text(encoding="utf-8").splitlines()
     if re.match(r"\| \d+ \|", line)
 ]
 
@@ -29,9 +29,11 @@ def test_every_home_exists_and_carries_its_equations_tag():
 
 
 def test_every_named_test_exists():
-    named = re.findall(r"`(test_\w+\.py)::(\w+)`", (ROOT / "NOTATION.md").read_text())
+    named = re.findall(r"`(test_\w+\.py)::(\w+)`", (ROOT / "NOTATION.md").read_text(encoding="utf-8"))
     assert len(named) >= 10
     for file, name in named:
-        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file} has no {name}"
-    for name in re.findall(r"\(`(test_\w+)`\)", (ROOT / "NOTATION.md").read_text()):
-        assert any(f"def {name}(" in f.read_text() for f in (ROOT / "tests").glob("test_*.py")), name
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file} has no {name}"
+    for name in re.findall(r"\(`(test_\w+)`\)", (ROOT / "NOTATION.md").read_text(encoding="utf-8")):
+        assert any(
+            f"def {name}(" in f.read_text(encoding="utf-8") for f in (ROOT / "tests").glob("test_*.py")
+        ), name

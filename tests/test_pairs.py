@@ -88,7 +88,7 @@ def content(folder):
     rows = [
         json.loads(line)
         for p in folder.glob("scores-*.jsonl")
-        for line in p.read_text().splitlines()[1:]
+        for line in p.read_text(encoding="utf-8").splitlines()[1:]
         if line.endswith("}")
     ]
     assert len({row["triplet"] for row in rows}) == len(rows), "a triplet twice"
@@ -320,7 +320,7 @@ def test_a_torn_last_line_is_survived(paint, whole, tmp_path, left):
 
 def test_a_torn_first_line_is_as_no_line(paint, whole, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "scores-0.jsonl").write_text('{"triplets": "3f')
+    (tmp_path / "out" / "scores-0.jsonl").write_text('{"triplets": "3f', encoding="utf-8")
     paint(tmp_path / "out")
     assert content(tmp_path / "out") == whole
     with pytest.raises(ValueError, match=r"other settings \(seed\)"):
@@ -337,7 +337,9 @@ def test_two_processes_share_the_triplets_and_make_what_one_makes(paint, whole, 
     mine = [
         {
             json.loads(line)["triplet"]
-            for line in (tmp_path / "out" / f"scores-{rank}.jsonl").read_text().splitlines()[1:]
+            for line in (tmp_path / "out" / f"scores-{rank}.jsonl")
+            .read_text(encoding="utf-8")
+            .splitlines()[1:]
         }
         for rank in (0, 1)
     ]
@@ -408,7 +410,7 @@ def test_mistakes_are_one_clear_line_before_anything_is_painted(paint, shelf, tm
         "odd": json.dumps(Triplet("a red star", "make the star blue", "the blue star make")._asdict()),
     }
     for name, text in lines.items():
-        (tmp_path / f"{name}.jsonl").write_text(text)
+        (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
     mistakes = [
         (dict(how="both"), "^how: must be cross or self, got 'both'$"),
         (dict(samples=0), "^samples: must be at least 1, got 0$"),

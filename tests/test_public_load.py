@@ -362,7 +362,7 @@ def test_a_folder_that_diffusers_wrote_is_read_in_every_form(b, pipe, folder, tm
 def test_the_folder_names_the_pipeline_of_its_unet(b, tmp_path, channels, pipeline):
     save(dataclasses.replace(b, net=small(channels).net), tmp_path / "folder")
     assert (
-        json.loads((tmp_path / "folder" / "model_index.json").read_text())["_class_name"]
+        json.loads((tmp_path / "folder" / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
         == f"StableDiffusion{pipeline}Pipeline"
     )
     assert load(tmp_path / "folder", device="cpu").net.conv_in.in_channels == channels
@@ -417,7 +417,10 @@ def test_a_text_encoder_of_another_tokenizer_is_refused_before_the_walk(b, tmp_p
 
 def test_the_sides_of_a_latent_may_be_two_numbers(b, tmp_path):
     config = save(b, tmp_path / "folder") / "unet" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": [16, 24]}))
+    config.write_text(
+        json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"sample_size": [16, 24]}),
+        encoding="utf-8",
+    )
     assert load(tmp_path / "folder", device="cpu").size == 16 * b.vae.factor
 
 
@@ -572,15 +575,23 @@ def test_a_file_that_is_not_a_model_is_refused_in_one_line(tensors, tmp_path, mo
 
 
 def edit(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 UNET_JSON, SHARD = "unet/config.json", "unet/diffusion_pytorch_model-00002-of-00002.safetensors"
 FOLDERS = [
     ("no unet", lambda f: (f / "unet").rename(f / "net"), "holds no unet/"),
     ("no config", lambda f: (f / UNET_JSON).unlink(), "unet lacks config.json"),
-    ("config is a page", lambda f: (f / UNET_JSON).write_text("<html>"), "is not a JSON object"),
-    ("config lacks a key", lambda f: (f / UNET_JSON).write_text("{}"), "config.json lacks '"),
+    (
+        "config is a page",
+        lambda f: (f / UNET_JSON).write_text("<html>", encoding="utf-8"),
+        "is not a JSON object",
+    ),
+    (
+        "config lacks a key",
+        lambda f: (f / UNET_JSON).write_text("{}", encoding="utf-8"),
+        "config.json lacks '",
+    ),
     (
         "no weights",
         lambda f: (f / "vae" / "diffusion_pytorch_model.safetensors").unlink(),
@@ -610,14 +621,14 @@ FOLDERS = [
         lambda f: (
             (f / "unet/diffusion_pytorch_model.safetensors").unlink(),
             (f / "unet/diffusion_pytorch_model.safetensors.index.json").write_text(
-                json.dumps({"weight_map": {"x": Path(SHARD).name}})
+                json.dumps({"weight_map": {"x": Path(SHARD).name}}), encoding="utf-8"
             ),
         ),
         "unet lacks diffusion_pytorch_model-00002-of-00002.safetensors",
     ),
     (
         "vocabulary",
-        lambda f: (f / "tokenizer/merges.txt").write_text("#version\na b\n"),
+        lambda f: (f / "tokenizer/merges.txt").write_text("#version\na b\n", encoding="utf-8"),
         "not CLIP's vocabulary",
     ),
 ]
@@ -629,7 +640,7 @@ def test_a_folder_that_is_not_a_model_is_refused_in_one_line(folder, tmp_path, h
         here = tmp_path / file.relative_to(folder)
         here.parent.mkdir(exist_ok=True)
         here.write_text(
-            file.read_text()
+            file.read_text(encoding="utf-8"), encoding="utf-8"
         ) if file.suffix == ".json" and file.name != "vocab.json" else here.symlink_to(file)
     if "vocabulary" in said:
         (tmp_path / "tokenizer/merges.txt").unlink()
@@ -671,6 +682,7 @@ def peak(path, first):
         capture_output=True,
         text=True,
         timeout=600,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     return float(done.stdout)

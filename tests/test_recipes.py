@@ -64,7 +64,7 @@ def test_recipes_write_files_that_load(folder):
 
 
 def test_the_record_tells_how_the_file_was_made(folder):
-    record = json.loads((folder / "shapes.json").read_text())
+    record = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
     assert (
         record["sha256"] == sha256(folder / "shapes.safetensors")
         and record["steps"] == 2
@@ -115,10 +115,11 @@ def test_two_processes_train_one_model(tmp_path):
         capture_output=True,
         text=True,
         timeout=300,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == ["shapes-ve.safetensors"]
-    record = json.loads((tmp_path / "shapes-ve.json").read_text())
+    record = json.loads((tmp_path / "shapes-ve.json").read_text(encoding="utf-8"))
     assert record["steps"] == 2 and record["arguments"]["batch"] == 4
     alone = tmp_path / "alone"
     shapes_ve.main(
@@ -171,7 +172,7 @@ def test_a_run_can_go_on_from_a_file(folder, tmp_path):
     )
     before, after = (read_weights(f / "shapes.safetensors")[1] for f in (folder, tmp_path))
     assert all(torch.allclose(before[k].float(), after[k].float(), atol=1e-3) for k in before)
-    record = json.loads((tmp_path / "shapes.json").read_text())
+    record = json.loads((tmp_path / "shapes.json").read_text(encoding="utf-8"))
     assert [run["steps"] for run in record["earlier"]] == [2] and record["steps"] == 1
 
 
@@ -403,7 +404,7 @@ def test_int8_in_the_file_has_a_scale_for_each_output_and_costs_half_a_step_at_m
 
 def test_the_record_has_the_cost_of_float16_and_an_unknown_device_is_refused(folder):
     for name in ("shapes", "shapes-ve", "shapes-vae", "shapes-reader"):
-        record = json.loads((folder / f"{name}.json").read_text())
+        record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         assert 0 <= record["figures"]["storage_error"] < 0.01 and (
             name == "shapes" or record["figures"]["storage_error"] > 0
         )
@@ -461,7 +462,7 @@ def test_shapes_of_another_width_by_another_optimiser_and_what_edits_by_instruct
             **how,
         )
     )
-    record = json.loads((tmp_path / "shapes.json").read_text())
+    record = json.loads((tmp_path / "shapes.json").read_text(encoding="utf-8"))
     assert record["arguments"]["width"] == 16 and 1 < record["steps"] == record["arguments"]["steps"] < 500
     for place in (tmp_path, early):
         assert load(place / "shapes.safetensors", "cpu").net.conv_in.weight.shape[0] == 16
@@ -486,7 +487,8 @@ def test_an_anchored_autoencoder_keeps_the_latents_of_scenes_and_sees_subjects(f
             )
         )
     figures = {
-        n: json.loads((tmp_path / n / "shapes-vae.json").read_text())["figures"] for n in ("held", "hardly")
+        n: json.loads((tmp_path / n / "shapes-vae.json").read_text(encoding="utf-8"))["figures"]
+        for n in ("held", "hardly")
     }
     assert (
         0 < figures["held"]["moved"] < 0.6 * figures["hardly"]["moved"]

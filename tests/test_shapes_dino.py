@@ -253,7 +253,7 @@ def test_the_recipe_ends_in_a_judge_that_loads_by_name_or_path(tiny, tmp_path):
     found = judge.images(pictures)
     assert found.shape == (3, 16)
     assert_close(found.norm(dim=1), torch.ones(3))
-    figures = json.loads((tmp_path / "shapes-dino.json").read_text())["figures"]
+    figures = json.loads((tmp_path / "shapes-dino.json").read_text(encoding="utf-8"))["figures"]
     assert (
         figures["n"] == 24
         and figures["nearest_chance"] == pytest.approx(3 / 23)

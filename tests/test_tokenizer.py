@@ -232,7 +232,7 @@ def public(vocabulary, clip, tmp_path_factory):
     """The tokenizer of transformers, given the same vocabulary in its own files."""
     transformers = pytest.importorskip("transformers", reason="checked against the tokenizer of transformers")
     folder = tmp_path_factory.mktemp("clip")
-    (folder / "vocab.json").write_text(json.dumps(clip.tokens))
+    (folder / "vocab.json").write_text(json.dumps(clip.tokens), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in read_merges(vocabulary))]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     tokenizer = transformers.CLIPTokenizerFast.from_pretrained(folder)

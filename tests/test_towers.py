@@ -158,7 +158,7 @@ def test_of_a_whole_training_of_dino_the_teachers_backbone_is_taken(missing, fou
 def test_a_folder_of_open_clip_is_found_and_says_its_activation(file, tmp_path):
     clip = small_clip()
     write(of(clip, clip_openai_names), tmp_path / file)
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}}))
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}}), encoding="utf-8")
     found = load_clip(tmp_path)
     assert same(found, clip) and found.image.layers[0].activation is F.gelu
     (tmp_path / file).rename(tmp_path / "weights.bin")
@@ -227,7 +227,7 @@ def test_a_folder_that_transformers_wrote_says_its_heads_activation_and_end(tmp_
 def test_open_clip_says_beside_the_file_which_activation_it_trained_with(said, activation, tmp_path):
     path = write(of(small_clip(), clip_openai_names), tmp_path / "open_clip_model.safetensors")
     if said is not None:
-        (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": said}))
+        (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": said}), encoding="utf-8")
     assert load_clip(path).image.layers[0].activation is activation
     assert load_clip(path, activation=F.gelu).text.layers[0].activation is F.gelu
 
@@ -235,12 +235,13 @@ def test_open_clip_says_beside_the_file_which_activation_it_trained_with(said, a
 def test_two_towers_of_two_activations_are_refused(tmp_path):
     path = write(of(small_clip(), clip_transformers_names), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(
-        json.dumps({"model_type": "clip", "text_config": {"hidden_act": "relu"}, "vision_config": {}})
+        json.dumps({"model_type": "clip", "text_config": {"hidden_act": "relu"}, "vision_config": {}}),
+        encoding="utf-8",
     )
     with pytest.raises(WeightsError, match="asks for quick_gelu and relu"):
         load_clip(path)
     (tmp_path / "config.json").write_text(
-        json.dumps({"model_type": "bert", "hidden_act": "gelu"})
+        json.dumps({"model_type": "bert", "hidden_act": "gelu"}), encoding="utf-8"
     )  # of something else
     assert load_clip(path).image.layers[0].activation is quick_gelu
 
@@ -598,6 +599,7 @@ def test_clip_is_in_memory_once_while_it_is_loaded(form, dtype, tmp_path):
         capture_output=True,
         text=True,
         timeout=600,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     assert 0.7 < float(done.stdout) < 1.3

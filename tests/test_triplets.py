@@ -141,7 +141,7 @@ def test_files_come_back_and_name_their_bad_lines(tmp_path):
     rows, file = written(5), tmp_path / "t.jsonl"
     write_triplets(rows, file)
     assert read_triplets(file) == rows
-    file.write_text(file.read_text().replace('"edited"', '"endited"', 1))
+    file.write_text(file.read_text(encoding="utf-8").replace('"edited"', '"endited"', 1), encoding="utf-8")
     with pytest.raises(ValueError, match="line 1 is no object"):
         read_triplets(file)
     with pytest.raises(ValueError, match="cannot be read"):

@@ -539,7 +539,7 @@ def test_the_last_line_tells_seconds_and_the_peak_of_memory_where_the_system_doe
     for groups in ("NETS", "TOWERS", "WALKS"):
         monkeypatch.setattr(program, groups, ())
     (status := tmp_path / "status").write_text(
-        "Name:\tpython\nVmPeak:\t99000000 kB\nVmHWM:\t 2500000 kB\nVmRSS:\t 1 kB\n"
+        "Name:\tpython\nVmPeak:\t99000000 kB\nVmHWM:\t 2500000 kB\nVmRSS:\t 1 kB\n", encoding="utf-8"
     )
     monkeypatch.setattr(program, "STATUS", status)
     program.main([])

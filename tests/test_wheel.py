@@ -29,7 +29,9 @@ print(palimpsest.__version__)
 
 
 def run(*command, cwd):
-    done = subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True)
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, encoding="utf-8"
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -70,9 +72,11 @@ def test_the_wheel_edits_a_picture_beside_folders_of_the_same_names(wheel, tmp_p
     """weights/, nets/ and training.py of the reader's own hide nothing, and are not taken for ours."""
     for folder in ("weights", "nets"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "training.py").write_text("raise RuntimeError('this is not the one that is meant')\n")
+    (tmp_path / "training.py").write_text(
+        "raise RuntimeError('this is not the one that is meant')\n", encoding="utf-8"
+    )
     (tmp_path / "star.png").write_bytes((ROOT / "figures" / "hand" / "star.png").read_bytes())
-    (tmp_path / "edit.py").write_text(EDIT)
+    (tmp_path / "edit.py").write_text(EDIT, encoding="utf-8")
     run(sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv", cwd=tmp_path)
     python = tmp_path / "venv" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel, cwd=tmp_path)

@@ -177,7 +177,7 @@ def begin(job: Job, folder: Path, until: float, rehearse: bool) -> subprocess.Po
     environment = os.environ | dict(
         OMP_NUM_THREADS="1", MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="100000000000"
     )
-    with open(place / "said.txt", "a") as file:
+    with open(place / "said.txt", "a", encoding="utf-8") as file:
         return subprocess.Popen(
             command(job, folder, until, rehearse), stdout=file, stderr=subprocess.STDOUT, env=environment
         )
@@ -186,7 +186,7 @@ def begin(job: Job, folder: Path, until: float, rehearse: bool) -> subprocess.Po
 def progress(place: Path) -> str:
     """Where a run stands, from its log: steps done, and the mean of its last losses."""
     file = place / "loss.csv"
-    rows = file.read_text().splitlines()[1:] if file.exists() else []
+    rows = file.read_text(encoding="utf-8").splitlines()[1:] if file.exists() else []
     last = [float(row.split(",")[2]) for row in rows[-50:]]
     return f"{len(rows)} steps, loss {sum(last) / len(last):.4f}" if last else "no step yet"
 
@@ -195,10 +195,10 @@ def outcome(job: Job, folder: Path) -> str:
     """What its record says of a finished job; else the last that it said."""
     record = folder / "next" / f"{job.name}.json"
     if is_done(job, folder):
-        found = json.loads(record.read_text())
+        found = json.loads(record.read_text(encoding="utf-8"))
         figures = {k: v for k, v in found["figures"].items() if isinstance(v, (int, float))}
         return f"done, {found['steps']} steps: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items())
-    said = (folder / job.name / "said.txt").read_text(errors="replace").strip().splitlines()
+    said = (folder / job.name / "said.txt").read_text(errors="replace", encoding="utf-8").strip().splitlines()
     return f"failed: {said[-1] if said else 'it said nothing'}"
 
 
@@ -244,7 +244,7 @@ def packed(folder: Path, out: Path) -> tuple[dict[str, str], list[str]]:
 def sent(folder: Path) -> dict[str, str]:
     """The hashes of the files that earlier calls sent."""
     file = folder / "sent.json"
-    return json.loads(file.read_text()) if file.exists() else {}
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def unpacked(out: Path, place: Path) -> list[str]:
@@ -302,7 +302,7 @@ class Shift:
     def tell(self, text: str) -> None:
         line = f"{time.time() - self.began:5.0f} s  {text}"
         print(line, flush=True)
-        with open(self.log, "a") as file:
+        with open(self.log, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def pack(self, out: Path) -> dict[str, str]:

@@ -140,6 +140,7 @@ def revision() -> str:
             cwd=FOLDER,
             capture_output=True,
             text=True,
+            encoding="utf-8",
         )
     except OSError:
         return "unknown"

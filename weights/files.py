@@ -45,7 +45,7 @@ def sha256(path: str | Path, tell: Callable[[int], object] = lambda n: None) -> 
 
 def manifest() -> dict[str, dict[str, Any]]:
     """The manifest: file name -> its record."""
-    return json.loads(MANIFEST.read_text()) if MANIFEST.exists() else {}
+    return json.loads(MANIFEST.read_text(encoding="utf-8")) if MANIFEST.exists() else {}
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def write_json(path: str | Path, data: Any) -> None:
     """JSON, replaced in one step of the file system."""
     path = Path(path)
     with replacing(path) as part:
-        part.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+        part.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 SCALE = " scale"  # no parameter's name holds a space

@@ -313,7 +313,7 @@ def main(out: Path = RECORDS / "hand") -> None:
     for name, (_, seed, size, background, objects) in PICTURES.items():
         save(picture(seed, size, background, objects), out / name)
     captions = {name: caption for name, (caption, *_) in PICTURES.items()}
-    (out / "captions.json").write_text(json.dumps(captions, indent=2) + "\n")
+    (out / "captions.json").write_text(json.dumps(captions, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def peak() -> int | None:
     """The bytes that this process held at its widest moment, as Linux counts them (VmHWM); None where
     that is not told.
     """
-    lines = STATUS.read_text().splitlines() if STATUS.exists() else []
+    lines = STATUS.read_text(encoding="utf-8").splitlines() if STATUS.exists() else []
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
 
 

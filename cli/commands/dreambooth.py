@@ -388,7 +388,7 @@ def lines_of(name: str, file: str | None) -> dict[int, str]:
         return {}
     what = name.removesuffix("s")
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        text = Path(file).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise Mistake(
             f"{name}: {file} is not there; check the name, or write that file with a {what} a line"

@@ -380,7 +380,7 @@ def painted_of(session: Session, file: Original) -> Tensor | None:
 def script_of(path: str) -> str:
     """The text of a script file. Raises ValueError where it cannot be read."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})"

@@ -367,7 +367,7 @@ def _snapshots(repo: str) -> Iterator[Path]:
     """The snapshots of a repository on this disk: the one that main points to first."""
     folder = hub_folder() / f"models--{repo.replace('/', '--')}"
     main = folder / "refs" / "main"
-    first = main.read_text().strip() if main.is_file() else ""
+    first = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
     yield from sorted((folder / "snapshots").glob("*"), key=lambda path: path.name != first)
 
 
