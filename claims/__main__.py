@@ -12,7 +12,7 @@ from palimpsest.claims.common import is_there, open_models, rounded
 from palimpsest.claims.draw.make import make
 from palimpsest.claims.page import PAGE, RECORDS, ROOT, UNMEASURED, Measurement, find, page
 from palimpsest.claims.parts import Parts, code_of
-from palimpsest.cli.manners import exit_code
+from palimpsest.cli.manners import exit_code_of
 from palimpsest.weights.files import write_json
 
 STARTED = ROOT / "runs" / "claims"  # measurements that are not done
@@ -91,4 +91,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code_of(main))

@@ -35,7 +35,7 @@ from palimpsest.claims.common import (
 )
 from palimpsest.claims.glide import DTYPE, enlarged
 from palimpsest.claims.page import README, RECORDS, between, read_record
-from palimpsest.cli.manners import exit_code
+from palimpsest.cli.manners import exit_code_of
 from palimpsest.methods.glide import glide, upsample
 from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
 from palimpsest.methods.sampling import generate
@@ -546,4 +546,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code_of(main))

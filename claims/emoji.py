@@ -50,7 +50,7 @@ from palimpsest.claims.emoji_methods import (
 )
 from palimpsest.claims.page import README, RECORDS, Record, between
 from palimpsest.claims.parts import Part, Parts, at_once, code_of
-from palimpsest.cli.manners import exit_code
+from palimpsest.cli.manners import exit_code_of
 from palimpsest.methods.inversion import invert, redo
 from palimpsest.methods.ladder import FAST
 from palimpsest.methods.null_text import null_text
@@ -460,4 +460,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code_of(main))

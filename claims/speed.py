@@ -31,7 +31,7 @@ from palimpsest.claims.page import README, RECORDS, between, read_record
 from palimpsest.claims.verify import Setting, reference, relative, version
 from palimpsest.claims.verify.nets import drawn, first, noise, twin_text, twin_unet, twin_vae
 from palimpsest.claims.verify.walks import drawn_model
-from palimpsest.cli.manners import exit_code
+from palimpsest.cli.manners import exit_code_of
 from palimpsest.nets.attention import Site
 from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.tokenizer import ClipTokenizer
@@ -384,4 +384,4 @@ PARTS = (*PAIRS, "memory", "keys")
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    sys.exit(exit_code(main))
+    sys.exit(exit_code_of(main))

@@ -28,7 +28,7 @@ from palimpsest.cli.manners import (
     Mistake,
     Parser,
     blame,
-    exit_code,
+    exit_code_of,
     progress,
     shared_options,
     whole,
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--steps", type=whole, default=STEPS, metavar="N", help=f"of each walk (default: {STEPS})"
     )
     shared_options(parser, "the sheet (default: demo.png)", default="demo.png")
-    return exit_code(lambda: run(parser.parse_args(argv)))
+    return exit_code_of(lambda: run(parser.parse_args(argv)))
 
 
 def run(a: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] in (["-h"], ["--help"]):
         command_line(argparse.ArgumentParser, ()).parse_args(words[:1])
     try:  # Ctrl-C may come while torch is imported
-        from palimpsest.cli.manners import Parser, distinct, exit_code
+        from palimpsest.cli.manners import Parser, distinct, exit_code_of
 
         parser = command_line(Parser, words[:1] if words[:1] and words[0] in COMMANDS else COMMANDS)
     except KeyboardInterrupt:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         distinct(arguments)
         arguments.run(arguments)
 
-    return exit_code(work)
+    return exit_code_of(work)
 
 
 def command_line(

@@ -37,7 +37,7 @@ class Mistake(ValueError):
 # ---- manners ----
 
 
-def exit_code(work: Callable[[], Any]) -> int:
+def exit_code_of(work: Callable[[], Any]) -> int:
     """Do the work: 0 when it is done, 2 after a user's mistake, 130 after Ctrl-C, each with one line on
     stderr.
     """

@@ -18,7 +18,7 @@ from torch import nn
 
 import palimpsest.weights.files
 from palimpsest.cli.main import main
-from palimpsest.cli.manners import exit_code
+from palimpsest.cli.manners import exit_code_of
 from palimpsest.fit.loop import fit
 from palimpsest.fit.settings import Files, Settings
 from palimpsest.nets.vae import AutoencoderKL
@@ -364,7 +364,7 @@ def test_ctrl_c_in_training_is_one_line_and_the_checkpoint_is_whole(tmp_path, ca
             progress=False,
         )
 
-    assert exit_code(train) == 130
+    assert exit_code_of(train) == 130
     assert one_line(capsys, "palimpsest: ") == "interrupted\n"
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["done"] == 3
@@ -398,7 +398,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
         raise RuntimeError("ours")
 
     with pytest.raises(RuntimeError, match="ours"):
-        exit_code(bug)
+        exit_code_of(bug)
 
 
 def test_the_tiny_model_is_the_same_at_every_call(tmp_path):

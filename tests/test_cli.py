@@ -372,20 +372,20 @@ def test_a_prompt_that_was_cut_is_a_note_and_other_warnings_stay_as_they_are(cap
 
     with warnings.catch_warnings(record=True) as others:
         warnings.simplefilter("always")
-        assert cli.exit_code(work) == 0
+        assert cli.exit_code_of(work) == 0
     assert capsys.readouterr().err == "palimpsest: note: the prompt has 80 tokens and the model reads 75\n"
     assert [str(w.message) for w in others] == ["something else"]
 
 
 def test_memory_that_cannot_be_had_is_one_line(capsys):
-    assert cli.exit_code(lambda: torch.empty(2**60, dtype=torch.uint8)) == 2
+    assert cli.exit_code_of(lambda: torch.empty(2**60, dtype=torch.uint8)) == 2
     said = capsys.readouterr().err
     assert said.startswith("palimpsest: error: out of memory") and said.count("\n") == 1
 
     def nothing():
         raise MemoryError  # Python's own says nothing
 
-    assert cli.exit_code(nothing) == 2
+    assert cli.exit_code_of(nothing) == 2
     assert capsys.readouterr().err == "palimpsest: error: out of memory: ask for less at once\n"
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 import palimpsest.cli.commands.null_text as command
 from palimpsest.cli.commands.invert import declare_invert
 from palimpsest.cli.commands.null_text import declare_null_text
-from palimpsest.cli.manners import Parser, exit_code
+from palimpsest.cli.manners import Parser, exit_code_of
 from palimpsest.methods.inversion import invert
 from palimpsest.methods.ladder import ladder
 from palimpsest.methods.null_text import null_text
@@ -44,7 +44,7 @@ def main(*argv):
         arguments = parse(*map(str, argv))
         arguments.run(arguments)
 
-    return exit_code(work)
+    return exit_code_of(work)
 
 
 def size(path):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from palimpsest.cli.commands.attention import declare_attention
 from palimpsest.cli.commands.prompt_to_prompt import by_word, declare_prompt_to_prompt
-from palimpsest.cli.manners import Parser, exit_code
+from palimpsest.cli.manners import Parser, exit_code_of
 from palimpsest.methods.null_files import load_null_text, null_text_key, save_null_text
 from palimpsest.methods.null_text import null_text
 from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
@@ -41,7 +41,7 @@ def run(tmp_path, monkeypatch, tiny):
             arguments = parser.parse_args([*argv, "--steps", "2", "--model", str(tiny), "-o", "out.png"])
             arguments.run(arguments)
 
-        return exit_code(work)
+        return exit_code_of(work)
 
     return call
 

@@ -803,7 +803,7 @@ def test_the_command_takes_a_mask_and_says_where_nothing_was_found(palimpsest, c
         (["--ratio", "0"], ("ratio: must lie in (0, 1]", "0.8")),
         (["--mask", "none.png"], ("mask: none.png", "check the name")),
         (["--save-heat", "h.png", "--mask", "mask.png"], ("save-heat:", "leave out --mask")),
-        (["--no-use-mask", "--mask", "mask.png"], ("use-mask:",)),
+        (["--no-use-mask", "--mask", "mask.png"], ("mask:",)),
         (["--maps", "0"], ("maps: must be at least 1, got 0",)),
         (["--target", "a blu star"], ('unknown word "blu"',)),
     ],

@@ -267,7 +267,7 @@ def test_a_kill_in_the_middle_of_saving_leaves_the_last_whole_checkpoint(tmp_pat
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from palimpsest.cli.manners import exit_code
+from palimpsest.cli.manners import exit_code_of
 from tests.test_fit import SETTINGS, batch, loss, net, train
 path = Path(sys.argv[1])
 def filling(n, generator):
@@ -275,7 +275,7 @@ def filling(n, generator):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
     return batch(n, generator)
-sys.exit(exit_code(lambda: train(loss, net(), filling, checkpoint=path, resume=False, **SETTINGS)))
+sys.exit(exit_code_of(lambda: train(loss, net(), filling, checkpoint=path, resume=False, **SETTINGS)))
 """
 
 

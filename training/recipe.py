@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.arguments import Count, Interval, Positive, Rounds, check
-from palimpsest.cli.manners import Parser, exit_code, options
+from palimpsest.cli.manners import Parser, exit_code_of, options
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.fit.run import Fitted
 from palimpsest.fit.settings import Files, Seed, Settings
@@ -127,7 +127,7 @@ def command_line(main: Callable[[Any], Any], arguments: type) -> None:
     """Run `main` on a record whose fields come from the command line: `--lr 1e-3 --steps 100`."""
     parser = Parser(description=(sys.modules[main.__module__].__doc__ or "").split("\n\n")[0])
     options(parser, arguments, dict.fromkeys([f.name for f in fields(arguments)], ""))
-    sys.exit(exit_code(lambda: main(arguments(**vars(parser.parse_args())))))
+    sys.exit(exit_code_of(lambda: main(arguments(**vars(parser.parse_args())))))
 
 
 def revision() -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import calls, dry_run, inversion
-from palimpsest.cli.commands.pictures import framed, frames_of, latent_size, opened, shown_options
+from palimpsest.cli.commands.pictures import frames_of, latent_size, open_input, seen_by, shown_options
 from palimpsest.cli.manners import (
     Mistake,
     blame,
@@ -71,13 +71,13 @@ def run_attention(a: argparse.Namespace) -> None:
             raise Mistake(f"{name}: makes sense only with a picture IN")
     if not a.prompt.strip():
         raise Mistake("prompt: must say something, since it is its words whose maps are shown")
-    picture = None if a.input is None else opened(a.input, a.crop)
+    picture = None if a.input is None else open_input(a.input, a.crop)
 
     if a.estimate:
         return dry_run(a, lambda model, latent: passes(a, model, latent), picture)
     model = load(a.model, a.device)
     latent = latent_size(model, picture, a.size)
-    picture = None if picture is None else framed(picture, model, a.size)
+    picture = None if picture is None else seen_by(picture, model, a.size)
     res = res_of(a, model, latent)
     with progress(model, calls(passes(a, model, latent)), "attention"):
         if picture is None:

@@ -12,11 +12,11 @@ from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import branches, calls, dry_run, inversion
 from palimpsest.cli.commands.pictures import (
     at_the_files_size,
-    framed,
-    opened,
+    open_input,
     optional,
     paste_option,
     region_of,
+    seen_by,
     shown_options,
     steps_option,
     steps_target,
@@ -29,7 +29,7 @@ from palimpsest.metrics.image import rmse
 from palimpsest.weights.estimate import Passes
 from palimpsest.weights.load import load
 from palimpsest.weights.model import Model
-from palimpsest.worlds.files import Original, read_mask, write_picture
+from palimpsest.worlds.files import read_mask, write_picture
 
 
 def declare_diffedit(commands: argparse._SubParsersAction) -> None:
@@ -90,10 +90,10 @@ def run_diffedit(a: argparse.Namespace) -> None:
         raise Mistake(
             "save-heat: there is a heat map only where a mask is found; leave out --mask and --no-use-mask"
         )
-    if not a.use_mask and (a.mask is not None or a.save_mask is not None):
-        raise Mistake("use-mask: is off, so --mask and --save-mask make no sense")
+    if "save-mask" in more and not a.use_mask:
+        raise Mistake("save-mask: there is no mask with --no-use-mask; leave one of the two out")
 
-    picture = opened(a.input, a.crop)
+    picture = open_input(a.input, a.crop)
     mask = None
     if a.mask is not None:
         with blame("mask"):
@@ -106,20 +106,21 @@ def run_diffedit(a: argparse.Namespace) -> None:
             check=lambda model: [model.denoiser([text]) for text in (a.target, a.source) if text],
         )
     model = load(a.model, a.device)
-    picture = framed(picture, model, a.size)
-    e = edited(model, a, picture, mask)
+    picture = seen_by(picture, model, a.size)
+    x = picture.view()
+    e = call_diffedit(model, a, x, region_of(mask, picture))
     if e.empty:
         say(f"note: the mask is empty, so nothing of {a.input} was edited: {why_empty(a, e)}")
 
     region = picture.back(e.mask) if mask is None else mask
-    shown = picture.restore(e.picture, region) if a.paste else picture.restore(e.raw)
-    write_picture(shown, out)
+    # e.picture has the kept pixels as the model sees them; the file's own, at its size, are put back here
+    write_picture(picture.restore(e.picture, region) if a.paste else picture.restore(e.raw), out)
     if "save-mask" in more:
         write_picture(at_the_files_size(picture, (picture.back(e.cells) > 0.5).float()), more["save-mask"])
     if "save-heat" in more:
         write_picture(at_the_files_size(picture, picture.back(e.heat)), more["save-heat"])
     write_steps(model, e, save_steps)
-    distance = rmse((e.picture if a.paste else e.raw).cpu(), picture.view()).item()
+    distance = rmse((e.picture if a.paste else e.raw).cpu(), x).item()
     print(
         f"{out}: edits {e.mask.mean():.0%} of the picture, ratio {a.ratio:g} "
         f"(σ {model.schedule.sigma(e.levels[0]):.3g}), distance {distance:.3f}, "
@@ -127,8 +128,8 @@ def run_diffedit(a: argparse.Namespace) -> None:
     )
 
 
-def edited(model: Model, a: argparse.Namespace, picture: Original, mask: Tensor | None) -> DiffEdit:
-    """The edit of the picture as the model sees it; mask: of the file's box, where one was given."""
+def call_diffedit(model: Model, a: argparse.Namespace, x: Tensor, mask: Tensor | None) -> DiffEdit:
+    """`diffedit` with what the command line says; x and its mask as the model sees them."""
     rule, ablation = (
         record(**{field.name: getattr(a, field.name) for field in fields(record)})
         for record in (MaskRule, Ablation)
@@ -136,10 +137,10 @@ def edited(model: Model, a: argparse.Namespace, picture: Original, mask: Tensor 
     with progress(model, calls(passes(a)), "diffedit"):
         return diffedit(
             model,
-            picture.view(),
+            x,
             a.source,
             a.target,
-            mask=region_of(mask, picture),
+            mask=mask,
             rule=rule,
             ratio=a.ratio,
             steps=a.steps,

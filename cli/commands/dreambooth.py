@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import branches, dry_run
-from palimpsest.cli.commands.pictures import framed, opened
+from palimpsest.cli.commands.pictures import open_input, seen_by
 from palimpsest.cli.manners import Mistake, blame, command, number, options, progress, shared_options, whole
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.methods.dreambooth import WEIGHTS, Batch, Learned, dreambooth, dreambooth_loss, trainable_copy
@@ -116,7 +116,7 @@ def run_dreambooth(a: argparse.Namespace) -> None:
     """Check everything, learn, save, show. Under torchrun all learn, and the first saves and shows."""
     began, out = time.monotonic(), None if a.out is None else folder(a.out)
     check_options(a)
-    files = [opened(path, a.crop) for path in a.inputs]
+    files = [open_input(path, a.crop) for path in a.inputs]
     a.prompts, a.captions = lines_of("prompts", a.prompts), lines_of("captions", a.captions)
     check_captions(a.captions, len(files))
     if a.estimate:
@@ -216,7 +216,7 @@ def checked(a: argparse.Namespace, model: Model, files: list[Original]) -> Asked
 
     Raises ValueError for what cannot be learned.
     """
-    shown = [framed(file, model, None).view() for file in files]
+    shown = [seen_by(file, model, None).view() for file in files]
     sizes = {tuple(x.shape[-2:]) for x in shown}
     if len(sizes) > 1:
         seen = ", ".join(f"{x}×{y}" for y, x in sorted(sizes))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from palimpsest.cli.commands.pictures import framed
+from palimpsest.cli.commands.pictures import seen_by
 from palimpsest.weights.estimate import Estimate, Learning, Passes, estimate, table
 from palimpsest.weights.load import load, pick_device, pick_dtype
 from palimpsest.weights.model import Model
@@ -42,7 +42,9 @@ def dry_run(
     model = load(a.model, "meta", torch.float32 if exact else pick_dtype(device))
     check(model)
     size = (
-        (model.size, model.size) if picture is None else framed(picture, model, getattr(a, "size", None)).seen
+        (model.size, model.size)
+        if picture is None
+        else seen_by(picture, model, getattr(a, "size", None)).seen
     )
     factor = model.factor
     print_estimate(

@@ -8,9 +8,9 @@ import time
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import branches, calls, dry_run
 from palimpsest.cli.commands.pictures import (
-    framed,
-    opened,
+    open_input,
     region_of,
+    seen_by,
     shown_options,
     steps_option,
     steps_target,
@@ -54,7 +54,7 @@ def declare_flow_edit(commands: argparse._SubParsersAction) -> None:
 def run_flow_edit(a: argparse.Namespace) -> None:
     """One picture edited."""
     began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
-    picture, mask = opened(a.input, a.crop), None
+    picture, mask = open_input(a.input, a.crop), None
     if a.mask is not None:
         with blame("mask"):
             mask = read_mask(a.mask, of=picture)
@@ -63,7 +63,7 @@ def run_flow_edit(a: argparse.Namespace) -> None:
             a, lambda model, latent: passes(a, model), picture, check=lambda m: m.embed([a.source, a.target])
         )
     model = load(a.model, a.device)
-    picture = framed(picture, model, a.size)
+    picture = seen_by(picture, model, a.size)
     x = picture.view()
     with progress(model, calls(passes(a, model)), "flow-edit"):
         e = flow_edit(

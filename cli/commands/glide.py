@@ -14,7 +14,7 @@ from torch import Tensor
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import intended_device, print_estimate
-from palimpsest.cli.commands.pictures import framed, opened, steps_option, steps_target, write_steps
+from palimpsest.cli.commands.pictures import open_input, seen_by, steps_option, steps_target, write_steps
 from palimpsest.cli.manners import (
     Mistake,
     blame,
@@ -151,7 +151,7 @@ def stage_options(
 # ---- both models ----
 
 
-def opened_stages(
+def load_stages(
     a: argparse.Namespace, device: str | None = None, dtype: torch.dtype | None = None
 ) -> tuple[Model, Model | None]:
     """The base model and, unless none is wanted, the upsampler."""
@@ -175,7 +175,7 @@ def dry_run_stages(
     check: called with both models; raises ValueError if they cannot do it.
     """
     device = intended_device(a)
-    model, upsampler = opened_stages(a, "meta", pick_dtype(device))
+    model, upsampler = load_stages(a, "meta", pick_dtype(device))
     check(model, upsampler)
     check_stages(a, model, upsampler)
     costs = []
@@ -202,11 +202,11 @@ def dry_run_stages(
     )
 
 
-def framed_square(
+def seen_by_square(
     a: argparse.Namespace, picture: Original, model: Model, upsampler: Model | None
 ) -> Original:
     """The picture as large as the last stage paints. Raises Mistake where that is no square."""
-    seen = framed(picture, upsampler or model, None)
+    seen = seen_by(picture, upsampler or model, None)
     if len({*seen.seen}) > 1:
         raise Mistake(
             f"IN: GLIDE paints squares, and {a.input} is {seen.size[1]}×{seen.size[0]}; take --crop"
@@ -226,7 +226,7 @@ def run_generate(a: argparse.Namespace) -> None:
             say("note: guide: what guides is a net of its own, and comes on top of this")
         w = a.w if a.guide == "text" else 1.0
         return dry_run_stages(a, a.n, w, lambda model, upsampler: None)
-    model, upsampler = opened_stages(a)
+    model, upsampler = load_stages(a)
     steps = check_stages(a, model, upsampler)
     texts, judge = repeated(a.prompt, a.n), load_judge("shapes-clip") if a.rerank else None
     gradient = None if a.guide == "text" else gradient_of(a, texts)
@@ -292,17 +292,17 @@ def sheet_of(pictures: Tensor, title: str) -> Tensor:
 def run_inpaint(a: argparse.Namespace) -> None:
     """A picture file with a part painted anew; it comes back in its own size, what was kept bit for bit."""
     began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
-    picture = opened(a.input, a.crop)
+    picture = open_input(a.input, a.crop)
     with blame("mask"):
         mask = read_mask(a.mask, of=picture)
 
     def check(model: Model, upsampler: Model | None) -> Original:
         check_way(model, a.how)
-        return framed_square(a, picture, model, upsampler)
+        return seen_by_square(a, picture, model, upsampler)
 
     if a.estimate:
         return dry_run_stages(a, 1, a.w, check)
-    model, upsampler = opened_stages(a)
+    model, upsampler = load_stages(a)
     seen = check(model, upsampler)
     with progress(model, check_stages(a, model, upsampler), "inpaint"):
         made = inpaint(
@@ -336,8 +336,12 @@ def run_session(a: argparse.Namespace) -> None:
         with blame("script"):
             text = script_of(a.script)
             parse(text, Path(a.script).parent)
-    model, upsampler = opened_stages(a)
-    file = None if a.picture is None else framed(opened(a.picture, True, "picture"), upsampler or model, None)
+    model, upsampler = load_stages(a)
+    file = (
+        None
+        if a.picture is None
+        else seen_by(open_input(a.picture, True, "picture"), upsampler or model, None)
+    )
     session = Session(
         model,
         upsampler,

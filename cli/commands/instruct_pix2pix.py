@@ -10,8 +10,8 @@ import torch
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import dry_run
 from palimpsest.cli.commands.pictures import (
-    framed,
-    opened,
+    open_input,
+    seen_by,
     shown_options,
     steps_option,
     steps_target,
@@ -62,12 +62,12 @@ def run_instruct_pix2pix(a: argparse.Namespace) -> None:
         raise Mistake(
             "save-steps: an empty instruction returns the picture without a walk; give one, or leave this out"
         )
-    picture = opened(a.input, a.crop)
+    picture = open_input(a.input, a.crop)
     if a.estimate:
         return dry_run(a, lambda b, latent: passes(a, b), picture)
     model = load(a.model, a.device)
     check_model(model)
-    picture = framed(picture, model, a.size)
+    picture = seen_by(picture, model, a.size)
     with progress(model, evaluations(a, a.steps), "edit"):
         edit = instruct_pix2pix(
             model,

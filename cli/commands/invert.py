@@ -10,7 +10,7 @@ import torch
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import calls, dry_run, guided, inversion, tuning
-from palimpsest.cli.commands.pictures import framed, opened, shown_options
+from palimpsest.cli.commands.pictures import open_input, seen_by, shown_options
 from palimpsest.cli.manners import command, options, progress, shared_options, writable
 from palimpsest.methods.ladder import FAST, Rung, ladder
 from palimpsest.methods.null_text import null_text
@@ -41,11 +41,11 @@ def declare_invert(commands: argparse._SubParsersAction) -> None:
 def run_invert(a: argparse.Namespace) -> None:
     """Print the ladder of one picture, each rung as soon as it is measured."""
     out = writable("out", a.out) if a.out else None
-    picture = opened(a.input, a.crop)
+    picture = open_input(a.input, a.crop)
     if a.estimate:
         return dry_run(a, lambda b, latent: passes(a), picture, exact=True, check=lambda b: b.embed(a.prompt))
     model = load(a.model, a.device, torch.float32)  # results are measured, and null-text takes gradients
-    x = framed(picture, model, a.size).view()
+    x = seen_by(picture, model, a.size).view()
 
     began = [time.monotonic()]
 

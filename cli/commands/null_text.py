@@ -14,8 +14,8 @@ from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import calls, dry_run, guided, tuning
 from palimpsest.cli.commands.pictures import (
     Walk,
-    framed,
-    opened,
+    open_input,
+    seen_by,
     shown_options,
     steps_option,
     steps_target,
@@ -90,11 +90,11 @@ def run_null_text(a: argparse.Namespace) -> None:
     """Tune or load the embeddings of one picture, and walk down with them."""
     began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
     save, a.w, wanted = None if a.save is None else tensor_file(a.save), W if a.w is None else a.w, a.w
-    picture = opened(a.input, a.crop)
+    picture = open_input(a.input, a.crop)
     if a.estimate:
         return dry_run(a, lambda b, latent: passes(a), picture, exact=True, check=lambda b: b.embed(a.prompt))
     model = load(a.model, a.device, torch.float32)  # gradients through half precision lose the last digits
-    picture = framed(picture, model, a.size)
+    picture = seen_by(picture, model, a.size)
     x = picture.view()
 
     if a.load is not None:

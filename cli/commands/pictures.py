@@ -60,21 +60,21 @@ def paste_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def opened(path: str, crop: bool, argument: str = "IN") -> Original:
+def open_input(path: str, crop: bool, argument: str = "IN") -> Original:
     """The file's picture, or its central square."""
     with blame(argument):
         picture = open_picture(path)
     return picture.square() if crop else picture
 
 
-def framed(picture: Original, model: Model, size: int | None) -> Original:
+def seen_by(picture: Original, model: Model, size: int | None) -> Original:
     """The picture as a model sees it, its shorter side as asked or as the model was trained."""
     return picture.framed(model.size if size is None else size, model.grid)
 
 
 def latent_size(model: Model, picture: Original | None, size: int | None) -> tuple[int, int]:
-    """(y, x) of the latents of a picture as `framed` shows it to the model; None: of the model's own size."""
-    y, x = (model.size, model.size) if picture is None else framed(picture, model, size).seen
+    """(y, x) of the latents of a picture as `seen_by` shows it; None: of the model's own size."""
+    y, x = (model.size, model.size) if picture is None else seen_by(picture, model, size).seen
     factor = model.factor
     return y // factor, x // factor
 
@@ -95,8 +95,7 @@ def region_of(mask: Tensor | None, picture: Original) -> Tensor | None:
     if region.all() and not mask.all():
         raise Mistake(
             f"mask: what it keeps is narrower than a pixel of the model, which sees {x}×{y}; keep more, "
-            "raise --size, or edit "
-            "everywhere"
+            "raise --size, or edit everywhere"
         )
     return region
 

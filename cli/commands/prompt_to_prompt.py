@@ -18,12 +18,12 @@ from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import calls, dry_run, guided, inversion, tuning
 from palimpsest.cli.commands.pictures import (
     at_the_files_size,
-    framed,
     frames_of,
     latent_size,
-    opened,
+    open_input,
     optional,
     region_of,
+    seen_by,
     shown_options,
     steps_option,
     steps_target,
@@ -192,7 +192,7 @@ def job_of(a: argparse.Namespace) -> Job:
     if pairs:
         blend = Blend([s for s, _ in pairs], [t for _, t in pairs], a.subtract, threshold, threshold)
 
-    picture = None if a.input is None else opened(a.input, a.crop, "input")
+    picture = None if a.input is None else open_input(a.input, a.crop, "input")
     mask = None
     if a.mask is not None:
         with blame("mask"):
@@ -221,7 +221,7 @@ def run_prompt_to_prompt(a: argparse.Namespace) -> None:
         )
     model = load(a.model, a.device, torch.float32 if job.exact else None)
     explain(prepared(a, model, job), a.explain)  # before the long work
-    picture = None if job.picture is None else framed(job.picture, model, a.size)
+    picture = None if job.picture is None else seen_by(job.picture, model, a.size)
     start = None if picture is None else started(a, model, picture.view(), job)
     w = job.w if a.load is None else start.w
     with progress(model, calls(editing(a, w)), "edit"):

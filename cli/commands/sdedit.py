@@ -15,11 +15,11 @@ from torch import Tensor
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import branches, dry_run
 from palimpsest.cli.commands.pictures import (
-    framed,
-    opened,
+    open_input,
     optional,
     paste_option,
     region_of,
+    seen_by,
     shown_options,
     steps_option,
     steps_target,
@@ -99,7 +99,7 @@ def run_sdedit(a: argparse.Namespace) -> None:
         option = "eta" if a.solver is None else "solver"
         raise Mistake(f"{option}: is of the vp walk, and ve has a step of its own; leave it out")
 
-    picture = opened(a.input, a.crop)
+    picture = open_input(a.input, a.crop)
     kept = picture if a.original is None else original_of(a, picture)
     mask = None
     if a.mask is not None:
@@ -110,12 +110,12 @@ def run_sdedit(a: argparse.Namespace) -> None:
             a, lambda model, latent: passes(a), picture, check=lambda model: model.denoiser(a.prompt)
         )
     model = load(a.model, a.device)
-    picture, kept = framed(picture, model, a.size), framed(kept, model, a.size)
+    picture, kept = seen_by(picture, model, a.size), seen_by(kept, model, a.size)
     guide, region = picture.view(), region_of(mask, picture)
     original = None if mask is None else kept.view()
 
     def edit(t0: float) -> Edit:
-        return edited(model, a, t0, guide, region, original)
+        return call_sdedit(model, a, t0, guide, region, original)
 
     def result(e: Edit) -> Tensor:
         return e.picture if a.paste else e.raw
@@ -150,7 +150,7 @@ def original_of(a: argparse.Namespace, picture: Original) -> Original:
     return kept
 
 
-def edited(
+def call_sdedit(
     model: Model,
     a: argparse.Namespace,
     t0: float,
@@ -158,7 +158,7 @@ def edited(
     region: Tensor | None,
     original: Tensor | None,
 ) -> Edit:
-    """The edit at this t0."""
+    """`sdedit` with what the command line says, at this t0."""
     with progress(model, a.repeats * evaluations(a, a.steps), f"t0 {t0:.2f}"):
         return sdedit(
             model,
