@@ -13,6 +13,7 @@ from palimpsest.claims.draw.make import make
 from palimpsest.claims.page import PAGE, RECORDS, ROOT, UNMEASURED, Measurement, find, page
 from palimpsest.claims.parts import Parts, code_of
 from palimpsest.cli.manners import exit_code_of
+from palimpsest.outputs import write_text
 from palimpsest.weights.files import write_json
 
 STARTED = ROOT / "runs" / "claims"  # measurements that are not done
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
             continue
         measured(m, a, folder)
     page_file = PAGE if folder == RECORDS else folder / "CLAIMS.md"
-    page_file.write_text(page(CLAIMS, folder), encoding="utf-8")
+    write_text(page_file, page(CLAIMS, folder))
     for c in CLAIMS:
         finding = find(c, folder)
         if finding.verdict != UNMEASURED:

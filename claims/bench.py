@@ -41,6 +41,7 @@ from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
 from palimpsest.methods.sampling import generate
 from palimpsest.methods.sdedit import sdedit
 from palimpsest.metrics.image import psnr
+from palimpsest.outputs import write_text
 from palimpsest.training.shapes_instruct import KINDS
 from palimpsest.weights.files import MANIFEST, manifest, sha256, write_json
 from palimpsest.weights.load import find, load
@@ -538,9 +539,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     if folder == RECORDS:
         write_json(MANIFEST, into_manifest(manifest(), parts))
-        README.write_text(
-            between(README.read_text(encoding="utf-8"), "bench", table(parts)), encoding="utf-8"
-        )
+        write_text(README, between(README.read_text(encoding="utf-8"), "bench", table(parts)))
     print(table(parts))
     return 0
 

@@ -56,6 +56,7 @@ from palimpsest.methods.ladder import FAST
 from palimpsest.methods.null_text import null_text
 from palimpsest.metrics.image import psnr
 from palimpsest.metrics.similarity import cosine
+from palimpsest.outputs import write_text
 from palimpsest.weights.cache import digest
 from palimpsest.weights.files import write_json
 from palimpsest.weights.load import load_autoencoder
@@ -452,9 +453,7 @@ def main(argv: list[str] | None = None) -> int:
     write_json(folder / "emoji.json", rounded(head | record))
     write_picture(sheet, folder / "emoji_edits.png")
     if folder == RECORDS:
-        README.write_text(
-            between(README.read_text(encoding="utf-8"), "emoji", table(record)), encoding="utf-8"
-        )
+        write_text(README, between(README.read_text(encoding="utf-8"), "emoji", table(record)))
     print(table(record))
     return 0
 

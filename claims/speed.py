@@ -37,6 +37,7 @@ from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.tokenizer import ClipTokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
+from palimpsest.outputs import write_text
 from palimpsest.weights.files import write_json
 from palimpsest.weights.load import load
 from palimpsest.weights.public.checkpoint import save
@@ -373,9 +374,7 @@ def main(argv: list[str] | None = None) -> int:
         print(table(dict(rows=rows)), flush=True)
     write_json(folder / "speed.json", rounded(record, 3))
     if folder == RECORDS:
-        README.write_text(
-            between(README.read_text(encoding="utf-8"), "speed", table(record)), encoding="utf-8"
-        )
+        write_text(README, between(README.read_text(encoding="utf-8"), "speed", table(record)))
     print(table(record))
     return 0
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from palimpsest.fit.processes import rank_and_world
+from palimpsest.outputs import OutputError, locked, whole
 
 
 def read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
@@ -39,25 +42,32 @@ def read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write beside the old file, then replace it in one step: at any moment one whole file is there.
 
-    Raises OSError where that cannot be done, with the mend; the old file stays.
+    Raises OutputError where that cannot be done, with the mend; the old file stays.
     """
-    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
+        with whole(path, sync=True) as part, open(part, "wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
     except (OSError, RuntimeError) as error:
         # a full disk: torch raises RuntimeError, and keeps the OSError as its context
-        cause = error if isinstance(error, OSError) else error.__context__
-        reason = getattr(cause, "strerror", None) or str(error).splitlines()[0]
-        part.unlink(missing_ok=True)
-        raise OSError(
+        cause = next((e for e in (error, error.__cause__, error.__context__) if _has_reason(e)), None)
+        reason = cause.strerror if cause else str(error).splitlines()[0]
+        raise OutputError(
             f"checkpoint: {path} cannot be written ({reason}); make room there and start again with the "
             "same command: the run goes on from its last checkpoint"
         ) from None
+
+
+def one_run(path: str | Path | None) -> AbstractContextManager[None]:
+    """A block in which this run alone writes that checkpoint. Raises OutputError where another run does."""
+    if path is None or rank_and_world()[0] > 0:  # the process of rank 0 writes for all
+        return nullcontext()
+    return locked(path, "checkpoint")
+
+
+def _has_reason(error: BaseException | None) -> bool:
+    """Whether it is the operating system's own error, which says what is wrong."""
+    return isinstance(error, OSError) and bool(error.strerror)
 
 
 def _is_digest(value: Any) -> bool:

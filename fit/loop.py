@@ -27,10 +27,12 @@ from tqdm import tqdm
 
 from palimpsest.arguments import ArgumentError, Rounds, check
 from palimpsest.fit.ahead import ahead, generator_at, moved, step_generator
+from palimpsest.fit.checkpoint import one_run
 from palimpsest.fit.optimisers import set_rate
-from palimpsest.fit.processes import process_group, rank_and_world, uninterrupted
+from palimpsest.fit.processes import process_group, rank_and_world
 from palimpsest.fit.run import Fitted, Loss, Run
 from palimpsest.fit.settings import Files, Settings, ema_decay, learning_rate
+from palimpsest.outputs import uninterrupted
 
 LOOK = 10  # steps between two looks at the loss: reading a number from a GPU halts it
 
@@ -65,17 +67,17 @@ def fit(
       which a checkpoint holds.
     progress: show a bar.
 
-    Raises ValueError for bad arguments or another run's checkpoint, OSError where a checkpoint cannot be
-    written, FloatingPointError when the loss or its gradient is not finite (either way the last good
-    checkpoint stays). Ctrl-C saves and raises KeyboardInterrupt; an update that it falls into is finished
-    first.
+    Raises ValueError for bad arguments or another run's checkpoint, OutputError (an OSError and a ValueError)
+    where a checkpoint cannot be written or another run is writing it, FloatingPointError when the loss or its
+    gradient is not finite (either way the last good checkpoint stays). Ctrl-C saves and raises
+    KeyboardInterrupt; an update that it falls into is finished first.
     """
     check(fit, locals())
     if until < math.inf and rank_and_world()[1] > 1:
         raise ArgumentError(
             "until", "several processes cannot end by the clock, which each reads for itself; give steps"
         )
-    with process_group(net):
+    with one_run(files.checkpoint), process_group(net):
         run = Run(loss, net, settings, files, until)
         run.load()
 
@@ -101,8 +103,9 @@ def fit(
                     if over:
                         break
             except KeyboardInterrupt:
-                with uninterrupted():
-                    run.save()
+                if run.done > 0:  # else there is nothing to go on from
+                    with uninterrupted():
+                        run.save()
                 raise
     return run.fitted()
 

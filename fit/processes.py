@@ -1,10 +1,8 @@
-"""The processes of a run: those of torchrun, and how this one takes a Ctrl-C."""
+"""The processes of a run: those of torchrun."""
 
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,20 +29,3 @@ def process_group(net: nn.Module) -> Iterator[None]:
     finally:
         if joins:
             dist.destroy_process_group()
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold a Ctrl-C back until the block is done (where Python's own handler is in charge of it)."""
-    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not ours or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: pressed.set())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if pressed.is_set():
-        raise KeyboardInterrupt

@@ -18,6 +18,7 @@ from palimpsest.fit.checkpoint import read_checkpoint, write_checkpoint
 from palimpsest.fit.optimisers import optimisers_of
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.fit.settings import Files, Settings
+from palimpsest.outputs import write_text
 
 PAUSE = 20.0  # seconds between two checkpoints on a GPU, which does `save_every` small steps in less
 
@@ -82,7 +83,7 @@ class Run:
             self.before = state["seconds"]
         if self.files.log is not None and self.rank == 0:
             Path(self.files.log).parent.mkdir(parents=True, exist_ok=True)
-            Path(self.files.log).write_text("step,lr,loss\n" + self._rows(0), encoding="utf-8")
+            write_text(self.files.log, "step,lr,loss\n" + self._rows(0))
 
     def look(self) -> None:
         """Read the losses since the last look off the device, and log them.

@@ -21,6 +21,8 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from PIL import Image
 
+from palimpsest.outputs import write_text
+
 HERE = Path(__file__).parent
 LIMIT = 400_000                                  # bytes of a rendered notebook
 DPI, COLOURS = 100, (256, 192, 128, 96, 64, 48, 32)
@@ -72,7 +74,7 @@ def render(name: str) -> Path:
     for colours in COLOURS:
         text = nbformat.writes(packed(notebook, colours), version=4) + "\n"
         if len(text.encode()) <= LIMIT:
-            target.write_text(text, encoding="utf-8")
+            write_text(target, text)
             return target
     raise ValueError(f"{name}: over {LIMIT // 1000} KB even with {COLOURS[-1]} colours; draw fewer or smaller pictures")
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+from palimpsest.outputs import OutputError
 from palimpsest.worlds import files
 from palimpsest.worlds.files import (
     PictureError,
@@ -442,21 +443,21 @@ def test_values_beyond_the_range_are_clamped_and_alpha_in_a_jpeg_becomes_white(t
 )
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, name, message):
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(PictureError, match=message):
+    with pytest.raises(OutputError, match=message):
         check_output(tmp_path / name)
-    with pytest.raises(PictureError, match=message):
+    with pytest.raises(OutputError, match=message):
         write_picture(torch.zeros(1, 3, 4, 4), tmp_path / name)
 
 
 def test_a_folder_without_write_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(PictureError, match="may not be written to"):
+    with pytest.raises(OutputError, match="may not be written to"):
         check_output(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(
     "error, raised",
-    [(OSError(28, "No space left on device"), PictureError), (KeyboardInterrupt(), KeyboardInterrupt)],
+    [(OSError(28, "No space left on device"), OutputError), (KeyboardInterrupt(), KeyboardInterrupt)],
 )
 def test_a_failed_or_interrupted_write_keeps_the_old_file_and_leaves_no_other(
     tmp_path, monkeypatch, error, raised

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from palimpsest.arguments import ArgumentError, Positive, check
+from palimpsest.outputs import whole
 from palimpsest.training.recipe import Switch, command_line
 from palimpsest.weights.files import FOLDER, WeightsError, read_weights, sha256, write_json
 from palimpsest.worlds.emoji import SHIPPED
@@ -232,10 +233,10 @@ def packed(folder: Path, out: Path) -> tuple[dict[str, str], list[str]]:
     data = stream.getvalue()
     out.mkdir(parents=True, exist_ok=True)
     for n in range(PIECES):
-        piece, part = out / f"next.tar.{n}", out / f"next.tar.{n}.part"
+        piece = out / f"next.tar.{n}"
         if n * PIECE < len(data):
-            part.write_bytes(data[n * PIECE : (n + 1) * PIECE])
-            os.replace(part, piece)
+            with whole(piece) as part:
+                part.write_bytes(data[n * PIECE : (n + 1) * PIECE])
         else:
             piece.unlink(missing_ok=True)
     return inside, left
@@ -256,23 +257,23 @@ def unpacked(out: Path, place: Path) -> list[str]:
     if not there:
         raise ValueError(f"unpack: {out} holds no piece next.tar.0; name the folder that --out named")
     place.mkdir(parents=True, exist_ok=True)
-    records, whole = {}, []
+    records, opened = {}, []
     for name, data in members(b"".join(there)):
-        path, part = place / name, place / f"{name}.part"
+        path = place / name
         if path.suffix == ".json":
             records[path.stem] = data
             continue
-        part.write_bytes(data)
         try:
-            read_weights(part)
+            with whole(path) as part:
+                part.write_bytes(data)
+                read_weights(part)
         except WeightsError:
-            part.unlink()
             break
-        os.replace(part, path)
-        whole.append(name)
+        opened.append(name)
         if path.stem in records:
-            path.with_suffix(".json").write_bytes(records[path.stem])
-    return whole
+            with whole(path.with_suffix(".json")) as part:
+                part.write_bytes(records[path.stem])
+    return opened
 
 
 def members(data: bytes) -> Iterator[tuple[str, bytes]]:

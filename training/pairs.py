@@ -35,6 +35,7 @@ from palimpsest.fit.processes import rank_and_world
 from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
 from palimpsest.metrics.similarity import cosine, directional
 from palimpsest.nets.tokenizer import Tokenizer
+from palimpsest.outputs import write_text
 from palimpsest.training.recipe import Switch, command_line
 from palimpsest.weights.files import sha256, write_json
 from palimpsest.weights.judges import Judge, Oracle, load_judge, load_reader
@@ -183,7 +184,7 @@ def lines(file: Path) -> list[dict[str, Any] | None]:
 def begin(file: Path, identity: dict[str, Any]) -> None:
     """A file with the settings in its first line, if it has not got them."""
     if not file.exists() or (lines(file) or [None])[0] is None:
-        file.write_text(json.dumps(identity) + "\n", encoding="utf-8")
+        write_text(file, json.dumps(identity) + "\n")
 
 
 def append(file: Path, row: dict[str, Any]) -> None:
@@ -346,7 +347,7 @@ def keep(place: Path, before: Tensor, after: Tensor, instruction: str) -> None:
     place.mkdir(exist_ok=True)
     write_picture(before, place / "before.png")
     write_picture(after, place / "after.png")
-    (place / "instruction.txt").write_text(instruction + "\n", encoding="utf-8")
+    write_text(place / "instruction.txt", instruction + "\n")
 
 
 def sheets(

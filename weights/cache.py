@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from palimpsest.weights.files import replacing
+from palimpsest.weights.files import write_tensor_file
 from palimpsest.weights.model import Model
 
 HEADER = "palimpsest"
@@ -46,18 +45,8 @@ def digest_model(model: Model) -> str:
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> Path:
     """Write tensors, bit for bit, and JSON about them, in one step of the file system."""
-    path = Path(path)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     about = {**about, "digest": digest(*(tensors[name] for name in sorted(tensors)))}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            save_file(tensors, part, metadata={HEADER: json.dumps(about)})
-    except (OSError, SafetensorError) as error:
-        raise CacheError(
-            f"{path}: cannot be written here ({type(error).__name__}); name another file"
-        ) from None
-    return path
+    return write_tensor_file(path, tensors, {HEADER: json.dumps(about)})
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

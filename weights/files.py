@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from palimpsest.outputs import OutputError, whole, write_text
 
 FOLDER = Path(__file__).parent
 MANIFEST = FOLDER / "MANIFEST.json"
@@ -48,26 +48,22 @@ def manifest() -> dict[str, dict[str, Any]]:
     return json.loads(MANIFEST.read_text(encoding="utf-8")) if MANIFEST.exists() else {}
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to; the file takes the place of `path` when the block is done, and is gone if the
-    block was broken off.
-    """
-    part = path.with_name(
-        f"{path.name}.{os.getpid()}.part"
-    )  # two processes may write the same: the later one has it
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def write_json(path: str | Path, data: Any) -> None:
     """JSON, replaced in one step of the file system."""
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_tensor_file(path: str | Path, tensors: dict[str, Tensor], header: dict[str, str]) -> Path:
+    """Tensors as they are, on the CPU, and a header of texts, into a safetensors file that appears whole or
+    not at all. Folders on the way to it are made. Raises OutputError where it cannot be written."""
     path = Path(path)
-    with replacing(path) as part:
-        part.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path, sync=True) as part:
+        try:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part, header)
+        except SafetensorError as error:  # how the library says what the operating system told it
+            raise OutputError(f"cannot write {path}: {error}; make room, or choose another place") from None
+    return path
 
 
 SCALE = " scale"  # no parameter's name holds a space
@@ -108,16 +104,11 @@ def write_weights(
     """Write modules and the configuration that rebuilds them. Floating-point tensors are stored as
     `dtype`; int8: see `as_stored`.
     """
-    path = Path(path)
     tensors = as_stored(
         {f"{name}.{key}": v for name, module in modules.items() for key, v in module.state_dict().items()},
         dtype,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        save_file(tensors, part, metadata={"palimpsest": json.dumps(config)})
-        part.chmod(0o644)  # safetensors makes it for its owner alone
-    return path
+    return write_tensor_file(path, tensors, {"palimpsest": json.dumps(config)})
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

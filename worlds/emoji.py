@@ -33,6 +33,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from palimpsest.outputs import write_text
 from palimpsest.worlds.drawing import grounds
 from palimpsest.worlds.files import PictureError, open_picture, write_picture
 from palimpsest.worlds.scene import COLOURS, Ground, on_background
@@ -151,9 +152,8 @@ def write_world(world: World, folder: str | Path) -> Path:
     cells = cells * (cells[:, 3:] > 0)  # what cannot be seen need not be kept
     write_picture(rearrange(cells, "(r q) c y x -> 1 c (r y) (q x)", q=columns), folder / "emoji.png")
     plain = [{k: v for k, v in asdict(e).items() if v != ""} for e in world.emoji]
-    (folder / "emoji.json").write_text(
-        "[\n" + ",\n".join(json.dumps(r, ensure_ascii=False) for r in plain) + "\n]\n", encoding="utf-8"
-    )
+    rows = ",\n".join(json.dumps(r, ensure_ascii=False) for r in plain)
+    write_text(folder / "emoji.json", f"[\n{rows}\n]\n")
     return folder
 
 

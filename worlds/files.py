@@ -33,6 +33,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
+from palimpsest.outputs import OutputError, check_writable, whole
+
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # read; Pillow's other decoders stay closed
 JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
 SAVE = {".png": {"format": "PNG"}, ".jpg": JPEG, ".jpeg": JPEG, ".webp": {"format": "WEBP", "lossless": True}}
@@ -41,7 +43,7 @@ MAX_LENGTH = 16  # of what a model is shown, in shorter sides
 
 
 class PictureError(ValueError):
-    """A file that cannot be read or written as a picture: one line that names the file and the mend."""
+    """A file that cannot be read as a picture: one line that names the file and the mend."""
 
 
 @dataclass(frozen=True)
@@ -236,46 +238,21 @@ def write_picture(picture: Tensor, path: str | Path) -> None:
     """Write (1, 3, y, x) in [-1, 1], or uint8 (1, 3 or 4, y, x), in the format that the suffix names.
 
     .png and .webp are exact, .jpg and .jpeg have quality 95 and, for want of alpha, a white ground. The
-    file appears whole or not at all. Raises PictureError."""
+    file appears whole or not at all. Raises OutputError, and ValueError for a tensor that is no picture."""
     path = check_output(path)
     pixels = _bytes(picture)
     if pixels.shape[2] == 4 and SAVE[path.suffix.lower()]["format"] == "JPEG":
         pixels = _on_white(pixels[..., :3], pixels[..., 3])
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as part:
         Image.fromarray(pixels).save(part, **SAVE[path.suffix.lower()])
-        os.replace(part, path)
-    except OSError as error:
-        raise PictureError(f"cannot write {path}: {error.strerror or error}; choose another place") from None
-    finally:
-        part.unlink(missing_ok=True)
-
-
-LONGEST = (
-    200  # bytes of a name that is written: less than 255, for a file that is not yet whole has a longer one
-)
 
 
 def check_output(path: str | Path) -> Path:
-    """The path, if a picture can be written there: ask before long work, not after it. Raises
-    PictureError.
-    """
+    """The path, if a picture can be written there: ask before long work, not after it. Raises OutputError."""
     path = Path(path)
     if path.suffix.lower() not in SAVE:
-        raise PictureError(f"cannot write {path}: the name must end in {', '.join(SAVE)}")
-    if len(os.fsencode(path.name)) > LONGEST:
-        raise PictureError(
-            f"cannot write {path.name[:40]}…: its name is too long; take at most {LONGEST} bytes"
-        )
-    if path.is_dir():
-        raise PictureError(f"cannot write {path}: it is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise PictureError(f"cannot write {path}: there is no folder {path.parent}; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise PictureError(
-            f"cannot write {path}: {path.parent.resolve()} may not be written to; choose another place"
-        )
-    return path
+        raise OutputError(f"cannot write {path}: the name must end in {', '.join(SAVE)}")
+    return check_writable(path)
 
 
 def contact_sheet(

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from palimpsest.outputs import write_text
 from palimpsest.worlds.instructions import asked, meaning, pointed_at
 from palimpsest.worlds.scene import (
     COLOURS,
@@ -268,4 +269,4 @@ def read_triplets(path: str | Path) -> list[Triplet]:
 
 def write_triplets(triplets: Iterable[Triplet], path: str | Path) -> None:
     """One JSON object a line."""
-    Path(path).write_text("".join(json.dumps(t._asdict()) + "\n" for t in triplets), encoding="utf-8")
+    write_text(path, "".join(json.dumps(t._asdict()) + "\n" for t in triplets))

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from palimpsest.claims.page import RECORDS
+from palimpsest.outputs import write_text
 
 FOLDER = RECORDS / "hand" / "plain"
 PAINT = {
@@ -484,7 +485,7 @@ def main(out: Path = FOLDER) -> None:
     for name in DRAWINGS:
         drawing(name).quantize(64, dither=Image.Dither.NONE).save(out / f"{name}.png", optimize=True)
     captions = {f"{name}.png": caption for name, (caption, *_) in DRAWINGS.items()}
-    (out / "captions.json").write_text(json.dumps(captions, indent=2) + "\n", encoding="utf-8")
+    write_text(out / "captions.json", json.dumps(captions, indent=2) + "\n")
 
 
 if __name__ == "__main__":

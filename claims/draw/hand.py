@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from palimpsest.claims.page import RECORDS
+from palimpsest.outputs import write_text
 
 PAINT = {
     "red": (206, 38, 44),
@@ -313,7 +314,7 @@ def main(out: Path = RECORDS / "hand") -> None:
     for name, (_, seed, size, background, objects) in PICTURES.items():
         save(picture(seed, size, background, objects), out / name)
     captions = {name: caption for name, (caption, *_) in PICTURES.items()}
-    (out / "captions.json").write_text(json.dumps(captions, indent=2) + "\n", encoding="utf-8")
+    write_text(out / "captions.json", json.dumps(captions, indent=2) + "\n")
 
 
 if __name__ == "__main__":

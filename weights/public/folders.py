@@ -15,6 +15,7 @@ from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.tokenizer import ClipTokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
+from palimpsest.outputs import write_text
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.weights.files import WeightsError, write_json
 from palimpsest.weights.public import configs
@@ -177,7 +178,7 @@ def _write_tokenizer(folder: Path, tokenizer: ClipTokenizer) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "vocab.json", tokenizer.tokens)
     merges = "\n".join(["#version: 0.2", *map(" ".join, tokenizer.rank)])
-    (folder / "merges.txt").write_text(merges + "\n", encoding="utf-8")
+    write_text(folder / "merges.txt", merges + "\n")
     about = special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": tokenizer.length}
     write_json(folder / "tokenizer_config.json", about)
     write_json(folder / "special_tokens_map.json", special)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from palimpsest.nets.gpt2 import GPT2Tokenizer
@@ -16,7 +15,7 @@ from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.tokenizer import ClipTokenizer, Tokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
-from palimpsest.weights.files import WeightsError, replacing
+from palimpsest.weights.files import WeightsError, write_tensor_file
 from palimpsest.weights.public.catalogue import find_on_disk, lookup_or_refuse
 from palimpsest.weights.public.configs import Config, build
 from palimpsest.weights.words import word_tokenizer
@@ -105,11 +104,4 @@ def write_file(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -
     """Tensors as they are, and a header of texts, into a safetensors file that appears whole or not at
     all.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        save_file(
-            {name: t.detach().contiguous().cpu() for name, t in tensors.items()},
-            part,
-            metadata={"format": "pt", **header},
-        )
-        part.chmod(0o644)  # safetensors makes it for its owner alone
+    write_tensor_file(path, tensors, {"format": "pt", **header})
