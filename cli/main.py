@@ -12,20 +12,30 @@ import sys
 from collections.abc import Collection, Sequence
 from importlib import import_module
 
+from palimpsest import __version__
 from palimpsest.cli.commands import COMMANDS
+from palimpsest.cli.console import console, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+    """Run one command; the exit code. No words at all, like `help`, ask for the list of commands."""
     words = sys.argv[1:] if argv is None else list(argv)
-    if words[:1] in (["-h"], ["--help"]):
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    with console():
+        return answered(words or ["--help"])
+
+
+def answered(words: list[str]) -> int:
+    """Run the command of these words; the exit code."""
+    if words[0] in ("-h", "--help", "--version"):
         command_line(argparse.ArgumentParser, ()).parse_args(words[:1])
     try:  # Ctrl-C may come while torch is imported
         from palimpsest.cli.manners import Parser, distinct, exit_code_of
 
-        parser = command_line(Parser, words[:1] if words[:1] and words[0] in COMMANDS else COMMANDS)
+        parser = command_line(Parser, words[:1] if words[0] in COMMANDS else COMMANDS)
     except KeyboardInterrupt:
-        print("palimpsest: interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
 
     def work() -> None:
@@ -44,8 +54,9 @@ def command_line(
         "palimpsest",
         allow_abbrev=False,
         description="Edit pictures with diffusion models.",
-        epilog="`palimpsest METHOD --help` tells a method's options.",
+        epilog="`palimpsest help METHOD` tells a method's options, shows two examples and says how long they take.",
     )
+    parser.add_argument("--version", action="version", version=f"palimpsest {__version__}")
     commands = parser.add_subparsers(metavar="METHOD", required=True)
     for name, about in COMMANDS.items():
         if name in declared:

@@ -11,7 +11,6 @@ import argparse
 import inspect
 import math
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from palimpsest.arguments import ArgumentError, hints, wrong
+from palimpsest.cli.console import say
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.methods.identifiers import Caution
 from palimpsest.nets.tokenizer import TextCut
@@ -84,11 +84,6 @@ def noted() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
-
-
-def say(text: str) -> None:
-    """One line to the user, whatever the text holds; stdout is for results."""
-    print("palimpsest:", *text.split(), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -185,7 +185,8 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
     (f"{EDIT} --device gpu7", "device: 'gpu7' is not to be had here", "use cpu"),
     (f"{EDIT} --device meta", "device: meta computes nothing", "--estimate"),
     # the command itself
-    ("", "METHOD", "see palimpsest --help"),
+    ("--colour", "METHOD", "see palimpsest --help"),
+    ("help paint", "METHOD: invalid choice: 'paint'", "sdedit"),
     ("paint in.png -o out.png", "METHOD: invalid choice: 'paint'", "sdedit"),
     ("sdedit -o out.png", "IN", "see palimpsest sdedit --help"),
     ("sdedit in.png", "-o/--out", "see palimpsest sdedit --help"),

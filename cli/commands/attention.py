@@ -11,6 +11,7 @@ from torch import Tensor
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import calls, dry_run, inversion
 from palimpsest.cli.commands.pictures import frames_of, latent_size, open_input, seen_by, shown_options
+from palimpsest.cli.console import tell
 from palimpsest.cli.manners import (
     Mistake,
     blame,
@@ -90,11 +91,11 @@ def run_attention(a: argparse.Namespace) -> None:
         write_picture(sheet(maps, words, a.by, a.components), out)
         for word in words:
             m = maps.word_map(word)
-            print(
+            tell(
                 f"{word:<16}looks at {m.mean():.1%} on average, {m.max():.1%} at most; "
                 f"spread {maps.entropy(word):.2f} (1 is everywhere alike)"
             )
-    print(f"{out}: {len(words)} words, {maps.res[0]}×{maps.res[1]} cells, {time.monotonic() - began:.1f} s")
+    tell(f"{out}: {len(words)} words, {maps.res[0]}×{maps.res[1]} cells, {time.monotonic() - began:.1f} s")
 
 
 def res_of(a: argparse.Namespace, model: Model, latent: tuple[int, int]) -> tuple[int, int] | None:

@@ -23,7 +23,8 @@ from palimpsest.cli.commands.pictures import (
     write_steps,
 )
 from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
-from palimpsest.cli.manners import Mistake, blame, command, options, progress, say, shared_options, writable
+from palimpsest.cli.console import say, tell
+from palimpsest.cli.manners import Mistake, blame, command, options, progress, shared_options, writable
 from palimpsest.methods.diffedit import Ablation, DiffEdit, MaskRule, diffedit
 from palimpsest.metrics.image import rmse
 from palimpsest.weights.estimate import Passes
@@ -121,7 +122,7 @@ def run_diffedit(a: argparse.Namespace) -> None:
         write_picture(at_the_files_size(picture, picture.back(e.heat)), more["save-heat"])
     write_steps(model, e, save_steps)
     distance = rmse((e.picture if a.paste else e.raw).cpu(), x).item()
-    print(
+    tell(
         f"{out}: edits {e.mask.mean():.0%} of the picture, ratio {a.ratio:g} "
         f"(σ {model.schedule.sigma(e.levels[0]):.3g}), distance {distance:.3f}, "
         f"{time.monotonic() - began:.1f} s"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import branches, dry_run
 from palimpsest.cli.commands.pictures import open_input, seen_by
+from palimpsest.cli.console import tell
 from palimpsest.cli.manners import Mistake, blame, command, number, options, progress, shared_options, whole
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.methods.dreambooth import WEIGHTS, Batch, Learned, dreambooth, dreambooth_loss, trainable_copy
@@ -136,7 +137,7 @@ def run_dreambooth(a: argparse.Namespace) -> None:
     shutil.rmtree(state, ignore_errors=True)  # its work is done
     count = f"{a.n} picture{'s' if a.n > 1 else ''}"
     count = f"{len(asked.prompts)} prompts, {count} each" if len(asked.prompts) > 1 else f"1 prompt, {count}"
-    print(f"{file}: {kind}; say {learned.prompt!r}; {count}, {time.monotonic() - began:.0f} s")
+    tell(f"{file}: {kind}; say {learned.prompt!r}; {count}, {time.monotonic() - began:.0f} s")
 
 
 def check_options(a: argparse.Namespace) -> None:

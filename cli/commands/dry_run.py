@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from palimpsest.cli.commands.pictures import seen_by
+from palimpsest.cli.console import tell
 from palimpsest.weights.estimate import Estimate, Learning, Passes, estimate, table
 from palimpsest.weights.load import load, pick_device, pick_dtype
 from palimpsest.weights.model import Model
@@ -70,11 +71,11 @@ def intended_device(a: argparse.Namespace) -> torch.device:
 
 def print_estimate(model: Model, size: tuple[int, int], device: torch.device, cost: Estimate) -> None:
     """Print what a command would cost on this model, for pictures of this size (y, x)."""
-    print(
+    tell(
         f"{model.name} on {device.type}, pictures of {size[1]}×{size[0]} (estimate: nothing "
         "was computed, and seconds are not promised)"
     )
-    print(table(cost))
+    tell(table(cost))
 
 
 def calls(passes: Sequence[Passes]) -> int:

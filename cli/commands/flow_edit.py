@@ -16,6 +16,7 @@ from palimpsest.cli.commands.pictures import (
     steps_target,
     write_steps,
 )
+from palimpsest.cli.console import tell
 from palimpsest.cli.manners import blame, command, options, progress, shared_options, writable
 from palimpsest.methods.flow_edit import flow_edit, walked
 from palimpsest.metrics.image import rmse
@@ -82,7 +83,7 @@ def run_flow_edit(a: argparse.Namespace) -> None:
         )
     write_picture(picture.restore(e.picture.cpu(), mask), out)
     write_steps(model, e, save_steps)
-    print(
+    tell(
         f"{out}: from s = {e.times[0]:.3g} (σ {model.schedule.sigma(e.levels[0]):.3g}), {e.calls} "
         "evaluations, "
         f"distance {rmse(e.picture.cpu(), x).item():.3f}, {time.monotonic() - began:.1f} s"

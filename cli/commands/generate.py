@@ -12,6 +12,7 @@ from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import branches, calls, dry_run
 from palimpsest.cli.commands.pictures import steps_option, steps_target, write_steps
 from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
+from palimpsest.cli.console import tell
 from palimpsest.cli.manners import Mistake, command, options, progress, shared_options, whole, writable
 from palimpsest.methods.sampling import generate
 from palimpsest.weights.estimate import Passes
@@ -72,7 +73,7 @@ def run_generate(a: argparse.Namespace) -> None:
     for picture, file in zip(pictures, files, strict=True):
         write_picture(picture, file)
     write_steps(model, batches[0], save_steps)
-    print(f"{a.out}: {a.n} picture{'s' if a.n > 1 else ''}, seed {a.seed}, {time.monotonic() - began:.1f} s")
+    tell(f"{a.out}: {a.n} picture{'s' if a.n > 1 else ''}, seed {a.seed}, {time.monotonic() - began:.1f} s")
 
 
 def passes(a: argparse.Namespace) -> list[Passes]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import intended_device, print_estimate
 from palimpsest.cli.commands.pictures import open_input, seen_by, steps_option, steps_target, write_steps
+from palimpsest.cli.console import say, tell
 from palimpsest.cli.manners import (
     Mistake,
     blame,
@@ -23,7 +24,6 @@ from palimpsest.cli.manners import (
     options,
     progress,
     run_options,
-    say,
     whole,
     writable,
 )
@@ -253,7 +253,7 @@ def run_generate(a: argparse.Namespace) -> None:
         say("note: rerank: cosines " + ", ".join(f"{x:.3f}" for x in scores[order].tolist()))
     write_picture(pictures if a.n == 1 else sheet_of(pictures, a.prompt), out)
     write_steps(model, made, save_steps)
-    print(f"{a.out}: {a.n} picture{'s' if a.n > 1 else ''}, seed {a.seed}, {time.monotonic() - began:.1f} s")
+    tell(f"{a.out}: {a.n} picture{'s' if a.n > 1 else ''}, seed {a.seed}, {time.monotonic() - began:.1f} s")
 
 
 def check_guide(a: argparse.Namespace) -> None:
@@ -321,7 +321,7 @@ def run_inpaint(a: argparse.Namespace) -> None:
         )
     write_picture(seen.restore(made.picture.cpu(), mask if a.paste else None), out)
     write_steps(model, made, save_steps)
-    print(f"{a.out}: seed {a.seed}, {time.monotonic() - began:.1f} s")
+    tell(f"{a.out}: seed {a.seed}, {time.monotonic() - began:.1f} s")
 
 
 # ---- glide session ----
@@ -367,7 +367,7 @@ def run_session(a: argparse.Namespace) -> None:
     else:
         ask(session, model, write)
     n = len(session.states)
-    print(f"{a.out}: {n} state{'s' if n != 1 else ''}, {time.monotonic() - began:.1f} s")
+    tell(f"{a.out}: {n} state{'s' if n != 1 else ''}, {time.monotonic() - began:.1f} s")
 
 
 def painted_of(session: Session, file: Original) -> Tensor | None:
@@ -397,7 +397,7 @@ def ask(session: Session, model: Model, write: Callable[[], None]) -> None:
     A step that makes no sense is answered by what is wrong with it, and the next one is asked for.
     """
     while True:
-        print("prompt [| box LEFT TOP RIGHT BOTTOM], undo, redo, or done: ", end="", flush=True)
+        tell("prompt [| box LEFT TOP RIGHT BOTTOM], undo, redo, or done: ", end="")
         line = sys.stdin.readline()
         if not line or line.strip() in ("done", ""):
             return

@@ -18,6 +18,7 @@ from palimpsest.cli.commands.pictures import (
     write_steps,
 )
 from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
+from palimpsest.cli.console import tell
 from palimpsest.cli.manners import Mistake, command, options, progress, shared_options, writable
 from palimpsest.methods.instruct_pix2pix import check_model, instruct_pix2pix
 from palimpsest.weights.estimate import Passes
@@ -90,7 +91,7 @@ def run_instruct_pix2pix(a: argparse.Namespace) -> None:
         if silent
         else f"s_text {a.s_text:g}, s_image {a.s_image:g}, seed {a.seed}"
     )
-    print(f"{a.out}: {how}, {time.monotonic() - began:.1f} s")
+    tell(f"{a.out}: {how}, {time.monotonic() - began:.1f} s")
 
 
 def passes(a: argparse.Namespace, model: Model) -> list[Passes]:

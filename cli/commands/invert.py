@@ -11,6 +11,7 @@ import torch
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import calls, dry_run, guided, inversion, tuning
 from palimpsest.cli.commands.pictures import open_input, seen_by, shown_options
+from palimpsest.cli.console import tell
 from palimpsest.cli.manners import command, options, progress, shared_options, writable
 from palimpsest.methods.ladder import FAST, Rung, ladder
 from palimpsest.methods.null_text import null_text
@@ -51,13 +52,10 @@ def run_invert(a: argparse.Namespace) -> None:
 
     def done(rung: Rung) -> None:
         if len(began) == 1:
-            print(f"{'':20}{'PSNR / dB':>10}{'forward':>10}{'backward':>10}{'seconds':>10}")
+            tell(f"{'':20}{'PSNR / dB':>10}{'forward':>10}{'backward':>10}{'seconds':>10}")
         began.append(time.monotonic())
         seconds = began[-1] - began[-2]
-        print(
-            f"{rung.name:20}{rung.psnr.item():10.2f}{rung.forwards:10}{rung.backwards:10}{seconds:10.2f}",
-            flush=True,
-        )
+        tell(f"{rung.name:20}{rung.psnr.item():10.2f}{rung.forwards:10}{rung.backwards:10}{seconds:10.2f}")
 
     with progress(model, calls(passes(a)), "invert"):  # at most: null-text stops early
         rungs = ladder(model, x, a.prompt, steps=a.steps, w=a.w, iterations=a.iterations, done=done)

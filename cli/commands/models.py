@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from palimpsest.cli.commands import COMMANDS
+from palimpsest.cli.console import tell
 from palimpsest.cli.manners import Mistake, command
 from palimpsest.weights.files import manifest
 
@@ -30,6 +31,6 @@ def run_models(a: argparse.Namespace) -> None:
             if isinstance(v, float)
         )
         name, megabytes, millions = Path(file).stem, record["bytes"] / 2**20, record["parameters"] / 1e6
-        print(
+        tell(
             f"{name:<{width}}{megabytes:6.1f} MB {millions:6.2f} M parameters  {record['recipe']}  {figures}"
         )

@@ -21,6 +21,7 @@ from palimpsest.cli.commands.pictures import (
     steps_target,
     write_steps,
 )
+from palimpsest.cli.console import tell
 from palimpsest.cli.manners import (
     Mistake,
     blame,
@@ -111,7 +112,7 @@ def run_null_text(a: argparse.Namespace) -> None:
     write_picture(picture.restore(model.decode(path[-1])), out)
     write_steps(model, Walk(path, run.times), save_steps)
     back = psnr(model.decode(run.z_bar).cpu(), x).item()
-    print(
+    tell(
         f"{out}: comes back at {back:.2f} dB after {int(run.updates.sum())} updates, "
         f"{int(run.forwards.max())} forward and {int(run.backwards.max())} backward passes, "
         f"{time.monotonic() - began:.1f} s"

@@ -28,6 +28,7 @@ from palimpsest.cli.commands.pictures import (
     steps_option,
     steps_target,
 )
+from palimpsest.cli.console import say, tell
 from palimpsest.cli.manners import (
     Mistake,
     blame,
@@ -35,7 +36,6 @@ from palimpsest.cli.manners import (
     number,
     options,
     progress,
-    say,
     shared_options,
     writable,
 )
@@ -248,7 +248,7 @@ def run_prompt_to_prompt(a: argparse.Namespace) -> None:
     write_walk(model, r, a, save_steps)
     edited = f", edits {r.mask.gt(0).float().mean():.0%} of the picture" if r.mask is not None else ""
     distance = rmse(r.picture, r.source_picture).item()
-    print(
+    tell(
         f"{out}: {r.alignments[0].edit}{edited}, distance {distance:.3f} to the source, "
         f"{time.monotonic() - began:.1f} s"
     )
@@ -269,7 +269,7 @@ def explain(pair: Pair, asked: bool) -> None:
     alignment = pair.alignment
     source, target = ([w.text for w in words] for words in (alignment.source_words, alignment.target_words))
     if asked:
-        print(table(alignment))
+        tell(table(alignment))
     elif source == target and (pair.weights == 1).all():
         say(
             "note: SOURCE and TARGET say the same, so nothing will change; "

@@ -26,6 +26,7 @@ from palimpsest.cli.commands.pictures import (
     write_steps,
 )
 from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
+from palimpsest.cli.console import say, tell
 from palimpsest.cli.manners import (
     Mistake,
     blame,
@@ -33,7 +34,6 @@ from palimpsest.cli.manners import (
     number,
     options,
     progress,
-    say,
     shared_options,
     writable,
 )
@@ -132,7 +132,7 @@ def run_sdedit(a: argparse.Namespace) -> None:
         write_picture(mask_picture(region, e.path[0]), more["save-mask"])
     write_steps(model, e, save_steps)
     distance = rmse(result(e).cpu(), guide).item()
-    print(
+    tell(
         f"{out}: t0 {t0:.3f} (σ {e.sigma:.3g}, SNR {e.snr:.3g}), distance {distance:.3f}, "
         f"{time.monotonic() - began:.1f} s"
     )
@@ -206,9 +206,7 @@ def ask(write: Callable[[Edit], None], out: Path) -> Callable[[Edit], float]:
     def judge(e: Edit) -> float:
         write(e)
         while True:
-            print(
-                f"{out} (σ {e.sigma:.3g}): more [f]aithful, more [r]ealistic, or [d]one? ", end="", flush=True
-            )
+            tell(f"{out} (σ {e.sigma:.3g}): more [f]aithful, more [r]ealistic, or [d]one? ", end="")
             answer = sys.stdin.readline().strip().lower()
             if answer.removeprefix("more ") in wishes:
                 return wishes[answer.removeprefix("more ")]

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from palimpsest.cli.commands import COMMANDS
-from palimpsest.cli.manners import Mistake, Parser, blame, command, say
+from palimpsest.cli.console import say, tell
+from palimpsest.cli.manners import Mistake, Parser, blame, command
 from palimpsest.weights.files import read_weights
 from palimpsest.weights.judges import load_classifier, load_judge, load_reader
 from palimpsest.weights.load import find, load, load_autoencoder
@@ -64,7 +65,7 @@ def run_list(a: argparse.Namespace) -> None:
     """A block for each."""
     for k in PUBLISHED:
         place = find_on_disk(k)
-        print(
+        tell(
             f"{k.name}: {k.what}\n    {size_of(k)}, SHA-256 {digest_of(k)}\n    "
             f"{f'here: {place}' if place else 'not here'}\n"
             f"    licence: {k.licence}; see {k.page}\n    cannot: {k.cannot}"
@@ -107,7 +108,7 @@ def run_get(a: argparse.Namespace) -> None:
             {"clip-vocabulary": vocabulary, "gpt2-vocabulary": gpt2_vocabulary}[k.words]()
         except ValueError:
             say(f"note: to read texts it needs a vocabulary too: `palimpsest weights get {k.words}`")
-    print(place)
+    tell(place)
 
 
 # ---- verify ----
@@ -129,15 +130,15 @@ def run_verify(a: argparse.Namespace) -> None:
         if k is not None and file.name == k.file:
             digest = check(file, k)
             if k.kind == "vocabulary":
-                print(f"{file}: {digest}, as published")
+                tell(f"{file}: {digest}, as published")
                 return
         form, digest = whole(file), hashed(file)
-        print(
+        tell(
             f"{file}: {form}, {file.stat().st_size:,} bytes, whole\n"
             f"    SHA-256 {digest}, {describe_digest(digest)}"
         )
     for name, module in modules_of(path).items():
-        print(
+        tell(
             f"    {name}: {sum(p.numel() for p in module.parameters()):,} parameters in "
             f"{len(list(module.parameters()))} tensors, "
             "all in their places"
