@@ -1,5 +1,6 @@
-"""The console: output never fails. A character that its encoding lacks is spelled in ASCII ("σ" as "sigma");
-when whatever reads stdout has gone, as in `palimpsest weights list | head -1`, the rest is dropped in silence.
+"""The console: output never fails. A character that its encoding lacks is spelled in ASCII ("σ" as
+"sigma"); when the reader of stdout has gone, as in `palimpsest weights list | head -1`, the rest is dropped
+in silence.
 """
 
 from __future__ import annotations

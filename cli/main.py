@@ -54,7 +54,7 @@ def command_line(
         "palimpsest",
         allow_abbrev=False,
         description="Edit pictures with diffusion models.",
-        epilog="`palimpsest help METHOD` tells a method's options, shows two examples and says how long they take.",
+        epilog="`palimpsest help METHOD` tells a method's options, with two examples and the time it takes.",
     )
     parser.add_argument("--version", action="version", version=f"palimpsest {__version__}")
     commands = parser.add_subparsers(metavar="METHOD", required=True)

@@ -234,6 +234,7 @@ CHANGED: dict[str, str] = {
     "null-text/ablations/shared/updates": "The updates of an embedding that all steps share are counted; it said 0.",
     "dreambooth/textual-inversion, command/dreambooth --word": "The shapes model drops what it never learned, 'a "
                                                                "photo of': the six templates say two texts.",
+    "command/mistakes": "A command line without words prints the help; `help unknown` is a mistake now.",
     "command/options": "Choices that a verb's annotation lists are listed by the parser, too; they were asked for before.",
     "nets/texts/emoji, nets/clip/emoji-clip": "What is typed is brought to a model's own words "
                                               "first: an article before the name goes.",
@@ -1779,7 +1780,7 @@ MISTAKES = (
     "glide generate --prompt star --steps x -o a.png",
     "glide inpaint star.png --mask mask.png --prompt star --how x -o a.png",
     "instruct-pix2pix star.png --instruction star --model shapes -o a.png", "weights verify none.safetensors",
-    "weights get none", "unknown", "")
+    "weights get none", "unknown", "help unknown")
 
 
 @entry("command/mistakes")
