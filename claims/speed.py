@@ -41,7 +41,6 @@ from palimpsest.outputs import write_text
 from palimpsest.weights.files import write_json
 from palimpsest.weights.load import load
 from palimpsest.weights.public.checkpoint import save
-from palimpsest.weights.public.shared import vocabulary
 
 SIDES = {"full": 32, "small": 8}  # of the latents; 77 tokens, two of each as under guidance
 
@@ -185,7 +184,7 @@ def loading(s: Setting) -> Iterator[Pair]:
         program.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as place:
         text = drawn(TextTransformer, s, {"vocab": 49408})
-        tokenizer = ClipTokenizer(vocabulary(), length=len(text.positions))
+        tokenizer = ClipTokenizer(length=len(text.positions))
         folder = save(replace(drawn_model(s), text=text, tokenizer=tokenizer), Path(place) / "model")
         gc.collect()
 

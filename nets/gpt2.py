@@ -9,7 +9,6 @@ never thrown away."""
 from __future__ import annotations
 
 import gzip
-import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from palimpsest.nets.tokenizer import Tokenizer, byte_letters, character_class, join
 
+GPT2_PAIRS = Path(__file__).parent / "vocabularies" / "vocab.bpe"  # as OpenAI published it
 MERGES = 50000
 _CONTRACTION = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d")
 _SPACE = re.compile(r"[^\S\x1c-\x1f]+")  # Unicode's White_Space; Python's \s has four separators more
@@ -25,13 +25,15 @@ _SPACE = re.compile(r"[^\S\x1c-\x1f]+")  # Unicode's White_Space; Python's \s ha
 class GPT2Tokenizer(Tokenizer):
     """50,257 tokens, rows of 128: the tokens of the text, then padding. The empty text is all padding.
 
-    path: GPT-2's vocab.bpe, compressed or not (`GPT2Tokenizer.find()` looks for one), or the merges.txt
-    of a model, which is the same list. Tokens are numbered by it: 256 bytes, 50,000 pairs, and the end of
+    path: GPT-2's vocab.bpe, compressed or not, or the merges.txt of a model, which is the same list; by
+    default the file that is shipped. Tokens are numbered by it: 256 bytes, 50,000 pairs, and the end of
     a text, which GLIDE pads with. lower: whether the text is made lower case first, as GLIDE does and
     GPT-2 does not. truncate: cut a long text to its first 128 tokens, with a warning that says which
     words are left out, or refuse it. Raises ValueError for a file that is not the vocabulary."""
 
-    def __init__(self, path: str | Path, *, length: int = 128, lower: bool = True, truncate: bool = False):
+    def __init__(
+        self, path: str | Path = GPT2_PAIRS, *, length: int = 128, lower: bool = True, truncate: bool = False
+    ):
         merges = read_gpt2_merges(path)
         self.strings = [*byte_letters().values(), *(a + b for a, b in merges), "<|endoftext|>"]
         self.rank = {pair: i for i, pair in enumerate(merges)}
@@ -40,18 +42,6 @@ class GPT2Tokenizer(Tokenizer):
         self.length, self.lower, self.truncate = length, lower, truncate
         self.start = self.end = None
         self.pad = self.vocab_size - 1
-
-    @staticmethod
-    def find() -> Path:
-        """The vocabulary file that $PALIMPSEST_GPT2_VOCABULARY names. Raises ValueError where it names
-        none.
-        """
-        if named := os.environ.get("PALIMPSEST_GPT2_VOCABULARY"):
-            return Path(named)
-        raise ValueError(
-            "no GPT-2 vocabulary found: `palimpsest weights get gpt2-vocabulary` fetches it, or set "
-            "PALIMPSEST_GPT2_VOCABULARY to the path of vocab.bpe"
-        )
 
     def pieces(self, text: str) -> list[list[int]]:
         return [self.piece(string) for string in split_gpt2(text.lower() if self.lower else text)]

@@ -2,8 +2,8 @@
 
 Two tokenizers behind one protocol. `ClipTokenizer` is the byte-pair encoder of CLIP and so of Stable
 Diffusion v1 ("Neural Machine Translation of Rare Words with Subword Units", arXiv:1508.07909v5, Algorithm
-1, on bytes); its vocabulary is a public file. `WordTokenizer` knows a closed list of words, one token
-each, and may spell the others."""
+1, on bytes); its vocabulary, a public file, is in nets/vocabularies. `WordTokenizer` knows a closed list
+of words, one token each, and may spell the others."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ import gzip
 import html
 import importlib.util
 import itertools
-import os
 import re
 import unicodedata
 import warnings
 import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+CLIP_PAIRS = Path(__file__).parent / "vocabularies" / "bpe_simple_vocab_16e6.txt.gz"  # as OpenAI published it
 
 
 class UnknownWord(ValueError):
@@ -197,22 +198,24 @@ def split_words(text: str) -> list[str]:
 class ClipTokenizer(Tokenizer):
     """The byte-pair encoder of CLIP: 49,408 tokens, rows of 77.
 
-    path: bpe_simple_vocab_16e6.txt.gz (`ClipTokenizer.find()` looks for one), or the merges.txt of a
-    model, which is the same list, or its pairs themselves. pad: None pads with the end token, as Stable
+    path: bpe_simple_vocab_16e6.txt.gz, or the merges.txt of a model, which is the same list, or its pairs
+    themselves; by default the file that is shipped. pad: None pads with the end token, as Stable
     Diffusion v1 was trained; 0 is what OpenAI's own `clip.tokenize` does. clean: `clean_plain`, as the
     tokenizer of the public Stable Diffusion pipelines, or `clean_openai`, as the paper's code; they
     differ on HTML entities and damaged text only. truncate: cut a long text to its first 75 tokens, with
-    a warning that says which words are left out, or refuse it. Raises ValueError for a file that is not
-    the vocabulary."""
+    a warning that says which words are left out, or refuse it. taught: words that a model learnt later,
+    with their tokens, {"<cat>": [49408]}; they are found in upper and lower case, and never inside another
+    word. Raises ValueError for a file that is not the vocabulary, and for a taught word without letters."""
 
     def __init__(
         self,
-        path: str | Path | Sequence[tuple[str, str]],
+        path: str | Path | Sequence[tuple[str, str]] = CLIP_PAIRS,
         *,
         length: int = 77,
         pad: int | None = None,
         clean: Callable[[str], str] | None = None,
         truncate: bool = False,
+        taught: Mapping[str, Sequence[int]] | None = None,
     ):
         merges = read_merges(path) if isinstance(path, (str, Path)) else list(path)
         letters = list(byte_letters().values())
@@ -220,31 +223,25 @@ class ClipTokenizer(Tokenizer):
         self.rank = {pair: i for i, pair in enumerate(merges)}
         self.tokens = {piece: i for i, piece in enumerate(vocabulary)}
         self.strings = vocabulary
-        self.vocab_size = len(vocabulary)
         self.length = length
         self.truncate = truncate
         self.clean = clean_plain if clean is None else clean
         self.start, self.end = (self.tokens[s] for s in SPECIAL)
         self.pad = self.end if pad is None else pad
-
-    @staticmethod
-    def find() -> Path:
-        """The vocabulary file: $PALIMPSEST_CLIP_VOCABULARY, or the copy that open_clip_torch brings. Else
-        ValueError.
-        """
-        if named := os.environ.get("PALIMPSEST_CLIP_VOCABULARY"):
-            return Path(named)
-        spec = importlib.util.find_spec("open_clip")
-        for folder in (spec.submodule_search_locations or []) if spec else []:
-            if (path := Path(folder) / "bpe_simple_vocab_16e6.txt.gz").exists():
-                return path
-        raise ValueError(
-            "no CLIP vocabulary found: `palimpsest weights get clip-vocabulary` fetches it; or install "
-            "open_clip_torch, or set PALIMPSEST_CLIP_VOCABULARY to the path of bpe_simple_vocab_16e6.txt.gz"
-        )
+        self.taught = {self.clean(word).strip(): list(tokens) for word, tokens in (taught or {}).items()}
+        if "" in self.taught or not all(self.taught.values()):
+            raise ValueError("a taught word needs letters and at least one token")
+        self.vocab_size = 1 + max([len(vocabulary) - 1, *itertools.chain(*self.taught.values())])
+        longest_first = sorted(self.taught, key=len, reverse=True)  # "<cat>" must not hide "<cat>_1"
+        self.taught_words = re.compile("|".join(map(_whole_word, longest_first)) or r"(?!)")
 
     def pieces(self, text: str) -> list[list[int]]:
-        return [self.piece(string) for string in split_clip(self.clean(text))]
+        text, found, done = self.clean(text), [], 0
+        for word in self.taught_words.finditer(text):
+            found += map(self.piece, split_clip(text[done : word.start()]))
+            found.append(self.taught[word[0]])
+            done = word.end()
+        return [*found, *map(self.piece, split_clip(text[done:]))]
 
     def piece(self, string: str) -> list[int]:
         """Byte-pair encoding of one piece: join the pair that was learnt earliest, until no pair was
@@ -260,10 +257,15 @@ class ClipTokenizer(Tokenizer):
         return [self.tokens[part] for part in parts]
 
     def decode(self, ids: Iterable[int]) -> str:
-        byte = {letter: byte for byte, letter in byte_letters().items()}
+        letter = byte_letters()
+        byte = {letter: byte for byte, letter in letter.items()}
+        strings = dict(enumerate(self.strings))
+        for word, tokens in self.taught.items():  # a word of several tokens is told at its first one
+            spelt = "".join(letter[b] for b in word.encode("utf-8")) + "</w>"
+            strings |= dict.fromkeys(tokens[1:], "") | {tokens[0]: spelt}
         ids = [int(i) for i in ids]
         ids = ids[: ids.index(self.end)] if self.end in ids else ids  # what follows the end is padding
-        text = "".join(self.strings[i] for i in ids if i != self.start).replace("</w>", " ")
+        text = "".join(strings.get(i, "") for i in ids if i != self.start).replace("</w>", " ")
         return (
             b"".join(bytes([byte[c]]) if c in byte else b" " for c in text)
             .decode("utf-8", errors="replace")
@@ -274,6 +276,12 @@ class ClipTokenizer(Tokenizer):
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 _WHITE = re.compile(r"[^\S\x1c-\x1f]+")  # Unicode's White_Space; Python's \s has four separators more
 _WHOLE = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d")
+
+
+def _whole_word(word: str) -> str:
+    """A pattern of that word; where it ends in a letter or numeral, none may follow, and so at its start."""
+    start, end = (r"(?<!\w)" if word[0].isalnum() else ""), (r"(?!\w)" if word[-1].isalnum() else "")
+    return start + re.escape(word) + end
 
 
 def clean_plain(text: str) -> str:

@@ -45,9 +45,7 @@ def home(tmp_path, monkeypatch):
 def test_every_entry_of_the_catalogue_is_complete():
     assert len({k.name for k in PUBLISHED}) == len({k.file for k in PUBLISHED}) == len(PUBLISHED) >= 11
     for k in PUBLISHED:
-        assert (
-            k.kind in ("model", "features", "vocabulary") and k.what and k.licence and k.cannot and k.urls
-        ), k.name
+        assert k.kind in ("model", "features") and k.what and k.licence and k.cannot and k.urls, k.name
         assert all(url.startswith("https://") and url.endswith(f"/{k.file}") for url in k.urls), k.name
         assert len(k.sha256) in (0, 64) or len(k.sha256) >= 8, k.name
         assert k.sha256 == k.sha256.lower() and set(k.sha256) <= set("0123456789abcdef"), k.name
@@ -151,7 +149,6 @@ def test_every_kind_of_file_that_is_read_here_has_a_name_to_fetch_it_by():
         for part in ("base", "upsample", "base-inpaint", "upsample-inpaint", "clip-image", "clip-text")
     } <= names
     assert {"lpips-alex-trunk", "lpips-alex", "lpips-vgg-trunk", "lpips-vgg", "fid-inception"} <= names
-    assert {k.words for k in PUBLISHED if k.kind == "model"} <= {*names, ""}
 
 
 def test_load_takes_a_public_name_and_downloads_nothing(home, monkeypatch):

@@ -11,10 +11,8 @@ from towers import small_clip, small_dino
 import palimpsest.cli.commands.weights as commands
 import palimpsest.weights.public.catalogue
 from palimpsest.cli.main import main
-from palimpsest.nets.tokenizer import ClipTokenizer
 from palimpsest.weights.files import sha256
 from palimpsest.weights.public.catalogue import PUBLISHED, cache_folder, lookup
-from palimpsest.weights.public.shared import vocabulary
 from palimpsest.weights.public.tower_names import (
     clip_openai_names,
     clip_transformers_names,
@@ -48,7 +46,6 @@ def entry(home, monkeypatch):
         size=source.stat().st_size,
         sha256=sha256(source),
         repos=(),
-        words="",
     )
     for module in (palimpsest.weights.public.catalogue, commands):
         monkeypatch.setattr(module, "PUBLISHED", (entry,))
@@ -67,7 +64,7 @@ def test_the_list_tells_size_digest_licence_limits_and_whether_it_is_here(capsys
     assert list(blocks) == [k.name for k in PUBLISHED]
     main(["weights", "list"])
     out = capsys.readouterr().out
-    assert "4,265 MB, SHA-256 6ce0161689b3" in out and "vocab.bpe, 0.5 MB" in out
+    assert "4,265 MB, SHA-256 6ce0161689b3" in out
     assert out.count("CreativeML Open RAIL-M") >= 4 and out.count("cannot: ") == len(PUBLISHED)
     assert (
         "size not published, SHA-256 not published" in out
@@ -98,25 +95,6 @@ def test_get_can_put_it_elsewhere_and_tells_a_digest_that_was_never_published(
     said = capsys.readouterr()
     assert said.out == "shelf/little.safetensors\n" and not cache_folder().exists()
     assert f"no SHA-256 of little.safetensors is published; this one has {entry.sha256}" in said.err
-
-
-def test_get_says_what_reading_texts_needs_besides(entry, capsys, monkeypatch):
-    words = replace(entry, name="clip-vocabulary", file="words.gz")
-    monkeypatch.setattr(
-        palimpsest.weights.public.catalogue, "PUBLISHED", (replace(entry, words="clip-vocabulary"), words)
-    )
-    monkeypatch.setattr(ClipTokenizer, "find", staticmethod(lambda: "vocabulary"))
-    assert main(["weights", "get", "little"]) == 0 and "clip-vocabulary" not in capsys.readouterr().err
-
-    def none():
-        raise ValueError
-
-    monkeypatch.setattr(ClipTokenizer, "find", staticmethod(none))
-    assert main(["weights", "get", "little"]) == 0
-    assert "`palimpsest weights get clip-vocabulary`" in capsys.readouterr().err
-    (cache_folder() / "words.gz").write_bytes(b"")  # once it is fetched, loading finds it by itself
-    assert vocabulary() == cache_folder() / "words.gz"
-    assert main(["weights", "get", "little"]) == 0 and "clip-vocabulary" not in capsys.readouterr().err
 
 
 def test_a_file_that_went_bad_is_refused_by_get_and_by_verify(entry, capsys):
@@ -211,10 +189,6 @@ def test_verify_of_a_shipped_model_says_so(capsys):
         ("", "ACTION"),
         ("fetch x", "ACTION: invalid choice: 'fetch'"),
         ("verify nothing.ckpt", "path: there is no nothing.ckpt"),
-        (
-            "verify clip-vocabulary",
-            "path: clip-vocabulary is not on this disk; `palimpsest weights get clip-vocabulary`",
-        ),
         (
             "verify instruct-pix2pix",
             "model: instruct-pix2pix is not on this disk; `palimpsest weights get instruct-pix2pix`",

@@ -362,7 +362,7 @@ def test_word_identifiers_are_the_reserved_words_and_come_back():
 
 
 def test_clip_identifiers_are_short_late_and_come_back():
-    tokenizer = ClipTokenizer(ClipTokenizer.find())
+    tokenizer = ClipTokenizer()
     words = rare_words(tokenizer)
     assert 100 < len(words) < 900 and len(set(words)) == len(words) and "sks" not in words
     for word in words:
@@ -388,7 +388,7 @@ def test_clip_identifiers_are_short_late_and_come_back():
     ],
 )
 def test_an_identifier_with_a_meaning_is_warned_of(b, identifier, words, what):
-    bundle = b if words else replace(b, tokenizer=ClipTokenizer(ClipTokenizer.find()))
+    bundle = b if words else replace(b, tokenizer=ClipTokenizer())
     with pytest.warns(Caution, match=f"^identifier: .*{what}"):
         assert check_identifier(bundle, identifier) == identifier
 
@@ -397,7 +397,7 @@ def test_an_identifier_with_a_meaning_is_warned_of(b, identifier, words, what):
     "identifier, words", [("zwx", True), ("ZWX", True), ("zwx kex", True), ("RARE", False), ("RARE 5", False)]
 )
 def test_a_rare_identifier_is_not_warned_of(b, identifier, words):
-    bundle = b if words else replace(b, tokenizer=ClipTokenizer(ClipTokenizer.find()))
+    bundle = b if words else replace(b, tokenizer=ClipTokenizer())
     rare = identifier.replace("RARE", rare_words(bundle.tokenizer)[0].upper())
     assert check_identifier(bundle, rare) == rare  # a warning is an error here
 

@@ -1,6 +1,4 @@
-"""GPT-2's tokenizer as GLIDE uses it, against the real vocabulary where it is at hand, and against
-transformers.
-"""
+"""GPT-2's tokenizer as GLIDE uses it, against transformers and on invented pairs."""
 
 import gzip
 import json
@@ -10,22 +8,20 @@ import pytest
 import torch
 from test_tokenizer import DAMAGED, HOSTILE, SCRIPTS
 
-from palimpsest.nets.gpt2 import GPT2Tokenizer, read_gpt2_merges, split_gpt2
+from palimpsest.nets.gpt2 import GPT2_PAIRS, GPT2Tokenizer, read_gpt2_merges, split_gpt2
 from palimpsest.nets.tokenizer import TextCut
-from palimpsest.weights.public.shared import gpt2_vocabulary
+from palimpsest.weights.files import sha256
 
 
 @pytest.fixture(scope="module")
-def path():
-    try:
-        return gpt2_vocabulary()
-    except ValueError as error:
-        pytest.skip(str(error))
+def gpt2():
+    return GPT2Tokenizer()
 
 
-@pytest.fixture(scope="module")
-def gpt2(path):
-    return GPT2Tokenizer(path)
+def test_the_shipped_byte_pairs_are_those_that_were_published():
+    assert sha256(GPT2_PAIRS) == "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+    licence = GPT2_PAIRS.with_name("LICENSE-GPT2.txt").read_text(encoding="utf-8")
+    assert GPT2_PAIRS.name in licence and "Copyright (c) 2019 OpenAI" in licence
 
 
 @pytest.fixture
@@ -45,11 +41,11 @@ def test_the_published_literals(gpt2):
     assert 50256 not in gpt2.encode("<|endoftext|>")  # text that only looks like the end of one
 
 
-def test_any_text_becomes_the_tokens_of_transformers(path, tmp_path):
+def test_any_text_becomes_the_tokens_of_transformers(tmp_path):
     transformers = pytest.importorskip("transformers", reason="checked against the tokenizer of transformers")
-    ours = GPT2Tokenizer(path, lower=False)
+    ours = GPT2Tokenizer(lower=False)
     (tmp_path / "vocab.json").write_text(json.dumps(ours.tokens), encoding="utf-8")
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in read_gpt2_merges(path))]
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in read_gpt2_merges(GPT2_PAIRS))]
     (tmp_path / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     theirs = transformers.GPT2Tokenizer.from_pretrained(tmp_path)
     rng = random.Random(0)
@@ -78,13 +74,6 @@ def test_any_text_becomes_the_tokens_of_transformers(path, tmp_path):
     mixed = ["".join(rng.choice(signs) for _ in range(rng.randint(1, 15))) for _ in range(500)]
     for text in [*HOSTILE, *SCRIPTS, *DAMAGED, "  two  spaces \n\n x ", "a ", *mixed]:
         assert ours.encode(text) == theirs.encode(text, add_special_tokens=False), ascii(text)
-
-
-def test_the_file_that_names_the_tokens_says_the_same(path, gpt2):
-    beside = path.with_name("encoder.json.gz")
-    if not beside.exists():
-        pytest.skip(f"{beside.name} is not beside {path.name}")
-    assert gpt2.tokens == json.loads(gzip.decompress(beside.read_bytes()))
 
 
 def test_decoding_gives_the_lower_case_text_back_to_the_letter(gpt2):
@@ -140,13 +129,3 @@ def test_a_file_that_is_not_the_vocabulary_is_refused(tmp_path, content):
     with pytest.raises(ValueError, match="vocabulary") as e:
         GPT2Tokenizer(file)
     assert "\n" not in str(e.value) and str(file) in str(e.value)
-
-
-def test_the_vocabulary_is_found_by_its_variable(monkeypatch, tmp_path):
-    monkeypatch.setenv("PALIMPSEST_GPT2_VOCABULARY", str(tmp_path / "mine.bpe"))
-    assert GPT2Tokenizer.find() == tmp_path / "mine.bpe"
-    monkeypatch.delenv("PALIMPSEST_GPT2_VOCABULARY")
-    with pytest.raises(
-        ValueError, match="no GPT-2 vocabulary found: `palimpsest weights get gpt2-vocabulary`"
-    ):
-        GPT2Tokenizer.find()

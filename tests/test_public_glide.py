@@ -58,17 +58,6 @@ def shapes_of(state):
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
-@pytest.fixture
-def vocabulary(tmp_path, monkeypatch):
-    """50,000 pairs that no text has: GPT-2's list in everything but its contents."""
-    (tmp_path / "vocab.bpe").write_text(
-        "#version: 0.2\n" + "\n".join(f"Ā{i} Ā{i}" for i in range(50_000)), encoding="utf-8"
-    )
-    monkeypatch.setenv("PALIMPSEST_GPT2_VOCABULARY", str(tmp_path / "vocab.bpe"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
-
-
 def written(tmp_path, **changes):
     net, text = randomised(GlideUNet(**SMALL | changes)).eval(), randomised(GlideText(**WORDS)).eval()
     torch.save(published(net, text), tmp_path / "base.pt")
@@ -174,7 +163,7 @@ def test_the_sizes_tell_what_the_nets_were_built_with(full, name, inpainting, up
     ],
 )
 def test_a_small_net_comes_back_out_of_a_file_with_the_published_names(
-    tmp_path, vocabulary, changes, beside, size, schedule
+    tmp_path, changes, beside, size, schedule
 ):
     net, text, path = written(tmp_path, **changes)
     b = load(path, "cpu")
@@ -225,7 +214,7 @@ def test_a_small_net_comes_back_out_of_a_file_with_the_published_names(
         ),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused(tmp_path, vocabulary, spoil, said):
+def test_a_file_that_does_not_fit_is_refused(tmp_path, spoil, said):
     _, _, path = written(tmp_path)
     state = torch.load(path)
     spoil(state)

@@ -99,12 +99,7 @@ def same(a, b):
 
 @pytest.fixture(scope="module")
 def b():
-    try:
-        return dataclasses.replace(
-            small(vocab=49408), tokenizer=ClipTokenizer(ClipTokenizer.find(), truncate=True)
-        )
-    except ValueError as error:
-        pytest.skip(str(error))
+    return dataclasses.replace(small(vocab=49408), tokenizer=ClipTokenizer(truncate=True))
 
 
 @pytest.fixture(scope="module")
@@ -376,28 +371,12 @@ def test_the_folder_names_the_pipeline_of_its_unet(b, tmp_path, channels, pipeli
     )
 
 
-def test_a_single_file_brings_its_words(b, tmp_path, monkeypatch):
-    file = save(b, tmp_path / "mine.safetensors")
-    monkeypatch.setattr(
-        "palimpsest.weights.public.shared.vocabulary", lambda: pytest.fail("nothing is looked for")
-    )
-    assert (
-        load(file, device="cpu").tokenizer(["a photo of a cat"]).tolist()
-        == b.tokenizer(["a photo of a cat"]).tolist()
-    )
-
-
-def test_without_a_vocabulary_the_mend_is_said_before_the_weights_are_read(b, tmp_path, monkeypatch):
-    save_file(compvis(b), tmp_path / "theirs.safetensors")
-    monkeypatch.setenv("PALIMPSEST_CLIP_VOCABULARY", str(tmp_path / "none.gz"))
-    monkeypatch.setattr(
-        "palimpsest.weights.public.mapped.Checkpoint.load_into",
-        lambda *a: pytest.fail("the weights are read"),
-    )
-    with pytest.raises(
-        WeightsError, match="^model: .*theirs.safetensors reads texts: cannot read the CLIP vocabulary"
-    ):
-        load(tmp_path / "theirs.safetensors", device="cpu")
+def test_a_single_file_brings_its_words(b, tmp_path):
+    turned = dict(zip(b.tokenizer.rank, reversed(range(len(b.tokenizer.rank)))))
+    other = ClipTokenizer(sorted(turned, key=turned.get), pad=0, taught={"<cat>": [7, 8]}, truncate=True)
+    found = load(save(dataclasses.replace(b, tokenizer=other), tmp_path / "mine.safetensors"), device="cpu")
+    text = "a photo of a <cat>"
+    assert found.tokenizer([text]).equal(other([text])) and not other([text]).equal(b.tokenizer([text]))
 
 
 def test_a_text_encoder_of_another_tokenizer_is_refused_before_the_walk(b, tmp_path):
@@ -407,12 +386,6 @@ def test_a_text_encoder_of_another_tokenizer_is_refused_before_the_walk(b, tmp_p
         match="^model: the text encoder of small knows 100 tokens and its tokenizer gives number 49407",
     ):
         other.embed("a cat")
-    folder = save(b, tmp_path / "folder")
-    (folder / "tokenizer" / "merges.txt").unlink()
-    with pytest.raises(
-        WeightsError, match="^model: .*folder has a tokenizer without a merges.txt, so another than CLIP's"
-    ):
-        load(folder, device="cpu")
 
 
 def test_the_sides_of_a_latent_may_be_two_numbers(b, tmp_path):

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palimpsest.nets.tokenizer import (
+    CLIP_PAIRS,
     LETTERS,
     ClipTokenizer,
     TextCut,
@@ -21,6 +22,7 @@ from palimpsest.nets.tokenizer import (
     clean_plain,
     read_merges,
 )
+from palimpsest.weights.files import sha256
 
 WORDS = ["a", "red", "blue", "star", "square", "of", "left", ",", "-"]
 
@@ -143,16 +145,15 @@ def test_one_string_is_not_a_list_of_texts(words):
 
 
 @pytest.fixture(scope="module")
-def vocabulary():
-    try:
-        return ClipTokenizer.find()
-    except ValueError as error:
-        pytest.skip(str(error))
+def clip():
+    return ClipTokenizer(truncate=True)
 
 
-@pytest.fixture(scope="module")
-def clip(vocabulary):
-    return ClipTokenizer(vocabulary, truncate=True)
+def test_the_shipped_byte_pairs_are_those_that_were_published():
+    published = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
+    assert sha256(CLIP_PAIRS) == published
+    licence = CLIP_PAIRS.with_name("LICENSE-CLIP.txt").read_text(encoding="utf-8")
+    assert CLIP_PAIRS.name in licence and "Copyright (c) 2021 OpenAI" in licence
 
 
 HOSTILE = [
@@ -216,8 +217,8 @@ def quiet(tokenizer, text):
         return tokenizer([text])[0].tolist()
 
 
-def test_padding_is_the_end_token_or_what_was_asked(vocabulary):
-    row = ClipTokenizer(vocabulary, pad=0)(["a cat"])[0]
+def test_padding_is_the_end_token_or_what_was_asked():
+    row = ClipTokenizer(pad=0)(["a cat"])[0]
     assert row.tolist() == [49406, 320, 2368, 49407] + [0] * 73
 
 
@@ -228,12 +229,12 @@ anything = st.text(characters, max_size=30)
 
 
 @pytest.fixture(scope="module")
-def public(vocabulary, clip, tmp_path_factory):
+def public(clip, tmp_path_factory):
     """The tokenizer of transformers, given the same vocabulary in its own files."""
     transformers = pytest.importorskip("transformers", reason="checked against the tokenizer of transformers")
     folder = tmp_path_factory.mktemp("clip")
     (folder / "vocab.json").write_text(json.dumps(clip.tokens), encoding="utf-8")
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in read_merges(vocabulary))]
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in read_merges(CLIP_PAIRS))]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     tokenizer = transformers.CLIPTokenizerFast.from_pretrained(folder)
     return lambda text: tokenizer([text], padding="max_length", truncation=True, max_length=77)["input_ids"][
@@ -254,14 +255,14 @@ def test_any_text_becomes_the_tokens_of_transformers(clip, public, text):
 
 
 @pytest.fixture(scope="module")
-def openai(vocabulary):
+def openai():
     """(ours, theirs): the tokenizer of OpenAI's code, as open_clip carries it on; it pads with 0 and
     mends damaged text.
     """
     tokenizer = pytest.importorskip(
         "open_clip.tokenizer", reason="checked against open_clip"
     ).SimpleTokenizer()
-    ours = ClipTokenizer(vocabulary, pad=0, clean=clean_openai, truncate=True)
+    ours = ClipTokenizer(pad=0, clean=clean_openai, truncate=True)
     return ours, lambda text: tokenizer([text])[0].tolist()
 
 
@@ -297,11 +298,11 @@ def test_a_lone_surrogate_is_no_accident(clip):
     assert clip.decode(clip.encode("\ud83d lone")) == "? lone"
 
 
-def test_a_long_prompt_is_cut_or_refused_as_asked(vocabulary, clip):
+def test_a_long_prompt_is_cut_or_refused_as_asked(clip):
     with pytest.warns(TextCut):
         row = clip(["word " * 200])[0]
     assert row.shape == (77,) and row[-1] == 49407 and (row[1:-1] == clip.encode("word")[1]).all()
-    strict = ClipTokenizer(vocabulary)
+    strict = ClipTokenizer()
     assert strict(["w " * 75]).shape == (1, 77)
     with pytest.raises(ValueError, match="the prompt has 76 tokens, but at most 75 fit"):
         strict(["w " * 76])
@@ -370,15 +371,38 @@ def test_a_tokenizer_travels(clip):
     assert pickle.loads(pickle.dumps(clip))(["a cat"]).equal(clip(["a cat"]))
 
 
-def test_the_vocabulary_is_found_by_its_variable(monkeypatch, tmp_path):
-    monkeypatch.setenv("PALIMPSEST_CLIP_VOCABULARY", str(tmp_path / "mine.gz"))
-    assert ClipTokenizer.find() == tmp_path / "mine.gz"
-    monkeypatch.delenv("PALIMPSEST_CLIP_VOCABULARY")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ValueError, match="no CLIP vocabulary found: `palimpsest weights get clip-vocabulary`"
+def test_taught_words_are_the_tokens_that_transformers_adds(clip, public, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="checked against the tokenizer of transformers")
+    (tmp_path / "vocab.json").write_text(json.dumps(clip.tokens), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in clip.rank)]
+    (tmp_path / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path)
+    theirs.add_tokens(["<cat-toy>", "<cat-toy>_1", "<Café Noir>", "zwx"])
+    taught = {"<cat-toy>": [49408], "<cat-toy>_1": [49409], "<Café Noir>": [49410], "zwx": [49411]}
+    ours = ClipTokenizer(taught=taught)
+    assert ours.vocab_size == 49412 and clip.vocab_size == 49408
+    for text in (
+        "a <cat-toy> on a table",
+        "a<cat-toy>b, <CAT-TOY>!",
+        "<cat-toy>_1<cat-toy> <cat-toy>_1",
+        "a <café noir>; zwx, ZWX",
+        "no such word",
+        "",
     ):
-        ClipTokenizer.find()
+        assert ours.encode(text) == theirs(text)["input_ids"], text
+        assert ours.decode(ours.encode(text)).replace(" ", "") == clean_plain(text).replace(" ", "")
+    assert ours.encode("xzwx zwxy") == clip.encode("xzwx zwxy")  # transformers sees it inside a word too
+
+
+def test_a_taught_word_may_be_several_tokens_and_is_one_piece(clip):
+    ours = ClipTokenizer(taught={"Sunset-Style": [49408, 49409, 49410]})
+    row = ours(["a house in sunset-style, red"])[0]
+    assert ours.positions("a house in sunset-style, red", "Sunset-Style") == [4, 5, 6]
+    assert row[4:7].tolist() == [49408, 49409, 49410] and ours.decode(row) == "a house in sunset-style , red"
+    assert pickle.loads(pickle.dumps(ours))(["sunset-style"]).equal(ours(["sunset-style"]))
+    for taught in ({"": [49408]}, {" ": [49408]}, {"x": []}):
+        with pytest.raises(ValueError, match="a taught word needs letters and at least one token"):
+            ClipTokenizer(taught=taught)
 
 
 @pytest.mark.parametrize(

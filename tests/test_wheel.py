@@ -58,6 +58,10 @@ def test_the_wheel_holds_the_weights_and_not_the_tests(wheel):
     shipped = {path.name for path in (ROOT / "weights").glob("*.safetensors")}
     assert shipped and {f"palimpsest/weights/{name}" for name in shipped} <= names
     assert "palimpsest/weights/MANIFEST.json" in names
+    words = {f"palimpsest/nets/vocabularies/{p.name}" for p in (ROOT / "nets" / "vocabularies").iterdir()}
+    assert len(words) == 4 and words <= names
+    licences = {name.split("/")[-1] for name in names if ".dist-info/" in name}
+    assert {"LICENSE", "LICENSE-CLIP.txt", "LICENSE-GPT2.txt"} <= licences
     assert {name.split("/")[0] for name in names} == {
         "palimpsest",
         f"palimpsest-{palimpsest.__version__}.dist-info",

@@ -26,7 +26,6 @@ from palimpsest.weights.public.catalogue import (
 )
 from palimpsest.weights.public.checkpoint import is_public, read_public
 from palimpsest.weights.public.download import check, download, hashed, weight_files, whole
-from palimpsest.weights.public.shared import gpt2_vocabulary, vocabulary
 from palimpsest.weights.public.towers import Unpacked, load_clip, load_dino, load_inception, recognise
 
 
@@ -103,11 +102,6 @@ def run_get(a: argparse.Namespace) -> None:
             say(f"note: no SHA-256 of {k.file} is published; this one has {hashed(place)}, see {k.page}")
     elif place.is_file():
         check(place, k)
-    if k.kind == "model" and k.words and place.is_file():  # a single file: its words are not in it
-        try:
-            {"clip-vocabulary": vocabulary, "gpt2-vocabulary": gpt2_vocabulary}[k.words]()
-        except ValueError:
-            say(f"note: to read texts it needs a vocabulary too: `palimpsest weights get {k.words}`")
     tell(place)
 
 
@@ -128,10 +122,7 @@ def run_verify(a: argparse.Namespace) -> None:
         )
     for file in weight_files(path):
         if k is not None and file.name == k.file:
-            digest = check(file, k)
-            if k.kind == "vocabulary":
-                tell(f"{file}: {digest}, as published")
-                return
+            check(file, k)
         form, digest = whole(file), hashed(file)
         tell(
             f"{file}: {form}, {file.stat().st_size:,} bytes, whole\n"

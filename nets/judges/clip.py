@@ -5,7 +5,7 @@
 is the encoder of Stable Diffusion v1; `CLIP(**VIT_B_32)` is ViT-B/32 (151,277,313).
 
     clip = load_clip("ViT-B-32.pt")                                # weights/public/towers.py
-    tokenizer = ClipTokenizer(ClipTokenizer.find(), pad=0, clean=clean_openai)
+    tokenizer = ClipTokenizer(pad=0, clean=clean_openai)
     image = clip.encode_image(clip_view(pictures))                 # (b d), of length 1
     text = clip.encode_text(tokenizer(["a photo of a cat"]))
     cos = image @ text.T                                           # metrics/similarity.py uses it

@@ -5,7 +5,7 @@ guide a walk from the first step.
 of encoders (image 86,443,776 parameters in 188 tensors, text 71,679,488 in 185).
 
     clip = load_noised_clip("clip_image_enc.pt", "clip_text_enc.pt")     # weights/public/towers.py
-    tokenizer = ClipTokenizer(ClipTokenizer.find(), pad=0, clean=clean_openai, truncate=True)
+    tokenizer = ClipTokenizer(pad=0, clean=clean_openai, truncate=True)
     text = clip.encode_text(tokenizer(["a photo of a cat"]))
     cos = (clip.encode_image(x_t, t) * text).sum(dim=1)     # f(x_t) · g(c) of Eq. (8); gradients flow to x_t
 

@@ -28,18 +28,16 @@ SD_LIMITS = (
 TORCHVISION = "https://docs.pytorch.org/vision/stable/models.html"
 LPIPS_PAGE = "https://github.com/richzhang/PerceptualSimilarity"
 LPIPS_HEADS = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1"
-CLIP_WORDS = "clip-vocabulary"
 DDPM_LIMITS = "reads no text; pictures of 256×256 of its one subject only"
 
 
 @dataclass(frozen=True)
 class Published:
-    """One published file. kind: "model" for what `load` takes, "features" for what metrics are made of,
-    "vocabulary" for CLIP's words.
+    """One published file. kind: "model" for what `load` takes, "features" for what metrics are made of.
 
     urls: the same file, best source first; size in bytes, None if not published; repos: on the hub, whose
-    copies on this disk are used too; cannot: what not to expect of it; words: the name of the vocabulary
-    that it needs beside it, as its one file holds none; about: a page, of what is not on the hub."""
+    copies on this disk are used too; cannot: what not to expect of it; about: a page, of what is not on
+    the hub."""
 
     name: str
     kind: str
@@ -51,7 +49,6 @@ class Published:
     licence: str
     cannot: str
     repos: tuple[str, ...] = ()
-    words: str = ""
     about: str = ""
 
     @property
@@ -100,7 +97,6 @@ def _glide(name: str, file: str, what: str, kind: str = "model") -> Published:
         "",
         "MIT",
         "people, of whom it saw no pictures; texts of more than 128 tokens; English only",
-        words="gpt2-vocabulary" if kind == "model" else "",
         about="https://github.com/openai/glide-text2im",
     )
 
@@ -149,7 +145,6 @@ PUBLISHED: tuple[Published, ...] = (
             "sd-legacy/stable-diffusion-v1-5",
             "runwayml/stable-diffusion-v1-5",
         ),
-        CLIP_WORDS,
     ),
     Published(
         "stable-diffusion-v1-4",
@@ -162,7 +157,6 @@ PUBLISHED: tuple[Published, ...] = (
         RAIL,
         SD_LIMITS,
         ("CompVis/stable-diffusion-v1-4", "CompVis/stable-diffusion-v-1-4-original"),
-        CLIP_WORDS,
     ),
     Published(
         "stable-diffusion-v1-5-inpainting",
@@ -184,7 +178,6 @@ PUBLISHED: tuple[Published, ...] = (
             "sd-legacy/stable-diffusion-inpainting",
             "runwayml/stable-diffusion-inpainting",
         ),
-        CLIP_WORDS,
     ),
     Published(
         "instruct-pix2pix",
@@ -197,7 +190,6 @@ PUBLISHED: tuple[Published, ...] = (
         f"MIT for its code; its weights come from Stable Diffusion v1.5's ({RAIL})",
         f"other viewpoints, swapping places, counting, taking one object apart; {SD_LIMITS}",
         ("timbrooks/instruct-pix2pix",),
-        CLIP_WORDS,
     ),
     _sdedit("celeba_hq", "faces (CelebA-HQ)"),
     _sdedit("bedroom", "bedrooms (LSUN)"),
@@ -281,30 +273,6 @@ PUBLISHED: tuple[Published, ...] = (
         "Apache 2.0",
         "telling pictures apart that ImageNet's classes do not",
         "https://github.com/mseitzer/pytorch-fid",
-    ),
-    Published(
-        "clip-vocabulary",
-        "vocabulary",
-        "CLIP's byte pairs, which Stable Diffusion's single files need too",
-        "bpe_simple_vocab_16e6.txt.gz",
-        ("https://raw.githubusercontent.com/openai/CLIP/main/clip/bpe_simple_vocab_16e6.txt.gz",),
-        1_356_917,
-        "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a",
-        "MIT",
-        "scripts that CLIP never saw",
-        about="https://github.com/openai/CLIP",
-    ),
-    Published(
-        "gpt2-vocabulary",
-        "vocabulary",
-        "GPT-2's byte pairs, which GLIDE's models need too",
-        "vocab.bpe",
-        ("https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe",),
-        456_318,
-        "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-        "MIT",
-        "the texts of CLIP and of Stable Diffusion",
-        about="https://github.com/openai/gpt-2",
     ),
 )
 

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from palimpsest.nets.text import TextTransformer
-from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.samplers.schedule import Schedule
@@ -36,9 +35,9 @@ from palimpsest.weights.public.shared import (
     LATENT_SIDE,
     build_empty,
     check_parts_fit,
-    tokenizer_of,
     write_file,
 )
+from palimpsest.weights.public.tokenizers import header_of_tokenizer, tokenizer_of_file
 from palimpsest.weights.public.towers import recognise
 
 if TYPE_CHECKING:
@@ -88,8 +87,7 @@ def read_compvis(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtyp
         wanted | {f"net.{ours}": theirs for ours, theirs in averages.items()},
         ignored=[*(name for name in shapes if BUFFERS.match(name)), *names["net"].values()],
     )
-    # asked for before the long work
-    tokenizer = tokenizer_of(text, header.get("words"), path, header.get("merges"))
+    tokenizer = tokenizer_of_file(text, header)
     if averages:
         names["net"] = averages
     for name, keys in names.items():
@@ -197,9 +195,6 @@ def write_compvis(model: Model, path: Path) -> Path:
         shift=model.shift,
         abar=model.schedule.abar.tolist(),
     )
-    if isinstance(model.tokenizer, WordTokenizer):
-        header["words"] = model.tokenizer.words
-    elif model.tokenizer is not None:  # a single file has no folder to keep them in
-        header["merges"] = [" ".join(pair) for pair in model.tokenizer.rank]
+    header |= header_of_tokenizer(model.tokenizer)
     write_file(path, tensors, {"palimpsest": json.dumps(header)})
     return path

@@ -230,8 +230,7 @@ def check(path: Path, entry: Published) -> str:
     """The SHA-256 of a file that is whole and, as far as that was published, the known one. Raises
     WeightsError for any other.
     """
-    if entry.kind != "vocabulary":
-        whole(path)
+    whole(path)
     if entry.size not in (None, size := path.stat().st_size):
         raise WeightsError(
             f"model: {path} has {size:,} bytes and {entry.name} was published with {entry.size:,}; remove it "

@@ -15,7 +15,6 @@ from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.tokenizer import ClipTokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
-from palimpsest.outputs import write_text
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.weights.files import WeightsError, write_json
 from palimpsest.weights.public import configs
@@ -27,9 +26,9 @@ from palimpsest.weights.public.shared import (
     LATENT_SIDE,
     build_empty,
     check_parts_fit,
-    tokenizer_of,
     write_file,
 )
+from palimpsest.weights.public.tokenizers import read_tokenizer, write_tokenizer
 
 if TYPE_CHECKING:
     from palimpsest.weights.model import Model
@@ -58,7 +57,7 @@ def read_diffusers(folder: Path, device: torch.device, dtype: torch.dtype) -> di
             ) from None
     net, vae, text = modules["unet"], modules["vae"], modules["text_encoder"]
     check_parts_fit(folder, net, text, vae)
-    tokenizer = tokenizer_of(text, None, folder)
+    tokenizer = read_tokenizer(folder / "tokenizer", len(text.positions))
     ready = []
     for name, module in modules.items():  # all are looked at before the first is read
         checkpoint = Checkpoint.of_folder(folder / name)
@@ -123,7 +122,7 @@ def write_diffusers(model: Model, folder: Path) -> Path:
     text_json = configs.text_to_json(model.text)
     _write_module(folder / "text_encoder", model.text, text_json, "model", prefix="text_model.")
     _write_scheduler(folder / "scheduler", model.schedule, model.prediction)
-    _write_tokenizer(folder / "tokenizer", model.tokenizer)
+    write_tokenizer(folder / "tokenizer", model.tokenizer)
     kind = {0: "", model.channels: "InstructPix2Pix"}.get(model.beside, "Inpaint")
     write_json(
         folder / "model_index.json",
@@ -169,16 +168,3 @@ def _write_scheduler(folder: Path, schedule: Schedule, prediction: str) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "scheduler_config.json", config)
-
-
-def _write_tokenizer(folder: Path, tokenizer: ClipTokenizer) -> None:
-    """The files of transformers' CLIPTokenizer."""
-    start, end = "<|startoftext|>", "<|endoftext|>"
-    special = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "vocab.json", tokenizer.tokens)
-    merges = "\n".join(["#version: 0.2", *map(" ".join, tokenizer.rank)])
-    write_text(folder / "merges.txt", merges + "\n")
-    about = special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": tokenizer.length}
-    write_json(folder / "tokenizer_config.json", about)
-    write_json(folder / "special_tokens_map.json", special)

@@ -20,7 +20,7 @@ from palimpsest.weights.files import WeightsError
 from palimpsest.weights.public.configs import HEAD_WIDTH, Config, Shapes
 from palimpsest.weights.public.layouts import rename
 from palimpsest.weights.public.mapped import Checkpoint
-from palimpsest.weights.public.shared import build_empty, gpt2_vocabulary
+from palimpsest.weights.public.shared import build_empty
 
 UNET = [
     (r"^time\.linear1\.", "time_embed.0."),
@@ -148,8 +148,7 @@ def read_glide(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
     """The fields of a Model. The base paints 64×64 on the cosine schedule, the upsampler 256×256 on the
     linear one.
 
-    Raises WeightsError for a file that does not fit, and ValueError where GPT-2's vocabulary is not to be
-    found."""
+    Raises WeightsError for a file that does not fit."""
     path, shapes = checkpoint.path, checkpoint.shapes
     unet, words = glide_of_shapes(shapes)
     net, text = build_empty(path, GlideUNet, unet, MEND), build_empty(path, GlideText, words, MEND)
@@ -163,7 +162,7 @@ def read_glide(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
     checkpoint.fits(
         modules, {f"{part}.{ours}": theirs for part, keys in names.items() for ours, theirs in keys.items()}
     )
-    tokenizer = GPT2Tokenizer(gpt2_vocabulary(), length=words["length"], truncate=True)
+    tokenizer = GPT2Tokenizer(length=words["length"], truncate=True)
     for part, keys in names.items():
         checkpoint.load_into(modules[part], keys, device, dtype)
     return dict(

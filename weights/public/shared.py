@@ -10,15 +10,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from palimpsest.nets.gpt2 import GPT2Tokenizer
 from palimpsest.nets.text import TextTransformer
-from palimpsest.nets.tokenizer import ClipTokenizer, Tokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.weights.files import WeightsError, write_tensor_file
-from palimpsest.weights.public.catalogue import find_on_disk, lookup_or_refuse
 from palimpsest.weights.public.configs import Config, build
-from palimpsest.weights.words import word_tokenizer
 
 Net = TypeVar("Net", bound=nn.Module)
 LATENT_SCALE = 0.18215  # of Stable Diffusion's autoencoder (arXiv:2112.10752v2, App. G)
@@ -55,49 +51,6 @@ def check_parts_fit(path: Path, net: UNet, text: TextTransformer | None, vae: Au
             f"model: {path} has an autoencoder of {vae.post_quant_conv.in_channels} latent channels and a "
             f"U-Net of {net.conv_out.out_channels}; take both from one model"
         )
-
-
-def vocabulary() -> Path:
-    """CLIP's byte pairs: as `palimpsest weights get clip-vocabulary` fetched them, else as
-    `ClipTokenizer.find`. Else ValueError.
-    """
-    return find_on_disk(lookup_or_refuse("clip-vocabulary")) or ClipTokenizer.find()
-
-
-def gpt2_vocabulary() -> Path:
-    """GPT-2's byte pairs: as `palimpsest weights get gpt2-vocabulary` fetched them, else as
-    `GPT2Tokenizer.find`. Else ValueError.
-    """
-    return find_on_disk(lookup_or_refuse("gpt2-vocabulary")) or GPT2Tokenizer.find()
-
-
-def tokenizer_of(
-    text: TextTransformer | None, words: list[str] | None, path: Path, pairs: list[str] | None = None
-) -> Tokenizer | None:
-    """The tokenizer of a text encoder: of these words, or CLIP's, of these pairs, or from the merges in
-    the folder where there are any.
-
-    Raises WeightsError where CLIP's vocabulary is nowhere to be found, or the folder has another tokenizer.
-    """
-    if text is None:
-        return None
-    length, merges = len(text.positions), path / "tokenizer" / "merges.txt"
-    if words is not None:
-        return word_tokenizer(words, length)
-    if merges.parent.is_dir() and not merges.is_file():
-        raise WeightsError(
-            f"model: {path} has a tokenizer without a merges.txt, so another than CLIP's, which is the only "
-            "one known here"
-        )
-    try:
-        learnt = [tuple(pair.split(" ")) for pair in pairs or ()] or (
-            merges if merges.is_file() else vocabulary()
-        )
-        return ClipTokenizer(learnt, length=length, truncate=True)
-    except WeightsError:
-        raise
-    except ValueError as error:
-        raise WeightsError(f"model: {path} reads texts: {error}") from None
 
 
 def write_file(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
