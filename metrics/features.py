@@ -14,6 +14,8 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError
+
 
 @torch.no_grad()
 def features(pictures: Tensor, extractor: Callable[[Tensor], Tensor], batch: int = 64) -> Tensor:
@@ -22,7 +24,7 @@ def features(pictures: Tensor, extractor: Callable[[Tensor], Tensor], batch: int
     The extractor maps (b, 3, y, x) to (b, d) or (b, d, y', x'); maps are averaged over their pixels.
     Resizing, normalising and `.eval()` are its own business."""
     if batch < 1:
-        raise ValueError(f"batch: {batch} pictures at a time; give 1 or more")
+        raise ArgumentError("batch", f"{batch} pictures at a time; give 1 or more")
     rows = []
     for chunk in pictures.split(batch):
         out = extractor(chunk)
@@ -34,16 +36,16 @@ def features(pictures: Tensor, extractor: Callable[[Tensor], Tensor], batch: int
 def _matrix(x: Tensor, name: str, least: int = 2) -> Tensor:
     """`x` in float64. Raises ValueError unless it is a finite (n, d) with n >= least."""
     if x.ndim != 2 or len(x) < least:
-        raise ValueError(f"{name}: shape {tuple(x.shape)}; give features (n, d) with n >= {least}")
+        raise ArgumentError(name, f"shape {tuple(x.shape)}; give features (n, d) with n >= {least}")
     if not x.isfinite().all():
-        raise ValueError(f"{name}: NaN or infinity inside; mend what made the features before measuring")
+        raise ArgumentError(name, "NaN or infinity inside; mend what made the features before measuring")
     return x.double()
 
 
 def _pair(x: Tensor, y: Tensor, least: int = 2) -> tuple[Tensor, Tensor]:
     x, y = _matrix(x, "x", least), _matrix(y, "y", least)
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"x and y: widths {x.shape[1]} and {y.shape[1]}; take both from the same extractor")
+        raise ArgumentError("y", f"widths {x.shape[1]} and {y.shape[1]}; take both from the same extractor")
     return x, y
 
 
@@ -88,11 +90,11 @@ def kid_subsets(
     """
     x, y = _pair(x, y)
     if not 2 <= size <= min(len(x), len(y)):
-        raise ValueError(
-            f"size: {size} does not fit sets of {len(x)} and {len(y)}; give 2 to {min(len(x), len(y))}"
+        raise ArgumentError(
+            "size", f"{size} does not fit sets of {len(x)} and {len(y)}; give 2 to {min(len(x), len(y))}"
         )
     if subsets < 2:
-        raise ValueError(f"subsets: {subsets} has no spread; give 2 or more, or call kid")
+        raise ArgumentError("subsets", f"{subsets} has no spread; give 2 or more, or call kid")
 
     def draw(a: Tensor) -> Tensor:
         return a[torch.randperm(len(a), generator=generator)[:size].to(a.device)]
@@ -132,7 +134,9 @@ def fid_from_moments(mu_x: Tensor, cov_x: Tensor, mu_y: Tensor, cov_y: Tensor) -
     d = mu_x.numel()
     shapes = [tuple(a.shape) for a in (mu_x, cov_x, mu_y, cov_y)]
     if shapes != [(d,), (d, d)] * 2:
-        raise ValueError(f"moments: shapes {shapes}; give means (d,) and covariances (d, d) of one width d")
+        raise ArgumentError(
+            "moments", f"shapes {shapes}; give means (d,) and covariances (d, d) of one width d"
+        )
     lam, q = torch.linalg.eigh(cov_x)
     root = (q * lam.clamp(min=0).sqrt()) @ q.T  # Σx^½
     lam = torch.linalg.eigvalsh(root @ cov_y @ root).clamp(min=0)
@@ -152,7 +156,9 @@ def csfid(x: Tensor, x_classes: Sequence[Hashable], y: Tensor, y_classes: Sequen
     """
     x, y = _pair(x, y, 1)
     if len(x_classes) != len(x) or len(y_classes) != len(y) or not set(x_classes) <= set(y_classes):
-        raise ValueError("classes: give one for each row of features, and rows of y for every class of x")
+        raise ArgumentError(
+            "classes", "give one for each row of features, and rows of y for every class of x"
+        )
 
     def mean(rows: Tensor, classes: Sequence[Hashable], wanted: Hashable) -> Tensor:
         return rows[[i for i, c in enumerate(classes) if c == wanted]].mean(0)
@@ -170,8 +176,8 @@ def perceptual(x: Tensor, y: Tensor) -> Tensor:
     Each place's features are brought to length 1; the squared differences are summed over features and
     averaged over places. 0 for equal maps, at most 4. Comparable only under one extractor."""
     if x.shape != y.shape or x.ndim != 3:
-        raise ValueError(
-            f"x and y: shapes {tuple(x.shape)} and {tuple(y.shape)}; give feature maps (b, n, d) of one shape"
+        raise ArgumentError(
+            "y", f"shapes {tuple(x.shape)} and {tuple(y.shape)}; give feature maps (b, n, d) of one shape"
         )
     x, y = (a.double() / a.double().norm(dim=-1, keepdim=True).clamp(min=1e-10) for a in (x, y))
     return reduce((x - y) ** 2, "b n d -> b n", "sum").mean(1)
@@ -193,8 +199,8 @@ def inception_score(p: Tensor) -> float:
     if (p < 0).any() or not torch.allclose(
         p.sum(1), torch.ones(len(p), dtype=p.dtype, device=p.device), atol=1e-4
     ):
-        raise ValueError(
-            "p: rows must be probabilities that sum to 1; take the softmax of the classifier's logits"
+        raise ArgumentError(
+            "p", "rows must be probabilities that sum to 1; take the softmax of the classifier's logits"
         )
     mean = p.mean(0, keepdim=True)
     kl = torch.special.xlogy(p, p).sum(1) - torch.special.xlogy(p, mean).sum(1)
@@ -219,7 +225,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
     real, fake = _pair(real, fake)
     most = min(len(real), len(fake)) - 1
     if not 1 <= k <= most:
-        raise ValueError(f"k: {k} neighbours in sets of {len(real)} and {len(fake)}; give 1 to {most}")
+        raise ArgumentError("k", f"{k} neighbours in sets of {len(real)} and {len(fake)}; give 1 to {most}")
     return PrecisionRecall(_covered(real, fake, k), _covered(fake, real, k))
 
 

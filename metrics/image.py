@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.metrics.mask import as_mask, refuse_empty
 
 
@@ -22,15 +23,15 @@ def _unit(x: Tensor, y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Te
     NaN.
     """
     if x.ndim != 4 or x.shape != y.shape:
-        raise ValueError(
-            f"pictures: shapes {tuple(x.shape)} and {tuple(y.shape)}; give two equal (b, c, y, x)"
+        raise ArgumentError(
+            "pictures", f"shapes {tuple(x.shape)} and {tuple(y.shape)}; give two equal (b, c, y, x)"
         )
     if not (x.is_floating_point() and y.is_floating_point()):
-        raise ValueError(
-            f"pictures: {x.dtype} and {y.dtype}; give floats in [-1, 1], as worlds.files reads them"
+        raise ArgumentError(
+            "pictures", f"{x.dtype} and {y.dtype}; give floats in [-1, 1], as worlds.files reads them"
         )
     if not (x.isfinite().all() and y.isfinite().all()):
-        raise ValueError("pictures: NaN or infinity inside; mend what made them before measuring")
+        raise ArgumentError("pictures", "NaN or infinity inside; mend what made them before measuring")
     if mask is None:
         mask = torch.ones(1, 1, 1, 1, device=x.device).expand(len(x), 1, *x.shape[-2:])
     return (x.double() + 1) / 2, (y.double() + 1) / 2, as_mask(mask, len(x), tuple(x.shape[-2:]))
@@ -95,8 +96,8 @@ def ssim(x: Tensor, y: Tensor, mask: Tensor | None = None, size: int = 11, sigma
     cannot change the figure. Raises ValueError for pictures smaller than the window, or where no counted
     pixel is the centre of a window."""
     if x.ndim == 4 and min(x.shape[-2:]) < size:
-        raise ValueError(
-            f"pictures: {x.shape[-2]} × {x.shape[-1]} is below one window; give {size} × {size} or more"
+        raise ArgumentError(
+            "pictures", f"{x.shape[-2]} × {x.shape[-1]} is below one window; give {size} × {size} or more"
         )
     x, y, mask = _unit(x, y, mask)
     window = gaussian_window(size, sigma).to(x.device)[None, None]

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from einops import reduce
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError
+
 
 def as_mask(
     mask: Tensor, batch: int, size: tuple[int, int], name: str = "mask", may_be_empty: bool = False
@@ -20,10 +22,10 @@ def as_mask(
     mask is all 0."""
     expected = (batch, 1, *size)
     if mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[-2:] != size or mask.shape[0] not in (1, batch):
-        raise ValueError(f"{name}: shape {tuple(mask.shape)} does not fit; give {expected} or a batch of 1")
+        raise ArgumentError(name, f"shape {tuple(mask.shape)} does not fit; give {expected} or a batch of 1")
     mask = mask.double()
     if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError(f"{name}: values other than 0 and 1; threshold it first, as in `{name} > 0.5`")
+        raise ArgumentError(name, f"values other than 0 and 1; threshold it first, as in `{name} > 0.5`")
     mask = mask.expand(batch, -1, -1, -1)
     if not may_be_empty:
         refuse_empty(reduce(mask, "b 1 y x -> b", "sum"), name)
@@ -34,8 +36,8 @@ def refuse_empty(count: Tensor, name: str) -> None:
     """Raise ValueError naming the pictures for which `count`, (b,), is 0: there is nothing to measure."""
     empty = (count == 0).nonzero().flatten().tolist()
     if empty:
-        raise ValueError(
-            f"{name}: no pixel counts in picture {', '.join(map(str, empty))}; leave those pictures out"
+        raise ArgumentError(
+            name, f"no pixel counts in picture {', '.join(map(str, empty))}; leave those pictures out"
         )
 
 
@@ -88,6 +90,8 @@ def dilate(mask: Tensor, pixels: int) -> Tensor:
     `1 - dilate(1 - mask, pixels)` shrinks it. Raises ValueError for a negative `pixels`.
     """
     if pixels < 0:
-        raise ValueError(f"pixels: {pixels} is negative; to shrink a mask dilate its complement, 1 - mask")
+        raise ArgumentError(
+            "pixels", f"{pixels} is negative; to shrink a mask dilate its complement, 1 - mask"
+        )
     grown = F.max_pool2d(mask.float(), 2 * pixels + 1, stride=1, padding=pixels)
     return grown.to(mask.dtype)

@@ -21,26 +21,27 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError
+
 
 def _unit(x: Tensor, name: str) -> Tensor:
     """Rows of length 1, float64. Raises ValueError unless x is (b, d) of finite rows that have a
     direction.
     """
     if x.ndim != 2 or not len(x):
-        raise ValueError(f"{name}: shape {tuple(x.shape)}; give embeddings (b, d)")
+        raise ArgumentError(name, f"shape {tuple(x.shape)}; give embeddings (b, d)")
     lengths = x.double().norm(dim=1, keepdim=True)
     if not (lengths.isfinite() & (lengths > 0)).all():
-        raise ValueError(
-            f"{name}: a row that is 0 or not finite has no direction; mend what made the embeddings"
+        raise ArgumentError(
+            name, "a row that is 0 or not finite has no direction; mend what made the embeddings"
         )
     return x.double() / lengths
 
 
 def _pair(x: Tensor, y: Tensor, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
     if x.shape != y.shape:
-        raise ValueError(
-            f"{names[0]} and {names[1]}: shapes {tuple(x.shape)} and {tuple(y.shape)}; give one row for each "
-            "pair"
+        raise ArgumentError(
+            names[1], f"must have a row for each of {names[0]}: shapes {tuple(x.shape)} and {tuple(y.shape)}"
         )
     return _unit(x, names[0]), _unit(y, names[1])
 
@@ -63,8 +64,8 @@ def subject_similarity(made: Tensor, real: Tensor) -> float:
     picture's cosine with itself, which is 1: see `self_similarity` for the row "real images"."""
     made, real = _unit(made, "made"), _unit(real, "real")
     if made.shape[1] != real.shape[1]:
-        raise ValueError(
-            f"made and real: widths {made.shape[1]} and {real.shape[1]}; take both from the same network"
+        raise ArgumentError(
+            "real", f"widths {made.shape[1]} and {real.shape[1]}; take both from the same network"
         )
     return float((made @ real.T).mean())
 
@@ -74,7 +75,7 @@ def self_similarity(x: Tensor) -> float:
     meets itself; here it does not.
     """
     if len(x) < 2:
-        raise ValueError(f"x: {len(x)} row has no pair; give 2 or more")
+        raise ArgumentError("x", f"{len(x)} row has no pair; give 2 or more")
     gram = _unit(x, "x") @ _unit(x, "x").T
     return float((gram.sum() - gram.trace()) / (len(x) * (len(x) - 1)))
 
@@ -86,7 +87,7 @@ def diversity(pictures: Tensor, distance: Callable[[Tensor, Tensor], Tensor]) ->
     distance: (b, 3, y, x) twice -> (b,), symmetric: LPIPS (metrics/trunks.py).
     """
     if len(pictures) < 2:
-        raise ValueError(f"pictures: {len(pictures)} has no pair; give 2 or more")
+        raise ArgumentError("pictures", f"{len(pictures)} has no pair; give 2 or more")
     first, second = torch.triu_indices(len(pictures), len(pictures), 1)
     return float(
         torch.stack([distance(pictures[i : i + 1], pictures[j : j + 1])[0] for i, j in zip(first, second)])
@@ -105,15 +106,16 @@ def directional(before: Tensor, after: Tensor, text_before: Tensor, text_after: 
     before, after = _pair(before, after, ("before", "after"))
     text_before, text_after = _pair(text_before, text_after, ("text_before", "text_after"))
     if before.shape != text_before.shape:
-        raise ValueError(
-            f"pictures and texts: shapes {tuple(before.shape)} and {tuple(text_before.shape)}; take both "
-            "from one CLIP"
+        raise ArgumentError(
+            "text_before",
+            f"must come from the CLIP of the pictures: {tuple(text_before.shape)} beside {tuple(before.shape)}",
         )
     went, wanted = after - before, text_after - text_before
     if same := (wanted.norm(dim=1) < 1e-9).nonzero().flatten().tolist():
-        raise ValueError(
-            f"text_after: row {', '.join(map(str, same))} says what text_before says, which asks for no "
-            "edit; leave it out"
+        raise ArgumentError(
+            "text_after",
+            f"row {', '.join(map(str, same))} says what text_before says, which asks for no "
+            "edit; leave it out",
         )
     return torch.cosine_similarity(went, wanted, dim=1, eps=1e-12)
 

@@ -29,6 +29,8 @@ from torchvision.models.inception import (
     InceptionE,
 )
 
+from palimpsest.arguments import ArgumentError
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pictures in [0, 1]
 FID_SIDE, FID_CLASSES = 299, 1008
 
@@ -64,9 +66,9 @@ class LPIPS(nn.Module):
         where they are too small.
         """
         if pictures.ndim != 4 or pictures.shape[1] != 3 or min(pictures.shape[-2:]) < self.least:
-            raise ValueError(
-                f"pictures: shape {tuple(pictures.shape)}; give (b, 3, y, x) with sides of {self.least} or "
-                "more"
+            raise ArgumentError(
+                "pictures",
+                f"shape {tuple(pictures.shape)}; give (b, 3, y, x) with sides of {self.least} or more",
             )
         mean, std = (rearrange(pictures.new_tensor(v), "c -> c 1 1") for v in (IMAGENET_MEAN, IMAGENET_STD))
         a, found = ((pictures + 1) / 2 - mean) / std, []
@@ -81,8 +83,9 @@ class LPIPS(nn.Module):
         for two shapes.
         """
         if x.shape != y.shape:
-            raise ValueError(
-                f"x and y: shapes {tuple(x.shape)} and {tuple(y.shape)}; give two equal (b, 3, y, x)"
+            raise ArgumentError(
+                "y",
+                f"must have the shape of x: {tuple(y.shape)} and {tuple(x.shape)}; give two equal (b, 3, y, x)",
             )
         layers = zip(self.maps(x), self.maps(y), self.heads)
         return torch.stack(
@@ -170,9 +173,9 @@ class FIDInception(Inception3):
         Pictures are stretched to 299 × 299, bilinearly and without antialiasing, as the PyTorch programs
         that most figures come from do. unstated: the resizing; another one moves FID by whole points."""
         if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
-            raise ValueError(
-                f"pictures: {pictures.dtype} of shape {tuple(pictures.shape)}; give floats (b, 3, y, x) in "
-                "[-1, 1]"
+            raise ArgumentError(
+                "pictures",
+                f"{pictures.dtype} of shape {tuple(pictures.shape)}; give floats (b, 3, y, x) in [-1, 1]",
             )
         x = F.interpolate(pictures.clamp(-1, 1), (FID_SIDE, FID_SIDE), mode="bilinear", align_corners=False)
         return rearrange(self.avgpool(self.map(x)), "b d 1 1 -> b d")

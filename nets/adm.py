@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.attention import Site, Tap, attend
 from palimpsest.nets.fast_cpu import Conv2d, Linear
 
@@ -81,12 +82,17 @@ class FusedAttention(nn.Module):
     Its rows go head by head: q, k, v of the first head, then of the second. ("Head-major"; torch's
     MultiheadAttention has the queries of all heads first, and the weights of one mean nothing to the
     other.) ctx (b l ctx_width) gives keys and values, which stand before those of x, and asks nothing.
-    width must divide by heads; ctx_width: None where there is no ctx."""
+    """
 
-    def __init__(self, width: int, heads: int, ctx_width: int | None = None):
+    def __init__(
+        self,
+        width: int,  # d, channels of x
+        heads: int,  # h, of width / heads channels each
+        ctx_width: int | None = None,  # channels of ctx; None where there is no ctx
+    ):
         super().__init__()
         if width % heads:
-            raise ValueError(f"heads={heads} must divide the attention width {width}")
+            raise ArgumentError("heads", f"must divide the attention width {width}, got {heads}")
         self.heads = heads
         self.qkv = Linear(width, 3 * width)
         self.ctx_kv = Linear(ctx_width, 2 * width) if ctx_width is not None else None
@@ -121,7 +127,7 @@ class JointAttention(nn.Module):
     ):
         super().__init__()
         if width % head_width:
-            raise ValueError(f"head_width={head_width} must divide the {width} channels of {name}")
+            raise ArgumentError("head_width", f"must divide the {width} channels of {name}, got {head_width}")
         self.name, self.level = name, level
         self.norm = nn.GroupNorm(groups, width)
         self.attention = FusedAttention(width, width // head_width, ctx_width)

@@ -19,7 +19,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from palimpsest.arguments import check
+from palimpsest.arguments import ArgumentError, check
 from palimpsest.nets.fast_cpu import Linear, fused_attention
 
 
@@ -62,8 +62,8 @@ def attend(
     probs = logits.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(v.dtype)
     edited = tap(probs, site)
     if edited.shape != probs.shape:
-        raise ValueError(
-            f"the tap at {site} must return {tuple(probs.shape)} (b h i j), not {tuple(edited.shape)}"
+        raise ArgumentError(
+            "tap", f"must return {tuple(probs.shape)} (b h i j) at {site}, not {tuple(edited.shape)}"
         )
     return edited.to(v.dtype) @ v  # Eq. (1)
 
@@ -82,7 +82,7 @@ class Attention(nn.Module):
     ):
         super().__init__()
         if width % heads:
-            raise ValueError(f"heads={heads} must divide the attention width {width}")
+            raise ArgumentError("heads", f"must divide the attention width {width}, got {heads}")
         self.heads = heads
         self.causal = causal
         self.to_q = Linear(width, width, bias=bias)

@@ -3,7 +3,8 @@
 "Denoising Diffusion Probabilistic Models", arXiv:2006.11239v2, Appendix B. With its default arguments the
 class is the network of the CelebA-HQ and LSUN checkpoints that SDEdit (arXiv:2108.01073v2) edits with:
 113,673,219 parameters in 450 tensors.
- It has the shape of Stable Diffusion's U-Net (nets/levels.py) and differs in the details: sines before
+
+It has the shape of Stable Diffusion's U-Net (nets/levels.py) and differs in the details: sines before
 cosines with another spacing of the frequencies, one head of attention and nothing else after a residual
 block, an uneven padding before each halving, another eps of the norms.
 
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.attention import Site, Tap
 from palimpsest.nets.blocks import ResBlock, Upsample
 from palimpsest.nets.fast_cpu import Conv2d, Linear
@@ -85,8 +87,9 @@ class DDPM(nn.Module):
         t = torch.as_tensor(t, device=x_t.device)
         check_map(x_t, t, self.channels, self.factor)
         if ctx is not None or tap is not None:
-            raise ValueError(
-                "ctx and tap must be None: this net reads no text, and its attention has no sites"
+            raise ArgumentError(
+                "ctx" if tap is None else "tap",
+                "must be None: this net reads no text, and its attention has no sites",
             )
         wave = sinusoid(t.expand(len(x_t)), self.width).to(self.time1.weight.dtype)
         emb = F.silu(self.time2(F.silu(self.time1(wave))))

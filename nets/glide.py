@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.adm import FusedAttention, JointAttention, ScaleShiftBlock, double, halve, same
 from palimpsest.nets.attention import Site, Tap
 from palimpsest.nets.fast_cpu import Conv2d, Linear
@@ -167,19 +168,22 @@ class GlideUNet(nn.Module):
                 continue
             if not sees:
                 use = "upsampling" if name == "low_res" else "inpainting"
-                raise ValueError(
-                    f"{name} must be None: this net was not built for {use}; choose a model that was"
+                raise ArgumentError(
+                    name, f"must be None: this net was not built for {use}; choose a model that was"
                 )
             if tensor.ndim != 4 or tuple(tensor.shape[: len(wanted)]) != wanted:
                 sizes = " ".join(map(str, wanted)) + (" y x" if name == "low_res" else "")
-                raise ValueError(
-                    f"{name} must be ({sizes}) beside x_t {tuple(x_t.shape)}, not {tuple(tensor.shape)}"
+                raise ArgumentError(
+                    name, f"must be ({sizes}) beside x_t {tuple(x_t.shape)}, not {tuple(tensor.shape)}"
                 )
         if self.upsampling and low_res is None:
-            raise ValueError("low_res must be given: this net enlarges a small picture, (b c y x) in [-1, 1]")
+            raise ArgumentError(
+                "low_res", "must be given: this net enlarges a small picture, (b c y x) in [-1, 1]"
+            )
         if (picture is None) != (mask is None):
-            raise ValueError(
-                "picture and mask go together: give both, or neither for a picture that is all new"
+            raise ArgumentError(
+                "picture" if picture is None else "mask",
+                "must come with the other: give picture and mask, or neither for a picture that is all new",
             )
 
     def forward(self, x_t: Tensor, t: int | float | Tensor, ctx: Tensor, tap: Tap | None = None) -> Tensor:
@@ -212,8 +216,8 @@ def for_inpainting(net: GlideUNet) -> GlideUNet:
     The new weights of the first convolution, between those of x_t and those of low_res, are zero; the
     others keep their bits. Raises ValueError for a net that already does."""
     if net.inpainting:
-        raise ValueError(
-            "net must be one that was not built for inpainting: this one already sees what is to be kept"
+        raise ArgumentError(
+            "net", "must be one that was not built for inpainting: this one already sees what is to be kept"
         )
     net, c = copy.deepcopy(net), net.channels
     old, net.inpainting = net.conv_in, True
@@ -262,7 +266,7 @@ class GlideText(nn.Module):
         """
         if tokens.ndim != 2 or tokens.shape[1] != len(self.positions):
             wanted = f"(b {len(self.positions)}), padded by the tokenizer"
-            raise ValueError(f"tokens must be {wanted}, not {tuple(tokens.shape)}")
+            raise ArgumentError("tokens", f"must be {wanted}, not {tuple(tokens.shape)}")
         z = torch.where((tokens == self.pad)[..., None], self.padding, self.tokens(tokens) + self.positions)
         for layer in self.layers:
             z = layer(z)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.attention import Tap, wants
 
 
@@ -77,7 +78,9 @@ def build_levels(
     in the level. Raises ValueError where attention and mult are of two lengths.
     """
     if len(attention) != len(mult):
-        raise ValueError(f"attention={attention} must have one entry for each level of mult={mult}")
+        raise ArgumentError(
+            "attention", f"must have one entry for each level of mult {mult}, got {attention}"
+        )
     levels = list(zip(range(len(mult)), [width * m for m in mult], attention))  # finest first
     coarsest = len(mult) - 1
 
@@ -157,25 +160,28 @@ def check_map(x_t: Tensor, t: Tensor, channels: int, factor: int, hint: str = ""
     """Raises ValueError unless x_t is (b channels y x), rows and columns multiples of `factor`, and t one or
     b times."""
     if x_t.ndim != 4 or x_t.shape[1] != channels or x_t.shape[2] % factor or x_t.shape[3] % factor:
-        raise ValueError(
-            f"x_t must be (b {channels} y x){hint} with y and x divisible by {factor}, not {tuple(x_t.shape)}"
+        raise ArgumentError(
+            "x_t",
+            f"must be (b {channels} y x){hint} with y and x divisible by {factor}, not {tuple(x_t.shape)}",
         )
     if tuple(t.shape) not in ((), (1,), (len(x_t),)):
-        raise ValueError(
-            f"t must be a number or a tensor of {len(x_t)} numbers, not of shape {tuple(t.shape)}"
+        raise ArgumentError(
+            "t", f"must be a number or a tensor of {len(x_t)} numbers, not of shape {tuple(t.shape)}"
         )
 
 
 def check_text(ctx: Tensor | None, b: int, width: int) -> None:
     """Raises ValueError unless ctx is (b l width)."""
     if ctx is None or ctx.ndim != 3 or ctx.shape[::2] != (b, width):
-        raise ValueError(f"ctx must be ({b} l {width}), not {None if ctx is None else tuple(ctx.shape)}")
+        raise ArgumentError(
+            "ctx", f"must be ({b} l {width}), not {None if ctx is None else tuple(ctx.shape)}"
+        )
 
 
 def check_tap(tap: Tap | None, sites: list, res: tuple[int, int]) -> None:
     """Raises ValueError for a tap that wants none of these sites: it would do nothing."""
     if tap is not None and not any(wants(tap, site) for site in sites):
         there = ", ".join(f"{s.name} {s.kind} {s.res[0]}x{s.res[1]}" for s in sites) or "none"
-        raise ValueError(
-            f"tap wants no attention layer of this net for a map of {res[0]}x{res[1]}; it has: {there}"
+        raise ArgumentError(
+            "tap", f"wants no attention layer of this net for a map of {res[0]}x{res[1]}; it has: {there}"
         )

@@ -78,7 +78,13 @@ class TextTransformer(nn.Module):
 class TextLayer(nn.Module):
     """x += attention(norm(x)); x += W₂ activation(W₁ norm(x)): (b l d) -> (b l d)."""
 
-    def __init__(self, width: int, heads: int, activation: Callable[[Tensor], Tensor], causal: bool):
+    def __init__(
+        self,
+        width: int,  # d
+        heads: int,  # h, of width / heads channels each
+        activation: Callable[[Tensor], Tensor],  # between the two linear maps
+        causal: bool,  # whether a token sees only those before it
+    ):
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
         self.attention = Attention(width, heads=heads, bias=True, causal=causal)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.attention import Attention, Site, Tap
 from palimpsest.nets.blocks import ResBlock, Upsample
 from palimpsest.nets.fast_cpu import Conv2d, Linear
@@ -124,7 +125,9 @@ class UNet(nn.Module):
         if self.ctx_width is not None:
             check_text(ctx, len(x_t), self.ctx_width)
         elif ctx is not None:
-            raise ValueError("ctx must be None: this net was built with ctx_width=None and reads no text")
+            raise ArgumentError(
+                "ctx", "must be None: this net was built with ctx_width=None and reads no text"
+            )
         check_tap(tap, self.sites(tuple(x_t.shape[-2:])), tuple(x_t.shape[-2:]))
 
 
@@ -181,7 +184,13 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, name: str, level: int, width: int, ctx_width: int | None, heads: int, norm_groups: int
+        self,
+        name: str,  # of its sites
+        level: int,  # 0 is the finest
+        width: int,  # channels of the map
+        ctx_width: int | None,  # channels of the text; None: it reads none
+        heads: int,  # of width / heads channels each
+        norm_groups: int,
     ):
         super().__init__()
         self.name = name

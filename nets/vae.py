@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.attention import Attention, Tap
 from palimpsest.nets.blocks import ResBlock, Upsample
 from palimpsest.nets.fast_cpu import Conv2d
@@ -54,8 +55,8 @@ class AutoencoderKL(nn.Module):
         z is not scaled: the Model's latent_scale does that. Raises ValueError if y or x is no multiple of
         f = `factor`."""
         if x.shape[-2] % self.factor or x.shape[-1] % self.factor:
-            raise ValueError(
-                f"x must have rows and columns divisible by {self.factor}, not {tuple(x.shape[-2:])}"
+            raise ArgumentError(
+                "x", f"must have rows and columns divisible by {self.factor}, not {tuple(x.shape[-2:])}"
             )
         x = x.to(memory_format=torch.channels_last)  # then no convolution brings the maps into another order
         mean, logvar = self.quant_conv(self.encoder(x)).contiguous().chunk(2, dim=1)
@@ -72,7 +73,14 @@ class Encoder(nn.Module):
     """(b c_in y x) -> (b c_out y/f x/f), through levels of the given widths."""
 
     def __init__(
-        self, c_in: int, widths: list[int], c_out: int, *, blocks: int, norm_groups: int, mid_attention: bool
+        self,
+        c_in: int,  # channels that come in
+        widths: list[int],  # of each level, in the order of the walk
+        c_out: int,  # channels that go out
+        *,
+        blocks: int,  # residual blocks of a level
+        norm_groups: int,
+        mid_attention: bool,  # whether the coarsest map has attention
     ):
         super().__init__()
         self.conv_in = Conv2d(c_in, widths[0], 3, padding=1)
@@ -99,7 +107,14 @@ class Decoder(nn.Module):
     """(b c_in y x) -> (b c_out f·y f·x), through levels of the given widths, coarsest first."""
 
     def __init__(
-        self, c_in: int, widths: list[int], c_out: int, *, blocks: int, norm_groups: int, mid_attention: bool
+        self,
+        c_in: int,  # channels that come in
+        widths: list[int],  # of each level, in the order of the walk
+        c_out: int,  # channels that go out
+        *,
+        blocks: int,  # residual blocks of a level
+        norm_groups: int,
+        mid_attention: bool,  # whether the coarsest map has attention
     ):
         super().__init__()
         self.conv_in = Conv2d(c_in, widths[0], 3, padding=1)

@@ -97,6 +97,7 @@ def l_simple(
 
 def _check_down(t: float, s: float) -> None:
     if not s < t:
-        raise ValueError(
-            f"a DDPM step goes down in time, s < t; got t={t}, s={s} (to invert, take ddim_step)"
+        raise ArgumentError(
+            "s",
+            f"must be below t, as a DDPM step goes down in time; got t={t}, s={s} (to invert, take ddim_step)",
         )

@@ -144,5 +144,5 @@ def test_mistakes_are_named():
         at(lambda probs, site: probs, kind="crossed")
     with pytest.raises(ValueError, match=r"must return \(2, 3, 6, 6\).*not \(2, 6, 6\)"):
         layer(x, None, lambda probs, site: probs.mean(1), HERE)
-    with pytest.raises(ValueError, match="heads=5 must divide"):
+    with pytest.raises(ValueError, match="heads: must divide"):
         Attention(12, heads=5)

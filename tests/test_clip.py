@@ -263,20 +263,20 @@ def all_start(rows):
 @pytest.mark.parametrize(
     "call, said",
     [
-        (lambda c: c.encode_image(normal(1, 3, 40, 40)), "pictures must be 32x32, not 40x40"),
+        (lambda c: c.encode_image(normal(1, 3, 40, 40)), "pictures: must be 32x32, not 40x40"),
         (lambda c: c.encode_image(normal(1, 3, 33, 32)), "divisible by 8"),
         (lambda c: c.encode_image(normal(1, 4, 32, 32)), r"\(b 3 y x\)"),
         (
             lambda c: c.encode_image(normal(1, 3, 32, 32), tap=at(lambda p, s: p, kind="cross")),
-            "tap wants no attention layer",
+            "tap: wants no attention layer",
         ),
         (lambda c: c.encode_text(torch.cat([TOKENS[:1, :4], all_start(1)])), "row 0 has no end token 49"),
         (lambda c: c.encode_text(torch.cat([TOKENS[:, 4:], all_start(1)])), "row 3 has no end token 49"),
         (lambda c: c.encode_text(torch.full((1, 13), 49)), "length=12"),
         (lambda c: clip_view(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)), "floats .* not torch.uint8"),
         (lambda c: clip_view(torch.zeros(3, 8, 8)), "floats"),
-        (lambda c: dino_view(torch.zeros(1, 3, 8, 8), size=300), "must not exceed resize=256"),
-        (lambda c: CLIP(patch=15), "patch=15 must divide the size 224"),
+        (lambda c: dino_view(torch.zeros(1, 3, 8, 8), size=300), "size: must not exceed resize 256"),
+        (lambda c: CLIP(patch=15), "patch: must divide the size 224 .*got 15"),
     ],
 )
 def test_what_does_not_fit_is_named(clip, call, said):

@@ -208,10 +208,10 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match="unknown prompt 'cow': this world knows"):
         WORLD.eps(X, 0.4, "cow")
     for means in ({}, {"a": CAT, "b": CAT[:1]}):
-        with pytest.raises(ValueError, match="^means must"):
+        with pytest.raises(ValueError, match="^means: must"):
             GaussianWorld(means, 0.5)
     for std in (0.0, -1.0, math.nan, {"cat": 0.5}, {"cat": 0.5, "dog": 0.0}):
-        with pytest.raises(ValueError, match="^std must"):
+        with pytest.raises(ValueError, match="^std: must"):
             GaussianWorld({"cat": CAT, "dog": DOG}, std)
 
 

@@ -286,7 +286,7 @@ def test_a_tap_hears_every_joint_layer_with_the_text_first(net):
         lambda probs, site: torch.cat([0 * probs[..., :6], probs[..., 6:]], dim=-1), kind="joint", name="up"
     )
     assert relative_error(net(X, T, CTX, tap=without), net(X, T, CTX)) > 1e-3
-    with pytest.raises(ValueError, match="tap wants no attention layer.*8x12; it has: down1.0 joint 4x6"):
+    with pytest.raises(ValueError, match="tap: wants no attention layer.*8x12; it has: down1.0 joint 4x6"):
         net(X, T, CTX, tap=at(listen, kind="cross"))
 
 
@@ -399,7 +399,7 @@ def test_the_new_channels_for_inpainting_start_silent_and_can_learn(upsampling):
         and net.conv_in.weight.grad is None
     )
     assert (net.inpainting, wide.inpainting) == (False, True)
-    with pytest.raises(ValueError, match="net must be one that was not built for inpainting"):
+    with pytest.raises(ValueError, match="net: must be one that was not built for inpainting"):
         for_inpainting(wide)
 
 
@@ -409,12 +409,12 @@ def test_the_new_channels_for_inpainting_start_silent_and_can_learn(upsampling):
 @pytest.mark.parametrize(
     "x, t, ctx, said",
     [
-        (normal(2, 4, 8, 12), 1, CTX, r"x_t must be \(b 3 y x\) with.*not \(2, 4, 8, 12\)"),
+        (normal(2, 4, 8, 12), 1, CTX, r"x_t: must be \(b 3 y x\) with.*not \(2, 4, 8, 12\)"),
         (normal(2, 3, 8, 11), 1, CTX, "divisible by 2"),
-        (X, torch.ones(3), CTX, "t must be a number or a tensor of 2 numbers"),
-        (X, 1, None, r"ctx must be \(2 l 12\), not None"),
-        (X, 1, CTX[:1], r"ctx must be \(2 l 12\), not \(1, 6, 12\)"),
-        (X, 1, CTX[0], "ctx must be"),
+        (X, torch.ones(3), CTX, "t: must be a number or a tensor of 2 numbers"),
+        (X, 1, None, r"ctx: must be \(2 l 12\), not None"),
+        (X, 1, CTX[:1], r"ctx: must be \(2 l 12\), not \(1, 6, 12\)"),
+        (X, 1, CTX[0], "ctx: must be"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(net, x, t, ctx, said):
@@ -426,17 +426,17 @@ def test_shapes_that_do_not_fit_are_named(net, x, t, ctx, said):
 @pytest.mark.parametrize(
     "kind, given, said",
     [
-        ({}, dict(low_res=X), "low_res must be None: this net was not built for upsampling"),
-        ({}, dict(picture=X, mask=X[:, :1]), "picture must be None: this net was not built for inpainting"),
-        (dict(upsampling=True), {}, "low_res must be given"),
-        (dict(inpainting=True), dict(picture=X), "picture and mask go together"),
+        ({}, dict(low_res=X), "low_res: must be None: this net was not built for upsampling"),
+        ({}, dict(picture=X, mask=X[:, :1]), "picture: must be None: this net was not built for inpainting"),
+        (dict(upsampling=True), {}, "low_res: must be given"),
+        (dict(inpainting=True), dict(picture=X), "mask: must come with the other"),
         (
             dict(inpainting=True),
             dict(picture=X, mask=X),
-            r"mask must be \(2 1 8 12\) beside x_t \(2, 3, 8, 12\), not \(2, 3, 8, 12\)",
+            r"mask: must be \(2 1 8 12\) beside x_t \(2, 3, 8, 12\), not \(2, 3, 8, 12\)",
         ),
-        (dict(inpainting=True), dict(picture=X[:1], mask=X[:, :1]), r"picture must be \(2 3 8 12\)"),
-        (dict(upsampling=True), dict(low_res=X[:1]), r"low_res must be \(2 3 y x\)"),
+        (dict(inpainting=True), dict(picture=X[:1], mask=X[:, :1]), r"picture: must be \(2 3 8 12\)"),
+        (dict(upsampling=True), dict(low_res=X[:1]), r"low_res: must be \(2 3 y x\)"),
     ],
 )
 def test_what_a_net_cannot_see_or_lacks_is_named(kind, given, said):
@@ -448,13 +448,13 @@ def test_what_a_net_cannot_see_or_lacks_is_named(kind, given, said):
 def test_impossible_configurations_and_rows_of_another_length_are_named(text):
     for changes, said in (
         (dict(attention=(True,)), "one entry for each level"),
-        (dict(head_width=7), "head_width=7 must divide the 32"),
+        (dict(head_width=7), "head_width: must divide the 32"),
     ):
         with pytest.raises(ValueError, match=said):
             GlideUNet(**NET | changes)
-    with pytest.raises(ValueError, match="heads=5 must divide"):
+    with pytest.raises(ValueError, match="heads: must divide"):
         FusedAttention(12, 5)
-    with pytest.raises(ValueError, match=r"tokens must be \(b 6\), padded by the tokenizer, not \(2, 5\)"):
+    with pytest.raises(ValueError, match=r"tokens: must be \(b 6\), padded by the tokenizer, not \(2, 5\)"):
         text(TOKENS[:, :5])
-    with pytest.raises(ValueError, match="x_t must be .b 7 y x., as `inputs` makes it"):
+    with pytest.raises(ValueError, match="x_t: must be .b 7 y x., as `inputs` makes it"):
         small(inpainting=True)(X, T, CTX)

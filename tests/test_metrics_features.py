@@ -244,7 +244,7 @@ def test_features_keep_no_graph():
         (lambda: precision_recall(torch.zeros(3, 4), torch.zeros(9, 4)), "^k: 3"),
         (lambda: fid_from_moments(torch.zeros(2), torch.eye(3), torch.zeros(2), torch.eye(2)), "^moments"),
         (lambda: csfid(torch.zeros(2, 3), "ab", torch.zeros(2, 3), "aa"), "^classes"),
-        (lambda: perceptual(torch.zeros(2, 3, 4), torch.zeros(2, 3)), "^x and y"),
+        (lambda: perceptual(torch.zeros(2, 3, 4), torch.zeros(2, 3)), "^y: shapes"),
         (lambda: features(torch.zeros(2, 3, 4, 4), lambda p: p.sum()), "extractor output"),
         (lambda: features(torch.zeros(2, 3, 4, 4), lambda p: p.flatten(1), batch=0), "^batch: 0"),
     ],

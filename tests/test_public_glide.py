@@ -356,10 +356,10 @@ def test_gradients_reach_the_noisy_picture_and_bad_times_are_named():
     assert x.grad.abs().amax(dim=(1, 2, 3)).gt(0).all()
     for t in (10, -1, 2.5, torch.ones(3)):
         with pytest.raises(
-            ValueError, match="t must be a whole number, or a tensor of 2 of them, from 0 to 9"
+            ValueError, match="t: must be a whole number, or a tensor of 2 of them, from 0 to 9"
         ):
             net.encode_image(x, t)
-    with pytest.raises(ValueError, match="pictures must be 8x8, not 12x12"):
+    with pytest.raises(ValueError, match="pictures: must be 8x8, not 12x12"):
         net.encode_image(normal(1, 3, 12, 12), 3)
     with pytest.raises(ValueError, match="row 0 has no end token 39"):
         net.encode_text(torch.tensor([[3, 4, 5, 0, 0]]))

@@ -582,7 +582,11 @@ FOLDERS = [
         "addition_embed_type is 'text_time'",
     ),
     ("width", lambda f: edit(f / UNET_JSON, block_out_channels=[32, 96]), "of another size"),
-    ("heads", lambda f: edit(f / UNET_JSON, attention_head_dim=7), "cannot be built .*heads=7"),
+    (
+        "heads",
+        lambda f: edit(f / UNET_JSON, attention_head_dim=7),
+        "cannot be built .*heads: must divide .*got 7",
+    ),
     ("activation", lambda f: edit(f / "text_encoder/config.json", hidden_act="silu"), "hidden_act is 'silu'"),
     (
         "prediction",

@@ -224,7 +224,7 @@ def test_a_tap_leaves_no_trace(net):
 @pytest.mark.parametrize("restriction", [{"res": (16, 16)}, {"name": "up0"}, {"name": "mid", "res": (4, 6)}])
 def test_a_tap_that_no_site_fits_is_refused_with_the_list_of_sites(net, restriction):
     with pytest.raises(
-        ValueError, match="tap wants no attention layer.*8x12.*down0.0 self 8x12.*up2.2 cross 8x12"
+        ValueError, match="tap: wants no attention layer.*8x12.*down0.0 self 8x12.*up2.2 cross 8x12"
     ) as e:
         net(X, T, CTX, tap=at(lambda probs, site: probs, **restriction))
     assert "\n" not in str(e.value)
@@ -235,7 +235,7 @@ def test_a_net_without_text_has_no_cross_attention():
     assert {s.kind for s in net.sites((8, 12))} == {"self"}
     assert not any(".attn2." in key or ".norm2." in key and "transformer" in key for key in net.state_dict())
     assert net(X, 5).shape == X.shape
-    with pytest.raises(ValueError, match="tap wants no attention layer"):
+    with pytest.raises(ValueError, match="tap: wants no attention layer"):
         net(X, 5, tap=at(lambda probs, site: probs, kind="cross"))
 
 
@@ -313,14 +313,14 @@ def test_extra_input_channels_start_silent_and_can_learn(net):
 @pytest.mark.parametrize(
     "x, t, ctx, said",
     [
-        (normal(2, 3, 8, 12), 1, CTX, r"x_t must be \(b 4 y x\).*not \(2, 3, 8, 12\)"),
+        (normal(2, 3, 8, 12), 1, CTX, r"x_t: must be \(b 4 y x\).*not \(2, 3, 8, 12\)"),
         (normal(2, 4, 8, 10), 1, CTX, "divisible by 4"),
-        (normal(4, 8, 12), 1, CTX, "x_t must be"),
-        (X, 1, None, "ctx must be .*not None"),
-        (X, 1, CTX[:1], r"ctx must be \(2 l 20\), not \(1, 7, 20\)"),
-        (X, 1, normal(2, 7, 21), r"ctx must be \(2 l 20\)"),
-        (X, torch.ones(3), CTX, "t must be"),
-        (X, torch.ones(2, 1), CTX, "t must be"),
+        (normal(4, 8, 12), 1, CTX, "x_t: must be"),
+        (X, 1, None, "ctx: must be .*not None"),
+        (X, 1, CTX[:1], r"ctx: must be \(2 l 20\), not \(1, 7, 20\)"),
+        (X, 1, normal(2, 7, 21), r"ctx: must be \(2 l 20\)"),
+        (X, torch.ones(3), CTX, "t: must be"),
+        (X, torch.ones(2, 1), CTX, "t: must be"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(net, x, t, ctx, said):
@@ -330,7 +330,7 @@ def test_shapes_that_do_not_fit_are_named(net, x, t, ctx, said):
 
 
 def test_superfluous_text_and_impossible_configurations_are_named():
-    with pytest.raises(ValueError, match="ctx must be None"):
+    with pytest.raises(ValueError, match="ctx: must be None"):
         small(ctx_width=None)(X, 1, CTX)
     with pytest.raises(ValueError, match="one entry for each level"):
         UNet(**{**SMALL, "attention": (True, True)})

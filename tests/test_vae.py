@@ -136,5 +136,5 @@ def test_channels_last_is_kept_and_changes_nothing_else(vae):
 
 
 def test_a_picture_that_does_not_divide_is_named(vae):
-    with pytest.raises(ValueError, match=r"x must have rows and columns divisible by 4, not \(16, 22\)"):
+    with pytest.raises(ValueError, match=r"x: must have rows and columns divisible by 4, not \(16, 22\)"):
         vae.encode(X[..., :22])

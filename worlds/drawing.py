@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.worlds.scene import (
     COLOURS,
     INK,
@@ -135,9 +136,10 @@ def pixels(size: Size, extent: tuple[float, float] = SQUARE) -> tuple[int, int]:
         return round(size * extent[0]), round(size * extent[1])
     rows, columns = size
     if abs(rows * extent[1] - columns * extent[0]) > max(extent):
-        raise ValueError(
-            f"size: {rows}×{columns} pixels (rows × columns) are of another shape than the scene, "
-            f"{extent[0]:.3g} × {extent[1]:.3g}"
+        raise ArgumentError(
+            "size",
+            f"{rows}×{columns} pixels (rows × columns) are of another shape than the scene, "
+            f"{extent[0]:.3g} × {extent[1]:.3g}",
         )
     return rows, columns
 
@@ -145,7 +147,7 @@ def pixels(size: Size, extent: tuple[float, float] = SQUARE) -> tuple[int, int]:
 def _extent(scenes: Sequence[Scene]) -> tuple[float, float]:
     """That of all the scenes. Raises ValueError where they differ: one call draws one shape of picture."""
     if len(found := {s.extent for s in scenes}) > 1:
-        raise ValueError(f"scenes: one call draws pictures of one shape; got {len(found)}")
+        raise ArgumentError("scenes", f"one call draws pictures of one shape; got {len(found)}")
     return found.pop() if found else SQUARE
 
 
@@ -410,9 +412,9 @@ def simulate_strokes(
     if median is None:
         median = 2 * round((23 * pictures.shape[-1] / 256 - 1) / 2) + 1
     if colours < 1 or median < 1 or median % 2 == 0:
-        raise ValueError(
-            f"strokes: colours must be ≥ 1 and median an odd width ≥ 1; got colours={colours}, "
-            f"median={median}"
+        raise ArgumentError(
+            "strokes",
+            f"colours must be ≥ 1 and median an odd width ≥ 1; got colours={colours}, median={median}",
         )
     half = median // 2
     padded = F.pad(pictures, (half,) * 4, mode="replicate")

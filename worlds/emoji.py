@@ -33,6 +33,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.outputs import write_text
 from palimpsest.worlds.drawing import grounds
 from palimpsest.worlds.files import PictureError, open_picture, write_picture
@@ -314,7 +315,7 @@ def pairs(
     Pairs of which both pictures are alike are left out."""
     unknown = set(kinds) - set(KINDS)
     if unknown:
-        raise ValueError(f"kinds: {min(unknown)!r} is no kind of edit; known: {', '.join(KINDS)}")
+        raise ArgumentError("kinds", f"{min(unknown)!r} is no kind of edit; known: {', '.join(KINDS)}")
     found = []
     for kind, before, after, told in _edits(world.emoji):
         wanted = held_out is None or is_held_out(after) == held_out and not is_held_out(before)

@@ -19,6 +19,8 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError
+
 Prompt = str | Sequence[str]  # one for all pictures, or one each
 
 
@@ -33,11 +35,13 @@ class GaussianWorld:
 
     def __init__(self, means: Mapping[str, Tensor], std: float | Mapping[str, float]):
         if not means or len({m.shape for m in means.values()}) != 1:
-            raise ValueError("means must hold at least one prompt, all with pictures of one shape (c y x)")
+            raise ArgumentError(
+                "means", "must hold at least one prompt, all with pictures of one shape (c y x)"
+            )
         stds = dict(std) if isinstance(std, Mapping) else dict.fromkeys(means, std)
         if stds.keys() != means.keys() or not all(s > 0 for s in stds.values()):
-            raise ValueError(
-                f"std must be positive, one number or one for each of {list(means)}, got {std!r}"
+            raise ArgumentError(
+                "std", f"must be positive, one number or one for each of {list(means)}, got {std!r}"
             )
         mu = torch.stack([m.double().cpu() for m in means.values()])
         var = torch.stack([torch.full_like(m, stds[p] ** 2) for p, m in zip(means, mu)])

@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.worlds.scene import COLOURS, CONVERSE, RELATIONS, SHAPES, SIZES, TEXTURES, Scene, with_article
 from palimpsest.worlds.shapes import Edit, _phrase, apply, edits, is_held_out, sample_scene
 from palimpsest.worlds.wordings import OPPOSITE, typed
@@ -175,7 +176,7 @@ def meaning(text: str) -> list[Wish]:
             return meaning(said[: cut.start()]) + meaning(said[cut.end() :])
         except ValueError:
             continue
-    raise ValueError(f"instruction: {text!r} means nothing here")
+    raise ArgumentError("instruction", f"{text!r} means nothing here")
 
 
 def pointed_at(point: str, looks: list[dict[str, str]], relation: str) -> int:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.worlds.drawing import Size, render, silhouettes, simulate_strokes, strokes
 from palimpsest.worlds.scene import (
     COLOURS,
@@ -215,7 +216,7 @@ def sample_scene(
     """
     n = things if things is not None else rng.choice((1, 2))
     if n not in (1, 2):
-        raise ValueError(f"things: a scene holds 1 or 2 things, got {things}")
+        raise ArgumentError("things", f"a scene holds 1 or 2 things, got {things}")
     while True:
         background = "white" if plain and rng.random() < 0.3 else rng.choice(tuple(COLOURS))
         colours = [c for c in COLOURS if c != background]
@@ -377,9 +378,10 @@ def apply(scene: Scene, edit: Edit) -> Scene:
             _inside(replace(b, x=a.x, y=a.y), scene.extent),
         ]
     else:
-        raise ValueError(
-            f"edit: unknown kind {kind!r}; known: recolour, reshape, retexture, resize, background, add, "
-            f"remove, swap"
+        raise ArgumentError(
+            "edit",
+            f"unknown kind {kind!r}; known: recolour, reshape, retexture, resize, background, add, "
+            f"remove, swap",
         )
     return replace(scene, things=_ordered(tuple(things)))
 

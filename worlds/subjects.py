@@ -27,6 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.worlds.drawing import OUTLINES, _column, _disc, _grid, _local, _paint_ground, _paint_things
 from palimpsest.worlds.scene import COLOURS, SHAPES, SIZES, Ground, Scene, Thing, with_article
 from palimpsest.worlds.shapes import _clear, _ordered, _phrase, _place, _sample_thing, sample_ground
@@ -111,7 +112,7 @@ class Context:
 def sample_subject(rng: random.Random, noun: str | None = None) -> Subject:
     """Draw an individual; noun: of this class. Raises ValueError for a noun that is no shape of the world."""
     if noun is not None and noun not in SHAPES:
-        raise ValueError(f"noun: a subject is one of {', '.join(SHAPES)}, got {noun!r}")
+        raise ArgumentError("noun", f"a subject is one of {', '.join(SHAPES)}, got {noun!r}")
     hue, turn = rng.random(), rng.uniform(0.28, 0.72)  # two hues well apart
     first = colorsys.hsv_to_rgb(hue, rng.uniform(0.55, 0.9), rng.uniform(0.70, 0.95))
     second = colorsys.hsv_to_rgb((hue + turn) % 1, rng.uniform(0.25, 0.6), rng.uniform(0.88, 1.0))
@@ -310,7 +311,7 @@ def render_subjects(subjects: Sequence[Subject], contexts: Sequence[Context], si
     """
     n, pixels = len(subjects), size * size
     if n != len(contexts):
-        raise ValueError(f"contexts: one for each subject, {n}; got {len(contexts)}")
+        raise ArgumentError("contexts", f"one for each subject, {n}; got {len(contexts)}")
     at_once = max(1, AT_ONCE // pixels)
     made = torch.empty((n, 3, size, size))
     for i in range(0, n, at_once):

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.outputs import write_text
 from palimpsest.worlds.instructions import asked, meaning, pointed_at
 from palimpsest.worlds.scene import (
@@ -253,8 +254,8 @@ def read_triplets(path: str | Path) -> list[Triplet]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"triplets: {path} cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})"
+        raise ArgumentError(
+            "triplets", f"{path} cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})"
         ) from error
     for number, line in enumerate(lines, 1):
         try:

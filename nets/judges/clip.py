@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.attention import Tap
 from palimpsest.nets.fast_cpu import Linear
 from palimpsest.nets.judges.vit import VisionTransformer, view
@@ -127,8 +128,8 @@ def at_end(z: Tensor, tokens: Tensor, end: int) -> Tensor:
     ends = tokens == end
     if not ends.any(dim=1).all():
         row = int((~ends.any(dim=1)).nonzero()[0])
-        raise ValueError(
-            f"tokens: row {row} has no end token {end}; make the rows with the tokenizer of this model"
+        raise ArgumentError(
+            "tokens", f"row {row} has no end token {end}; make the rows with the tokenizer of this model"
         )
     return z[torch.arange(len(z), device=z.device), ends.int().argmax(dim=1)]
 

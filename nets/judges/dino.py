@@ -34,12 +34,18 @@ class DINO(VisionTransformer):
     """pictures (b 3 y x), as `dino_view` makes them, of any size that patches fill -> Tokens(cls (b d),
     patches (b l d)).
 
-    size: side of the pictures it was trained on; patch, width, layers, heads: of the transformer. The
-    norms divide by √(variance + 1e-6). official code: likewise; transformers' copy of the weights is
-    configured with 1e-12."""
+    The norms divide by √(variance + 1e-6). official code: likewise; transformers' copy of the weights is
+    configured with 1e-12.
+    """
 
     def __init__(
-        self, *, size: int = 224, patch: int = 16, width: int = 384, layers: int = 12, heads: int = 6
+        self,
+        *,
+        size: int = 224,  # side of the pictures that it was trained on
+        patch: int = 16,  # side of a patch
+        width: int = 384,  # d
+        layers: int = 12,
+        heads: int = 6,  # of width / heads channels each
     ):
         super().__init__(
             size=size, patch=patch, width=width, layers=layers, heads=heads, activation=F.gelu, eps=1e-6

@@ -16,15 +16,22 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.text import TextTransformer
 
 
 class LanguageModel(nn.Module):
-    """tokens (b l) -> logits of the token after each (b l v). The arguments are those of
-    nets.text.TextTransformer.
-    """
+    """tokens (b l) -> logits of the token after each (b l v)."""
 
-    def __init__(self, *, vocab: int, length: int = 64, width: int = 128, layers: int = 4, heads: int = 4):
+    def __init__(
+        self,
+        *,
+        vocab: int,  # v, tokens in all
+        length: int = 64,  # tokens that it can see
+        width: int = 128,  # d
+        layers: int = 4,
+        heads: int = 4,  # of width / heads channels each
+    ):
         super().__init__()
         self.text = TextTransformer(
             vocab=vocab, length=length, width=width, layers=layers, heads=heads, causal=True
@@ -36,9 +43,8 @@ class LanguageModel(nn.Module):
         return len(self.text.positions)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return F.linear(
-            self.text(tokens), self.text.tokens.weight
-        )  # GPT-2: the table of the input serves the output
+        # GPT-2: the table of the input serves the output
+        return F.linear(self.text(tokens), self.text.tokens.weight)
 
 
 def next_token_loss(logits: Tensor, tokens: Tensor, counts: Tensor) -> Tensor:
@@ -78,9 +84,10 @@ def continued(
     """
     device, length = next(net.parameters()).device, net.length
     if not temperature >= 0 or not all(0 < len(prefix) < length for prefix in prefixes):
-        raise ValueError(
-            f"prefixes: each must have 1 … {length - 1} tokens, and temperature be at least 0; got lengths "
-            f"{sorted({len(p) for p in prefixes})}, temperature {temperature}"
+        raise ArgumentError(
+            "prefixes",
+            f"each must have 1 … {length - 1} tokens, and temperature be at least 0; got lengths "
+            f"{sorted({len(p) for p in prefixes})}, temperature {temperature}",
         )
     ends = torch.tensor([len(prefix) for prefix in prefixes], device=device)
     tokens = torch.full((len(prefixes), length), stop, device=device)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.attention import Tap
 from palimpsest.nets.fast_cpu import Linear
 from palimpsest.nets.judges.clip import MEAN, STD, at_end
@@ -131,9 +132,10 @@ class NoisedVisionTransformer(VisionTransformer):
             or (t < 0).any()
             or (t >= times).any()
         ):
-            raise ValueError(
-                f"t must be a whole number, or a tensor of {len(x_t)} of them, from 0 to {times - 1}, not "
-                f"{t.tolist()}"
+            raise ArgumentError(
+                "t",
+                f"must be a whole number, or a tensor of {len(x_t)} of them, from 0 to {times - 1}, not "
+                f"{t.tolist()}",
             )
         return self.read(x_t, self.times(t.long().expand(len(x_t))), tap)
 

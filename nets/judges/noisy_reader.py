@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.fast_cpu import Conv2d, Linear
 from palimpsest.nets.judges.clip import MEAN, STD
 from palimpsest.nets.judges.noised_clip import NoisedVisionTransformer
@@ -64,7 +65,7 @@ def small_convolutions(width: int, patch: int) -> nn.Sequential:
     """
     halvings = patch.bit_length() - 1
     if patch != 2**halvings:
-        raise ValueError(f"patch must be a power of two for a stem, not {patch}")
+        raise ArgumentError("patch", f"must be a power of two for a stem, not {patch}")
     layers, before = [], 3
     for k in range(halvings + 1):
         c = width >> halvings - k

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.attention import Attention
 from palimpsest.nets.fast_cpu import Conv2d, Linear
 
@@ -65,8 +66,8 @@ class Reader(nn.Module):
     def map(self, pictures: Tensor) -> Tensor:
         """The 8 × 8 map after the attention layers, (b n c), n = (size / 8)²."""
         if pictures.ndim != 4 or tuple(pictures.shape[1:]) != (3, self.size, self.size):
-            raise ValueError(
-                f"pictures must be (b, 3, {self.size}, {self.size}), not {tuple(pictures.shape)}"
+            raise ArgumentError(
+                "pictures", f"must be (b, 3, {self.size}, {self.size}), not {tuple(pictures.shape)}"
             )
         h = rearrange(self.stem(pictures), "b c y x -> b (y x) c") + self.place
         for layer in self.layers:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.nets.attention import Site, Tap, wants
 from palimpsest.nets.text import TextLayer
 
@@ -52,7 +53,7 @@ class VisionTransformer(nn.Module):
     ):
         super().__init__()
         if size % patch:
-            raise ValueError(f"patch={patch} must divide the size {size} of the pictures")
+            raise ArgumentError("patch", f"must divide the size {size} of the pictures, got {patch}")
         self.patch, self.side = patch, size // patch
         self.patches = nn.Conv2d(3, width, patch, stride=patch, bias=patch_bias)  # E: patches do not overlap
         self.cls = nn.Parameter(torch.empty(width))
@@ -86,15 +87,15 @@ class VisionTransformer(nn.Module):
         """As `forward`, with a class token of one's own for each picture, (b d)."""
         res = tuple(pictures.shape[-2:])
         if pictures.ndim != 4 or pictures.shape[1] != 3 or res[0] % self.patch or res[1] % self.patch:
-            raise ValueError(
-                f"pictures must be (b 3 y x) with y and x divisible by {self.patch}, not "
-                f"{tuple(pictures.shape)}"
+            raise ArgumentError(
+                "pictures",
+                f"must be (b 3 y x) with y and x divisible by {self.patch}, not {tuple(pictures.shape)}",
             )
         sites, (rows, columns) = self.sites(res), (res[0] // self.patch, res[1] // self.patch)
         if tap is not None and not any(wants(tap, site) for site in sites):
             there = f"{sites[0].name} to {sites[-1].name}" if sites else "none"
-            raise ValueError(
-                f"tap wants no attention layer of this net; it has: {there}, self, {rows}x{columns}"
+            raise ArgumentError(
+                "tap", f"wants no attention layer of this net; it has: {there}, self, {rows}x{columns}"
             )
         z = rearrange(self.patches(pictures), "b d y x -> b (y x) d")
         z = torch.cat([cls[:, None], z], dim=1) + self.place(rows, columns)  # Eq. (1)
@@ -110,9 +111,10 @@ class VisionTransformer(nn.Module):
         """
         if (rows, columns) != (self.side, self.side):
             trained = self.side * self.patch
-            raise ValueError(
-                f"pictures must be {trained}x{trained}, not {rows * self.patch}x{columns * self.patch}: this "
-                "net has no positions for another size"
+            raise ArgumentError(
+                "pictures",
+                f"must be {trained}x{trained}, not {rows * self.patch}x{columns * self.patch}: this "
+                "net has no positions for another size",
             )
         return self.positions
 
@@ -122,7 +124,13 @@ class VisionLayer(TextLayer):
     d) -> (b n d).
     """
 
-    def __init__(self, width: int, heads: int, activation: Callable[[Tensor], Tensor], eps: float):
+    def __init__(
+        self,
+        width: int,  # d
+        heads: int,  # h, of width / heads channels each
+        activation: Callable[[Tensor], Tensor],  # between the two linear maps
+        eps: float,  # of the norms
+    ):
         super().__init__(width, heads, activation, causal=False)
         self.norm1.eps = self.norm2.eps = eps
 
@@ -142,12 +150,12 @@ def view(pictures: Tensor, *, size: int, resize: int, mean: Sequence[float], std
     the rounding of pixels, half a grey level. Raises ValueError for anything but floating-point (b 3 y
     x), and where size > resize."""
     if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
-        raise ValueError(
-            f"pictures must be floats (b 3 y x) in [-1, 1], not {pictures.dtype} {tuple(pictures.shape)}"
+        raise ArgumentError(
+            "pictures", f"must be floats (b 3 y x) in [-1, 1], not {pictures.dtype} {tuple(pictures.shape)}"
         )
     if size > resize:
-        raise ValueError(
-            f"size={size} must not exceed resize={resize}: there is no such square in the picture"
+        raise ArgumentError(
+            "size", f"must not exceed resize {resize}, got {size}: there is no such square in the picture"
         )
     y, x = pictures.shape[-2:]
     rows, columns = (resize * y // min(y, x), resize * x // min(y, x))
