@@ -108,7 +108,7 @@ def directional(before: Tensor, after: Tensor, text_before: Tensor, text_after: 
     if before.shape != text_before.shape:
         raise ArgumentError(
             "text_before",
-            f"must come from the CLIP of the pictures: {tuple(text_before.shape)} beside {tuple(before.shape)}",
+            f"must come from the same CLIP: {tuple(text_before.shape)} beside {tuple(before.shape)}",
         )
     went, wanted = after - before, text_after - text_before
     if same := (wanted.norm(dim=1) < 1e-9).nonzero().flatten().tolist():

@@ -85,7 +85,7 @@ class LPIPS(nn.Module):
         if x.shape != y.shape:
             raise ArgumentError(
                 "y",
-                f"must have the shape of x: {tuple(y.shape)} and {tuple(x.shape)}; give two equal (b, 3, y, x)",
+                f"must be (b, 3, y, x) as x is: {tuple(y.shape)} and {tuple(x.shape)}",
             )
         layers = zip(self.maps(x), self.maps(y), self.heads)
         return torch.stack(

@@ -99,5 +99,5 @@ def _check_down(t: float, s: float) -> None:
     if not s < t:
         raise ArgumentError(
             "s",
-            f"must be below t, as a DDPM step goes down in time; got t={t}, s={s} (to invert, take ddim_step)",
+            f"must be below t, as a DDPM step goes down in time, got t={t}, s={s}; to invert, take ddim_step",
         )

@@ -116,7 +116,7 @@ GOOD = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         (lambda: directional(GOOD, GOOD, GOOD, 2 * GOOD), "text_after: row 0, 1 says what text_before says"),
         (
             lambda: directional(GOOD, GOOD, normal(2, 3), normal(2, 3, 1)),
-            "text_before: must come from the CLIP",
+            "text_before: must come from the same CLIP",
         ),
     ],
 )
