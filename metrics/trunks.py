@@ -83,10 +83,7 @@ class LPIPS(nn.Module):
         for two shapes.
         """
         if x.shape != y.shape:
-            raise ArgumentError(
-                "y",
-                f"must be (b, 3, y, x) as x is: {tuple(y.shape)} and {tuple(x.shape)}",
-            )
+            raise ArgumentError("y", f"must be (b, 3, y, x) as x is: {tuple(y.shape)} and {tuple(x.shape)}")
         layers = zip(self.maps(x), self.maps(y), self.heads)
         return torch.stack(
             [reduce(head((_unit(a) - _unit(b)) ** 2), "b 1 y x -> b", "mean") for a, b, head in layers]
