@@ -29,11 +29,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from palimpsest.arguments import Caution
 from palimpsest.claims.common import open_models, place
 from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.dreambooth import Learned, dreambooth
-from palimpsest.methods.identifiers import Caution
 from palimpsest.methods.learner import Course
 from palimpsest.methods.prior import Prior
 from palimpsest.methods.sampling import generate

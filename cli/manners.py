@@ -20,10 +20,9 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 from tqdm import tqdm
 
-from palimpsest.arguments import ArgumentError, hints, wrong
+from palimpsest.arguments import ArgumentError, Caution, hints, wrong
 from palimpsest.cli.console import say
 from palimpsest.fit.processes import rank_and_world
-from palimpsest.methods.identifiers import Caution
 from palimpsest.nets.tokenizer import TextCut
 from palimpsest.weights.counting import counted
 from palimpsest.weights.model import Model
@@ -75,6 +74,8 @@ def noted() -> Iterator[None]:
     """
     with warnings.catch_warnings():
         usual = warnings.showwarning
+        for kind in (TextCut, Caution):  # each time, and not once for each line of code
+            warnings.simplefilter("always", kind)
 
         def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
             if issubclass(category, (TextCut, Caution)):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 import warnings
 
-from palimpsest.arguments import ArgumentError
+from palimpsest.arguments import ArgumentError, Caution
 from palimpsest.nets.tokenizer import ClipTokenizer, Tokenizer, UnknownWord, WordTokenizer, split_words
 from palimpsest.weights.model import Model
 from palimpsest.worlds.scene import RARE_WORDS
@@ -26,10 +26,6 @@ from palimpsest.worlds.scene import RARE_WORDS
 RARE_FROM = 40000  # of CLIP's 49,408 tokens
 LONGEST = 3  # letters of a token, and tokens of an identifier  # Sec. 3.2
 MEANINGFUL = {"sks", "nsa", "kkk", "isis"}  # ours: rare tokens with a meaning ("sks" is a rifle)
-
-
-class Caution(UserWarning):
-    """What was asked for can be done and is unlikely to be what is wanted."""
 
 
 def rare_words(tokenizer: Tokenizer) -> list[str]:

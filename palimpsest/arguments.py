@@ -35,6 +35,10 @@ class ArgumentError(ValueError):
         return type(self), (self.argument, self.text)  # so that it crosses between processes
 
 
+class Caution(UserWarning):
+    """What was asked for can be done and may not be what is wanted: one line that names the argument."""
+
+
 # ---- contracts: each says what is wrong with a value, or None ----
 
 

@@ -146,7 +146,7 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
     (f"{EDIT} --prompt {LONG}", "the prompt has 26 tokens", "at most 22", "shorten it"),
     ("generate --prompt a_haert -o out.png --model TINY", 'unknown word "haert" in the prompt', "heart"),
     # the place to write
-    ("sdedit in.png -o out.tiff", "out: cannot write out.tiff", ".png"),
+    ("sdedit in.png -o out.bmp", "out: cannot write out.bmp", ".png"),
     ("sdedit in.png -o out", "out: cannot write out", "must end in"),
     ("sdedit in.png -o nowhere/out.png", "out: cannot write", "no folder nowhere", "make it first"),
     ("sdedit in.png -o folder.png", "out: cannot write folder.png", "is a folder"),

@@ -19,7 +19,7 @@ from PIL import Image
 import palimpsest.cli.commands.dreambooth as the_command
 import palimpsest.methods.dreambooth as module
 import palimpsest.methods.prior as the_prior
-from palimpsest.arguments import ArgumentError
+from palimpsest.arguments import ArgumentError, Caution
 from palimpsest.cli.main import main
 from palimpsest.methods.dreambooth import (
     Batch,
@@ -32,7 +32,7 @@ from palimpsest.methods.dreambooth import (
     weighted_error,
 )
 from palimpsest.methods.glide import upsample
-from palimpsest.methods.identifiers import Caution, check_identifier, comes_back, find_identifier, rare_words
+from palimpsest.methods.identifiers import check_identifier, comes_back, find_identifier, rare_words
 from palimpsest.methods.learner import Course, given_pictures
 from palimpsest.methods.prior import Prior, prior_latents
 from palimpsest.methods.sampling import generate

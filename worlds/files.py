@@ -13,37 +13,42 @@ and those outside the central square of `photo.square()`.
 
 Transparent pixels look white to the model. Alpha stays as it is where a mask keeps the file, and where
 what was painted is as white as before; elsewhere it rises, so that what was painted can be seen on any
-ground. Of an animation the first frame is read; 16 bits are rounded to 8; colour profiles are not
-applied.
+ground. Of an animation the first frame is read, of several pages the first; 16 bits are rounded to 8.
+Colours are those of sRGB: a file with another colour profile is converted as it is read, and what is kept
+of it is bit for bit the converted picture (`photo.profile` has the profile's name). What is written says that
+it is sRGB.
 
-Pillow, which torchvision brings along, does all of it: torchvision's own decoders leave CMYK and the
-transparency of palettes to the caller, and it cannot write WebP."""
+Pillow, which torchvision brings along, does all of it (worlds/reading.py): torchvision's own decoders leave
+CMYK and the transparency of palettes to the caller, and it cannot write WebP."""
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, features
 from torch import Tensor
 
+from palimpsest.arguments import Caution
 from palimpsest.outputs import OutputError, check_writable, whole
+from palimpsest.worlds.reading import PictureError, read_pixels, srgb_profile
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # read; Pillow's other decoders stay closed
-JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
-SAVE = {".png": {"format": "PNG"}, ".jpg": JPEG, ".jpeg": JPEG, ".webp": {"format": "WEBP", "lossless": True}}
-MAX_PIXELS = 100_000_000
+SRGB = srgb_profile()
+PNG = {"format": "PNG", "icc_profile": SRGB}
+JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0, "icc_profile": SRGB}
+WEBP = {"format": "WEBP", "lossless": True, "icc_profile": SRGB}
+TIFF = {"format": "TIFF", "icc_profile": SRGB} | (
+    {"compression": "tiff_adobe_deflate"} if features.check("libtiff") else {}
+)
+SAVE = {".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, ".webp": WEBP, ".tif": TIFF, ".tiff": TIFF}
+GIF = {"format": "GIF", "save_all": True, "loop": 0, "optimize": False}
+MOVES = (".gif",)  # what a walk can be written as
 MAX_LENGTH = 16  # of what a model is shown, in shorter sides
-
-
-class PictureError(ValueError):
-    """A file that cannot be read as a picture: one line that names the file and the mend."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,12 @@ class Original:
     """
 
     path: Path
-    rgb: np.ndarray  # uint8 (y, x, 3), as stored: not composited
+    rgb: np.ndarray  # uint8 (y, x, 3) in sRGB, as stored: not composited
     alpha: np.ndarray | None  # uint8 (y, x), None where the file is opaque
     box: tuple[int, int, int, int]  # the part the model sees: top, left, height, width
     side: int | None = None  # shorter side of that part as the model sees it; None: as it is
     grid: int = 1  # what the model's rows and columns are multiples of
+    profile: str = ""  # name of the colour profile that the file was converted from
 
     @property
     def size(self) -> tuple[int, int]:
@@ -176,23 +182,12 @@ class Original:
 
 
 def open_picture(path: str | Path | Image.Image) -> Original:
-    """Read a picture file (PNG, JPEG, WebP, GIF, BMP; any size to 100 megapixels). Raises PictureError.
+    """Read a picture file (PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF; HEIC with the package pillow-heif; any size
+    to 100 megapixels). Raises PictureError.
 
     A PIL image is taken too; in messages it is called by its file's name, or "the picture"."""
-    if isinstance(path, Image.Image):
-        picture, path = ImageOps.exif_transpose(path), Path(getattr(path, "filename", "") or "the picture")
-    else:
-        path = Path(path)
-        picture = _open(path)
-    if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit grey, which convert() would clip
-        grey = (np.asarray(picture, dtype=np.float32) / 257).clip(0, 255).round().astype(np.uint8)
-        picture = Image.fromarray(grey)
-    alpha = None
-    if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        alpha = np.array(picture.getchannel("A"))
-        alpha = None if (alpha == 255).all() else alpha
-    return Original(path, np.array(picture.convert("RGB")), alpha, (0, 0, picture.height, picture.width))
+    path, pixels = read_pixels(path)
+    return Original(path, pixels.rgb, pixels.alpha, (0, 0, *pixels.rgb.shape[:2]), profile=pixels.profile)
 
 
 def read_picture(path: str | Path | Image.Image, size: int | None = None, grid: int = 1) -> Tensor:
@@ -203,21 +198,20 @@ def read_picture(path: str | Path | Image.Image, size: int | None = None, grid: 
 
 
 def read_mask(path: str | Path | Image.Image, of: Original | None = None) -> Tensor:
-    """A mask file as (1, 1, y, x) of 0 and 1: white = 1 = edit here, black = 0 = keep, grey is cut at one
-    half.
+    """A mask file as (1, 1, y, x) of 0 and 1, 1 = edit here: white in a picture of black and white.
 
-    Transparent counts as white. `of` is the picture it belongs to: the mask must have its size, and shows
-    the same box of it. Raises PictureError, also where the mask marks nothing or everything."""
-    mask = open_picture(path)
-    path = mask.path
+    What else people draw is read as it is most likely meant (`marked`), and a Caution says what was taken for
+    "edit". `of` is the picture it belongs to: the mask must have its size, and shows the same box of it.
+    Raises PictureError, also where the mask marks nothing or everything."""
+    path, pixels = read_pixels(path)
+    edit, taken = marked(pixels.grey, pixels.alpha)
     if of is not None:
-        if mask.size != of.size:
+        if edit.shape != of.size:
             raise PictureError(
-                f"mask {path} is {_by(mask.size)} pixels but {of.path} is {_by(of.size)}: "
+                f"mask {path} is {_by(edit.shape)} pixels but {of.path} is {_by(of.size)}: "
                 "draw the mask on the picture itself"
             )
-        mask = replace(mask, box=of.box)
-    edit = (mask.view().mean(1, keepdim=True) > 0).float()
+        edit = _crop(edit, of.box)
     if not edit.any():
         raise PictureError(
             f"mask {path} marks nothing: paint white where the picture may change, black elsewhere"
@@ -226,7 +220,40 @@ def read_mask(path: str | Path | Image.Image, of: Original | None = None) -> Ten
         raise PictureError(
             f"mask {path} marks everything: paint black where the picture must stay, or give no mask"
         )
-    return edit
+    if taken:
+        share = f"{100 * edit.mean():.2g} % of the picture"
+        warnings.warn(f"mask: {path}: {taken} is edited, {share}", Caution, stacklevel=2)
+    return torch.from_numpy(edit.astype(np.float32))[None, None]
+
+
+def marked(grey: np.ndarray, alpha: np.ndarray | None) -> tuple[np.ndarray, str]:
+    """Which pixels a mask marks, bool (y, x), and what that is in words; "" for white on black.
+
+    grey: float (y, x) in [0, 1]; alpha: uint8 (y, x) or None. Without transparency: of two tones the
+    lighter; of many what is lighter than mid-grey, or, where that is all or nothing and they differ by a
+    quarter of the range, than the middle between them. With transparency: strokes of one tone that is not
+    black are painted on clear ground, and mark; else what is transparent marks, and beside black also what
+    is white."""
+    if alpha is not None:
+        painted, clear = grey[alpha >= 128], alpha < 128
+        if painted.size and np.ptp(painted) < TONE and painted.min() > TONE:
+            return ~clear, "what is painted on transparent ground"
+        if not painted.size or ((painted < TONE) | (painted > 1 - TONE)).all():
+            white = clear | (grey > 0.5)
+            return white, "what is transparent" + (" or white" if (painted > 0.5).any() else "")
+        return clear, "what is transparent"
+    low, high = float(grey.min()), float(grey.max())
+    two = ((grey == low) | (grey == high)).all()
+    plain = low < TONE and high > 1 - TONE and ((grey < TONE) | (grey > 1 - TONE)).all()
+    if low == high or not two and (low > 0.5 or high <= 0.5) and high - low < 0.25:
+        return grey > 0.5, ""
+    cut = (low + high) / 2 if two or low > 0.5 or high <= 0.5 else 0.5
+    if plain:
+        return grey > cut, ""
+    return grey > cut, "the lighter of two tones" if two else f"what is lighter than {cut:.0%} grey"
+
+
+TONE = 0.07  # this near to black, white, or one another, tones are the same
 
 
 def eight_bits(pictures: Tensor) -> Tensor:
@@ -237,8 +264,9 @@ def eight_bits(pictures: Tensor) -> Tensor:
 def write_picture(picture: Tensor, path: str | Path) -> None:
     """Write (1, 3, y, x) in [-1, 1], or uint8 (1, 3 or 4, y, x), in the format that the suffix names.
 
-    .png and .webp are exact, .jpg and .jpeg have quality 95 and, for want of alpha, a white ground. The
-    file appears whole or not at all. Raises OutputError, and ValueError for a tensor that is no picture."""
+    .png, .webp and .tiff are exact, .jpg and .jpeg have quality 95 and, for want of alpha, a white ground.
+    The file appears whole or not at all. Raises OutputError, and ValueError for a tensor that is no picture.
+    """
     path = check_output(path)
     pixels = _bytes(picture)
     if pixels.shape[2] == 4 and SAVE[path.suffix.lower()]["format"] == "JPEG":
@@ -247,11 +275,30 @@ def write_picture(picture: Tensor, path: str | Path) -> None:
         Image.fromarray(pixels).save(part, **SAVE[path.suffix.lower()])
 
 
-def check_output(path: str | Path) -> Path:
-    """The path, if a picture can be written there: ask before long work, not after it. Raises OutputError."""
+def write_gif(frames: Sequence[Tensor], path: str | Path, seconds: float = 4.0, hold: float = 1.5) -> None:
+    """Pictures (1, 3, y, x) of one size, in [-1, 1] or uint8, as a moving one that begins anew at its end.
+
+    seconds: of all frames but the last, which stays for `hold`; a frame stays for at least 20 milliseconds,
+    which is the shortest that programs keep to. 256 colours a frame, dithered. The name ends in .gif. Raises
+    OutputError, and ValueError where there is no frame or their sizes differ."""
+    path = check_output(path, MOVES)
+    if not frames or len({tuple(frame.shape) for frame in frames}) > 1:
+        raise ValueError("frames: at least one is needed, and all of one size")
+    each = max(0.02, seconds / max(1, len(frames) - 1))
+    stays = [round(1000 * each)] * (len(frames) - 1) + [round(1000 * max(0.02, hold))]
+    first, *more = (Image.fromarray(_bytes(frame)[..., :3]).quantize(256) for frame in frames)
+    with whole(path) as part:
+        first.save(part, append_images=more, duration=stays, **GIF)
+
+
+def check_output(path: str | Path, suffixes: Collection[str] = tuple(SAVE)) -> Path:
+    """The path, if a picture can be written there: ask before long work, not after it. Raises OutputError.
+
+    suffixes: those that its name may have: of a single picture, or MOVES.
+    """
     path = Path(path)
-    if path.suffix.lower() not in SAVE:
-        raise OutputError(f"cannot write {path}: the name must end in {', '.join(SAVE)}")
+    if path.suffix.lower() not in suffixes:
+        raise OutputError(f"cannot write {path}: the name must end in {', '.join(suffixes)}")
     return check_writable(path)
 
 
@@ -316,36 +363,6 @@ def contact_sheet(
                     tile, (left[n] + (width[n] - tile.width) // 2, top[m] + (height[m] - tile.height) // 2)
                 )
     return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)[None]
-
-
-def _open(path: Path) -> Image.Image:
-    """The first frame, decoded and upright; every way a file can fail ends in a PictureError."""
-    if len(os.fsencode(path.name)) > 255:
-        raise PictureError(f"{path.name[:40]}… does not exist: no file can have so long a name")
-    if path.is_dir():
-        raise PictureError(f"{path} is a folder: name a picture file")
-    try:
-        with warnings.catch_warnings(), open(path, "rb") as file:
-            warnings.simplefilter("ignore")  # large or odd, but readable
-            with Image.open(file, formats=FORMATS) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError
-                picture.load()
-                return ImageOps.exif_transpose(picture)
-    except FileNotFoundError:
-        raise PictureError(f"{path} does not exist: check the name") from None
-    except PermissionError:
-        raise PictureError(f"{path} may not be read: check its permissions") from None
-    except Image.DecompressionBombError:
-        raise PictureError(
-            f"{path} has too many pixels: scale it below {MAX_PIXELS // 10**6} megapixels"
-        ) from None
-    except Image.UnidentifiedImageError:
-        what = "not a picture" if path.stat().st_size else "empty"
-        raise PictureError(f"{path} is {what}: give a {', '.join(FORMATS)} file") from None
-    except Exception as error:  # decoders raise anything on damaged files
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise PictureError(f"{path} is damaged ({why}): save it again from its source") from None
 
 
 def _crop(pixels: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:

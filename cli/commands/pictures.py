@@ -5,6 +5,7 @@ shown step by step.
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -12,6 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from palimpsest.arguments import Caution
 from palimpsest.cli.manners import Mistake, blame, whole, writable
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import SAVE, Original, contact_sheet, open_picture, write_picture
@@ -64,6 +66,13 @@ def open_input(path: str, crop: bool, argument: str = "IN") -> Original:
     """The file's picture, or its central square."""
     with blame(argument):
         picture = open_picture(path)
+    if picture.profile:
+        warnings.warn(
+            f"{argument}: {path}: its colours are converted from {picture.profile} to sRGB, and so is what "
+            "is kept of it",
+            Caution,
+            stacklevel=2,
+        )
     return picture.square() if crop else picture
 
 
