@@ -2,6 +2,7 @@
 beside diffusers.
 """
 
+import collections
 import dataclasses
 import json
 import subprocess
@@ -10,6 +11,7 @@ import types
 import warnings
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -536,6 +538,33 @@ def test_what_a_training_program_left_beside_the_weights_is_passed_over_and_neve
         load(tmp_path / "sd.ckpt", device="cpu")
 
 
+def test_the_settings_of_a_training_are_passed_over(tensors, tmp_path, monkeypatch):
+    """Stable Diffusion's own training keeps an OmegaConf tree beside the weights, which names plain types."""
+    omegaconf = types.ModuleType("omegaconf.dictconfig")
+
+    class DictConfig:
+        def __setstate__(self, state):
+            raise AssertionError("run")
+
+    DictConfig.__module__, DictConfig.__qualname__ = omegaconf.__name__, "DictConfig"
+    omegaconf.DictConfig = DictConfig
+    for name in ("omegaconf", omegaconf.__name__):
+        monkeypatch.setitem(sys.modules, name, omegaconf)
+    settings = object.__new__(DictConfig)
+    settings.__dict__ |= {"ref_type": Any, "element_type": dict, "of": [list, int, str, float, bool, tuple]}
+    settings.__dict__["_resolver_cache"] = collections.defaultdict(dict)
+    for form in (True, False):
+        torch.save(
+            {"state_dict": tensors, "hyper_parameters": settings},
+            tmp_path / "sd.ckpt",
+            _use_new_zipfile_serialization=form,
+        )
+        assert same(small(), load(tmp_path / "sd.ckpt", device="cpu")) == []
+    torch.save({"state_dict": tensors, "hyper_parameters": [settings, eval]}, tmp_path / "sd.ckpt")
+    with pytest.raises(WeightsError, match="wants to run eval .*not done here"):
+        load(tmp_path / "sd.ckpt", device="cpu")
+
+
 @pytest.mark.parametrize("how, said", REFUSED, ids=[how for how, _ in REFUSED])
 def test_a_file_that_is_not_a_model_is_refused_in_one_line(tensors, tmp_path, monkeypatch, how, said):
     monkeypatch.chdir(tmp_path)
@@ -591,7 +620,7 @@ FOLDERS = [
     (
         "prediction",
         lambda f: edit(f / "scheduler/scheduler_config.json", prediction_type="sample"),
-        "asks for sample",
+        "prediction_type 'sample'",
     ),
     (
         "missing shard",

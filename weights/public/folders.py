@@ -15,12 +15,12 @@ from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.tokenizer import ClipTokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
-from palimpsest.samplers.schedule import Schedule
 from palimpsest.weights.files import WeightsError, write_json
 from palimpsest.weights.public import configs
 from palimpsest.weights.public.configs import Config
 from palimpsest.weights.public.layouts import BUFFERS, diffusers_names
 from palimpsest.weights.public.mapped import Checkpoint, read_json
+from palimpsest.weights.public.schedulers import read_scheduler, write_scheduler
 from palimpsest.weights.public.shared import (
     LATENT_SCALE,
     LATENT_SIDE,
@@ -37,9 +37,11 @@ if TYPE_CHECKING:
 def read_diffusers(folder: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """unet/, vae/, text_encoder/ of one folder; tokenizer/merges.txt and scheduler/ where they are there."""
     if not (folder / "unet").is_dir():
-        above = folder.parent if (folder.parent / "unet").is_dir() else None
+        snapshots = [path.parent for path in sorted(folder.glob("snapshots/*/unet"))]  # of the hub's cache
+        near = snapshots or [path for path in [folder.parent] if (path / "unet").is_dir()]
         raise WeightsError(
-            f"model: {folder} holds no unet/; give {above or 'the folder of a diffusers model'}, or one file"
+            f"model: {folder} holds no unet/; give {[*near, 'the folder of a diffusers model'][0]}, or one "
+            "file"
         )
     modules: dict[str, nn.Module] = {}
     for name, cls, arguments in (
@@ -58,6 +60,7 @@ def read_diffusers(folder: Path, device: torch.device, dtype: torch.dtype) -> di
     net, vae, text = modules["unet"], modules["vae"], modules["text_encoder"]
     check_parts_fit(folder, net, text, vae)
     tokenizer = read_tokenizer(folder / "tokenizer", len(text.positions))
+    schedule, prediction = read_scheduler(folder / "scheduler" / "scheduler_config.json")
     ready = []
     for name, module in modules.items():  # all are looked at before the first is read
         checkpoint = Checkpoint.of_folder(folder / name)
@@ -66,10 +69,9 @@ def read_diffusers(folder: Path, device: torch.device, dtype: torch.dtype) -> di
         ready.append((checkpoint, module, names))
     for checkpoint, module, names in ready:
         checkpoint.load_into(module, names, device, dtype)
-    schedule, prediction = _schedule(folder / "scheduler" / "scheduler_config.json")
     side = read_json(folder / "unet" / "config.json").get("sample_size") or LATENT_SIDE
     return dict(
-        name=folder.resolve().name,
+        name=_name(folder.resolve()),
         net=net,
         text=text,
         vae=vae,
@@ -82,25 +84,11 @@ def read_diffusers(folder: Path, device: torch.device, dtype: torch.dtype) -> di
     )
 
 
-def _schedule(path: Path) -> tuple[Schedule, str]:
-    """(ᾱ, "eps" or "v") of a scheduler_config.json; of Stable Diffusion v1 where there is none."""
-    config = read_json(path) if path.is_file() else {}
-    prediction = {"epsilon": "eps", "v_prediction": "v"}.get(config.get("prediction_type", "epsilon"))
-    named, T = config.get("beta_schedule", "scaled_linear"), config.get("num_train_timesteps", 1000)
-    ends = config.get("beta_start", 0.00085), config.get("beta_end", 0.012)
-    known = {
-        "scaled_linear": lambda: Schedule.scaled_linear(T, *ends),
-        "linear": lambda: Schedule.linear(T, *ends),
-        "squaredcos_cap_v2": lambda: Schedule.cosine(T),
-    }
-    if config.get("trained_betas") is not None:
-        return Schedule.from_betas(torch.tensor(config["trained_betas"], dtype=torch.float64)), prediction
-    if prediction is None or named not in known or config.get("rescale_betas_zero_snr"):
-        raise WeightsError(
-            f"model: {path} asks for {config.get('prediction_type')} on a {named} schedule, which is not "
-            f"supported; known are epsilon and v_prediction on {', '.join(known)}"
-        )
-    return known[named](), prediction
+def _name(folder: Path) -> str:
+    """The folder's, or in the hub's cache (models--OWNER--NAME/snapshots/COMMIT) the repository's."""
+    repo = folder.parent.parent.name
+    hub = folder.parent.name == "snapshots" and repo.startswith("models--")
+    return repo.split("--")[-1] if hub else folder.name
 
 
 def write_diffusers(model: Model, folder: Path) -> Path:
@@ -121,7 +109,7 @@ def write_diffusers(model: Model, folder: Path) -> Path:
     _write_module(folder / "vae", model.vae, vae_json, "diffusion_pytorch_model")
     text_json = configs.text_to_json(model.text)
     _write_module(folder / "text_encoder", model.text, text_json, "model", prefix="text_model.")
-    _write_scheduler(folder / "scheduler", model.schedule, model.prediction)
+    write_scheduler(folder / "scheduler", model.schedule, model.prediction)
     write_tokenizer(folder / "tokenizer", model.tokenizer)
     kind = {0: "", model.channels: "InstructPix2Pix"}.get(model.beside, "Inpaint")
     write_json(
@@ -148,23 +136,3 @@ def _write_module(folder: Path, module: nn.Module, config: Config, file: str, pr
     tensors = {prefix + names[key]: value for key, value in state.items()}
     write_file(folder / f"{file}.safetensors", tensors, {})
     write_json(folder / "config.json", config)
-
-
-def _write_scheduler(folder: Path, schedule: Schedule, prediction: str) -> None:
-    """scheduler_config.json; a schedule that is not Stable Diffusion's is written as its betas."""
-    betas = 1 - schedule.abar[1:] / schedule.abar[:-1]
-    usual = torch.equal(schedule.abar, Schedule.scaled_linear(schedule.T).abar)
-    config = {
-        "_class_name": "DDIMScheduler",
-        "num_train_timesteps": schedule.T,
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "trained_betas": None if usual else betas.tolist(),
-        "clip_sample": False,
-        "set_alpha_to_one": False,
-        "steps_offset": 1,
-        "prediction_type": {"eps": "epsilon", "v": "v_prediction"}[prediction],
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "scheduler_config.json", config)

@@ -29,11 +29,24 @@ LEFTOVERS = (
     "numpy.",
     "argparse.Namespace",
 )  # what programs that train leave behind
+PLAIN = {  # what OmegaConf's settings name beside its own classes; torch calls built-in types by name alone
+    *("typing.Any", "typing.Union", "typing.Optional", "collections.defaultdict", "pathlib.PosixPath"),
+    *("dict", "list", "tuple", "set", "int", "long", "float", "str", "bool", "bytes", "object"),
+}
 INSIDE = (
     "state_dict",
     "teacher",
     "student",
 )  # where the weights lie; of DINO's two nets the teacher, an average, is the better
+STEMS = (  # of weight files in a folder, and their ends, in the order in which they are looked for
+    ("diffusion_pytorch_model", "safetensors"),
+    ("model", "safetensors"),
+    ("open_clip_model", "safetensors"),
+    ("diffusion_pytorch_model", "bin"),
+    ("pytorch_model", "bin"),
+    ("open_clip_pytorch_model", "bin"),
+)
+OTHER_FORMATS = {".msgpack": "Flax", ".h5": "TensorFlow", ".onnx": "ONNX", ".gguf": "GGUF"}
 FETCH = "fetch it again, or take the .safetensors that most checkpoints are published as too"
 
 
@@ -68,18 +81,11 @@ class Checkpoint:
 
     @classmethod
     def of_folder(cls, folder: Path) -> Checkpoint:
-        """The weights in a folder of diffusers, transformers or open_clip, safetensors before pickles,
-        whole or in shards of an index.
+        """The weights in a folder of diffusers, transformers or open_clip: safetensors before pickles, whole
+        or in shards that an index names, and of several variants the one that `_variants` has first.
         """
-        for stem, end in (
-            ("diffusion_pytorch_model", "safetensors"),
-            ("model", "safetensors"),
-            ("open_clip_model", "safetensors"),
-            ("diffusion_pytorch_model", "bin"),
-            ("pytorch_model", "bin"),
-            ("open_clip_pytorch_model", "bin"),
-        ):
-            for variant in ("", ".fp16"):
+        for stem, end in STEMS:
+            for variant in _variants(folder, stem, end):
                 if (whole := folder / f"{stem}{variant}.{end}").is_file():
                     return cls(folder, [whole])
                 if (index := folder / f"{stem}.{end}.index{variant}.json").is_file():
@@ -92,10 +98,7 @@ class Checkpoint:
                             "the whole folder"
                         )
                     return cls(folder, shards)
-        raise WeightsError(
-            f"model: {folder} holds no weights (diffusion_pytorch_model, model or open_clip_model, "
-            ".safetensors or .bin); fetch the whole folder"
-        )
+        raise _no_weights(folder)
 
     def fits(self, module: nn.Module, names: Mapping[str, str], ignored: Iterable[str] = ()) -> None:
         """Strict: the tensors are those that `names` (ours -> theirs) calls for, of the module's sizes,
@@ -151,6 +154,43 @@ class Checkpoint:
         return module.eval().requires_grad_(False)
 
 
+def _variants(folder: Path, stem: str, end: str) -> list[str]:
+    """What stands between a weight file's stem and its end, as ".fp16", best first: "" for the plain file;
+    then full precision, bfloat16, float16 and any other name; last the weights without the moving average.
+    """
+    file, index = f"{stem}.*.{end}", f"{stem}.{end}.index.*.json"
+    names = [path.name[len(stem) : -len(end) - 1] for path in folder.glob(file)]
+    names += [path.name[len(f"{stem}.{end}.index") : -len(".json")] for path in folder.glob(index)]
+    first = {name: place for place, name in enumerate((".fp32", ".bf16", ".fp16"))}
+    names = sorted({name for name in names if not re.search(r"-\d+-of-\d+$", name)})
+    return ["", *sorted(names, key=lambda name: ("non_ema" in name, first.get(name, len(first))))]
+
+
+def _no_weights(folder: Path) -> WeightsError:
+    """Why no weights are found in a folder, as far as its files tell."""
+    files = sorted(folder.glob("*")) if folder.is_dir() else []
+    refuse_dangling(folder)
+    if others := [path.name for path in files if path.suffix in OTHER_FORMATS]:
+        kinds = " and ".join(sorted({OTHER_FORMATS[Path(name).suffix] for name in others}))
+        return WeightsError(
+            f"model: {folder} holds weights of {kinds} alone ({first_few(others)}), which are not read; fetch "
+            "its .safetensors"
+        )
+    return WeightsError(
+        f"model: {folder} holds no weights (diffusion_pytorch_model, model or open_clip_model, .safetensors or "
+        ".bin); fetch the whole folder"
+    )
+
+
+def refuse_dangling(folder: Path) -> None:
+    """Raises WeightsError for a folder with links that lead nowhere, as a broken download leaves in a cache."""
+    if dangling := [path.name for path in sorted(folder.glob("*")) if not path.exists()]:
+        raise WeightsError(
+            f"model: {folder} has links to files that are not there ({first_few(dangling)}); fetch the whole "
+            "folder again"
+        )
+
+
 def kind(path: Path) -> str:
     """ "safetensors", "zip" or "pickle", from the first bytes. Raises WeightsError for a page, a pointer,
     or anything else.
@@ -174,6 +214,12 @@ def kind(path: Path) -> str:
     if start.startswith(b"version https://git-lfs"):
         raise WeightsError(
             f"model: {path} is a git-lfs pointer, not weights; run `git lfs pull` where it came from"
+        )
+    if start.startswith(b"GGUF"):
+        raise WeightsError(f"model: {path} is quantised for another program (GGUF); take its .safetensors")
+    if re.match(rb"\s*\{\s*\"", start):
+        raise WeightsError(
+            f"model: {path} is a JSON file and holds no weights; give {path.absolute().parent}"
         )
     raise WeightsError(
         f"model: {path} is not a whole safetensors file, nor one that torch.save wrote; {FETCH}"
@@ -215,11 +261,11 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
 
 
 def _unpickled(path: Path, mmap: bool) -> Any:
-    """torch's reader of tensors alone, told to put an Inert in the place of each class of LEFTOVERS that
-    it comes upon.
+    """torch's reader of tensors alone, which puts an Inert in the place of each class of LEFTOVERS and
+    PLAIN that it meets.
 
-    Files that PyTorch Lightning wrote may name the class of a callback, and DINO's the options of its
-    command line: no part of a model."""
+    A file of PyTorch Lightning may hold the class of a callback or the settings of a training (OmegaConf),
+    and DINO's the options of its command line. They are no part of a model."""
     inert: dict[str, Any] = {}
     while True:
         try:
@@ -227,10 +273,12 @@ def _unpickled(path: Path, mmap: bool) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL (\S+)", str(error))
-            if named is None or named[1] in inert or not named[1].startswith(LEFTOVERS):
+            if named is None or named[1] in inert:
+                raise
+            if not named[1].startswith(LEFTOVERS) and named[1] not in PLAIN:
                 raise
             module, _, name = named[1].rpartition(".")
-            inert[named[1]] = type(name, (Inert,), {"__module__": module})
+            inert[named[1]] = type(name, (Inert,), {"__module__": module or "builtins"})
 
 
 def read_json(path: Path) -> dict:

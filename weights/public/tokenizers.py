@@ -13,7 +13,7 @@ from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.tokenizer import CLIP_PAIRS, SPECIAL, ClipTokenizer, Tokenizer
 from palimpsest.outputs import write_text
 from palimpsest.weights.files import WeightsError, write_json
-from palimpsest.weights.public.mapped import read_json
+from palimpsest.weights.public.mapped import read_json, refuse_dangling
 from palimpsest.weights.words import word_tokenizer
 
 
@@ -64,6 +64,7 @@ def read_tokenizer(folder: Path, length: int) -> ClipTokenizer:
     elif whole:
         pairs = _pairs(folder, whole.get("model"))
     else:
+        refuse_dangling(folder)
         raise _another(folder, said, "it has neither merges.txt nor tokenizer.json")
     try:
         plain = ClipTokenizer(pairs, length=length, truncate=True)
