@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,11 @@ PATIENCE = (
 
 
 def step_generator(seed: int, step: int, rank: int = 0) -> Generator:
-    """A CPU generator that depends on its arguments alone. SeedSequence mixes them: no two are related."""
+    """A CPU generator that depends on its arguments alone. SeedSequence mixes them: no two are related.
+
+    It takes no negative numbers, and reads a larger one as several: of such seeds the SHA-256 is taken."""
+    if not 0 <= seed < 2**32:
+        seed = int.from_bytes(hashlib.sha256(str(seed).encode()).digest())
     return Generator().manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
 
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from palimpsest.arguments import Count, Interval, Positive, Rounds, check
+from palimpsest.arguments import Count, Interval, Positive, Rounds, Seed, check
 
 Decay = Annotated[float, Interval(0, 1, open_high=True)]  # [0, 1)
-Seed = Annotated[int, Interval(0, 2**63 - 1, words="be a whole number from 0 to 2^63 - 1")]
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ from palimpsest.methods.learner import (
 from palimpsest.methods.prior import Prior, prior_latents
 from palimpsest.nets.lora import adapt, adapted
 from palimpsest.samplers.convert import q_sample, x0_from_eps, x0_from_v
+from palimpsest.samplers.noise import generator_of
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.weights.cache import digest, digest_model
 from palimpsest.weights.model import Model
@@ -388,7 +389,7 @@ def trainable_copy(
     new = frozen_copy(model, checkpointing)
     if rank:
         for k, part in enumerate([new.net, new.text] if tune_text else [new.net]):
-            adapt(part, rank, alpha or rank, torch.Generator().manual_seed(seed + k))
+            adapt(part, rank, alpha or rank, generator_of(seed + k))
     else:
         new.net.requires_grad_(True)
         new.text.requires_grad_(tune_text)

@@ -205,7 +205,7 @@ def parse_line(
             corners = corners_of(value)
         elif name == "mask":
             mask = read_mask(folder / value.strip())
-        elif name == "seed" and value.strip().isdecimal():
+        elif name == "seed" and re.fullmatch(r"-?\d+", value.strip()):
             seed = int(value)
         else:
             raise ValueError(

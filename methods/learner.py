@@ -17,9 +17,9 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from palimpsest.arguments import ArgumentError, Caution, Count, Picture, Positive, check, wrong
+from palimpsest.arguments import ArgumentError, Caution, Count, Picture, Positive, Seed, check, wrong
 from palimpsest.fit.processes import rank_and_world
-from palimpsest.fit.settings import Decay, Seed
+from palimpsest.fit.settings import Decay
 from palimpsest.methods.inputs import given_picture
 from palimpsest.nets.tokenizer import UnknownWord
 from palimpsest.samplers.schedule import Schedule

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from numbers import Integral
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -17,14 +19,15 @@ class Rng:
         rng = Rng([7, 8, 9])                    # or Rng.of(7, 3)
         z = rng.randn((3, 4, 16, 16))           # z[1] == Rng([8]).randn((1, 4, 16, 16))[0]
 
-    Raises ArgumentError for no seeds, or seeds that are not whole numbers.
+    Any whole numbers are seeds, and different ones give different noise (`generator_of`). Raises
+    ArgumentError for no seeds, or seeds that are not whole numbers.
     """
 
     def __init__(self, seeds: Iterable[int]):
         self.seeds = list(seeds)
         if not self.seeds or not all(isinstance(s, Integral) and not isinstance(s, bool) for s in self.seeds):
             raise ArgumentError("seeds", f"must be whole numbers, one per picture, got {self.seeds!r}")
-        self.generators = [Generator("cpu").manual_seed(int(s)) for s in self.seeds]
+        self.generators = [generator_of(int(s)) for s in self.seeds]
 
     @classmethod
     def of(cls, seed: int, n: int = 1) -> Rng:
@@ -71,6 +74,24 @@ class Rng:
             )
         z = torch.stack([draw(tuple(size), g) for g in self.generators])
         return z.float() if like is None else z.to(like)
+
+
+def generator_of(seed: int) -> Generator:
+    """A CPU generator of its own for every whole number, large and negative ones included.
+
+    `manual_seed` reads 32 bits of a seed, so that 2³² is 0 to it and −1 is 2³² − 1. Seeds that fit are left
+    to it; of any other the SHA-256 makes the generator's whole state: 624 words of 32 bits, which stand in
+    torch's record of it after three numbers of 64 bits.
+    """
+    generator = Generator("cpu")
+    if 0 <= seed < 2**32:
+        return generator.manual_seed(seed)
+    digest = np.frombuffer(hashlib.sha256(str(seed).encode()).digest(), np.uint32)
+    words = np.random.SeedSequence(digest.tolist()).generate_state(624)
+    state = generator.manual_seed(0).get_state()
+    state[24 : 24 + 8 * len(words)] = torch.from_numpy(words.astype(np.uint64)).view(torch.uint8)
+    generator.set_state(state)
+    return generator
 
 
 def gaussian(like: Tensor, generator: Generator) -> Tensor:

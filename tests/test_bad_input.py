@@ -133,7 +133,7 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
     (f"{EDIT} --solver euler", "solver: invalid choice"),
     (f"{EDIT} --w nan", "w: must be a finite number"),
     (f"{EDIT} --seed now", "seed: must be a whole number"),
-    (f"{EDIT} --seed {2**64}", "seed: must be a whole number"),
+    (f"{EDIT} --steps {2**64}", "steps: must be a number of at most 63 bits"),
     (f"{EDIT} --target-distance 2", "target-distance:", "must lie in (0, 1)"),
     (f"{EDIT} --target-distance .1 --t0 .5", "t0: not allowed with argument --target-distance"),
     (f"{MAKE} -n 0", "n: must lie between 1 and 1000"),

@@ -95,3 +95,23 @@ def test_on_a_gpu_noise_for_training_is_drawn_there_and_the_same_again():
     like = torch.zeros(2, 3, 4, device="cuda")
     first, again = (gaussian(like, torch.Generator().manual_seed(5)) for _ in range(2))
     assert first.is_cuda and torch.equal(first, again)
+
+
+def test_every_whole_number_is_a_seed_of_its_own():
+    seeds = [0, 1, 2**31, 2**32 - 1, 2**32, 2**32 + 1, 2**63, 2**64, 10**60, -1, -2, -(2**32), -(10**60)]
+    drawn = Rng(seeds).randn((len(seeds), 64))
+    for i in range(len(seeds)):
+        for j in range(i):
+            assert (drawn[i] - drawn[j]).abs().max() > 0.1
+    assert torch.equal(Rng(seeds).randn((len(seeds), 64)), drawn)
+    assert abs(drawn.mean()) < 0.1 and abs(drawn.std() - 1) < 0.1
+
+
+def test_seeds_of_32_bits_are_torchs_own():
+    for seed in (0, 7, 2**31, 2**32 - 1):
+        theirs = torch.randn(SIZE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        assert torch.equal(Rng([seed]).randn((1, *SIZE), torch.zeros(1, dtype=torch.float64))[0], theirs)
+
+
+def test_the_next_picture_of_the_last_small_seed_has_a_large_one():
+    assert torch.equal(Rng.of(2**32 - 1, 2).randn((2, *SIZE))[1], Rng([2**32]).randn((1, *SIZE))[0])

@@ -20,7 +20,7 @@ from palimpsest.arguments import Count, Interval, Positive, Rounds, check
 from palimpsest.cli.manners import Parser, exit_code_of, options
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.fit.run import Fitted
-from palimpsest.fit.settings import Files, Seed, Settings
+from palimpsest.fit.settings import Files, Settings
 from palimpsest.weights.files import (
     FOLDER,
     MANIFEST,
@@ -38,6 +38,7 @@ from palimpsest.weights.load import own_device
 from palimpsest.worlds.scene import WORDS
 
 Switch = Annotated[int, Interval(0, 1)]  # 0 no, 1 yes
+Seed = Annotated[int, Interval(0, 2**63 - 1, words="be a whole number from 0 to 2^63 - 1")]  # torch's own
 
 
 @dataclass(frozen=True)

@@ -217,9 +217,9 @@ def table(cost: Estimate) -> str:
     """The estimate in lines, one for each part and two for the whole. MB and GB are powers of ten."""
     lines = [f"{'':32}{'passes':>8}{'at once':>9}{'TFLOP':>11}{'memory':>11}"]
     lines += [
-        f"{p.what:32}{p.times:8}{p.rows:9}{p.flops / 1e12:11.3g}{_bytes(p.peak):>11}" for p in cost.parts
+        f"{p.what:32}{p.times:8}{p.rows:9}{p.flops / 1e12:11.3g}{as_bytes(p.peak):>11}" for p in cost.parts
     ]
-    copies, gradients, moments = map(_bytes, cost.adds)
+    copies, gradients, moments = map(as_bytes, cost.adds)
     adds = (
         f"learning adds copies of the nets {copies}, gradients {gradients}, Adam's moments {moments}; "
         if any(cost.adds)
@@ -229,13 +229,16 @@ def table(cost: Estimate) -> str:
         [
             *lines,
             f"network evaluations {cost.evaluations}, {cost.flops / 1e12:.3g} TFLOP in all",
-            f"memory at most {_bytes(cost.peak)}, of which weights {_bytes(cost.weights)} "
+            f"memory at most {as_bytes(cost.peak)}, of which weights {as_bytes(cost.weights)} "
             f"in {str(cost.dtype).split('.')[1]}; {adds}Python and PyTorch come on top",
         ]
     )
 
 
-def _bytes(n: int) -> str:
+def as_bytes(n: int) -> str:
+    """A number of bytes, to be read: MB, GB and TB are powers of ten."""
+    if n >= 1e12:
+        return f"{n / 1e12:.3g} TB" if n < 1e18 else "more than a million TB"
     return f"{n / 1e9:.2f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
 
 

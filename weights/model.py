@@ -28,11 +28,13 @@ from palimpsest.samplers.convert import eps_from_output
 from palimpsest.samplers.guidance import Denoiser, cfg, combine
 from palimpsest.samplers.schedule import Schedule
 
+AT_ONCE = 16  # pictures in one pass of an autoencoder: at 512×512 each takes some 0.8 GB there
+
 
 @dataclass(frozen=True)
 class Autoencoder:
     """Pictures to latents of about unit variance, and back; latent_scale = 1 / std of the encoder's means
-    (arXiv:2112.10752v2, App. G).
+    (arXiv:2112.10752v2, App. G). However many there are, AT_ONCE of them are in one pass.
     """
 
     vae: AutoencoderKL | None  # None: the model works on pixels, and its latents are the pictures
@@ -43,12 +45,18 @@ class Autoencoder:
         """(b 3 y x) in [−1, 1] -> (b c y/f x/f): the mean of q(z|x), scaled. No noise is drawn, so
         encoding is repeatable.
         """
-        return pictures if self.vae is None else self.latent_scale * self.vae.encode(pictures)[0]
+        if self.vae is None:
+            return pictures
+        some = [self.latent_scale * self.vae.encode(part)[0] for part in pictures.split(AT_ONCE)]
+        return torch.cat(some)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """(b c y/f x/f) -> (b 3 y x), clamped to [−1, 1]."""
-        return (latents if self.vae is None else self.vae.decode(latents / self.latent_scale)).clamp(-1, 1)
+        if self.vae is None:
+            return latents.clamp(-1, 1)
+        some = [self.vae.decode(part / self.latent_scale).clamp(-1, 1) for part in latents.split(AT_ONCE)]
+        return torch.cat(some)
 
 
 @dataclass(frozen=True)

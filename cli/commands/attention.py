@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.cli.commands import COMMANDS
-from palimpsest.cli.commands.dry_run import calls, dry_run, inversion
+from palimpsest.cli.commands.dry_run import Work, calls, check_room, dry_run, inversion
 from palimpsest.cli.commands.pictures import frames_of, latent_size, open_input, seen_by, shown_options
 from palimpsest.cli.console import tell
 from palimpsest.cli.manners import (
@@ -74,9 +74,11 @@ def run_attention(a: argparse.Namespace) -> None:
         raise Mistake("prompt: must say something, since it is its words whose maps are shown")
     picture = None if a.input is None else open_input(a.input, a.crop)
 
+    work = Work(lambda model, latent: passes(a, model, latent), picture)
     if a.estimate:
-        return dry_run(a, lambda model, latent: passes(a, model, latent), picture)
+        return dry_run(a, work)
     model = load(a.model, a.device)
+    check_room(a, model, work)
     latent = latent_size(model, picture, a.size)
     picture = None if picture is None else seen_by(picture, model, a.size)
     res = res_of(a, model, latent)

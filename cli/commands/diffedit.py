@@ -9,7 +9,7 @@ from dataclasses import fields
 from torch import Tensor
 
 from palimpsest.cli.commands import COMMANDS
-from palimpsest.cli.commands.dry_run import branches, calls, dry_run, inversion
+from palimpsest.cli.commands.dry_run import Work, branches, calls, check_room, dry_run, inversion
 from palimpsest.cli.commands.pictures import (
     at_the_files_size,
     open_input,
@@ -99,14 +99,16 @@ def run_diffedit(a: argparse.Namespace) -> None:
     if a.mask is not None:
         with blame("mask"):
             mask = read_mask(a.mask, of=picture)
+    texts = [text for text in (a.target, a.source) if text]
+    work = Work(
+        lambda model, latent: passes(a),
+        picture,
+        check=lambda model: [model.denoiser([text]) for text in texts],
+    )
     if a.estimate:
-        return dry_run(
-            a,
-            lambda model, latent: passes(a),
-            picture,
-            check=lambda model: [model.denoiser([text]) for text in (a.target, a.source) if text],
-        )
+        return dry_run(a, work)
     model = load(a.model, a.device)
+    check_room(a, model, work)
     picture = seen_by(picture, model, a.size)
     x = picture.view()
     e = call_diffedit(model, a, x, region_of(mask, picture))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.cli.commands import COMMANDS
-from palimpsest.cli.commands.dry_run import branches, dry_run
+from palimpsest.cli.commands.dry_run import Work, branches, dry_run
 from palimpsest.cli.commands.pictures import open_input, seen_by
 from palimpsest.cli.console import tell
 from palimpsest.cli.manners import Mistake, blame, command, number, options, progress, shared_options, whole
@@ -39,7 +39,7 @@ from palimpsest.methods.textual_inversion import Word, encode_with_word, one_tok
 from palimpsest.weights.estimate import Learning, Passes, nbytes
 from palimpsest.weights.files import write_json
 from palimpsest.weights.load import load, own_device, save_like
-from palimpsest.weights.model import Model
+from palimpsest.weights.model import AT_ONCE, Model
 from palimpsest.worlds.files import Original, write_picture
 from palimpsest.worlds.scene import with_article
 
@@ -196,11 +196,13 @@ def save(a: argparse.Namespace, learned: Learned, file: Path) -> str:
 
 def show(a: argparse.Namespace, model: Model, prompts: list[str], out: Path) -> None:
     """Write the pictures of the prompts: 000_0.png is the first one of the first."""
-    with progress(model, len(prompts) * a.shown_steps, "pictures"):
+    with progress(model, len(prompts) * -(-a.n // BATCH) * a.shown_steps, "pictures"):
         for k, prompt in enumerate(prompts):
-            pictures = generate(model, prompt, n=a.n, steps=a.shown_steps, w=a.w, seed=a.seed).picture
-            for i, picture in enumerate(pictures.split(1)):
-                write_picture(picture, out / f"{k:03d}_{i}.png")
+            for i in range(0, a.n, BATCH):
+                n, seed = min(BATCH, a.n - i), a.seed + i
+                made = generate(model, prompt, n=n, steps=a.shown_steps, w=a.w, seed=seed).picture
+                for j, picture in enumerate(made.split(1), i):
+                    write_picture(picture, out / f"{k:03d}_{j}.png")
 
 
 class Asked(NamedTuple):
@@ -282,16 +284,16 @@ def learn(a: argparse.Namespace, model: Model, asked: Asked, state: Path) -> Lea
 def estimate(a: argparse.Namespace, files: list[Original]) -> None:
     """Print what the command would cost."""
     of_prior, shown = prior_pictures(a), a.n * max(1, len(a.prompts))
-    at_once = max(a.n, min(of_prior, BATCH))
-    dry_run(
-        a,
+    at_once = min(max(a.n, of_prior), BATCH)
+    work = Work(
         lambda model, latent: passes(a, model, latent, files),
         files[0],
         pictures=at_once,
         decodes=-(-(of_prior + shown) // at_once),
-        given=len(files),
+        given=min(len(files), AT_ONCE),
         exact=True,
     )
+    dry_run(a, work)
 
 
 def prior_pictures(a: argparse.Namespace) -> int:
@@ -320,9 +322,9 @@ def passes(
         learning,
         Passes(
             "show it",
-            len(asked.prompts) * a.shown_steps,
-            a.n * branches("a", a.w),
-            kept=a.n * (a.shown_steps + 1),
+            len(asked.prompts) * -(-a.n // BATCH) * a.shown_steps,
+            min(a.n, BATCH) * branches("a", a.w),
+            kept=min(a.n, BATCH) * (a.shown_steps + 1),
             held=learned,
         ),
     ]

@@ -1,19 +1,23 @@
-"""`--estimate`: what a command would cost, printed instead of doing it; and what the methods share of
-their passes.
+"""`--estimate`: what a command would cost, printed instead of doing it; whether there is room for it; and
+what the methods share of their passes.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
 from palimpsest.cli.commands.pictures import seen_by
 from palimpsest.cli.console import tell
-from palimpsest.weights.estimate import Estimate, Learning, Passes, estimate, table
+from palimpsest.cli.manners import Mistake
+from palimpsest.weights.estimate import Estimate, Learning, Passes, as_bytes, estimate, table
 from palimpsest.weights.load import load, pick_device, pick_dtype
+from palimpsest.weights.memory import free_memory
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import Original
 
@@ -22,46 +26,80 @@ Plan = Callable[
 ]  # (model, rows and columns of its latents) -> its passes
 
 
-def dry_run(
-    a: argparse.Namespace,
-    plan: Plan,
-    picture: Original | None = None,
-    *,
-    pictures: int = 1,
-    decodes: int = 1,
-    given: int = 1,
-    exact: bool = False,
-    check: Callable[[Model], object] = lambda b: None,
-) -> None:
-    """Print the cost of a command; nothing is computed and nothing written.
+class Work(NamedTuple):
+    """What a command is about to do, as far as its cost goes."""
 
-    picture: the one that it edits, None where it makes one of the model's own size; given: how many such
-    there are; pictures: decoded at once in the end, so many times; exact: whether the nets have to be
-    float32 wherever they run; check: what the command itself refuses a model by before it computes, as
-    one that cannot read its texts."""
+    plan: Plan
+    picture: Original | None = None  # the one that it edits; None where it makes one of the model's own size
+    pictures: int = 1  # decoded at once in the end …
+    decodes: int = 1  # … so many times
+    given: int = 1  # pictures such as `picture`
+    exact: bool = False  # whether the nets have to be float32 wherever they run
+    # what the command itself refuses a model by before it computes, as one that cannot read its texts
+    check: Callable[[Model], object] = lambda model: None
+
+
+def dry_run(a: argparse.Namespace, work: Work) -> None:
+    """Print the cost of a command; nothing is computed and nothing written."""
     device = intended_device(a)
-    model = load(a.model, "meta", torch.float32 if exact else pick_dtype(device))
-    check(model)
-    size = (
-        (model.size, model.size)
-        if picture is None
-        else seen_by(picture, model, getattr(a, "size", None)).seen
-    )
-    factor = model.factor
-    print_estimate(
+    model = load(a.model, "meta", torch.float32 if work.exact else pick_dtype(device))
+    work.check(model)
+    size = seen(model, work.picture, getattr(a, "size", None))
+    print_estimate(model, size, device, cost_of(model, work, size, device))
+
+
+def seen(model: Model, picture: Original | None, size: int | None) -> tuple[int, int]:
+    """(rows, columns) of what the model is shown, or paints."""
+    return (model.size, model.size) if picture is None else seen_by(picture, model, size).seen
+
+
+def cost_of(model: Model, work: Work, size: tuple[int, int], device: torch.device) -> Estimate:
+    """What the work costs on a model of the meta device, with pictures of this size (y, x)."""
+    return estimate(
         model,
         size,
-        device,
-        estimate(
-            model,
-            size,
-            plan(model, (size[0] // factor, size[1] // factor)),
-            pictures=pictures,
-            decodes=decodes,
-            given=given * (picture is not None),
-            workspace=device.type == "cpu",
-        ),
+        work.plan(model, (size[0] // model.factor, size[1] // model.factor)),
+        pictures=work.pictures,
+        decodes=work.decodes,
+        given=work.given * (work.picture is not None),
+        workspace=device.type == "cpu",
     )
+
+
+# ---- is there room? ----
+
+EACH = 2**16  # bytes that a pixel takes at most, over all that any net here keeps of it
+
+
+def check_room(a: argparse.Namespace, model: Model, work: Work) -> None:
+    """Raises Mistake, before the work, where it would take more memory than there is to be had.
+
+    Small work is not looked at closely: an estimate takes a second or two.
+    """
+    free, side = free_memory(model.device), getattr(a, "size", None) or model.size
+    y, x = seen(model, work.picture, side)
+    if free is None or EACH * y * x * max(work.pictures, work.given, 2) < free:
+        return
+    shapes = load(a.model, "meta", model.dtype)
+
+    def needs(side: int) -> int:
+        """Bytes, the weights aside, for pictures whose shorter side is so long."""
+        cost = cost_of(shapes, work, seen(shapes, work.picture, side), model.device)
+        return cost.peak - cost.weights
+
+    usual = needs(model.size)
+    needed = usual * side**2 // model.size**2  # at least: attention may grow faster
+    needed = needs(side) if needed <= free else needed
+    if needed <= free:
+        return
+    what = f"about {as_bytes(needed)} of memory, and {as_bytes(free)} are free"
+    if side == model.size:
+        name = "n" if getattr(a, "n", 1) > 1 else "IN"
+        raise Mistake(f"{name}: this takes {what}; ask for less at once, or take a smaller --size")
+    most = math.isqrt(model.size**2 * free // usual) // model.grid * model.grid
+    while most > model.grid and needs(most) > free:
+        most = most * 3 // 4 // model.grid * model.grid
+    raise Mistake(f"size: {side} shows the model {x}×{y} pixels, which takes {what}; take {most} or less")
 
 
 def intended_device(a: argparse.Namespace) -> torch.device:

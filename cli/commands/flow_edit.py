@@ -6,7 +6,7 @@ import argparse
 import time
 
 from palimpsest.cli.commands import COMMANDS
-from palimpsest.cli.commands.dry_run import branches, calls, dry_run
+from palimpsest.cli.commands.dry_run import Work, branches, calls, check_room, dry_run
 from palimpsest.cli.commands.pictures import (
     open_input,
     region_of,
@@ -59,11 +59,13 @@ def run_flow_edit(a: argparse.Namespace) -> None:
     if a.mask is not None:
         with blame("mask"):
             mask = read_mask(a.mask, of=picture)
+    work = Work(
+        lambda model, latent: passes(a, model), picture, check=lambda m: m.embed([a.source, a.target])
+    )
     if a.estimate:
-        return dry_run(
-            a, lambda model, latent: passes(a, model), picture, check=lambda m: m.embed([a.source, a.target])
-        )
+        return dry_run(a, work)
     model = load(a.model, a.device)
+    check_room(a, model, work)
     picture = seen_by(picture, model, a.size)
     x = picture.view()
     with progress(model, calls(passes(a, model)), "flow-edit"):

@@ -9,7 +9,7 @@ import time
 import torch
 
 from palimpsest.cli.commands import COMMANDS
-from palimpsest.cli.commands.dry_run import branches, calls, dry_run
+from palimpsest.cli.commands.dry_run import Work, branches, calls, check_room, dry_run
 from palimpsest.cli.commands.pictures import steps_option, steps_target, write_steps
 from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
 from palimpsest.cli.console import tell
@@ -43,20 +43,21 @@ def run_generate(a: argparse.Namespace) -> None:
     began = time.monotonic()
     if not 1 <= a.n <= 1000:
         raise Mistake(f"n: must lie between 1 and 1000, got {a.n}")
+    work = Work(
+        lambda b, latent: passes(a),
+        pictures=min(a.n, BATCH),
+        decodes=-(-a.n // BATCH),
+        check=lambda b: b.denoiser(a.prompt),
+    )
     if a.estimate:
-        return dry_run(
-            a,
-            lambda b, latent: passes(a),
-            pictures=min(a.n, BATCH),
-            decodes=-(-a.n // BATCH),
-            check=lambda b: b.denoiser(a.prompt),
-        )
+        return dry_run(a, work)
     digits = len(str(a.n - 1))
     files = [
         writable("out", a.out.replace("{i}", f"{i:0{digits}d}")) for i in range(a.n if "{i}" in a.out else 1)
     ]
     save_steps = steps_target(a)
     model = load(a.model, a.device)
+    check_room(a, model, work)
     with progress(model, calls(passes(a)), "generate"):
         batches = [
             generate(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.cli.commands import COMMANDS
-from palimpsest.cli.commands.dry_run import intended_device, print_estimate
+from palimpsest.cli.commands.dry_run import EACH, intended_device, print_estimate
 from palimpsest.cli.commands.pictures import open_input, seen_by, steps_option, steps_target, write_steps
 from palimpsest.cli.console import say, tell
 from palimpsest.cli.manners import (
@@ -40,9 +40,10 @@ from palimpsest.methods.glide import (
 )
 from palimpsest.methods.glide_session import Session, parse
 from palimpsest.samplers.guidance import Gradient, classifier_guidance, clip_guidance
-from palimpsest.weights.estimate import Passes, estimate, together
+from palimpsest.weights.estimate import Estimate, Passes, as_bytes, estimate, together
 from palimpsest.weights.judges import load_classifier, load_judge
 from palimpsest.weights.load import load, load_autoencoder, pick_dtype
+from palimpsest.weights.memory import free_memory
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import Original, contact_sheet, read_mask, write_picture
 from palimpsest.worlds.words import wanted
@@ -178,6 +179,14 @@ def dry_run_stages(
     model, upsampler = load_stages(a, "meta", pick_dtype(device))
     check(model, upsampler)
     check_stages(a, model, upsampler)
+    large = upsampler or model
+    print_estimate(model, (large.size, large.size), device, cost_of_stages(a, model, upsampler, n, w, device))
+
+
+def cost_of_stages(
+    a: argparse.Namespace, model: Model, upsampler: Model | None, n: int, w: float, device: torch.device
+) -> Estimate:
+    """What both stages cost for n pictures, by models of the meta device."""
     costs = []
     for stage, what, steps, rows in (
         (model, "paint", a.steps, n if w == 1 else 2 * n),
@@ -196,10 +205,23 @@ def dry_run_stages(
                     workspace=device.type == "cpu",
                 )
             )
-    large = upsampler or model
-    print_estimate(
-        model, (large.size, large.size), device, costs[0] if upsampler is None else together(*costs)
-    )
+    return costs[0] if upsampler is None else together(*costs)
+
+
+def check_room_for_stages(a: argparse.Namespace, model: Model, upsampler: Model | None) -> None:
+    """Raises Mistake where n pictures at once take more memory than there is to be had."""
+    free, large = free_memory(model.device), upsampler or model
+    if free is None or EACH * large.size**2 * 2 * a.n < free:
+        return
+    shapes = load_stages(a, "meta", model.dtype)
+    cost = cost_of_stages(a, *shapes, a.n, a.w, model.device)
+    needed = cost.peak - cost.weights
+    if needed > free:
+        most = max(1, a.n * free // needed)
+        raise Mistake(
+            f"n: {a.n} pictures at once take about {as_bytes(needed)} of memory, and {as_bytes(free)} are "
+            f"free; take {most} or fewer"
+        )
 
 
 def seen_by_square(
@@ -228,6 +250,7 @@ def run_generate(a: argparse.Namespace) -> None:
         return dry_run_stages(a, a.n, w, lambda model, upsampler: None)
     model, upsampler = load_stages(a)
     steps = check_stages(a, model, upsampler)
+    check_room_for_stages(a, model, upsampler)
     texts, judge = repeated(a.prompt, a.n), load_judge("shapes-clip") if a.rerank else None
     gradient = None if a.guide == "text" else gradient_of(a, texts)
     with progress(model, steps, "glide"):

@@ -8,7 +8,7 @@ import time
 import torch
 
 from palimpsest.cli.commands import COMMANDS
-from palimpsest.cli.commands.dry_run import dry_run
+from palimpsest.cli.commands.dry_run import Work, check_room, dry_run
 from palimpsest.cli.commands.pictures import (
     open_input,
     seen_by,
@@ -64,10 +64,12 @@ def run_instruct_pix2pix(a: argparse.Namespace) -> None:
             "save-steps: an empty instruction returns the picture without a walk; give one, or leave this out"
         )
     picture = open_input(a.input, a.crop)
+    work = Work(lambda b, latent: passes(a, b), picture)
     if a.estimate:
-        return dry_run(a, lambda b, latent: passes(a, b), picture)
+        return dry_run(a, work)
     model = load(a.model, a.device)
     check_model(model)
+    check_room(a, model, work)
     picture = seen_by(picture, model, a.size)
     with progress(model, evaluations(a, a.steps), "edit"):
         edit = instruct_pix2pix(

@@ -9,7 +9,7 @@ import time
 import torch
 
 from palimpsest.cli.commands import COMMANDS
-from palimpsest.cli.commands.dry_run import calls, dry_run, guided, inversion, tuning
+from palimpsest.cli.commands.dry_run import Work, calls, check_room, dry_run, guided, inversion, tuning
 from palimpsest.cli.commands.pictures import open_input, seen_by, shown_options
 from palimpsest.cli.console import tell
 from palimpsest.cli.manners import command, options, progress, shared_options, writable
@@ -43,9 +43,11 @@ def run_invert(a: argparse.Namespace) -> None:
     """Print the ladder of one picture, each rung as soon as it is measured."""
     out = writable("out", a.out) if a.out else None
     picture = open_input(a.input, a.crop)
+    work = Work(lambda b, latent: passes(a), picture, exact=True, check=lambda b: b.embed(a.prompt))
     if a.estimate:
-        return dry_run(a, lambda b, latent: passes(a), picture, exact=True, check=lambda b: b.embed(a.prompt))
+        return dry_run(a, work)
     model = load(a.model, a.device, torch.float32)  # results are measured, and null-text takes gradients
+    check_room(a, model, work)
     x = seen_by(picture, model, a.size).view()
 
     began = [time.monotonic()]

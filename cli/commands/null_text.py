@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.cli.commands import COMMANDS
-from palimpsest.cli.commands.dry_run import calls, dry_run, guided, tuning
+from palimpsest.cli.commands.dry_run import Work, calls, check_room, dry_run, guided, tuning
 from palimpsest.cli.commands.pictures import (
     Walk,
     open_input,
@@ -92,9 +92,11 @@ def run_null_text(a: argparse.Namespace) -> None:
     began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
     save, a.w, wanted = None if a.save is None else tensor_file(a.save), W if a.w is None else a.w, a.w
     picture = open_input(a.input, a.crop)
+    work = Work(lambda b, latent: passes(a), picture, exact=True, check=lambda b: b.embed(a.prompt))
     if a.estimate:
-        return dry_run(a, lambda b, latent: passes(a), picture, exact=True, check=lambda b: b.embed(a.prompt))
+        return dry_run(a, work)
     model = load(a.model, a.device, torch.float32)  # gradients through half precision lose the last digits
+    check_room(a, model, work)
     picture = seen_by(picture, model, a.size)
     x = picture.view()
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.cli.commands import COMMANDS
-from palimpsest.cli.commands.dry_run import calls, dry_run, guided, inversion, tuning
+from palimpsest.cli.commands.dry_run import Work, calls, check_room, dry_run, guided, inversion, tuning
 from palimpsest.cli.commands.pictures import (
     at_the_files_size,
     frames_of,
@@ -210,16 +210,17 @@ def run_prompt_to_prompt(a: argparse.Namespace) -> None:
     began = time.monotonic()
     out, more, save_steps = writable("out", a.out), optional(a, "save-source", "save-mask"), steps_target(a)
     job = job_of(a)
+    work = Work(
+        lambda model, latent: [*inverting(a, job.inversion, job.w), *editing(a, job.w, latent)],
+        job.picture,
+        pictures=2,
+        exact=job.exact,
+        check=lambda model: prepared(a, model, job),
+    )
     if a.estimate:
-        return dry_run(
-            a,
-            lambda model, latent: [*inverting(a, job.inversion, job.w), *editing(a, job.w, latent)],
-            job.picture,
-            pictures=2,
-            exact=job.exact,
-            check=lambda model: prepared(a, model, job),
-        )
+        return dry_run(a, work)
     model = load(a.model, a.device, torch.float32 if job.exact else None)
+    check_room(a, model, work)
     explain(prepared(a, model, job), a.explain)  # before the long work
     picture = None if job.picture is None else seen_by(job.picture, model, a.size)
     start = None if picture is None else started(a, model, picture.view(), job)

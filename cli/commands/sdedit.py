@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.cli.commands import COMMANDS
-from palimpsest.cli.commands.dry_run import branches, dry_run
+from palimpsest.cli.commands.dry_run import Work, branches, check_room, dry_run
 from palimpsest.cli.commands.pictures import (
     open_input,
     optional,
@@ -105,11 +105,11 @@ def run_sdedit(a: argparse.Namespace) -> None:
     if a.mask is not None:
         with blame("mask"):
             mask = read_mask(a.mask, of=picture)
+    work = Work(lambda model, latent: passes(a), picture, check=lambda model: model.denoiser(a.prompt))
     if a.estimate:
-        return dry_run(
-            a, lambda model, latent: passes(a), picture, check=lambda model: model.denoiser(a.prompt)
-        )
+        return dry_run(a, work)
     model = load(a.model, a.device)
+    check_room(a, model, work)
     picture, kept = seen_by(picture, model, a.size), seen_by(kept, model, a.size)
     guide, region = picture.view(), region_of(mask, picture)
     original = None if mask is None else kept.view()
