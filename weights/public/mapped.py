@@ -173,17 +173,17 @@ def _no_weights(folder: Path) -> WeightsError:
     if others := [path.name for path in files if path.suffix in OTHER_FORMATS]:
         kinds = " and ".join(sorted({OTHER_FORMATS[Path(name).suffix] for name in others}))
         return WeightsError(
-            f"model: {folder} holds weights of {kinds} alone ({first_few(others)}), which are not read; fetch "
-            "its .safetensors"
+            f"model: {folder} holds weights of {kinds} alone ({first_few(others)}), which are not read; "
+            "fetch its .safetensors"
         )
     return WeightsError(
-        f"model: {folder} holds no weights (diffusion_pytorch_model, model or open_clip_model, .safetensors or "
-        ".bin); fetch the whole folder"
+        f"model: {folder} holds no weights (diffusion_pytorch_model, model or open_clip_model, .safetensors "
+        "or .bin); fetch the whole folder"
     )
 
 
 def refuse_dangling(folder: Path) -> None:
-    """Raises WeightsError for a folder with links that lead nowhere, as a broken download leaves in a cache."""
+    """Raises WeightsError for a folder with links that lead nowhere, as broken downloads leave them."""
     if dangling := [path.name for path in sorted(folder.glob("*")) if not path.exists()]:
         raise WeightsError(
             f"model: {folder} has links to files that are not there ({first_few(dangling)}); fetch the whole "
