@@ -25,6 +25,7 @@ from palimpsest.cli.console import say
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.nets.tokenizer import TextCut
 from palimpsest.weights.counting import counted
+from palimpsest.weights.load import DTYPES
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import check_output
 
@@ -246,6 +247,13 @@ def run_options(
     """Of these all but --model."""
     parser.add_argument(
         "--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: 'auto')"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        help="of the nets; auto: float16 on a GPU, bfloat16 on a processor with units for it where the model "
+        "has more than 100 million parameters, else float32 (default: 'auto')",
     )
     where = parser.add_argument(
         "-o", "--out", required=default is None, default=default, metavar="OUT", help=out

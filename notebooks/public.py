@@ -8,7 +8,7 @@ from palimpsest.weights.load import load
 from palimpsest.weights.model import Model
 
 
-def public_model(name: str, dtype: torch.dtype | None = None) -> Model | None:
+def public_model(name: str, dtype: torch.dtype | str = "auto") -> Model | None:
     """The public model of this name on the GPU (see `weights.load`); None, and the reason printed, where GPU or weights are missing."""
     if not torch.cuda.is_available():
         print(f"skipped: needs a CUDA GPU, and the weights that `palimpsest weights get {name}` fetches")

@@ -7,11 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
+import palimpsest.weights.load
 from palimpsest.cli.main import main
 from palimpsest.cli.manners import Mistake
 from palimpsest.methods.null_text import null_text
 from palimpsest.methods.sdedit import sdedit
+from palimpsest.nets.ddpm import DDPM
 from palimpsest.weights.load import load, pick_device, pick_dtype
+from palimpsest.weights.public.layouts import ddpm_names
+from palimpsest.worlds.files import write_picture
 from tests.tiny import tiny_weights
 
 X = torch.linspace(-1, 1, 3 * 32 * 40).reshape(1, 3, 32, 40)
@@ -23,15 +27,47 @@ def tiny(tmp_path_factory):
 
 
 def test_nets_are_half_on_a_gpu_and_float32_elsewhere_unless_said_otherwise(tiny):
-    assert (
-        pick_dtype(torch.device("cuda")) == torch.float16 and pick_dtype(torch.device("cpu")) == torch.float32
-    )
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert pick_dtype(cuda, 10**9) == torch.float16 and pick_dtype(cpu, 10**6) == torch.float32
     assert (
         load(tiny, "cpu").dtype == torch.float32
         and load(tiny, "cpu", torch.bfloat16).vae.decoder.conv_in.weight.dtype == torch.bfloat16
     )
     with pytest.raises(ValueError, match="dtype: float16 is neither fast nor exact on a CPU"):
         load(tiny, "cpu", torch.float16)
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_a_large_model_is_bfloat16_on_a_cpu_that_has_units_for_it(tiny, units, monkeypatch):
+    monkeypatch.setattr(palimpsest.weights.load, "cpu_has_bfloat16", lambda: units)
+    cpu, wanted = torch.device("cpu"), torch.bfloat16 if units else torch.float32
+    assert pick_dtype(cpu, 10**8) == torch.float32 and pick_dtype(cpu, 10**8 + 1) == wanted
+    assert pick_dtype(cpu, 10**9, "float32") == pick_dtype(cpu, 10**9, torch.float32) == torch.float32
+    monkeypatch.setattr(palimpsest.weights.load, "LARGE", 1000)
+    assert load(tiny, "cpu").dtype == wanted and load(tiny, "cpu", "float32").dtype == torch.float32
+
+
+def test_a_public_checkpoint_is_as_large_as_its_parameters(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(palimpsest.weights.load, "cpu_has_bfloat16", lambda: True)
+    net = DDPM(width=32, mult=(1, 1), attention=(False, True))
+    named = {ddpm_names(net)[key]: tensor for key, tensor in net.state_dict().items()}
+    torch.save(named, tmp_path / "public.ckpt")
+    assert load(tmp_path / "public.ckpt", "cpu").dtype == torch.float32
+    monkeypatch.setattr(palimpsest.weights.load, "LARGE", 1000)
+    assert load(tmp_path / "public.ckpt", "cpu").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["float64", "half", 3, torch.int8, None])
+def test_a_dtype_that_is_none_is_refused(tiny, dtype):
+    with pytest.raises(ValueError, match="dtype: must be auto, float32, bfloat16 or float16, got"):
+        load(tiny, "cpu", dtype)
+
+
+def test_what_takes_gradients_stays_in_float32_and_says_so(tiny, tmp_path, capsys):
+    write_picture(X[..., :32], tmp_path / "in.png")
+    words = ["null-text", str(tmp_path / "in.png"), "--prompt", "a red star", "--steps", "2", "--inner", "1"]
+    assert main([*words, "--model", str(tiny), "--dtype", "bfloat16", "-o", str(tmp_path / "out.png")]) == 0
+    assert "note: dtype: float32 is taken, not bfloat16" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -100,7 +136,7 @@ def test_null_text_refuses_half_precision_in_one_line(tiny, dtype):
         ("null-text in.png --prompt STAR", "null_text", torch.float32),
         ("invert in.png --prompt STAR", "invert", torch.float32),
         ("prompt-to-prompt STAR STAR --input in.png", "prompt_to_prompt", torch.float32),
-        ("prompt-to-prompt STAR STAR --input in.png --inversion ddim", "prompt_to_prompt", None),
+        ("prompt-to-prompt STAR STAR --input in.png --inversion ddim", "prompt_to_prompt", "auto"),
     ],
 )
 def test_commands_that_tune_null_texts_ask_for_float32(command, module, dtype, tmp_path, monkeypatch):

@@ -13,11 +13,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from palimpsest.arguments import ArgumentError
+from palimpsest.arguments import ArgumentError, listed
 from palimpsest.nets.glide import GlideText, GlideUNet
 from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.unet import UNet
@@ -28,6 +29,9 @@ from palimpsest.weights.files import FOLDER, WeightsError, fill, manifest, read_
 from palimpsest.weights.model import Autoencoder, Model
 from palimpsest.weights.words import word_tokenizer
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DType = torch.dtype | Literal["auto", "float32", "bfloat16", "float16"]
+LARGE = 10**8  # parameters, from which on half of the bytes pays on a CPU
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": Schedule.linear,
     "scaled_linear": Schedule.scaled_linear,
@@ -144,9 +148,37 @@ def own_device(name: str) -> torch.device:
     )
 
 
-def pick_dtype(device: torch.device) -> torch.dtype:
-    """What nets run in on a device unless said otherwise: float16 on a GPU, float32 elsewhere."""
-    return torch.float16 if device.type == "cuda" else torch.float32
+def pick_dtype(device: torch.device, parameters: int, asked: DType = "auto") -> torch.dtype:
+    """What nets of so many parameters run in on a device. Raises ArgumentError for float16 on a CPU.
+
+    auto: float16 on a GPU; on a CPU with units for it bfloat16 where the nets are LARGE; float32 elsewhere.
+    """
+    if (
+        not isinstance(asked, torch.dtype)
+        and asked not in DTYPES
+        or not getattr(asked, "is_floating_point", True)
+    ):
+        raise ArgumentError("dtype", f"must be {listed(DTYPES)}, got {asked!r}")
+    if asked != "auto":
+        dtype = asked if isinstance(asked, torch.dtype) else getattr(torch, asked)
+        if device.type == "cpu" and dtype == torch.float16:
+            raise ArgumentError(
+                "dtype", "float16 is neither fast nor exact on a CPU; use float32 (or bfloat16)"
+            )
+        return dtype
+    if device.type == "cuda":
+        return torch.float16
+    has_units = device.type == "cpu" and cpu_has_bfloat16()
+    return torch.bfloat16 if has_units and parameters > LARGE else torch.float32
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in units of its own, as AMX and AVX-512 BF16 do."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch that will do
+    if known:
+        return bool(known.get("amx_bf16") or known.get("avx512_bf16") or known.get("arm_bf16"))
+    asked = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
 def load_autoencoder(
@@ -162,34 +194,43 @@ def load_autoencoder(
 
 
 def load(
-    name_or_path: str | Path = "shapes", device: str | torch.device = "auto", dtype: torch.dtype | None = None
+    name_or_path: str | Path = "shapes", device: str | torch.device = "auto", dtype: DType = "auto"
 ) -> Model:
     """A trained model as a Model, by shipped name, by path, or by the name of a public checkpoint that is
     on this disk; offline.
 
     The file is hash-checked if it is a shipped one, opened without running code, and loaded strictly. A
     latent model names its autoencoder, which is taken from beside the file or from the shipped ones.
-    `dtype`: of the nets; None is float16 on a GPU, where the U-Net and the autoencoder are also laid out
-    channels_last, and float32 elsewhere. What follows gradients or is measured wants torch.float32 by
-    name. A path may also lead to a public checkpoint, a file or a folder (weights/public/checkpoint.py);
+    `dtype`: of the nets, a torch.dtype or its name; "auto" see `pick_dtype`. What follows gradients or is
+    measured wants torch.float32 by name. On a GPU the U-Net and the autoencoder are also laid out
+    channels_last. A path may also lead to a public checkpoint, a file or a folder (weights/public/checkpoint.py);
     its weights stay mapped from the disk where no conversion is asked for. A file that changes a model
     (weights/changes.py) gives that model, changed. Raises WeightsError (a ValueError) for an unknown
     name, a damaged file, or a file that holds something else."""
     device = pick_device(device)
-    dtype = dtype or pick_dtype(device)
-    if device.type == "cpu" and dtype == torch.float16:
-        raise ArgumentError("dtype", "float16 is neither fast nor exact on a CPU; use float32 (or bfloat16)")
+    pick_dtype(device, 0, dtype)  # refuses one that cannot be, before the file is read
     path = find(name_or_path)
     if is_public(path):
         from palimpsest.weights.public.checkpoint import read_public
 
-        return channels_last(Model(**read_public(path, device, dtype)))
+        parameters = 0
+        if dtype == "auto" and device.type == "cpu" and cpu_has_bfloat16():
+            shapes = read_public(path, torch.device("meta"), torch.float32)
+            parameters = count_parameters(Model(**shapes))
+        return channels_last(Model(**read_public(path, device, pick_dtype(device, parameters, dtype))))
     path, config, tensors = read_kind(path, *NETS, *CHANGES)
     with building(path):
         if config["kind"] in CHANGES:
             base = load(base_of(path, config, find), device, dtype)
             return apply_change(base, config, tensors, path)
-        return channels_last(_assembled(path, config, tensors, device, dtype))
+        chosen = pick_dtype(device, sum(t.numel() for t in tensors.values()), dtype)
+        return channels_last(_assembled(path, config, tensors, device, chosen))
+
+
+def count_parameters(model: Model) -> int:
+    """Of the U-Net, the text encoder and the autoencoder."""
+    nets = [net for net in (model.net, model.text, model.vae) if net is not None]
+    return sum(p.numel() for net in nets for p in net.parameters())
 
 
 def is_public(path: Path) -> bool:

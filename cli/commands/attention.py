@@ -77,7 +77,7 @@ def run_attention(a: argparse.Namespace) -> None:
     work = Work(lambda model, latent: passes(a, model, latent), picture)
     if a.estimate:
         return dry_run(a, work)
-    model = load(a.model, a.device)
+    model = load(a.model, a.device, a.dtype)
     check_room(a, model, work)
     latent = latent_size(model, picture, a.size)
     picture = None if picture is None else seen_by(picture, model, a.size)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.cli.commands import COMMANDS
-from palimpsest.cli.commands.dry_run import Work, branches, dry_run
+from palimpsest.cli.commands.dry_run import LOSES, Work, branches, dry_run, float32_of
 from palimpsest.cli.commands.pictures import open_input, seen_by
 from palimpsest.cli.console import tell
 from palimpsest.cli.manners import Mistake, blame, command, number, options, progress, shared_options, whole
@@ -122,7 +122,7 @@ def run_dreambooth(a: argparse.Namespace) -> None:
     check_captions(a.captions, len(files))
     if a.estimate:
         return estimate(a, files)
-    model = load(a.model, own_device(a.device), torch.float32)
+    model = load(a.model, own_device(a.device), float32_of(a, LOSES))
     asked, state = checked(a, model, files), out / "state"
     with made(out):
         learned = learn(a, model, asked, state)

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 
 from palimpsest.cli.commands.pictures import seen_by
-from palimpsest.cli.console import tell
+from palimpsest.cli.console import say, tell
 from palimpsest.cli.manners import Mistake
 from palimpsest.weights.estimate import Estimate, Learning, Passes, as_bytes, estimate, table
-from palimpsest.weights.load import load, pick_device, pick_dtype
+from palimpsest.weights.load import DType, count_parameters, load, pick_device, pick_dtype
 from palimpsest.weights.memory import free_memory
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import Original
@@ -42,10 +42,30 @@ class Work(NamedTuple):
 def dry_run(a: argparse.Namespace, work: Work) -> None:
     """Print the cost of a command; nothing is computed and nothing written."""
     device = intended_device(a)
-    model = load(a.model, "meta", torch.float32 if work.exact else pick_dtype(device))
+    model = meta_model(a.model, device, torch.float32 if work.exact else a.dtype)
     work.check(model)
     size = seen(model, work.picture, getattr(a, "size", None))
     print_estimate(model, size, device, cost_of(model, work, size, device))
+
+
+def meta_model(name: str, device: torch.device, dtype: DType) -> Model:
+    """The model on the meta device, its nets in the dtype that they would have on this one."""
+    model = load(name, "meta", torch.float32)
+    chosen = pick_dtype(device, count_parameters(model), dtype)
+    for net in (model.net, model.text, model.vae):
+        if net is not None:
+            net.to(chosen)
+    return model
+
+
+LOSES = "gradients through half precision lose the last digits"
+
+
+def float32_of(a: argparse.Namespace, why: str) -> torch.dtype:
+    """float32, whatever --dtype says: then a note says so, and why."""
+    if a.dtype in ("bfloat16", "float16"):
+        say(f"note: dtype: float32 is taken, not {a.dtype}: {why}")
+    return torch.float32
 
 
 def seen(model: Model, picture: Original | None, size: int | None) -> tuple[int, int]:

@@ -64,7 +64,7 @@ def run_flow_edit(a: argparse.Namespace) -> None:
     )
     if a.estimate:
         return dry_run(a, work)
-    model = load(a.model, a.device)
+    model = load(a.model, a.device, a.dtype)
     check_room(a, model, work)
     picture = seen_by(picture, model, a.size)
     x = picture.view()

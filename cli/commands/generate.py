@@ -56,7 +56,7 @@ def run_generate(a: argparse.Namespace) -> None:
         writable("out", a.out.replace("{i}", f"{i:0{digits}d}")) for i in range(a.n if "{i}" in a.out else 1)
     ]
     save_steps = steps_target(a)
-    model = load(a.model, a.device)
+    model = load(a.model, a.device, a.dtype)
     check_room(a, model, work)
     with progress(model, calls(passes(a)), "generate"):
         batches = [

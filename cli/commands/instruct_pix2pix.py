@@ -67,7 +67,7 @@ def run_instruct_pix2pix(a: argparse.Namespace) -> None:
     work = Work(lambda b, latent: passes(a, b), picture)
     if a.estimate:
         return dry_run(a, work)
-    model = load(a.model, a.device)
+    model = load(a.model, a.device, a.dtype)
     check_model(model)
     check_room(a, model, work)
     picture = seen_by(picture, model, a.size)

@@ -6,10 +6,18 @@ import argparse
 import inspect
 import time
 
-import torch
-
 from palimpsest.cli.commands import COMMANDS
-from palimpsest.cli.commands.dry_run import Work, calls, check_room, dry_run, guided, inversion, tuning
+from palimpsest.cli.commands.dry_run import (
+    LOSES,
+    Work,
+    calls,
+    check_room,
+    dry_run,
+    float32_of,
+    guided,
+    inversion,
+    tuning,
+)
 from palimpsest.cli.commands.pictures import open_input, seen_by, shown_options
 from palimpsest.cli.console import tell
 from palimpsest.cli.manners import command, options, progress, shared_options, writable
@@ -46,7 +54,7 @@ def run_invert(a: argparse.Namespace) -> None:
     work = Work(lambda b, latent: passes(a), picture, exact=True, check=lambda b: b.embed(a.prompt))
     if a.estimate:
         return dry_run(a, work)
-    model = load(a.model, a.device, torch.float32)  # results are measured, and null-text takes gradients
+    model = load(a.model, a.device, float32_of(a, LOSES))
     check_room(a, model, work)
     x = seen_by(picture, model, a.size).view()
 

@@ -7,11 +7,19 @@ import inspect
 import time
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from palimpsest.cli.commands import COMMANDS
-from palimpsest.cli.commands.dry_run import Work, calls, check_room, dry_run, guided, tuning
+from palimpsest.cli.commands.dry_run import (
+    LOSES,
+    Work,
+    calls,
+    check_room,
+    dry_run,
+    float32_of,
+    guided,
+    tuning,
+)
 from palimpsest.cli.commands.pictures import (
     Walk,
     open_input,
@@ -95,7 +103,7 @@ def run_null_text(a: argparse.Namespace) -> None:
     work = Work(lambda b, latent: passes(a), picture, exact=True, check=lambda b: b.embed(a.prompt))
     if a.estimate:
         return dry_run(a, work)
-    model = load(a.model, a.device, torch.float32)  # gradients through half precision lose the last digits
+    model = load(a.model, a.device, float32_of(a, LOSES))
     check_room(a, model, work)
     picture = seen_by(picture, model, a.size)
     x = picture.view()

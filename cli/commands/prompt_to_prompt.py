@@ -15,7 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.cli.commands import COMMANDS
-from palimpsest.cli.commands.dry_run import Work, calls, check_room, dry_run, guided, inversion, tuning
+from palimpsest.cli.commands.dry_run import (
+    LOSES,
+    Work,
+    calls,
+    check_room,
+    dry_run,
+    float32_of,
+    guided,
+    inversion,
+    tuning,
+)
 from palimpsest.cli.commands.pictures import (
     at_the_files_size,
     frames_of,
@@ -219,7 +229,7 @@ def run_prompt_to_prompt(a: argparse.Namespace) -> None:
     )
     if a.estimate:
         return dry_run(a, work)
-    model = load(a.model, a.device, torch.float32 if job.exact else None)
+    model = load(a.model, a.device, float32_of(a, LOSES) if job.exact else a.dtype)
     check_room(a, model, work)
     explain(prepared(a, model, job), a.explain)  # before the long work
     picture = None if job.picture is None else seen_by(job.picture, model, a.size)

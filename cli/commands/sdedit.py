@@ -108,7 +108,7 @@ def run_sdedit(a: argparse.Namespace) -> None:
     work = Work(lambda model, latent: passes(a), picture, check=lambda model: model.denoiser(a.prompt))
     if a.estimate:
         return dry_run(a, work)
-    model = load(a.model, a.device)
+    model = load(a.model, a.device, a.dtype)
     check_room(a, model, work)
     picture, kept = seen_by(picture, model, a.size), seen_by(kept, model, a.size)
     guide, region = picture.view(), region_of(mask, picture)
