@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.manners import (
     Mistake,
     Parser,
@@ -176,7 +177,7 @@ def told(a: argparse.Namespace) -> Tensor:
 
 def painted(a: argparse.Namespace) -> list[Tensor]:
     """A sheet of each painting. All edits of one t0 are walked together."""
-    model = load(a.model, a.device)
+    model = load_model(a)
     with blame("demo"):
         files = {
             file: read_picture(FOLDER / file, model.size, model.grid)

@@ -246,6 +246,20 @@ def run_options(
 ) -> None:
     """Of these all but --model."""
     parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE]",
+        help="low-rank changes of the model, by diffusers, peft, kohya or dreambooth --rank; may be repeated",
+    )
+    parser.add_argument(
+        "--embedding",
+        action="append",
+        default=[],
+        metavar="FILE[=WORD]",
+        help="a textual-inversion word, which prompts may then say; may be repeated",
+    )
+    parser.add_argument(
         "--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: 'auto')"
     )
     parser.add_argument(

@@ -43,7 +43,7 @@ class GPT2Tokenizer(Tokenizer):
         self.start = self.end = None
         self.pad = self.vocab_size - 1
 
-    def pieces(self, text: str) -> list[list[int]]:
+    def cut(self, text: str) -> list[list[int]]:
         return [self.piece(string) for string in split_gpt2(text.lower() if self.lower else text)]
 
     def piece(self, string: str) -> list[int]:

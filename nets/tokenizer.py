@@ -7,6 +7,7 @@ of words, one token each, and may spell the others."""
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import gzip
@@ -20,6 +21,7 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -50,7 +52,7 @@ class TextCut(UserWarning):
 
 class Tokenizer(Protocol):
     """A text is cut into pieces (words, punctuation), and each piece into one or more tokens; a row is
-    [start, tokens…, end, padding…]. A tokenizer says how to cut (`pieces`); the rest is the same for all."""
+    [start, tokens…, end, padding…]. A tokenizer says how to cut (`cut`); the rest is the same for all."""
 
     vocab_size: int  # tokens are 0 … vocab_size − 1
     length: int  # of a padded row
@@ -59,13 +61,49 @@ class Tokenizer(Protocol):
     pad: int
     truncate: bool  # whether a text that is too long is cut (True) or refused (False)
 
+    taught: Mapping[str, list[int]] = MappingProxyType({})  # see `with_taught`
+
     @abstractmethod
-    def pieces(self, text: str) -> list[list[int]]:
-        """The tokens of each piece of the text, in order."""
+    def cut(self, text: str) -> list[list[int]]:
+        """The tokens of each piece of a text without taught words, in order."""
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a row, padded or not: lower case, and with spaces where the tokenizer puts them."""
+
+    def pieces(self, text: str) -> list[list[int]]:
+        """The tokens of each piece of the text, in order; a taught word is one piece."""
+        if not self.taught:
+            return self.cut(text)
+        longest_first = sorted(self.taught, key=len, reverse=True)  # "<cat>" must not hide "<cat>_1"
+        words = re.compile("|".join(map(_whole_word, longest_first)))
+        text, found, done = clean_plain(text), [], 0
+        for word in words.finditer(text):
+            found += [*self.cut(text[done : word.start()]), self.taught[word[0]]]
+            done = word.end()
+        return found + self.cut(text[done:])
+
+    def with_taught(self, words: Mapping[str, Sequence[int]]) -> Tokenizer:
+        """A copy that also knows words that a model learnt later, with their tokens: {"<cat>": [49408]}.
+
+        They are found in upper and lower case, and never inside another word. Raises ValueError for a word
+        without letters or tokens.
+        """
+        other = copy.copy(self)
+        other.taught = {
+            **self.taught,
+            **{clean_plain(word).strip(): list(tokens) for word, tokens in words.items()},
+        }
+        if "" in other.taught or not all(other.taught.values()):
+            raise ValueError("a taught word needs letters and at least one token")
+        other.vocab_size = max(self.vocab_size, *(1 + max(tokens) for tokens in other.taught.values()), 0)
+        return other
+
+    def taught_strings(self) -> dict[int, str]:
+        """What `decode` writes for tokens of taught words: the word for its first, and nothing after it."""
+        return {
+            token: "" if i else word for word, tokens in self.taught.items() for i, token in enumerate(tokens)
+        }
 
     def encode(self, text: str) -> list[int]:
         """[start, tokens…, end], neither padded nor cut."""
@@ -156,7 +194,7 @@ class WordTokenizer(Tokenizer):
         self.vocab_size = 3 + len(words)
         self.tokens = {word: 3 + i for i, word in enumerate(words)}
 
-    def pieces(self, text: str) -> list[list[int]]:
+    def cut(self, text: str) -> list[list[int]]:
         return [self.piece(word) for word in split_words(self.clean(text))]
 
     def token(self, word: str) -> int:
@@ -181,7 +219,8 @@ class WordTokenizer(Tokenizer):
         return other
 
     def decode(self, ids: Iterable[int]) -> str:
-        text = " ".join(self.words[i - 3] for i in map(int, ids) if i >= 3)
+        strings = {3 + i: word for i, word in enumerate(self.words)} | self.taught_strings()
+        text = " ".join(filter(None, (strings.get(int(i)) for i in ids)))
         return re.sub(r"(?<=[^ ])\+(?= |$)|\+? \+(?=[^ ])", "", text)  # "z+ +o +o" is "zoo"
 
 
@@ -203,9 +242,8 @@ class ClipTokenizer(Tokenizer):
     Diffusion v1 was trained; 0 is what OpenAI's own `clip.tokenize` does. clean: `clean_plain`, as the
     tokenizer of the public Stable Diffusion pipelines, or `clean_openai`, as the paper's code; they
     differ on HTML entities and damaged text only. truncate: cut a long text to its first 75 tokens, with
-    a warning that says which words are left out, or refuse it. taught: words that a model learnt later,
-    with their tokens, {"<cat>": [49408]}; they are found in upper and lower case, and never inside another
-    word. Raises ValueError for a file that is not the vocabulary, and for a taught word without letters."""
+    a warning that says which words are left out, or refuse it. Raises ValueError for a file that is not
+    the vocabulary."""
 
     def __init__(
         self,
@@ -215,7 +253,6 @@ class ClipTokenizer(Tokenizer):
         pad: int | None = None,
         clean: Callable[[str], str] | None = None,
         truncate: bool = False,
-        taught: Mapping[str, Sequence[int]] | None = None,
     ):
         merges = read_merges(path) if isinstance(path, (str, Path)) else list(path)
         letters = list(byte_letters().values())
@@ -228,20 +265,10 @@ class ClipTokenizer(Tokenizer):
         self.clean = clean_plain if clean is None else clean
         self.start, self.end = (self.tokens[s] for s in SPECIAL)
         self.pad = self.end if pad is None else pad
-        self.taught = {self.clean(word).strip(): list(tokens) for word, tokens in (taught or {}).items()}
-        if "" in self.taught or not all(self.taught.values()):
-            raise ValueError("a taught word needs letters and at least one token")
-        self.vocab_size = 1 + max([len(vocabulary) - 1, *itertools.chain(*self.taught.values())])
-        longest_first = sorted(self.taught, key=len, reverse=True)  # "<cat>" must not hide "<cat>_1"
-        self.taught_words = re.compile("|".join(map(_whole_word, longest_first)) or r"(?!)")
+        self.vocab_size = len(vocabulary)
 
-    def pieces(self, text: str) -> list[list[int]]:
-        text, found, done = self.clean(text), [], 0
-        for word in self.taught_words.finditer(text):
-            found += map(self.piece, split_clip(text[done : word.start()]))
-            found.append(self.taught[word[0]])
-            done = word.end()
-        return [*found, *map(self.piece, split_clip(text[done:]))]
+    def cut(self, text: str) -> list[list[int]]:
+        return [self.piece(string) for string in split_clip(self.clean(text))]
 
     def piece(self, string: str) -> list[int]:
         """Byte-pair encoding of one piece: join the pair that was learnt earliest, until no pair was
@@ -260,9 +287,8 @@ class ClipTokenizer(Tokenizer):
         letter = byte_letters()
         byte = {letter: byte for byte, letter in letter.items()}
         strings = dict(enumerate(self.strings))
-        for word, tokens in self.taught.items():  # a word of several tokens is told at its first one
-            spelt = "".join(letter[b] for b in word.encode("utf-8")) + "</w>"
-            strings |= dict.fromkeys(tokens[1:], "") | {tokens[0]: spelt}
+        for token, word in self.taught_strings().items():
+            strings[token] = word and "".join(letter[b] for b in word.encode("utf-8")) + "</w>"
         ids = [int(i) for i in ids]
         ids = ids[: ids.index(self.end)] if self.end in ids else ids  # what follows the end is padding
         text = "".join(strings.get(i, "") for i in ids if i != self.start).replace("</w>", " ")

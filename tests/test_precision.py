@@ -144,9 +144,9 @@ def test_commands_that_tune_null_texts_ask_for_float32(command, module, dtype, t
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save("in.png")
     wanted = []
 
-    def spy(name, device, dtype=None):
+    def spy(a, device=None, dtype=None):
         wanted.append(dtype)
         raise Mistake("model: enough seen")
 
-    monkeypatch.setattr(f"palimpsest.cli.commands.{module}.load", spy)
+    monkeypatch.setattr(f"palimpsest.cli.commands.{module}.load_model", spy)
     assert main([*command.replace("STAR", "star").split(), "-o", "out.png"]) == 2 and wanted == [dtype]

@@ -375,7 +375,7 @@ def test_the_folder_names_the_pipeline_of_its_unet(b, tmp_path, channels, pipeli
 
 def test_a_single_file_brings_its_words(b, tmp_path):
     turned = dict(zip(b.tokenizer.rank, reversed(range(len(b.tokenizer.rank)))))
-    other = ClipTokenizer(sorted(turned, key=turned.get), pad=0, taught={"<cat>": [7, 8]}, truncate=True)
+    other = ClipTokenizer(sorted(turned, key=turned.get), pad=0, truncate=True).with_taught({"<cat>": [7, 8]})
     found = load(save(dataclasses.replace(b, tokenizer=other), tmp_path / "mine.safetensors"), device="cpu")
     text = "a photo of a <cat>"
     assert found.tokenizer([text]).equal(other([text])) and not other([text]).equal(b.tokenizer([text]))
@@ -479,7 +479,7 @@ REFUSED = [
     ("sd2 text", "Stable Diffusion 2.*not supported; take"),
     ("sd2 unet", "linear projections.*Stable Diffusion 2.*take"),
     ("sdxl", "Stable Diffusion XL.*not supported"),
-    ("lora", "LoRA.*merge them"),
+    ("lora", "LoRA.*give it to --lora"),
     ("controlnet", "a ControlNet"),
     ("unet alone", "give the folder that holds unet/"),
     ("text alone", "a text encoder alone"),

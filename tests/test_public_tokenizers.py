@@ -99,14 +99,14 @@ def test_stable_diffusion_2_pads_with_an_exclamation_mark(five, plain, pad):
 
 
 def test_what_is_written_is_read_by_transformers_and_here(tmp_path):
-    ours = ClipTokenizer(pad=0, taught={"<cat-toy>": [49408]}, truncate=True)
+    ours = ClipTokenizer(pad=0, truncate=True).with_taught({"<cat-toy>": [49408]})
     write_tokenizer(tmp_path / "tokenizer", ours)
     texts = [*TEXTS, "a <cat-toy>"]
     theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
     again = read_tokenizer(tmp_path / "tokenizer", 77)
     assert rows(again, texts) == rows(ours, texts) == their_rows(theirs, texts)
     with pytest.raises(ValueError, match="cannot say that <x> is several tokens; save it as one file"):
-        write_tokenizer(tmp_path / "other", ClipTokenizer(taught={"<x>": [49408, 49409]}))
+        write_tokenizer(tmp_path / "other", ClipTokenizer().with_taught({"<x>": [49408, 49409]}))
     assert not (tmp_path / "other").exists()
 
 

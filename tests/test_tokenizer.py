@@ -379,7 +379,7 @@ def test_taught_words_are_the_tokens_that_transformers_adds(clip, public, tmp_pa
     theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path)
     theirs.add_tokens(["<cat-toy>", "<cat-toy>_1", "<Café Noir>", "zwx"])
     taught = {"<cat-toy>": [49408], "<cat-toy>_1": [49409], "<Café Noir>": [49410], "zwx": [49411]}
-    ours = ClipTokenizer(taught=taught)
+    ours = ClipTokenizer().with_taught(taught)
     assert ours.vocab_size == 49412 and clip.vocab_size == 49408
     for text in (
         "a <cat-toy> on a table",
@@ -395,14 +395,14 @@ def test_taught_words_are_the_tokens_that_transformers_adds(clip, public, tmp_pa
 
 
 def test_a_taught_word_may_be_several_tokens_and_is_one_piece(clip):
-    ours = ClipTokenizer(taught={"Sunset-Style": [49408, 49409, 49410]})
+    ours = ClipTokenizer().with_taught({"Sunset-Style": [49408, 49409, 49410]})
     row = ours(["a house in sunset-style, red"])[0]
     assert ours.positions("a house in sunset-style, red", "Sunset-Style") == [4, 5, 6]
     assert row[4:7].tolist() == [49408, 49409, 49410] and ours.decode(row) == "a house in sunset-style , red"
     assert pickle.loads(pickle.dumps(ours))(["sunset-style"]).equal(ours(["sunset-style"]))
     for taught in ({"": [49408]}, {" ": [49408]}, {"x": []}):
         with pytest.raises(ValueError, match="a taught word needs letters and at least one token"):
-            ClipTokenizer(taught=taught)
+            ClipTokenizer().with_taught(taught)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -194,7 +194,12 @@ def load_autoencoder(
 
 
 def load(
-    name_or_path: str | Path = "shapes", device: str | torch.device = "auto", dtype: DType = "auto"
+    name_or_path: str | Path = "shapes",
+    device: str | torch.device = "auto",
+    dtype: DType = "auto",
+    *,
+    lora: str | Path | Sequence[str | Path] = (),
+    embedding: str | Path | Sequence[str | Path] = (),
 ) -> Model:
     """A trained model as a Model, by shipped name, by path, or by the name of a public checkpoint that is
     on this disk; offline.
@@ -205,11 +210,30 @@ def load(
     measured wants torch.float32 by name. On a GPU the U-Net and the autoencoder are also laid out
     channels_last. A path may also lead to a public checkpoint, a file or a folder (weights/public/checkpoint.py);
     its weights stay mapped from the disk where no conversion is asked for. A file that changes a model
-    (weights/changes.py) gives that model, changed. Raises WeightsError (a ValueError) for an unknown
-    name, a damaged file, or a file that holds something else."""
+    (weights/changes.py) gives that model, changed.
+
+    lora: "FILE" or "FILE:SCALE", one or several: low-rank changes of other programs, or of this one, put into
+    the model's maps (weights/public/lora.py). embedding: "FILE" or "FILE=WORD": textual-inversion words,
+    which its tokenizer then knows (weights/public/embeddings.py).
+
+    Raises WeightsError (a ValueError) for an unknown name, a damaged file, or a file that holds something
+    else; ArgumentError for a LoRA or an embedding that does not fit."""
     device = pick_device(device)
     pick_dtype(device, 0, dtype)  # refuses one that cannot be, before the file is read
-    path = find(name_or_path)
+    model = _loaded(find(name_or_path), device, dtype)
+    if lora:
+        from palimpsest.weights.public.lora import with_loras
+
+        model = with_loras(model, lora)
+    if embedding:
+        from palimpsest.weights.public.embeddings import with_words
+
+        model = with_words(model, embedding)
+    return channels_last(model)
+
+
+def _loaded(path: Path, device: torch.device, dtype: DType) -> Model:
+    """The model of a file or folder, of either kind."""
     if is_public(path):
         from palimpsest.weights.public.checkpoint import read_public
 
@@ -217,14 +241,13 @@ def load(
         if dtype == "auto" and device.type == "cpu" and cpu_has_bfloat16():
             shapes = read_public(path, torch.device("meta"), torch.float32)
             parameters = count_parameters(Model(**shapes))
-        return channels_last(Model(**read_public(path, device, pick_dtype(device, parameters, dtype))))
+        return Model(**read_public(path, device, pick_dtype(device, parameters, dtype)))
     path, config, tensors = read_kind(path, *NETS, *CHANGES)
     with building(path):
         if config["kind"] in CHANGES:
-            base = load(base_of(path, config, find), device, dtype)
-            return apply_change(base, config, tensors, path)
+            return apply_change(_loaded(base_of(path, config, find), device, dtype), config, tensors, path)
         chosen = pick_dtype(device, sum(t.numel() for t in tensors.values()), dtype)
-        return channels_last(_assembled(path, config, tensors, device, chosen))
+        return _assembled(path, config, tensors, device, chosen)
 
 
 def count_parameters(model: Model) -> int:
@@ -255,7 +278,9 @@ def _assembled(
         name=path.stem,
         net=fill(net, tensors, "net", path).to(device, dtype),
         text=fill(text, tensors, "text", path).to(device, dtype),
-        tokenizer=word_tokenizer(config["words"], config["text"]["length"]),
+        tokenizer=word_tokenizer(config["words"], config["text"]["length"]).with_taught(
+            config.get("taught", {})
+        ),
         vae=None if autoencoder.vae is None else autoencoder.vae.to(device, dtype),
         schedule=SCHEDULES[schedule.pop("name")](**schedule),
         prediction=config["prediction"],
@@ -293,6 +318,11 @@ def save_like(model: Model, source: str | Path, path: str | Path) -> Path:
         return save(model, path)
     model = merged_model(model)
     config = read_weights(found)[0]
+    if (
+        model.tokenizer is not None and model.tokenizer.taught
+    ):  # words beside those of the header, and their rows
+        vocab = model.text.tokens.num_embeddings
+        config |= dict(taught=dict(model.tokenizer.taught), text=config["text"] | dict(vocab=vocab))
     if (
         config["vae"] is not None
         and (beside := found.with_name(f"{config['vae']}.safetensors")).exists()

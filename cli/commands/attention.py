@@ -10,6 +10,7 @@ from torch import Tensor
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import Work, calls, check_room, dry_run, inversion
+from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import frames_of, latent_size, open_input, seen_by, shown_options
 from palimpsest.cli.console import tell
 from palimpsest.cli.manners import (
@@ -25,7 +26,6 @@ from palimpsest.cli.manners import (
 from palimpsest.methods.attention_maps import AttentionMaps, explore, sites_at
 from palimpsest.methods.inversion import invert
 from palimpsest.weights.estimate import Passes
-from palimpsest.weights.load import load
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import contact_sheet, write_picture
 
@@ -77,7 +77,7 @@ def run_attention(a: argparse.Namespace) -> None:
     work = Work(lambda model, latent: passes(a, model, latent), picture)
     if a.estimate:
         return dry_run(a, work)
-    model = load(a.model, a.device, a.dtype)
+    model = load_model(a)
     check_room(a, model, work)
     latent = latent_size(model, picture, a.size)
     picture = None if picture is None else seen_by(picture, model, a.size)

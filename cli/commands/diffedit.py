@@ -10,6 +10,7 @@ from torch import Tensor
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import Work, branches, calls, check_room, dry_run, inversion
+from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import (
     at_the_files_size,
     open_input,
@@ -28,7 +29,6 @@ from palimpsest.cli.manners import Mistake, blame, command, options, progress, s
 from palimpsest.methods.diffedit import Ablation, DiffEdit, MaskRule, diffedit
 from palimpsest.metrics.image import rmse
 from palimpsest.weights.estimate import Passes
-from palimpsest.weights.load import load
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import read_mask, write_picture
 
@@ -107,7 +107,7 @@ def run_diffedit(a: argparse.Namespace) -> None:
     )
     if a.estimate:
         return dry_run(a, work)
-    model = load(a.model, a.device, a.dtype)
+    model = load_model(a)
     check_room(a, model, work)
     picture = seen_by(picture, model, a.size)
     x = picture.view()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import LOSES, Work, branches, dry_run, float32_of
+from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import open_input, seen_by
 from palimpsest.cli.console import tell
 from palimpsest.cli.manners import Mistake, blame, command, number, options, progress, shared_options, whole
@@ -38,7 +39,7 @@ from palimpsest.methods.sampling import generate
 from palimpsest.methods.textual_inversion import Word, encode_with_word, one_token, textual_inversion
 from palimpsest.weights.estimate import Learning, Passes, nbytes
 from palimpsest.weights.files import write_json
-from palimpsest.weights.load import load, own_device, save_like
+from palimpsest.weights.load import own_device, save_like
 from palimpsest.weights.model import AT_ONCE, Model
 from palimpsest.worlds.files import Original, write_picture
 from palimpsest.worlds.scene import with_article
@@ -122,7 +123,7 @@ def run_dreambooth(a: argparse.Namespace) -> None:
     check_captions(a.captions, len(files))
     if a.estimate:
         return estimate(a, files)
-    model = load(a.model, own_device(a.device), float32_of(a, LOSES))
+    model = load_model(a, float32_of(a, LOSES), own_device(a.device))
     asked, state = checked(a, model, files), out / "state"
     with made(out):
         learned = learn(a, model, asked, state)
@@ -150,6 +151,12 @@ def check_options(a: argparse.Namespace) -> None:
         raise Mistake("IN: no pictures; give three to five of the one subject")
     if a.word and a.rank:
         raise Mistake("word: looks for one vector and has no rank; leave out --word or --rank")
+    for name in "lora", "embedding":
+        if getattr(a, name) and (a.rank or a.word):
+            raise Mistake(
+                f"{name}: what --rank or --word write is loaded on --model alone; leave them out, and all "
+                f"weights are kept, the --{name}'s with them"
+            )
     if a.word and a.captions is not None:
         raise Mistake("captions: the word is looked for under templates; leave out --word or --captions")
     course_of(a)

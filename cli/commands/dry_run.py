@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import torch
 
+from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import seen_by
 from palimpsest.cli.console import say, tell
 from palimpsest.cli.manners import Mistake
 from palimpsest.weights.estimate import Estimate, Learning, Passes, as_bytes, estimate, table
-from palimpsest.weights.load import DType, count_parameters, load, pick_device, pick_dtype
+from palimpsest.weights.load import DType, count_parameters, pick_device, pick_dtype
 from palimpsest.weights.memory import free_memory
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import Original
@@ -42,15 +43,15 @@ class Work(NamedTuple):
 def dry_run(a: argparse.Namespace, work: Work) -> None:
     """Print the cost of a command; nothing is computed and nothing written."""
     device = intended_device(a)
-    model = meta_model(a.model, device, torch.float32 if work.exact else a.dtype)
+    model = meta_model(a, device, torch.float32 if work.exact else a.dtype)
     work.check(model)
     size = seen(model, work.picture, getattr(a, "size", None))
     print_estimate(model, size, device, cost_of(model, work, size, device))
 
 
-def meta_model(name: str, device: torch.device, dtype: DType) -> Model:
-    """The model on the meta device, its nets in the dtype that they would have on this one."""
-    model = load(name, "meta", torch.float32)
+def meta_model(a: argparse.Namespace, device: torch.device, dtype: DType, name: str | None = None) -> Model:
+    """The model on the meta device, its nets in the dtype that they would have on this one; name: another."""
+    model = load_model(a, torch.float32, "meta", name)
     chosen = pick_dtype(device, count_parameters(model), dtype)
     for net in (model.net, model.text, model.vae):
         if net is not None:
@@ -100,7 +101,7 @@ def check_room(a: argparse.Namespace, model: Model, work: Work) -> None:
     y, x = seen(model, work.picture, side)
     if free is None or EACH * y * x * max(work.pictures, work.given, 2) < free:
         return
-    shapes = load(a.model, "meta", model.dtype)
+    shapes = load_model(a, model.dtype, "meta")
 
     def needs(side: int) -> int:
         """Bytes, the weights aside, for pictures whose shorter side is so long."""

@@ -7,6 +7,7 @@ import time
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import Work, branches, calls, check_room, dry_run
+from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import (
     open_input,
     region_of,
@@ -21,7 +22,6 @@ from palimpsest.cli.manners import blame, command, options, progress, shared_opt
 from palimpsest.methods.flow_edit import flow_edit, walked
 from palimpsest.metrics.image import rmse
 from palimpsest.weights.estimate import Passes
-from palimpsest.weights.load import load
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import read_mask, write_picture
 
@@ -64,7 +64,7 @@ def run_flow_edit(a: argparse.Namespace) -> None:
     )
     if a.estimate:
         return dry_run(a, work)
-    model = load(a.model, a.device, a.dtype)
+    model = load_model(a)
     check_room(a, model, work)
     picture = seen_by(picture, model, a.size)
     x = picture.view()

@@ -10,13 +10,13 @@ import torch
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import Work, branches, calls, check_room, dry_run
+from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import steps_option, steps_target, write_steps
 from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
 from palimpsest.cli.console import tell
 from palimpsest.cli.manners import Mistake, command, options, progress, shared_options, whole, writable
 from palimpsest.methods.sampling import generate
 from palimpsest.weights.estimate import Passes
-from palimpsest.weights.load import load
 from palimpsest.worlds.files import contact_sheet, write_picture
 
 BATCH = 16  # pictures at once
@@ -56,7 +56,7 @@ def run_generate(a: argparse.Namespace) -> None:
         writable("out", a.out.replace("{i}", f"{i:0{digits}d}")) for i in range(a.n if "{i}" in a.out else 1)
     ]
     save_steps = steps_target(a)
-    model = load(a.model, a.device, a.dtype)
+    model = load_model(a)
     check_room(a, model, work)
     with progress(model, calls(passes(a)), "generate"):
         batches = [

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import EACH, intended_device, meta_model, print_estimate
+from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import open_input, seen_by, steps_option, steps_target, write_steps
 from palimpsest.cli.console import say, tell
 from palimpsest.cli.manners import (
@@ -42,7 +43,7 @@ from palimpsest.methods.glide_session import Session, parse
 from palimpsest.samplers.guidance import Gradient, classifier_guidance, clip_guidance
 from palimpsest.weights.estimate import Estimate, Passes, as_bytes, estimate, together
 from palimpsest.weights.judges import load_classifier, load_judge
-from palimpsest.weights.load import load, load_autoencoder
+from palimpsest.weights.load import load_autoencoder
 from palimpsest.weights.memory import free_memory
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import Original, contact_sheet, read_mask, write_picture
@@ -153,11 +154,11 @@ def stage_options(
 
 
 def load_stages(
-    a: argparse.Namespace, open_: Callable[[str], Model] | None = None
+    a: argparse.Namespace, open_: Callable[[str | None], Model] | None = None
 ) -> tuple[Model, Model | None]:
-    """The base model and, unless none is wanted, the upsampler; open_: from a name, None: as `a` says."""
-    open_ = open_ or (lambda name: load(name, a.device, a.dtype))
-    model = open_(a.model)
+    """The base model and, unless none is wanted, the upsampler; open_: from a name, None: --model's."""
+    open_ = open_ or (lambda name: load_model(a, name=name))
+    model = open_(None)
     with blame("upsampler"):
         return model, None if a.upsampler == "none" else open_(a.upsampler)
 
@@ -177,7 +178,7 @@ def dry_run_stages(
     check: called with both models; raises ValueError if they cannot do it.
     """
     device = intended_device(a)
-    model, upsampler = load_stages(a, lambda name: meta_model(name, device, a.dtype))
+    model, upsampler = load_stages(a, lambda name: meta_model(a, device, a.dtype, name))
     check(model, upsampler)
     check_stages(a, model, upsampler)
     large = upsampler or model
@@ -214,7 +215,7 @@ def check_room_for_stages(a: argparse.Namespace, model: Model, upsampler: Model 
     free, large = free_memory(model.device), upsampler or model
     if free is None or EACH * large.size**2 * 2 * a.n < free:
         return
-    shapes = load_stages(a, lambda name: meta_model(name, model.device, model.dtype))
+    shapes = load_stages(a, lambda name: meta_model(a, model.device, model.dtype, name))
     cost = cost_of_stages(a, *shapes, a.n, a.w, model.device)
     needed = cost.peak - cost.weights
     if needed > free:

@@ -9,6 +9,7 @@ import torch
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import Work, check_room, dry_run
+from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import (
     open_input,
     seen_by,
@@ -22,7 +23,6 @@ from palimpsest.cli.console import tell
 from palimpsest.cli.manners import Mistake, command, options, progress, shared_options, writable
 from palimpsest.methods.instruct_pix2pix import check_model, instruct_pix2pix
 from palimpsest.weights.estimate import Passes
-from palimpsest.weights.load import load
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import write_picture
 
@@ -67,7 +67,7 @@ def run_instruct_pix2pix(a: argparse.Namespace) -> None:
     work = Work(lambda b, latent: passes(a, b), picture)
     if a.estimate:
         return dry_run(a, work)
-    model = load(a.model, a.device, a.dtype)
+    model = load_model(a)
     check_model(model)
     check_room(a, model, work)
     picture = seen_by(picture, model, a.size)

@@ -18,13 +18,13 @@ from palimpsest.cli.commands.dry_run import (
     inversion,
     tuning,
 )
+from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import open_input, seen_by, shown_options
 from palimpsest.cli.console import tell
 from palimpsest.cli.manners import command, options, progress, shared_options, writable
 from palimpsest.methods.ladder import FAST, Rung, ladder
 from palimpsest.methods.null_text import null_text
 from palimpsest.weights.estimate import Passes
-from palimpsest.weights.load import load
 from palimpsest.worlds.files import contact_sheet, write_picture
 
 
@@ -54,7 +54,7 @@ def run_invert(a: argparse.Namespace) -> None:
     work = Work(lambda b, latent: passes(a), picture, exact=True, check=lambda b: b.embed(a.prompt))
     if a.estimate:
         return dry_run(a, work)
-    model = load(a.model, a.device, float32_of(a, LOSES))
+    model = load_model(a, float32_of(a, LOSES))
     check_room(a, model, work)
     x = seen_by(picture, model, a.size).view()
 

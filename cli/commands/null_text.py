@@ -20,6 +20,7 @@ from palimpsest.cli.commands.dry_run import (
     guided,
     tuning,
 )
+from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import (
     Walk,
     open_input,
@@ -46,7 +47,6 @@ from palimpsest.methods.null_text import GuidanceScale, NullText, null_text
 from palimpsest.metrics.image import psnr
 from palimpsest.weights.cache import CacheError
 from palimpsest.weights.estimate import Passes
-from palimpsest.weights.load import load
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import write_picture
 
@@ -103,7 +103,7 @@ def run_null_text(a: argparse.Namespace) -> None:
     work = Work(lambda b, latent: passes(a), picture, exact=True, check=lambda b: b.embed(a.prompt))
     if a.estimate:
         return dry_run(a, work)
-    model = load(a.model, a.device, float32_of(a, LOSES))
+    model = load_model(a, float32_of(a, LOSES))
     check_room(a, model, work)
     picture = seen_by(picture, model, a.size)
     x = picture.view()

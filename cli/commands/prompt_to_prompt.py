@@ -26,6 +26,7 @@ from palimpsest.cli.commands.dry_run import (
     inversion,
     tuning,
 )
+from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import (
     at_the_files_size,
     frames_of,
@@ -60,7 +61,6 @@ from palimpsest.methods.variants import direct, edict, edit_friendly, negative_p
 from palimpsest.metrics.image import rmse
 from palimpsest.nets.attention import Site
 from palimpsest.weights.estimate import Passes
-from palimpsest.weights.load import load
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import SAVE, Original, contact_sheet, read_mask, write_picture
 
@@ -229,7 +229,7 @@ def run_prompt_to_prompt(a: argparse.Namespace) -> None:
     )
     if a.estimate:
         return dry_run(a, work)
-    model = load(a.model, a.device, float32_of(a, LOSES) if job.exact else a.dtype)
+    model = load_model(a, float32_of(a, LOSES) if job.exact else a.dtype)
     check_room(a, model, work)
     explain(prepared(a, model, job), a.explain)  # before the long work
     picture = None if job.picture is None else seen_by(job.picture, model, a.size)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import Work, branches, check_room, dry_run
+from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import (
     open_input,
     optional,
@@ -41,7 +42,6 @@ from palimpsest.methods.inputs import latent_mask
 from palimpsest.methods.sdedit import Edit, Search, at_distance, bisect_t0, sdedit
 from palimpsest.metrics.image import rmse
 from palimpsest.weights.estimate import Passes
-from palimpsest.weights.load import load
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import Original, open_picture, read_mask, write_picture
 
@@ -108,7 +108,7 @@ def run_sdedit(a: argparse.Namespace) -> None:
     work = Work(lambda model, latent: passes(a), picture, check=lambda model: model.denoiser(a.prompt))
     if a.estimate:
         return dry_run(a, work)
-    model = load(a.model, a.device, a.dtype)
+    model = load_model(a)
     check_room(a, model, work)
     picture, kept = seen_by(picture, model, a.size), seen_by(kept, model, a.size)
     guide, region = picture.view(), region_of(mask, picture)

@@ -18,6 +18,7 @@ from palimpsest.samplers.schedule import Schedule
 from palimpsest.weights.files import WeightsError
 from palimpsest.weights.public import configs
 from palimpsest.weights.public.configs import Shapes, config_of
+from palimpsest.weights.public.embeddings import said_of_words
 from palimpsest.weights.public.layouts import (
     BUFFERS,
     TEXT_PREFIX,
@@ -29,6 +30,7 @@ from palimpsest.weights.public.layouts import (
     ema_name,
     to_compvis_shape,
 )
+from palimpsest.weights.public.lora_names import described
 from palimpsest.weights.public.mapped import Checkpoint, first_few
 from palimpsest.weights.public.shared import (
     LATENT_SCALE,
@@ -52,7 +54,6 @@ OTHERS = {  # the beginning of a key -> what such a file is
 }
 WHOLE_FOLDER = "the folder that holds unet/, vae/ and text_encoder/"
 FRAGMENTS = {  # the beginning of a key -> what such a file is, and the mend
-    "lora_": "holds low-rank changes (LoRA), no model; merge them into their model first",
     "down_blocks.": f"is the U-Net of a diffusers folder; give {WHOLE_FOLDER}",
     "encoder.": f"is an autoencoder alone; give the whole checkpoint, or {WHOLE_FOLDER}",
     "blocks.input.w_": "is one half of GLIDE's noised CLIP; "
@@ -121,6 +122,8 @@ def refuse_others(path: Path, shapes: Shapes) -> None:
         if begins(start):
             raise WeightsError(f"model: {path} is {what}")
     if not begins(UNET_PREFIX):
+        if (change := described(shapes)) or (change := said_of_words(path)):
+            raise WeightsError(f"model: {path} {change}")
         for start, what in FRAGMENTS.items():
             if begins(start):
                 raise WeightsError(f"model: {path} {what}")

@@ -62,6 +62,16 @@ class Inert:
         pass
 
 
+PARAMETER_DICT = "torch.nn.modules.container.ParameterDict"
+
+
+class Parameters(dict):
+    """Stands for a ParameterDict, in which the first textual-inversion files keep their vectors."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.update(state.get("_parameters", {}))
+
+
 class Checkpoint:
     """The tensors of one file, or of several that hold parts of one module: `shapes` by name, `header` a
     safetensors file's own words.
@@ -232,11 +242,25 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
 
     Raises WeightsError for a damaged file, and for a pickle that is more than tensors, plain values and
     LEFTOVERS."""
+    found = contents_of(path)
+    while isinstance(found, dict) and (
+        inside := next((name for name in INSIDE if isinstance(found.get(name), dict)), None)
+    ):
+        found = found[inside]
+    return (
+        {str(name): t for name, t in found.items() if isinstance(t, Tensor)}
+        if isinstance(found, dict)
+        else {}
+    )
+
+
+def contents_of(path: Path) -> Any:
+    """What a file holds: tensors by name, or whatever was given to torch.save, a ParameterDict being a dict.
+
+    As `tensors_of` otherwise."""
     form = kind(path)
     try:
-        if form == "safetensors":
-            return load_file(path)
-        found = _unpickled(path, form == "zip")
+        return load_file(path) if form == "safetensors" else _unpickled(path, form == "zip")
     except pickle.UnpicklingError as error:
         wants = re.search(r"GLOBAL (\S+)", str(error))
         raise WeightsError(
@@ -249,36 +273,28 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
             f"model: {path} is not a whole {'safetensors' if form == 'safetensors' else 'torch'} file "
             f"({type(error).__name__}); {FETCH}"
         ) from None
-    while isinstance(found, dict) and (
-        inside := next((name for name in INSIDE if isinstance(found.get(name), dict)), None)
-    ):
-        found = found[inside]
-    return (
-        {str(name): t for name, t in found.items() if isinstance(t, Tensor)}
-        if isinstance(found, dict)
-        else {}
-    )
 
 
 def _unpickled(path: Path, mmap: bool) -> Any:
     """torch's reader of tensors alone, which puts an Inert in the place of each class of LEFTOVERS and
-    PLAIN that it meets.
+    PLAIN that it meets, and Parameters in that of a ParameterDict.
 
     A file of PyTorch Lightning may hold the class of a callback or the settings of a training (OmegaConf),
     and DINO's the options of its command line. They are no part of a model."""
-    inert: dict[str, Any] = {}
+    stand_ins: dict[str, Any] = {}
     while True:
         try:
-            with torch.serialization.safe_globals(list(inert.values())):
+            with torch.serialization.safe_globals(list(stand_ins.values())):
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL (\S+)", str(error))
-            if named is None or named[1] in inert:
+            if named is None or named[1] in stand_ins:
                 raise
-            if not named[1].startswith(LEFTOVERS) and named[1] not in PLAIN:
+            if not named[1].startswith(LEFTOVERS) and named[1] not in (*PLAIN, PARAMETER_DICT):
                 raise
             module, _, name = named[1].rpartition(".")
-            inert[named[1]] = type(name, (Inert,), {"__module__": module or "builtins"})
+            stand_in = Parameters if named[1] == PARAMETER_DICT else Inert
+            stand_ins[named[1]] = type(name, (stand_in,), {"__module__": module or "builtins"})
 
 
 def read_json(path: Path) -> dict:

@@ -26,16 +26,12 @@ def tokenizer_of_file(
     if text is None:
         return None
     length = len(text.positions)
+    taught = header.get("taught") or {}
     if header.get("words") is not None:
-        return word_tokenizer(header["words"], length)
+        return word_tokenizer(header["words"], length).with_taught(taught)
     pairs = [tuple(pair.split(" ")) for pair in header.get("merges") or ()]
-    return ClipTokenizer(
-        pairs or CLIP_PAIRS,
-        length=length,
-        pad=header.get("pad", pad),
-        truncate=True,
-        taught=header.get("taught"),
-    )
+    plain = ClipTokenizer(pairs or CLIP_PAIRS, length=length, pad=header.get("pad", pad), truncate=True)
+    return plain.with_taught(taught)
 
 
 def header_of_tokenizer(tokenizer: Tokenizer | None) -> dict[str, Any]:
@@ -43,9 +39,9 @@ def header_of_tokenizer(tokenizer: Tokenizer | None) -> dict[str, Any]:
     if tokenizer is None:
         return {}
     if not isinstance(tokenizer, ClipTokenizer):
-        return {"words": tokenizer.words}
+        return {"words": tokenizer.words, "taught": dict(tokenizer.taught)}
     pairs = [" ".join(pair) for pair in tokenizer.rank]
-    return {"merges": pairs, "pad": tokenizer.pad, "taught": tokenizer.taught}
+    return {"merges": pairs, "pad": tokenizer.pad, "taught": dict(tokenizer.taught)}
 
 
 # ---- a folder ----
@@ -80,9 +76,9 @@ def read_tokenizer(folder: Path, length: int) -> ClipTokenizer:
     tokens = [plain.tokens[pad]] if pad in plain.tokens else taught.get(pad)
     if tokens is None:
         raise _another(folder, said, f"its padding {pad!r} is none of its tokens")
-    if not taught and tokens == [plain.pad]:
-        return plain
-    return ClipTokenizer(pairs, length=length, pad=tokens[0], truncate=True, taught=taught)
+    if tokens != [plain.pad]:
+        plain = ClipTokenizer(pairs, length=length, pad=tokens[0], truncate=True)
+    return plain.with_taught(taught)
 
 
 def _json(path: Path) -> dict[str, Any]:
