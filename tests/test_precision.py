@@ -144,7 +144,7 @@ def test_commands_that_tune_null_texts_ask_for_float32(command, module, dtype, t
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save("in.png")
     wanted = []
 
-    def spy(a, device=None, dtype=None):
+    def spy(a, dtype=None):
         wanted.append(dtype)
         raise Mistake("model: enough seen")
 

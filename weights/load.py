@@ -208,9 +208,9 @@ def load(
     latent model names its autoencoder, which is taken from beside the file or from the shipped ones.
     `dtype`: of the nets, a torch.dtype or its name; "auto" see `pick_dtype`. What follows gradients or is
     measured wants torch.float32 by name. On a GPU the U-Net and the autoencoder are also laid out
-    channels_last. A path may also lead to a public checkpoint, a file or a folder (weights/public/checkpoint.py);
-    its weights stay mapped from the disk where no conversion is asked for. A file that changes a model
-    (weights/changes.py) gives that model, changed.
+    channels_last. A path may also lead to a public checkpoint, a file or a folder
+    (weights/public/checkpoint.py); its weights stay mapped from the disk where no conversion is asked for. A
+    file that changes a model (weights/changes.py) gives that model, changed.
 
     lora: "FILE" or "FILE:SCALE", one or several: low-rank changes of other programs, or of this one, put into
     the model's maps (weights/public/lora.py). embedding: "FILE" or "FILE=WORD": textual-inversion words,
