@@ -25,6 +25,7 @@ from torch import Generator
 from palimpsest.claims.common import (
     Models,
     autoencoded,
+    by_instruction,
     draw_edits,
     in_batches,
     is_there,
@@ -37,7 +38,6 @@ from palimpsest.claims.glide import DTYPE, enlarged
 from palimpsest.claims.page import README, RECORDS, between, read_record
 from palimpsest.cli.manners import exit_code_of
 from palimpsest.methods.glide import glide, upsample
-from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
 from palimpsest.methods.sampling import generate
 from palimpsest.methods.sdedit import sdedit
 from palimpsest.metrics.image import psnr
@@ -46,7 +46,7 @@ from palimpsest.training.shapes_instruct import KINDS
 from palimpsest.weights.files import MANIFEST, manifest, sha256, write_json
 from palimpsest.weights.load import find, load
 from palimpsest.weights.model import Model
-from palimpsest.worlds.shapes import Scene, attributes, caption, instruction, render, strokes
+from palimpsest.worlds.shapes import Scene, attributes, caption, render, strokes
 
 Part = dict[str, Any]
 WS = (1.0, 2.0, 3.0, 5.0, 7.5)
@@ -73,7 +73,7 @@ def reader(models: Models, parts: dict[str, Part], n: int) -> Part:
     pictures, truth = render(scenes), [attributes(s) for s in scenes]
     part = dict(n=len(scenes), seed=SEED + 1)
     for name, shown in (
-        ("raw", pictures.to(models.bundle.device)),
+        ("raw", pictures.to(models.model.device)),
         ("autoencoded", autoencoded(models, pictures)),
     ):
         read = models.oracle.read(shown)
@@ -84,7 +84,7 @@ def reader(models: Models, parts: dict[str, Part], n: int) -> Part:
 
 def drawn(models: Models, scenes: list[Scene], w: float, seed: int) -> float:
     """The share of scenes whose every attribute is read off a picture generated from the caption."""
-    model, captions = models.bundle, [caption(s) for s in scenes]
+    model, captions = models.model, [caption(s) for s in scenes]
     pictures = in_batches(
         lambda rows: generate(model, captions[rows], steps=STEPS, w=w, seed=seed + rows.start).picture,
         len(scenes),
@@ -128,7 +128,7 @@ def from_strokes(models: Models, parts: dict[str, Part], n: int) -> Part:
     """Stroke paintings to pictures by SDEdit (VP, ancestral) under the scene's caption, over t0; w as in
     `single`.
     """
-    scenes, w, model = new_scenes(n, SEED + 5), best_w(parts), models.bundle
+    scenes, w, model = new_scenes(n, SEED + 5), best_w(parts), models.model
     guides, captions = strokes(scenes, Generator().manual_seed(SEED)), [caption(s) for s in scenes]
 
     def right(t0: float) -> float:
@@ -238,23 +238,9 @@ def instruct(models: Models, parts: dict[str, Part], n: int, name: str = "instru
     """
     model, files = opened(NEEDS[name], models)
     drawn = draw_edits(n, KINDS, SEED + 8)
-    asked = [instruction(s, e) for s, e in zip(drawn.scenes, drawn.edits)]
 
     def one(s_text: float, s_image: float) -> Part:
-        made = in_batches(
-            lambda rows: (
-                instruct_pix2pix(
-                    model,
-                    drawn.before[rows].to(model.device),
-                    asked[rows],
-                    s_text=s_text,
-                    s_image=s_image,
-                    steps=STEPS,
-                    seed=SEED + rows.start,
-                ).picture
-            ),
-            n,
-        ).cpu()
+        made = by_instruction(model, drawn, s_text, s_image, STEPS, SEED).cpu()
         right, some = models.oracle.right(made, drawn.wanted), (drawn.changed == 0).flatten(1).any(1)
         return dict(
             s_text=s_text,
@@ -283,7 +269,7 @@ NEEDS = dict(
 def opened(name: str, models: Models, dtype: torch.dtype = torch.float32) -> tuple[Model, dict[str, str]]:
     """A model beside those of `models`, and its hash."""
     path = place(name, models.folder)
-    return load(path, models.bundle.device, dtype), {find(path).name: sha256(find(path))}
+    return load(path, models.model.device, dtype), {find(path).name: sha256(find(path))}
 
 
 PARTS: dict[str, Callable[[Models, dict[str, Part], int], Part]] = dict(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
 from palimpsest.weights.files import manifest, sha256
 from palimpsest.weights.judges import Oracle, load_reader
 from palimpsest.weights.load import find, load
@@ -22,6 +23,7 @@ from palimpsest.worlds.shapes import (
     caption,
     changed_mask,
     edits,
+    instruction,
     is_held_out,
     render,
     sample_scene,
@@ -33,7 +35,7 @@ BATCH = 64
 class Models(NamedTuple):
     """A text-to-picture model, its autoencoder, and the oracle reader that judges both."""
 
-    bundle: Model
+    model: Model
     oracle: Oracle
     vae: Autoencoder
     name: str  # where they came from, for the record
@@ -141,7 +143,7 @@ def in_batches(verb: Callable[[slice], Tensor], n: int, batch: int = BATCH) -> T
 
 def autoencoded(models: Models, pictures: Tensor) -> Tensor:
     """Through the autoencoder and back: what the model's pictures can be at best."""
-    vae, device = models.vae, models.bundle.device
+    vae, device = models.vae, models.model.device
     return in_batches(lambda rows: vae.decode(vae.encode(pictures[rows].to(device))), len(pictures))
 
 
@@ -161,3 +163,24 @@ def rounded(value: object, digits: int = 5) -> object:
     if isinstance(value, (list, tuple)):
         return [rounded(v, digits) for v in value]
     return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
+def by_instruction(
+    model: Model, drawn: Edits, s_text: float, s_image: float, steps: int, seed: int
+) -> Tensor:
+    """What InstructPix2Pix makes of the pictures, told what to change in words."""
+    asked = [instruction(s, e) for s, e in zip(drawn.scenes, drawn.edits)]
+    return in_batches(
+        lambda rows: (
+            instruct_pix2pix(
+                model,
+                drawn.before[rows].to(model.device),
+                asked[rows],
+                s_text=s_text,
+                s_image=s_image,
+                steps=steps,
+                seed=seed + rows.start,
+            ).picture
+        ),
+        len(asked),
+    )

@@ -102,7 +102,7 @@ def scored(
 
 def grid_mask(models: Models, changed: Tensor) -> Tensor:
     """The best that a mask of latent cells can do: each cell marked where at least half of it changes."""
-    side = models.bundle.latent_shape[1:]
+    side = models.model.latent_shape[1:]
     cells = torch.nn.functional.adaptive_avg_pool2d(changed, side)
     best = (cells >= 0.5).to(changed)
     none = ~best.flatten(1).any(1)
@@ -137,7 +137,7 @@ def measure_ways(
     models: Models, drawn: Edits, seed: int, ratios: tuple[float, ...], part: Part, settings: bool
 ) -> Record:
     """Every variant over the ratios; with `settings`, thresholds and ways to make the mask, too."""
-    model, real = models.bundle, models.oracle.features(autoencoded(models, drawn.after))
+    model, real = models.model, models.oracle.features(autoencoded(models, drawn.after))
     whole = autoencoded(models, drawn.before)
 
     def texts(rows: slice) -> tuple[Any, ...]:
@@ -201,7 +201,7 @@ def measure_bound(models: Models, drawn: Edits, seed: int, ratios: tuple[float, 
     C: the largest RMS of ε along the walks; K2: the mean over pictures of the largest RMS of ε(·, Q) −
     ε(·, ∅); K1: the median over pairs of neighbouring points of ‖Δε‖/‖Δx‖. Estimates, where the theorem
     has suprema; guidance is off (w = 1)."""
-    model, n = models.bundle, min(32, len(drawn.edits))
+    model, n = models.model, min(32, len(drawn.edits))
     x_0, null = model.encode(drawn.before[:n]), model.denoiser("")
     text, sched, z = model.denoiser(drawn.target[:n]), model.schedule, Rng.of(seed, n).randn(x_0.shape, x_0)
 

@@ -73,7 +73,7 @@ METRICS = ("dino", "clip_i", "clip_t", "pres", "div", "error", "ground")
 class DreamBoothModels(NamedTuple):
     """The model that learns, and those that judge."""
 
-    bundle: Model
+    model: Model
     oracle: Oracle
     clip: Judge
     dino: Likeness
@@ -86,7 +86,7 @@ def open_dreambooth(folder: str | Path | None = None, device: str = "cpu") -> Dr
     m = open_models(folder, device)
     clip, dino = (place(name, folder) for name in ("shapes-clip", "shapes-dino"))
     return DreamBoothModels(
-        m.bundle,
+        m.model,
         m.oracle,
         load_judge(clip, device),
         load_likeness(dino, device),
@@ -253,7 +253,7 @@ def looks(models: DreamBoothModels, case: Case, made: Tensor, of_class: Tensor) 
     """
     real, asked = case.pictures, [c for c in case.asked for _ in range(EACH)]
     with torch.no_grad():
-        clip_real, clip_made = (models.clip.images(p.to(models.bundle.device)).cpu() for p in (real, made))
+        clip_real, clip_made = (models.clip.images(p.to(models.model.device)).cpu() for p in (real, made))
         texts = models.clip.texts([caption(c, None, case.subject.noun) for c in asked]).cpu()
     dino_real = models.dino.images(real)
 
@@ -328,7 +328,7 @@ def measure(
     word_rates: Sequence[float] = WORD_RATES,
 ) -> Record:
     """n subjects by every way, and from fewer and more pictures; the first at three learning rates."""
-    cases, model = draw_cases(n, seed), models.bundle
+    cases, model = draw_cases(n, seed), models.model
 
     def one(case: Case, way: Way, shown: int = SHOWN, lr: float = LR) -> dict[str, float]:
         learned = learn(model, case, way, seed, shown=shown, lr=lr)

@@ -88,7 +88,7 @@ def scored(models: EmojiModels, pictures: Tensor, edits: Drawn) -> Scores:
         outside[some] = psnr(pictures[some], edits.before[some], rest[some]).clamp(max=60).float()
     db = psnr(pictures, edits.after).clamp(max=60)
     found = dict(db=db, gain=db - copied, outside_db=outside)
-    device = models.bundle.device
+    device = models.model.device
     with torch.inference_mode():
         both = list(zip(pictures.split(BATCH), edits.after.split(BATCH)))
         if models.clip is not None:
@@ -121,9 +121,9 @@ def back(models: EmojiModels, edits: Drawn, most: int = MOST_BACK) -> Record:
     """PSNR of the pictures before through the autoencoder, beside that of the shapes world, and through
     null-text inversion at W_BACK, and back."""
     model, x, theirs = (
-        models.bundle,
+        models.model,
         edits.before[:most],
-        load_autoencoder("shapes-vae", models.bundle.device),
+        load_autoencoder("shapes-vae", models.model.device),
     )
     up = null_text(model, x.to(model.device), edits.source[:most], steps=STEPS, w=W_BACK, **FAST)
     found = {
@@ -215,7 +215,7 @@ def measure(
     for name, pictures in results.items():
         scores[name] = scored(models, pictures, edits)
         record[name] = record.get(name, {}) | rows_of(scores[name], edits)
-    model = models.bundle
+    model = models.model
     true = torch.cat([model.decode(model.encode(part)).cpu() for part in edits.after.split(BATCH)])
     limit = scored(models, true, edits)
     shown = gallery({name: s["gain"] for name, s in scores.items() if name != COPY}, edits.kinds)

@@ -46,7 +46,7 @@ LEVELS = 4 / 255  # in [−1, 1]: a pixel that differs by more than two of 255 i
 class EmojiModels(NamedTuple):
     """What edits emoji, and what judges beside the truth."""
 
-    bundle: Model
+    model: Model
     instruct: Model | None  # None: not trained, as below
     clip: Judge | None
     lpips: LPIPS | None
@@ -145,22 +145,22 @@ Way = Callable[[EmojiModels, Asked, Setting], Tensor]
 
 
 def by_sdedit(m: EmojiModels, a: Asked, s: Setting) -> Tensor:
-    return sdedit(m.bundle, a.x, a.target, steps=STEPS, seed=a.seed, **s).picture
+    return sdedit(m.model, a.x, a.target, steps=STEPS, seed=a.seed, **s).picture
 
 
 def by_diffedit(m: EmojiModels, a: Asked, s: Setting, ablation: Ablation = Ablation()) -> Tensor:
     return diffedit(
-        m.bundle, a.x, a.source, a.target, steps=STEPS, seed=a.seed, ablation=ablation, **s
+        m.model, a.x, a.source, a.target, steps=STEPS, seed=a.seed, ablation=ablation, **s
     ).picture
 
 
 def by_prompt_to_prompt(
     m: EmojiModels, a: Asked, s: Setting, way: Callable[..., Inversion], how: dict[str, Any] | None = None
 ) -> Tensor:
-    up = way(m.bundle, a.x, a.source, steps=STEPS, w=s["w"], **(how or {}))
+    up = way(m.model, a.x, a.source, steps=STEPS, w=s["w"], **(how or {}))
     injection = Injection(cross=s["cross"], self_=s["self_"])
     return prompt_to_prompt(
-        m.bundle, a.source, a.target, start=up, injection=injection, w=s["w"], paste=False
+        m.model, a.source, a.target, start=up, injection=injection, w=s["w"], paste=False
     ).raw
 
 
@@ -202,7 +202,7 @@ def made(
         some = list(rows[i : i + BATCH])
         words = ([of[k] for k in some] for of in (edits.source, edits.target, edits.asked))
         parts.append(
-            way(models, Asked(edits.before[some].to(models.bundle.device), *words, seed + i), setting)
+            way(models, Asked(edits.before[some].to(models.model.device), *words, seed + i), setting)
             .float()
             .cpu()
         )

@@ -19,6 +19,7 @@ from torch import Tensor
 from palimpsest.claims.common import (
     Edits,
     autoencoded,
+    by_instruction,
     draw_edits,
     in_batches,
     is_there,
@@ -27,7 +28,6 @@ from palimpsest.claims.common import (
 )
 from palimpsest.claims.page import FAILS, HOLDS, PARTLY, UNJUDGED, Finding, Measurement, Record
 from palimpsest.claims.parts import Part, at_once
-from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
 from palimpsest.methods.sdedit import sdedit
 from palimpsest.metrics.image import psnr
 from palimpsest.metrics.similarity import cosine, directional
@@ -36,7 +36,6 @@ from palimpsest.weights.files import read_weights, sha256
 from palimpsest.weights.judges import Judge, Oracle, load_judge, load_reader
 from palimpsest.weights.load import find, load
 from palimpsest.weights.model import Autoencoder, Model
-from palimpsest.worlds.shapes import instruction
 
 STEPS, W = 16, 3.0  # of both walks; W: of SDEdit
 S_TEXT = 3.0  # ours: as W. The paper: 7.5
@@ -58,7 +57,7 @@ class InstructModels(NamedTuple):
     """Models that edit by instruction, the one that SDEdit walks with, and their judges."""
 
     nets: dict[str, Model]  # by name; one that is not trained is not there
-    bundle: Model
+    model: Model
     oracle: Oracle
     clip: Judge
     vae: Autoencoder
@@ -99,7 +98,7 @@ def pairs_seen(runs: Iterable[dict]) -> int:
 
 def scorer(models: InstructModels, drawn: Edits) -> Callable[[Tensor], Record]:
     """A function of pictures (n 3 64 64) made for these edits: what CLIP thinks of them, and the truth."""
-    n, device, clip = len(drawn.edits), models.bundle.device, models.clip
+    n, device, clip = len(drawn.edits), models.model.device, models.clip
 
     def embedded(pictures: Tensor) -> Tensor:
         return in_batches(lambda rows: clip.images(pictures[rows].to(device)), n).cpu()
@@ -126,25 +125,6 @@ def scorer(models: InstructModels, drawn: Edits) -> Callable[[Tensor], Record]:
         )
 
     return score
-
-
-def instructed(model: Model, drawn: Edits, s_text: float, s_image: float, seed: int) -> Tensor:
-    """The pictures that a model makes of the instructions."""
-    asked = [instruction(s, e) for s, e in zip(drawn.scenes, drawn.edits)]
-    return in_batches(
-        lambda rows: (
-            instruct_pix2pix(
-                model,
-                drawn.before[rows].to(model.device),
-                asked[rows],
-                s_text=s_text,
-                s_image=s_image,
-                steps=STEPS,
-                seed=seed + rows.start,
-            ).picture
-        ),
-        len(asked),
-    )
 
 
 def noised(model: Model, drawn: Edits, t0: float, seed: int) -> Tensor:
@@ -182,7 +162,8 @@ def curve(
     return [
         dict(s_image=s)
         | part(
-            f"{name}, s_image {s:g}", lambda s=s: score(instructed(models.nets[name], drawn, S_TEXT, s, seed))
+            f"{name}, s_image {s:g}",
+            lambda s=s: score(by_instruction(models.nets[name], drawn, S_TEXT, s, STEPS, seed)),
         )
         for s in s_images
     ]
@@ -204,7 +185,7 @@ def measure_sdedit(
     score = scorer(models, drawn)
     ours = curve(models, TRUE, drawn, score, seed, part, s_images)
     theirs = [
-        dict(t0=t) | part(f"SDEdit, t0 {t:g}", lambda t=t: score(noised(models.bundle, drawn, t, seed)))
+        dict(t0=t) | part(f"SDEdit, t0 {t:g}", lambda t=t: score(noised(models.model, drawn, t, seed)))
         for t in t0s
     ]
     return dict(
@@ -265,7 +246,10 @@ def measure_scales(
     score, model = scorer(models, drawn), models.nets[TRUE]
     grid = [
         dict(s_text=t, s_image=s)
-        | part(f"s_text {t:g}, s_image {s:g}", lambda t=t, s=s: score(instructed(model, drawn, t, s, seed)))
+        | part(
+            f"s_text {t:g}, s_image {s:g}",
+            lambda t=t, s=s: score(by_instruction(model, drawn, t, s, STEPS, seed)),
+        )
         for t in s_texts
         for s in s_images
     ]

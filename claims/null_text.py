@@ -50,7 +50,7 @@ def measure_ladder(models: Models, *, n: int, seed: int, part: Part = at_once) -
     """n given pictures there and back: the ladder, the round trip over w, null-text over its updates, its
     ablations; 2 n edits.
     """
-    model, scenes = models.bundle, new_scenes(n, seed + 40)
+    model, scenes = models.model, new_scenes(n, seed + 40)
     x, prompts = render(scenes), [caption(s) for s in scenes]
 
     def db(latents: Tensor) -> float:
@@ -111,7 +111,7 @@ LADDER = Measurement(
 
 def measure_edits(models: Models, *, n: int, seed: int, part: Part = at_once) -> Record:
     """n edits of given pictures by Prompt-to-Prompt on each way of inverting, with injection and without."""
-    model, drawn = models.bundle, draw_edits(n, KINDS, seed + 41)
+    model, drawn = models.model, draw_edits(n, KINDS, seed + 41)
     rest = 1 - drawn.changed
 
     def scored(pictures: Tensor, rows: list[int]) -> Record:

@@ -73,7 +73,7 @@ def compared(
 
     def pair(part: slice) -> Tensor:
         found = prompt_to_prompt(
-            models.bundle,
+            models.model,
             source[part],
             target[part],
             injection=Injection(cross=cross, self_=self_),

@@ -36,7 +36,7 @@ WALKS = {  # name -> walk, its step (None: its paper's own), whether the scene's
 
 def bisected(models: Models, guides: Tensor, captions: list[str], target: float, seed: int) -> Record:
     """How many rounds bisection needs to find the t0 at which a picture is `target` from its guide."""
-    model, tolerance, rounds, gaps = models.bundle, 0.05, [], []
+    model, tolerance, rounds, gaps = models.model, 0.05, [], []
     for i, guide in enumerate(guides.to(model.device).split(1)):
         with torch.inference_mode():
             found = bisect_t0(
@@ -68,7 +68,7 @@ def measure_curve(
     searches: int = 16,
 ) -> Record:
     """n stroke paintings to pictures at each t0 of each walk; then t0 bisected for some of them."""
-    model, oracle, scenes = models.bundle, models.oracle, new_scenes(n, seed)
+    model, oracle, scenes = models.model, models.oracle, new_scenes(n, seed)
     guides, captions = strokes(scenes, Generator().manual_seed(seed)), [caption(s) for s in scenes]
     wanted = [attributes(s) for s in scenes]
     real = oracle.features(autoencoded(models, render(new_scenes(reference, seed + 1))))
@@ -221,7 +221,7 @@ def measure_masks(
     t0s: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7),
 ) -> Record:
     """n painted local edits, with their mask and without, at each t0."""
-    model, oracle = models.bundle, models.oracle
+    model, oracle = models.model, models.oracle
     drawn, generator = draw_edits(n, KINDS, seed + 2), Generator().manual_seed(seed)
     before, kinds = drawn.before, drawn.kinds  # "add" needs one thing and room for another
     painted = [painted_edit(s, e, generator) for s, e in zip(drawn.scenes, drawn.edits)]

@@ -1,7 +1,7 @@
 """Models in float64 whose nets are formulas, for tests of algebra: no autoencoder, latents are the pictures.
 
-exact_bundle(world)          the Gaussian world as a net: what a perfect one would say
-smooth_bundle()              a smooth nonlinear ε(x, t, ctx) that leans on its context as a text model does
+exact_model(world)          the Gaussian world as a net: what a perfect one would say
+smooth_model()              a smooth nonlinear ε(x, t, ctx) that leans on its context as a text model does
 """
 
 import torch
@@ -66,15 +66,15 @@ def words(prompts, tokens=3, width=8):
     )
 
 
-def bundle(net, tokenizer, size):
+def model_of(net, tokenizer, size):
     return Model(
         name="formula", net=net, schedule=net.sched, size=size, text=nn.Identity(), tokenizer=tokenizer
     )
 
 
-def exact_bundle(world, sched=None):
-    return bundle(Exact(world, sched or Schedule.scaled_linear()), world.embed, world.mu.shape[-1])
+def exact_model(world, sched=None):
+    return model_of(Exact(world, sched or Schedule.scaled_linear()), world.embed, world.mu.shape[-1])
 
 
-def smooth_bundle(sched=None):
-    return bundle(Smooth(sched or Schedule.scaled_linear()), words, 4)
+def smooth_model(sched=None):
+    return model_of(Smooth(sched or Schedule.scaled_linear()), words, 4)

@@ -90,10 +90,10 @@ def test_a_mask_that_was_found_once_gives_the_same_edit_to_the_bit(models):
     drawn = draw_edits(4, ("recolour", "reshape"), 1, things=1)
     for how in ({}, dict(ablation=Ablation(encode=False)), dict(ablation=Ablation(blend="x0"))):
         found = verb(
-            models.bundle, drawn.before, drawn.source, drawn.target, steps=4, ratio=0.6, seed=5, **how
+            models.model, drawn.before, drawn.source, drawn.target, steps=4, ratio=0.6, seed=5, **how
         )
         given = verb(
-            models.bundle,
+            models.model,
             drawn.before,
             drawn.source,
             drawn.target,

@@ -7,14 +7,14 @@ from palimpsest.methods.inversion import invert, redo
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.weights.counting import counted
 from palimpsest.weights.model import Model
-from tests.oracles import smooth_bundle
+from tests.oracles import smooth_model
 
 X = torch.zeros(2, 3, 4, 4, dtype=torch.float64)
 PROMPTS = ["a cat", "a dog"]
 
 
 def test_a_plain_walk_costs_one_evaluation_a_step_and_a_guided_one_two():
-    model = smooth_bundle()
+    model = smooth_model()
     inversion = invert(model, X, PROMPTS, steps=3)
     assert inversion.calls == 3
     for w, each in ((1.0, 3), (4.0, 6)):
@@ -25,7 +25,7 @@ def test_a_plain_walk_costs_one_evaluation_a_step_and_a_guided_one_two():
 
 
 def test_a_batch_may_hold_some_of_the_pictures_and_a_count_may_go_on():
-    model = smooth_bundle()
+    model = smooth_model()
     with counted(model, torch.tensor([5, 7])) as evaluations:
         with evaluations.of([1]):
             model.eps(X[1:], 500, model.embed("a dog"))
@@ -36,7 +36,7 @@ def test_a_batch_may_hold_some_of_the_pictures_and_a_count_may_go_on():
 
 
 def test_counts_inside_each_other_and_after_an_error_are_right():
-    model, passes = smooth_bundle(), []
+    model, passes = smooth_model(), []
     with pytest.raises(KeyboardInterrupt):
         with counted(model, 2) as outer, counted(model, each_pass=lambda: passes.append(1)):
             assert invert(model, X, PROMPTS, steps=4).calls == 4

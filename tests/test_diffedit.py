@@ -65,7 +65,7 @@ def world(side=8):
     return GaussianWorld({"": 0 * left, "red": 0.5 * left, "blue": -0.5 * left, "grey": 0 * left}, 0.5)
 
 
-def bundle(answer=None, sched=SD, side=8):
+def toy_model(answer=None, sched=SD, side=8):
     w = world(side)
     net = CellNet(answer or (lambda x_t, t, ctx: w.eps(x_t, sched.at(t), ctx)))
     return Model(name="cells", net=net, text=nn.Identity(), tokenizer=w.embed, schedule=sched, size=side)
@@ -196,7 +196,7 @@ def test_the_variance_of_d_falls_as_one_over_n_and_not_with_one_noise_reused():
 
 
 def test_the_verb_asks_about_as_many_different_noises_as_maps_with_both_texts():
-    b, x = bundle(bent), pictures()
+    b, x = toy_model(bent), pictures()
     edited(b, x, "red", "blue", maps=4, steps=2, level=0.3)
     asked = [x_t for x_t, t in b.net.asked[:8]]
     assert [t for _, t in b.net.asked[:9]] == [300] * 8 + [400]
@@ -229,7 +229,7 @@ def test_averaging_before_the_absolute_value_raises_the_contrast_from_1_46_to_3_
 
 @pytest.mark.parametrize("settings", [{}, dict(clamp="mean"), dict(reduce="abs_mean"), dict(level=0.9)])
 def test_the_mask_is_where_the_texts_differ(settings):
-    edit = edited(bundle(), pictures(2), "red", "blue", steps=2, **settings)
+    edit = edited(toy_model(), pictures(2), "red", "blue", steps=2, **settings)
     assert torch.equal(edit.mask, half().double().expand(2, -1, -1, -1)) and edit.empty == []
     assert torch.equal(edit.picture[..., 4:], pictures(2)[..., 4:])
     assert (edit.picture[..., :4] < pictures(2)[..., :4]).double().mean() > 0.95  # towards blue
@@ -272,9 +272,9 @@ def test_the_mask_of_a_background_edit_is_inverted_until_the_noise_hides_the_bac
 def test_each_picture_of_a_batch_is_edited_as_if_alone():
     x, sources, targets = pictures(3), ["red", "", "grey"], ["blue", "red", "blue"]
     settings = dict(steps=4, maps=3, encode=False)
-    batch = edited(bundle(bent), x, sources, targets, seed=4, **settings)
+    batch = edited(toy_model(bent), x, sources, targets, seed=4, **settings)
     for i in range(3):
-        alone = edited(bundle(bent), x[i : i + 1], sources[i], targets[i], seed=4 + i, **settings)
+        alone = edited(toy_model(bent), x[i : i + 1], sources[i], targets[i], seed=4 + i, **settings)
         assert torch.equal(batch.cells[i : i + 1], alone.cells)
         assert_close(batch.path[-1][i : i + 1], alone.path[-1], atol=1e-12, rtol=0)
         assert_close(batch.heat[i : i + 1], alone.heat, atol=1e-12, rtol=0)
@@ -347,14 +347,14 @@ def test_the_found_mask_on_the_picture_is_the_latent_one_in_blocks_and_can_be_gr
 
 def test_an_identity_edit_comes_back_and_fixed_points_bring_it_closer():
     def error(**settings):
-        edit = edited(bundle(), pictures(), "", "", w=1.0, steps=20, use_mask=False, **settings)
+        edit = edited(toy_model(), pictures(), "", "", w=1.0, steps=20, use_mask=False, **settings)
         return (edit.path[-1] - pictures()).abs().max().item()
 
     assert error(iterations=40) < 1e-10 < 1e-3 < error() < 0.3
 
 
 def test_ratio_1_starts_at_the_top_and_one_step_is_enough():
-    b = bundle(sched=Schedule.cosine())
+    b = toy_model(sched=Schedule.cosine())
     edit = edited(b, pictures(), "red", "blue", ratio=1.0, steps=10)
     assert edit.levels[0] == TOP * 1000 and len(edit.levels) == 11 and edit.picture.isfinite().all()
     one = edited(b, pictures(), "red", "blue", ratio=0.3, steps=1)
@@ -365,7 +365,7 @@ def test_ratio_1_starts_at_the_top_and_one_step_is_enough():
 @pytest.mark.parametrize("w", [0.0, -3.0, float("nan"), float("inf")])
 def test_a_w_that_asks_for_nothing_is_refused(w):
     with pytest.raises(ArgumentError, match=f"^w: must be above 0, got {w}; at 0 the target says nothing$"):
-        edited(bundle(), pictures(), "", "red", mask=half(), steps=5, w=w)
+        edited(toy_model(), pictures(), "", "red", mask=half(), steps=5, w=w)
 
 
 @pytest.mark.parametrize(
@@ -380,14 +380,14 @@ def test_a_w_that_asks_for_nothing_is_refused(w):
     ],
 )
 def test_calls_are_the_networks_evaluations_per_picture(settings, calls):
-    b = bundle()
+    b = toy_model()
     edit = edited(b, pictures(), "red", "blue", steps=5, **settings)
     assert edit.calls == calls == sum(len(x_t) for x_t, _ in b.net.asked)
 
 
 def test_noising_instead_of_encoding_uses_one_noise_for_all_levels_and_the_same_mask():
     x = pictures()
-    noised, encoded = (edited(bundle(bent), x, "red", "blue", steps=5, encode=e) for e in (False, True))
+    noised, encoded = (edited(toy_model(bent), x, "red", "blue", steps=5, encode=e) for e in (False, True))
     z = [
         (x_t - SD.at(t) ** 0.5 * x) / (1 - SD.at(t)) ** 0.5
         for x_t, t in zip(noised.encoded[:-1], noised.levels)
@@ -398,11 +398,11 @@ def test_noising_instead_of_encoding_uses_one_noise_for_all_levels_and_the_same_
 
 
 def test_the_level_blend_keeps_every_level_and_the_x0_blend_only_the_last_and_only_where_abar_ends_at_1():
-    x_0, eps = pictures(), bundle().denoiser("blue", 2.0)
+    x_0, eps = pictures(), toy_model().denoiser("blue", 2.0)
     kept = 1 - half().double()
 
     def gaps(blend, times):
-        encoded = invert(bundle().denoiser(""), SD, x_0, times)
+        encoded = invert(toy_model().denoiser(""), SD, x_0, times)
         path = decode(eps, SD, encoded, times, half().double(), blend)
         return [((y - x) * kept).abs().max().item() for y, x in zip(path, encoded)], path, encoded
 
@@ -424,7 +424,7 @@ def test_the_level_blend_keeps_every_level_and_the_x0_blend_only_the_last_and_on
 
 def test_a_larger_ratio_goes_further_from_the_picture():
     gone = [
-        (edited(bundle(), pictures(), "red", "blue", ratio=r, steps=40).picture - pictures()).norm().item()
+        (edited(toy_model(), pictures(), "red", "blue", ratio=r, steps=40).picture - pictures()).norm().item()
         for r in (0.2, 0.4, 0.6, 0.8, 1.0)
     ]
     assert all(near < far for near, far in pairwise(gone))
@@ -505,7 +505,7 @@ def test_encoding_keeps_closer_than_noising_on_a_smooth_world():
     for ratio in (0.3, 0.6, 0.9):
         settings = dict(ratio=ratio, steps=20, w=1.0, use_mask=False)
         kept, lost = (
-            edited(bundle(), pictures(4), "", "red", encode=e, **settings).path[-1] - pictures(4)
+            edited(toy_model(), pictures(4), "", "red", encode=e, **settings).path[-1] - pictures(4)
             for e in (True, False)
         )
         assert kept.square().mean() < lost.square().mean()
@@ -668,12 +668,12 @@ def test_the_mask_found_alone_is_that_of_the_edit_and_gives_the_same_edit(tiny):
 def test_every_solver_decodes_under_the_mask():
     settings = dict(mask=half(), ratio=0.8, w=1.0, steps=100)
     edits = {
-        name: diffedit(bundle(), pictures(), "red", "blue", step=step, **settings)
+        name: diffedit(toy_model(), pictures(), "red", "blue", step=step, **settings)
         for name, step in {"ddim": DDIM(), "heun": Heun(), "2m": DPMSolver2M(), "ddpm": Ancestral()}.items()
     }
     for edit in edits.values():
         assert all(torch.equal(y[..., 4:], x[..., 4:]) for y, x in zip(edit.path, edit.encoded, strict=True))
-    default = diffedit(bundle(), pictures(), "red", "blue", **settings)
+    default = diffedit(toy_model(), pictures(), "red", "blue", **settings)
     assert torch.equal(edits["ddim"].picture, default.picture)
     start, a = default.path[0], SD.at(default.levels[0])
     exact = world().flow(start, a, 1.0, "blue")[..., :4]
@@ -732,7 +732,7 @@ def test_a_record_refuses_its_fields_where_it_is_made():
 )
 def test_an_argument_that_makes_no_sense_is_named(change, named):
     with pytest.raises(ValueError, match=f"^{named}"):
-        edited(bundle(), change.pop("x", pictures(2)), **{"source": "red", "target": "blue", **change})
+        edited(toy_model(), change.pop("x", pictures(2)), **{"source": "red", "target": "blue", **change})
 
 
 def test_a_picture_that_the_latents_do_not_divide_is_named(tiny):

@@ -388,18 +388,18 @@ def test_clip_identifiers_are_short_late_and_come_back():
     ],
 )
 def test_an_identifier_with_a_meaning_is_warned_of(b, identifier, words, what):
-    bundle = b if words else replace(b, tokenizer=ClipTokenizer())
+    model = b if words else replace(b, tokenizer=ClipTokenizer())
     with pytest.warns(Caution, match=f"^identifier: .*{what}"):
-        assert check_identifier(bundle, identifier) == identifier
+        assert check_identifier(model, identifier) == identifier
 
 
 @pytest.mark.parametrize(
     "identifier, words", [("zwx", True), ("ZWX", True), ("zwx kex", True), ("RARE", False), ("RARE 5", False)]
 )
 def test_a_rare_identifier_is_not_warned_of(b, identifier, words):
-    bundle = b if words else replace(b, tokenizer=ClipTokenizer())
-    rare = identifier.replace("RARE", rare_words(bundle.tokenizer)[0].upper())
-    assert check_identifier(bundle, rare) == rare  # a warning is an error here
+    model = b if words else replace(b, tokenizer=ClipTokenizer())
+    rare = identifier.replace("RARE", rare_words(model.tokenizer)[0].upper())
+    assert check_identifier(model, rare) == rare  # a warning is an error here
 
 
 # ---- what is refused ----

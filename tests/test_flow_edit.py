@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracles import exact_bundle, smooth_bundle
+from oracles import exact_model, smooth_model
 from torch.testing import assert_close
 
 from palimpsest.arguments import ArgumentError
@@ -23,7 +23,7 @@ X = (A + STD * Rng.of(5, 2).randn((2, 3, 4, 4), DOUBLE)).clamp(-1, 1)
 
 
 def model():
-    return exact_bundle(WORLD, Schedule.geometric(sigma_min=1e-3))
+    return exact_model(WORLD, Schedule.geometric(sigma_min=1e-3))
 
 
 @pytest.mark.parametrize("start", [0.3, 0.6, 0.95])
@@ -40,7 +40,7 @@ def test_from_pure_noise_a_picture_is_carried_by_the_difference_of_the_means():
 
 
 def test_under_equal_texts_the_picture_comes_back_to_the_bit():
-    edit = flow_edit(smooth_bundle(), X[:, :, :, :], "same", "same", w_source=2.0, w_target=2.0, steps=7)
+    edit = flow_edit(smooth_model(), X[:, :, :, :], "same", "same", w_source=2.0, w_target=2.0, steps=7)
     assert all(torch.equal(z, X) for z in edit.path) and len(edit.path) == len(edit.times) == 7
 
 
@@ -57,7 +57,7 @@ def test_outside_the_mask_nothing_changes_and_inside_it_does():
 def test_more_noises_a_step_scatter_less():
     def spread(averages):
         ends = [
-            flow_edit(smooth_bundle(), X[:1], "u", "v", steps=6, averages=averages, seed=k).path[-1]
+            flow_edit(smooth_model(), X[:1], "u", "v", steps=6, averages=averages, seed=k).path[-1]
             for k in range(12)
         ]
         return torch.cat(ends).var(0).mean()
@@ -77,14 +77,14 @@ def test_the_last_steps_sample_plainly_and_forget_the_picture():
     "how, asked", [(dict(), 3), (dict(w_source=2.0), 4), (dict(averages=3), 9), (dict(w_target=1.0), 2)]
 )
 def test_calls_are_what_the_network_is_asked(how, asked):
-    smooth = smooth_bundle()
+    smooth = smooth_model()
     edit = flow_edit(smooth, X, "u", "v", steps=4, start=0.5, **how)
     assert edit.calls == 2 * asked == smooth.net.asked / len(X)
 
 
 def test_a_picture_does_not_depend_on_its_batch():
-    both = flow_edit(smooth_bundle(), X, ["u", "w"], ["v", "z"], steps=5, seed=3)
-    alone = flow_edit(smooth_bundle(), X[1:], "w", "z", steps=5, seed=4)
+    both = flow_edit(smooth_model(), X, ["u", "w"], ["v", "z"], steps=5, seed=3)
+    alone = flow_edit(smooth_model(), X[1:], "w", "z", steps=5, seed=4)
     assert_close(both.picture[1:], alone.picture, atol=1e-12, rtol=1e-12)
 
 
@@ -113,7 +113,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(how, said):
 
 
 def test_with_a_full_pull_both_ways_the_walk_is_a_straight_line():
-    smooth = smooth_bundle(Schedule.geometric())
+    smooth = smooth_model(Schedule.geometric())
     there = rf_inversion(smooth, X, "v", gamma=1.0, eta=1.0, hold=1.0, steps=9, seed=2)
     top, eps = there.times[0], Rng.of(2, 2).randn(X.shape, X)
     assert_close(there.up[-1], (1 - top) * X + top * eps, atol=1e-9, rtol=1e-9)
@@ -129,14 +129,14 @@ def test_without_a_pull_it_is_inversion_and_sampling_by_the_flow():
 
 def test_holding_longer_keeps_more_of_the_picture():
     far = [
-        (rf_inversion(smooth_bundle(), X, "v", hold=hold, steps=10).path[-1] - X).abs().mean().item()
+        (rf_inversion(smooth_model(), X, "v", hold=hold, steps=10).path[-1] - X).abs().mean().item()
         for hold in (0.0, 0.4, 0.8)
     ]
     assert far[0] > far[1] > far[2]
 
 
 def test_rf_inversion_counts_its_calls_and_starts_below_pure_noise():
-    smooth = smooth_bundle()
+    smooth = smooth_model()
     edit = rf_inversion(smooth, X, "v", steps=6)
     assert edit.calls == 6 + 12 == smooth.net.asked / len(X)
     assert edit.times[0] == pytest.approx(flow_time(smooth.schedule, 0.98 * smooth.schedule.T), rel=1e-3)

@@ -17,7 +17,7 @@ from palimpsest.samplers.ddim import invert as walk_up
 from palimpsest.samplers.guidance import cfg
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.worlds.gaussian import GaussianWorld
-from tests.oracles import exact_bundle, randn, smooth_bundle
+from tests.oracles import exact_model, randn, smooth_model
 
 SCHED = Schedule.scaled_linear()
 WORLD = GaussianWorld({"": torch.full((1, 1, 7), 0.7)}, 0.5)
@@ -179,7 +179,7 @@ def test_sampling_under_guidance_after_inverting_without_collapses_towards_the_m
 
 # ---- the frame ----
 
-B = smooth_bundle()
+B = smooth_model()
 PICTURES = (randn(3, 3, 4, 4, seed=5) / 2).clamp(-1, 1)
 PROMPTS = ["a cat", "a dog", "a red star"]
 
@@ -304,7 +304,7 @@ def test_one_step_is_enough_to_go_up_and_down():
 
 
 def test_the_exact_net_agrees_with_the_worlds_own_walk():
-    b = exact_bundle(GaussianWorld({"": torch.full((3, 2, 2), 0.2)}, 0.4))
+    b = exact_model(GaussianWorld({"": torch.full((3, 2, 2), 0.2)}, 0.4))
     x = randn(1, 3, 2, 2).clamp(-1, 1)
     inversion = invert(b, x, "", steps=9)
     assert_close(

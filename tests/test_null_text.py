@@ -18,11 +18,11 @@ from palimpsest.samplers.convert import q_sample
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.weights.cache import digest_model, read_tensors, write_tensors
 from palimpsest.weights.load import load
-from tests.oracles import Counted, Smooth, bundle, randn, smooth_bundle, words
+from tests.oracles import Counted, Smooth, model_of, randn, smooth_model, words
 from tests.tiny import tiny_weights
 
 S = 6
-B = smooth_bundle(Schedule.cosine())
+B = smooth_model(Schedule.cosine())
 X = (randn(2, 3, 4, 4, seed=5) / 2).clamp(-1, 1)
 PROMPTS = ["a cat", "a dog"]
 COND, EMPTY = B.embed(PROMPTS), B.embed(["", ""])
@@ -303,7 +303,7 @@ class Linear(Counted):
 
 
 def test_conjugate_gradients_solve_a_linear_problem_in_as_many_updates_as_it_has_unknowns():
-    b = bundle(Linear(), partial(words, tokens=1, width=4), 4)
+    b = model_of(Linear(), partial(words, tokens=1, width=4), 4)
     cond, want, z = b.embed(PROMPTS), randn(2, 1, 4, seed=20), randn(2, 3, 4, 4)
     target = redo(b, FixedNull(tuple(PROMPTS), 7.5, (500, 400), [z, z], 0, want))[-1]
     pivot = Inversion(tuple(PROMPTS), 1.0, (500, 400), [z, target], 0)
@@ -417,7 +417,7 @@ def kept(tmp_path, run):
 
 def test_a_file_of_anything_else_is_refused_in_one_line_that_says_what_differs(tmp_path, fast):
     file = kept(tmp_path, fast)
-    other = smooth_bundle(Schedule.cosine())
+    other = smooth_model(Schedule.cosine())
     other.net.map.data[0, 0] += 1e-9
     assert digest_model(other) != digest_model(B) != digest_model(replace(B, shift=B.shift + 1))
 
@@ -492,7 +492,7 @@ def test_what_belongs_to_an_ablation_or_another_scale_is_refused(fast):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_refused_in_one_line(dtype):
-    half = smooth_bundle()
+    half = smooth_model()
     half.net.to(dtype)
     with pytest.raises(
         ValueError, match="^model: null-text optimisation needs float32, and this model is torch.*float16"

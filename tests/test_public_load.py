@@ -262,7 +262,7 @@ def test_low_rank_changes_are_saved_inside_their_maps(tmp_path):
         again = load(path, device="cpu").denoiser("a red star", 2.0)(z, 500)
         torch.testing.assert_close(again, tiny.denoiser("a red star", 2.0)(z, 500), rtol=1e-4, atol=1e-5)
         assert (again - plain(z, 500)).abs().max() > 0.01
-    assert adapted(tiny.net)  # the bundle that was saved keeps its own
+    assert adapted(tiny.net)  # the model that was saved keeps its own
 
 
 def test_a_file_is_saved_over_itself_and_no_pickle_is_written(b, single, tmp_path):

@@ -17,11 +17,11 @@ from palimpsest.samplers.ddpm import beta_tilde
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.weights.load import load
 from palimpsest.worlds.gaussian import GaussianWorld
-from tests.oracles import exact_bundle, randn, smooth_bundle
+from tests.oracles import exact_model, randn, smooth_model
 from tests.tiny import tiny_weights
 
 S = 12
-B = smooth_bundle(Schedule.cosine())
+B = smooth_model(Schedule.cosine())
 X = (randn(2, 3, 4, 4, seed=5) / 2).clamp(-1, 1)
 PROMPTS = ["a cat", "a dog"]
 VERBS = [negative_prompt, direct, edict, edit_friendly]
@@ -126,7 +126,7 @@ def test_edit_friendly_noises_lead_from_each_level_to_the_next(eta):
 
 def test_edit_friendly_noises_are_large_and_neighbours_oppose_each_other():
     world = GaussianWorld({"": torch.zeros(3, 24, 24)}, 0.5)
-    b = exact_bundle(world)
+    b = exact_model(world)
     x = world.sample(randn(2, 3, 24, 24, seed=40)).clamp(-1, 1)
     z = edit_friendly(b, x, "", steps=50, w=1.0).noises(b.schedule)
     assert z.std().item() == pytest.approx(3.6, abs=0.15)

@@ -124,7 +124,7 @@ def samples(folder: Path, models: Opener) -> Figure:
         ("never seen: this colour on this shape", new_scenes(6, 13, things=1, held_out=True)),
     ]
     prompts = [caption(s) for _, scenes in rows for s in scenes]
-    model = models().bundle
+    model = models().model
     pictures = in_batches(
         lambda part: generate(model, prompts[part], w=3.0, seed=part.start).picture, len(prompts)
     )
@@ -149,7 +149,7 @@ def hero(folder: Path, models: Opener) -> Figure:
     """Paintings in, pictures out: t0 from faithful to realistic, then other words."""
     captions, model = (
         json.loads((RECORDS / "hand" / "captions.json").read_text(encoding="utf-8")),
-        models().bundle,
+        models().model,
     )
     fig = figure(10.6, 7.8)
     axes = fig.subplots(len(HERO), 6, width_ratios=[1, 0.14, 1, 1, 1, 1])
