@@ -1,5 +1,6 @@
 """The command line: palimpsest METHOD INPUT… [options] -o OUT, also python -m palimpsest.
- A command is a file of cli/commands with one function that declares its options, `declare_` and the file's
+
+A command is a file of cli/commands with one function that declares its options, `declare_` and the file's
 name, and one that runs: check the outputs, read the inputs, load the model, call the verb, write. To add one,
 write the two and name the command in cli/commands/__init__.py.
 

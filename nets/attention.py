@@ -1,7 +1,8 @@
 """Attention whose probabilities can be read and rewritten.
 
     Attention(Q, K, V) = softmax(Q Kᵀ / √k) V         "Attention Is All You Need", arXiv:1706.03762v7, Eq. (1)
- One class serves self-attention (keys and values from x), cross-attention (from a context) and causal text.
+
+One class serves self-attention (keys and values from x), cross-attention (from a context) and causal text.
 The editing methods of this library read and rewrite the probabilities softmax(Q Kᵀ / √k) through a *tap*: a
 function (probabilities, site) -> probabilities that is handed down as an argument. Nothing is patched, and
 nothing remains after the call.

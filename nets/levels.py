@@ -2,7 +2,8 @@
 
     conv_in ─ down: [residual block, attention] × blocks, halve ─ … ─ middle ─ … ─ up: [residual block,
     attention] × (blocks + 1), double ─ norm, SiLU, conv_out
- Every map that is made on the way down is kept, and joined to the input of a block on the way up. "U-Net:
+
+Every map that is made on the way down is kept, and joined to the input of a block on the way up. "U-Net:
 Convolutional Networks for Biomedical Image Segmentation", arXiv:1505.04597v1, Fig. 1, with the residual
 blocks and the attention of DDPM, arXiv:2006.11239v2, Appendix B.
 

@@ -3,7 +3,8 @@
 "High-Resolution Image Synthesis with Latent Diffusion Models", arXiv:2112.10752v2, Sec. 3.3 and Appendix
 E.2.1. With its default arguments the class is the published network (859,520,964 parameters in 686
 tensors); the models that this library ships are the same class made small.
- The walk down and up through the levels is in nets/levels.py, which all U-Nets here share. What this one puts
+
+The walk down and up through the levels is in nets/levels.py, which all U-Nets here share. What this one puts
 into a stage is a residual block that is told the time (nets/blocks.py) and a `Transformer`, which is told the
 text.
 

@@ -6,7 +6,8 @@ in which they are published.
     lpips = load_lpips("alexnet-owt-7be5be79.pth", "alex.pth")
     noised = load_noised_clip("clip_image_enc.pt", "clip_text_enc.pt")
     inception = load_inception("pt_inception-2015-12-05-6726825d.pth")
- CLIP is read from OpenAI's files (TorchScript or a state dict), open_clip's, or a folder of transformers;
+
+CLIP is read from OpenAI's files (TorchScript or a state dict), open_clip's, or a folder of transformers;
 DINO from its own files (of a whole training the teacher), timm's, or a folder of transformers; LPIPS from
 torchvision's trunk and the heads of LPIPS 0.1; GLIDE's noised CLIP looks at x_t and is told t; FID's
 Inception is not torchvision's, whose figures are others.
