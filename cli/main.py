@@ -16,6 +16,7 @@ from importlib import import_module
 from palimpsest import __version__
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.console import console, say
+from palimpsest.cli.interrupts import Interrupts, deaf, interruptible
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,16 +24,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
-    with console():
-        return answered(words or ["--help"])
+    with interruptible() as interrupts, console():
+        interrupts.starting = argv is None  # while torch is imported
+        code = answered(words or ["--help"], interrupts)
+        if argv is None:
+            deaf()
+    return code
 
 
-def answered(words: list[str]) -> int:
+def answered(words: list[str], interrupts: Interrupts) -> int:
     """Run the command of these words; the exit code."""
     if words[0] in ("-h", "--help", "--version"):
         command_line(argparse.ArgumentParser, ()).parse_args(words[:1])
     try:  # Ctrl-C may come while torch is imported
-        from palimpsest.cli.manners import Parser, distinct, exit_code_of
+        from palimpsest.cli.files import own_files
+        from palimpsest.cli.manners import Parser, exit_code_of
 
         parser = command_line(Parser, words[:1] if words[0] in COMMANDS else COMMANDS)
     except KeyboardInterrupt:
@@ -40,9 +46,10 @@ def answered(words: list[str]) -> int:
         return 130
 
     def work() -> None:
+        interrupts.starting = False
         arguments = parser.parse_args(words)
-        distinct(arguments)
-        arguments.run(arguments)
+        with own_files(arguments):
+            arguments.run(arguments)
 
     return exit_code_of(work)
 

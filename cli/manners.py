@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from palimpsest.arguments import ArgumentError, Caution, hints, wrong
 from palimpsest.cli.console import say
+from palimpsest.cli.interrupts import interruptible
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.nets.tokenizer import TextCut
 from palimpsest.weights.counting import counted
@@ -41,6 +42,11 @@ def exit_code_of(work: Callable[[], Any]) -> int:
     """Do the work: 0 when it is done, 2 after a user's mistake, 130 after Ctrl-C, each with one line on
     stderr.
     """
+    with interruptible():
+        return _exit_code_of(work)
+
+
+def _exit_code_of(work: Callable[[], Any]) -> int:
     try:
         with noted():
             work()
@@ -299,29 +305,6 @@ def writable(argument: str, path: str | Path | None) -> Path | None:
         return None
     with blame(argument):
         return check_output(path)
-
-
-def distinct(given: argparse.Namespace) -> None:
-    """Raises Mistake where two results would go to one file, or one beside the result itself over what
-    was read.
-    """
-
-    def places(*names: str) -> dict[str, Path]:
-        paths = {name: getattr(given, name, None) for name in names}
-        return {
-            name.replace("_", "-"): Path(path).absolute()
-            for name, path in paths.items()
-            if path and isinstance(path, str)
-        }
-
-    taken = {place: name for name, place in places("input", "mask", "original").items()}
-    for name, place in places("save_mask", "save_heat", "save_steps", "save_source", "save", "out").items():
-        if place in taken and (name != "out" or taken[place].startswith("save")):
-            raise Mistake(
-                f"{name}: {getattr(given, name.replace('-', '_'))} is the file of {taken[place]} too; "
-                "name another"
-            )
-        taken[place] = name
 
 
 # ---- progress ----

@@ -183,6 +183,12 @@ def parse(
     return script
 
 
+def masks_in(text: str, folder: Path) -> list[Path]:
+    """The mask files that a script names."""
+    options = [part.strip() for line in text.splitlines() for part in line.partition("#")[0].split("|")[1:]]
+    return [folder / option[5:].strip() for option in options if option.startswith("mask ")]
+
+
 def parse_line(
     line: str, folder: Path, check_prompt: Callable[[str], object] | None
 ) -> Callable[[Session], object]:

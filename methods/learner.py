@@ -23,6 +23,7 @@ from palimpsest.fit.settings import Decay
 from palimpsest.methods.inputs import given_picture
 from palimpsest.nets.tokenizer import UnknownWord
 from palimpsest.samplers.schedule import Schedule
+from palimpsest.weights.changes import merged_model
 from palimpsest.weights.model import Model
 
 Weight = Callable[[Schedule, Tensor, Tensor], Tensor]  # (schedule, t (b,), like (b c y x)) -> w_t (b 1 1 1)
@@ -63,10 +64,12 @@ class Course:
 
 
 def frozen_copy(model: Model, checkpointing: bool = False) -> Model:
-    """The same model in memory of its own; nothing of it asks for gradients yet.
+    """The same model in memory of its own, low-rank changes put into its maps; nothing of it asks for
+    gradients yet.
 
     Raises ArgumentError for checkpointing of a net that cannot make its activations again.
     """
+    model = merged_model(model)
     # DreamBooth, Sec. 3.2: the pretrained model goes on being needed, frozen, for its prior
     net, text = (copy.deepcopy(module).eval().requires_grad_(False) for module in (model.net, model.text))
     if checkpointing:

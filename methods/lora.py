@@ -26,10 +26,10 @@ from torch import Tensor
 
 from palimpsest.arguments import ArgumentError
 from palimpsest.nets.lora import LoraLinear, adapted
+from palimpsest.outputs import check_outputs
 from palimpsest.weights.cache import write_tensors
-from palimpsest.weights.changes import lora_tensors, merged_model
-from palimpsest.weights.files import sha256
-from palimpsest.weights.load import find
+from palimpsest.weights.changes import lora_tensors, merged_model, record_of_base
+from palimpsest.weights.load import files_of, find
 from palimpsest.weights.model import Model
 
 
@@ -91,6 +91,5 @@ def _write(
 ) -> Path:
     if Path(path).suffix != ".safetensors":
         raise ArgumentError("path", f"{path} must end in .safetensors")
-    base_file = find(base)
-    of_base = dict(base=base, base_sha256=sha256(base_file) if base_file.is_file() else "")
-    return write_tensors(path, tensors, (about or {}) | config | of_base)
+    check_outputs({"base": files_of(base)}, {"path": [path]})
+    return write_tensors(path, tensors, (about or {}) | config | record_of_base(base, find(base), Path(path)))

@@ -65,27 +65,13 @@ def place(path: str | Path) -> tuple[int | str, ...]:
 
 
 def check_outputs(
-    reads: Mapping[str, Iterable[str | Path]],
-    writes: Mapping[str, Iterable[str | Path]],
-    emptied: Mapping[str, Iterable[str | Path]] = {},
+    reads: Mapping[str, Iterable[str | Path]], writes: Mapping[str, Iterable[str | Path]]
 ) -> None:
     """Raise ArgumentError where an output is an input, or two outputs are one file. Asked before the work.
 
-    reads, writes: argument -> its paths. emptied: argument -> folders that are removed in the end, which
-    may hold no input.
+    reads, writes: argument -> its paths.
     """
-    read = {place(path): name for name, paths in reads.items() for path in paths}
-    held = {
-        place(folder): name
-        for name, paths in reads.items()
-        for path in paths
-        for folder in Path(os.path.realpath(path)).parents
-    }
-    for name, folders in emptied.items():
-        for folder in folders:
-            if (inside := held.get(place(folder))) is not None:
-                raise ArgumentError(name, f"{folder} is removed in the end and holds {inside}; name another")
-    taken = dict(read)
+    taken = {place(path): name for name, paths in reads.items() for path in paths}
     for name, paths in writes.items():
         mine = {place(path): path for path in paths}
         for here, path in mine.items():
@@ -301,8 +287,11 @@ def _alive(process: int) -> bool:
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold a Ctrl-C back until the block is done, where Python is in charge of it."""
+def uninterrupted(*, last: bool = False) -> Iterator[None]:
+    """Hold a Ctrl-C back until the block is done, where Python is in charge of it.
+
+    last: the block ends the work, so a Ctrl-C in it comes too late and is dropped.
+    """
     handler = signal.getsignal(signal.SIGINT)
     if not callable(handler) or threading.current_thread() is not threading.main_thread():
         yield
@@ -313,5 +302,5 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-    if pressed.is_set():
+    if pressed.is_set() and not last:
         handler(signal.SIGINT, None)

@@ -43,7 +43,7 @@ from palimpsest.samplers.ddpm import l_simple
 from palimpsest.weights.cache import CacheError, digest, digest_model
 from palimpsest.weights.files import read_weights
 from palimpsest.weights.load import load
-from palimpsest.worlds.files import write_picture
+from palimpsest.worlds.files import read_picture, write_picture
 from palimpsest.worlds.scene import RARE_WORDS, WORDS, with_article
 from palimpsest.worlds.subjects import render_subject, sample_context, sample_subject
 from tests.test_recipes import free_port
@@ -562,6 +562,27 @@ def test_the_command_writes_a_model_that_every_other_command_takes(room, file, c
         main(["generate", "--prompt", say, "--steps", "1", "--model", "out/model.safetensors", "-o", "g.png"])
         == 0
     )
+
+
+WAYS = {"whole": (), "rank": ("--rank", "1"), "word": ("--word",)}
+
+
+@pytest.mark.parametrize("first", WAYS)
+@pytest.mark.parametrize("second", WAYS)
+def test_what_is_learned_on_top_of_what_was_learned_loads_and_paints_what_was_shown(
+    room, file, capsys, first, second
+):
+    assert main(argv(file, *WAYS[first], "-o", "first")) == 0
+    how = ("--identifier", "qev", "--seed", "1", *WAYS[second], "-o", "second")
+    assert main(argv("first/model.safetensors", *how)) == 0
+    said = json.loads(Path("second/learned.json").read_text(encoding="utf-8"))["prompt"]
+    (room / "elsewhere").mkdir()
+    os.chdir("elsewhere")  # a base is named from the file, not from where the command ran
+    painted = ["generate", "--prompt", said, "--steps", "1", "--w", "3", "--seed", "1", "-o", "g.png"]
+    assert main([*painted, "--model", "../second/model.safetensors"]) == 0, capsys.readouterr().err
+    assert torch.equal(read_picture("g.png"), read_picture("../second/000_0.png"))
+    learned, base = (load(f"../{name}/model.safetensors", "cpu") for name in ("second", "first"))
+    assert digest_model(learned) != digest_model(base)
 
 
 @pytest.mark.slow

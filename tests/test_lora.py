@@ -4,12 +4,14 @@ base only.
 
 import json
 import random
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors import safe_open
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.methods.dreambooth import dreambooth
 from palimpsest.methods.learner import Course
 from palimpsest.methods.lora import changed_maps, lora_size, merged, save_lora, save_word, scaled
@@ -17,9 +19,10 @@ from palimpsest.methods.prior import Prior
 from palimpsest.methods.textual_inversion import textual_inversion
 from palimpsest.nets.lora import LoraLinear, adapt, merge
 from palimpsest.nets.unet import UNet
+from palimpsest.outputs import OutputError
 from palimpsest.weights.cache import digest, digest_model
 from palimpsest.weights.files import WeightsError
-from palimpsest.weights.load import load
+from palimpsest.weights.load import load, save_like
 from palimpsest.worlds.subjects import render_subject, sample_context, sample_subject
 from tests.tiny import NET, shake, tiny_weights
 
@@ -144,12 +147,66 @@ def test_a_saved_change_comes_back_to_the_bit_on_its_base_and_on_no_other(b, tun
     with safe_open(path, "pt") as kept:
         assert sum(kept.get_tensor(key).numel() for key in kept.keys()) == lora_size(tuned)
         assert json.loads(kept.metadata()["palimpsest"])["identifier"] == "zwx"
-    (tmp_path / "tiny-vae.safetensors").write_bytes((file.parent / "tiny-vae.safetensors").read_bytes())
-    other = bytearray(file.read_bytes())
-    other[-1] ^= 1
-    (tmp_path / "tiny.safetensors").write_bytes(other)  # beside the change, and another model
-    with pytest.raises(WeightsError, match="^model: .*changes another tiny.safetensors"):
+    other = moved(file, tmp_path / "models", "tiny.safetensors")
+    path = save_lora(tuned, tmp_path / "zwx.safetensors", str(other))
+    data = bytearray(other.read_bytes())
+    data[-1] ^= 1
+    other.write_bytes(data)  # of the same name and size, and another model
+    with pytest.raises(WeightsError, match="^model: .*changes another tiny.safetensors than .*models"):
         load(path, "cpu")
+
+
+def moved(file, folder, name):
+    """The model and its autoencoder, copied into a folder; the model under another name."""
+    folder.mkdir(exist_ok=True)
+    shutil.copy(file.with_name("tiny-vae.safetensors"), folder)
+    return shutil.copy(file, folder / name)
+
+
+def test_a_base_is_told_by_its_hash_whatever_it_is_called(tuned, file, tmp_path):
+    base = moved(file, tmp_path / "models", "tiny.safetensors")
+    path = save_lora(tuned, tmp_path / "tiny.safetensors", str(base))  # of the base's own name
+    assert torch.equal(answer(load(path, "cpu")), answer(tuned))
+    there = moved(file, tmp_path / "there", "renamed.safetensors")
+    shutil.rmtree(tmp_path / "models")
+    path = shutil.move(path, there.parent / "tiny.safetensors")
+    assert torch.equal(answer(load(path, "cpu")), answer(tuned))
+
+
+def test_a_base_lies_where_it_lay_from_the_change_and_not_from_the_command(
+    tuned, file, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    moved(file, tmp_path / "models", "tiny.safetensors")
+    (tmp_path / "mine").mkdir()
+    save_lora(tuned, "mine/zwx.safetensors", "models/tiny.safetensors")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert torch.equal(answer(load("zwx.safetensors", "cpu")), answer(tuned))
+    (tmp_path / "models" / "tiny.safetensors").unlink()
+    with pytest.raises(
+        WeightsError, match="zwx.safetensors changes tiny.safetensors, which is neither beside"
+    ):
+        load("zwx.safetensors", "cpu")
+
+
+def test_a_change_is_never_written_over_a_file_of_its_base(tuned, file, tmp_path):
+    base = moved(file, tmp_path / "models", "model.safetensors")
+    first = save_lora(tuned, tmp_path / "models" / "first.safetensors", str(base))
+    (tmp_path / "link.safetensors").symlink_to(base)
+    for path in (base, tmp_path / "link.safetensors", base.with_name("tiny-vae.safetensors")):
+        before = base.read_bytes()
+        with pytest.raises(ArgumentError, match="^path: .* is the file of base too; name another"):
+            save_lora(tuned, path, str(first))  # whose base it is
+        with pytest.raises(ArgumentError, match="^path: .* is the file of source too; name another"):
+            save_like(tuned, first, path)
+        assert base.read_bytes() == before
+
+
+def test_the_autoencoder_of_another_model_is_not_written_over(b, file, tmp_path):
+    (tmp_path / "tiny-vae.safetensors").write_bytes(b"another")
+    with pytest.raises(OutputError, match="beside it lies another tiny-vae.safetensors"):
+        save_like(b, file, tmp_path / "model.safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny-vae.safetensors"]
 
 
 def test_a_saved_word_comes_back_to_the_bit(b, x, file, tmp_path):

@@ -145,6 +145,15 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from None
 
 
+def config_in(path: str | Path) -> dict[str, Any]:
+    """The configuration in the header of a file of ours, {} for any other file; no tensor is read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(json.loads((file.metadata() or {})["palimpsest"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return {}
+
+
 def fill(
     module: nn.Module, tensors: dict[str, Tensor], prefix: str, path: str | Path = "the file"
 ) -> nn.Module:

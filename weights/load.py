@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +22,19 @@ from palimpsest.nets.glide import GlideText, GlideUNet
 from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
+from palimpsest.outputs import OutputError, check_outputs, copy_file
 from palimpsest.samplers.schedule import Schedule
-from palimpsest.weights.changes import CHANGES, apply_change, base_of, merged_model
-from palimpsest.weights.files import FOLDER, WeightsError, fill, manifest, read_weights, sha256, write_weights
+from palimpsest.weights.changes import CHANGES, apply_change, base_of, bases_of, merged_model
+from palimpsest.weights.files import (
+    FOLDER,
+    WeightsError,
+    config_in,
+    fill,
+    manifest,
+    read_weights,
+    sha256,
+    write_weights,
+)
 from palimpsest.weights.model import Autoencoder, Model
 from palimpsest.weights.words import word_tokenizer
 
@@ -297,13 +306,62 @@ def _autoencoder_of(path: Path, config: dict) -> Autoencoder:
     Raises WeightsError where it is not the one on whose latents the model was trained."""
     if config["vae"] is None:
         return Autoencoder(None)
-    beside = path.with_name(f"{config['vae']}.safetensors")
-    file = beside if beside.exists() else find(config["vae"])
-    if "vae_sha256" in config and config["vae_sha256"] != sha256(file):
+    found, digest = _autoencoder_files(path, config), config.get("vae_sha256")
+    file = next((one for one in found if digest in (None, sha256(one))), None)
+    if file is None and found:
         raise WeightsError(
-            f"model: {path} was trained on the latents of another {file.name}; put that file beside it"
+            f"model: {path} was trained on the latents of another {found[0].name}; put that file beside it"
         )
-    return load_autoencoder(file)
+    return load_autoencoder(file or find(config["vae"]))
+
+
+def _autoencoder_files(path: Path, config: dict) -> list[Path]:
+    """What may be the autoencoder that a file of ours names: beside it, then of the shipped ones."""
+    if not isinstance(config.get("vae"), str):
+        return []
+    name = f"{config['vae']}.safetensors"
+    return [file for file in (path.with_name(name), FOLDER / name) if file.is_file()]
+
+
+def files_of(name_or_path: str | Path) -> list[Path]:
+    """The files that loading a model reads: its own, its autoencoder's, those of the model that it changes,
+    those in its folder. None where there is no such model. Nothing is read but headers."""
+    try:
+        path = find(name_or_path)
+    except WeightsError:
+        return []
+    if path.is_dir():
+        return [file for pattern in ("*", "*/*") for file in path.glob(pattern) if file.is_file()]
+    config = config_in(path)
+    bases = bases_of(path, config, find) if config.get("kind") in CHANGES else []
+    return [path, *_autoencoder_files(path, config), *(file for base in bases for file in files_of(base))]
+
+
+def origin(name_or_path: str | Path) -> Path:
+    """The file or folder that holds a whole model: of a change, that of the model which it changes."""
+    path = find(name_or_path)
+    while path.is_file() and (config := config_in(path)).get("kind") in CHANGES:
+        path = base_of(path, config, find)
+    return path
+
+
+def companion(source: str | Path, path: str | Path) -> tuple[Path, Path] | None:
+    """The autoencoder that must come to lie beside `path`, if a model made of `source` is written there: the
+    file, and where it goes. None where none is needed, or it is there.
+
+    Raises OutputError where another file is in its place."""
+    found = origin(source)
+    files = _autoencoder_files(found, config_in(found))
+    if not files or files[0].resolve().parent == FOLDER.resolve():
+        return None
+    there = Path(path).with_name(files[0].name)
+    if not there.exists():
+        return files[0], there
+    if sha256(there) != sha256(files[0]):
+        raise OutputError(
+            f"cannot write {path}: beside it lies another {there.name} than the model's; take another folder"
+        )
+    return None
 
 
 def save_like(model: Model, source: str | Path, path: str | Path) -> Path:
@@ -311,25 +369,22 @@ def save_like(model: Model, source: str | Path, path: str | Path) -> Path:
     of file that it came from.
 
     A file of ours keeps its header, so its record says what it was trained from, and its autoencoder, if
-    that is not a shipped one, is copied beside it; a public checkpoint is written by `save`."""
-    if is_public(found := find(source)):
+    that is not a shipped one, is copied beside it; a public checkpoint is written by `save`. Raises
+    ArgumentError where `path` is one of the source's files."""
+    check_outputs({"source": files_of(source)}, {"path": [path]})
+    if is_public(found := origin(source)):
         from palimpsest.weights.public.checkpoint import save
 
         return save(model, path)
     model = merged_model(model)
-    config = read_weights(found)[0]
+    if (pair := companion(source, path)) is not None:
+        copy_file(*pair)
+    config = config_in(found)
     if (
         model.tokenizer is not None and model.tokenizer.taught
     ):  # words beside those of the header, and their rows
         vocab = model.text.tokens.num_embeddings
         config |= dict(taught=dict(model.tokenizer.taught), text=config["text"] | dict(vocab=vocab))
-    if (
-        config["vae"] is not None
-        and (beside := found.with_name(f"{config['vae']}.safetensors")).exists()
-        and beside.parent != FOLDER
-    ):
-        if not (there := Path(path).with_name(beside.name)).exists() or not there.samefile(beside):
-            shutil.copy(beside, there)
     return write_weights(path, {"net": model.net, "text": model.text}, config, torch.float32)
 
 

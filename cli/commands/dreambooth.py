@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import sys
 import time
 import warnings
@@ -37,9 +36,10 @@ from palimpsest.methods.lora import save_lora, save_word
 from palimpsest.methods.prior import BATCH, Prior
 from palimpsest.methods.sampling import generate
 from palimpsest.methods.textual_inversion import Word, encode_with_word, one_token, textual_inversion
+from palimpsest.outputs import check_writable, uninterrupted
 from palimpsest.weights.estimate import Learning, Passes, nbytes
-from palimpsest.weights.files import write_json
-from palimpsest.weights.load import own_device, save_like
+from palimpsest.weights.files import WeightsError, write_json
+from palimpsest.weights.load import companion, own_device, save_like
 from palimpsest.weights.model import AT_ONCE, Model
 from palimpsest.worlds.files import Original, write_picture
 from palimpsest.worlds.scene import with_article
@@ -66,6 +66,10 @@ PRIOR = {  # fields of `Prior`
     "w": "guidance scale of that walk",
 }
 PRIOR_OPTIONS = {"weight": "prior_weight", "n": "n_prior", "steps": "prior_steps", "w": "prior_w"}
+
+
+MODEL, RECORD = "model.safetensors", "learned.json"
+STATE = ("checkpoint.pt", "prior.safetensors")  # in the folder OUT/state
 
 
 def declare_dreambooth(commands: argparse._SubParsersAction) -> None:
@@ -112,6 +116,7 @@ def declare_dreambooth(commands: argparse._SubParsersAction) -> None:
         "pictures; a run that was stopped goes on from there",
         estimates=True,
     )
+    p.set_defaults(kept=("out",), writes=files_in)
 
 
 def run_dreambooth(a: argparse.Namespace) -> None:
@@ -129,16 +134,19 @@ def run_dreambooth(a: argparse.Namespace) -> None:
         learned = learn(a, model, asked, state)
     if rank_and_world()[0] > 0:
         return
-    file = out / "model.safetensors"
-    kind = save(a, learned, file)
-    curves = dict(instance=learned.instance, prior=learned.prior)
-    said = dict(prompt=learned.prompt, captions=asked.captions, class_prompt=learned.class_prompt)
-    write_json(out / "learned.json", dict(identifier=learned.identifier) | said | curves)
-    show(a, learned.model, asked.prompts, out)
-    shutil.rmtree(state, ignore_errors=True)  # its work is done
+    try:
+        pictures = shown(a, learned.model, asked.prompts)
+    except Exception:
+        keep(a, learned, asked, out)  # what could not be shown is not lost
+        raise
+    with uninterrupted(last=True):
+        kind = keep(a, learned, asked, out)
+        for name, picture in pictures.items():
+            write_picture(picture, out / name)
+        forget(state)
     count = f"{a.n} picture{'s' if a.n > 1 else ''}"
     count = f"{len(asked.prompts)} prompts, {count} each" if len(asked.prompts) > 1 else f"1 prompt, {count}"
-    tell(f"{file}: {kind}; say {learned.prompt!r}; {count}, {time.monotonic() - began:.0f} s")
+    tell(f"{out / MODEL}: {kind}; say {learned.prompt!r}; {count}, {time.monotonic() - began:.0f} s")
 
 
 def check_options(a: argparse.Namespace) -> None:
@@ -176,16 +184,35 @@ def prior_of(a: argparse.Namespace) -> Prior:
 
 @contextmanager
 def made(out: Path) -> Iterator[None]:
-    """The folder is there for the block; a new one goes again where the block refuses its work."""
+    """The folder is there for the block; a new one goes again where the block is broken off and left nothing
+    in it.
+    """
     new = not out.exists()
-    out.mkdir(exist_ok=True)
     try:
+        out.mkdir(exist_ok=True)
         yield
-    except ValueError:
+    except BaseException:
         with suppress(OSError):  # it is not empty
             if new:
                 out.rmdir()
         raise
+
+
+def keep(a: argparse.Namespace, learned: Learned, asked: Asked, out: Path) -> str:
+    """Write the model and what belongs to it; which kind it is, in words."""
+    kind = save(a, learned, out / MODEL)
+    curves = dict(instance=learned.instance, prior=learned.prior)
+    said = dict(prompt=learned.prompt, captions=asked.captions, class_prompt=learned.class_prompt)
+    write_json(out / RECORD, dict(identifier=learned.identifier) | said | curves)
+    return kind
+
+
+def forget(state: Path) -> None:
+    """Remove the state of a run that is done, and nothing else that may lie in its folder."""
+    for name in STATE:
+        (state / name).unlink(missing_ok=True)
+    with suppress(OSError):  # it is not empty
+        state.rmdir()
 
 
 def save(a: argparse.Namespace, learned: Learned, file: Path) -> str:
@@ -201,15 +228,17 @@ def save(a: argparse.Namespace, learned: Learned, file: Path) -> str:
     return "all weights"
 
 
-def show(a: argparse.Namespace, model: Model, prompts: list[str], out: Path) -> None:
-    """Write the pictures of the prompts: 000_0.png is the first one of the first."""
+def shown(a: argparse.Namespace, model: Model, prompts: list[str]) -> dict[str, Tensor]:
+    """The pictures of the prompts by file: 000_0.png is the first one of the first."""
+    found = {}
     with progress(model, len(prompts) * -(-a.n // BATCH) * a.shown_steps, "pictures"):
         for k, prompt in enumerate(prompts):
             for i in range(0, a.n, BATCH):
                 n, seed = min(BATCH, a.n - i), a.seed + i
                 made = generate(model, prompt, n=n, steps=a.shown_steps, w=a.w, seed=seed).picture
-                for j, picture in enumerate(made.split(1), i):
-                    write_picture(picture, out / f"{k:03d}_{j}.png")
+                for j, picture in enumerate(made.cpu().split(1), i):
+                    found[f"{k:03d}_{j}.png"] = picture
+    return found
 
 
 class Asked(NamedTuple):
@@ -389,7 +418,27 @@ def folder(name: str) -> Path:
     path = Path(name)
     if path.is_file() or not path.absolute().parent.is_dir():
         raise Mistake(f"out: {name} must be a folder, in a folder that is there")
+    with blame("out"):
+        for file in (path / MODEL, path / RECORD) if path.is_dir() else (path,):
+            check_writable(file)
     return path
+
+
+def files_in(a: argparse.Namespace) -> dict[str, list[Path]]:
+    """What the command writes into the folder OUT, as far as it may be there already."""
+    if a.out is None:
+        return {}
+    out, prompts = Path(a.out), 1
+    with suppress(Mistake):
+        prompts = max(1, len(lines_of("prompts", a.prompts)))
+    there = [(p, re.fullmatch(r"(\d{3,})_(\d+)\.png", p.name)) for p in out.glob("*.png")]
+    pictures = [p for p, found in there if found and int(found[1]) < prompts and int(found[2]) < a.n]
+    pair = None
+    if out.is_dir() and not (a.rank or a.word):
+        with blame("out"), suppress(WeightsError):
+            pair = companion(a.model, out / MODEL)
+    state = [out / "state" / name for name in STATE]
+    return {"out": [out / MODEL, out / RECORD, *pictures, *state, *(pair or ())[1:]]}
 
 
 def lines_of(name: str, file: str | None) -> dict[int, str]:

@@ -14,6 +14,7 @@ from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import steps_option, steps_target, write_steps
 from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
 from palimpsest.cli.console import tell
+from palimpsest.cli.files import numbered
 from palimpsest.cli.manners import Mistake, command, options, progress, shared_options, whole, writable
 from palimpsest.methods.sampling import generate
 from palimpsest.weights.estimate import Passes
@@ -51,10 +52,7 @@ def run_generate(a: argparse.Namespace) -> None:
     )
     if a.estimate:
         return dry_run(a, work)
-    digits = len(str(a.n - 1))
-    files = [
-        writable("out", a.out.replace("{i}", f"{i:0{digits}d}")) for i in range(a.n if "{i}" in a.out else 1)
-    ]
+    files = [writable("out", file) for file in (numbered(a.out, a.n) if "{i}" in a.out else [a.out])]
     save_steps = steps_target(a)
     model = load_model(a)
     check_room(a, model, work)

@@ -7,6 +7,7 @@ import inspect
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -39,7 +40,7 @@ from palimpsest.methods.glide import (
     repeated,
     rerank,
 )
-from palimpsest.methods.glide_session import Session, parse
+from palimpsest.methods.glide_session import Session, masks_in, parse
 from palimpsest.samplers.guidance import Gradient, classifier_guidance, clip_guidance
 from palimpsest.weights.estimate import Estimate, Passes, as_bytes, estimate, together
 from palimpsest.weights.judges import load_classifier, load_judge
@@ -127,6 +128,7 @@ def session_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--strip", metavar="PNG", help="also write every state, left to right")
     options(p, glide, {"w": "guidance scale of the text"})
     stage_options(p, "shapes-glide-inpaint", "shapes-glide-upsampler-inpaint", glide)
+    p.set_defaults(kept=("out", "strip"), reads=lambda a: {"script": files_of_script(a.script)})
 
 
 def stage_options(
@@ -414,6 +416,15 @@ def script_of(path: str) -> str:
         raise ValueError(
             f"{path} cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})"
         ) from error
+
+
+def files_of_script(path: str | None) -> list[Path]:
+    """The script and the masks that it names, as far as it can be read."""
+    if path is None:
+        return []
+    with suppress(ValueError):
+        return [Path(path), *masks_in(script_of(path), Path(path).parent)]
+    return []
 
 
 def ask(session: Session, model: Model, write: Callable[[], None]) -> None:

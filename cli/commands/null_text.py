@@ -45,6 +45,7 @@ from palimpsest.methods.inversion import invert, redo
 from palimpsest.methods.null_files import load_null_text, null_text_key, read_null_text, save_null_text
 from palimpsest.methods.null_text import GuidanceScale, NullText, null_text
 from palimpsest.metrics.image import psnr
+from palimpsest.outputs import check_writable
 from palimpsest.weights.cache import CacheError
 from palimpsest.weights.estimate import Passes
 from palimpsest.weights.model import Model
@@ -93,6 +94,7 @@ def declare_null_text(commands: argparse._SubParsersAction) -> None:
     )
     steps_option(p, "the walk down")
     shared_options(p, estimates=True)
+    p.set_defaults(kept=("save",))
 
 
 def run_null_text(a: argparse.Namespace) -> None:
@@ -170,4 +172,5 @@ def tensor_file(name: str) -> Path:
     path = Path(name)
     if path.suffix != ".safetensors" or not path.absolute().parent.is_dir():
         raise Mistake(f"save: {name} must end in .safetensors and lie in a folder that is there")
-    return path
+    with blame("save"):
+        return check_writable(path)

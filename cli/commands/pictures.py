@@ -143,6 +143,8 @@ def steps_target(a: argparse.Namespace) -> Path | None:
     if target.suffix.lower() in SAVE and not target.is_dir():
         return writable("save-steps", target)
     writable("save-steps", target / "step.png" if target.is_dir() else target.parent / "step.png")
+    for old in target.glob("step_*.png"):
+        writable("save-steps", old)
     if target.exists() and not target.is_dir():
         raise Mistake(f"save-steps: {target} is a file; name a folder, or a picture in {', '.join(SAVE)}")
     return target
