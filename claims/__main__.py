@@ -13,7 +13,7 @@ from palimpsest.claims.draw.make import make
 from palimpsest.claims.page import PAGE, RECORDS, ROOT, UNMEASURED, Measurement, find, page
 from palimpsest.claims.parts import Parts, code_of
 from palimpsest.cli.manners import exit_code_of
-from palimpsest.outputs import write_text
+from palimpsest.outputs import locked, write_text
 from palimpsest.weights.files import write_json
 
 STARTED = ROOT / "runs" / "claims"  # measurements that are not done
@@ -47,7 +47,8 @@ def measured(m: Measurement, a: argparse.Namespace, folder: Path) -> None:
     part = Parts(STARTED / f"{m.name}.json", key)
     before = part.seconds
     print(f"{m.name}: n = {n} …" + (f" ({len(part.done)} parts are there)" if part.done else ""), flush=True)
-    record = m.run(models, n=n, seed=m.seed, part=part)
+    with locked(part.file, "claims"):  # two runs of one measurement would forget each other's parts
+        record = m.run(models, n=n, seed=m.seed, part=part)
     head = dict(
         command="python -m palimpsest.claims " + " ".join(c.id for c in CLAIMS if c.measurement is m),
         model=models.name,

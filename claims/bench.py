@@ -43,7 +43,7 @@ from palimpsest.methods.sdedit import sdedit
 from palimpsest.metrics.image import psnr
 from palimpsest.outputs import write_text
 from palimpsest.training.shapes_instruct import KINDS
-from palimpsest.weights.files import MANIFEST, manifest, sha256, write_json
+from palimpsest.weights.files import sha256, update_manifest, write_json
 from palimpsest.weights.load import find, load
 from palimpsest.weights.model import Model
 from palimpsest.worlds.shapes import Scene, attributes, caption, render, strokes
@@ -524,7 +524,7 @@ def main(argv: list[str] | None = None) -> int:
         dict(command="python -m palimpsest.claims.bench", model=models.name, files=models.files, parts=parts),
     )
     if folder == RECORDS:
-        write_json(MANIFEST, into_manifest(manifest(), parts))
+        update_manifest(lambda old: into_manifest(old, parts))
         write_text(README, between(README.read_text(encoding="utf-8"), "bench", table(parts)))
     print(table(parts))
     return 0

@@ -147,6 +147,44 @@ def whole(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to write into; what is in it lies in `path` when the block is done, and is gone if the block
+    was broken off.
+
+    Where there was no such folder it appears as a whole; else its files replace those of their names, one
+    after the other, when the last of them is written. Raises OutputError where that cannot be done.
+    """
+    real, folder = Path(os.path.realpath(path)), None
+    try:
+        real.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(real / "x" if real.is_dir() else real)
+        with uninterrupted():
+            near = real if real.is_dir() else real.parent
+            folder = Path(tempfile.mkdtemp(".part", f".{real.name}.{os.getpid()}.", near))
+        part = folder / real.name
+        part.mkdir()
+        yield part
+        with uninterrupted():
+            if not real.exists():
+                os.replace(part, real)
+                return
+            for file in sorted(p for p in part.rglob("*") if p.is_file()):
+                there = real / file.relative_to(part)
+                there.parent.mkdir(parents=True, exist_ok=True)
+                with whole(there) as new:
+                    os.replace(file, new)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; make room, or choose another place"
+        ) from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """A text file in UTF-8, with line ends as they are in the text."""
     with whole(path) as part:

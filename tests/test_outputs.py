@@ -28,6 +28,7 @@ from palimpsest.outputs import (
     place,
     uninterrupted,
     whole,
+    whole_folder,
     write_text,
 )
 from tests.tiny import tiny_weights
@@ -204,6 +205,31 @@ def test_a_write_that_is_broken_off_leaves_the_old_file_and_no_other(tmp_path, e
             part.write_text("half", encoding="utf-8")
             raise error
     assert path.read_text(encoding="utf-8") == "old" and names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_appears_whole_or_keeps_what_it_held(tmp_path, there):
+    path = tmp_path / "model"
+    if there:
+        (path / "unet").mkdir(parents=True)
+        for name in ("unet/a", "b"):
+            write_text(path / name, "old").chmod(0o640)
+    before = names(tmp_path)
+    with pytest.raises(KeyboardInterrupt), whole_folder(path) as part:
+        write_text(part / "b", "new")
+        raise KeyboardInterrupt
+    assert names(tmp_path) == before and (not there or (path / "b").read_text(encoding="utf-8") == "old")
+    with whole_folder(path) as part:
+        (part / "vae").mkdir()
+        for name in ("vae/c", "b"):
+            write_text(part / name, "new")
+    assert {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()} == (
+        {"vae/c", "b", "unet/a"} if there else {"vae/c", "b"}
+    )
+    assert (path / "b").read_text(encoding="utf-8") == "new" and mode(path / "b") == (
+        0o640 if there else 0o644
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 # ---- one run at a time ----

@@ -23,14 +23,13 @@ from palimpsest.fit.run import Fitted
 from palimpsest.fit.settings import Files, Settings
 from palimpsest.weights.files import (
     FOLDER,
-    MANIFEST,
     WeightsError,
     as_stored,
     fill,
-    manifest,
     read_weights,
     restored,
     sha256,
+    update_manifest,
     write_json,
     write_weights,
 )
@@ -233,7 +232,7 @@ def publish(
         figures=figures,
     )
     if Path(out).resolve() == FOLDER.resolve():
-        write_json(MANIFEST, dict(sorted({**manifest(), path.name: record}.items())))
+        update_manifest(lambda old: dict(sorted({**old, path.name: record}.items())))
     else:
         write_json(path.with_suffix(".json"), record)
     return path

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from palimpsest.outputs import OutputError, whole, write_text
+from palimpsest.outputs import OutputError, locked, whole, write_text
 
 FOLDER = Path(__file__).parent
 MANIFEST = FOLDER / "MANIFEST.json"
@@ -64,6 +64,12 @@ def write_tensor_file(path: str | Path, tensors: dict[str, Tensor], header: dict
         except SafetensorError as error:  # how the library says what the operating system told it
             raise OutputError(f"cannot write {path}: {error}; make room, or choose another place") from None
     return path
+
+
+def update_manifest(changed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Write what `changed` makes of the manifest; of two runs that end together, one waits for the other."""
+    with locked(MANIFEST, "manifest", patience=60):
+        write_json(MANIFEST, changed(manifest()))
 
 
 SCALE = " scale"  # no parameter's name holds a space

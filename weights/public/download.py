@@ -20,6 +20,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from palimpsest.outputs import locked
 from palimpsest.weights.files import WeightsError, sha256
 from palimpsest.weights.public.catalogue import Published, cache_folder
 from palimpsest.weights.public.mapped import Checkpoint, kind
@@ -48,21 +49,22 @@ def download(entry: Published, folder: Path | None = None, *, progress: bool | N
         raise WeightsError(
             f"{'to' if folder else 'name'}: {path.parent} cannot be made ({error.strerror}); {mend}"
         ) from None
-    for url in entry.mirrors():
-        try:
-            for _ in range(2):  # a bad file may be an old part's fault: then once from the start
-                resumed = part.is_file()
-                fetch(url, part, size=entry.size, progress=progress)
-                try:
-                    check(part, entry)
-                    os.replace(part, path)
-                    return path
-                except WeightsError:
-                    part.unlink()
-                    if not resumed:
-                        raise
-        except (WeightsError, OSError, http.client.HTTPException) as error:
-            faults.append(f"{urlsplit(url).netloc}: {_reason(error)}")
+    with locked(path, "name"):  # two would append to one part
+        for url in entry.mirrors():
+            try:
+                for _ in range(2):  # a bad file may be an old part's fault: then once from the start
+                    resumed = part.is_file()
+                    fetch(url, part, size=entry.size, progress=progress)
+                    try:
+                        check(part, entry)
+                        os.replace(part, path)
+                        return path
+                    except WeightsError:
+                        part.unlink()
+                        if not resumed:
+                            raise
+            except (WeightsError, OSError, http.client.HTTPException) as error:
+                faults.append(f"{urlsplit(url).netloc}: {_reason(error)}")
     raise WeightsError(
         f"name: {entry.name} could not be fetched ({'; '.join(faults)}); fetch {entry.file} by hand, see "
         f"{entry.page}, and give its path instead of the name"

@@ -15,6 +15,7 @@ from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.tokenizer import ClipTokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
+from palimpsest.outputs import whole_folder
 from palimpsest.weights.files import WeightsError, write_json
 from palimpsest.weights.public import configs
 from palimpsest.weights.public.configs import Config
@@ -103,6 +104,13 @@ def write_diffusers(model: Model, folder: Path) -> Path:
             f"a diffusers folder cannot say what {model.name} is (it takes CLIP's tokens, an autoencoder and "
             "times from 0); save it as one file, FILE.safetensors",
         )
+    with whole_folder(folder) as part:
+        _write_parts(model, part)
+    return folder
+
+
+def _write_parts(model: Model, folder: Path) -> None:
+    """The parts of a model that a diffusers folder can say."""
     net_json = configs.unet_to_json(model.net, model.size // model.factor)
     vae_json = configs.vae_to_json(model.vae, model.size, model.latent_scale)
     _write_module(folder / "unet", model.net, net_json, "diffusion_pytorch_model")
@@ -127,7 +135,6 @@ def write_diffusers(model: Model, folder: Path) -> Path:
             "vae": ["diffusers", "AutoencoderKL"],
         },
     )
-    return folder
 
 
 def _write_module(folder: Path, module: nn.Module, config: Config, file: str, prefix: str = "") -> None:
