@@ -18,10 +18,13 @@ from palimpsest.arguments import ArgumentError
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.outputs import OutputError, check_outputs, locked
 from palimpsest.weights.load import files_of
+from palimpsest.weights.public.embeddings import split_word
+from palimpsest.weights.public.lora import split_scale
 from palimpsest.worlds.files import SAVE
 
 READS = ("input", "inputs", "mask", "original", "load", "picture", "script", "prompts", "captions")
 MODELS = ("model", "upsampler")
+CHANGES = ("lora", "embedding")
 WRITES = ("save_mask", "save_heat", "save_steps", "save_source", "save", "strip", "out")
 STEPS = 1000  # at most, of a walk
 
@@ -71,6 +74,8 @@ def read_by(given: argparse.Namespace) -> Paths:
     """What the command reads, by option; of a model also its autoencoder and the model that it changes."""
     found = {name: [path] for name, path in named(given, tuple(n for n in READS if n != "inputs")).items()}
     found |= {name: files_of(path) for name, path in named(given, MODELS).items()}
+    found["lora"] = [split_scale(one)[0] for one in getattr(given, "lora", None) or ()]
+    found["embedding"] = [split_word(one)[0] for one in getattr(given, "embedding", None) or ()]
     found["IN"] = [Path(path) for path in getattr(given, "inputs", ())]
     return found | getattr(given, "reads", lambda given: {})(given)
 

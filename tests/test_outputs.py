@@ -97,6 +97,7 @@ def test_two_outputs_that_would_be_one_file_are_told_before_either_is_there(room
         "null-text in.png --prompt a_star --save tiny.safetensors -o out.png",
         "null-text in.png --prompt a_star --save tiny-vae.safetensors -o out.png",
         "null-text in.png --prompt a_star --save sub/../tiny.safetensors -o out.png",
+        "null-text in.png --prompt a_star --save x.safetensors -o out.png --lora sub/../x.safetensors:.5",
         "dreambooth mine/000_0.png --class-noun star -n 1 -o mine",
         "dreambooth in.png --class-noun star --captions mine/learned.json -o mine",
         "dreambooth in.png --class-noun star --model mine/model.safetensors -o mine",
@@ -141,10 +142,10 @@ def test_every_option_that_names_a_file_is_known_as_read_or_written():
 
     parser = command_line(Parser, [name for name in COMMANDS if name not in ("weights", "models")])
     named = {a.dest for a in actions(parser) if a.metavar in ("IN", "M", "O", "FILE", "PNG", "OUT", "SCRIPT")}
-    named |= {a.dest for a in actions(parser) if a.metavar in ("PNG_OR_FOLDER", "FOLDER", "PATH")}
-    assert (
-        named <= {*files.READS, *files.WRITES, *files.MODELS} and {"input", "out", "strip", "load"} <= named
-    )
+    more = ("PNG_OR_FOLDER", "FOLDER", "PATH", "FILE[:SCALE]", "FILE[=WORD]")
+    named |= {a.dest for a in actions(parser) if a.metavar in more}
+    assert named <= {*files.READS, *files.WRITES, *files.MODELS, *files.CHANGES}
+    assert {"input", "out", "strip", "load", "lora"} <= named
 
 
 # ---- whole or not at all ----
