@@ -228,7 +228,7 @@ def command(
 
 def shared_options(
     parser: argparse.ArgumentParser,
-    out: str = "the result, .png, .jpg or .webp",
+    out: str = "the result, .png, .jpg, .webp or .tiff",
     default: str | None = None,
     *,
     estimates: bool = False,

@@ -31,19 +31,15 @@ CLIP_PAIRS = Path(__file__).parent / "vocabularies" / "bpe_simple_vocab_16e6.txt
 
 
 class UnknownWord(ValueError):
-    """A word that a `WordTokenizer` does not have; `near` are the known words most like it in spelling,
-    `known` all of them.
-    """
+    """A word that a `WordTokenizer` does not have; `advice` says which come nearest."""
 
-    def __init__(self, word: str, near: Sequence[str], known: Sequence[str]):
-        hint = (
-            f"; the nearest known words are: {', '.join(near)}"
-            if near
-            else f"; the known words are: {', '.join(known)}"
-        )
-        super().__init__(f'unknown word "{word}" in the prompt{hint}')
+    def __init__(self, word: str, advice: str):
+        super().__init__(f'unknown word "{word}" in the prompt; {advice}')
         self.word = word
-        self.near = list(near)
+        self.advice = advice
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.word, self.advice)  # so that it crosses between processes
 
 
 class TextCut(UserWarning):
@@ -178,17 +174,25 @@ class WordTokenizer(Tokenizer):
     """One token for each word of a closed list, and for each punctuation mark in it; lower case.
 
     words: in order of their tokens, which begin at 3 after <pad>, <start>, <end>. clean: what is done to
-    a text first. A list with LETTERS in it can spell: a word that it lacks is one piece of a token per
-    letter. Otherwise `encode` raises UnknownWord. Raises ValueError for a list with a word that could
+    a text first. advice: what to say of a word that is not there (None: the words spelt most like it). A
+    list with LETTERS in it can spell: a word that it lacks is one piece of a token per letter. Otherwise
+    `encode` raises UnknownWord. Raises ValueError for a list with a word that could
     never be read or that stands there twice."""
 
-    def __init__(self, words: list[str], length: int = 24, clean: Callable[[str], str] = str):
+    def __init__(
+        self,
+        words: list[str],
+        length: int = 24,
+        clean: Callable[[str], str] = str,
+        advice: Callable[[str], str] | None = None,
+    ):
         for word in words:
             if split_words(word) != [word] and word not in LETTERS:
                 raise ValueError(f'words must be single lower-case words or punctuation marks, not "{word}"')
         if len(set(words)) < len(words):
             raise ValueError(f'words has "{max(words, key=words.count)}" twice')
         self.words, self.length, self.clean = list(words), length, clean
+        self.advice = advice or self.spelt_like
         self.truncate = False
         self.pad, self.start, self.end = range(3)
         self.vocab_size = 3 + len(words)
@@ -199,8 +203,13 @@ class WordTokenizer(Tokenizer):
 
     def token(self, word: str) -> int:
         if word not in self.tokens:
-            raise UnknownWord(word, difflib.get_close_matches(word, self.words, n=3, cutoff=0.6), self.words)
+            raise UnknownWord(word, self.advice(word))
         return self.tokens[word]
+
+    def spelt_like(self, word: str) -> str:
+        """The words that look most like this one, else all of them."""
+        near = difflib.get_close_matches(word, self.words, n=3, cutoff=0.6)
+        return f"the {'nearest ' if near else ''}known words are: {', '.join(near or self.words)}"
 
     def piece(self, word: str) -> list[int]:
         if word in self.tokens or not self.tokens.keys() >= set(LETTERS):
@@ -212,7 +221,7 @@ class WordTokenizer(Tokenizer):
         """One that spells these words too, all tokens being the same: so a net gets to read spelling in
         training.
         """
-        other = WordTokenizer(self.words, self.length, self.clean)
+        other = WordTokenizer(self.words, self.length, self.clean, self.advice)
         other.tokens = {
             word: token for word, token in self.tokens.items() if word not in set(words) - set(LETTERS)
         }

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
-from palimpsest.worlds.scene import COLOURS, RARE_WORDS, SHAPES, WORDS
+from palimpsest.nets.tokenizer import UnknownWord
+from palimpsest.weights.words import word_tokenizer
+from palimpsest.worlds.scene import COLOURS, LATER, RARE_WORDS, SHAPES, WORDS
 from palimpsest.worlds.shapes import attributes, caption, edits, instruction, sample_scene
-from palimpsest.worlds.words import EMOJI_TABLE, SHAPES_TABLE, fulfils, groups, nearest, understood, wanted
+from palimpsest.worlds.words import (
+    EMOJI_TABLE,
+    SHAPES_TABLE,
+    advice,
+    fulfils,
+    groups,
+    nearest,
+    understood,
+    wanted,
+)
 
 EMOJI = (
     "twemoji",
@@ -218,3 +230,60 @@ def test_two_things_without_a_place_are_had_in_either_order():
     assert not fulfils(f"{b} {scene.relation} {a}", found) and not fulfils(a, found)
     wrong = next(c for c in COLOURS if c not in (scene.things[0].colour, scene.things[1].colour))
     assert not fulfils(f"{a} and a {wrong} {scene.things[1].shape}", found)
+
+
+OLD = tuple(word for word in WORDS if word not in LATER)  # of models that read no "it" and no "below"
+
+
+@pytest.mark.parametrize(
+    "typed, plain",
+    [
+        ("A star that's red.", "a red star"),
+        ("a ring right of a star", "a star left of a ring"),
+        ("below a ring is a big star, on blue", "a ring above a large star on a blue background"),
+        ("a striped star and a plain ring below it", "a striped star above a ring"),
+        ("make it blue", "make it blue"),
+    ],
+)
+def test_a_model_without_the_later_words_reads_the_plain_caption(typed, plain):
+    assert understood(typed, OLD) == plain
+    assert understood(plain, OLD) == plain
+
+
+@pytest.mark.parametrize(
+    "typed, meant",
+    [
+        ("two red stars", "a red star and a red star"),
+        ("Two big boxes on white", "a large square and a large square on white"),
+        ("crosses", "cross"),
+        ("two daisies", "a flower and a flower"),
+        ("a (red:1.3) star", "a red star"),
+        ("a ((red)) [star]", "a red star"),
+        ("(make the star blue:0.8)", "make the star blue"),
+        ("Remove circle!", "remove the circle"),
+        ("make circle red", "make the circle red"),
+        ("change background to blue", "change the background to blue"),
+    ],
+)
+def test_plurals_weights_and_missing_articles_are_read_as_they_are_meant(typed, meant):
+    assert understood(typed) == meant
+    assert understood(meant) == meant
+
+
+@pytest.mark.parametrize(
+    "word", ["blorpx", "zwyx", "jurdd", "qqqqqqq", "plimm", "grey", "rde", "stra", "elephant"]
+)
+def test_an_unknown_word_is_never_answered_with_a_rare_one(word):
+    said = advice(word)
+    assert "known words are: " in said and not set(re.findall(r"\w+", said)) & set(RARE_WORDS)
+    near = {"grey": "white, black (colours: red, ", "rde": "red (colours: ", "stra": "star (shapes: "}.get(
+        word
+    )
+    assert near in said if near else "; colours: " in said and "; sizes: " in said
+
+
+def test_a_word_that_only_other_models_have_is_answered_with_a_way_to_do_without():
+    assert advice("it", OLD) == 'this model does not read "it"; name the thing, as in "make the star blue"'
+    assert advice("qqq", ["one", "two"]) == "no known word is near it"
+    with pytest.raises(UnknownWord, match=r'"blorpx" in the prompt; the known words are: shapes: circle'):
+        word_tokenizer(WORDS, 24)(["a blorpx star"])

@@ -54,6 +54,12 @@ class Oracle:
         ]
 
     @torch.no_grad()
+    def certainty(self, picture: Tensor) -> dict[str, float]:
+        """How probable each attribute of one picture (1 3 64 64) is to the net, as it is read."""
+        (part,) = self._batches(picture)
+        return {name: float(logits[0].softmax(0).max()) for name, logits in self.net(part).items()}
+
+    @torch.no_grad()
     def features(self, pictures: Tensor) -> Tensor:
         """What KID and FID compare sets of pictures by: (b 3 64 64) -> (b d), on the CPU. Only figures of
         one reader can be compared.

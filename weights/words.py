@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from palimpsest.nets.tokenizer import WordTokenizer
-from palimpsest.worlds.words import understood
+from palimpsest.worlds.words import advice, understood
 
 
 def word_tokenizer(words: Sequence[str], length: int) -> WordTokenizer:
     """A tokenizer of these words, and of what else people say for them (worlds/words.py); rows of `length`
     tokens."""
-    return WordTokenizer(list(words), length, partial(understood, known=frozenset(words)))
+    known = frozenset(words)
+    return WordTokenizer(list(words), length, partial(understood, known=known), partial(advice, known=known))

@@ -46,6 +46,7 @@ from palimpsest.worlds.emoji import (
     write_world,
 )
 from palimpsest.worlds.files import open_picture
+from palimpsest.worlds.patterns import NAMES
 from palimpsest.worlds.scene import COLOURS
 
 STYLES = {"noto": "google", "twemoji": "twitter"}  # our name -> the data set's
@@ -290,6 +291,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if wish.packages is None:
                 fetch(Path(scratch))
             world = build(wish.packages or Path(scratch))
+        if wish.shipped:
+            named = dict.fromkeys(e.name for e in world.emoji if not e.tone)
+            NAMES.write_text("\n".join([*named, ""]), encoding="utf-8", newline="\n")
         print(write_world(shipped(world), SHIPPED) if wish.shipped else write_world(world, wish.to))
     except (EmojiError, OSError) as error:
         print(f"palimpsest: error: {error}", file=sys.stderr)

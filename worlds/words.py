@@ -3,6 +3,7 @@
     understood("Delete the disc, please!")                       # "remove the circle"
     understood("a BIG crimson star to the left of a moon")       # "a large red star left of a crescent"
     nearest("grey")                                              # ("white", "black")
+    advice("grey")                                               # "… white, black (colours: red, orange, …)"
     wanted("on a blue background, a ring right of a star")       # {"count": "two", "relation": "left of", …}
     fulfils("a star and a ring", attributes(scene))              # whether a picture shows what is asked for
 
@@ -23,12 +24,14 @@ from typing import NamedTuple
 from palimpsest.worlds.scene import (
     COLOURS,
     CONVERSE,
+    LATER,
     RARE_WORDS,
     RELATIONS,
     SHAPES,
     SIZES,
     TEXTURES,
     WORDS,
+    on_background,
     with_article,
 )
 
@@ -127,6 +130,7 @@ SHAPES_TABLE = Table(
         (r"crescent moon|half moon", "crescent"),
         (r"love heart", "heart"),
         (r"plus sign", "cross"),
+        (r"two (?:of )?((?:\w+ ){0,3}SHAPE)", r"a \1 and a \1"),
         (r"polka dot(?:ted|s)?(?= COLOUR| SHAPE)", "dotted"),
         (r"with (?:black |white )?STRIPES", "that is striped"),
         (r"with (?:black |white )?DOTS", "that is dotted"),
@@ -164,6 +168,7 @@ SHAPES_TABLE = Table(
         (r"^(the .+?|it) (?:should |must |shall |has to |needs to |to )?(?:be|become)", r"make \1"),
         (r"(?:into|onto) the(?= (?:picture|image|scene|drawing))", "to the"),
         (r"one(?= (?:\w+ ){0,3}SHAPE)", "a"),
+        (r"(remove|swap|make|turn|change|replace)(?= (?:(?:COLOUR|small|large) )?NOUN(?: |$))", r"\1 the"),
         (r"(the (?:\w+ )?)one", r"\1thing"),
         (r"(?:and )?then", "and"),
     ),
@@ -263,6 +268,7 @@ def table_of(known: Collection[str]) -> Table:
 
 # --------------------------------------------------------------------------- what was typed
 
+_WEIGHT = re.compile(r"\(([^()]*?):\s*[-+]?[\d.]+\s*\)")  # as in "a (red:1.3) star"
 _QUOTES = str.maketrans(
     {
         "‘": "'",
@@ -302,7 +308,7 @@ def understood(text: str, known: Collection[str] = WORDS) -> str:
 @functools.lru_cache(4096)
 def _understood(text: str, known: frozenset[str]) -> str:
     table = table_of(known)
-    text = unicodedata.normalize("NFC", text).translate(_QUOTES).lower()
+    text = _WEIGHT.sub(r"\1", unicodedata.normalize("NFC", text).translate(_QUOTES).lower())
     text = re.sub(rf"[.;!]\s+(?=(?:{_VERBS})\b)", " and ", text.strip())  # two sentences are two wishes
     text = re.sub(r"[.!?\s]+$", "", text)
     if table is SHAPES_TABLE:
@@ -313,12 +319,42 @@ def _understood(text: str, known: frozenset[str]) -> str:
         for pattern, becomes in table.phrases:
             said, times = pattern.subn(becomes, said)
             said = " ".join(said.split()) if times else said
-        said = " ".join(word if word in known else table.synonyms.get(word, word) for word in said.split())
+        said = " ".join(word if word in known else _meant(word, table, known) for word in said.split())
         if said == typed:
             break
-    return (
-        re.sub(r"\ban? (\w+)", lambda found: with_article(found[1]), said) if table is SHAPES_TABLE else said
-    )
+    if table is not SHAPES_TABLE:
+        return said
+    said = re.sub(r"\ban? (\w+)", lambda found: with_article(found[1]), said)
+    return _plainly(said) if any(word in LATER and word not in known for word in said.split()) else said
+
+
+def _meant(word: str, table: Table, known: frozenset[str]) -> str:
+    """What a word means that the model lacks: by the table, or as the plural of a word that it has."""
+    if word in table.synonyms:
+        return table.synonyms[word]
+    shapes = table.groups.get("shapes", ())
+    for ending, one in (("s", ""), ("es", ""), ("ies", "y")):
+        single = word.removesuffix(ending) + one
+        if word.endswith(ending) and table.synonyms.get(single, single) in shapes:
+            return table.synonyms.get(single, single)
+    return word
+
+
+def _plainly(said: str) -> str:
+    """A caption in the words and the order of worlds.shapes.caption, for a model that has no others; what is
+    no caption stays."""
+    try:
+        asked = wanted(said)
+    except ValueError:
+        return said
+    things = []
+    for k in (1, 2):
+        looks = [asked.get(f"{kind}_{k}", "") for kind in ("size", "texture", "colour", "shape")]
+        if looks[-1] != "none":
+            things.append(with_article(*(look for look in looks if look != "plain")))
+    caption = f" {asked.get('relation', 'and')} ".join(things)
+    ground = asked.get("background")
+    return f"{caption} {on_background(ground)}" if ground else caption
 
 
 def nearest(word: str, known: Collection[str] = WORDS, n: int = 3) -> tuple[str, ...]:
@@ -333,7 +369,9 @@ def nearest(word: str, known: Collection[str] = WORDS, n: int = 3) -> tuple[str,
     }
     near = table.near.get(word) or [
         (said | table.synonyms)[w]
-        for w in difflib.get_close_matches(word, {**table.synonyms, **said}, 2 * n, cutoff=0.7)
+        for w in difflib.get_close_matches(
+            word, {**table.synonyms, **said}, 2 * n, 0.7 if len(word) > 4 else 0.65
+        )
     ]
     return tuple(w for w in dict.fromkeys(near) if w in said and w not in RARE_WORDS)[:n]
 
@@ -345,6 +383,19 @@ def groups(known: Collection[str] = WORDS) -> dict[str, tuple[str, ...]]:
         for name, words in table_of(known).groups.items()
     }
     return {name: words for name, words in found.items() if words}
+
+
+def advice(word: str, known: Collection[str] = WORDS) -> str:
+    """What to say of a word that a model lacks: the nearest of its words and their group, or its groups."""
+    if word in LATER and table_of(known) is SHAPES_TABLE:
+        return f'this model does not read "{word}"; name the thing, as in "make the star blue"'
+    near, has = nearest(word, known), groups(known)
+    if not near:
+        listed = "; ".join(f"{name}: {', '.join(words)}" for name, words in has.items())
+        return f"the known words are: {listed}" if listed else "no known word is near it"
+    beside = {name: words for name, words in has.items() if near[0] in words}
+    more = "; ".join(f"{name}: {', '.join(words)}" for name, words in beside.items())
+    return f"the nearest known words are: {', '.join(near)}" + (f" ({more})" if more else "")
 
 
 # --------------------------------------------------------------------------- what a caption asks for

@@ -17,6 +17,7 @@ COMMANDS = {  # name -> what it does; `palimpsest --help` prints this without im
     "generate": "make pictures from a text alone",
     "glide": "paint from a text in two stages, and paint parts of a picture anew (arXiv:2112.10741)",
     "instruct-pix2pix": "edit a picture by an instruction (arXiv:2211.09800)",
+    "words": "list the words that a model reads, and what else is understood as them",
     "models": "list the shipped models, with what was measured on each",
     "weights": "public checkpoints: list those that are known, fetch one, look at a file",
 }

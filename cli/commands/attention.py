@@ -12,6 +12,7 @@ from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import Work, calls, check_room, dry_run, inversion
 from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import frames_of, latent_size, open_input, seen_by, shown_options
+from palimpsest.cli.commands.wording import note_wording
 from palimpsest.cli.console import tell
 from palimpsest.cli.manners import (
     Mistake,
@@ -60,7 +61,7 @@ def declare_attention(commands: argparse._SubParsersAction) -> None:
     options(p, explore, {"steps": "of the walk"})
     p.add_argument("--w", type=number, metavar="X", help="guidance scale (default: 3, and 1 with IN)")
     options(p, explore, {"seed": "of the noise"})
-    shared_options(p, "a sheet of the maps, .png, .jpg or .webp", estimates=True)
+    shared_options(p, "a sheet of the maps, .png, .jpg, .webp or .tiff", estimates=True)
 
 
 def run_attention(a: argparse.Namespace) -> None:
@@ -79,6 +80,7 @@ def run_attention(a: argparse.Namespace) -> None:
         return dry_run(a, work)
     model = load_model(a)
     check_room(a, model, work)
+    note_wording(model, {"prompt": a.prompt})
     latent = latent_size(model, picture, a.size)
     picture = None if picture is None else seen_by(picture, model, a.size)
     res = res_of(a, model, latent)

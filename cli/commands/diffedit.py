@@ -24,6 +24,7 @@ from palimpsest.cli.commands.pictures import (
     write_steps,
 )
 from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
+from palimpsest.cli.commands.wording import note_wording
 from palimpsest.cli.console import say, tell
 from palimpsest.cli.manners import Mistake, blame, command, options, progress, shared_options, writable
 from palimpsest.methods.diffedit import Ablation, DiffEdit, MaskRule, diffedit
@@ -109,6 +110,7 @@ def run_diffedit(a: argparse.Namespace) -> None:
         return dry_run(a, work)
     model = load_model(a)
     check_room(a, model, work)
+    note_wording(model, {"source": a.source, "target": a.target})
     picture = seen_by(picture, model, a.size)
     x = picture.view()
     e = call_diffedit(model, a, x, region_of(mask, picture))

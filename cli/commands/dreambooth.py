@@ -101,7 +101,12 @@ def declare_dreambooth(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--w", type=number, default=3.0, metavar="X", help="guidance scale of those walks (default: 3.0)"
     )
-    p.add_argument("--crop", action="store_true", help="of each picture the central square alone")
+    p.add_argument(
+        "--crop",
+        action="store_true",
+        help="of each picture the central square alone; without this "
+        "proportions are kept, and all pictures must have the same, squares where there is a prior",
+    )
     p.add_argument(
         "--word",
         action="store_true",

@@ -17,6 +17,7 @@ from palimpsest.cli.commands.pictures import (
     steps_target,
     write_steps,
 )
+from palimpsest.cli.commands.wording import note_wording
 from palimpsest.cli.console import tell
 from palimpsest.cli.manners import blame, command, options, progress, shared_options, writable
 from palimpsest.methods.flow_edit import flow_edit, walked
@@ -66,6 +67,7 @@ def run_flow_edit(a: argparse.Namespace) -> None:
         return dry_run(a, work)
     model = load_model(a)
     check_room(a, model, work)
+    note_wording(model, {"source": a.source, "target": a.target})
     picture = seen_by(picture, model, a.size)
     x = picture.view()
     with progress(model, calls(passes(a, model)), "flow-edit"):

@@ -13,6 +13,7 @@ from palimpsest.cli.commands.dry_run import Work, branches, calls, check_room, d
 from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import steps_option, steps_target, write_steps
 from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
+from palimpsest.cli.commands.wording import note_wording
 from palimpsest.cli.console import tell
 from palimpsest.cli.files import numbered
 from palimpsest.cli.manners import Mistake, command, options, progress, shared_options, whole, writable
@@ -56,6 +57,7 @@ def run_generate(a: argparse.Namespace) -> None:
     save_steps = steps_target(a)
     model = load_model(a)
     check_room(a, model, work)
+    note_wording(model, {"prompt": a.prompt})
     with progress(model, calls(passes(a)), "generate"):
         batches = [
             generate(

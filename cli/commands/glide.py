@@ -17,6 +17,7 @@ from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import EACH, intended_device, meta_model, print_estimate
 from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import open_input, seen_by, steps_option, steps_target, write_steps
+from palimpsest.cli.commands.wording import note_wording
 from palimpsest.cli.console import say, tell
 from palimpsest.cli.manners import (
     Mistake,
@@ -107,7 +108,8 @@ def inpaint_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--crop",
         action="store_true",
-        help="of IN the central square alone; what is outside of it stays as it is",
+        help="of IN the central square alone; what is outside of it stays as it is. GLIDE paints squares, so "
+        "a picture that is not square needs this",
     )
     steps_option(p, "the base model's walk")
     how = "how the rest is kept: trained, replace or x0"
@@ -149,7 +151,7 @@ def stage_options(
         metavar="NAME",
         help=f"none for small pictures (default: {upsampler!r})",
     )
-    run_options(p, "the result, .png, .jpg or .webp", estimates=estimates)
+    run_options(p, "the result, .png, .jpg, .webp or .tiff", estimates=estimates)
 
 
 # ---- both models ----
@@ -253,6 +255,7 @@ def run_generate(a: argparse.Namespace) -> None:
         w = a.w if a.guide == "text" else 1.0
         return dry_run_stages(a, a.n, w, lambda model, upsampler: None)
     model, upsampler = load_stages(a)
+    note_wording(model, {"prompt": a.prompt})
     steps = check_stages(a, model, upsampler)
     check_room_for_stages(a, model, upsampler)
     texts, judge = repeated(a.prompt, a.n), load_judge("shapes-clip") if a.rerank else None
@@ -330,6 +333,7 @@ def run_inpaint(a: argparse.Namespace) -> None:
     if a.estimate:
         return dry_run_stages(a, 1, a.w, check)
     model, upsampler = load_stages(a)
+    note_wording(model, {"prompt": a.prompt})
     seen = check(model, upsampler)
     with progress(model, check_stages(a, model, upsampler), "inpaint"):
         made = inpaint(

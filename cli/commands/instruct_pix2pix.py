@@ -19,6 +19,7 @@ from palimpsest.cli.commands.pictures import (
     write_steps,
 )
 from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
+from palimpsest.cli.commands.wording import note_absent, note_wording
 from palimpsest.cli.console import tell
 from palimpsest.cli.manners import Mistake, command, options, progress, shared_options, writable
 from palimpsest.methods.instruct_pix2pix import check_model, instruct_pix2pix
@@ -71,6 +72,8 @@ def run_instruct_pix2pix(a: argparse.Namespace) -> None:
     check_model(model)
     check_room(a, model, work)
     picture = seen_by(picture, model, a.size)
+    note_wording(model, {"instruction": a.instruction}, instructs=True)
+    note_absent(model, picture.view(), a.instruction)
     with progress(model, evaluations(a, a.steps), "edit"):
         edit = instruct_pix2pix(
             model,

@@ -20,6 +20,7 @@ from palimpsest.cli.commands.dry_run import (
 )
 from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import open_input, seen_by, shown_options
+from palimpsest.cli.commands.wording import note_wording
 from palimpsest.cli.console import tell
 from palimpsest.cli.manners import command, options, progress, shared_options, writable
 from palimpsest.methods.ladder import FAST, Rung, ladder
@@ -56,6 +57,7 @@ def run_invert(a: argparse.Namespace) -> None:
         return dry_run(a, work)
     model = load_model(a, float32_of(a, LOSES))
     check_room(a, model, work)
+    note_wording(model, {"prompt": a.prompt})
     x = seen_by(picture, model, a.size).view()
 
     began = [time.monotonic()]

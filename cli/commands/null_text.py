@@ -30,6 +30,7 @@ from palimpsest.cli.commands.pictures import (
     steps_target,
     write_steps,
 )
+from palimpsest.cli.commands.wording import note_wording
 from palimpsest.cli.console import tell
 from palimpsest.cli.manners import (
     Mistake,
@@ -107,6 +108,7 @@ def run_null_text(a: argparse.Namespace) -> None:
         return dry_run(a, work)
     model = load_model(a, float32_of(a, LOSES))
     check_room(a, model, work)
+    note_wording(model, {"prompt": a.prompt, "target": a.target})
     picture = seen_by(picture, model, a.size)
     x = picture.view()
 

@@ -40,15 +40,15 @@ def shown_options(parser: argparse.ArgumentParser, name: str = "IN") -> None:
     parser.add_argument(
         "--crop",
         action="store_true",
-        help=f"of {name} the central square alone; what is outside of it stays as it is",
+        help=f"of {name} the central square alone; what is outside of it stays as it is. Without this a "
+        "picture that is not square is shown whole, its proportions kept",
     )
     parser.add_argument(
         "--size",
         type=whole,
         metavar="N",
         help=f"show {name} to the model with a shorter side of N pixels (default: the "
-        "side that the model was trained on); proportions are kept, and what is written has the size of the "
-        "file",
+        "side that the model was trained on); what is written has the size of the file",
     )
 
 

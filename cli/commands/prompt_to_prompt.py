@@ -39,6 +39,7 @@ from palimpsest.cli.commands.pictures import (
     steps_option,
     steps_target,
 )
+from palimpsest.cli.commands.wording import note_wording
 from palimpsest.cli.console import say, tell
 from palimpsest.cli.manners import (
     Mistake,
@@ -231,6 +232,7 @@ def run_prompt_to_prompt(a: argparse.Namespace) -> None:
         return dry_run(a, work)
     model = load_model(a, float32_of(a, LOSES) if job.exact else a.dtype)
     check_room(a, model, work)
+    note_wording(model, {"source": a.source, "target": a.target})
     explain(prepared(a, model, job), a.explain)  # before the long work
     picture = None if job.picture is None else seen_by(job.picture, model, a.size)
     start = None if picture is None else started(a, model, picture.view(), job)

@@ -27,6 +27,7 @@ from palimpsest.cli.commands.pictures import (
     write_steps,
 )
 from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
+from palimpsest.cli.commands.wording import note_wording
 from palimpsest.cli.console import say, tell
 from palimpsest.cli.manners import (
     Mistake,
@@ -110,6 +111,7 @@ def run_sdedit(a: argparse.Namespace) -> None:
         return dry_run(a, work)
     model = load_model(a)
     check_room(a, model, work)
+    note_wording(model, {"prompt": a.prompt})
     picture, kept = seen_by(picture, model, a.size), seen_by(kept, model, a.size)
     guide, region = picture.view(), region_of(mask, picture)
     original = None if mask is None else kept.view()
