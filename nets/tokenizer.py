@@ -34,7 +34,7 @@ class UnknownWord(ValueError):
     """A word that a `WordTokenizer` does not have; `advice` says which come nearest."""
 
     def __init__(self, word: str, advice: str):
-        super().__init__(f'unknown word "{word}" in the prompt; {advice}')
+        super().__init__(f'unknown word "{word[:80]}" in the prompt; {advice}')
         self.word = word
         self.advice = advice
 

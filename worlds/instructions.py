@@ -23,7 +23,7 @@ from palimpsest.arguments import ArgumentError
 from palimpsest.worlds.scene import COLOURS, CONVERSE, RELATIONS, SHAPES, SIZES, TEXTURES, Scene, with_article
 from palimpsest.worlds.shapes import Edit, _phrase, apply, edits, is_held_out, sample_scene
 from palimpsest.worlds.wordings import OPPOSITE, typed
-from palimpsest.worlds.words import understood
+from palimpsest.worlds.words import MOST_WORDS, understood
 
 # What is asked for -> how. {it} and {other} point at things, {v} is a look or a colour, {a} what a thing
 # becomes, {phrase} a new thing, {r} where that stands to the old one. The first way is that of
@@ -161,22 +161,26 @@ def meaning(text: str) -> list[Wish]:
     what nobody here would say.
     """
     said = understood(text)
+    if said.count(" ") >= MOST_WORDS:
+        raise ArgumentError("instruction", f"has more than {MOST_WORDS} words; shorten it")
+    if (wishes := _wishes(said)) is None:
+        raise ArgumentError("instruction", f"{text[:200]!r} means nothing here")
+    return list(wishes)
+
+
+@functools.lru_cache(4096)
+def _wishes(said: str) -> tuple[Wish, ...] | None:
+    """The wishes of a text in the world's own words; None where it is none. A part of it that "and" sets off is
+    read once, however it is parted."""
     for kind, reader in _readers():
         if found := reader.fullmatch(said):
-            return [
-                (
-                    kind,
-                    NAMED[kind](
-                        {name: word.removeprefix("the ") for name, word in found.groupdict().items()}
-                    ),
-                )
-            ]
+            named = {name: word.removeprefix("the ") for name, word in found.groupdict().items()}
+            return ((kind, NAMED[kind](named)),)
     for cut in re.finditer(" and ", said):  # two wishes; "swap the a and the b" is one
-        try:
-            return meaning(said[: cut.start()]) + meaning(said[cut.end() :])
-        except ValueError:
-            continue
-    raise ArgumentError("instruction", f"{text!r} means nothing here")
+        first = _wishes(understood(said[: cut.start()]))
+        if first is not None and (rest := _wishes(understood(said[cut.end() :]))) is not None:
+            return first + rest
+    return None
 
 
 def pointed_at(point: str, looks: list[dict[str, str]], relation: str) -> int:

@@ -114,8 +114,8 @@ def nearest_captions(text: str, n: int = 3) -> tuple[str, ...]:
 
 
 def absent(instruction: str, seen: Mapping[str, str]) -> str:
-    """The thing that an instruction of the shapes world names and that is not seen, as in "red star"; "" where
-    all are there, or nothing can be told.
+    """The thing that an instruction of the shapes world names and that is not seen, as in "red star"; ""
+    where all are there, or nothing can be told.
 
     seen: attributes as a reader reads them (worlds.shapes.ATTRIBUTES). Only shapes and colours are asked for:
     sizes and textures are matters of taste in a drawing."""

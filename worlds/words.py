@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
+import string
 import unicodedata
 from collections.abc import Collection
 from typing import NamedTuple
@@ -268,7 +269,9 @@ def table_of(known: Collection[str]) -> Table:
 
 # --------------------------------------------------------------------------- what was typed
 
+MOST_WORDS = 100  # of a text in which patterns are looked for; no model of ours reads as many
 _WEIGHT = re.compile(r"\(([^()]*?):\s*[-+]?[\d.]+\s*\)")  # as in "a (red:1.3) star"
+_ADDED = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)  # of other programs: a file to load
 _QUOTES = str.maketrans(
     {
         "‘": "'",
@@ -308,12 +311,15 @@ def understood(text: str, known: Collection[str] = WORDS) -> str:
 @functools.lru_cache(4096)
 def _understood(text: str, known: frozenset[str]) -> str:
     table = table_of(known)
-    text = _WEIGHT.sub(r"\1", unicodedata.normalize("NFC", text).translate(_QUOTES).lower())
+    text = _ADDED.sub(" ", unicodedata.normalize("NFC", text).translate(_QUOTES))
+    text = _WEIGHT.sub(r"\1", text.lower())
     text = re.sub(rf"[.;!]\s+(?=(?:{_VERBS})\b)", " and ", text.strip())  # two sentences are two wishes
-    text = re.sub(r"[.!?\s]+$", "", text)
+    text = text.rstrip(".!?" + string.whitespace)
     if table is SHAPES_TABLE:
         text = re.sub(r"(\w)'s\b", r"\1", re.sub(r"\b(it|that|there)'s\b", r"\1 is", text))
     said = " ".join(re.sub(r"[^\w\s]", lambda mark: mark[0] if mark[0] in known else " ", text).split())
+    if said.count(" ") >= MOST_WORDS:
+        return said
     for _ in range(3):  # again for what a pattern made of it
         typed = said
         for pattern, becomes in table.phrases:
@@ -428,9 +434,11 @@ def wanted(text: str) -> dict[str, str]:
     star and a ring") it is the first that is named, and "relation" is missing. Raises ValueError for a text
     that is no caption of this world; the empty text asks for nothing.
     """
-    said = understood(text)
+    said, text = understood(text), " ".join(text.split())[:200]  # the second for messages
     if not said:
         return {}
+    if said.count(" ") >= MOST_WORDS:
+        raise ValueError(f"prompt: has more than {MOST_WORDS} words; shorten it")
     found: dict[str, str] = {}
     for pattern in _GROUNDS:
         if at := re.search(pattern, said):

@@ -33,16 +33,25 @@ def note_wording(model: Model, texts: Mapping[str, str | None], *, instructs: bo
 
 def _notes(tokenizer: object, text: str, instructs: bool) -> list[str]:
     words = tokenizer.words if isinstance(tokenizer, WordTokenizer) else []
-    notes = []
+    if words and not _reads(tokenizer, text):
+        return []  # it will be refused, which says more
+    notes, how = [], "left out" if world_of(words) else "read letter by letter"
     if found := ADDED.search(text):
-        notes.append(f'"{found[0]}" loads nothing here and is read letter by letter; give --lora FILE:SCALE')
+        notes.append(f'"{found[0]}" loads nothing here and is {how}; give --lora FILE:SCALE')
     if found := WEIGHT.search(text):
-        how = "left out" if world_of(words) else "read letter by letter"
         notes.append(
             f'the weight in "{found[0]}" is {how}: brackets weigh nothing here; '
             "`palimpsest prompt-to-prompt --weight` makes a word count more or less"
         )
     return [*notes, *[said for said in [remark(text, words, instructs=instructs)] if said]]
+
+
+def _reads(tokenizer: WordTokenizer, text: str) -> bool:
+    try:
+        tokenizer([text])
+    except ValueError:
+        return False
+    return True
 
 
 def note_absent(model: Model, picture: Tensor, instruction: str) -> None:
