@@ -235,7 +235,8 @@ CHANGED: dict[str, str] = {
     "dreambooth/textual-inversion, command/dreambooth --word": "The shapes model drops what it never learned, 'a "
                                                                "photo of': the six templates say two texts.",
     "command/mistakes": "A command line without words prints the help; `help unknown` is a mistake now.",
-    "command/options": "Choices that a verb's annotation lists are listed by the parser, too; every command has --dtype. `words` is new, and --crop says what becomes of a picture that is not square.",
+    "command/options": "Choices that a verb's annotation lists are listed by the parser, too; every command has --dtype. "
+                       "`words` is new, and --crop says what becomes of a picture that is not square.",
     "nets/texts/emoji, nets/clip/emoji-clip": "What is typed is brought to a model's own words "
                                               "first: an article before the name goes.",
     "recipes/shapes": "The shapes world got eight more words at the end of its list, so nets that read text begin with "

@@ -170,8 +170,8 @@ def meaning(text: str) -> list[Wish]:
 
 @functools.lru_cache(4096)
 def _wishes(said: str) -> tuple[Wish, ...] | None:
-    """The wishes of a text in the world's own words; None where it is none. A part of it that "and" sets off is
-    read once, however it is parted."""
+    """The wishes of a text in the world's own words; None where it is none. A part of it that "and" sets off
+    is read once, however it is parted."""
     for kind, reader in _readers():
         if found := reader.fullmatch(said):
             named = {name: word.removeprefix("the ") for name, word in found.groupdict().items()}
