@@ -238,6 +238,7 @@ def main(moments: int, interrupt: bool, seed: int = 0) -> int:
                 going[f"{name}, with hidden leftovers"] += bool(hidden)
                 wrong = []
             wrong += faults(work, folder, wanted)
+            print(f"{n}: {name} after {after:.2f} of {seconds:.2f} s: {wrong or 'well'}", flush=True)
             lost += [f"moment {n}, {name} after {after:.2f} of {seconds:.2f} s: {text}" for text in wrong]
             shutil.rmtree(folder)
     print(f"{'Ctrl-C' if interrupt else 'kill -9'}: {dict(count)}; stopped before the end: {dict(going)}")

@@ -31,6 +31,9 @@ ALLOWED = {  # room -> the rooms that it may import
 ROOMS = sorted(ALLOWED)
 # files of methods/ that are no method
 NO_PAPER = {"__init__", "glide_session", "identifiers", "inputs", "null_files", "sweep"}
+# files that may write by themselves: below `whole`, into a scratch folder, or a part that is gone on with
+WRITERS = {"palimpsest/outputs.py", "fit/checkpoint.py", "training/gpu.py", "worlds/emoji_data.py"}
+WRITERS |= {"weights/public/download.py"}
 OPTIONAL = {"ftfy"}  # used where it is installed
 DOCUMENTED = BELOW_CLI | {"cli", "palimpsest"}
 MOST_LINES = 60  # of a function, its docstring aside
@@ -130,6 +133,17 @@ def sins(path):
             and path.stem != "__main__"
         ):
             yield n.lineno, f"{name}: the global seed"
+        opened = (
+            n.args[1].value
+            if name == "open" and len(n.args) > 1 and isinstance(n.args[1], ast.Constant)
+            else ""
+        )
+        if str(path) not in WRITERS and (
+            "w" in opened
+            or name in {"os.replace", "os.rename", "shutil.copy", "shutil.copyfile", "shutil.move"}
+            or (last in {"write_text", "write_bytes"} and isinstance(n.func, ast.Attribute))
+        ):
+            yield n.lineno, f"{name}: write by palimpsest.outputs, whole or not at all"
         if callers_business and name in {"print", "torch.cuda.is_available"}:
             yield n.lineno, f"{name}: the caller's business"
     if callers_business:
@@ -317,6 +331,8 @@ def test_the_network_is_shut():
         ("print(1)", "caller's business"),
         ("import time", "caller's business"),
         ("p = '/home/me/x.png'", "one machine"),
+        ("open('x', 'w', encoding='utf-8')", "whole or not at all"),
+        ("p.write_bytes(b'')", "whole or not at all"),
     ],
 )
 def test_the_rules_above_have_teeth(tmp_path, monkeypatch, code, what):
