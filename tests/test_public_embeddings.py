@@ -158,6 +158,7 @@ REFUSED = {
     ),
     "whole numbers": ({"<a>": torch.zeros(16, dtype=torch.int64)}, "holds no textual-inversion"),
     "nothing": ({}, "holds no textual-inversion"),
+    "no width": ({"<a>": torch.zeros(2, 0)}, "holds no textual-inversion"),
     "no vectors": ({"<a>": torch.zeros(0, 16)}, "holds no textual-inversion"),
     "several parameters": (a1111({"*": V, "+": V}), "holds no textual-inversion"),
 }
@@ -190,6 +191,10 @@ def test_no_code_of_a_file_is_run_and_damaged_files_are_told(model, tmp_path):
         with pytest.raises(ArgumentError, match=f"^embedding: {re.escape(str(tmp_path / name))} {said}"):
             with_words(model, tmp_path / name)
     assert not (tmp_path / "ran").exists()
+    for header in ('{"kind": "word"}', '{"kind": "word", "identifier": "zwx"}', "{"):
+        save_file({"other": V}, tmp_path / "x.safetensors", {"palimpsest": header})
+        with pytest.raises(ArgumentError, match="^embedding: .*(no textual-inversion|damaged header)"):
+            with_words(model, tmp_path / "x.safetensors")
 
 
 def test_a_model_without_such_a_text_encoder_learns_no_words(tmp_path):

@@ -95,7 +95,7 @@ def read_words(path: Path) -> dict[str, Tensor]:
 def words_of(found: Mapping[str, Any], stem: str, about: Mapping[str, Any]) -> dict[str, Tensor]:
     """The words in what a file holds; {} where it is no embedding. about: a header of ours."""
     if about.get("kind") == "word":
-        found = {about["identifier"]: found["vector"]}
+        found = {str(about.get("identifier", "")): found.get("vector")}
     elif "clip_g" in found or "clip_l" in found:
         raise ArgumentError(
             "embedding",
@@ -110,9 +110,9 @@ def words_of(found: Mapping[str, Any], stem: str, about: Mapping[str, Any]) -> d
     vectors = list(found.values())
     if not all(isinstance(v, Tensor) and v.ndim in (1, 2) and v.is_floating_point() for v in vectors):
         return {}
-    if len({v.shape[-1] for v in vectors}) != 1 or not all(len(v) for v in vectors):
+    if len({v.shape[-1] for v in vectors}) != 1 or not all(v.numel() for v in vectors):
         return {}
-    return {word: v.detach().float().reshape(-1, v.shape[-1]) for word, v in found.items()}
+    return {str(word): v.detach().float().reshape(-1, v.shape[-1]) for word, v in found.items()}
 
 
 def said_of_words(path: Path) -> str | None:

@@ -211,7 +211,7 @@ def our_key(key: str) -> Key:
 
 def word_of(key: str, tensor: Tensor, found: Found) -> str | None:
     """The word whose vectors a tensor is; None for a tensor that is something else."""
-    if tensor.ndim not in (1, 2):
+    if tensor.ndim not in (1, 2) or not tensor.numel():
         return None
     if bundled := BUNDLED.match(key):
         return bundled[1]
