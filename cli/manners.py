@@ -247,10 +247,8 @@ def shared_options(
     run_options(parser, out, default, estimates=estimates)
 
 
-def run_options(
-    parser: argparse.ArgumentParser, out: str, default: str | None = None, *, estimates: bool = False
-) -> None:
-    """Of these all but --model."""
+def change_options(parser: argparse.ArgumentParser) -> None:
+    """What changes the model that --model names."""
     parser.add_argument(
         "--lora",
         action="append",
@@ -265,6 +263,13 @@ def run_options(
         metavar="FILE[=WORD]",
         help="a textual-inversion word, which prompts may then say; may be repeated",
     )
+
+
+def run_options(
+    parser: argparse.ArgumentParser, out: str, default: str | None = None, *, estimates: bool = False
+) -> None:
+    """Of these all but --model."""
+    change_options(parser)
     parser.add_argument(
         "--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: 'auto')"
     )

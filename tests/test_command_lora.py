@@ -70,6 +70,11 @@ def test_a_command_paints_what_the_changed_model_paints_and_tells_the_word(room,
     assert '"sunset" (2 tokens)' in capsys.readouterr().err
 
 
+def test_the_list_of_words_shows_taught_ones(room, capsys):
+    assert main("words --model tiny.safetensors --embedding word.pt".split()) == 0
+    assert "taught      <mine>" in capsys.readouterr().out
+
+
 def test_an_estimate_knows_the_words_too(room, capsys):
     usual = "--model tiny.safetensors --device cpu --estimate --prompt".split()
     given = ["--embedding", "word.pt", "--lora", "style.safetensors"]

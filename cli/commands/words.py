@@ -10,7 +10,7 @@ import torch
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.console import tell
-from palimpsest.cli.manners import command
+from palimpsest.cli.manners import change_options, command
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.weights.load import load
 from palimpsest.worlds.patterns import EXAMPLES, captions, world_of
@@ -29,17 +29,20 @@ def declare_words(commands: argparse._SubParsersAction) -> None:
         metavar="NAME",
         help="a shipped name (`palimpsest models`), a public one or a path (default: 'shapes')",
     )
+    change_options(p)
 
 
 def run_words(a: argparse.Namespace) -> None:
     """The words of a model in groups, each with what else is read as it; and two texts that it knows."""
-    model = load(a.model, "meta", torch.float32)
+    model = load(a.model, "meta", torch.float32, lora=a.lora, embedding=a.embedding)
     tokenizer = model.tokenizer
     if tokenizer is None:
         tell(f"{model.name} reads no text")
         return
     if not isinstance(tokenizer, WordTokenizer):
         tell(f"{model.name} reads any text, in pieces of words: at most {tokenizer.room} of them")
+        if tokenizer.taught:
+            tell(f"it was also taught: {', '.join(tokenizer.taught)}")
         return
     known, world = tokenizer.words, world_of(tokenizer.words)
     others = defaultdict(list)
@@ -57,6 +60,7 @@ def run_words(a: argparse.Namespace) -> None:
     )
     free = [word for word in known if word in RARE_WORDS]
     rows += [("no meaning", [f"{', '.join(free)} (`palimpsest dreambooth` gives them one)"])] * bool(free)
+    rows += [("taught", list(tokenizer.taught))] * bool(tokenizer.taught)
     examples = [f'"{text}"' for text in EXAMPLES.get((world, model.beside == model.channels), ())]
     rows += [("as in", examples)] * bool(examples)
     tell(f"{model.name} reads, whatever the case and punctuation; in brackets what is read as that word:")
