@@ -129,7 +129,7 @@ class Run:
 
     def save_is_due(self) -> bool:
         """Whether it is time for a checkpoint."""
-        pause = PAUSE if self.device.type == "cuda" else 0.0
+        pause = max(self.files.pause, PAUSE if self.device.type == "cuda" else 0.0)
         return self.done % self.files.save_every == 0 and time.monotonic() - self.saved >= pause
 
     def seconds(self) -> float:

@@ -41,7 +41,8 @@ class Files:
 
     checkpoint: str | Path | None = None  # all that is needed to go on; never half-written
     log: str | Path | None = None  # CSV: step, lr, loss
-    save_every: Count = 200  # steps from one checkpoint to the next; on a GPU at least 20 s, too
+    save_every: Count = 200  # steps from one checkpoint to the next …
+    pause: Annotated[float, Interval(0)] = 0.0  # … and seconds, at least; on a GPU 20 s or more
     resume: bool = True  # go on from the checkpoint where there is one
     identity: dict[str, Any] = field(
         default_factory=dict

@@ -34,11 +34,11 @@ from palimpsest.fit.ahead import ahead, moved, step_generator
 from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.fit.run import Fitted
+from palimpsest.methods.captioned import loss
 from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.samplers.convert import q_sample
-from palimpsest.samplers.ddpm import l_simple
 from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.training.recipe import RunArguments, command_line, publish, recent, start_from, storage_error
@@ -157,27 +157,6 @@ def encode_all(
     some = next(vae.vae.parameters())
     pictures = ahead(lambda i: draw(scenes[i : i + SOME]), range(0, len(scenes), SOME), workers)
     return torch.cat([vae.encode(p.to(some)).cpu() for p in pictures])
-
-
-def times(n: int, T: int, generator: Generator, tilt: float = 1.0) -> Tensor:
-    """n whole times 1 … T with density ∝ t^tilt, tilt > −1."""
-    return (T * torch.rand(n, generator=generator) ** (1 / (1 + tilt))).long().clamp(max=T - 1) + 1
-
-
-def loss(
-    modules: nn.ModuleDict,
-    data: tuple[Tensor, Tensor],
-    generator: Generator,
-    schedule: Schedule,
-    tilt: float = 1.0,
-) -> Tensor:
-    z_0, tokens = data
-    t = times(len(z_0), schedule.T, generator, tilt)
-    eps = gaussian(z_0, generator)
-    ctx = modules["text"](tokens)
-    return l_simple(
-        lambda z_t, t: modules["net"](z_t, t, ctx), schedule, z_0, t, eps, "v"
-    )  # Eq. (5) in v-form
 
 
 @dataclass(frozen=True)

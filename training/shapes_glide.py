@@ -29,6 +29,7 @@ from palimpsest.arguments import Count, Fraction, Positive, Rounds
 from palimpsest.fit.ahead import moved, step_generator
 from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
+from palimpsest.methods.captioned import times
 from palimpsest.nets.glide import SMALL, SMALL_TEXT, GlideText, GlideUNet, for_inpainting
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.samplers.convert import eps_from_output, q_sample
@@ -37,7 +38,7 @@ from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.training.recipe import RunArguments, command_line, publish, recent, start_from, storage_error
 from palimpsest.training.scenes import Draw, Supply
-from palimpsest.training.shapes import Tilt, times, told
+from palimpsest.training.shapes import Tilt, told
 from palimpsest.weights.files import read_weights
 from palimpsest.worlds.scene import SHAPES, WORDS
 

@@ -18,12 +18,13 @@ from palimpsest.arguments import Count, Fraction, Positive
 from palimpsest.fit.ahead import moved, step_generator
 from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
+from palimpsest.methods.captioned import times
 from palimpsest.samplers.learned import l_hybrid
 from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.training.recipe import command_line, publish, recent, storage_error
 from palimpsest.training.scenes import Draw
-from palimpsest.training.shapes import times, told
+from palimpsest.training.shapes import told
 from palimpsest.training.shapes_glide import SIZE, GlideArguments, header, models, place, start_widened
 from palimpsest.worlds.erase import erased
 

@@ -29,6 +29,7 @@ from palimpsest.arguments import Count, Positive
 from palimpsest.fit.ahead import ahead, moved, step_generator
 from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
+from palimpsest.methods.captioned import times
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.nets.unet import widen_input
 from palimpsest.samplers.convert import q_sample
@@ -36,7 +37,7 @@ from palimpsest.samplers.ddpm import l_simple
 from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.training.recipe import RunArguments, command_line, publish, recent, start_from, storage_error
-from palimpsest.training.shapes import header, models, times
+from palimpsest.training.shapes import header, models
 from palimpsest.weights.files import read_weights
 from palimpsest.weights.load import load_autoencoder
 from palimpsest.weights.model import Autoencoder

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from palimpsest.arguments import ArgumentError, listed
 from palimpsest.nets.glide import GlideText, GlideUNet
 from palimpsest.nets.text import TextTransformer
+from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.outputs import OutputError, check_outputs, copy_file
@@ -380,6 +381,9 @@ def save_like(model: Model, source: str | Path, path: str | Path) -> Path:
     if (pair := companion(source, path)) is not None:
         copy_file(*pair)
     config = config_in(found)
+    if "words" in config and isinstance(model.tokenizer, WordTokenizer):  # it may have learned words
+        config |= dict(words=model.tokenizer.words)
+        config |= dict(text=config["text"] | dict(vocab=model.text.tokens.num_embeddings))
     if (
         model.tokenizer is not None and model.tokenizer.taught
     ):  # words beside those of the header, and their rows

@@ -14,6 +14,7 @@ COMMANDS = {  # name -> what it does; `palimpsest --help` prints this without im
     "attention": "show where each word of a prompt looks, by its attention maps over layers, heads and "
     "steps (arXiv:2208.01626)",
     "dreambooth": "learn one subject from a few pictures, as a rare word of the model's (arXiv:2208.12242)",
+    "train": "train a text-to-picture model on a folder of your own captioned pictures",
     "generate": "make pictures from a text alone",
     "glide": "paint from a text in two stages, and paint parts of a picture anew (arXiv:2112.10741)",
     "instruct-pix2pix": "edit a picture by an instruction (arXiv:2211.09800)",

@@ -1,0 +1,137 @@
+"""Training on one's own captioned pictures: methods/captioned.py and `palimpsest train`."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from palimpsest.cli.main import main
+from palimpsest.methods.captioned import Training, grouped, new_words, train, with_words
+from palimpsest.methods.sampling import generate
+from palimpsest.weights.load import load
+from tests.tiny import tiny_weights
+
+COLOURS = {"red": (200, 30, 30), "blue": (30, 60, 200), "green": (30, 160, 60)}
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A model, and a folder of its owner's: three tiles, of which the model does not know the word."""
+    monkeypatch.chdir(tmp_path)
+    tiny_weights(tmp_path)
+    (tmp_path / "mine").mkdir()
+    captions = {}
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (40, 32) if name == "green" else (32, 32), colour).save(f"mine/{name}.png")
+        captions[f"{name}.png"] = f"a {name} blimpish tile"
+        (tmp_path / "mine" / f"{name}.txt").write_text(f"\ufeffA {name} blimpish tile.\n", encoding="utf-8")
+    (tmp_path / "mine" / "captions.json").write_text(json.dumps(captions), encoding="utf-8")
+    return tmp_path
+
+
+RUN = "train --folder mine --init tiny.safetensors --batch 2 --warmup 1"
+
+
+def test_new_words_get_rows_and_old_ones_keep_theirs(own):
+    model = load("tiny.safetensors", "cpu")
+    captions = ["a red blimpish tile", "a zorbed star"]
+    assert new_words(model, captions) == ["blimpish", "tile", "zorbed"]
+    more = with_words(model, ["blimpish", "tile"])
+    text = "a red star"
+    assert torch.equal(more.embed(text), model.embed(text))
+    rows = more.text.tokens.weight
+    assert len(rows) == len(model.text.tokens.weight) + 2 and not torch.equal(rows[-1], rows[-2])
+    assert torch.equal(rows, with_words(model, ["blimpish", "tile"]).text.tokens.weight)
+    assert more.embed("a blimpish tile").shape == model.embed(text).shape
+    with pytest.raises(ValueError):
+        model.embed("a blimpish tile")
+
+
+def test_pictures_of_one_size_are_learned_together(own):
+    model = load("tiny.safetensors", "cpu")
+    groups = grouped(model, [f"mine/{name}.png" for name in COLOURS])
+    assert [group.rows.tolist() for group in groups] == [[0, 1], [2]]
+
+
+@pytest.mark.slow
+def test_training_lowers_the_loss_and_leaves_the_given_model_alone(own):
+    model = load("tiny.safetensors", "cpu")
+    before = [p.clone() for p in (*model.net.parameters(), *model.text.parameters())]
+    files, captions = [f"mine/{name}.png" for name in COLOURS], [f"a {name} tile" for name in COLOURS]
+    done = train(model, files, captions, training=Training(steps=120, lr=3e-3, batch=8, warmup=5))
+    assert sum(done.losses[-20:]) < 0.8 * sum(done.losses[:20])
+    after = (*model.net.parameters(), *model.text.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(after, before)) and not any(p.requires_grad for p in after)
+    assert done.words == ["tile"] and not any(p.requires_grad for p in done.model.net.parameters())
+
+
+@pytest.mark.parametrize("captions", ["captions.json", "*.txt"])
+def test_the_command_writes_a_model_that_every_command_takes(own, capsys, captions):
+    assert main([*RUN.split(), "--captions", captions, "--steps", "2", "-o", "out"]) == 0
+    assert sorted(p.name for p in (own / "out").iterdir()) == [
+        "model.safetensors",
+        "sheet.png",
+        "tiny-vae.safetensors",
+    ]
+    assert "new words: blimpish, tile" in capsys.readouterr().out
+    model = load("out/model.safetensors", "cpu")
+    assert generate(model, "a blue blimpish tile", steps=2).picture.shape == (1, 3, 32, 32)
+    words = ["sdedit", "mine/red.png", "--prompt", "a blue blimpish tile", "--steps", "2"]
+    assert main([*words, "--model", "out/model.safetensors", "-o", "edit.png"]) == 0
+    assert main([*RUN.replace("tiny.safe", "out/model.safe").split(), "--steps", "1", "-o", "more"]) == 0
+    assert "new words" not in capsys.readouterr().out
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(own, monkeypatch):
+    import palimpsest.cli.commands.train as command
+
+    monkeypatch.setattr(command, "MINUTE", 0.0)
+    assert main([*RUN.split(), "--steps", "4", "-o", "whole"]) == 0
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "save_like", stop)
+        assert main([*RUN.split(), "--steps", "4", "-o", "broken"]) == 130
+    assert (own / "broken" / "state" / "checkpoint.pt").exists()
+    assert main([*RUN.split(), "--steps", "4", "-o", "broken"]) == 0
+    whole, broken = (load(f"{name}/model.safetensors", "cpu") for name in ("whole", "broken"))
+    for a, b in zip(whole.net.parameters(), broken.net.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_anew_keeps_the_autoencoder_alone(own):
+    assert main([*RUN.split(), "--anew", "--seed", "3", "--steps", "1", "-o", "out"]) == 0
+    old, new = load("tiny.safetensors", "cpu"), load("out/model.safetensors", "cpu")
+    first = [next(iter(part.parameters())) for part in (old.vae, new.vae, old.net, new.net)]
+    assert torch.equal(first[0], first[1]) and not torch.allclose(first[2], first[3], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ("--folder nowhere", "folder: nowhere is no folder"),
+        ("--folder empty", "folder: empty holds no pictures"),
+        ("--captions none.json", "captions: none.json is not there, nor in mine"),
+        ("--captions mine/red.png", "captions: mine/red.png cannot be read as text"),
+        ("--captions bad.json", "captions: bad.json is not JSON"),
+        ("--captions odd.json", "captions: odd.json must hold an object of names and captions"),
+        ("--captions gone.json", "captions: gone.json names gone.png, which is not in mine"),
+        ("--captions rows.json", "captions: each row must be an object with"),
+        ("--minutes 0", "minutes: must be above 0"),
+        ("--empty 2", "empty: must lie in [0, 1]"),
+        ("--init shapes-instruct", "model: the net of shapes-instruct takes"),
+        ("--init shapes-glide", "model: shapes-glide learns variances, too"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_folder(own, capsys, change, said):
+    (own / "empty").mkdir()
+    (own / "bad.json").write_text("{", encoding="utf-8")
+    (own / "odd.json").write_text('{"red.png": 3}', encoding="utf-8")
+    (own / "gone.json").write_text('{"gone.png": "a tile"}', encoding="utf-8")
+    (own / "rows.json").write_text("[3]", encoding="utf-8")
+    assert main([*RUN.split(), "--steps", "1", *change.split(), "-o", "out"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"palimpsest: error: {said}") and not (own / "out").exists()
