@@ -19,8 +19,8 @@ PATIENCE = (
 def step_generator(seed: int, step: int, rank: int = 0) -> Generator:
     """A CPU generator that depends on its arguments alone. SeedSequence mixes them: no two are related.
 
-    It takes no negative numbers, and reads a larger one as several: of such seeds the SHA-256 is taken."""
-    if not 0 <= seed < 2**32:
+    It takes no negative numbers: of those, and of seeds beyond 63 bits, the SHA-256 is taken."""
+    if not 0 <= seed < 2**63:
         seed = int.from_bytes(hashlib.sha256(str(seed).encode()).digest())
     return Generator().manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
 

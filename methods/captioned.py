@@ -67,15 +67,17 @@ def loss(
 ) -> Tensor:
     """L_simple of latents (b c y x) and their texts' tokens (b l): a scalar.
 
-    modules: "net" and "text". shift: as in `Model`. # Eq. (5), in v-form where prediction is "v"
+    modules: "net" and "text". shift: as in `Model`.
     """
     z_0, tokens = data
-    t = times(len(z_0), schedule.T, generator, tilt)
-    eps = gaussian(z_0, generator)
+    t = times(len(z_0), schedule.T, generator, tilt)  # Alg. 1 l. 3
+    eps = gaussian(z_0, generator)  # Alg. 1 l. 4
     ctx = modules["text"](tokens)
-    return l_simple(
-        lambda z_t, t: modules["net"](z_t, (t - shift).clamp(min=0), ctx), schedule, z_0, t, eps, prediction
-    )
+
+    def net(z_t: Tensor, t: Tensor) -> Tensor:
+        return modules["net"](z_t, (t - shift).clamp(min=0), ctx)
+
+    return l_simple(net, schedule, z_0, t, eps, prediction)  # Eq. (5), or its v-form; Alg. 1 l. 5
 
 
 # ---- words that are new to a model ----

@@ -178,7 +178,7 @@ def test_data_of_a_step_depends_on_seed_step_and_rank_alone():
         torch.randn(4, generator=step_generator(*key)) for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
     ]
     assert_close(draws[0], torch.randn(4, generator=step_generator(0, 0, 0)), atol=0, rtol=0)
-    others = [torch.randn(4, generator=step_generator(s, 0, 0)) for s in (2**32, -1, 10**40, -(10**40))]
+    others = [torch.randn(4, generator=step_generator(s, 0, 0)) for s in (2**62 + 1, -1, 10**40, -(10**40))]
     assert len({tuple(drawn.tolist()) for drawn in (*draws, *others)}) == 8
     assert all(not torch.equal(a, b) for n, a in enumerate(draws) for b in draws[:n])
 
