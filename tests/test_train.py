@@ -122,16 +122,18 @@ def test_anew_keeps_the_autoencoder_alone(own):
         ("--captions rows.json", "captions: each row must be an object with"),
         ("--minutes 0", "minutes: must be above 0"),
         ("--empty 2", "empty: must lie in [0, 1]"),
+        ("--init mine/model.safetensors -o mine", "out: mine/model.safetensors is "),
         ("--init shapes-instruct", "model: the net of shapes-instruct takes"),
         ("--init shapes-glide", "model: shapes-glide learns variances, too"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_folder(own, capsys, change, said):
     (own / "empty").mkdir()
+    tiny_weights(own / "mine", "model")
     (own / "bad.json").write_text("{", encoding="utf-8")
     (own / "odd.json").write_text('{"red.png": 3}', encoding="utf-8")
     (own / "gone.json").write_text('{"gone.png": "a tile"}', encoding="utf-8")
     (own / "rows.json").write_text("[3]", encoding="utf-8")
-    assert main([*RUN.split(), "--steps", "1", *change.split(), "-o", "out"]) == 2
+    assert main([*RUN.split(), "--steps", "1", "-o", "out", *change.split()]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"palimpsest: error: {said}") and not (own / "out").exists()

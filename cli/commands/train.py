@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shutil
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -16,19 +16,22 @@ import torch
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dreambooth import folder, made
 from palimpsest.cli.commands.dry_run import LOSES, float32_of
+from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.console import say, tell
 from palimpsest.cli.manners import Mistake, blame, command, number, options, run_options
 from palimpsest.fit.settings import Files
 from palimpsest.methods.captioned import Training, train
 from palimpsest.methods.sampling import generate
-from palimpsest.weights.files import read_weights
-from palimpsest.weights.load import NETS, find, is_public, load, save_like
+from palimpsest.weights.changes import merged_model
+from palimpsest.weights.files import WeightsError, read_weights
+from palimpsest.weights.load import NETS, companion, find, is_public, save_like
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import Original, contact_sheet, open_picture, write_picture
 
 MINUTE = 60.0  # seconds from one sheet to the next
 SHOWN = 8  # captions on a sheet
 SHEET = dict(steps=25, w=3.0)  # of its walks
+MODEL, SHEET_FILE, STATE = "model.safetensors", "sheet.png", ("checkpoint.pt", "loss.csv")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
 TRAINING = {  # fields of `Training`
     "steps": "of the training",
@@ -57,6 +60,7 @@ def declare_train(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument(
         "--init",
+        dest="model",
         default="shapes",
         metavar="NAME",
         help="the model to go on from, whose autoencoder and size are taken (default: 'shapes')",
@@ -75,6 +79,7 @@ def declare_train(commands: argparse._SubParsersAction) -> None:
         "a folder, there or to be made: model.safetensors, which --model of every command takes, and "
         "sheet.png, both written anew every minute; a run that was stopped goes on from there",
     )
+    p.set_defaults(reads=read_in, writes=written_in, kept=("out",))
 
 
 def run_train(a: argparse.Namespace) -> None:
@@ -84,22 +89,22 @@ def run_train(a: argparse.Namespace) -> None:
         raise Mistake(f"minutes: must be above 0, got {a.minutes:g}")
     training = Training(**{name: getattr(a, name) for name in TRAINING})
     captions = captions_of(Path(a.folder), a.captions)
-    model = load(a.init, a.device, float32_of(a, LOSES))
+    model = merged_model(load_model(a, float32_of(a, LOSES)))
     if a.anew:
-        model = untrained(model, a.init, a.seed)
+        model = untrained(model, a.model, a.seed)
     views = [opened(path).framed(model.size, model.grid) for path in captions]
     pictures, texts = [view.view() for view in views], list(captions.values())
     shown = list(range(0, len(texts), -(-len(texts) // SHOWN)))
-    file, state = out / "model.safetensors", out / "state"
+    file, state = out / MODEL, out / "state"
 
     def show(so_far: Model, losses: list[float]) -> None:
         """The model so far, and what it makes of some captions beside their pictures."""
-        save_like(so_far, a.init, file)
+        save_like(so_far, a.model, file)
         asked = [texts[i] for i in shown]
         painted = generate(so_far, asked, seed=a.seed, **SHEET).picture.cpu().split(1)
         there = [square(views[i], model.size) for i in shown]
         rows = ["yours", f"step {len(losses)}"]
-        write_picture(contact_sheet([there, list(painted)], rows, asked), out / "sheet.png")
+        write_picture(contact_sheet([there, list(painted)], rows, asked), out / SHEET_FILE)
 
     with made(out):
         checkpoint = state / "checkpoint.pt"
@@ -116,13 +121,36 @@ def run_train(a: argparse.Namespace) -> None:
             progress=sys.stderr.isatty(),
         )
     show(done.model, done.losses)
-    shutil.rmtree(state, ignore_errors=True)  # its work is done
+    forget(state)  # its work is done
     n, last = len(done.losses), done.losses[-100:]
     new = f"; new words: {', '.join(done.words)}" if done.words else ""
     tell(
         f"{file}: {len(texts)} pictures, {n} steps, loss {sum(last) / len(last):.4f}{new}; "
         f"{time.monotonic() - began:.0f} s"
     )
+
+
+def read_in(a: argparse.Namespace) -> dict[str, list[Path]]:
+    """The files of the folder."""
+    place = Path(a.folder)
+    return {"folder": [p for p in place.iterdir() if p.is_file()] if place.is_dir() else []}
+
+
+def written_in(a: argparse.Namespace) -> dict[str, list[Path]]:
+    """What the command writes into the folder OUT."""
+    out, pair = Path(a.out), None
+    if out.is_dir():
+        with blame("out"), suppress(WeightsError):
+            pair = companion(a.model, out / MODEL)
+    return {"out": [out / MODEL, out / SHEET_FILE, *(out / "state" / n for n in STATE), *(pair or ())[1:]]}
+
+
+def forget(state: Path) -> None:
+    """Remove the state of a run that is done, and nothing else that may lie in its folder."""
+    for name in STATE:
+        (state / name).unlink(missing_ok=True)
+    with suppress(OSError):  # it is not empty
+        state.rmdir()
 
 
 def untrained(model: Model, name: str, seed: int) -> Model:
