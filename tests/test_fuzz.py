@@ -21,9 +21,11 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from safetensors.torch import save_file
 
 from palimpsest.methods.glide_session import parse
 from palimpsest.nets.tokenizer import WordTokenizer
+from palimpsest.weights.files import WeightsError, read_weights
 from palimpsest.weights.load import load
 from palimpsest.weights.words import word_tokenizer
 from palimpsest.worlds.files import PictureError, open_picture, read_mask
@@ -343,3 +345,20 @@ def test_a_long_text_does_not_hang(cases):
             remark(word * 300)
             remark(word * 300, instructs=True)
             assert absent(word * 300, SEEN) == ""
+
+
+@pytest.mark.parametrize(
+    "part, name, value",
+    [
+        ("net", "blocks", 2**20),
+        ("net", "width", 2**20),
+        ("net", "mult", [1, 2**20]),
+        ("text", "layers", 10**6),
+    ],
+)
+def test_a_description_of_a_net_larger_than_its_file_is_refused_before_it_is_built(shelf, part, name, value):
+    config, tensors = read_weights(shelf / "tiny.safetensors")
+    config[part] = config[part] | {name: value}
+    save_file(tensors, shelf / "large.safetensors", metadata={"palimpsest": json.dumps(config)})
+    with pytest.raises(WeightsError, match=f"describes a {part} with {name} .*smaller one"):
+        load(shelf / "large.safetensors", "cpu")

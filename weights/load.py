@@ -109,7 +109,24 @@ def read_kind(name_or_path: str | Path, *kinds: str) -> tuple[Path, dict, dict[s
             f"model: {path.name} holds a {config.get('kind')} model, and a {' or '.join(kinds)} model is "
             "needed here"
         )
+    check_numbers(path, config, tensors)
     return path, config, tensors
+
+
+def check_numbers(path: Path, config: dict, tensors: dict[str, Tensor]) -> None:
+    """Raises WeightsError for a configuration of nets that are far larger than the file's tensors, before
+    they are built: as many blocks as tensors, or as wide as none of them, would fill the memory.
+    """
+    sides = max((side for tensor in tensors.values() for side in tensor.shape), default=0)
+    for part, net in config.items():
+        for name, value in net.items() if part != "schedule" and isinstance(net, dict) else ():
+            most = len(tensors) if name in ("blocks", "layers") else max(1024, sides)
+            numbers = [one for one in (value if isinstance(value, list) else [value]) if type(one) is int]
+            if any(one > (64 if isinstance(value, list) else most) for one in numbers):
+                raise WeightsError(
+                    f"model: {path} describes a {part} with {name} {value}, and holds the tensors of a smaller "
+                    "one; train it again"
+                )
 
 
 @contextmanager
