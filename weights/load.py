@@ -124,8 +124,8 @@ def check_numbers(path: Path, config: dict, tensors: dict[str, Tensor]) -> None:
             numbers = [one for one in (value if isinstance(value, list) else [value]) if type(one) is int]
             if any(one > (64 if isinstance(value, list) else most) for one in numbers):
                 raise WeightsError(
-                    f"model: {path} describes a {part} with {name} {value}, and holds the tensors of a smaller "
-                    "one; train it again"
+                    f"model: {path} describes a {part} with {name} {value}, and holds the tensors of a "
+                    "smaller one; train it again"
                 )
 
 
