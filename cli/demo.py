@@ -25,20 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.cli.commands.loading import load_model
-from palimpsest.cli.manners import (
-    Mistake,
-    Parser,
-    blame,
-    exit_code_of,
-    progress,
-    shared_options,
-    whole,
-    writable,
-)
+from palimpsest.cli.manners import Mistake, Parser, blame, exit_code_of, progress, shared_options, whole
 from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
 from palimpsest.methods.sdedit import sdedit
 from palimpsest.weights.load import load
-from palimpsest.worlds.files import contact_sheet, read_picture, write_picture
+from palimpsest.worlds.files import check_output, contact_sheet, read_picture, write_picture
 
 FOLDER, EMOJI = (Path(__file__).parents[1] / "figures" / name for name in ("hand", "emoji"))
 STEPS = 40
@@ -121,13 +112,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--steps", type=whole, default=STEPS, metavar="N", help=f"of each walk (default: {STEPS})"
     )
-    shared_options(parser, "the sheet (default: demo.png)", default="demo.png")
+    shared_options(parser, "the sheet (default: demo.png)", default="demo.png", sidecar=False)
     return exit_code_of(lambda: run(parser.parse_args(argv)))
 
 
 def run(a: argparse.Namespace) -> None:
     """The emoji's strips, then the paintings'."""
-    began, out = time.monotonic(), writable("out", a.out)
+    began, out = time.monotonic(), Path(a.out)
+    with blame("out"):
+        check_output(out)
     for folder in (EMOJI, FOLDER):
         if not folder.is_dir():
             raise Mistake(

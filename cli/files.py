@@ -25,7 +25,10 @@ from palimpsest.worlds.files import SAVE
 READS = ("input", "inputs", "mask", "original", "load", "picture", "script", "prompts", "captions")
 MODELS = ("model", "upsampler")
 CHANGES = ("lora", "embedding")
-WRITES = ("save_mask", "save_heat", "save_steps", "save_source", "save", "strip", "out")
+WRITES = (
+    *("save_mask", "save_heat", "save_steps", "save_source", "save", "strip", "compare", "gif"),
+    "out",  # the last: what is written beside it gives way
+)
 STEPS = 1000  # at most, of a walk
 
 Paths = dict[str, list[Path]]
@@ -85,12 +88,19 @@ def written_by(given: argparse.Namespace) -> Paths:
     found: Paths = {}
     for name, path in named(given, WRITES).items():
         if name == "out" and "{i}" in path.name:
-            found[name] = numbered(str(path), given.n)
+            found[name] = numbered(str(path), getattr(given, "n", 1))
         elif name == "save-steps" and (path.suffix.lower() not in SAVE or path.is_dir()):
             found[name] = [path / f"step_{n:03d}.png" for n in range(STEPS + 1)]
         else:
             found[name] = [path]
+    if getattr(given, "sidecar", False):
+        found["sidecar"] = [sidecar_of(path) for path in found.get("out", ())]
     return found | getattr(given, "writes", lambda given: {})(given)
+
+
+def sidecar_of(out: str | Path) -> Path:
+    """red.png -> red.png.json, which no other picture's record has."""
+    return Path(f"{out}.json")
 
 
 def kept_by(given: argparse.Namespace) -> tuple[str, ...]:

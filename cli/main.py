@@ -1,8 +1,9 @@
 """The command line: palimpsest METHOD INPUT… [options] -o OUT, also python -m palimpsest.
 
 A command is a file of cli/commands with one function that declares its options, `declare_` and the file's
-name, and one that runs: check the outputs, read the inputs, load the model, call the verb, write. To add one,
-write the two and name the command in cli/commands/__init__.py.
+name, and one that runs: read the inputs, load the model, call the verb, and give what was made, which
+cli/deliver.py writes for all commands alike. To add one, write the two and name it in
+cli/commands/__init__.py.
 
 Only the command that was asked for is imported: the methods import torch, which takes seconds."""
 
@@ -37,8 +38,8 @@ def answered(words: list[str], interrupts: Interrupts) -> int:
     if words[0] in ("-h", "--help", "--version"):
         command_line(argparse.ArgumentParser, ()).parse_args(words[:1])
     try:  # Ctrl-C may come while torch is imported
-        from palimpsest.cli.files import own_files
         from palimpsest.cli.manners import Parser, exit_code_of
+        from palimpsest.cli.run import run
 
         parser = command_line(Parser, words[:1] if words[0] in COMMANDS else COMMANDS)
     except KeyboardInterrupt:
@@ -47,9 +48,7 @@ def answered(words: list[str], interrupts: Interrupts) -> int:
 
     def work() -> None:
         interrupts.starting = False
-        arguments = parser.parse_args(words)
-        with own_files(arguments):
-            arguments.run(arguments)
+        run(parser.parse_args(words))
 
     return exit_code_of(work)
 

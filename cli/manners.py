@@ -11,16 +11,17 @@ import argparse
 import inspect
 import math
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import torch
 from tqdm import tqdm
 
 from palimpsest.arguments import ArgumentError, Caution, hints, wrong
+from palimpsest.cli.commands.examples import ending
 from palimpsest.cli.console import say
 from palimpsest.cli.interrupts import interruptible
 from palimpsest.fit.processes import rank_and_world
@@ -28,11 +29,14 @@ from palimpsest.nets.tokenizer import TextCut
 from palimpsest.weights.counting import counted
 from palimpsest.weights.load import DTYPES
 from palimpsest.weights.model import Model
-from palimpsest.worlds.files import check_output
 
 
 class Mistake(ValueError):
     """The user's, in one line that names the argument and the mend."""
+
+
+class Told(Exception):
+    """Something went wrong, and the line about it was said."""
 
 
 # ---- manners ----
@@ -53,25 +57,31 @@ def _exit_code_of(work: Callable[[], Any]) -> int:
     except KeyboardInterrupt:
         say("interrupted")
         return 130
-    except torch.cuda.OutOfMemoryError:
-        say("error: device: its memory is too small for this; ask for less at once, or take --device cpu")
+    except Told:
         return 2
-    except ArgumentError as error:  # pictures are given as IN here
-        name = {"pictures": "IN", "x": "IN"}.get(error.argument, option_name(error.argument))
-        say(f"error: {name}: {error.text}")
-        return 2
-    except (ValueError, ArithmeticError, OSError, MemoryError) as error:
-        say(f"error: {str(error) or 'out of memory: ask for less at once'}")
-        return 2
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):  # how PyTorch says that the CPU's memory is spent
+    except Exception as error:
+        if (line := complaint(error)) is None:
             raise
-        say(
-            "error: out of memory: ask for less at once, or for a smaller --size; --estimate tells "
-            "what a command takes"
-        )
+        say(f"error: {line}")
         return 2
     return 0
+
+
+def complaint(error: Exception) -> str | None:
+    """What a user is told of an error, on one line; None for a mistake of ours."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "device: its memory is too small for this; ask for less at once, or take --device cpu"
+    if isinstance(error, ArgumentError):  # pictures are given as IN here
+        name = {"pictures": "IN", "x": "IN"}.get(error.argument, option_name(error.argument))
+        return f"{name}: {error.text}"
+    if isinstance(error, (ValueError, ArithmeticError, OSError, MemoryError)):
+        return str(error) or "out of memory: ask for less at once"
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):  # PyTorch's MemoryError
+        return (
+            "out of memory: ask for less at once, or for a smaller --size; --estimate tells what a command "
+            "takes"
+        )
+    return None
 
 
 @contextmanager
@@ -216,13 +226,20 @@ def read_as(kind: type, annotation: Any) -> Callable[[str], Any]:
 
 
 def command(
-    commands: argparse._SubParsersAction, name: str, about: str, run: Callable[[argparse.Namespace], None]
+    commands: argparse._SubParsersAction, name: str, about: str, run: Callable[[argparse.Namespace], object]
 ) -> Parser:
     """A parser for one command. No abbreviations: a new option would change what an old abbreviation
     means.
     """
-    parser = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
-    parser.set_defaults(run=run)
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=textwrap.fill(about, 80),
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.epilog = ending(parser.prog.removeprefix("palimpsest "))
+    parser.set_defaults(run=run, parser=parser, writes_folder=False)
     return parser
 
 
@@ -232,11 +249,12 @@ def shared_options(
     default: str | None = None,
     *,
     estimates: bool = False,
+    sidecar: bool = True,
 ) -> None:
     """What every method takes. `out`: the help of -o, which must be given where it has no default.
 
     estimates: whether the command can say what it would cost (--estimate); it then writes nothing, and -o
-    need not be given."""
+    need not be given. sidecar: whether what it makes carries a record (cli/record.py)."""
     parser.add_argument(
         "--model",
         default="shapes",
@@ -244,7 +262,7 @@ def shared_options(
         help="a shipped name (`palimpsest models`), a public one (`palimpsest weights list`) or a "
         "path (default: 'shapes')",
     )
-    run_options(parser, out, default, estimates=estimates)
+    run_options(parser, out, default, estimates=estimates, sidecar=sidecar)
 
 
 def change_options(parser: argparse.ArgumentParser) -> None:
@@ -266,7 +284,12 @@ def change_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_options(
-    parser: argparse.ArgumentParser, out: str, default: str | None = None, *, estimates: bool = False
+    parser: argparse.ArgumentParser,
+    out: str,
+    default: str | None = None,
+    *,
+    estimates: bool = False,
+    sidecar: bool = True,
 ) -> None:
     """Of these all but --model."""
     change_options(parser)
@@ -292,6 +315,13 @@ def run_options(
         ) -> None:
             given.estimate, where.required = True, False
 
+    if sidecar:
+        parser.add_argument(
+            "--sidecar",
+            action="store_true",
+            help="also write, as OUT.json, what OUT itself carries: the command, and hashes of the model and "
+            "all inputs, from which `palimpsest again OUT` makes it once more",
+        )
     if estimates:
         parser.add_argument(
             "--estimate",
@@ -300,16 +330,6 @@ def run_options(
             default=False,
             help="print what this would cost in memory and network evaluations, and do nothing",
         )
-
-
-def writable(argument: str, path: str | Path | None) -> Path | None:
-    """The path, if a picture can be written there: asked before the long work. None, as a dry run has it,
-    stays None.
-    """
-    if path is None:
-        return None
-    with blame(argument):
-        return check_output(path)
 
 
 # ---- progress ----

@@ -234,6 +234,8 @@ CHANGED: dict[str, str] = {
     "null-text/ablations/shared/updates": "The updates of an embedding that all steps share are counted; it said 0.",
     "dreambooth/textual-inversion, command/dreambooth --word": "The shapes model drops what it never learned, 'a "
                                                                "photo of': the six templates say two texts.",
+    "command/invert": "A line says where the sheet went, as every command says of its result.",
+    "command/options, IN": "A command takes several pictures, or a folder of them.",
     "command/mistakes": "A command line without words prints the help; `help unknown` is a mistake now.",
     "command/options": "Choices that a verb's annotation lists are listed by the parser, too; every command has --dtype. "
                        "`words` is new, and --crop says what becomes of a picture that is not square.",

@@ -97,7 +97,10 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
     ("sdedit empty.png -o out.png", "IN: empty.png", "empty", "give a PNG"),
     ("sdedit cut.png -o out.png", "IN: cut.png", "damaged", "save it again"),
     ("sdedit text.png -o out.png", "IN: text.png", "not a picture", "give a PNG"),
-    ("sdedit folder.png -o out.png", "IN: folder.png", "is a folder", "name a picture file"),
+    ("sdedit folder.png -o out", "IN: the folder folder.png holds no picture", ".png"),
+    ("sdedit in.png in.png -o out.png", "out: several inputs need a folder", "out.png names a file"),
+    ("sdedit in.png mask.png -o no/where", "out: there is no folder", "make it first"),
+    ("sdedit in.png mask.png -o .", "out: in.png is the file of IN too", "name another"),
     (f"sdedit {'a' * 300}.png -o out.png", "IN: aaaa", "so long a name"),
     (f"sdedit in.png -o {'a' * 220}.png", "out: cannot write aaaa", "at most 200 bytes"),
     # the mask and the original
@@ -149,7 +152,7 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
     ("sdedit in.png -o out.bmp", "out: cannot write out.bmp", ".png"),
     ("sdedit in.png -o out", "out: cannot write out", "must end in"),
     ("sdedit in.png -o nowhere/out.png", "out: cannot write", "no folder nowhere", "make it first"),
-    ("sdedit in.png -o folder.png", "out: cannot write folder.png", "is a folder"),
+    ("generate --prompt star -o folder.png", "out: cannot write folder.png", "is a folder"),
     (
         "sdedit in.png --mask mask.png -o out.png --save-mask nowhere/m.png",
         "save-mask: cannot write",

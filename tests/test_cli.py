@@ -95,8 +95,9 @@ def test_the_commands_of_the_readme_are_understood_and_name_files_that_are_there
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
         a = vars(command_line(cli.Parser).parse_args(words))
-        given = a.get("inputs") or [a[name] for name in ("input", "mask", "prompts") if a.get(name)]
-        missing = [file for file in given if not (root / file).is_file() and file not in written]
+        given = [a[name] for name in ("inputs", "input", "mask", "prompts") if a.get(name)]
+        given = [file for files in given for file in (files if isinstance(files, list) else [files])]
+        missing = [file for file in given if not (root / file).exists() and file not in written]
         written |= {a.get("save_mask"), a.get("out")}
         assert missing == (["photo.jpg"] if "photo.jpg" in words else []), (
             line

@@ -10,6 +10,7 @@ from PIL import Image
 from palimpsest.cli.commands.attention import declare_attention
 from palimpsest.cli.commands.prompt_to_prompt import by_word, declare_prompt_to_prompt
 from palimpsest.cli.manners import Parser, exit_code_of
+from palimpsest.cli.run import run as run_all
 from palimpsest.methods.null_files import load_null_text, null_text_key, save_null_text
 from palimpsest.methods.null_text import null_text
 from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
@@ -37,11 +38,8 @@ def run(tmp_path, monkeypatch, tiny):
         declare_prompt_to_prompt(commands)
         declare_attention(commands)
 
-        def work():
-            arguments = parser.parse_args([*argv, "--steps", "2", "--model", str(tiny), "-o", "out.png"])
-            arguments.run(arguments)
-
-        return exit_code_of(work)
+        words = [*argv, "--steps", "2", "--model", str(tiny), "-o", "out.png"]
+        return exit_code_of(lambda: run_all(parser.parse_args(words)))
 
     return call
 

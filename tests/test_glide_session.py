@@ -216,7 +216,10 @@ def test_the_command_paints_inpaints_and_keeps_a_session(folder, tmp_path, capsy
         (["generate", "--prompt", A, "--scale", "2"], "scale: "),
         (["generate", "--prompt", A, "--w", "nan"], "w: "),
         (["inpaint", "in.png", "--mask", "mask.png", "--prompt", A, "--how", "magic"], "how: "),
-        (["inpaint", "in.png", "--mask", "in.png", "--prompt", A, "--model", "up.safetensors"], "upsampler"),
+        (
+            ["inpaint", "in.png", "--mask", "mask.png", "--prompt", A, "--model", "up.safetensors"],
+            "upsampler",
+        ),
         (["generate", "--prompt", A, "--steps", "foo"], "steps: "),
         (["generate", "--prompt", A, "--up-steps", "foo"], "up-steps: "),
         (["session", "good.txt", "--up-steps", "foo"], "up-steps: "),

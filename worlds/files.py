@@ -36,6 +36,7 @@ from torch import Tensor
 
 from palimpsest.arguments import Caution
 from palimpsest.outputs import OutputError, check_writable, whole
+from palimpsest.worlds.notes import saving
 from palimpsest.worlds.reading import PictureError, read_pixels, srgb_profile
 
 SRGB = srgb_profile()
@@ -261,18 +262,19 @@ def eight_bits(pictures: Tensor) -> Tensor:
     return ((pictures + 1) * 127.5).round() / 127.5 - 1
 
 
-def write_picture(picture: Tensor, path: str | Path) -> None:
+def write_picture(picture: Tensor, path: str | Path, note: str = "") -> None:
     """Write (1, 3, y, x) in [-1, 1], or uint8 (1, 3 or 4, y, x), in the format that the suffix names.
 
     .png, .webp and .tiff are exact, .jpg and .jpeg have quality 95 and, for want of alpha, a white ground.
-    The file appears whole or not at all. Raises OutputError, and ValueError for a tensor that is no picture.
+    The file appears whole or not at all. note: a text that it carries (worlds/notes.py). Raises OutputError,
+    and ValueError for a tensor that is no picture.
     """
     path = check_output(path)
-    pixels = _bytes(picture)
-    if pixels.shape[2] == 4 and SAVE[path.suffix.lower()]["format"] == "JPEG":
+    pixels, how = _bytes(picture), SAVE[path.suffix.lower()]
+    if pixels.shape[2] == 4 and how["format"] == "JPEG":
         pixels = _on_white(pixels[..., :3], pixels[..., 3])
     with whole(path) as part:
-        Image.fromarray(pixels).save(part, **SAVE[path.suffix.lower()])
+        Image.fromarray(pixels).save(part, **how, **saving(how["format"], note))
 
 
 def write_gif(frames: Sequence[Tensor], path: str | Path, seconds: float = 4.0, hold: float = 1.5) -> None:

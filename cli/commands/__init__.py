@@ -19,6 +19,8 @@ COMMANDS = {  # name -> what it does; `palimpsest --help` prints this without im
     "glide": "paint from a text in two stages, and paint parts of a picture anew (arXiv:2112.10741)",
     "instruct-pix2pix": "edit a picture by an instruction (arXiv:2211.09800)",
     "words": "list the words that a model reads, and what else is understood as them",
+    "sweep": "a command for every setting of one or two of its options, on one labelled sheet",
+    "again": "make a result once more, to the bit, from the record that it carries",
     "models": "list the shipped models, with what was measured on each",
     "weights": "public checkpoints: list those that are known, fetch one, look at a file",
 }

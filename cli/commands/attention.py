@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,24 +10,16 @@ from torch import Tensor
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import Work, calls, check_room, dry_run, inversion
 from palimpsest.cli.commands.loading import load_model
-from palimpsest.cli.commands.pictures import frames_of, latent_size, open_input, seen_by, shown_options
+from palimpsest.cli.commands.pictures import latent_size, open_input, seen_by, shown_options
 from palimpsest.cli.commands.wording import note_wording
 from palimpsest.cli.console import tell
-from palimpsest.cli.manners import (
-    Mistake,
-    blame,
-    command,
-    number,
-    options,
-    progress,
-    shared_options,
-    writable,
-)
+from palimpsest.cli.deliver import Made, frames_of
+from palimpsest.cli.manners import Mistake, blame, command, number, options, progress, shared_options
 from palimpsest.methods.attention_maps import AttentionMaps, explore, sites_at
 from palimpsest.methods.inversion import invert
 from palimpsest.weights.estimate import Passes
 from palimpsest.weights.model import Model
-from palimpsest.worlds.files import contact_sheet, write_picture
+from palimpsest.worlds.files import contact_sheet
 
 
 def declare_attention(commands: argparse._SubParsersAction) -> None:
@@ -38,8 +29,9 @@ def declare_attention(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "input",
         metavar="IN",
-        nargs="?",
-        help="a picture, to be inverted under the prompt (default: generate one)",
+        nargs="*",
+        help="a picture, to be inverted under the prompt (default: generate one); of several, or a folder, "
+        "each, with -o FOLDER",
     )
     p.add_argument("--prompt", required=True, metavar="TEXT", help="what the picture shows, in words")
     shown_options(p)
@@ -64,10 +56,8 @@ def declare_attention(commands: argparse._SubParsersAction) -> None:
     shared_options(p, "a sheet of the maps, .png, .jpg, .webp or .tiff", estimates=True)
 
 
-def run_attention(a: argparse.Namespace) -> None:
+def run_attention(a: argparse.Namespace) -> Made | None:
     """The maps of one walk, on one sheet; a line for each word."""
-    began = time.monotonic()
-    out = writable("out", a.out)
     for name in ("crop", "size"):
         if a.input is None and getattr(a, name):
             raise Mistake(f"{name}: makes sense only with a picture IN")
@@ -92,14 +82,14 @@ def run_attention(a: argparse.Namespace) -> None:
             maps = explore(model, start=start, res=res, w=a.w)
     words = list(dict.fromkeys(a.word or maps.words()))
     with blame("word"):
-        write_picture(sheet(maps, words, a.by, a.components), out)
+        shown = sheet(maps, words, a.by, a.components)
         for word in words:
             m = maps.word_map(word)
             tell(
                 f"{word:<16}looks at {m.mean():.1%} on average, {m.max():.1%} at most; "
                 f"spread {maps.entropy(word):.2f} (1 is everywhere alike)"
             )
-    tell(f"{out}: {len(words)} words, {maps.res[0]}×{maps.res[1]} cells, {time.monotonic() - began:.1f} s")
+    return Made([shown], f"{len(words)} words, {maps.res[0]}×{maps.res[1]} cells")
 
 
 def res_of(a: argparse.Namespace, model: Model, latent: tuple[int, int]) -> tuple[int, int] | None:

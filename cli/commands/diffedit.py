@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import fields
 
 from torch import Tensor
@@ -12,33 +11,34 @@ from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import Work, branches, calls, check_room, dry_run, inversion
 from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import (
+    as_it_was,
     at_the_files_size,
+    compare_option,
+    input_argument,
     open_input,
-    optional,
     paste_option,
     region_of,
     seen_by,
     shown_options,
     steps_option,
-    steps_target,
-    write_steps,
 )
 from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
 from palimpsest.cli.commands.wording import note_wording
-from palimpsest.cli.console import say, tell
-from palimpsest.cli.manners import Mistake, blame, command, options, progress, shared_options, writable
+from palimpsest.cli.console import say
+from palimpsest.cli.deliver import Made, Walk
+from palimpsest.cli.manners import Mistake, blame, command, options, progress, shared_options
 from palimpsest.methods.diffedit import Ablation, DiffEdit, MaskRule, diffedit
 from palimpsest.metrics.image import rmse
 from palimpsest.weights.estimate import Passes
 from palimpsest.weights.model import Model
-from palimpsest.worlds.files import read_mask, write_picture
+from palimpsest.worlds.files import read_mask
 
 
 def declare_diffedit(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest diffedit`."""
     about = COMMANDS["diffedit"]
     p = command(commands, "diffedit", about, run_diffedit)
-    p.add_argument("input", metavar="IN", help="the picture")
+    input_argument(p)
     options(p, diffedit, {"source": "what it shows, in words, or nothing"})
     p.add_argument("--target", required=True, metavar="TEXT", help="what it should show, in words")
     p.add_argument(
@@ -80,19 +80,17 @@ def declare_diffedit(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--save-heat", metavar="PNG", help="also write the heat map that the threshold cuts")
     steps_option(p, "the walk down")
+    compare_option(p, "the heat map and the mask")
     shared_options(p, estimates=True)
 
 
-def run_diffedit(a: argparse.Namespace) -> None:
+def run_diffedit(a: argparse.Namespace) -> Made | None:
     """One picture edited, under a found mask or a given one."""
-    began = time.monotonic()
-    out, more = writable("out", a.out), optional(a, "save-mask", "save-heat")
-    save_steps = steps_target(a)
-    if "save-heat" in more and (a.mask is not None or not a.use_mask):
+    if a.save_heat is not None and (a.mask is not None or not a.use_mask):
         raise Mistake(
             "save-heat: there is a heat map only where a mask is found; leave out --mask and --no-use-mask"
         )
-    if "save-mask" in more and not a.use_mask:
+    if a.save_mask is not None and not a.use_mask:
         raise Mistake("save-mask: there is no mask with --no-use-mask; leave one of the two out")
 
     picture = open_input(a.input, a.crop)
@@ -119,17 +117,29 @@ def run_diffedit(a: argparse.Namespace) -> None:
 
     region = picture.back(e.mask) if mask is None else mask
     # e.picture has the kept pixels as the model sees them; the file's own, at its size, are put back here
-    write_picture(picture.restore(e.picture, region) if a.paste else picture.restore(e.raw), out)
-    if "save-mask" in more:
-        write_picture(at_the_files_size(picture, (picture.back(e.cells) > 0.5).float()), more["save-mask"])
-    if "save-heat" in more:
-        write_picture(at_the_files_size(picture, picture.back(e.heat)), more["save-heat"])
-    write_steps(model, e, save_steps)
+    shown = picture.restore(e.picture, region) if a.paste else picture.restore(e.raw)
+
+    def found() -> Tensor:
+        return at_the_files_size(picture, (picture.back(e.cells) > 0.5).float())
+
+    def heat() -> Tensor:
+        return at_the_files_size(picture, picture.back(e.heat))
+
+    def between() -> dict[str, Tensor]:
+        if mask is not None:
+            return {"mask": at_the_files_size(picture, mask)}
+        return {"heat map": heat(), "mask": found()} if a.use_mask else {}
+
     distance = rmse((e.picture if a.paste else e.raw).cpu(), x).item()
-    tell(
-        f"{out}: edits {e.mask.mean():.0%} of the picture, ratio {a.ratio:g} "
-        f"(σ {model.schedule.sigma(e.levels[0]):.3g}), distance {distance:.3f}, "
-        f"{time.monotonic() - began:.1f} s"
+    return Made(
+        [shown],
+        f"edits {e.mask.mean():.0%} of the picture, ratio {a.ratio:g} "
+        f"(σ {model.schedule.sigma(e.levels[0]):.3g}), distance {distance:.3f}",
+        before=as_it_was(picture),
+        between=between,
+        after=a.target,
+        more={"save_mask": found, "save_heat": heat},
+        walk=Walk.of(model, e.path, e.levels),
     )
 
 

@@ -120,8 +120,9 @@ def declare_dreambooth(commands: argparse._SubParsersAction) -> None:
         "a folder, there or to be made: model.safetensors, which --model of every command takes, and the "
         "pictures; a run that was stopped goes on from there",
         estimates=True,
+        sidecar=False,
     )
-    p.set_defaults(kept=("out",), writes=files_in)
+    p.set_defaults(kept=("out",), writes=files_in, writes_folder=True)
 
 
 def run_dreambooth(a: argparse.Namespace) -> None:

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import argparse
-import time
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import Work, branches, calls, check_room, dry_run
 from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import (
+    as_it_was,
+    at_the_files_size,
+    compare_option,
+    input_argument,
     open_input,
     region_of,
     seen_by,
     shown_options,
     steps_option,
-    steps_target,
-    write_steps,
 )
 from palimpsest.cli.commands.wording import note_wording
-from palimpsest.cli.console import tell
-from palimpsest.cli.manners import blame, command, options, progress, shared_options, writable
+from palimpsest.cli.deliver import Made, Walk, change
+from palimpsest.cli.manners import blame, command, options, progress, shared_options
 from palimpsest.methods.flow_edit import flow_edit, walked
 from palimpsest.metrics.image import rmse
 from palimpsest.weights.estimate import Passes
 from palimpsest.weights.model import Model
-from palimpsest.worlds.files import read_mask, write_picture
+from palimpsest.worlds.files import read_mask
 
 
 def declare_flow_edit(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest flow-edit`."""
     about = COMMANDS["flow-edit"]
     p = command(commands, "flow-edit", about, run_flow_edit)
-    p.add_argument("input", metavar="IN", help="the picture")
+    input_argument(p)
     p.add_argument("--source", required=True, metavar="TEXT", help="what it shows, in words")
     p.add_argument("--target", required=True, metavar="TEXT", help="what it should show, in words")
     p.add_argument("--mask", metavar="M", help="white where the picture may change (default: everywhere)")
@@ -50,12 +51,12 @@ def declare_flow_edit(commands: argparse._SubParsersAction) -> None:
         },
     )
     steps_option(p, "the picture on its way")
+    compare_option(p, "the mask, or without one what changed,")
     shared_options(p, estimates=True)
 
 
-def run_flow_edit(a: argparse.Namespace) -> None:
+def run_flow_edit(a: argparse.Namespace) -> Made | None:
     """One picture edited."""
-    began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
     picture, mask = open_input(a.input, a.crop), None
     if a.mask is not None:
         with blame("mask"):
@@ -85,12 +86,19 @@ def run_flow_edit(a: argparse.Namespace) -> None:
             last=a.last,
             seed=a.seed,
         )
-    write_picture(picture.restore(e.picture.cpu(), mask), out)
-    write_steps(model, e, save_steps)
-    tell(
-        f"{out}: from s = {e.times[0]:.3g} (σ {model.schedule.sigma(e.levels[0]):.3g}), {e.calls} "
-        "evaluations, "
-        f"distance {rmse(e.picture.cpu(), x).item():.3f}, {time.monotonic() - began:.1f} s"
+    shown, before = picture.restore(e.picture.cpu(), mask), as_it_was(picture)
+    return Made(
+        [shown],
+        f"from s = {e.times[0]:.3g} (σ {model.schedule.sigma(e.levels[0]):.3g}), {e.calls} evaluations, "
+        f"distance {rmse(e.picture.cpu(), x).item():.3f}",
+        before=before,
+        between=lambda: (
+            {"what changed": change(before, shown)}
+            if mask is None
+            else {"mask": at_the_files_size(picture, mask)}
+        ),
+        after=a.target,
+        walk=Walk.of(model, e.path, e.levels),
     )
 
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 
 import torch
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import Work, branches, calls, check_room, dry_run
 from palimpsest.cli.commands.loading import load_model
-from palimpsest.cli.commands.pictures import steps_option, steps_target, write_steps
+from palimpsest.cli.commands.pictures import steps_option
 from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
 from palimpsest.cli.commands.wording import note_wording
-from palimpsest.cli.console import tell
-from palimpsest.cli.files import numbered
-from palimpsest.cli.manners import Mistake, command, options, progress, shared_options, whole, writable
+from palimpsest.cli.deliver import Made, Walk, a_file_each
+from palimpsest.cli.manners import Mistake, command, options, progress, shared_options, whole
 from palimpsest.methods.sampling import generate
 from palimpsest.weights.estimate import Passes
-from palimpsest.worlds.files import contact_sheet, write_picture
+from palimpsest.worlds.files import contact_sheet
 
 BATCH = 16  # pictures at once
 
@@ -40,9 +38,8 @@ def declare_generate(commands: argparse._SubParsersAction) -> None:
     )
 
 
-def run_generate(a: argparse.Namespace) -> None:
+def run_generate(a: argparse.Namespace) -> Made | None:
     """n pictures of one prompt."""
-    began = time.monotonic()
     if not 1 <= a.n <= 1000:
         raise Mistake(f"n: must lie between 1 and 1000, got {a.n}")
     work = Work(
@@ -53,8 +50,6 @@ def run_generate(a: argparse.Namespace) -> None:
     )
     if a.estimate:
         return dry_run(a, work)
-    files = [writable("out", file) for file in (numbered(a.out, a.n) if "{i}" in a.out else [a.out])]
-    save_steps = steps_target(a)
     model = load_model(a)
     check_room(a, model, work)
     note_wording(model, {"prompt": a.prompt})
@@ -66,15 +61,16 @@ def run_generate(a: argparse.Namespace) -> None:
             for i in range(0, a.n, BATCH)
         ]
     pictures = list(torch.cat([batch.picture for batch in batches]).split(1))
-    if len(files) < a.n:
+    if not a_file_each(a) and a.n > 1:
         columns = math.ceil(a.n**0.5)
         pictures = [
             contact_sheet([pictures[i : i + columns] for i in range(0, a.n, columns)], title=a.prompt)
         ]
-    for picture, file in zip(pictures, files, strict=True):
-        write_picture(picture, file)
-    write_steps(model, batches[0], save_steps)
-    tell(f"{a.out}: {a.n} picture{'s' if a.n > 1 else ''}, seed {a.seed}, {time.monotonic() - began:.1f} s")
+    return Made(
+        pictures,
+        f"{a.n} picture{'s' if a.n > 1 else ''}, seed {a.seed}",
+        walk=Walk.of(model, batches[0].path, batches[0].levels),
+    )
 
 
 def passes(a: argparse.Namespace) -> list[Passes]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,20 +15,19 @@ from torch import Tensor
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import EACH, intended_device, meta_model, print_estimate
 from palimpsest.cli.commands.loading import load_model
-from palimpsest.cli.commands.pictures import open_input, seen_by, steps_option, steps_target, write_steps
+from palimpsest.cli.commands.pictures import (
+    as_it_was,
+    at_the_files_size,
+    compare_option,
+    input_argument,
+    open_input,
+    seen_by,
+    steps_option,
+)
 from palimpsest.cli.commands.wording import note_wording
 from palimpsest.cli.console import say, tell
-from palimpsest.cli.manners import (
-    Mistake,
-    blame,
-    command,
-    number,
-    options,
-    progress,
-    run_options,
-    whole,
-    writable,
-)
+from palimpsest.cli.deliver import Made, Walk, write_pictures
+from palimpsest.cli.manners import Mistake, blame, command, number, options, progress, run_options, whole
 from palimpsest.methods.glide import (
     blurred,
     check_stage,
@@ -48,7 +46,7 @@ from palimpsest.weights.judges import load_classifier, load_judge
 from palimpsest.weights.load import load_autoencoder
 from palimpsest.weights.memory import free_memory
 from palimpsest.weights.model import Model
-from palimpsest.worlds.files import Original, contact_sheet, read_mask, write_picture
+from palimpsest.worlds.files import Original, contact_sheet, read_mask
 from palimpsest.worlds.words import wanted
 
 GUIDES = ("text", "clip", "classifier")
@@ -102,7 +100,7 @@ def generate_options(p: argparse.ArgumentParser) -> None:
 
 def inpaint_options(p: argparse.ArgumentParser) -> None:
     """The options of `palimpsest glide inpaint`."""
-    p.add_argument("input", metavar="IN", help="the picture")
+    input_argument(p)
     p.add_argument("--mask", required=True, metavar="M", help="white where to paint, black where to keep")
     p.add_argument("--prompt", required=True, metavar="P", help="what the whole picture should show")
     p.add_argument(
@@ -112,6 +110,7 @@ def inpaint_options(p: argparse.ArgumentParser) -> None:
         "a picture that is not square needs this",
     )
     steps_option(p, "the base model's walk")
+    compare_option(p, "the mask")
     how = "how the rest is kept: trained, replace or x0"
     options(p, inpaint, {"how": how, "w": "guidance scale of the text"})
     base, upsampler = "shapes-glide-inpaint", "shapes-glide-upsampler-inpaint"
@@ -245,9 +244,8 @@ def seen_by_square(
 # ---- glide generate ----
 
 
-def run_generate(a: argparse.Namespace) -> None:
+def run_generate(a: argparse.Namespace) -> Made | None:
     """n pictures of one prompt, in one file or on one sheet."""
-    began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
     check_guide(a)
     if a.estimate:
         if a.guide != "text":
@@ -281,9 +279,11 @@ def run_generate(a: argparse.Namespace) -> None:
         order = rerank(scores, a.n)[0]
         pictures = pictures[order]
         say("note: rerank: cosines " + ", ".join(f"{x:.3f}" for x in scores[order].tolist()))
-    write_picture(pictures if a.n == 1 else sheet_of(pictures, a.prompt), out)
-    write_steps(model, made, save_steps)
-    tell(f"{a.out}: {a.n} picture{'s' if a.n > 1 else ''}, seed {a.seed}, {time.monotonic() - began:.1f} s")
+    return Made(
+        [pictures if a.n == 1 else sheet_of(pictures, a.prompt)],
+        f"{a.n} picture{'s' if a.n > 1 else ''}, seed {a.seed}",
+        walk=Walk.of(model, made.path, made.levels),
+    )
 
 
 def check_guide(a: argparse.Namespace) -> None:
@@ -319,9 +319,8 @@ def sheet_of(pictures: Tensor, title: str) -> Tensor:
 # ---- glide inpaint ----
 
 
-def run_inpaint(a: argparse.Namespace) -> None:
+def run_inpaint(a: argparse.Namespace) -> Made | None:
     """A picture file with a part painted anew; it comes back in its own size, what was kept bit for bit."""
-    began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
     picture = open_input(a.input, a.crop)
     with blame("mask"):
         mask = read_mask(a.mask, of=picture)
@@ -350,18 +349,21 @@ def run_inpaint(a: argparse.Namespace) -> None:
             seed=a.seed,
             paste=a.paste,
         )
-    write_picture(seen.restore(made.picture.cpu(), mask if a.paste else None), out)
-    write_steps(model, made, save_steps)
-    tell(f"{a.out}: seed {a.seed}, {time.monotonic() - began:.1f} s")
+    return Made(
+        [seen.restore(made.picture.cpu(), mask if a.paste else None)],
+        f"seed {a.seed}",
+        before=as_it_was(picture),
+        between=lambda: {"mask": at_the_files_size(picture, mask)},
+        after=a.prompt or "after",
+        walk=Walk.of(model, made.path, made.levels),
+    )
 
 
 # ---- glide session ----
 
 
-def run_session(a: argparse.Namespace) -> None:
+def run_session(a: argparse.Namespace) -> Made | None:
     """A script, read whole before it is begun, or steps from a person; the picture is written after each."""
-    began, out = time.monotonic(), writable("out", a.out)
-    strip = writable("strip", a.strip) if a.strip else None
     text = None
     if a.script is not None:
         with blame("script"):
@@ -383,22 +385,33 @@ def run_session(a: argparse.Namespace) -> None:
         w=a.w,
     )
 
+    answers: list[str] = []
+
+    def made() -> Made:
+        picture, n = session.picture.cpu(), len(session.states)
+        return Made(
+            [picture if file is None else file.restore(picture, painted_of(session, file))],
+            f"{n} state{'s' if n != 1 else ''}",
+            more={"strip": session.strip},
+            answers=answers,
+        )
+
     def write() -> None:
         if session.states:
-            picture = session.picture.cpu()
-            write_picture(picture if file is None else file.restore(picture, painted_of(session, file)), out)
-            if strip is not None:
-                write_picture(session.strip(), strip)
+            write_pictures(a, made())
 
-    if text is not None:
+    if text is None:
+        ask(session, model, write, answers)
+    else:
         try:
             session.run(parse(text, Path(a.script).parent, model.embed))
-        finally:
+        except BaseException:
             write()
-    else:
-        ask(session, model, write)
-    n = len(session.states)
-    tell(f"{a.out}: {n} state{'s' if n != 1 else ''}, {time.monotonic() - began:.1f} s")
+            raise
+    if session.states:
+        return made()
+    tell(f"{a.out}: nothing was painted, nothing is written")
+    return None
 
 
 def painted_of(session: Session, file: Original) -> Tensor | None:
@@ -431,8 +444,8 @@ def files_of_script(path: str | None) -> list[Path]:
     return []
 
 
-def ask(session: Session, model: Model, write: Callable[[], None]) -> None:
-    """Steps from a person, at the terminal or through a pipe, until the input ends.
+def ask(session: Session, model: Model, write: Callable[[], None], answers: list[str]) -> None:
+    """Steps from a person, at the terminal or through a pipe, until the input ends; they go to `answers`.
 
     A step that makes no sense is answered by what is wrong with it, and the next one is asked for.
     """
@@ -441,6 +454,7 @@ def ask(session: Session, model: Model, write: Callable[[], None]) -> None:
         line = sys.stdin.readline()
         if not line or line.strip() in ("done", ""):
             return
+        answers.append(line)
         try:
             session.run(parse(line, ".", model.embed))
         except ValueError as error:

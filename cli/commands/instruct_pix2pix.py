@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 
 import torch
 
@@ -11,28 +10,28 @@ from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import Work, check_room, dry_run
 from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import (
+    as_it_was,
+    compare_option,
+    input_argument,
     open_input,
     seen_by,
     shown_options,
     steps_option,
-    steps_target,
-    write_steps,
 )
 from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
 from palimpsest.cli.commands.wording import note_absent, note_wording
-from palimpsest.cli.console import tell
-from palimpsest.cli.manners import Mistake, command, options, progress, shared_options, writable
+from palimpsest.cli.deliver import Made, Walk, change
+from palimpsest.cli.manners import Mistake, command, options, progress, shared_options
 from palimpsest.methods.instruct_pix2pix import check_model, instruct_pix2pix
 from palimpsest.weights.estimate import Passes
 from palimpsest.weights.model import Model
-from palimpsest.worlds.files import write_picture
 
 
 def declare_instruct_pix2pix(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest instruct-pix2pix`."""
     about = COMMANDS["instruct-pix2pix"]
     p = command(commands, "instruct-pix2pix", about, run_instruct_pix2pix)
-    p.add_argument("input", metavar="IN", help="the picture")
+    input_argument(p)
     p.add_argument(
         "--instruction",
         required=True,
@@ -53,16 +52,18 @@ def declare_instruct_pix2pix(commands: argparse._SubParsersAction) -> None:
     )
     solver_options(p, eta=1.0)
     steps_option(p)
+    compare_option(p)
     shared_options(p, estimates=True)
     p.set_defaults(model="shapes-instruct")
 
 
-def run_instruct_pix2pix(a: argparse.Namespace) -> None:
+def run_instruct_pix2pix(a: argparse.Namespace) -> Made | None:
     """One picture edited as it is told to be."""
-    began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
-    if save_steps and not a.instruction.strip():
+    walked = [name for name in ("save-steps", "gif") if getattr(a, name.replace("-", "_"))]
+    if walked and not a.instruction.strip():
         raise Mistake(
-            "save-steps: an empty instruction returns the picture without a walk; give one, or leave this out"
+            f"{walked[0]}: an empty instruction returns the picture without a walk; give one, or leave this "
+            "out"
         )
     picture = open_input(a.input, a.crop)
     work = Work(lambda b, latent: passes(a, b), picture)
@@ -87,16 +88,17 @@ def run_instruct_pix2pix(a: argparse.Namespace) -> None:
             seed=a.seed,
         )
     silent = not a.instruction.strip()
-    write_picture(
-        picture.restore(edit.picture.cpu(), torch.zeros(1, 1, *picture.box[2:]) if silent else None), out
+    nothing = torch.zeros(1, 1, *picture.box[2:]) if silent else None
+    shown, before = picture.restore(edit.picture.cpu(), nothing), as_it_was(picture)
+    said = f"s_text {a.s_text:g}, s_image {a.s_image:g}, seed {a.seed}"
+    return Made(
+        [shown],
+        "the picture as it was, as the instruction is empty" if silent else said,
+        before=before,
+        between=lambda: {"what changed": change(before, shown)},
+        after=a.instruction or "after",
+        walk=Walk.of(model, edit.path, edit.levels),
     )
-    write_steps(model, edit, save_steps)
-    how = (
-        "the picture as it was, as the instruction is empty"
-        if silent
-        else f"s_text {a.s_text:g}, s_image {a.s_image:g}, seed {a.seed}"
-    )
-    tell(f"{a.out}: {how}, {time.monotonic() - began:.1f} s")
 
 
 def passes(a: argparse.Namespace, model: Model) -> list[Passes]:

@@ -19,21 +19,22 @@ from palimpsest.cli.commands.dry_run import (
     tuning,
 )
 from palimpsest.cli.commands.loading import load_model
-from palimpsest.cli.commands.pictures import open_input, seen_by, shown_options
+from palimpsest.cli.commands.pictures import input_argument, open_input, seen_by, shown_options
 from palimpsest.cli.commands.wording import note_wording
 from palimpsest.cli.console import tell
-from palimpsest.cli.manners import command, options, progress, shared_options, writable
+from palimpsest.cli.deliver import Made
+from palimpsest.cli.manners import command, options, progress, shared_options
 from palimpsest.methods.ladder import FAST, Rung, ladder
 from palimpsest.methods.null_text import null_text
 from palimpsest.weights.estimate import Passes
-from palimpsest.worlds.files import contact_sheet, write_picture
+from palimpsest.worlds.files import contact_sheet
 
 
 def declare_invert(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest invert`."""
     about = COMMANDS["invert"]
     p = command(commands, "invert", about, run_invert)
-    p.add_argument("input", metavar="IN", help="the picture")
+    input_argument(p)
     p.add_argument("--prompt", required=True, metavar="P", help="what it shows, in words")
     shown_options(p)
     options(
@@ -48,9 +49,8 @@ def declare_invert(commands: argparse._SubParsersAction) -> None:
     shared_options(p, "also write what came back on each rung, on one sheet", default="", estimates=True)
 
 
-def run_invert(a: argparse.Namespace) -> None:
+def run_invert(a: argparse.Namespace) -> Made | None:
     """Print the ladder of one picture, each rung as soon as it is measured."""
-    out = writable("out", a.out) if a.out else None
     picture = open_input(a.input, a.crop)
     work = Work(lambda b, latent: passes(a), picture, exact=True, check=lambda b: b.embed(a.prompt))
     if a.estimate:
@@ -71,9 +71,9 @@ def run_invert(a: argparse.Namespace) -> None:
 
     with progress(model, calls(passes(a)), "invert"):  # at most: null-text stops early
         rungs = ladder(model, x, a.prompt, steps=a.steps, w=a.w, iterations=a.iterations, done=done)
-    if out is not None:
-        names = ["the picture", *(f"{rung.name}: {rung.psnr.item():.1f} dB" for rung in rungs)]
-        write_picture(contact_sheet([[x, *(rung.picture.cpu() for rung in rungs)]], (), names), out)
+    names = ["the picture", *(f"{rung.name}: {rung.psnr.item():.1f} dB" for rung in rungs)]
+    sheet = contact_sheet([[x, *(rung.picture.cpu() for rung in rungs)]], (), names)
+    return Made([sheet], f"{len(rungs)} rungs")
 
 
 def passes(a: argparse.Namespace) -> list[Passes]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import time
 from pathlib import Path
 
 from torch import Tensor
@@ -22,35 +21,24 @@ from palimpsest.cli.commands.dry_run import (
 )
 from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import (
-    Walk,
+    as_it_was,
+    compare_option,
+    input_argument,
     open_input,
     seen_by,
     shown_options,
     steps_option,
-    steps_target,
-    write_steps,
 )
 from palimpsest.cli.commands.wording import note_wording
-from palimpsest.cli.console import tell
-from palimpsest.cli.manners import (
-    Mistake,
-    blame,
-    command,
-    options,
-    progress,
-    read_as,
-    shared_options,
-    writable,
-)
+from palimpsest.cli.deliver import Made, Walk
+from palimpsest.cli.manners import Mistake, blame, command, options, progress, read_as, shared_options
 from palimpsest.methods.inversion import invert, redo
 from palimpsest.methods.null_files import load_null_text, null_text_key, read_null_text, save_null_text
 from palimpsest.methods.null_text import GuidanceScale, NullText, null_text
 from palimpsest.metrics.image import psnr
-from palimpsest.outputs import check_writable
 from palimpsest.weights.cache import CacheError
 from palimpsest.weights.estimate import Passes
 from palimpsest.weights.model import Model
-from palimpsest.worlds.files import write_picture
 
 W = inspect.signature(null_text).parameters["w"].default
 
@@ -59,7 +47,7 @@ def declare_null_text(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest null-text`."""
     about = COMMANDS["null-text"]
     p = command(commands, "null-text", about, run_null_text)
-    p.add_argument("input", metavar="IN", help="the picture")
+    input_argument(p)
     p.add_argument("--prompt", required=True, metavar="P", help="what it shows, in words")
     p.add_argument(
         "--target",
@@ -94,14 +82,14 @@ def declare_null_text(commands: argparse._SubParsersAction) -> None:
         "--load", metavar="FILE", help="take the embeddings from this file, with its settings of the tuning"
     )
     steps_option(p, "the walk down")
+    compare_option(p, "what comes back without an edit")
     shared_options(p, estimates=True)
     p.set_defaults(kept=("save",))
 
 
-def run_null_text(a: argparse.Namespace) -> None:
+def run_null_text(a: argparse.Namespace) -> Made | None:
     """Tune or load the embeddings of one picture, and walk down with them."""
-    began, out, save_steps = time.monotonic(), writable("out", a.out), steps_target(a)
-    save, a.w, wanted = None if a.save is None else tensor_file(a.save), W if a.w is None else a.w, a.w
+    save, a.w, wanted = None if a.save is None else Path(a.save), W if a.w is None else a.w, a.w
     picture = open_input(a.input, a.crop)
     work = Work(lambda b, latent: passes(a), picture, exact=True, check=lambda b: b.embed(a.prompt))
     if a.estimate:
@@ -122,14 +110,18 @@ def run_null_text(a: argparse.Namespace) -> None:
         except CacheError as error:
             raise Mistake(f"save: {error}") from None
     prompts = [a.prompt] if a.target is None else [a.prompt, a.target]
-    path = [z[-1:] for z in redo(model, run, prompts)] if len(prompts) > 1 or save_steps else [run.z_bar]
-    write_picture(picture.restore(model.decode(path[-1])), out)
-    write_steps(model, Walk(path, run.times), save_steps)
-    back = psnr(model.decode(run.z_bar).cpu(), x).item()
-    tell(
-        f"{out}: comes back at {back:.2f} dB after {int(run.updates.sum())} updates, "
-        f"{int(run.forwards.max())} forward and {int(run.backwards.max())} backward passes, "
-        f"{time.monotonic() - began:.1f} s"
+    walked = len(prompts) > 1 or a.save_steps or a.gif
+    path = [z[-1:] for z in redo(model, run, prompts)] if walked else [run.z_bar]
+    back = model.decode(run.z_bar).cpu()
+    return Made(
+        [picture.restore(model.decode(path[-1]))],
+        f"comes back at {psnr(back, x).item():.2f} dB after {int(run.updates.sum())} updates, "
+        f"{int(run.forwards.max())} forward and {int(run.backwards.max())} backward passes",
+        before=as_it_was(picture),
+        between=lambda: {} if a.target is None else {"comes back": picture.restore(back)},
+        after=a.target or "comes back",
+        walk=Walk.of(model, path, run.times) if walked else None,
+        settings={"w": wanted},
     )
 
 
@@ -164,15 +156,6 @@ def tuned_passes(a: argparse.Namespace) -> list[Passes]:
 def passes(a: argparse.Namespace) -> list[Passes]:
     """Passes of the network, the edit included; a --load file is taken to have --steps steps."""
     tune = [] if a.load is not None else tuned_passes(a)
-    if a.target is None and a.save_steps is None:
+    if a.target is None and not (a.save_steps or a.gif):
         return tune
     return [*tune, *guided(a.steps, a.w, 1 + (a.target is not None), "walk down")]
-
-
-def tensor_file(name: str) -> Path:
-    """A .safetensors file in a folder that is there."""
-    path = Path(name)
-    if path.suffix != ".safetensors" or not path.absolute().parent.is_dir():
-        raise Mistake(f"save: {name} must end in .safetensors and lie in a folder that is there")
-    with blame("save"):
-        return check_writable(path)

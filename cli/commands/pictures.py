@@ -1,38 +1,20 @@
-"""What the commands share about pictures: opening one for a model, masks at the file's size, and walks
-shown step by step.
+"""What the commands share about pictures: opening one for a model, masks at the file's size, the options that
+show more of an edit than its result.
 """
 
 from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from palimpsest.arguments import Caution
-from palimpsest.cli.manners import Mistake, blame, whole, writable
+from palimpsest.cli.manners import Mistake, blame, whole
 from palimpsest.weights.model import Model
-from palimpsest.worlds.files import SAVE, Original, contact_sheet, open_picture, write_picture
-
-FRAMES = 8  # of a walk, on one sheet
-
-
-class Walked(Protocol):
-    """A result that kept its walk: latents, and the time of each."""
-
-    path: list[Tensor]
-    levels: Sequence[float]
-
-
-class Walk(NamedTuple):
-    """A walk without a result of its own."""
-
-    path: list[Tensor]
-    levels: Sequence[float]
+from palimpsest.worlds.files import Original, open_picture
 
 
 def shown_options(parser: argparse.ArgumentParser, name: str = "IN") -> None:
@@ -62,6 +44,12 @@ def paste_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def input_argument(parser: argparse.ArgumentParser, text: str = "the picture") -> None:
+    """IN: one picture, or several, or a folder of them, for each of which the command is run."""
+    several = "; several, or a folder, are edited one after another, with -o FOLDER"
+    parser.add_argument("input", metavar="IN", nargs="+", help=text + several)
+
+
 def open_input(path: str, crop: bool, argument: str = "IN") -> Original:
     """The file's picture, or its central square."""
     with blame(argument):
@@ -86,12 +74,6 @@ def latent_size(model: Model, picture: Original | None, size: int | None) -> tup
     y, x = (model.size, model.size) if picture is None else seen_by(picture, model, size).seen
     factor = model.factor
     return y // factor, x // factor
-
-
-def optional(a: argparse.Namespace, *arguments: str) -> dict[str, Path]:
-    """Those of these further outputs that were asked for, each known to be writable: "save-mask" -> path."""
-    given = {name: getattr(a, name.replace("-", "_")) for name in arguments}
-    return {name: writable(name, path) for name, path in given.items() if path is not None}
 
 
 def region_of(mask: Tensor | None, picture: Original) -> Tensor | None:
@@ -119,51 +101,22 @@ def at_the_files_size(picture: Original, shown: Tensor) -> Tensor:
     return grey.expand(-1, 3, -1, -1) * 2 - 1
 
 
-def frames_of(steps: int) -> list[int]:
-    """Which of the steps 0 … steps stand on a sheet: `FRAMES` of them, evenly, the ends included."""
-    return sorted({round(steps * k / (FRAMES - 1)) for k in range(FRAMES)})
+def as_it_was(picture: Original) -> Tensor:
+    """The whole file: uint8 (1 3 y x), or (1 4 y x) with alpha."""
+    parts = [picture.rgb, *([] if picture.alpha is None else [picture.alpha[..., None]])]
+    return torch.from_numpy(np.concatenate(parts, axis=2)).permute(2, 0, 1)[None]
 
 
 def steps_option(parser: argparse.ArgumentParser, walk: str = "the walk") -> None:
-    """--save-steps, of this walk."""
+    """--save-steps and --gif, of this walk."""
     parser.add_argument(
         "--save-steps", metavar="PNG_OR_FOLDER", help=f"also write {walk}: one sheet, or a folder of all"
     )
+    parser.add_argument("--gif", metavar="GIF", help=f"also write {walk} as a moving picture")
 
 
-def steps_target(a: argparse.Namespace) -> Path | None:
-    """Where --save-steps wants the walk: a picture file for a sheet, or a folder, there or to be made.
-    None where it was not asked for.
-    """
-    if a.save_steps is None:
-        return None
-    if not a.save_steps.strip():
-        raise Mistake("save-steps: is empty; name a folder, or a picture for a sheet")
-    target = Path(a.save_steps)
-    if target.suffix.lower() in SAVE and not target.is_dir():
-        return writable("save-steps", target)
-    writable("save-steps", target / "step.png" if target.is_dir() else target.parent / "step.png")
-    for old in target.glob("step_*.png"):
-        writable("save-steps", old)
-    if target.exists() and not target.is_dir():
-        raise Mistake(f"save-steps: {target} is a file; name a folder, or a picture in {', '.join(SAVE)}")
-    return target
-
-
-def write_steps(model: Model, e: Walked, target: Path | None) -> None:
-    """The walk of the first picture, decoded: `FRAMES` of it on one sheet, or all in a folder. Nothing
-    where there is no target.
-    """
-    if target is None:
-        return
-    if target.suffix.lower() in SAVE and not target.is_dir():
-        chosen = frames_of(len(e.path) - 1)
-        frames, labels = (
-            [model.decode(e.path[n][:1]) for n in chosen],
-            [f"t = {e.levels[n]:.0f}" for n in chosen],
-        )
-        write_picture(contact_sheet([frames], (), labels), target)
-    else:
-        target.mkdir(exist_ok=True)
-        for n, z in enumerate(e.path):
-            write_picture(model.decode(z[:1]), target / f"step_{n:03d}.png")
+def compare_option(parser: argparse.ArgumentParser, between: str = "what changed") -> None:
+    """--compare, with what stands between before and after."""
+    parser.add_argument(
+        "--compare", metavar="PNG", help=f"also write before, {between} and after side by side, labelled"
+    )

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import math
-import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,29 +26,20 @@ from palimpsest.cli.commands.dry_run import (
 )
 from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import (
+    as_it_was,
     at_the_files_size,
-    frames_of,
+    compare_option,
     latent_size,
     open_input,
-    optional,
     region_of,
     seen_by,
     shown_options,
     steps_option,
-    steps_target,
 )
 from palimpsest.cli.commands.wording import note_wording
 from palimpsest.cli.console import say, tell
-from palimpsest.cli.manners import (
-    Mistake,
-    blame,
-    command,
-    number,
-    options,
-    progress,
-    shared_options,
-    writable,
-)
+from palimpsest.cli.deliver import Made, Walk, frames_of
+from palimpsest.cli.manners import Mistake, blame, command, number, options, progress, shared_options
 from palimpsest.methods.alignment import table
 from palimpsest.methods.by_word import Cross, Span
 from palimpsest.methods.inversion import Inversion, invert
@@ -63,7 +52,7 @@ from palimpsest.metrics.image import rmse
 from palimpsest.nets.attention import Site
 from palimpsest.weights.estimate import Passes
 from palimpsest.weights.model import Model
-from palimpsest.worlds.files import SAVE, Original, contact_sheet, read_mask, write_picture
+from palimpsest.worlds.files import Original, contact_sheet, read_mask
 
 INVERSIONS = {
     "negative-prompt": negative_prompt,
@@ -97,7 +86,11 @@ def declare_prompt_to_prompt(commands: argparse._SubParsersAction) -> None:
 def input_options(p: argparse.ArgumentParser) -> None:
     """A picture to be edited, and how its noise is found."""
     p.add_argument(
-        "--input", metavar="IN", help="edit this picture (default: generate one from SOURCE and --seed)"
+        "--input",
+        metavar="IN",
+        nargs="+",
+        help="edit this picture (default: generate one from SOURCE and --seed); several, or a folder, are "
+        "edited one after another, with -o FOLDER",
     )
     how = p.add_mutually_exclusive_group()
     how.add_argument(
@@ -173,6 +166,7 @@ def output_options(p: argparse.ArgumentParser) -> None:
         "--save-mask", metavar="PNG", help="with --blend or --mask: also write the mask of the last step"
     )
     steps_option(p, "the walk of both")
+    compare_option(p, "the mask, or without one where the changed words look,")
     shared_options(p, estimates=True)
 
 
@@ -216,10 +210,8 @@ def job_of(a: argparse.Namespace) -> Job:
 # ---- the command ----
 
 
-def run_prompt_to_prompt(a: argparse.Namespace) -> None:
+def run_prompt_to_prompt(a: argparse.Namespace) -> Made | None:
     """One pair: generated, or the second made of a given picture."""
-    began = time.monotonic()
-    out, more, save_steps = writable("out", a.out), optional(a, "save-source", "save-mask"), steps_target(a)
     job = job_of(a)
     work = Work(
         lambda model, latent: [*inverting(a, job.inversion, job.w), *editing(a, job.w, latent)],
@@ -257,13 +249,23 @@ def run_prompt_to_prompt(a: argparse.Namespace) -> None:
             "note: the blend's mask is empty, so nothing was edited: these words look nowhere by themselves; "
             "lower --threshold, choose other words, or leave out --subtract"
         )
-    write_pictures(r, picture, restored_where(r, picture, job, a.paste), {"out": out, **more})
-    write_walk(model, r, a, save_steps)
     edited = f", edits {r.mask.gt(0).float().mean():.0%} of the picture" if r.mask is not None else ""
     distance = rmse(r.picture, r.source_picture).item()
-    tell(
-        f"{out}: {r.alignments[0].edit}{edited}, distance {distance:.3f} to the source, "
-        f"{time.monotonic() - began:.1f} s"
+
+    def at_size(x: Tensor, where: Tensor | None = None) -> Tensor:
+        return x.cpu() if picture is None else picture.restore(x.cpu(), where)
+
+    return Made(
+        [at_size(r.picture, restored_where(r, picture, job, a.paste))],
+        f"{r.alignments[0].edit}{edited}, distance {distance:.3f} to the source",
+        before=at_size(r.source_picture) if picture is None else as_it_was(picture),
+        between=lambda: (
+            {"mask": mask_shown(r, picture)} if r.mask is not None else {k: at_size(m) for k, m in looks(r)}
+        ),
+        after=a.target,
+        more={"save_source": lambda: at_size(r.source_picture), "save_mask": lambda: mask_shown(r, picture)},
+        walk=walk_of(model, r, a),
+        settings={"w": a.w},
     )
 
 
@@ -392,34 +394,30 @@ def restored_where(r: Result, picture: Original | None, job: Job, paste: bool) -
     return picture.back(r.mask) if job.mask is None else torch.minimum(picture.back(r.mask), job.mask)
 
 
-def write_pictures(r: Result, picture: Original | None, where: Tensor | None, paths: dict[str, Path]) -> None:
-    """The edit, and the source's picture and the mask where they are asked for, all at the file's size."""
-
-    def whole(edited: Tensor, where: Tensor | None = None) -> Tensor:
-        return edited if picture is None else picture.restore(edited, where)
-
-    write_picture(whole(r.picture, where), paths["out"])
-    if "save-source" in paths:
-        write_picture(whole(r.source_picture), paths["save-source"])
-    if "save-mask" in paths:
-        shown = r.mask.expand(-1, 3, -1, -1) * 2 - 1
-        if picture is not None:
-            shown = at_the_files_size(picture, (picture.back(r.mask) > 0.5).float())
-        write_picture(shown, paths["save-mask"])
+def mask_shown(r: Result, picture: Original | None) -> Tensor:
+    """The mask of the last step, white = edited, at the file's size."""
+    if picture is None:
+        return r.mask.expand(-1, 3, -1, -1) * 2 - 1
+    return at_the_files_size(picture, (picture.back(r.mask) > 0.5).float())
 
 
-def write_walk(model: Model, r: Result, a: argparse.Namespace, target: Path | None) -> None:
-    """The walk of both: on one sheet, with the mask over time, or a picture of the two side by side for
-    each step in a folder.
-    """
-    if target is None:
-        return
-    if target.suffix.lower() in SAVE and not target.is_dir():
-        write_picture(walk_sheet(model, r, a.source, a.target), target)
-    else:
-        target.mkdir(exist_ok=True)
-        for n, z in enumerate(r.path):
-            write_picture(torch.cat(model.decode(z[:2]).split(1), 3), target / f"step_{n:03d}.png")
+def looks(r: Result) -> Iterator[tuple[str, Tensor]]:
+    """Each word of the target that the source has not, and where it looks on average, white the most."""
+    known, maps = {w.text for w in r.alignments[0].source_words}, r.maps[:, 1].float().mean(0).cpu()
+    for word in r.alignments[0].target_words:
+        if word.text not in known:
+            m = maps[..., word.start : word.stop].mean(-1)
+            m = F.interpolate((m / m.max().clamp(min=1e-12))[None, None], r.picture.shape[-2:])
+            yield f"where “{word.text}” looks", m.expand(-1, 3, -1, -1) * 2 - 1
+
+
+def walk_of(model: Model, r: Result, a: argparse.Namespace) -> Walk:
+    """The walk of both, side by side; as a sheet with the mask over time."""
+
+    def frame(n: int) -> Tensor:
+        return torch.cat(model.decode(r.path[n][:2]).cpu().split(1), 3)
+
+    return Walk(frame, r.levels[: len(r.path)], lambda: walk_sheet(model, r, a.source, a.target))
 
 
 def walk_sheet(model: Model, r: Result, source: str, target: str) -> Tensor:

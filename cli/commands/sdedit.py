@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,29 +14,22 @@ from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import Work, branches, check_room, dry_run
 from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import (
+    as_it_was,
+    at_the_files_size,
+    compare_option,
+    input_argument,
     open_input,
-    optional,
     paste_option,
     region_of,
     seen_by,
     shown_options,
     steps_option,
-    steps_target,
-    write_steps,
 )
 from palimpsest.cli.commands.solvers import evaluations, solver_options, step_of
 from palimpsest.cli.commands.wording import note_wording
 from palimpsest.cli.console import say, tell
-from palimpsest.cli.manners import (
-    Mistake,
-    blame,
-    command,
-    number,
-    options,
-    progress,
-    shared_options,
-    writable,
-)
+from palimpsest.cli.deliver import Made, Walk
+from palimpsest.cli.manners import Mistake, blame, command, number, options, progress, shared_options
 from palimpsest.methods.inputs import latent_mask
 from palimpsest.methods.sdedit import Edit, Search, at_distance, bisect_t0, sdedit
 from palimpsest.metrics.image import rmse
@@ -51,7 +42,7 @@ def declare_sdedit(commands: argparse._SubParsersAction) -> None:
     """The options of `palimpsest sdedit`."""
     about = COMMANDS["sdedit"]
     p = command(commands, "sdedit", about, run_sdedit)
-    p.add_argument("input", metavar="IN", help="the guide: a painting, a collage, a photo")
+    input_argument(p, "the guide: a painting, a collage, a photo")
     p.add_argument("--mask", metavar="M", help="white where the picture may change, black where it must stay")
     p.add_argument("--original", metavar="O", help="with a mask: what the kept part comes from (default: IN)")
     shown_options(p)
@@ -85,15 +76,12 @@ def declare_sdedit(commands: argparse._SubParsersAction) -> None:
         "--save-mask", metavar="PNG", help="also write the mask as the model used it, in latent cells"
     )
     steps_option(p)
+    compare_option(p, "the mask, or without one the guide under its noise,")
     shared_options(p, estimates=True)
 
 
-def run_sdedit(a: argparse.Namespace) -> None:
+def run_sdedit(a: argparse.Namespace) -> Made | None:
     """One picture edited, at a given t0 or at one that is searched for."""
-    began = time.monotonic()
-    out = writable("out", a.out)
-    more = optional(a, "save-mask")
-    save_steps = steps_target(a)
     if a.mask is None and (a.save_mask or a.original or not a.paste):
         raise Mistake("mask: --save-mask, --original and --no-paste make sense only with a --mask")
     if a.walk == "ve" and (a.solver is not None or a.eta != 1):
@@ -122,21 +110,29 @@ def run_sdedit(a: argparse.Namespace) -> None:
     def result(e: Edit) -> Tensor:
         return e.picture if a.paste else e.raw
 
-    def write(e: Edit) -> None:
-        write_picture(kept.restore(result(e), mask if a.paste else None), out)
+    def restored(e: Edit) -> Tensor:
+        return kept.restore(result(e), mask if a.paste else None)
 
     if a.ask or a.target_distance is not None:
-        t0, e = searched(a, model, guide, edit, write, out)
+        t0, e = searched(a, model, guide, edit, lambda e: write_picture(restored(e), a.out))
     else:
         t0, e = a.t0, edit(a.t0)
-    write(e)
-    if "save-mask" in more:
-        write_picture(mask_picture(region, e.path[0]), more["save-mask"])
-    write_steps(model, e, save_steps)
     distance = rmse(result(e).cpu(), guide).item()
-    tell(
-        f"{out}: t0 {t0:.3f} (σ {e.sigma:.3g}, SNR {e.snr:.3g}), distance {distance:.3f}, "
-        f"{time.monotonic() - began:.1f} s"
+
+    def between() -> dict[str, Tensor]:
+        if mask is not None:
+            return {"mask": at_the_files_size(picture, mask)}
+        return {f"under noise, t0 {t0:.2g}": picture.restore(model.decode(e.noised).cpu())}
+
+    return Made(
+        [restored(e)],
+        f"t0 {t0:.3f} (σ {e.sigma:.3g}, SNR {e.snr:.3g}), distance {distance:.3f}",
+        before=as_it_was(picture),
+        between=between,
+        after=a.prompt or "after",
+        more={"save_mask": lambda: mask_picture(region, e.path[0])},
+        walk=Walk.of(model, e.path, e.levels),
+        settings={"t0": t0, "ask": False, "target_distance": None},
     )
 
 
@@ -184,11 +180,10 @@ def searched(
     guide: Tensor,
     edit: Callable[[float], Edit],
     write: Callable[[Edit], None],
-    out: Path,
 ) -> tuple[float, Edit]:
     """The t0 that --ask or --target-distance finds, and its edit."""
     with blame("target-distance"):
-        judge = ask(write, out) if a.ask else at_distance(guide, a.target_distance)
+        judge = ask(write, a.out) if a.ask else at_distance(guide, a.target_distance)
     low = min(max(0.05, a.steps / model.schedule.T), 0.9)  # a VP walk needs as many times as steps
     found: Search = bisect_t0(edit, judge, low=low)
     if not a.ask and judge(found.edit) != 0:
@@ -199,7 +194,7 @@ def searched(
     return found.t0, found.edit
 
 
-def ask(write: Callable[[Edit], None], out: Path) -> Callable[[Edit], float]:
+def ask(write: Callable[[Edit], None], out: str) -> Callable[[Edit], float]:
     """A judge for bisect_t0: a person, at the terminal or through a pipe. The end of the answers means
     content.
     """

@@ -78,8 +78,9 @@ def declare_train(commands: argparse._SubParsersAction) -> None:
         p,
         "a folder, there or to be made: model.safetensors, which --model of every command takes, and "
         "sheet.png, both written anew every minute; a run that was stopped goes on from there",
+        sidecar=False,
     )
-    p.set_defaults(reads=read_in, writes=written_in, kept=("out",))
+    p.set_defaults(reads=read_in, writes=written_in, kept=("out",), writes_folder=True)
 
 
 def run_train(a: argparse.Namespace) -> None:
