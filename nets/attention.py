@@ -55,12 +55,12 @@ def attend(
             q, k, v, causal=causal
         )  # Eq. (1) in one call, its probabilities never written out
 
-    logits = q @ k.mT * q.shape[-1] ** -0.5  # (b h i j)
+    wide = torch.promote_types(q.dtype, torch.float32)  # in float16 Stable Diffusion 2.1's products overflow
+    logits = q.to(wide) @ k.to(wide).mT * q.shape[-1] ** -0.5  # (b h i j)
     if causal:
         future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         logits = logits.masked_fill(future, float("-inf"))
-    # as the fused kernels do: exponentials in float32 at least, probabilities in the dtype of the net
-    probs = logits.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(v.dtype)
+    probs = logits.softmax(-1).to(v.dtype)  # in float32 at least, as the fused kernels do
     edited = tap(probs, site)
     if edited.shape != probs.shape:
         raise ArgumentError(

@@ -2,7 +2,8 @@
 
 "High-Resolution Image Synthesis with Latent Diffusion Models", arXiv:2112.10752v2, Sec. 3.3 and Appendix
 E.2.1. With its default arguments the class is the published network (859,520,964 parameters in 686
-tensors); the models that this library ships are the same class made small.
+tensors); with ctx_width=1024 and heads=(5, 10, 20, 20), 64 channels a head, it is Stable Diffusion 2's
+(865,910,724 parameters). The models that this library ships are the same class made small.
 
 The walk down and up through the levels is in nets/levels.py, which all U-Nets here share. What this one puts
 into a stage is a residual block that is told the time (nets/blocks.py) and a `Transformer`, which is told the
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -57,18 +59,26 @@ class UNet(nn.Module):
             True,
             False,
         ),  # which levels have transformers; the middle has one
-        heads: int = 8,  # in every attention layer
+        heads: int | Sequence[int] = 8,  # in every attention layer, or in those of each level
         ctx_width: int | None = 768,  # of the text embedding; None: the net reads no text
         norm_groups: int = 32,  # must divide every level's channels
     ):
         super().__init__()
         self.in_channels, self.channels, self.ctx_width = in_channels, out_channels, ctx_width
         self.factor = 2 ** (len(mult) - 1)  # between the finest and the coarsest map, each way
+        self.heads = heads if isinstance(heads, int) else tuple(heads)
+        heads_of = (heads,) * len(mult) if isinstance(heads, int) else self.heads  # by level
+        if len(heads_of) != len(mult):
+            raise ArgumentError(
+                "heads", f"must be one number, or one for each level of mult {mult}, got {heads}"
+            )
         self.recompute = False
         emb_width = 4 * width
 
         def stage(name: str, level: int, c_in: int, c_out: int, attend: bool) -> Stage:
-            transformer = Transformer(name, level, c_out, ctx_width, heads, norm_groups) if attend else None
+            transformer = None
+            if attend:
+                transformer = Transformer(name, level, c_out, ctx_width, heads_of[level], norm_groups)
             res = ResBlock(c_in, c_out, groups=norm_groups, eps=1e-5, emb_width=emb_width)
             return Stage(res, transformer, "transformer")
 

@@ -21,7 +21,7 @@ def randomised(net: Net, seed: int = 0) -> Net:
     with torch.no_grad():
         for name, p in net.named_parameters():
             noise = torch.randn(p.shape, generator=rng)
-            if p.ndim == 1:
+            if p.ndim < 2:
                 p.copy_(0.1 * noise + ("norm" in name and name.endswith("weight")))
             else:
                 p.copy_(noise / p[0].numel() ** 0.5)

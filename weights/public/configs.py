@@ -2,8 +2,8 @@
 diffusers; and that JSON, written.
 
 A configuration is the keyword arguments of UNet, AutoencoderKL or TextTransformer. Shapes say all of it
-but the number of heads, the groups of the norms and the activation: those are Stable Diffusion v1's
-unless a file says otherwise."""
+but the number of heads, the groups of the norms and the activation: those are Stable Diffusion's unless a
+file says otherwise."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def config_of(net: UNet | AutoencoderKL | TextTransformer) -> Config:
 
 
 def _unet(net: UNet) -> Config:
-    width, heads = net.conv_in.out_channels, {t.attn1.heads for t in net.transformers()}
+    width = net.conv_in.out_channels
     stages = [level.stages for level in net.down]
     return dict(
         in_channels=net.conv_in.in_channels,
@@ -53,7 +53,7 @@ def _unet(net: UNet) -> Config:
         mult=[s[0].res.conv1.out_channels // width for s in stages],
         blocks=len(stages[0]),
         attention=[s[0].transformer is not None for s in stages],
-        heads=heads.pop(),
+        heads=net.heads,
         ctx_width=net.ctx_width,
         norm_groups=net.norm_out.num_groups,
     )
@@ -87,6 +87,12 @@ def _text(text: TextTransformer) -> Config:
     )
 
 
+def has_linear_projections(net: UNet) -> bool:
+    """Whether the published files of such a U-Net hold proj_in and proj_out as matrices, as Stable Diffusion
+    2's do, and not as convolutions of one pixel: the two are the same map."""
+    return not isinstance(net.heads, int)
+
+
 # ---- off the shapes of a CompVis file, prefixes taken away ----
 
 
@@ -103,6 +109,7 @@ def unet_of_shapes(shapes: Shapes) -> Config:
         i += 1
     width, in_channels = shapes["input_blocks.0.0.weight"][:2]
     widths = [shapes[f"input_blocks.{level[0] if level else i}.0.out_layers.3.weight"][0] for level in levels]
+    linear = any(key.endswith("proj_in.weight") and len(shape) == 2 for key, shape in shapes.items())
     return dict(
         in_channels=in_channels,
         out_channels=shapes["out.2.weight"][0],
@@ -110,7 +117,8 @@ def unet_of_shapes(shapes: Shapes) -> Config:
         mult=[w // width for w in widths],
         blocks=len(levels[0]),
         attention=[f"input_blocks.{level[0]}.1.norm.weight" in shapes for level in levels],
-        heads=HEADS,
+        # Stable Diffusion 2 has linear maps where v1 has convolutions of one pixel, and heads of one width
+        heads=[w // HEAD_WIDTH for w in widths] if linear else HEADS,
         ctx_width=shapes["middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1],
         norm_groups=GROUPS,
     )
@@ -155,32 +163,59 @@ UNET_ALWAYS = {  # what UNet is, and what its JSON must say or leave out
     "freq_shift": 0,
     "mid_block_scale_factor": 1,
     "norm_eps": 1e-5,
-    "use_linear_projection": False,
     "dual_cross_attention": False,
     "only_cross_attention": False,
     "class_embed_type": None,
+    "num_class_embeds": None,
     "addition_embed_type": None,
     "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
     "resnet_time_scale_shift": "default",
+    "resnet_skip_time_act": False,
+    "resnet_out_scale_factor": 1.0,
     "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "time_embedding_act_fn": None,
+    "timestep_post_act": None,
+    "time_cond_proj_dim": None,
     "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
     "transformer_layers_per_block": 1,
+    "reverse_transformer_layers_per_block": None,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "mid_block_only_cross_attention": None,
+    "cross_attention_norm": None,
+    "attention_type": "default",
+    "class_embeddings_concat": False,
+}
+KINDS = {  # a value that tells an architecture by its name
+    ("addition_embed_type", "text_time"): "Stable Diffusion XL",
+    ("addition_embed_type", "text_image"): "Kandinsky 2",
+    ("addition_embed_type", "image"): "Kandinsky 2",
+    ("addition_embed_type", "text"): "DeepFloyd IF",
+    ("class_embed_type", "projection"): "Stable unCLIP",
+    ("class_embed_type", "simple_projection"): "AudioLDM",
+    ("num_class_embeds", "1000"): "Stable Diffusion 2's upscaler by 4",
+    ("resnet_time_scale_shift", "scale_shift"): "a U-Net of another family",
 }
 VAE_ALWAYS = {
     "_class_name": "AutoencoderKL",
     "act_fn": "silu",
     "use_quant_conv": True,
     "use_post_quant_conv": True,
+    "shift_factor": None,
+    "latents_mean": None,
+    "latents_std": None,
 }
 
 
 def _insist(config: Config, always: Config) -> None:
     for key, value in always.items():
         if config.get(key, value) != value:
-            kind = "Stable Diffusion 2" if key == "use_linear_projection" else "another architecture"
+            kind = KINDS.get((key, str(config[key])), "another architecture")
             raise WeightsError(
                 f"model: {key} is {config[key]!r} in its config.json: {kind}, which is not supported; take a "
-                "Stable Diffusion v1 model"
+                "Stable Diffusion v1 or v2 model"
             )
 
 
@@ -189,16 +224,16 @@ def unet_of_json(config: Config) -> Config:
     is not.
     """
     _insist(config, UNET_ALWAYS)
-    heads = config.get("num_attention_heads") or config.get(
-        "attention_head_dim", 8
-    )  # v1's "head_dim" is the number of heads
-    heads = {heads} if isinstance(heads, int) else set(heads)
+    # what diffusers calls the dim of a head is how many there are, in every level or in each
+    heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
     kinds, widths = config["down_block_types"], config["block_out_channels"]
     known = {CROSS.format("Down"): True, PLAIN.format("Down"): False}
-    if len(heads) > 1 or not set(kinds) <= known.keys():
+    ups = [kind.replace("Up", "Down") for kind in config.get("up_block_types", kinds[::-1])]
+    if not set(kinds) <= known.keys() or ups != kinds[::-1]:
+        other = sorted({*kinds, *config.get("up_block_types", ())} - known.keys())
         raise WeightsError(
-            f"model: attention_head_dim {sorted(heads)} with {', '.join(sorted(set(kinds)))} in its "
-            "config.json is another architecture; take a Stable Diffusion v1 model"
+            f"model: the levels {', '.join(other)} in its config.json are those of another architecture; take "
+            "a Stable Diffusion v1 or v2 model"
         )
     return dict(
         in_channels=config["in_channels"],
@@ -207,7 +242,7 @@ def unet_of_json(config: Config) -> Config:
         mult=[w // widths[0] for w in widths],
         blocks=config["layers_per_block"],
         attention=[known[kind] for kind in kinds],
-        heads=heads.pop(),
+        heads=heads,
         ctx_width=config["cross_attention_dim"],
         norm_groups=config.get("norm_num_groups", GROUPS),
     )
@@ -225,6 +260,7 @@ def unet_to_json(net: UNet, sample_size: int) -> Config:
         "block_out_channels": [c["width"] * m for m in c["mult"]],
         "layers_per_block": c["blocks"],
         "attention_head_dim": c["heads"],
+        "use_linear_projection": has_linear_projections(net),
         "cross_attention_dim": c["ctx_width"],
         "norm_num_groups": c["norm_groups"],
         "down_block_types": [kind.format("Down") for kind in kinds],
@@ -271,7 +307,12 @@ def vae_to_json(vae: AutoencoderKL, sample_size: int, latent_scale: float) -> Co
 
 def text_of_json(config: Config) -> Config:
     """A transformers config.json of a CLIP text encoder -> the arguments of TextTransformer."""
-    _insist(config, {"layer_norm_eps": 1e-5})
+    if (kind := config.get("model_type", "clip_text_model")) not in ("clip_text_model", "clip"):
+        raise WeightsError(
+            f"model: model_type is {kind!r} in its config.json, so another text encoder than CLIP's, which is "
+            "not supported; take a Stable Diffusion v1 or v2 model"
+        )
+    _insist(config, {"layer_norm_eps": 1e-5, "intermediate_size": 4 * config["hidden_size"]})
     if (activation := config.get("hidden_act", "quick_gelu")) not in ACTIVATIONS:
         raise WeightsError(
             f"model: hidden_act is {activation!r} in its config.json, and only {' and '.join(ACTIVATIONS)} "

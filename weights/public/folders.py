@@ -18,8 +18,9 @@ from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.outputs import whole_folder
 from palimpsest.weights.files import WeightsError, write_json
 from palimpsest.weights.public import configs
-from palimpsest.weights.public.configs import Config
-from palimpsest.weights.public.layouts import BUFFERS, diffusers_names
+from palimpsest.weights.public.configs import Config, has_linear_projections
+from palimpsest.weights.public.families import refuse_pipeline
+from palimpsest.weights.public.layouts import BUFFERS, as_matrix, diffusers_names
 from palimpsest.weights.public.mapped import Checkpoint, read_json
 from palimpsest.weights.public.schedulers import read_scheduler, write_scheduler
 from palimpsest.weights.public.shared import (
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 def read_diffusers(folder: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """unet/, vae/, text_encoder/ of one folder; tokenizer/merges.txt and scheduler/ where they are there."""
+    for said in ("model_index.json", "config.json"):
+        if (folder / said).is_file():
+            refuse_pipeline(folder, read_json(folder / said))
     if not (folder / "unet").is_dir():
         snapshots = [path.parent for path in sorted(folder.glob("snapshots/*/unet"))]  # of the hub's cache
         near = snapshots or [path for path in [folder.parent] if (path / "unet").is_dir()]
@@ -140,6 +144,8 @@ def _write_parts(model: Model, folder: Path) -> None:
 def _write_module(folder: Path, module: nn.Module, config: Config, file: str, prefix: str = "") -> None:
     """The weights of a module under diffusers' names, and its config.json."""
     names, state = diffusers_names(module), module.state_dict()
+    if isinstance(module, UNet) and has_linear_projections(module):
+        state = {key: as_matrix(key, value) for key, value in state.items()}
     tensors = {prefix + names[key]: value for key, value in state.items()}
     write_file(folder / f"{file}.safetensors", tensors, {})
     write_json(folder / "config.json", config)

@@ -196,6 +196,11 @@ def compvis_vae_names(vae: AutoencoderKL) -> dict[str, str]:
     return {key: re.sub(r"^decoder\.up\.(\d+)\.", flip, rename(key, COMPVIS_VAE)) for key in vae.state_dict()}
 
 
+def as_matrix(name: str, value: Tensor) -> Tensor:
+    """proj_in and proj_out of a transformer as Stable Diffusion 2 keeps them: (c, c, 1, 1) -> (c, c)."""
+    return value[:, :, 0, 0] if re.search(r"\.proj_(in|out)\.weight$", name) and value.ndim == 4 else value
+
+
 def to_compvis_shape(name: str, value: Tensor) -> Tensor:
     """The autoencoder's attention as CompVis keeps it: (512, 512) -> (512, 512, 1, 1)."""
     return value[:, :, None, None] if re.search(r"\.mid\.attn_1\.(q|k|v|proj_out)\.weight$", name) else value
@@ -239,6 +244,10 @@ def ddpm_names(net: DDPM) -> dict[str, str]:
 BUFFERS = re.compile(
     r"""
     (betas | alphas_cumprod(_prev)? | sqrt_\w+ | log_one_minus_alphas_cumprod | posterior_\w+
-    | logvar | lvlb_weights | scale_factor | (.*\.)?position_ids | model_ema\.(decay|num_updates))$""",
+    | logvar | lvlb_weights | scale_factor | (denoiser\.|log_)?sigmas | v_pred
+    | model_ema\.(decay|num_updates) | (.*\.)?(position_ids | attn_mask)
+    | (cond_stage_model\.(.*\.)?)?(logit_scale | text_projection(\[T\]|\.weight)?)  # of CLIP's pooled vector
+    | ((cond_stage_model\.(.*\.)?)?(vision_model | visual | visual_projection) | first_stage_model\.loss
+      | safety_checker)\..* )$""",
     re.VERBOSE,
 )

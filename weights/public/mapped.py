@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,15 +77,21 @@ class Checkpoint:
     safetensors file's own words.
     """
 
-    def __init__(self, path: Path, files: Iterable[Path] = ()):
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        files: Iterable[Path] = (),
+        places: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+    ):
+        """places: what the tensors of a file are made into before they are called by name, without copies."""
+        self.path, self.places = path, places
         self.header: dict[str, str] = {}
         self.mapped: dict[Path, dict[str, Tensor]] = {}
         self.place: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for file in files or [path]:
             self.header |= header_of(file)
-            self.mapped[file] = tensors_of(file)
+            self.mapped[file] = places(tensors_of(file))
             for name, tensor in self.mapped[file].items():
                 self.place[name], self.shapes[name] = file, tuple(tensor.shape)
 
@@ -154,7 +160,7 @@ class Checkpoint:
             converted = 0
             for ours, theirs in ((o, t) for o, t in names.items() if self.place[t] == file):
                 if converted > file.stat().st_size / 16 and kind(file) != "pickle":
-                    self.mapped[file], converted = tensors_of(file), 0
+                    self.mapped[file], converted = self.places(tensors_of(file)), 0
                 old = self.mapped[file].pop(theirs)
                 new = old.to(device, dtype).reshape(empty[ours].shape)
                 converted += old.nbytes if new.data_ptr() != old.data_ptr() else 0

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from palimpsest.nets.judges.clip import CLIP
 from palimpsest.nets.judges.dino import DINO
 from palimpsest.nets.judges.noised_clip import NoisedCLIP
+from palimpsest.nets.text import TextTransformer
 from palimpsest.weights.public.configs import HEAD_WIDTH, Config, Shapes
 from palimpsest.weights.public.layouts import Rules, rename, text_to_transformers
 
@@ -116,6 +117,11 @@ def _names(net: nn.Module, rules: Rules) -> dict[str, str]:
 def clip_openai_names(clip: CLIP) -> dict[str, str]:
     """Our name -> the place in a file of OpenAI's or open_clip's."""
     return _names(clip, OPENAI)
+
+
+def open_clip_text_names(text: TextTransformer) -> dict[str, str]:
+    """Our name -> the place in open_clip's text encoder alone, as Stable Diffusion 2's single file has it."""
+    return {key: rename(f"text.{key}", OPENAI) for key in text.state_dict()}
 
 
 def clip_transformers_names(clip: CLIP) -> dict[str, str]:
@@ -221,6 +227,20 @@ def clip_of_shapes(shapes: Shapes, names: Mapping[str, str]) -> Config:
         text_layers=text_layers,
         text_heads=text_width // HEAD_WIDTH,
         end=min(vocab, VOCAB) - 1,
+    )
+
+
+def open_clip_text_of_shapes(shapes: Shapes) -> Config:
+    """The arguments of the TextTransformer that Stable Diffusion 2 reads: all layers of OpenCLIP but the last,
+    and the exact GELU. Shapes do not say how many heads there are (64 wide)."""
+    vocab, width = shapes["token_embedding.weight"]
+    return dict(
+        vocab=vocab,
+        length=shapes["positional_embedding"][0],
+        width=width,
+        layers=count(shapes, r"transformer\.resblocks\.\d+\.ln_1\.weight") - 1,
+        heads=width // HEAD_WIDTH,
+        activation="gelu",
     )
 
 
