@@ -42,7 +42,7 @@ TEXTS = [
 ]
 
 
-def refused(path, said):
+def assert_refused(path, said):
     with pytest.raises(WeightsError, match=said) as e:
         load(path, device="cpu")
     text = str(e.value)
@@ -67,7 +67,7 @@ def test_a_file_of_another_family_is_named(tmp_path, name, arguments, said, pref
     if prefix and ("alone" in said or "ControlNet" in said):
         prefix = ""
     save_file(emptied(built(name, arguments).state_dict(), prefix), tmp_path / "x.safetensors")
-    refused(tmp_path / "x.safetensors", said)
+    assert_refused(tmp_path / "x.safetensors", said)
 
 
 @pytest.mark.parametrize("config, cls, said", TEXTS, ids=[t[2] for t in TEXTS])
@@ -76,7 +76,7 @@ def test_a_text_encoder_alone_is_named(tmp_path, config, cls, said):
         state = cls(config).state_dict()
     names = state if "T5" in cls.__name__ else {f"text_model.{k.removeprefix('text_model.')}" for k in state}
     save_file(emptied(names), tmp_path / "x.safetensors")
-    refused(tmp_path / "x.safetensors", said)
+    assert_refused(tmp_path / "x.safetensors", said)
 
 
 KEYS = [  # of files in their makers' own names
@@ -99,7 +99,7 @@ def test_a_whole_file_of_another_family_is_named_whatever_else_is_in_it(tmp_path
         ("among v1's", compvis(small()) | emptied([f"model.diffusion_model.{key}"])),
     ):
         save_file({k: v.clone() for k, v in tensors.items()}, tmp_path / f"{name}.safetensors")
-        refused(tmp_path / f"{name}.safetensors", said)
+        assert_refused(tmp_path / f"{name}.safetensors", said)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_whole_file_of_another_family_is_named_whatever_else_is_in_it(tmp_path
 )
 def test_a_part_and_what_steers_are_named(tmp_path, key, said):
     save_file({key: torch.zeros(1)}, tmp_path / "x.safetensors")
-    refused(tmp_path / "x.safetensors", said)
+    assert_refused(tmp_path / "x.safetensors", said)
 
 
 FOLDERS = [
@@ -144,7 +144,7 @@ FOLDERS = [
 @pytest.mark.parametrize("file, named, said", FOLDERS, ids=[named for _, named, _ in FOLDERS])
 def test_a_folder_of_another_family_is_named(tmp_path, file, named, said):
     (tmp_path / file).write_text(json.dumps({"_class_name": named}), encoding="utf-8")
-    refused(tmp_path, said)
+    assert_refused(tmp_path, said)
 
 
 @pytest.mark.parametrize(

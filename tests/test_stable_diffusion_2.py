@@ -147,7 +147,8 @@ def published(model, tmp_path_factory):
 
 
 def beside(path, line):
-    path.with_suffix(".yaml").write_text(f"model:\n  params:\n    linear_start: 0.00085\n    {line}\n")
+    settings = f"model:\n  params:\n    linear_start: 0.00085\n    {line}\n"
+    path.with_suffix(".yaml").write_text(settings, encoding="utf-8")
     return path
 
 

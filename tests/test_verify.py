@@ -75,7 +75,7 @@ def results():
 def test_every_comparison_of_the_small_certificate_is_within_its_tolerance(results):
     rows = [r for r in results if isinstance(r, Row)]
     assert [written(row) for row in rows if not row.passed] == []
-    assert len(rows) == 6 + 4 + 2 + 2 + 1 + 2 + 2 + 3 + 1
+    assert len(rows) == 8 + 4 + 4 + 2 + 1 + 2 + 2 + 3 + 1
     assert [r.what for r in results if isinstance(r, Skipped)] == []
 
 
@@ -84,13 +84,14 @@ def test_in_double_precision_nothing_is_left_but_rounding():
     assert [
         written(row) for row in rows if isinstance(row, Row) and not (row.passed and row.tolerance <= 2e-7)
     ] == []
-    assert sum("float64" in row.setting for row in rows if isinstance(row, Row)) == 15
+    assert sum("float64" in row.setting for row in rows if isinstance(row, Row)) == 19
 
 
 def test_the_certificate_covers_what_it_promises(results):
     rows = [r for r in results if isinstance(r, Row)]
-    assert {(r.what[:17], r.layout) for r in rows if r.what.startswith("U-Net")} == {
-        (f"U-Net, {c} channels", layout) for c in (4, 8, 9) for layout in ("diffusers", "CompVis")
+    kinds = [*(f"U-Net, {c} channels" for c in (4, 8, 9)), "U-Net, Stable Diff"]
+    assert {(r.what[:18].split(" (")[0].rstrip(), r.layout) for r in rows if r.what.startswith("U-Net")} == {
+        (kind, layout) for kind in kinds for layout in ("diffusers", "CompVis")
     }
     assert {(r.what.split(",")[0], r.layout) for r in rows if "coder," in r.what or r.what == "decoder"} >= {
         ("encoder", "diffusers"),
@@ -99,8 +100,7 @@ def test_the_certificate_covers_what_it_promises(results):
         ("decoder", "CompVis"),
     }
     assert {r.what for r in rows if r.what.startswith("text")} == {
-        "text encoder, padded with 999",
-        "text encoder, padded with 0",
+        f"text encoder{of}, padded with {n}" for of in ("", " of Stable Diffusion 2") for n in (999, 0)
     }
     assert {(r.what, r.layout) for r in rows if r.what.startswith(("CLIP", "DINO"))} == {
         ("CLIP ViT-B/32", "transformers"),
@@ -554,9 +554,11 @@ def test_the_last_line_tells_seconds_and_the_peak_of_memory_where_the_system_doe
 def test_the_published_sizes_agree_too():
     results = list(program.certificate(S._replace(size="full")))
     rows = [r for r in results if isinstance(r, Row)]
-    assert [written(row) for row in rows if not row.passed] == [] and len(rows) == 25
+    assert [written(row) for row in rows if not row.passed] == [] and len(rows) == 29
     assert {r.census for r in rows if r.census} == {
         (859_520_964, 686),
+        (865_910_724, 686),
+        (340_387_840, 372),
         (859_532_484, 686),
         (859_535_364, 686),
         (83_653_863, 248),

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from palimpsest.claims.verify import NET, Row, Setting, Skipped, census, reference, relative, version
@@ -24,6 +25,7 @@ from palimpsest.weights.public import configs
 from palimpsest.weights.public.layouts import (
     UNET_PREFIX,
     VAE_PREFIX,
+    as_matrix,
     compvis_unet_names,
     compvis_vae_names,
     diffusers_names,
@@ -54,6 +56,14 @@ SMALL: dict[type[nn.Module], dict[str, Any]] = {
         text_heads=1,
     ),
     DINO: dict(size=32, patch=8, width=128, layers=3, heads=2),
+}
+VERSION_2 = {  # Stable Diffusion 2's U-Net: heads of one width, linear projections
+    "small": dict(heads=(1, 2, 2)),
+    "full": dict(heads=(5, 10, 20, 20), ctx_width=1024),
+}
+TEXT_2 = {  # and its text encoder, OpenCLIP's without the last layer
+    "small": dict(activation=F.gelu),
+    "full": dict(activation=F.gelu, width=1024, layers=23, heads=16),
 }
 
 
@@ -86,6 +96,8 @@ def twin_unet(net: UNet, layout: str = "diffusers") -> nn.Module:
     carried them there.
     """
     config, state = configs.unet_to_json(net, 64), net.state_dict()
+    if configs.has_linear_projections(net):
+        state = {key: as_matrix(key, value) for key, value in state.items()}
     if layout == "CompVis":
         names = compvis_unet_names(net)
         convert = reference("diffusers.loaders.single_file_utils").convert_ldm_unet_checkpoint
@@ -254,6 +266,7 @@ def unet_rows(s: Setting) -> Iterator[Row | Skipped]:
         yield from _unet(
             s, f"U-Net, {channels} channels ({whose})", drawn(UNet, s, {"in_channels": channels})
         )
+    yield from _unet(s, "U-Net, Stable Diffusion 2", drawn(UNet, s, VERSION_2[s.size]))
 
 
 def vae_rows(s: Setting) -> Iterator[Row | Skipped]:
@@ -301,16 +314,23 @@ def text_rows(s: Setting) -> Iterator[Row | Skipped]:
     """The text encoder on rows of the full length, filled up with the end's number as Stable Diffusion
     does, and with 0 as CLIP does.
     """
-    text = drawn(TextTransformer, s) if s.model is None else s.model.text
-    if text is None:
+    if s.model is None:
+        yield from _text(s, "text encoder", drawn(TextTransformer, s))
+        yield from _text(s, "text encoder of Stable Diffusion 2", drawn(TextTransformer, s, TEXT_2[s.size]))
+        return
+    if s.model.text is None:
         yield Skipped("text encoder", f"{s.model.name} reads no text")
         return
-    if not isinstance(text, TextTransformer):
+    if not isinstance(s.model.text, TextTransformer):
         yield Skipped(
             "text encoder",
             f"{s.model.name} has a GlideText; tests/test_glide.py compares that with torch's encoder",
         )
         return
+    yield from _text(s, "text encoder", s.model.text)
+
+
+def _text(s: Setting, what: str, text: TextTransformer) -> Iterator[Row]:
     vocab, length = text.tokens.num_embeddings, len(text.positions)
     rows = torch.randint(1, vocab - 2, (2, length), generator=torch.Generator().manual_seed(s.seed)).to(
         s.device
@@ -326,7 +346,7 @@ def text_rows(s: Setting) -> Iterator[Row | Skipped]:
         run_theirs = partial(lambda tokens: first(theirs(tokens)), tokens)
         blocks, output = compare(text, theirs, pairs, partial(text, tokens), run_theirs)
         yield Row(
-            f"text encoder, padded with {padding}",
+            f"{what}, padded with {padding}",
             f"2×{length}, {s.name}",
             "transformers",
             version("transformers"),

@@ -1,10 +1,10 @@
-"""Public checkpoints by name: where they are published, what they weigh, under which licence, and what
+"""Public checkpoints by name: where they are published, how large they are, under which licence, and what
 they cannot do.
 
-Nothing here reaches for the network: `place` looks on this disk, in torch's folder for downloads and in
-the folder of the Hugging Face hub, and says which command fetches what is missing. SHA-256 and sizes are
-those that the publishers or several independent users give; an empty `sha256` says that none was found, a
-short one that only its first digits were."""
+Nothing here uses the network. `find_on_disk` looks in torch's folder for downloads and in the folder of the
+Hugging Face hub; `require_on_disk` says which command fetches what is missing. Sizes and SHA-256 are those
+that the publisher or several independent users give. `sha256` is empty where none is published, and short
+where only the first digits are."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Published:
         )
 
     def mirrors(self) -> list[str]:
-        """The addresses, with the hub's exchanged for $HF_ENDPOINT where that is set."""
+        """The addresses; where $HF_ENDPOINT is set, it takes the place of the hub's."""
         endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
         return [endpoint + url.removeprefix(HUB) if url.startswith(HUB) else url for url in self.urls]
 
@@ -281,14 +281,14 @@ PUBLISHED: tuple[Published, ...] = (
 
 
 def lookup(name: str) -> Published | None:
-    """What is published under a name, in any case, or under the name of its repository on the hub; None
-    for another name.
+    """The entry of that name, in upper or lower case, or of that repository on the hub; None for another
+    name.
     """
     return next((k for k in PUBLISHED if name.lower() in (k.name, *map(str.lower, k.repos))), None)
 
 
 def lookup_or_refuse(name: str) -> Published:
-    """As `known`. Raises WeightsError for another name, with the nearest ones."""
+    """As `lookup`. Raises WeightsError for an unknown name, with the names most like it."""
     if (found := lookup(name)) is None:
         near = difflib.get_close_matches(name.lower(), [k.name for k in PUBLISHED], n=2, cutoff=0.4)
         hint = (
@@ -315,15 +315,15 @@ def describe_digest(digest: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: palimpsest/ in torch's own folder, so $TORCH_HOME, else
-    $XDG_CACHE_HOME/torch, else ~/.cache/torch.
+    """Where downloads are kept: `palimpsest` in torch's folder for downloads, which lies in $TORCH_HOME, else
+    in $XDG_CACHE_HOME/torch, else in ~/.cache/torch.
     """
     return Path(torch.hub.get_dir()) / "palimpsest"
 
 
 def hub_folder() -> Path:
-    """Where the hub's programs keep theirs: $HF_HUB_CACHE, $HF_HOME/hub, $XDG_CACHE_HOME/huggingface/hub
-    or ~/.cache/huggingface/hub.
+    """Where the programs of the Hugging Face hub keep their downloads: $HF_HUB_CACHE, $HF_HOME/hub,
+    $XDG_CACHE_HOME/huggingface/hub or ~/.cache/huggingface/hub.
     """
     if named := os.environ.get("HF_HUB_CACHE"):
         return Path(named).expanduser()
@@ -340,8 +340,8 @@ def _snapshots(repo: str) -> Iterator[Path]:
 
 
 def find_on_disk(entry: Published) -> Path | None:
-    """The file on this disk, or the folder of diffusers or transformers in the hub's folder, or None.
-    Nothing in it is looked at.
+    """The file on this disk, or a folder of diffusers or transformers in the hub's cache; else None. No file
+    is opened.
     """
     if (own := cache_folder() / entry.file).is_file():
         return own
@@ -361,8 +361,8 @@ def find_on_disk(entry: Published) -> Path | None:
 
 
 def require_on_disk(entry: Published) -> Path:
-    """As `here`. Raises WeightsError where it is not, with the command that fetches it, and for a file of
-    another size than published.
+    """As `find_on_disk`. Raises WeightsError where the file is not on this disk, with the command that
+    fetches it, and for a file of another size than published.
     """
     path = find_on_disk(entry)
     if path is None:

@@ -1,17 +1,16 @@
-"""Public checkpoints, as the parts of a Model, and back: Stable Diffusion v1 and its children, whichever
-way they were published.
+"""Public checkpoints read as the fields of a Model, and a Model written as one.
 
-What a file is, its keys say, not its name:
+The keys of a file decide what it is; its name does not count:
 
-    CompVis      model.diffusion_model.…, first_stage_model.…, cond_stage_model.…: one file; 4 channels, or 8
-                 (InstructPix2Pix), or 9 (inpainting)
+    CompVis      model.diffusion_model.…, first_stage_model.…, cond_stage_model.…: one file of Stable
+                 Diffusion v1 or v2 with 4 channels, 8 (InstructPix2Pix) or 9 (inpainting)
     diffusers    a folder with unet/, vae/, text_encoder/, and often tokenizer/ and scheduler/
     DDPM         temb.dense.0.…: the unconditional U-Nets that SDEdit uses
-    GLIDE        transformer_proj.…, input_blocks.…: its base and its upsampler, for inpainting or not
+    GLIDE        transformer_proj.…, input_blocks.…: its base and its upsampler, with and without inpainting
 
-Loading is strict: nothing missing, nothing left over but what BUFFERS of weights/public/layouts.py names.
-Their times count noise levels from 0 and ours from 1 (ᾱ_0 = 1 is the clean picture), so each Model made
-here has shift = 1: the net hears t − 1."""
+Loading is strict: every parameter must be in the file, and the file may hold nothing more than what BUFFERS
+and UNUSED of weights/public/layouts.py name. Public models count noise levels from 0. Here ᾱ_0 = 1 is the clean
+picture and noise begins at t = 1, so every Model that is made here has shift = 1: its net is given t − 1."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def is_public(path: Path) -> bool:
-    """Whether the file or folder is one that this module reads, rather than one of this library's own."""
+    """Whether this module reads the file or folder. It does not read this library's own weight files."""
     if path.is_dir():
         return True
     if not path.exists():
@@ -47,8 +46,8 @@ def is_public(path: Path) -> bool:
 
 
 def read_public(path: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """The fields of a Model. Raises WeightsError for what is none of the layouts above, is damaged, or
-    does not fit.
+    """The fields of a Model. Raises WeightsError for another layout, a damaged file, and tensors that do not
+    fit.
     """
     try:
         if path.is_dir():
@@ -99,17 +98,17 @@ def read_ddpm(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) 
 
 
 def save(model: Model, path: str | Path) -> Path:
-    """Write a Model where others can read it: FILE.safetensors is the CompVis layout, any other name a
-    diffusers folder.
+    """Write a Model for other programs: FILE.safetensors in the layout of CompVis, any other name as a
+    folder of diffusers.
 
-    Weights keep their dtype and their bits; low-rank changes are put into the maps that they change. A
-    file replaces an old one whole or not at all. Raises ValueError for a name that ends like a pickle, a
-    folder's name that is a file's, and for a Model that the layout cannot say."""
+    Weights keep their dtype and their bits. Low-rank changes are added to the maps that they change. An old
+    file is replaced whole or not at all. Raises ValueError for a name that ends like a pickle's, for a folder
+    where a file is, and for a Model that the layout cannot express."""
     path, model = Path(path), merged_model(model)
     if not isinstance(model.net, UNet):
         raise ValueError(
-            f"path: {model.name} is a {type(model.net).__name__}, which neither layout can say; keep the "
-            "file that it was read from"
+            f"path: {model.name} is a {type(model.net).__name__}, for which neither layout has names; keep "
+            "the file that it was read from"
         )
     if path.suffix == ".safetensors":
         return write_compvis(model, path)

@@ -25,6 +25,7 @@ from palimpsest.weights.public.layouts import (
     BUFFERS,
     TEXT_PREFIX,
     UNET_PREFIX,
+    UNUSED,
     VAE_PREFIX,
     as_matrix,
     compvis_unet_names,
@@ -150,7 +151,11 @@ def _unused(shapes: Shapes, text: TextTransformer | None) -> list[str]:
 
     Of OpenCLIP's text encoder that is its last layer too: Stable Diffusion 2 reads the one before it."""
     last = None if text is None else f"{OPEN_CLIP}transformer.resblocks.{len(text.layers)}."
-    return [name for name in shapes if BUFFERS.match(name) or last is not None and name.startswith(last)]
+    return [
+        name
+        for name in shapes
+        if BUFFERS.match(name) or UNUSED.match(name) or last is not None and name.startswith(last)
+    ]
 
 
 def refuse_others(path: Path, shapes: Shapes) -> None:
@@ -166,9 +171,8 @@ def refuse_others(path: Path, shapes: Shapes) -> None:
             part for part, start in parts.items() if not any(name.startswith(start) for name in shapes)
         ]
         if missing:
-            raise WeightsError(
-                f"model: {path} holds a U-Net without {' and '.join(f'its {part}' for part in missing)}; {WHOLE}"
-            )
+            lacks = " and ".join(f"its {part}" for part in missing)
+            raise WeightsError(f"model: {path} holds a U-Net without {lacks}; {WHOLE}")
         return
     if kind := recognise(shapes):
         raise WeightsError(
@@ -179,8 +183,8 @@ def refuse_others(path: Path, shapes: Shapes) -> None:
         raise WeightsError(f"model: {path} holds {part} alone; {WHOLE}")
     raise WeightsError(
         f"model: {path} carries no palimpsest configuration in its header and no layout that is known "
-        f"here (its keys: {first_few(sorted(shapes)) or 'none'}); take a Stable Diffusion v1 or v2 checkpoint, "
-        "or a file that write_weights wrote"
+        f"here (its keys: {first_few(sorted(shapes)) or 'none'}); take a Stable Diffusion v1 or v2 "
+        "checkpoint, or a file that write_weights wrote"
     )
 
 

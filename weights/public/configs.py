@@ -1,5 +1,5 @@
-"""What a net was built with, read off the net, off the shapes of a CompVis file, or off a config.json of
-diffusers; and that JSON, written.
+"""The arguments with which a net was built: read off the net, off the shapes of a CompVis file, or from a
+config.json of diffusers, which is written here too.
 
 A configuration is the keyword arguments of UNet, AutoencoderKL or TextTransformer. Shapes say all of it
 but the number of heads, the groups of the norms and the activation: those are Stable Diffusion's unless a
@@ -97,8 +97,8 @@ def has_linear_projections(net: UNet) -> bool:
 
 
 def unet_of_shapes(shapes: Shapes) -> Config:
-    """The levels of the way down end where the map is halved. Raises KeyError with a tensor that is
-    missed.
+    """The arguments of UNet. A level of the way down ends where the map is halved. Raises KeyError with the
+    name of a missing tensor.
     """
     levels, i = [[]], 1
     while any(key.startswith(f"input_blocks.{i}.") for key in shapes):
@@ -125,7 +125,7 @@ def unet_of_shapes(shapes: Shapes) -> Config:
 
 
 def vae_of_shapes(shapes: Shapes) -> Config:
-    """As `unet_of_shapes`."""
+    """The arguments of AutoencoderKL. Raises KeyError as `unet_of_shapes`."""
     levels = 1 + max(
         (int(key.split(".")[2]) for key in shapes if key.startswith("encoder.down.")), default=-1
     )
@@ -144,7 +144,7 @@ def vae_of_shapes(shapes: Shapes) -> Config:
 
 
 def text_of_shapes(shapes: Shapes) -> Config:
-    """As `unet_of_shapes`; a head of CLIP is 64 wide."""
+    """The arguments of TextTransformer; a head of CLIP is 64 wide. Raises KeyError as `unet_of_shapes`."""
     vocab, width = shapes["embeddings.token_embedding.weight"]
     length = shapes["embeddings.position_embedding.weight"][0]
     layers = sum(key.endswith(".layer_norm1.weight") for key in shapes)
@@ -154,7 +154,7 @@ def text_of_shapes(shapes: Shapes) -> Config:
 # ---- off a config.json, and back ----
 
 CROSS, PLAIN = "CrossAttn{}Block2D", "{}Block2D"
-UNET_ALWAYS = {  # what UNet is, and what its JSON must say or leave out
+UNET_ALWAYS = {  # fields that describe UNet: a JSON must have these values, or leave the fields out
     "_class_name": "UNet2DConditionModel",
     "act_fn": "silu",
     "center_input_sample": False,
@@ -232,8 +232,8 @@ def unet_of_json(config: Config) -> Config:
     if not set(kinds) <= known.keys() or ups != kinds[::-1]:
         other = sorted({*kinds, *config.get("up_block_types", ())} - known.keys())
         raise WeightsError(
-            f"model: the levels {', '.join(other)} in its config.json are those of another architecture; take "
-            "a Stable Diffusion v1 or v2 model"
+            f"model: the levels {', '.join(other)} in its config.json are those of another architecture; "
+            "take a Stable Diffusion v1 or v2 model"
         )
     return dict(
         in_channels=config["in_channels"],
@@ -309,8 +309,8 @@ def text_of_json(config: Config) -> Config:
     """A transformers config.json of a CLIP text encoder -> the arguments of TextTransformer."""
     if (kind := config.get("model_type", "clip_text_model")) not in ("clip_text_model", "clip"):
         raise WeightsError(
-            f"model: model_type is {kind!r} in its config.json, so another text encoder than CLIP's, which is "
-            "not supported; take a Stable Diffusion v1 or v2 model"
+            f"model: model_type is {kind!r} in its config.json, so another text encoder than CLIP's, which "
+            "is not supported; take a Stable Diffusion v1 or v2 model"
         )
     _insist(config, {"layer_norm_eps": 1e-5, "intermediate_size": 4 * config["hidden_size"]})
     if (activation := config.get("hidden_act", "quick_gelu")) not in ACTIVATIONS:

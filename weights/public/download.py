@@ -1,8 +1,8 @@
-"""Fetch a published file, going on where an earlier try broke off, and refuse whatever is not whole.
+"""Fetch a published file, continue a download that broke off, and refuse a file that is not whole.
 
-torch.hub.download_url_to_file starts anew after every break, which for 4 GB is not good enough: this is
-the same loop with a Range in the request, around a file NAME.partial that is kept until it is whole and
-becomes NAME in one step."""
+torch.hub.download_url_to_file starts from the beginning after every break, which is not good enough for
+4 GB. Here the request asks for the missing range. The bytes are collected in NAME.partial, which becomes
+NAME in one step when it is whole and checked."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ TRIES = 5  # broken connections in a row that brought nothing new
 
 
 def download(entry: Published, folder: Path | None = None, *, progress: bool | None = None) -> Path:
-    """The file of a known name, fetched into `folder` (default: `cache_folder()`) from the first mirror
-    that gives it whole.
+    """Fetch the file of an entry into `folder` (default: `cache_folder()`) from the first mirror that gives
+    it whole; its path.
 
-    What an earlier call left half done is gone on with. progress: a bar, None for one on terminals only.
-    Raises WeightsError, one line with every mirror's fault, and for a file that is there already but is
-    not the published one."""
+    A download that broke off earlier is continued. progress: whether to show a bar; None shows one on
+    terminals only. Raises WeightsError, one line with every mirror's fault, and for a file that is there
+    already but is not the published one."""
     path = (folder or cache_folder()) / entry.file
     if path.is_file():
         check(path, entry)
@@ -86,12 +86,11 @@ def _reason(error: Exception) -> str:
 
 
 def fetch(url: str, part: Path, *, size: int | None = None, progress: bool | None = None) -> None:
-    """Bring `part` to the end of what `url` gives, from where it ends now. size: in bytes, where it is
-    known beforehand.
+    """Append to `part` what it lacks of the file at `url`. size: in bytes, where it is known beforehand.
 
-    A connection that breaks is taken up again, as long as it brings something. Raises WeightsError for a
-    web page in place of a file, a file of another size, too small a disk, and a connection that breaks
-    for good; the part stays. HTTPError and URLError pass through."""
+    After a broken connection the rest is asked for again, as long as each try brings something. Raises
+    WeightsError for a web page in place of a file, a file of another size, a disk that is too small, and
+    after TRIES tries that brought nothing; the part stays. HTTPError and URLError pass through."""
     barren = 0
     with tqdm(
         total=size,
@@ -128,8 +127,8 @@ def fetch(url: str, part: Path, *, size: int | None = None, progress: bool | Non
 
 
 def _append(url: str, part: Path, have: int, size: int | None, tell: Callable[[int], object]) -> int | None:
-    """One connection: append to the part (or start it anew, if the server cannot go on), and give the
-    whole file's size if it is told.
+    """One connection: append to the part, or start it anew if the server cannot continue. The size of the
+    whole file, None where the server does not tell.
     """
     headers = {"User-Agent": "palimpsest", **({"Range": f"bytes={have}-"} if have else {})}
     with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as answer:
@@ -168,11 +167,11 @@ def _append(url: str, part: Path, have: int, size: int | None, tell: Callable[[i
 
 
 def whole(path: Path) -> str:
-    """What a file of weights is ("safetensors", "zip" or "pickle"), once its end is seen to be there; no
-    tensor is read.
+    """The format of a file of weights ("safetensors", "zip" or "pickle"), after a check that its end is
+    there. No tensor is read.
 
-    Raises WeightsError for a web page, a pointer, another kind of file, and one that was cut off. A bare
-    pickle has no length to compare."""
+    Raises WeightsError for a web page, a git-lfs pointer, another kind of file, and one that was cut off. For
+    a bare pickle there is no length to compare."""
     form, size = kind(path), path.stat().st_size
     if form == "safetensors":
         with open(path, "rb") as file:
@@ -206,8 +205,8 @@ def whole(path: Path) -> str:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files that loading `path` reads: the file itself, or those in a folder, or in the parts of a
-    diffusers folder.
+    """The weight files that loading `path` reads: the file itself, those in a folder, or those in the parts
+    of a diffusers folder.
     """
     if path.is_file():
         return [path]
@@ -229,8 +228,8 @@ def hashed(path: Path) -> str:
 
 
 def check(path: Path, entry: Published) -> str:
-    """The SHA-256 of a file that is whole and, as far as that was published, the known one. Raises
-    WeightsError for any other.
+    """The SHA-256 of a file. Raises WeightsError for a file that is cut off, or that is not the published one
+    as far as its size and digest are known.
     """
     whole(path)
     if entry.size not in (None, size := path.stat().st_size):

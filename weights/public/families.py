@@ -83,7 +83,7 @@ def refuse_family(path: Path, keys: Iterable[str]) -> None:
     keys = list(keys)
     if family := _first(ANYWHERE, keys) or _first(FAMILIES, keys, PREFIXES):
         raise WeightsError(
-            f"model: {path} holds {family}, which is built otherwise and not supported; {TAKE}"
+            f"model: {path} holds {family}: another architecture, which is not supported; {TAKE}"
         )
     if steers := _first(STEERING, keys):
         raise WeightsError(
@@ -101,5 +101,5 @@ def refuse_pipeline(folder: Path, said: dict[str, Any]) -> None:
     named = str(said.get("_class_name") or (said.get("architectures") or [""])[0])
     if family := _first(PIPELINES, [named.removeprefix("Flax").removeprefix("Onnx")]):
         raise WeightsError(
-            f"model: {folder} holds {named} ({family}), which is built otherwise and not supported; {TAKE}"
+            f"model: {folder} holds {named} ({family}): another architecture, which is not supported; {TAKE}"
         )

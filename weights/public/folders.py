@@ -1,5 +1,5 @@
-"""The layout of diffusers: a folder with unet/, vae/, text_encoder/, read as the fields of a Model and
-written back.
+"""The layout of diffusers, a folder with unet/, vae/ and text_encoder/: read as the fields of a Model, and
+written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from palimpsest.weights.files import WeightsError, write_json
 from palimpsest.weights.public import configs
 from palimpsest.weights.public.configs import Config, has_linear_projections
 from palimpsest.weights.public.families import refuse_pipeline
-from palimpsest.weights.public.layouts import BUFFERS, as_matrix, diffusers_names
+from palimpsest.weights.public.layouts import BUFFERS, UNUSED, as_matrix, diffusers_names
 from palimpsest.weights.public.mapped import Checkpoint, read_json
 from palimpsest.weights.public.schedulers import read_scheduler, write_scheduler
 from palimpsest.weights.public.shared import (
@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 
 def read_diffusers(folder: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """unet/, vae/, text_encoder/ of one folder; tokenizer/merges.txt and scheduler/ where they are there."""
+    """The fields of a Model from unet/, vae/ and text_encoder/ of one folder, and from tokenizer/ and
+    scheduler/ where it has them.
+
+    Raises WeightsError for a folder of another family, and for parts that are missing or do not fit."""
     for said in ("model_index.json", "config.json"):
         if (folder / said).is_file():
             refuse_pipeline(folder, read_json(folder / said))
@@ -70,7 +73,12 @@ def read_diffusers(folder: Path, device: torch.device, dtype: torch.dtype) -> di
     for name, module in modules.items():  # all are looked at before the first is read
         checkpoint = Checkpoint.of_folder(folder / name)
         names = diffusers_names(module, checkpoint.shapes)
-        checkpoint.fits(module, names, ignored=[key for key in checkpoint.shapes if BUFFERS.match(key)])
+        unused = [
+            key
+            for key in checkpoint.shapes
+            if BUFFERS.match(key) or name == "text_encoder" and UNUSED.match(key)
+        ]
+        checkpoint.fits(module, names, ignored=unused)
         ready.append((checkpoint, module, names))
     for checkpoint, module, names in ready:
         checkpoint.load_into(module, names, device, dtype)
@@ -99,14 +107,15 @@ def _name(folder: Path) -> str:
 def write_diffusers(model: Model, folder: Path) -> Path:
     """A folder that diffusers loads: unet/, vae/, text_encoder/, tokenizer/, scheduler/ and model_index.json.
 
-    Raises ArgumentError for a Model that its layout cannot say: no text, words of its own, other times.
+    Raises ArgumentError for a Model that the layout cannot express: without text or autoencoder, with words
+    of its own, or with times that do not count from 0.
     """
     says = isinstance(model.net, UNet) and isinstance(model.tokenizer, ClipTokenizer)
     if not says or model.vae is None or model.shift != 1:
         raise ArgumentError(
             "path",
-            f"a diffusers folder cannot say what {model.name} is (it takes CLIP's tokens, an autoencoder and "
-            "times from 0); save it as one file, FILE.safetensors",
+            f"a diffusers folder cannot hold {model.name} (it needs CLIP's tokens, an autoencoder and times "
+            "from 0); save it as one file, FILE.safetensors",
         )
     with whole_folder(folder) as part:
         _write_parts(model, part)

@@ -1,9 +1,9 @@
-"""GLIDE's published models: base.pt, upsample.pt, base_inpaint.pt and upsample_inpaint.pt, each one flat
-state dict, as Models.
+"""GLIDE's published models as Models: base.pt, upsample.pt, base_inpaint.pt and upsample_inpaint.pt, each a
+flat state dict.
 
-"GLIDE", arXiv:2112.10741v3. One file holds the text transformer and the U-Net; here they are two modules,
-so that a text is read once for a whole walk. Blocks are numbered through, as CompVis does it, whose
-program came from the same source."""
+"GLIDE", arXiv:2112.10741v3. A file holds a text transformer and a U-Net as one net. Here they are two
+modules, so that a text is read once for all steps. Blocks are numbered through, as in CompVis's files: both
+programs come from OpenAI's guided-diffusion."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ MEND = "fetch it again, or take one of GLIDE's four published models"
 
 
 def glide_unet_names(net: GlideUNet) -> dict[str, str]:
-    """Our name -> the published one. What halves is a block of its own there, what doubles the last
-    member of its level's last block.
+    """Our name -> the published one. There a halving is a block of its own, and a doubling is the last member
+    of the last block of its level.
     """
     block, i = {}, 1  # input_blocks.0 is conv_in
     for k, level in enumerate(net.down):
@@ -97,11 +97,11 @@ def glide_text_names(text: GlideText) -> dict[str, str]:
 
 
 def glide_of_shapes(shapes: Shapes) -> tuple[Config, Config]:
-    """The arguments of GlideUNet and of GlideText. Raises KeyError with a tensor that is missed.
+    """The arguments of GlideUNet and of GlideText. Raises KeyError with the name of a missing tensor.
 
-    The blocks that halve look like any other, but those that double do not: they end the levels of the
-    way up, and the way down has the same levels with one block less. Shapes do not tell the width of a
-    head (64), nor the groups of a norm (32)."""
+    A block that halves has the same tensors as any other block. A block that doubles has a member more, and
+    ends a level of the way up; the way down has the same levels with one block less. Shapes do not tell the
+    width of a head (64), nor the groups of a norm (32)."""
     doubles = [
         i
         for i in range(len(shapes))

@@ -1,12 +1,12 @@
-"""What others call our parameters: pure functions of names, one rule a line.
+"""The names that public layouts give to our parameters: pure functions of names, one rule a line.
 
     CompVis      one file: the U-Net under model.diffusion_model., the autoencoder under first_stage_model.,
                  the text encoder under cond_stage_model.transformer.text_model.; blocks are numbered through
     diffusers    a folder: unet/, vae/, text_encoder/ with the names of diffusers and transformers
 
-Each `…_names(net)` maps every parameter of a net to its name there, once: reading and writing use the
-same map. Only the autoencoder's attention has another shape: CompVis keeps those four maps as 1×1
-convolutions."""
+Each `…_names(net)` maps every parameter of a net to its name in that layout; reading and writing use the
+same map. Shapes differ in two places: CompVis keeps the four maps of the autoencoder's attention as 1×1
+convolutions, and Stable Diffusion 2 keeps proj_in and proj_out of its U-Net as matrices."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def text_to_transformers(key: str) -> str:
 def diffusers_names(
     net: UNet | AutoencoderKL | TextTransformer, written: Iterable[str] | None = None
 ) -> dict[str, str]:
-    """Our name -> the name in diffusers or transformers. `written`: the names of a file, whose spelling
-    is then kept.
+    """Our name -> the name in diffusers or transformers. written: the names in a file; where the file
+    uses an older or newer spelling, that spelling is returned.
     """
     rule = {UNet: unet_to_diffusers, AutoencoderKL: vae_to_diffusers, TextTransformer: text_to_transformers}[
         type(net)
@@ -153,8 +153,8 @@ COMPVIS_VAE = [
 
 
 def compvis_unet_names(net: UNet) -> dict[str, str]:
-    """Our name -> CompVis's, without the prefix. There the blocks of all levels are numbered in one row
-    each way, halvings included.
+    """Our name -> CompVis's, without the prefix. CompVis numbers the blocks of all levels through, once on
+    the way down and once on the way up, and a halving counts as a block.
     """
     block, i = {}, 1  # input_blocks.0 is conv_in
     for k, level in enumerate(net.down):
@@ -207,8 +207,8 @@ def to_compvis_shape(name: str, value: Tensor) -> Tensor:
 
 
 def ema_name(name: str) -> str:
-    """model.diffusion_model.out.0.weight -> model_ema.diffusion_modelout0weight: the moving average lost
-    its dots.
+    """model.diffusion_model.out.0.weight -> model_ema.diffusion_modelout0weight: names in the moving average
+    have no dots.
     """
     return "model_ema." + name.removeprefix("model.").replace(".", "")
 
@@ -244,9 +244,13 @@ def ddpm_names(net: DDPM) -> dict[str, str]:
 BUFFERS = re.compile(
     r"""
     (betas | alphas_cumprod(_prev)? | sqrt_\w+ | log_one_minus_alphas_cumprod | posterior_\w+
-    | logvar | lvlb_weights | scale_factor | (denoiser\.|log_)?sigmas | v_pred
-    | model_ema\.(decay|num_updates) | (.*\.)?(position_ids | attn_mask)
-    | (cond_stage_model\.(.*\.)?)?(logit_scale | text_projection(\[T\]|\.weight)?)  # of CLIP's pooled vector
+    | logvar | lvlb_weights | scale_factor | (.*\.)?position_ids | model_ema\.(decay|num_updates))$""",
+    re.VERBOSE,
+)
+UNUSED = re.compile(  # by sampling, in files that others merged or trained on
+    r"""
+    ((denoiser\.|log_)?sigmas | v_pred
+    | (cond_stage_model\.(.*\.)?)?(logit_scale | attn_mask | text_projection(\[T\]|\.weight)?)
     | ((cond_stage_model\.(.*\.)?)?(vision_model | visual | visual_projection) | first_stage_model\.loss
       | safety_checker)\..* )$""",
     re.VERBOSE,

@@ -1,9 +1,9 @@
-"""Checkpoints of others, opened without running them and without reading them: tensors by name, mapped
-from the disk.
+"""Checkpoint files of others: tensors by name, mapped from the disk, so that opening a file neither reads its
+weights nor runs code in it.
 
-Two formats, told apart by their first bytes and not by their names: safetensors, and what torch.save
-wrote (a zip, or before torch 1.6 a bare pickle), of which only tensors are taken. `load_into` moves them into
-a module one by one, so that a model is in memory once."""
+There are two formats, which the first bytes of a file tell apart: safetensors, and what torch.save wrote (a
+zip, or a bare pickle before torch 1.6), of which only tensors are taken. `load_into` moves tensors into a
+module one by one, so that a model is in memory only once."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ FETCH = "fetch it again, or take the .safetensors that most checkpoints are publ
 
 
 class Inert:
-    """Stands for a class that a pickle names beside its tensors: it takes everything, keeps nothing and
-    does nothing.
+    """Takes the place of a class that a pickle names beside its tensors: it accepts any argument and any
+    state, and ignores them.
     """
 
     def __init__(self, *given: object):
@@ -73,9 +73,9 @@ class Parameters(dict):
 
 
 class Checkpoint:
-    """The tensors of one file, or of several that hold parts of one module: `shapes` by name, `header` a
-    safetensors file's own words.
-    """
+    """The tensors of one file, or of several files that hold parts of one module.
+
+    shapes: by name. header: the texts in the header of a safetensors file."""
 
     def __init__(
         self,
@@ -117,8 +117,8 @@ class Checkpoint:
         raise _no_weights(folder)
 
     def fits(self, module: nn.Module, names: Mapping[str, str], ignored: Iterable[str] = ()) -> None:
-        """Strict: the tensors are those that `names` (ours -> theirs) calls for, of the module's sizes,
-        and no others but `ignored`.
+        """Check that the file has every tensor that `names` (ours -> theirs) asks for, in the module's sizes,
+        and no others than those and `ignored`.
 
         Raises WeightsError with what is missing, left over or of another size.
         """
@@ -149,12 +149,12 @@ class Checkpoint:
     def load_into(
         self, module: Net, names: Mapping[str, str], device: torch.device, dtype: torch.dtype
     ) -> Net:
-        """Give a module of the meta device its weights (names: ours -> theirs), ready to run and not to
-        train; each tensor goes once.
+        """Give a module on the meta device its weights (names: ours -> theirs); it can then run, not train.
+        Each tensor can be loaded once.
 
-        A tensor that is already of `dtype` stays mapped on the CPU and costs memory as it is used. One
-        that is converted leaves its pages behind, and those stay until the mapping goes: so the file is
-        opened anew whenever a sixteenth of it has been converted."""
+        On the CPU a tensor that already has `dtype` stays mapped, and takes memory when it is used. When a
+        tensor is converted, the pages of the file that were read stay in memory as long as the file is
+        mapped. Therefore the file is mapped anew whenever a sixteenth of it has been converted."""
         weights, empty = {}, module.state_dict()
         for file in sorted(set(self.place[theirs] for theirs in names.values())):
             converted = 0
@@ -208,8 +208,8 @@ def refuse_dangling(folder: Path) -> None:
 
 
 def kind(path: Path) -> str:
-    """ "safetensors", "zip" or "pickle", from the first bytes. Raises WeightsError for a page, a pointer,
-    or anything else.
+    """ "safetensors", "zip" or "pickle", by the first bytes. Raises WeightsError for a web page, a git-lfs
+    pointer, and any other file.
     """
     try:
         with open(path, "rb") as file:
@@ -246,8 +246,8 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     """Every tensor of a file by name, mapped: its bytes are read when they are used. No code in the file
     is run.
 
-    Raises WeightsError for a damaged file, and for a pickle that is more than tensors, plain values and
-    LEFTOVERS."""
+    Raises WeightsError for a damaged file, and for a pickle with other things than tensors, plain values,
+    LEFTOVERS and PLAIN."""
     found = contents_of(path)
     while isinstance(found, dict) and (
         inside := next((name for name in INSIDE if isinstance(found.get(name), dict)), None)
@@ -314,7 +314,7 @@ def read_json(path: Path) -> dict:
 
 
 def header_of(path: Path) -> dict[str, str]:
-    """The words in a safetensors file's header; none in another file."""
+    """The texts in the header of a safetensors file; {} for another file."""
     if kind(path) != "safetensors":
         return {}
     try:
@@ -333,8 +333,8 @@ def first_few(names: Iterable[str]) -> str:
 
 
 def _trim(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A convolution of one pixel and a linear map hold the same numbers: (512, 512, 1, 1) and (512, 512,
-    1) are (512, 512).
+    """(512, 512) for (512, 512, 1, 1) and (512, 512, 1): a convolution of one pixel holds the numbers of a
+    linear map.
     """
     return shape[:2] if len(shape) > 2 and set(shape[2:]) == {1} else shape
 

@@ -1,5 +1,5 @@
-"""What the layouts of public checkpoints share: a net without weights, the check that parts belong
-together, a file written whole.
+"""What the readers and writers of all layouts share: a net without its weights, the check that the parts of
+a model belong together, and the writing of a file.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""TorchScript archives, read for their tensors alone: OpenAI published CLIP as such. No code in the file
-is run.
+"""The tensors of TorchScript archives, the format in which OpenAI published CLIP. No code in the file is run.
 
-An archive is a zip. data.pkl says what the module is, as a tree of objects with the names of its
-parameters; data/0, data/1, … hold the numbers, uncompressed; code/ holds a program, which is not looked
-at. torch.jit.load would build the program too, and torch.load(weights_only=True) refuses the file. So the
-tree is read here by an unpickler that knows tensors and plain values and nothing else, and the numbers
-stay mapped from the disk."""
+An archive is a zip. data.pkl describes the module as a tree of objects with the names of its parameters;
+data/0, data/1, … hold the numbers, uncompressed; code/ holds a program, which is not read. torch.jit.load
+would build the program, and torch.load(weights_only=True) refuses the file. Therefore an unpickler of our own
+reads the tree: it accepts tensors and plain values only. The numbers stay mapped from the disk."""
 
 from __future__ import annotations
 
@@ -37,9 +35,7 @@ DTYPES = {
 
 
 class Node:
-    """A module or another object of the archive; its class is known by name only, and what it holds
-    stands in `held`.
-    """
+    """A module or another object of the archive, without its class; `held` is its state."""
 
     def __setstate__(self, held: Any) -> None:
         self.held = held
@@ -120,8 +116,8 @@ class Records:
 
 
 class Unpickler(pickle.Unpickler):
-    """Builds the tree of an archive out of Nodes, tensors and plain values; whatever else it is asked
-    for, it refuses by name.
+    """Builds the tree of an archive from Nodes, tensors and plain values, and refuses anything else by its
+    name.
     """
 
     def __init__(self, file: IO[bytes], records: Records):

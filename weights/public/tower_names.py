@@ -1,18 +1,18 @@
-"""What others call the parameters of CLIP and DINO, and how they stack them: the rules of
-weights/public/layouts.py, continued.
+"""The names that public layouts give to the parameters of CLIP and DINO, and how they stack them, in rules
+like those of weights/public/layouts.py.
 
     openai         visual.…, transformer.…: one file of OpenAI's or of open_clip's
     transformers   vision_model.…, text_model.…; for DINO embeddings.…, encoder.layer.…: Hugging Face's files
     official       blocks.…: DINO's own files, and timm's
     glide          blocks.input.…, blocks.block_0.…: GLIDE's noised CLIP, a file for each tower
 
-Each `…_names(net)` maps every parameter to its place there. Some places are parts of a tensor, and say so
-at their end:
+Each `…_names(net)` maps every parameter to its place in that layout. A place may be a part of a tensor, which
+its end says:
 
     attn.qkv.weight[q]     the first third of it: query, key and value maps are stacked
-    visual.proj[T]         turned over: x @ proj there is a linear map here
+    visual.proj[T]         its transpose: they compute x @ proj, and here it is a linear map
 
-`unpack` makes such places of a file's tensors, `pack` a file's tensors of such places.
+`unpack` turns the tensors of a file into places, and `pack` turns places into the tensors of a file.
 """
 
 from __future__ import annotations
@@ -159,8 +159,8 @@ def noised_clip_names(clip: NoisedCLIP) -> dict[str, str]:
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file by place: stacks as three parts, turned matrices turned back, leading axes of
-    one dropped. No copies.
+    """The tensors of a file by place: stacks split into three, matrices transposed, leading axes of length
+    one dropped. Nothing is copied.
     """
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -231,8 +231,8 @@ def clip_of_shapes(shapes: Shapes, names: Mapping[str, str]) -> Config:
 
 
 def open_clip_text_of_shapes(shapes: Shapes) -> Config:
-    """The arguments of the TextTransformer that Stable Diffusion 2 reads: all layers of OpenCLIP but the last,
-    and the exact GELU. Shapes do not say how many heads there are (64 wide)."""
+    """The arguments of Stable Diffusion 2's TextTransformer: all layers of OpenCLIP but the last, and the
+    exact GELU. Shapes do not say how many heads there are (64 wide)."""
     vocab, width = shapes["token_embedding.weight"]
     return dict(
         vocab=vocab,

@@ -7,14 +7,15 @@ in which they are published.
     noised = load_noised_clip("clip_image_enc.pt", "clip_text_enc.pt")
     inception = load_inception("pt_inception-2015-12-05-6726825d.pth")
 
-CLIP is read from OpenAI's files (TorchScript or a state dict), open_clip's, or a folder of transformers;
-DINO from its own files (of a whole training the teacher), timm's, or a folder of transformers; LPIPS from
-torchvision's trunk and the heads of LPIPS 0.1; GLIDE's noised CLIP looks at x_t and is told t; FID's
-Inception is not torchvision's, whose figures are others.
+CLIP is read from OpenAI's files (TorchScript or a state dict), from open_clip's, and from a folder of
+transformers. DINO is read from its own files (from those of a whole training the teacher), from timm's, and
+from a folder of transformers. LPIPS has its trunk from torchvision and its heads from LPIPS 0.1. GLIDE's
+noised CLIP reads x_t and t. FID is measured by an Inception that differs from torchvision's, so figures of
+the two cannot be compared.
 
-What a file is, its keys say, and not its name. Loading is strict: nothing missing, and nothing left over
-but what `EXTRAS` names. No code in a file is run. All raise WeightsError (a ValueError) that names the
-file and the mend."""
+The keys of a file decide what it is; its name does not count. Loading is strict: every parameter must be in
+the file, and the file may hold nothing more than what `EXTRAS` names. No code in a file is run. Every
+function raises WeightsError (a ValueError) that names the file and the mend."""
 
 from __future__ import annotations
 
