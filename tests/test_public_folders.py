@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_public_load import same, small
 
 from palimpsest.nets.tokenizer import ClipTokenizer
@@ -146,3 +147,16 @@ def test_words_added_with_transformers_come_with_their_rows(model, pipe, tmp_pat
     assert again.tokenizer(["a <cat-toy>"]).equal(rows) and same(found, again) == []
     index = json.loads((tmp_path / "again" / "model_index.json").read_text(encoding="utf-8"))
     assert index["_class_name"] == "StableDiffusionPipeline"
+
+
+def test_a_text_encoder_may_bring_the_rest_of_its_clip(model, plain, tmp_path):
+    """CLIPTextModelWithProjection has a projection, and a whole CLIP its picture's half."""
+    folder = shutil.copytree(plain, tmp_path / "sd")
+    file = folder / "text_encoder" / "model.safetensors"
+    more = {name: torch.ones(3, 3) for name in ("text_projection.weight", "vision_model.x", "logit_scale")}
+    save_file(load_file(file) | more, file)
+    assert same(model, load(folder, device="cpu")) == []
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(file) | more, file)
+    with pytest.raises(WeightsError, match="3 left over"):
+        load(folder, device="cpu")
