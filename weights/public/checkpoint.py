@@ -9,8 +9,9 @@ The keys of a file decide what it is; its name does not count:
     GLIDE        transformer_proj.…, input_blocks.…: its base and its upsampler, with and without inpainting
 
 Loading is strict: every parameter must be in the file, and the file may hold nothing more than what BUFFERS
-and UNUSED of weights/public/layouts.py name. Public models count noise levels from 0. Here ᾱ_0 = 1 is the clean
-picture and noise begins at t = 1, so every Model that is made here has shift = 1: its net is given t − 1."""
+and UNUSED of weights/public/layouts.py name. Public models count noise levels from 0. Here ᾱ_0 = 1 is the
+clean picture and noise begins at t = 1, so every Model that is made here has shift = 1: its net is given
+t − 1."""
 
 from __future__ import annotations
 
