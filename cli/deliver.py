@@ -24,7 +24,7 @@ from palimpsest.worlds.files import contact_sheet, write_gif, write_picture
 
 FRAMES = 8  # of a walk, on one sheet
 SHOWN = 384  # pixels that the longer side of a picture has at most, on a sheet and in a GIF
-SMALL = 192  # and its shorter side at least, if it can
+SMALL = 256  # and its shorter side at least, if it can
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ ENDINGS = {  # by the words of the command
         ),
     ),
     "sweep": Ending(
-        "Each picture has the size that METHOD gives it, and stands on the sheet at 192 to 384 pixels.",
+        "Each picture has the size that METHOD gives it, and stands on the sheet at 256 to 384 pixels.",
         "for each picture 3 s less than METHOD takes",
         (
             f'sweep sdedit {STAR} --prompt "{RED_STAR}" --over t0=.2:.8:4 --over w=1,3,7 -o sheet.png',
