@@ -6,7 +6,7 @@
             picture.save(part)
 
 Every writer of this project goes through here. What a killed run leaves behind is a hidden folder
-`.NAME.PID.….part`, which the next run on that output removes, and a hidden file `.NAME.lock` that nobody
+`.NAME.PID.….part`, which the next that writes there removes, and a hidden file `.NAME.lock` that nobody
 holds: the kernel gives a lock back when its process ends, however it ends.
 """
 
@@ -122,6 +122,7 @@ def whole(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
     real, folder = Path(os.path.realpath(check_writable(path))), None
     try:
         old = os.stat(real) if real.exists() else None
+        remove_leftovers(real.parent, f".{real.name}.")
         with uninterrupted():
             folder = Path(tempfile.mkdtemp(".part", f".{real.name}.{os.getpid()}.", real.parent))
         part = folder / real.name
@@ -231,8 +232,8 @@ def locked(path: str | Path, name: str = "", *, patience: float = 0.0) -> Iterat
                         "name another place"
                     ) from None
                 time.sleep(0.05)
-        with suppress(OSError):
-            remove_leftovers(real)
+        remove_leftovers(real.parent, f".{real.name}.")
+        remove_leftovers(real)
         yield
     finally:
         if handle is not None:
@@ -296,12 +297,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_locks)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what killed runs left of a file, or in a folder: parts whose process is no more."""
-    places = [(path.parent, f".{path.name}.")]
-    if path.is_dir():
-        places.append((path, "."))
-    for folder, begin in places:
+def remove_leftovers(folder: Path, begin: str = ".") -> None:
+    """Remove what killed runs left half-written in a folder: parts of names that begin so, whose process is
+    no more.
+    """
+    with suppress(OSError):
         for name in os.listdir(folder):
             found = PART.fullmatch(name) if name.startswith(begin) else None
             if found and not _alive(int(found[1])):

@@ -102,6 +102,8 @@ def test_two_outputs_that_would_be_one_file_are_told_before_either_is_there(room
         "dreambooth in.png --class-noun star --captions mine/learned.json -o mine",
         "dreambooth in.png --class-noun star --model mine/model.safetensors -o mine",
         "dreambooth in.png --class-noun star --model mine/model.safetensors -o sub/../mine --rank 1",
+        "sdedit in.png --compare sub/../in.png -o out.png",
+        "sdedit in.png -o out.png --compare ./out.png",
         "glide session script.txt -o in.png",
         "glide session script.txt -o out.png --strip out.png",
         "glide session script.txt -o mask.png",
@@ -140,9 +142,10 @@ def test_every_option_that_names_a_file_is_known_as_read_or_written():
             else:
                 yield action
 
-    parser = command_line(Parser, [name for name in COMMANDS if name not in ("weights", "models")])
+    others = ("weights", "models", "again")  # `again` asks check_outputs itself, of FILE and OUT
+    parser = command_line(Parser, [name for name in COMMANDS if name not in others])
     named = {a.dest for a in actions(parser) if a.metavar in ("IN", "M", "O", "FILE", "PNG", "OUT", "SCRIPT")}
-    more = ("PNG_OR_FOLDER", "FOLDER", "PATH", "FILE[:SCALE]", "FILE[=WORD]")
+    more = ("PNG_OR_FOLDER", "FOLDER", "PATH", "GIF", "FILE[:SCALE]", "FILE[=WORD]")
     named |= {a.dest for a in actions(parser) if a.metavar in more}
     assert named <= {*files.READS, *files.WRITES, *files.MODELS, *files.CHANGES}
     assert {"input", "out", "strip", "load", "lora"} <= named
@@ -257,9 +260,20 @@ def test_a_second_run_is_refused_and_a_killed_one_leaves_no_lock_behind(tmp_path
     other.kill()
     other.wait()
     assert any(name.endswith(".part") for name in names(tmp_path))
+    with locked(tmp_path / "elsewhere"):
+        assert any(name.endswith(".part") for name in names(tmp_path))
     with locked(tmp_path / "sub" / ".." / "out"):
         assert names(tmp_path) == [".out.lock"], "what was half-written is gone"
     assert names(tmp_path) == []
+
+
+def test_who_writes_without_a_lock_cleans_up_after_a_killed_run_too(tmp_path, other):
+    write_text(tmp_path / "out", "beside a run that is alive")
+    assert any(name.endswith(".part") for name in names(tmp_path))
+    other.kill()
+    other.wait()
+    write_text(tmp_path / "out", "after it")
+    assert not [name for name in names(tmp_path) if name.endswith(".part")]
 
 
 def test_a_command_is_refused_while_another_run_writes_its_output(room, capsys):
@@ -323,7 +337,7 @@ def test_ctrl_c_waits_for_the_end_of_a_block_and_comes_too_late_for_the_last():
 
 def test_after_ctrl_c_no_file_is_there_that_was_not_there_before(room, monkeypatch, capsys):
     monkeypatch.setattr(
-        "palimpsest.cli.commands.sdedit.tell", lambda *_: os.kill(os.getpid(), signal.SIGINT) or time.sleep(9)
+        "palimpsest.cli.deliver.tell", lambda *_: os.kill(os.getpid(), signal.SIGINT) or time.sleep(9)
     )
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
