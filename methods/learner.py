@@ -151,9 +151,8 @@ def check_class_noun(model: Model, class_noun: str) -> None:
     try:  # DreamBooth, Sec. 3.2: a coarse class, in known words
         model.tokenizer.encode(class_noun)
     except UnknownWord as error:
-        near = f"; the nearest known words are: {', '.join(error.near)}" if error.near else ""
         raise ArgumentError(
-            "class_noun", f'the model does not know the word "{error.word}"{near}; choose a word it knows'
+            "class_noun", f'the model does not know the word "{error.word}"; {error.advice}'
         ) from None
 
 

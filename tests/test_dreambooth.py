@@ -449,7 +449,7 @@ def test_what_cannot_be_learned_is_refused_in_one_line_that_names_it_before_a_pi
         (Course, dict(lr=0.0), "lr: must be above 0"),
         (Course, dict(ema=1.0), "ema: must lie in"),
         (Course, dict(accumulate=0), "accumulate: must be at least 1"),
-        (Course, dict(seed=-1), "seed: must be a whole number from 0"),
+        (Course, dict(seed=1.5), "seed: must be a whole number"),
         (Course, dict(batch=3, accumulate=2), "batch: 3 pictures cannot be shared"),
         (Course, dict(weight="snr"), "weight: must be a function"),
         *[(Prior, dict(weight=value), "weight: must be at least 0") for value in (-1.0, math.nan, math.inf)],
