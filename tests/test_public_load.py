@@ -683,9 +683,9 @@ torch.set_num_threads(1)
 from palimpsest.weights.load import load
 def peak():                                                                # getrusage would count the parent's memory too
     return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
-load(sys.argv[2], device="cpu")                                            # a small one: what the library itself takes, once
+load(sys.argv[2], "cpu", torch.float32)                                          # a small one: what the library itself takes, once
 before = peak()
-b = load(sys.argv[1], device="cpu")
+b = load(sys.argv[1], "cpu", torch.float32)
 parameters = [p for m in (b.net, b.text, b.vae) for p in m.parameters()]
 total = sum(float(p.sum()) for p in parameters)                            # every page is touched
 print((peak() - before) / sum(p.nbytes for p in parameters))

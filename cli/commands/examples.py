@@ -1,6 +1,6 @@
 """How every `--help` ends: what to expect, and two examples that run in a checkout of this repository.
 
-Seconds were measured with the shipped models, on one core of an AMD EPYC of 2024, start included (PyTorch
+Seconds were measured with the shipped models, on one core of an Intel Xeon with AMX, start included (PyTorch
 takes 3 of them), and rounded; a laptop has several such cores.
 """
 
@@ -171,6 +171,8 @@ def ending(name: str) -> str:
     if name not in ENDINGS:
         return ""
     size, seconds, examples = ENDINGS[name]
-    timed = f"Expect {seconds}, with the shipped model on one core of a server (AMD EPYC)." if seconds else ""
+    timed = (
+        f"Expect {seconds}, with the shipped model on one core of a server (Intel Xeon)." if seconds else ""
+    )
     lines = [textwrap.fill(f"{size} {timed}".strip(), 80)]
     return "\n".join([*lines, "", "examples:", *(f"  palimpsest {example}" for example in examples)]).strip()
