@@ -236,6 +236,7 @@ CHANGED: dict[str, str] = {
                                                                "photo of': the six templates say two texts.",
     "command/invert": "A line says where the sheet went, as every command says of its result.",
     "command/options, IN": "A command takes several pictures, or a folder of them.",
+    "command/models-and-weights": "`weights list` no longer has vocabularies, which ship with the package.",
     "command/mistakes": "A command line without words prints the help; `help unknown` is a mistake now.",
     "command/options": "Choices that a verb's annotation lists are listed by the parser, too; every command has --dtype. "
                        "`words` is new, and --crop says what becomes of a picture that is not square.",

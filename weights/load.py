@@ -119,7 +119,8 @@ def check_numbers(path: Path, config: dict, tensors: dict[str, Tensor]) -> None:
     """
     sides = max((side for tensor in tensors.values() for side in tensor.shape), default=0)
     for part, net in config.items():
-        for name, value in net.items() if part != "schedule" and isinstance(net, dict) else ():
+        is_net = isinstance(net, dict) and part not in ("schedule", "taught")
+        for name, value in net.items() if is_net else ():
             most = len(tensors) if name in ("blocks", "layers") else max(1024, sides)
             numbers = [one for one in (value if isinstance(value, list) else [value]) if type(one) is int]
             if any(one > (64 if isinstance(value, list) else most) for one in numbers):
