@@ -137,10 +137,10 @@ def building(path: Path) -> Iterator[None]:
         yield
     except WeightsError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}".split("\n")[0][:200]
         raise WeightsError(
-            f"model: {path} holds a configuration that this version cannot build ({type(error).__name__}: "
-            f"{error}); train it again"
+            f"model: {path} holds a configuration that this version cannot build ({why}); train it again"
         ) from None
 
 
