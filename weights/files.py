@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from palimpsest.outputs import OutputError, locked, whole, write_text
+
+Built = TypeVar("Built", bound=nn.Module)
 
 FOLDER = Path(__file__).parent
 MANIFEST = FOLDER / "MANIFEST.json"
@@ -177,3 +179,19 @@ def fill(
             f"model: {path} does not fit its own configuration ({reason}); train it again"
         ) from None
     return module.eval().requires_grad_(False)
+
+
+def built(
+    kind: type[Built], config: dict[str, Any], tensors: dict[str, Tensor], prefix: str, path: str | Path
+) -> Built:
+    """A module of this configuration, filled. Built without memory first: one that the tensors named
+    `prefix.…` do not fit can be of any size, and is refused before it takes any. Raises WeightsError."""
+    with torch.device("meta"):
+        wanted = {name: tensor.shape for name, tensor in kind(**config).state_dict().items()}
+    found = {k[len(prefix) + 1 :]: v.shape for k, v in tensors.items() if k.startswith(prefix + ".")}
+    if odd := next((name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)), None):
+        raise WeightsError(
+            f"model: {path} does not fit its own configuration ({prefix}.{odd} has the shape "
+            f"{list(found.get(odd, ()))} and should have {list(wanted.get(odd, ()))}); train it again"
+        )
+    return fill(kind(**config), tensors, prefix, path)

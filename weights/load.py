@@ -29,8 +29,8 @@ from palimpsest.weights.changes import CHANGES, apply_change, base_of, bases_of,
 from palimpsest.weights.files import (
     FOLDER,
     WeightsError,
+    built,
     config_in,
-    fill,
     manifest,
     read_weights,
     sha256,
@@ -113,20 +113,25 @@ def read_kind(name_or_path: str | Path, *kinds: str) -> tuple[Path, dict, dict[s
     return path, config, tensors
 
 
+LEVELS = 100_000  # of a schedule; papers take 1000 to 4000
+
+
 def check_numbers(path: Path, config: dict, tensors: dict[str, Tensor]) -> None:
     """Raises WeightsError for a configuration of nets that are far larger than the file's tensors, before
-    they are built: as many blocks as tensors, or as wide as none of them, would fill the memory.
+    they are built: more blocks than tensors, or a width that none of them has, would fill the memory; and
+    for a schedule of more than LEVELS levels.
     """
     sides = max((side for tensor in tensors.values() for side in tensor.shape), default=0)
     for part, net in config.items():
-        is_net = isinstance(net, dict) and part not in ("schedule", "taught")
-        for name, value in net.items() if is_net else ():
+        counts = isinstance(net, dict) and part != "taught"  # the numbers of taught words are their tokens
+        for name, value in net.items() if counts else ():
             most = len(tensors) if name in ("blocks", "layers") else max(1024, sides)
+            most = LEVELS if part == "schedule" else most
             numbers = [one for one in (value if isinstance(value, list) else [value]) if type(one) is int]
             if any(one > (64 if isinstance(value, list) else most) for one in numbers):
                 raise WeightsError(
-                    f"model: {path} describes a {part} with {name} {value}, and holds the tensors of a "
-                    "smaller one; train it again"
+                    f"model: {path} describes a {part} with {name} {value}, which is more than can be meant; "
+                    "train it again"
                 )
 
 
@@ -217,7 +222,7 @@ def load_autoencoder(
     device = pick_device(device)
     with building(path):
         return Autoencoder(
-            fill(AutoencoderKL(**config["vae"]), tensors, "vae", path).to(device), config["latent_scale"]
+            built(AutoencoderKL, config["vae"], tensors, "vae", path).to(device), config["latent_scale"]
         )
 
 
@@ -299,13 +304,14 @@ def _assembled(
 ) -> Model:
     """The model of a file of ours: its nets built and filled, its autoencoder fetched from beside it."""
     build_net, build_text = NETS[config["kind"]]
-    net, text = build_net(**config["net"]), build_text(**config["text"])
+    net = built(build_net, config["net"], tensors, "net", path)
+    text = built(build_text, config["text"], tensors, "text", path)
     autoencoder = _autoencoder_of(path, config)
     schedule = dict(config["schedule"])
     return Model(
         name=path.stem,
-        net=fill(net, tensors, "net", path).to(device, dtype),
-        text=fill(text, tensors, "text", path).to(device, dtype),
+        net=net.to(device, dtype),
+        text=text.to(device, dtype),
         tokenizer=word_tokenizer(config["words"], config["text"]["length"]).with_taught(
             config.get("taught", {})
         ),
