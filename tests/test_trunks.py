@@ -140,7 +140,7 @@ def test_the_published_trunks_are_tapped_after_their_relus_of_these_widths(
 
 @pytest.mark.parametrize("x, y", [(pictures(1, 9), pictures(2, 9)), (pictures(1, 9), pictures(1, 8))])
 def test_pictures_of_two_shapes_are_refused(x, y):
-    with pytest.raises(ValueError, match="give two equal"):
+    with pytest.raises(ValueError, match="y: must be .b, 3, y, x. as x is"):
         small_lpips()(x, y)
 
 
