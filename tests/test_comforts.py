@@ -14,6 +14,7 @@ from PIL import Image
 from palimpsest.cli.commands.examples import ENDINGS
 from palimpsest.cli.main import command_line, main
 from palimpsest.cli.manners import Parser
+from palimpsest.weights.public.catalogue import PUBLISHED
 from palimpsest.worlds.notes import read_note
 from tests.tiny import tiny_weights
 
@@ -262,3 +263,18 @@ def test_every_help_ends_with_two_examples_that_are_understood_on_files_that_are
 def test_the_helps_say_the_size_of_pictures_and_the_seconds_to_expect():
     silent = [name for name, end in ENDINGS.items() if not (end.size and end.seconds)]
     assert all(name in ("models", "words") or name.startswith("weights ") for name in silent)
+
+
+def test_the_examples_name_checkpoints_that_are_known():
+    words = [shlex.split(example) for end in ENDINGS.values() for example in end.examples]
+    named = {line[2] for line in words if line[:2] in (["weights", "get"], ["weights", "verify"])}
+    known = {published.name for published in PUBLISHED}
+    assert named and all(name in known or (ROOT / name).is_file() for name in named)
+
+
+def test_the_readmes_mistake_is_said_in_the_readmes_words(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    picture = ROOT / "figures" / "hand" / "heart.png"
+    assert main(["sdedit", str(picture), "--prompt", "a red haert", "-o", "red.png"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said in (ROOT / "README.md").read_text(encoding="utf-8") and not list(tmp_path.iterdir())
