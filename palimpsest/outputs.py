@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -119,13 +119,10 @@ def whole(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
     the file that it leads to is replaced. sync: wait until the disk has it, so that it also outlasts a
     power failure. Raises OutputError where that cannot be done; the old file stays.
     """
-    real, folder = Path(os.path.realpath(check_writable(path))), None
-    try:
-        old = os.stat(real) if real.exists() else None
+    real = Path(os.path.realpath(check_writable(path)))
+    with _hidden(path, real, lambda: real.parent) as part:
         remove_leftovers(real.parent, f".{real.name}.")
-        with uninterrupted():
-            folder = Path(tempfile.mkdtemp(".part", f".{real.name}.{os.getpid()}.", real.parent))
-        part = folder / real.name
+        old = os.stat(real) if real.exists() else None
         part.touch()
         mode = stat.S_IMODE((old or os.stat(part)).st_mode)
         yield part
@@ -137,15 +134,6 @@ def whole(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
                 os.fsync(file.fileno())
         part.chmod(mode)
         os.replace(part, real)
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; make room, or choose another place"
-        ) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -156,14 +144,14 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     Where there was no such folder it appears as a whole; else its files replace those of their names, one
     after the other, when the last of them is written. Raises OutputError where that cannot be done.
     """
-    real, folder = Path(os.path.realpath(path)), None
-    try:
+    real = Path(os.path.realpath(path))
+
+    def beside() -> Path:
         real.parent.mkdir(parents=True, exist_ok=True)
         check_writable(real / "x" if real.is_dir() else real)
-        with uninterrupted():
-            near = real if real.is_dir() else real.parent
-            folder = Path(tempfile.mkdtemp(".part", f".{real.name}.{os.getpid()}.", near))
-        part = folder / real.name
+        return real if real.is_dir() else real.parent
+
+    with _hidden(path, real, beside) as part:
         part.mkdir()
         yield part
         with uninterrupted():
@@ -175,6 +163,21 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
                 there.parent.mkdir(parents=True, exist_ok=True)
                 with whole(there) as new:
                     os.replace(file, new)
+
+
+@contextmanager
+def _hidden(path: str | Path, real: Path, beside: Callable[[], Path]) -> Iterator[Path]:
+    """A name in a hidden folder of this process alone, which is gone after the block.
+
+    path: for the message; real: where it leads; beside: makes and gives the folder that the hidden one lies
+    in. Raises OutputError for whatever the operating system refuses.
+    """
+    folder = None
+    try:
+        near = beside()
+        with uninterrupted():
+            folder = Path(tempfile.mkdtemp(".part", f".{real.name}.{os.getpid()}.", near))
+        yield folder / real.name
     except OutputError:
         raise
     except OSError as error:
