@@ -62,7 +62,7 @@ ENDINGS = {  # by the words of the command
     ),
     "null-text": Ending(
         WRITES,
-        "about 30 s, with --load 5",
+        "about 32 s, with --load 8",
         (
             f'null-text {HEART} --prompt "{RED_HEART}" --save kept.safetensors -o back.png',
             f'null-text {HEART} --prompt "{RED_HEART}" --target "{BLUE_HEART}" --load kept.safetensors '
@@ -119,7 +119,7 @@ ENDINGS = {  # by the words of the command
     ),
     "glide inpaint": Ending(
         "The models paint 32×32 pixels, enlarged to 64×64; what is written has the file's own size.",
-        "about 9 s",
+        "about 11 s",
         (
             f'glide inpaint {HEART} --mask mask.png --prompt "{BLUE_STAR}" -o anew.png',
             f'glide inpaint {HEART} --mask mask.png --prompt "{BLUE_STAR}" --how replace -o anew.png',
