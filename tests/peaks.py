@@ -29,26 +29,26 @@ from palimpsest.weights.model import Model
 SOURCE, TARGET = "a red star", "a blue star"
 
 
-def edited(b: Model, x: Tensor) -> None:
+def edited(model: Model, x: Tensor) -> None:
     """One guided step down."""
-    sdedit(b, x, TARGET, steps=1, t0=0.5)
+    sdedit(model, x, TARGET, steps=1, t0=0.5)
 
 
-def tapped(b: Model, x: Tensor) -> None:
+def tapped(model: Model, x: Tensor) -> None:
     """One step of a pair, all its attention written out."""
     everywhere = Injection(self_=1.0, self_res=10**4)
-    start = invert(b, x, SOURCE, steps=1)
-    prompt_to_prompt(b, SOURCE, TARGET, start=start, pictures=x, injection=everywhere, w=2.0)
+    start = invert(model, x, SOURCE, steps=1)
+    prompt_to_prompt(model, SOURCE, TARGET, start=start, pictures=x, injection=everywhere, w=2.0)
 
 
-def tuned(b: Model, x: Tensor) -> None:
+def tuned(model: Model, x: Tensor) -> None:
     """One step tuned, with the way back through the net."""
-    null_text(b, x, SOURCE, steps=1, inner=1)
+    null_text(model, x, SOURCE, steps=1, inner=1)
 
 
-def learnt(b: Model, x: Tensor) -> None:
+def learnt(model: Model, x: Tensor) -> None:
     """Two steps of a training of the whole U-Net: the second finds Adam's moments there."""
-    dreambooth(b, x.repeat(3, 1, 1, 1), "star", course=Course(steps=2, batch=4), prior=Prior(weight=0.0))
+    dreambooth(model, x.repeat(3, 1, 1, 1), "star", course=Course(steps=2, batch=4), prior=Prior(weight=0.0))
 
 
 WORK: dict[str, Callable[[Model, Tensor], None]] = {

@@ -20,13 +20,13 @@ PROMPT = "a red circle"
 
 
 @pytest.fixture(scope="module")
-def b(tmp_path_factory):
+def model(tmp_path_factory):
     return load(tiny_weights(tmp_path_factory.mktemp("tiny")), dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
-def maps(b):
-    return explore(b, [PROMPT, "a blue star"], steps=3, seed=5)
+def maps(model):
+    return explore(model, [PROMPT, "a blue star"], steps=3, seed=5)
 
 
 def by_hand(cross=None, steps=None):
@@ -42,22 +42,22 @@ def by_hand(cross=None, steps=None):
     )
 
 
-def test_looking_changes_nothing(b, maps):
-    plain = generate(b, [PROMPT, "a blue star"], steps=3, seed=5, w=3.0)
+def test_looking_changes_nothing(model, maps):
+    plain = generate(model, [PROMPT, "a blue star"], steps=3, seed=5, w=3.0)
     torch.testing.assert_close(maps.pictures, plain.picture, rtol=0, atol=1e-9)
     assert maps.levels == tuple(plain.levels[:-1])
 
 
-def test_the_mean_over_steps_is_the_mean_of_each_steps_maps_and_rows_sum_to_one(b, maps):
-    sites = sites_at(b, (8, 8))
+def test_the_mean_over_steps_is_the_mean_of_each_steps_maps_and_rows_sum_to_one(model, maps):
+    sites = sites_at(model, (8, 8))
     assert {s.res for s in sites} == {(8, 8)} and set(maps.cross_attention) == {
         s for s in sites if s.kind == "cross"
     }
-    plain = generate(b, [PROMPT, "a blue star"], steps=3, seed=5, w=3.0)
+    plain = generate(model, [PROMPT, "a blue star"], steps=3, seed=5, w=3.0)
     seen = []
     for z, t in zip(plain.path, plain.levels[:-1]):
         watch = Watch(sites)
-        b.denoiser([PROMPT, "a blue star"], 1.0, tap=watch)(z, t)
+        model.denoiser([PROMPT, "a blue star"], 1.0, tap=watch)(z, t)
         seen.append(watch)
     for site, m in maps.cross_attention.items():
         torch.testing.assert_close(m, torch.stack([w.maps[site] for w in seen]).mean(0), rtol=0, atol=1e-9)
@@ -124,11 +124,11 @@ def test_components_are_orthonormal_and_rebuild_the_self_attention(maps):
     assert (v[:4].gather(1, v[:4].abs().argmax(1, keepdim=True)) > 0).all()
 
 
-def test_an_inversion_is_watched_on_its_own_way_down(b):
+def test_an_inversion_is_watched_on_its_own_way_down(model):
     picture = torch.linspace(-1, 1, 3 * 32 * 32, dtype=torch.float64).reshape(1, 3, 32, 32)
-    start = invert(b, picture, PROMPT, steps=2)
-    maps = explore(b, start=start)
-    torch.testing.assert_close(maps.pictures, b.decode(redo(b, start)[-1]), rtol=0, atol=1e-9)
+    start = invert(model, picture, PROMPT, steps=2)
+    maps = explore(model, start=start)
+    torch.testing.assert_close(maps.pictures, model.decode(redo(model, start)[-1]), rtol=0, atol=1e-9)
     assert maps.prompts == (PROMPT,) and len(maps.by_step) == 2 and maps.res == (8, 8)
 
 
@@ -142,20 +142,22 @@ def test_an_inversion_is_watched_on_its_own_way_down(b):
         ((64, 64), None, (32, 32)),
     ],
 )
-def test_by_default_the_finest_maps_up_to_sixteen(b, latent, res, want):
-    assert {s.res for s in sites_at(b, latent, res)} == {want}  # (64, 64) has none, and the coarsest serve
+def test_by_default_the_finest_maps_up_to_sixteen(model, latent, res, want):
+    assert {s.res for s in sites_at(model, latent, res)} == {
+        want
+    }  # (64, 64) has none, and the coarsest serve
 
 
-def test_mistakes_are_named(b, maps):
+def test_mistakes_are_named(model, maps):
     for call, said in [
         (
-            lambda: explore(b, PROMPT, res=(7, 7)),
+            lambda: explore(model, PROMPT, res=(7, 7)),
             r"res: the model has no cross-attention maps of \(7, 7\); choose one of ",
         ),
-        (lambda: explore(b, ""), "prompts: must say something"),
-        (lambda: explore(b, []), "prompts: must say something"),
+        (lambda: explore(model, ""), "prompts: must say something"),
+        (lambda: explore(model, []), "prompts: must say something"),
         (
-            lambda: explore(b, PROMPT, start=invert(b, maps.pictures[:1], "a", steps=1)),
+            lambda: explore(model, PROMPT, start=invert(model, maps.pictures[:1], "a", steps=1)),
             "prompts: an inversion has its own",
         ),
         (lambda: maps.word_map("heart"), 'the word "heart" is not in the prompt'),

@@ -303,9 +303,9 @@ def test_ctrl_c_during_the_walk_is_one_line_and_no_file(room, shelf, monkeypatch
     def pressed(module, given, answer):
         raise KeyboardInterrupt
 
-    b = load(shelf / "tiny.safetensors")
-    b.net.register_forward_hook(pressed)
-    monkeypatch.setattr("palimpsest.cli.commands.sdedit.load_model", lambda *given: b)
+    model = load(shelf / "tiny.safetensors")
+    model.net.register_forward_hook(pressed)
+    monkeypatch.setattr("palimpsest.cli.commands.sdedit.load_model", lambda *given: model)
     before = files(room)
     assert main(["sdedit", "in.png", "--steps", "3", "-o", "out.png"]) == 130
     assert one_line(capsys, "palimpsest: ") == "interrupted\n"

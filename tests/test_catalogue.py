@@ -167,8 +167,8 @@ def test_load_takes_a_public_name_and_downloads_nothing(home, monkeypatch):
     cache_folder().mkdir(parents=True)
     tiny = tiny_weights(cache_folder(), "instruct-pix2pix-00-22000")
     assert tiny.name == lookup("instruct-pix2pix").file
-    b = load("timbrooks/instruct-pix2pix", device="cpu")
-    assert b.name == tiny.stem and b.latent_shape == (4, 8, 8)
+    model = load("timbrooks/instruct-pix2pix", device="cpu")
+    assert model.name == tiny.stem and model.latent_shape == (4, 8, 8)
 
 
 def test_a_file_of_another_size_is_not_loaded_by_name(home):

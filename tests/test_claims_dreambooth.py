@@ -97,8 +97,8 @@ def whole(measurement, record):
 
 
 def test_subjects_are_measured_judged_and_drawn_and_a_stopped_run_goes_on(judges, quick, tmp_path):
-    b = load(tiny_weights(tmp_path, size=64), "cpu")
-    models = DreamBoothModels(b, *judges, "tiny", {})
+    model = load(tiny_weights(tmp_path, size=64), "cpu")
+    models = DreamBoothModels(model, *judges, "tiny", {})
     part, done = Parts(tmp_path / "parts.json", dict(n=1)), []
     rates = dict(rates=(1e-3,), word_rates=(1e-3, 1.0))
     record = whole(

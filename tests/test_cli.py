@@ -130,10 +130,10 @@ def test_sdedit_writes_a_picture_of_the_files_size_and_says_where_it_stood(room,
 def test_the_command_line_does_what_the_verb_does(room, tiny):
     settings = ["--t0", ".7", "--repeats", "2", "--w", "2", "--eta", "0", "--seed", "3"]
     assert main(sdedit_argv(tiny, *settings, "--save-steps", "steps")) == 0
-    b = load(tiny)
+    model = load(tiny)
     edit = sdedit(
-        b,
-        read_picture("in.png", b.size),
+        model,
+        read_picture("in.png", model.size),
         "a red star",
         t0=0.7,
         repeats=2,
@@ -142,7 +142,7 @@ def test_the_command_line_does_what_the_verb_does(room, tiny):
         seed=3,
         steps=1,
     )
-    want = ((b.decode(edit.path[-1]) + 1) * 127.5).round()[0].permute(1, 2, 0).numpy().astype(np.uint8)
+    want = ((model.decode(edit.path[-1]) + 1) * 127.5).round()[0].permute(1, 2, 0).numpy().astype(np.uint8)
     assert np.array_equal(pixels("steps/step_001.png"), want)
     assert sorted(p.name for p in Path("steps").iterdir()) == ["step_000.png", "step_001.png"]
 
@@ -330,11 +330,11 @@ def test_the_bar_counts_the_calls_of_the_net_and_leaves_no_trace(tiny, monkeypat
             return True  # as tqdm does; a hook must not hand it on
 
     monkeypatch.setattr(cli, "tqdm", Bar)
-    b = load(tiny)
-    plain = generate(b, "a star", steps=2).picture
-    with cli.progress(b, 2):
-        watched = generate(b, "a star", steps=2).picture
-    generate(b, "a star", steps=1)
+    model = load(tiny)
+    plain = generate(model, "a star", steps=2).picture
+    with cli.progress(model, 2):
+        watched = generate(model, "a star", steps=2).picture
+    generate(model, "a star", steps=1)
     assert torch.equal(plain, watched) and [(bar.n, bar.total) for bar in bars] == [(2, 2)]
 
 

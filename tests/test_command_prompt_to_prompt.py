@@ -181,10 +181,10 @@ def test_a_mask_of_ones_own_keeps_the_files_pixels_with_a_blend_and_without(run)
 
 
 def test_what_null_text_kept_serves_a_later_edit(run, tiny, capsys):
-    b, source = load(tiny), PAIR[1]
-    x = open_picture("in.png").framed(b.size, b.grid)
-    tuned = null_text(b, x.view(), source, steps=3, w=2.0, inner=1)
-    save_null_text("kept.safetensors", tuned, null_text_key(b, x.view()))
+    model, source = load(tiny), PAIR[1]
+    x = open_picture("in.png").framed(model.size, model.grid)
+    tuned = null_text(model, x.view(), source, steps=3, w=2.0, inner=1)
+    save_null_text("kept.safetensors", tuned, null_text_key(model, x.view()))
     assert (
         run(
             [
@@ -200,9 +200,9 @@ def test_what_null_text_kept_serves_a_later_edit(run, tiny, capsys):
         )
         == 0
     )
-    start = load_null_text("kept.safetensors", b, x.view(), source)
+    start = load_null_text("kept.safetensors", model, x.view(), source)
     want = x.restore(
-        prompt_to_prompt(b, *PAIR[1:], start=start, pictures=x.view()).picture
+        prompt_to_prompt(model, *PAIR[1:], start=start, pictures=x.view()).picture
     )  # 3 steps, w = 2: the file's
     assert np.array_equal(pixels("out.png"), want[0].permute(1, 2, 0).numpy())
     capsys.readouterr()

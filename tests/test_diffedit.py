@@ -196,10 +196,10 @@ def test_the_variance_of_d_falls_as_one_over_n_and_not_with_one_noise_reused():
 
 
 def test_the_verb_asks_about_as_many_different_noises_as_maps_with_both_texts():
-    b, x = toy_model(bent), pictures()
-    edited(b, x, "red", "blue", maps=4, steps=2, level=0.3)
-    asked = [x_t for x_t, t in b.net.asked[:8]]
-    assert [t for _, t in b.net.asked[:9]] == [300] * 8 + [400]
+    model, x = toy_model(bent), pictures()
+    edited(model, x, "red", "blue", maps=4, steps=2, level=0.3)
+    asked = [x_t for x_t, t in model.net.asked[:8]]
+    assert [t for _, t in model.net.asked[:9]] == [300] * 8 + [400]
     z = torch.stack([(x_t - SD.at(300) ** 0.5 * x) / (1 - SD.at(300)) ** 0.5 for x_t in asked])
     gap = (z[:, None] - z[None]).abs().amax((2, 3, 4, 5))
     assert ((gap < 1e-9).sum(1) == 2).all() and (gap[gap >= 1e-9] > 1).all()  # four pairs, all far apart
@@ -354,12 +354,12 @@ def test_an_identity_edit_comes_back_and_fixed_points_bring_it_closer():
 
 
 def test_ratio_1_starts_at_the_top_and_one_step_is_enough():
-    b = toy_model(sched=Schedule.cosine())
-    edit = edited(b, pictures(), "red", "blue", ratio=1.0, steps=10)
+    model = toy_model(sched=Schedule.cosine())
+    edit = edited(model, pictures(), "red", "blue", ratio=1.0, steps=10)
     assert edit.levels[0] == TOP * 1000 and len(edit.levels) == 11 and edit.picture.isfinite().all()
-    one = edited(b, pictures(), "red", "blue", ratio=0.3, steps=1)
+    one = edited(model, pictures(), "red", "blue", ratio=0.3, steps=1)
     assert one.levels == [300, 0] and len(one.path) == len(one.encoded) == 2
-    assert edited(b, pictures(), "red", "blue", steps=50).levels[:2] == [800, 780]  # 40 of 50 steps
+    assert edited(model, pictures(), "red", "blue", steps=50).levels[:2] == [800, 780]  # 40 of 50 steps
 
 
 @pytest.mark.parametrize("w", [0.0, -3.0, float("nan"), float("inf")])
@@ -380,9 +380,9 @@ def test_a_w_that_asks_for_nothing_is_refused(w):
     ],
 )
 def test_calls_are_the_networks_evaluations_per_picture(settings, calls):
-    b = toy_model()
-    edit = edited(b, pictures(), "red", "blue", steps=5, **settings)
-    assert edit.calls == calls == sum(len(x_t) for x_t, _ in b.net.asked)
+    model = toy_model()
+    edit = edited(model, pictures(), "red", "blue", steps=5, **settings)
+    assert edit.calls == calls == sum(len(x_t) for x_t, _ in model.net.asked)
 
 
 def test_noising_instead_of_encoding_uses_one_noise_for_all_levels_and_the_same_mask():
@@ -552,7 +552,7 @@ def beside_diffusers():
         def forward(self, x_t, t, ctx=None, tap=None):
             return self.net(x_t, t - 1, ctx, tap)
 
-    b = Model(
+    model = Model(
         name="beside",
         net=Shifted(),
         text=nn.Identity(),
@@ -597,7 +597,7 @@ def beside_diffusers():
 
     parts = Parts()
     parts.encode_prompt = encode_prompt
-    return b, Pipeline, module, parts
+    return model, Pipeline, module, parts
 
 
 @pytest.mark.parametrize("source, maps, r", [("cat", 10, 3.0), ("", 3, 2.2)])

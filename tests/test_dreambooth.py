@@ -95,16 +95,16 @@ def noised(b, n, seed, prompt="a zwx star", low=1):
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 @pytest.mark.parametrize("shift", [0, 1])
 def test_the_loss_is_equation_9_by_plain_loops(double, prediction, shift):
-    b = replace(double, prediction=prediction, shift=shift)
-    mine, theirs = noised(b, 2, 1), noised(b, 3, 2, "a star")
-    total, first, second = dreambooth_loss(b, b.text, mine, theirs, 0.7, flat_weight)
+    model = replace(double, prediction=prediction, shift=shift)
+    mine, theirs = noised(model, 2, 1), noised(model, 3, 2, "a star")
+    total, first, second = dreambooth_loss(model, model.text, mine, theirs, 0.7, flat_weight)
     terms = []
     for part in (mine, theirs):
         errors = []
         for x, tokens, t, eps in zip(*part):
-            a = b.schedule.at(int(t))
+            a = model.schedule.at(int(t))
             z_t = a**0.5 * x + (1 - a) ** 0.5 * eps
-            out = b.net(z_t[None], int(t) - shift, b.text(tokens[None]))[0]
+            out = model.net(z_t[None], int(t) - shift, model.text(tokens[None]))[0]
             hat = (
                 (z_t - (1 - a) ** 0.5 * out) / a**0.5
                 if prediction == "eps"
@@ -120,11 +120,11 @@ def test_the_loss_is_equation_9_by_plain_loops(double, prediction, shift):
 def test_w_of_snr_is_the_error_of_eps_and_of_1_plus_snr_that_of_v_and_w_of_1_is_neither(
     double, prediction, weight
 ):
-    b, (x, tokens, t, eps) = replace(double, prediction=prediction), noised(double, 4, 3)
-    ctx = b.text(tokens)
-    want = l_simple(lambda z_t, t: b.net(z_t, t, ctx), b.schedule, x, t, eps, prediction)
-    torch.testing.assert_close(weighted_error(b, ctx, x, t, eps, weight).mean(), want, rtol=1e-6, atol=0)
-    flat = weighted_error(b, ctx, x, t, eps, flat_weight).mean()
+    model, (x, tokens, t, eps) = replace(double, prediction=prediction), noised(double, 4, 3)
+    ctx = model.text(tokens)
+    want = l_simple(lambda z_t, t: model.net(z_t, t, ctx), model.schedule, x, t, eps, prediction)
+    torch.testing.assert_close(weighted_error(model, ctx, x, t, eps, weight).mean(), want, rtol=1e-6, atol=0)
+    flat = weighted_error(model, ctx, x, t, eps, flat_weight).mean()
     assert abs(flat / want - 1) > 0.1
 
 
@@ -804,15 +804,15 @@ def test_a_small_picture_is_the_mean_of_its_pixels_in_256_levels():
 
 
 def test_an_upsampler_is_tuned_into_a_new_one_that_enlarges(upsampler, x):
-    b, before = (
+    model, before = (
         replace(upsampler, net=upsampler.net.float(), text=upsampler.text.float()),
         digest_model(upsampler),
     )
     plain, noisy = (
-        dreambooth_upsampler(b, x, "star", aug=aug, course=Course(steps=2, batch=2, lr=1e-3))
+        dreambooth_upsampler(model, x, "star", aug=aug, course=Course(steps=2, batch=2, lr=1e-3))
         for aug in (0.0, 0.5)
     )
-    assert digest_model(b) == before != digest_model(plain.model) != digest_model(noisy.model)
+    assert digest_model(model) == before != digest_model(plain.model) != digest_model(noisy.model)
     assert (
         plain.losses != noisy.losses
         and plain.prior == [0.0, 0.0]
@@ -821,7 +821,7 @@ def test_an_upsampler_is_tuned_into_a_new_one_that_enlarges(upsampler, x):
     )
     made = upsample(plain.model, made_small(x, 2), plain.prompt, steps="2")
     assert made.shape == x.shape and not torch.equal(
-        made, upsample(b, made_small(x, 2), plain.prompt, steps="2")
+        made, upsample(model, made_small(x, 2), plain.prompt, steps="2")
     )
 
 
@@ -837,10 +837,10 @@ def test_an_upsampler_is_tuned_into_a_new_one_that_enlarges(upsampler, x):
     ],
 )
 def test_what_an_upsampler_cannot_learn_is_refused(upsampler, x, given, what):
-    b = replace(upsampler, net=upsampler.net.float(), text=upsampler.text.float())
+    model = replace(upsampler, net=upsampler.net.float(), text=upsampler.text.float())
     with pytest.raises(ValueError, match=f"^{what}"):
         dreambooth_upsampler(
-            b, **dict(pictures=x, class_noun="star", course=Course(steps=1, batch=1)) | given
+            model, **dict(pictures=x, class_noun="star", course=Course(steps=1, batch=1)) | given
         )
 
 

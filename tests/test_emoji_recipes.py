@@ -70,14 +70,14 @@ def folder(tmp_path_factory):
 
 
 def test_the_recipes_write_a_model_that_reads_any_word_and_sees_emoji(folder, world):
-    b = load(folder / "emoji.safetensors", "cpu")
-    assert (b.prediction, b.size, b.latent_shape) == ("v", 64, (8, 16, 16))
+    model = load(folder / "emoji.safetensors", "cpu")
+    assert (model.prediction, model.size, model.latent_shape) == ("v", 64, (8, 16, 16))
     assert (
-        b.tokenizer.words == emoji.vocabulary(world)
-        and b.embed("a wholly unheard-of thing, 日本").isfinite().all()
+        model.tokenizer.words == emoji.vocabulary(world)
+        and model.embed("a wholly unheard-of thing, 日本").isfinite().all()
     )
     x = render(world, sample_scenes(world.emoji, 1, random.Random(0)))
-    assert b.decode(b.encode(x)).shape == x.shape
+    assert model.decode(model.encode(x)).shape == x.shape
     for name in ("emoji", "emoji-vae"):
         record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         assert (
@@ -257,9 +257,9 @@ def test_the_instruct_model_begins_as_the_text_to_picture_model_and_edits(seen_o
         and 0.001 < record["figures"]["storage_error"] < 0.03
     )  # int8
     shutil.copy(seen_only / "emoji-vae.safetensors", tmp_path)
-    b = load(path, "cpu", torch.float32)
+    model = load(path, "cpu", torch.float32)
     x = render(world, sample_scenes(world.emoji, 2, random.Random(0)))
-    assert instruct_pix2pix(b, x, "change the skin tone to dark", steps=2).picture.shape == x.shape
+    assert instruct_pix2pix(model, x, "change the skin tone to dark", steps=2).picture.shape == x.shape
 
 
 def test_the_instruct_model_learns_from_pairs_of_files_too_and_goes_on_from_its_own_file(seen_only, tmp_path):

@@ -129,9 +129,9 @@ def test_attention_is_one_piece_until_a_tap_asks_for_its_probabilities(tiny):
         ledger.peak < 4 * (2 * q.numel() + k.numel()) + probabilities / 4
         and ledger.flops == 2 * 2 * (2 * 4) * 64 * 32 * 16
     )
-    b = load(tiny, "meta")
+    model = load(tiny, "meta")
     plain, tapped = (
-        estimate(b, (128, 128), [Passes("a step", 1, 2, tapped=listens)])
+        estimate(model, (128, 128), [Passes("a step", 1, 2, tapped=listens)])
         for listens in (None, lambda site: True)
     )
     assert (
@@ -208,25 +208,25 @@ def test_the_peak_is_within_a_quarter_of_what_a_process_is_measured_to_take(wide
         encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
-    b, off = load(wide, "meta"), {}
+    model, off = load(wide, "meta"), {}
     for (name, y, x), measured in zip(wanted, map(int, done.stdout.split()), strict=True):
         passes, given, pictures = CASES[name]
-        latent = b.latent_shape[0], y // b.vae.factor, x // b.vae.factor
-        cost = estimate(b, (y, x), passes(b, *latent), given=given, pictures=pictures)
+        latent = model.latent_shape[0], y // model.vae.factor, x // model.vae.factor
+        cost = estimate(model, (y, x), passes(model, *latent), given=given, pictures=pictures)
         off[name, y, x] = (cost.peak - cost.weights) / measured
     assert {case: ratio for case, ratio in off.items() if not 0.75 < ratio < 1.25} == {}
 
 
 def test_the_estimate_is_the_sum_of_its_parts_and_follows_the_size(wide):
-    b, passes = load(wide, "meta"), [Passes("up", 3, kept=4), Passes("down", 5, 2), Passes("never", 0)]
-    small, large = (estimate(b, (side, 2 * side), passes) for side in (64, 128))
+    model, passes = load(wide, "meta"), [Passes("up", 3, kept=4), Passes("down", 5, 2), Passes("never", 0)]
+    small, large = (estimate(model, (side, 2 * side), passes) for side in (64, 128))
     assert small.evaluations == large.evaluations == 8 and [p.what for p in small.parts if p.evaluates] == [
         "up",
         "down",
     ]
     assert (
         small.weights
-        == 4 * sum(p.numel() for net in (b.net, b.text, b.vae) for p in net.parameters())
+        == 4 * sum(p.numel() for net in (model.net, model.text, model.vae) for p in net.parameters())
         == large.weights
     )
     assert small.kept == 4 * 4 * 4 * 32 * 64 and small.peak == small.weights + small.kept + max(
@@ -568,13 +568,13 @@ def test_a_training_is_estimated_with_gradients_and_moments_of_what_it_learns_al
         assert told(out) == (rows, sum(times for times, _ in rows))
         asked.clear()
         assert main([*argv, "-o", "out"]) == 0 and asked == [n for times, n in rows for _ in range(times)]
-    b = load(tiny, "meta")
-    free = {None: sum(p.numel() for p in b.net.parameters()), 1: TEXT["width"]}.get(kind) or lora_size(
+    model = load(tiny, "meta")
+    free = {None: sum(p.numel() for p in model.net.parameters()), 1: TEXT["width"]}.get(kind) or lora_size(
         load("out/model.safetensors")
     )
     learnt, nets = (
         4 * free / 1e6,
-        4 * sum(p.numel() for net in (b.net, b.text) for p in net.parameters()) / 1e6,
+        4 * sum(p.numel() for net in (model.net, model.text) for p in net.parameters()) / 1e6,
     )
     said = re.search(r"copies of the nets (\S+) MB, gradients (\S+) MB, Adam's moments (\S+) MB", out)
     copies, gradients, moments = map(float, said.groups())
@@ -583,10 +583,10 @@ def test_a_training_is_estimated_with_gradients_and_moments_of_what_it_learns_al
 
 
 def test_a_training_takes_its_gradients_in_the_peak_of_its_step(tiny):
-    b = load(tiny, "meta")
+    model = load(tiny, "meta")
     net = nn.ModuleDict({"net": nn.Linear(1000, 1000, bias=False, device=META)})
     x = torch.empty(1, 1000, device=META)
-    cost = estimate(b, (32, 32), [Learning("learn", 3, 1, net, lambda: net["net"](x).sum().backward())])
+    cost = estimate(model, (32, 32), [Learning("learn", 3, 1, net, lambda: net["net"](x).sum().backward())])
     one = 4 * 1000**2  # the weights, and so the gradients
     part = next(p for p in cost.parts if p.what == "learn")
     assert (

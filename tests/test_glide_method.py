@@ -53,26 +53,26 @@ def left_half(side=8):
 
 
 def test_a_walk_written_out_is_the_walk(nets):
-    b, levels = nets["base"], respaced(1000, "4")
-    made = glide(b, [A, B], steps="4", w=2.5, seed=3)
+    model, levels = nets["base"], respaced(1000, "4")
+    made = glide(model, [A, B], steps="4", w=2.5, seed=3)
     rng = Rng.of(3, 2)
     x = rng.randn((2, 3, 8, 8))
-    cond, null = b.embed([A, B]), b.embed("")
+    cond, null = model.embed([A, B]), model.embed("")
     before = None
     with torch.no_grad():
         for t, s in pairwise(levels):
-            e_c, v = b.eps_and_v(x, t, cond)
-            e_0, _ = b.eps_and_v(x, t, null.expand(2, -1, -1))
-            x_0 = x0_from_eps(b.schedule, x, t, e_0 + 2.5 * (e_c - e_0)).clamp(-1, 1)
+            e_c, v = model.eps_and_v(x, t, cond)
+            e_0, _ = model.eps_and_v(x, t, null.expand(2, -1, -1))
+            x_0 = x0_from_eps(model.schedule, x, t, e_0 + 2.5 * (e_c - e_0)).clamp(-1, 1)
             noise = rng.randn(x.shape) if s > 0 else None
             x = ddpm_step(
-                b.schedule,
+                model.schedule,
                 x,
-                eps_from_x0(b.schedule, x, t, x_0),
+                eps_from_x0(model.schedule, x, t, x_0),
                 t,
                 s,
                 noise,
-                learned_variance(b.schedule, v, t, s, before),
+                learned_variance(model.schedule, v, t, s, before),
             )
             before = t
     assert_close(made.path[-1], x, rtol=1e-4, atol=1e-5)
@@ -95,12 +95,12 @@ def test_the_walk_ends_inside_the_range_and_ddim_is_deterministic(nets):
 
 
 def test_guidance_leaves_v_as_the_text_has_it(nets):
-    b, x = nets["base"], picture(2)
-    cond, null = b.embed([A, B]), b.embed("").expand(2, -1, -1)
+    model, x = nets["base"], picture(2)
+    cond, null = model.embed([A, B]), model.embed("").expand(2, -1, -1)
     with torch.no_grad():
-        eps_1, v_1 = guided_prediction(b, x, 500, cond, null, 1)
-        eps_0, _ = guided_prediction(b, x, 500, cond, null, 0)
-        eps_w, v_w = guided_prediction(b, x, 500, cond, null, 4.0)
+        eps_1, v_1 = guided_prediction(model, x, 500, cond, null, 1)
+        eps_0, _ = guided_prediction(model, x, 500, cond, null, 0)
+        eps_w, v_w = guided_prediction(model, x, 500, cond, null, 4.0)
     assert_close(v_w, v_1, rtol=1e-4, atol=1e-5)
     assert_close(eps_w, eps_0 + 4 * (eps_1 - eps_0), rtol=1e-4, atol=1e-4)
     assert (eps_1 - eps_0).abs().max() > 1e-4
@@ -271,28 +271,28 @@ def test_reranking_sorts_within_a_prompt():
 
 def test_mistakes_are_named(nets):
     x, mask = picture(), left_half()
-    b, up = nets["base"], nets["up"]
+    model, up = nets["base"], nets["up"]
     for match, call in {
         "model: tiny is not one of GLIDE's": lambda: glide(nets["other"], A),
         "model: up is GLIDE's upsampler": lambda: glide(up, A),
-        "model: base is GLIDE's base model": lambda: upsample(b, x, A),
-        "w: must be a finite number": lambda: glide(b, A, w=math.nan, steps="2"),
-        "eta: must be 1 .ancestral": lambda: glide(b, A, eta=0.5, steps="2"),
-        "eta: must lie in": lambda: glide(b, A, eta=2.0, steps="2"),
-        "steps: must be a text, got 2; a respacing": lambda: glide(b, A, steps=2),
-        "upsampler: base is GLIDE's base model": lambda: glide(b, A, upsampler=b),
-        "up_steps: must be counts": lambda: glide(b, A, upsampler=up, up_steps="no"),
-        "prompts: must not be empty": lambda: glide(b, [], steps="2"),
-        "gradient_at: must be x_t or mean": lambda: glide(b, A, gradient_at="here", steps="2"),
-        "steps: must be counts": lambda: glide(b, A, steps="no"),
-        "n: must be at least 1": lambda: glide(b, A, n=0),
-        "zzz": lambda: glide(b, "a zzz star", steps="2"),
+        "model: base is GLIDE's base model": lambda: upsample(model, x, A),
+        "w: must be a finite number": lambda: glide(model, A, w=math.nan, steps="2"),
+        "eta: must be 1 .ancestral": lambda: glide(model, A, eta=0.5, steps="2"),
+        "eta: must lie in": lambda: glide(model, A, eta=2.0, steps="2"),
+        "steps: must be a text, got 2; a respacing": lambda: glide(model, A, steps=2),
+        "upsampler: base is GLIDE's base model": lambda: glide(model, A, upsampler=model),
+        "up_steps: must be counts": lambda: glide(model, A, upsampler=up, up_steps="no"),
+        "prompts: must not be empty": lambda: glide(model, [], steps="2"),
+        "gradient_at: must be x_t or mean": lambda: glide(model, A, gradient_at="here", steps="2"),
+        "steps: must be counts": lambda: glide(model, A, steps="no"),
+        "n: must be at least 1": lambda: glide(model, A, n=0),
+        "zzz": lambda: glide(model, "a zzz star", steps="2"),
         "small: must have a side that divides 16": lambda: upsample(up, picture(side=7), A),
         "small: must be .b, 3, y, y.": lambda: upsample(up, picture()[0], A),
         "mask: goes together with picture": lambda: upsample(up, x, A, mask=left_half(16)),
         "prompts: must be one, or one for each of 1 pictures, got 2": lambda: upsample(up, x, [A, B]),
-        "not fine-tuned for inpainting": lambda: inpaint(b, x, mask, A),
-        "how: must be trained, replace or x0": lambda: inpaint(b, x, mask, A, how="magic"),
+        "not fine-tuned for inpainting": lambda: inpaint(model, x, mask, A),
+        "how: must be trained, replace or x0": lambda: inpaint(model, x, mask, A, how="magic"),
         "picture: must be 8x8": lambda: inpaint(nets["inpaint"], picture(side=16), left_half(16), A),
         "mask: is all 0": lambda: inpaint(nets["inpaint"], x, torch.zeros(1, 1, 8, 8), A),
         "mask: is all 1": lambda: inpaint(nets["inpaint"], x, torch.ones(1, 1, 8, 8), A),

@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def b(folder):
+def model(folder):
     return load(folder / "instruct.safetensors", "cpu")
 
 
@@ -143,25 +143,25 @@ def test_eulers_ancestral_step_is_ddims_with_eta_1():
         assert_close(ancestral_step(x, -eps / a, a, b_, z), euler, rtol=1e-9, atol=1e-12)
 
 
-def test_a_walk_written_out_is_the_walk(b):
+def test_a_walk_written_out_is_the_walk(model):
     x, steps = picture(2), 4
     made = instruct_pix2pix(
-        b, x, [ASK, "remove the ring"], s_text=5.0, s_image=1.2, steps=steps, seed=3, predictions=True
+        model, x, [ASK, "remove the ring"], s_text=5.0, s_image=1.2, steps=steps, seed=3, predictions=True
     )
-    c_I, rng = b.vae.encode(x)[0], Rng.of(3, 2)
-    assert_close(condition(b, x), c_I)  # the mean, not scaled
-    z, levels = rng.randn(c_I.shape), b.schedule.times(steps, 0.98)
-    c_T, null = b.embed([ASK, "remove the ring"]), b.embed("").expand(2, -1, -1)
+    c_I, rng = model.vae.encode(x)[0], Rng.of(3, 2)
+    assert_close(condition(model, x), c_I)  # the mean, not scaled
+    z, levels = rng.randn(c_I.shape), model.schedule.times(steps, 0.98)
+    c_T, null = model.embed([ASK, "remove the ring"]), model.embed("").expand(2, -1, -1)
     with torch.no_grad():
         for k, (t, s) in enumerate(pairwise(levels)):
             none, image, full = (
-                b.eps(torch.cat([z, p], 1), t, c) for p, c in ((0 * c_I, null), (c_I, null), (c_I, c_T))
+                model.eps(torch.cat([z, p], 1), t, c) for p, c in ((0 * c_I, null), (c_I, null), (c_I, c_T))
             )
             for mine, theirs in zip((none, image, full), made.predictions[k][1:]):
                 assert_close(theirs, mine, rtol=1e-3, atol=1e-4)
             noise = rng.randn(z.shape) if s > 0 else None
             z = ddim_step(
-                b.schedule,
+                model.schedule,
                 z,
                 none + 1.2 * (image - none) + 5 * (full - image),
                 t,
@@ -173,51 +173,51 @@ def test_a_walk_written_out_is_the_walk(b):
     assert (
         made.levels == levels
         and len(made.path) == steps + 1
-        and torch.equal(made.picture, b.decode(made.path[-1]))
+        and torch.equal(made.picture, model.decode(made.path[-1]))
     )
 
 
-def test_a_picture_does_not_depend_on_its_batch(b):
+def test_a_picture_does_not_depend_on_its_batch(model):
     x = picture(2)
-    both = instruct_pix2pix(b, x, ASK, steps=3, seed=5).picture
+    both = instruct_pix2pix(model, x, ASK, steps=3, seed=5).picture
     for i in range(2):
         assert_close(
-            instruct_pix2pix(b, x[i : i + 1], ASK, steps=3, seed=5 + i).picture,
+            instruct_pix2pix(model, x[i : i + 1], ASK, steps=3, seed=5 + i).picture,
             both[i : i + 1],
             rtol=1e-3,
             atol=1e-4,
         )
 
 
-def test_picture_and_instruction_both_matter(b):
-    one = instruct_pix2pix(b, picture(), ASK, steps=3).picture
-    assert not torch.equal(one, instruct_pix2pix(b, picture(seed=2), ASK, steps=3).picture)
-    assert not torch.equal(one, instruct_pix2pix(b, picture(), "remove the ring", steps=3).picture)
-    second = instruct_pix2pix(b, picture(), ASK, steps=3, step=DPMSolver2M()).picture
+def test_picture_and_instruction_both_matter(model):
+    one = instruct_pix2pix(model, picture(), ASK, steps=3).picture
+    assert not torch.equal(one, instruct_pix2pix(model, picture(seed=2), ASK, steps=3).picture)
+    assert not torch.equal(one, instruct_pix2pix(model, picture(), "remove the ring", steps=3).picture)
+    second = instruct_pix2pix(model, picture(), ASK, steps=3, step=DPMSolver2M()).picture
     assert not torch.equal(one, second) and second.isfinite().all()
-    ddim = [instruct_pix2pix(b, picture(), ASK, steps=3, step=DDIM()).picture for _ in range(2)]
+    ddim = [instruct_pix2pix(model, picture(), ASK, steps=3, step=DDIM()).picture for _ in range(2)]
     assert torch.equal(*ddim) and not torch.equal(ddim[0], one)
 
 
-def test_an_empty_instruction_returns_the_picture_bit_for_bit(b):
+def test_an_empty_instruction_returns_the_picture_bit_for_bit(model):
     x = picture(2)
-    assert torch.equal(instruct_pix2pix(b, x, "").picture, x)
-    mixed = instruct_pix2pix(b, x, ["", ASK], steps=2)
+    assert torch.equal(instruct_pix2pix(model, x, "").picture, x)
+    mixed = instruct_pix2pix(model, x, ["", ASK], steps=2)
     assert torch.equal(mixed.picture[:1], x[:1]) and not torch.equal(mixed.picture[1:], x[1:])
 
 
-def test_mistakes_are_named(b, folder):
+def test_mistakes_are_named(model, folder):
     for match, call in {
         "model: tiny takes 4 channels": lambda: instruct_pix2pix(
             load(folder / "tiny.safetensors", "cpu"), picture(), ASK
         ),
-        "s_text: must be": lambda: instruct_pix2pix(b, picture(), ASK, s_text=math.nan),
-        "step: must be": lambda: instruct_pix2pix(b, picture(), ASK, step=2.0),
+        "s_text: must be": lambda: instruct_pix2pix(model, picture(), ASK, s_text=math.nan),
+        "step: must be": lambda: instruct_pix2pix(model, picture(), ASK, step=2.0),
         "instruction: must be one, or one for each of 1 pictures, got 2": lambda: instruct_pix2pix(
-            b, picture(), [ASK, ASK]
+            model, picture(), [ASK, ASK]
         ),
-        "sztar": lambda: instruct_pix2pix(b, picture(), "make the sztar blue"),
-        "steps": lambda: instruct_pix2pix(b, picture(), ASK, steps=0),
+        "sztar": lambda: instruct_pix2pix(model, picture(), "make the sztar blue"),
+        "steps": lambda: instruct_pix2pix(model, picture(), ASK, steps=0),
     }.items():
         with pytest.raises(ValueError, match=match):
             call()
@@ -381,12 +381,12 @@ def test_the_first_step_is_the_text_to_picture_models_own(recipe):
     assert weight[:, 8:].abs().max() < 1e-6 and torch.allclose(
         wide["net.conv_in.bias"], first["net.conv_in.bias"], atol=1e-3
     )
-    b = load(recipe / "shapes-instruct.safetensors", "cpu")
+    model = load(recipe / "shapes-instruct.safetensors", "cpu")
     assert (
-        b.net.conv_in.in_channels == 16
+        model.net.conv_in.in_channels == 16
         and read_weights(recipe / "shapes-instruct.safetensors")[0]["trained"][0]["steps"] == 7
     )
-    assert instruct_pix2pix(b, torch.zeros(1, 3, 64, 64), ASK, steps=2).picture.shape == (1, 3, 64, 64)
+    assert instruct_pix2pix(model, torch.zeros(1, 3, 64, 64), ASK, steps=2).picture.shape == (1, 3, 64, 64)
 
 
 def test_a_run_goes_on_from_its_own_file(recipe, tmp_path):

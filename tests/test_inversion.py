@@ -304,12 +304,12 @@ def test_one_step_is_enough_to_go_up_and_down():
 
 
 def test_the_exact_net_agrees_with_the_worlds_own_walk():
-    b = exact_model(GaussianWorld({"": torch.full((3, 2, 2), 0.2)}, 0.4))
+    model = exact_model(GaussianWorld({"": torch.full((3, 2, 2), 0.2)}, 0.4))
     x = randn(1, 3, 2, 2).clamp(-1, 1)
-    inversion = invert(b, x, "", steps=9)
+    inversion = invert(model, x, "", steps=9)
     assert_close(
-        redo(b, inversion)[-1],
-        b.net.world.ddim(inversion.start, [SCHED.at(t) for t in inversion.times]),
+        redo(model, inversion)[-1],
+        model.net.world.ddim(inversion.start, [SCHED.at(t) for t in inversion.times]),
         atol=1e-10,
         rtol=1e-10,
     )

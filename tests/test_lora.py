@@ -33,7 +33,7 @@ def file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def b(file):
+def model(file):
     return load(file, "cpu")
 
 
@@ -44,9 +44,9 @@ def x():
 
 
 @pytest.fixture(scope="module")
-def tuned(b, x):
+def tuned(model, x):
     return dreambooth(
-        b,
+        model,
         x,
         "star",
         rank=2,
@@ -57,11 +57,11 @@ def tuned(b, x):
     ).model
 
 
-def answer(b, dtype=torch.float32):
+def answer(model, dtype=torch.float32):
     g = torch.Generator().manual_seed(0)
-    z = torch.randn((2, *b.latent_shape), generator=g, dtype=dtype)
+    z = torch.randn((2, *model.latent_shape), generator=g, dtype=dtype)
     with torch.no_grad():
-        return b.net(z, 300, b.embed(["a zwx star", "a star"]).to(dtype))
+        return model.net(z, 300, model.embed(["a zwx star", "a star"]).to(dtype))
 
 
 def test_a_fresh_change_changes_nothing_and_the_first_gradient_is_ups_alone():
@@ -120,28 +120,28 @@ def test_stable_diffusion_at_rank_4_has_128_maps_and_797184_numbers():
     )
 
 
-def test_learning_moves_the_changes_and_no_weight_of_the_base(b, tuned):
+def test_learning_moves_the_changes_and_no_weight_of_the_base(model, tuned):
     plain = scaled(tuned, 0.0)
-    torch.testing.assert_close(answer(plain), answer(b))
-    assert (answer(tuned) - answer(b)).abs().max() > 1e-4
+    torch.testing.assert_close(answer(plain), answer(model))
+    assert (answer(tuned) - answer(model)).abs().max() > 1e-4
     frozen = [m.base.weight for m in changed_maps(tuned).values()]
-    assert digest(*frozen) == digest(*(b_map(b, name).weight for name in changed_maps(tuned)))
+    assert digest(*frozen) == digest(*(b_map(model, name).weight for name in changed_maps(tuned)))
     assert any(name.startswith("text.") for name in changed_maps(tuned))  # tune_text
 
 
-def b_map(b, name):
+def b_map(model, name):
     part, _, rest = name.partition(".")
-    return getattr(b, part).get_submodule(rest)
+    return getattr(model, part).get_submodule(rest)
 
 
-def test_merging_a_bundle_leaves_the_one_that_was_given(tuned):
+def test_merging_a_model_leaves_the_one_that_was_given(tuned):
     before = digest_model(tuned)
     plain = merged(tuned)
     torch.testing.assert_close(answer(plain), answer(tuned), rtol=0, atol=1e-5)
     assert not changed_maps(plain) and digest_model(tuned) == before
 
 
-def test_a_saved_change_comes_back_to_the_bit_on_its_base_and_on_no_other(b, tuned, file, tmp_path):
+def test_a_saved_change_comes_back_to_the_bit_on_its_base_and_on_no_other(model, tuned, file, tmp_path):
     path = save_lora(tuned, tmp_path / "zwx.safetensors", str(file), dict(identifier="zwx"))
     assert torch.equal(answer(load(path, "cpu")), answer(tuned))
     with safe_open(path, "pt") as kept:
@@ -202,28 +202,28 @@ def test_a_change_is_never_written_over_a_file_of_its_base(tuned, file, tmp_path
         assert base.read_bytes() == before
 
 
-def test_the_autoencoder_of_another_model_is_not_written_over(b, file, tmp_path):
+def test_the_autoencoder_of_another_model_is_not_written_over(model, file, tmp_path):
     (tmp_path / "tiny-vae.safetensors").write_bytes(b"another")
     with pytest.raises(OutputError, match="beside it lies another tiny-vae.safetensors"):
-        save_like(b, file, tmp_path / "model.safetensors")
+        save_like(model, file, tmp_path / "model.safetensors")
     assert [p.name for p in tmp_path.iterdir()] == ["tiny-vae.safetensors"]
 
 
-def test_a_saved_word_comes_back_to_the_bit(b, x, file, tmp_path):
-    found = textual_inversion(b, x, "star", course=Course(steps=1, batch=1, lr=0.1)).model
+def test_a_saved_word_comes_back_to_the_bit(model, x, file, tmp_path):
+    found = textual_inversion(model, x, "star", course=Course(steps=1, batch=1, lr=0.1)).model
     path = save_word(found, tmp_path / "word.safetensors", str(file), "zwx")
     again = load(path, "cpu")
     assert torch.equal(again.text.tokens.weight, found.text.tokens.weight) and path.stat().st_size < 2000
-    assert not torch.equal(again.text.tokens.weight, b.text.tokens.weight)
+    assert not torch.equal(again.text.tokens.weight, model.text.tokens.weight)
 
 
-def test_what_cannot_be_saved_or_changed_is_refused(b, tuned, file, tmp_path):
+def test_what_cannot_be_saved_or_changed_is_refused(model, tuned, file, tmp_path):
     with pytest.raises(ValueError, match="^model: tiny has no low-rank changes"):
-        save_lora(b, tmp_path / "x.safetensors", str(file))
+        save_lora(model, tmp_path / "x.safetensors", str(file))
     with pytest.raises(ValueError, match="must end in .safetensors"):
         save_lora(tuned, tmp_path / "x.ckpt", str(file))
     with pytest.raises(ValueError, match="^rank: this Sequential has no attention"):
         adapt(torch.nn.Sequential(torch.nn.Linear(3, 3)), 1, 1.0)
     with pytest.raises(ValueError, match="^rank: must lie in 1 … 3"):
         LoraLinear(torch.nn.Linear(3, 5), 4, 1.0)
-    assert lora_size(replace(b, text=None)) == 0
+    assert lora_size(replace(model, text=None)) == 0

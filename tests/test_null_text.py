@@ -201,11 +201,11 @@ class Cliff(Smooth):
 
 @pytest.mark.parametrize("beyond", [100.0, math.nan])
 def test_a_last_update_that_made_things_worse_is_taken_back_by_the_walk(beyond):
-    b = replace(B, net=Cliff(B.schedule))
-    b.net.beyond = beyond
+    model = replace(B, net=Cliff(B.schedule))
+    model.net.beyond = beyond
     pivot = one_step()
     assert (pivot.start[:, 0, 0, 0] > 0).tolist() == [True, False]
-    run = null_text(b, X, PROMPTS, steps=1, inner=1, stop=0.0, pivot=pivot, **FAST)
+    run = null_text(model, X, PROMPTS, steps=1, inner=1, stop=0.0, pivot=pivot, **FAST)
     kept = [torch.equal(now, first) for now, first in zip(run.nulls[0], EMPTY)]
     # ε_C, r, J d and the guided step; taken back, that step again
     assert kept == [True, False] and run.forwards.tolist() == [7 if k else 5 for k in kept]
@@ -214,8 +214,8 @@ def test_a_last_update_that_made_things_worse_is_taken_back_by_the_walk(beyond):
 
 
 def test_an_update_that_went_too_far_is_halved_until_it_helps():
-    b, pivot = replace(B, net=Cliff(B.schedule)), one_step()
-    run = null_text(b, X, PROMPTS, steps=1, inner=8, stop=0.0, pivot=pivot, **FAST)
+    model, pivot = replace(B, net=Cliff(B.schedule)), one_step()
+    run = null_text(model, X, PROMPTS, steps=1, inner=8, stop=0.0, pivot=pivot, **FAST)
     before = mean_square(pivot.path[1] - guided(pivot.start, EMPTY, 500, 400))
     moved = (run.nulls[0] - EMPTY).flatten(1).norm(dim=1)
     assert (run.losses[0] < 0.99 * before).all() and 0 < moved[0] <= 0.05 < moved[1]
@@ -303,14 +303,14 @@ class Linear(Counted):
 
 
 def test_conjugate_gradients_solve_a_linear_problem_in_as_many_updates_as_it_has_unknowns():
-    b = model_of(Linear(), partial(words, tokens=1, width=4), 4)
-    cond, want, z = b.embed(PROMPTS), randn(2, 1, 4, seed=20), randn(2, 3, 4, 4)
-    target = redo(b, FixedNull(tuple(PROMPTS), 7.5, (500, 400), [z, z], 0, want))[-1]
+    model = model_of(Linear(), partial(words, tokens=1, width=4), 4)
+    cond, want, z = model.embed(PROMPTS), randn(2, 1, 4, seed=20), randn(2, 3, 4, 4)
+    target = redo(model, FixedNull(tuple(PROMPTS), 7.5, (500, 400), [z, z], 0, want))[-1]
     pivot = Inversion(tuple(PROMPTS), 1.0, (500, 400), [z, target], 0)
-    run = null_text(b, X, PROMPTS, steps=1, inner=12, stop=1e-22, pivot=pivot, **FAST)
+    run = null_text(model, X, PROMPTS, steps=1, inner=12, stop=1e-22, pivot=pivot, **FAST)
     assert_close(run.nulls[0], want, atol=1e-8, rtol=1e-8)
     assert run.updates.max() <= 6 and cond.shape == want.shape
-    slow = null_text(b, X, PROMPTS, steps=1, inner=12, stop=1e-22, pivot=pivot)
+    slow = null_text(model, X, PROMPTS, steps=1, inner=12, stop=1e-22, pivot=pivot)
     assert (slow.nulls[0] - want).abs().max() > 0.1
 
 
@@ -524,9 +524,9 @@ def test_one_step_is_enough():
 
 
 def test_on_a_real_net_the_loss_falls_and_the_replay_is_exact(tmp_path):
-    b = load(tiny_weights(tmp_path))
+    model = load(tiny_weights(tmp_path))
     x = (randn(1, 3, 32, 32) / 4).float().clamp(-1, 1)
-    run = null_text(b, x, "a red star", steps=3, inner=3)
-    assert torch.equal(redo(b, run)[-1], run.z_bar) and run.nulls.dtype == torch.float32
-    raw = redo(b, replace(run, nulls=b.embed("").expand_as(run.nulls).contiguous()))[-1]
+    run = null_text(model, x, "a red star", steps=3, inner=3)
+    assert torch.equal(redo(model, run)[-1], run.z_bar) and run.nulls.dtype == torch.float32
+    raw = redo(model, replace(run, nulls=model.embed("").expand_as(run.nulls).contiguous()))[-1]
     assert rms(run.z_bar, run.path[-1]) < rms(raw, run.path[-1])

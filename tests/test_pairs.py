@@ -246,7 +246,7 @@ def test_what_is_written_is_what_was_kept_and_training_reads_it(paint, shelf, tm
 
 def test_a_kept_pair_is_the_one_that_prompt_to_prompt_paints_best_first(paint, shelf, tmp_path):
     paint(tmp_path / "out", limit=2)
-    b, wishes = load(shelf / "tiny.safetensors", "cpu"), read_triplets(shelf / "triplets.jsonl")
+    model, wishes = load(shelf / "tiny.safetensors", "cpu"), read_triplets(shelf / "triplets.jsonl")
     for row in content(tmp_path / "out")[1]:
         i, samples = row["triplet"], row["samples"]
         ranks = sorted(
@@ -256,7 +256,7 @@ def test_a_kept_pair_is_the_one_that_prompt_to_prompt_paints_best_first(paint, s
         for rung, k in enumerate(ranks):
             place = tmp_path / "out" / f"{i:06d}-{rung}"
             for name, made in zip(
-                ("before", "after"), pairs.painted(b, [(i, k, wishes[i])], "cross", 2, 3.0, 0)
+                ("before", "after"), pairs.painted(model, [(i, k, wishes[i])], "cross", 2, 3.0, 0)
             ):
                 assert_close(read_picture(place / f"{name}.png"), made, rtol=0, atol=0.5 / 127.5 + 1e-3)
 

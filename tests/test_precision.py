@@ -82,13 +82,13 @@ def test_on_a_gpu_nets_are_half_channels_last_and_agree_with_float32(tiny):
 
 
 def test_a_device_of_shapes_alone_is_to_be_had_everywhere(tiny):
-    b = load(tiny, "meta", torch.float16)
+    model = load(tiny, "meta", torch.float16)
     assert (
         pick_device("meta").type == "meta"
-        and b.device.type == "meta"
-        and b.dtype == b.vae.decoder.conv_in.weight.dtype == torch.float16
+        and model.device.type == "meta"
+        and model.dtype == model.vae.decoder.conv_in.weight.dtype == torch.float16
     )
-    assert b.decode(b.encode(torch.empty(1, 3, 32, 40, device="meta"))).shape == (1, 3, 32, 40)
+    assert model.decode(model.encode(torch.empty(1, 3, 32, 40, device="meta"))).shape == (1, 3, 32, 40)
 
 
 def test_the_walk_is_float32_whatever_the_nets_are_and_a_half_edit_is_near_the_full_one(tiny):
@@ -106,27 +106,27 @@ def test_the_walk_is_float32_whatever_the_nets_are_and_a_half_edit_is_near_the_f
 
 
 def test_float64_stays_float64(tiny):
-    b = load(tiny, "cpu", torch.float64)
-    assert b.encode(X).dtype == b.eps(b.encode(X), 500, b.embed("")).dtype == torch.float64
+    model = load(tiny, "cpu", torch.float64)
+    assert model.encode(X).dtype == model.eps(model.encode(X), 500, model.embed("")).dtype == torch.float64
 
 
 @pytest.mark.parametrize("grid", [8])
 def test_the_grid_is_the_autoencoders_factor_times_the_unets(tiny, grid):
-    b = load(tiny, "cpu")
-    assert b.grid == b.vae.factor * b.net.factor == grid
+    model = load(tiny, "cpu")
+    assert model.grid == model.vae.factor * model.net.factor == grid
     with pytest.raises(ValueError, match="divisible by"):
-        b.eps(
-            b.encode(torch.zeros(1, 3, 32, 36)), 500, b.embed("")
+        model.eps(
+            model.encode(torch.zeros(1, 3, 32, 36)), 500, model.embed("")
         )  # of the autoencoder's grid, but not of the U-Net's
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_null_text_refuses_half_precision_in_one_line(tiny, dtype):
-    b = load(tiny, "meta" if dtype == torch.float16 else "cpu", dtype)
+    model = load(tiny, "meta" if dtype == torch.float16 else "cpu", dtype)
     with pytest.raises(
         ValueError, match="model: null-text optimisation needs float32, and .* is torch.*; load it in float32"
     ) as error:
-        null_text(b, X, "a red star", steps=1)
+        null_text(model, X, "a red star", steps=1)
     assert "\n" not in str(error.value)
 
 

@@ -31,7 +31,7 @@ CROSS_SITE = Site("up0.0", "cross", (8, 8))
 
 
 @pytest.fixture(scope="module")
-def b(tmp_path_factory):
+def model(tmp_path_factory):
     return load(tiny_weights(tmp_path_factory.mktemp("tiny")), dtype=torch.float64)
 
 
@@ -44,8 +44,8 @@ def maps(*shape, seed):
     return normal(*shape, seed=seed, dtype=torch.float64).softmax(-1)
 
 
-def pair_of(b, source=SOURCE, target=TARGET, blend=None, steps=STEPS, **settings):
-    return Pair.of(b, source, target, Injection(**settings), blend, latent=(8, 8), steps=steps)
+def pair_of(model, source=SOURCE, target=TARGET, blend=None, steps=STEPS, **settings):
+    return Pair.of(model, source, target, Injection(**settings), blend, latent=(8, 8), steps=steps)
 
 
 def same(found, wanted):
@@ -93,10 +93,11 @@ def test_reweight_is_equation_14_linear_in_c_and_not_normalised():
 
 
 @pytest.mark.parametrize("target, edit", [(TARGET, "replace"), (LONGER, "refine")])
-def test_an_edit_treats_each_head_by_itself_and_chains_the_mapping_before_the_weights(b, target, edit):
+def test_an_edit_treats_each_head_by_itself_and_chains_the_mapping_before_the_weights(model, target, edit):
     m, own, heads = maps(4, 64, 24, seed=1), maps(4, 64, 24, seed=2), torch.tensor([2, 0, 3, 1])
     plain, weighted = (
-        pair_of(b, target=target, edit=edit, cross=1.0, weights=weights) for weights in (None, {"a": -1.5})
+        pair_of(model, target=target, edit=edit, cross=1.0, weights=weights)
+        for weights in (None, {"a": -1.5})
     )
     same(plain.edit(m[heads], own[heads], CROSS_SITE, 0), plain.edit(m, own, CROSS_SITE, 0)[heads])
     mean = m.mean(0, keepdim=True).expand(4, -1, -1)
@@ -149,9 +150,9 @@ EDITS = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_the_source_is_that_of_a_solo_run_whatever_the_edit(b, name):
-    r = prompt_to_prompt(b, SOURCE, steps=STEPS, seed=4, w=5.0, **EDITS[name])
-    solo = generate(b, SOURCE, steps=STEPS, seed=4, w=5.0)
+def test_the_source_is_that_of_a_solo_run_whatever_the_edit(model, name):
+    r = prompt_to_prompt(model, SOURCE, steps=STEPS, seed=4, w=5.0, **EDITS[name])
+    solo = generate(model, SOURCE, steps=STEPS, seed=4, w=5.0)
     same(r.source_picture, solo.picture)
     for both, alone in zip(r.path, solo.path, strict=True):
         same(both[:1], alone)
@@ -159,10 +160,10 @@ def test_the_source_is_that_of_a_solo_run_whatever_the_edit(b, name):
 
 
 @pytest.mark.parametrize("name", ["replace", "refine", "all of it"])
-def test_equal_prompts_give_equal_pictures_in_every_step(b, name):
+def test_equal_prompts_give_equal_pictures_in_every_step(model, name):
     injection, blend = EDITS[name]["injection"], EDITS[name].get("blend")
     r = prompt_to_prompt(
-        b,
+        model,
         LONGER,
         LONGER,
         injection=changed(injection, weights={"red": 1.0}),
@@ -173,20 +174,20 @@ def test_equal_prompts_give_equal_pictures_in_every_step(b, name):
     for z in r.path:
         same(z[1:], z[:1])
     apart = prompt_to_prompt(
-        b, LONGER, LONGER, injection=changed(injection, weights={"red": 2.0}), steps=STEPS, seed=4
+        model, LONGER, LONGER, injection=changed(injection, weights={"red": 2.0}), steps=STEPS, seed=4
     )
     assert (apart.path[-1][1:] - apart.path[-1][:1]).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("target", [TARGET, LONGER])
-def test_without_injection_the_target_is_a_plain_picture_of_its_prompt_from_the_same_noise(b, target):
-    r = prompt_to_prompt(b, SOURCE, target, injection=NONE, steps=STEPS, seed=4)
-    same(r.picture, generate(b, target, steps=STEPS, seed=4, w=3.0).picture)
+def test_without_injection_the_target_is_a_plain_picture_of_its_prompt_from_the_same_noise(model, target):
+    r = prompt_to_prompt(model, SOURCE, target, injection=NONE, steps=STEPS, seed=4)
+    same(r.picture, generate(model, target, steps=STEPS, seed=4, w=3.0).picture)
     assert torch.equal(r.path[0][0], r.path[0][1])
-    with_it = prompt_to_prompt(b, SOURCE, target, steps=STEPS, seed=4)
+    with_it = prompt_to_prompt(model, SOURCE, target, steps=STEPS, seed=4)
     assert (with_it.path[-1][1:] - r.path[-1][1:]).abs().max() > 1e-6
     for one in (Injection(cross=0), Injection(self_=0)):  # each of the two does something
-        half = prompt_to_prompt(b, SOURCE, target, injection=one, steps=STEPS, seed=4)
+        half = prompt_to_prompt(model, SOURCE, target, injection=one, steps=STEPS, seed=4)
         assert (half.path[-1] - r.path[-1]).abs().max() > 1e-6
 
 
@@ -211,10 +212,10 @@ def spied(monkeypatch):
     return calls
 
 
-def test_a_full_replacement_looks_where_the_source_looks_in_every_layer_and_step(b, monkeypatch):
+def test_a_full_replacement_looks_where_the_source_looks_in_every_layer_and_step(model, monkeypatch):
     calls = spied(monkeypatch)
-    r = prompt_to_prompt(b, SOURCE, TARGET, injection=Injection(cross=1.0, self_=0), steps=STEPS, seed=4)
-    cross = [s for s in b.net.sites((8, 8)) if s.kind == "cross"]
+    r = prompt_to_prompt(model, SOURCE, TARGET, injection=Injection(cross=1.0, self_=0), steps=STEPS, seed=4)
+    cross = [s for s in model.net.sites((8, 8)) if s.kind == "cross"]
     assert [(i, site) for i, site, _, _ in calls] == [(i, site) for i in range(STEPS) for site in cross]
     for _, _, before, after in calls:
         assert torch.equal(after[1], before[0]) and torch.equal(after[0], before[0])
@@ -223,28 +224,28 @@ def test_a_full_replacement_looks_where_the_source_looks_in_every_layer_and_step
     assert (r.path[-1][1] - r.path[-1][0]).abs().max() > 1e-6  # and its values are its own
 
 
-def test_self_attention_is_injected_on_coarse_maps_in_the_first_steps(b, monkeypatch):
+def test_self_attention_is_injected_on_coarse_maps_in_the_first_steps(model, monkeypatch):
     calls = spied(monkeypatch)
     injection = Injection(cross=0, self_=0.67)
-    prompt_to_prompt(b, SOURCE, TARGET, injection=injection, steps=STEPS, seed=4)
+    prompt_to_prompt(model, SOURCE, TARGET, injection=injection, steps=STEPS, seed=4)
     hit = {
         (i, site)
         for i, site, before, after in calls
         if site.kind == "self" and torch.equal(after[1], before[0])
     }
     assert hit == {
-        (i, s) for i in range(2) for s in b.net.sites((8, 8)) if s.kind == "self" and s.res == (4, 4)
+        (i, s) for i in range(2) for s in model.net.sites((8, 8)) if s.kind == "self" and s.res == (4, 4)
     }
     assert {(i, site) for i, site, _, _ in calls if site.kind == "self"} == hit
     calls.clear()
-    prompt_to_prompt(b, SOURCE, TARGET, injection=changed(injection, self_res=8), steps=STEPS, seed=4)
+    prompt_to_prompt(model, SOURCE, TARGET, injection=changed(injection, self_res=8), steps=STEPS, seed=4)
     assert {site.res for _, site, _, _ in calls if site.kind == "self"} == {(4, 4), (8, 8)}
 
 
-def test_maps_are_kept_as_they_were_before_the_edit(b, monkeypatch):
+def test_maps_are_kept_as_they_were_before_the_edit(model, monkeypatch):
     calls = spied(monkeypatch)
     injection = Injection(cross=1.0, self_=0, weights={"star": 9.0})
-    r = prompt_to_prompt(b, SOURCE, TARGET, injection=injection, steps=STEPS, seed=4)
+    r = prompt_to_prompt(model, SOURCE, TARGET, injection=injection, steps=STEPS, seed=4)
     assert r.maps.shape == (STEPS, 2, 8, 8, 24)
     same(r.maps.sum(-1), torch.ones_like(r.maps[..., 0]))  # after it, rows would sum to far more
     for i in range(STEPS):
@@ -253,7 +254,7 @@ def test_maps_are_kept_as_they_were_before_the_edit(b, monkeypatch):
     assert (r.maps[:, 1] - r.maps[:, 0]).abs().max() > 1e-6
 
 
-def test_pairs_of_a_batch_are_edited_each_in_its_own_way(b):
+def test_pairs_of_a_batch_are_edited_each_in_its_own_way(model):
     settings = dict(
         injection=[
             Injection("replace", cross=0.5, self_=0.0, weights={"star": 2.0}),
@@ -261,16 +262,16 @@ def test_pairs_of_a_batch_are_edited_each_in_its_own_way(b):
         ],
         blend=[None, Blend("circle", "blue", threshold=0.9)],
     )
-    both = prompt_to_prompt(b, SOURCE, [TARGET, LONGER], steps=STEPS, seed=4, **settings)
+    both = prompt_to_prompt(model, SOURCE, [TARGET, LONGER], steps=STEPS, seed=4, **settings)
     assert both.picture.shape == (2, 3, 32, 32) and both.masks.shape == (STEPS, 2, 1, 8, 8)
     assert [a.edit for a in both.alignments] == ["replace", "refine"]
     for p, target in enumerate((TARGET, LONGER)):
         alone = prompt_to_prompt(
-            b, SOURCE, target, steps=STEPS, seed=4 + p, **{k: v[p] for k, v in settings.items()}
+            model, SOURCE, target, steps=STEPS, seed=4 + p, **{k: v[p] for k, v in settings.items()}
         )
         same(both.path[-1][[p, 2 + p]], alone.path[-1])
         same(both.picture[p, None], alone.picture)
-    twins = prompt_to_prompt(b, SOURCE, [TARGET, LONGER], steps=1, seed=[7, 7])
+    twins = prompt_to_prompt(model, SOURCE, [TARGET, LONGER], steps=1, seed=[7, 7])
     assert torch.equal(twins.path[0][0], twins.path[0][1]) and (both.path[0][0] != both.path[0][1]).any()
 
 
@@ -283,16 +284,16 @@ def half_mask():
     return mask
 
 
-def test_outside_the_words_the_target_is_the_source_and_the_pasted_picture_too(b):
+def test_outside_the_words_the_target_is_the_source_and_the_pasted_picture_too(model):
     settings = dict(
         blend=Blend("circle", "star", threshold=0.97, begin=0.3),
         injection=Injection(weights={"star": 5.0}),
         steps=STEPS,
         seed=4,
     )
-    r = prompt_to_prompt(b, SOURCE, TARGET, **settings)
+    r = prompt_to_prompt(model, SOURCE, TARGET, **settings)
     assert r.masks[0].all() and not r.masks[1].all()  # begins after .3 · 3 steps
-    tokens = [tokens_of("blend", b.tokenizer, *asked) for asked in ((SOURCE, "circle"), (TARGET, "star"))]
+    tokens = [tokens_of("blend", model.tokenizer, *asked) for asked in ((SOURCE, "circle"), (TARGET, "star"))]
     for i in (1, 2):  # by the maps of all steps so far
         source, target = r.maps[: i + 1].mean(0)[:, None]
         assert torch.equal(r.masks[i], blend_mask(source, target, *tokens, [], (8, 8), settings["blend"]))
@@ -306,37 +307,39 @@ def test_outside_the_words_the_target_is_the_source_and_the_pasted_picture_too(b
     assert torch.equal(r.picture[kept], r.source_picture[kept]) and torch.equal(
         r.picture[~kept], r.raw[~kept]
     )
-    shown = prompt_to_prompt(b, SOURCE, TARGET, **settings, paste=False)
+    shown = prompt_to_prompt(model, SOURCE, TARGET, **settings, paste=False)
     assert torch.equal(shown.picture, r.raw) and (shown.picture[kept] != r.source_picture[kept]).any()
 
 
-def test_a_users_mask_holds_alone_and_cuts_down_the_words(b):
-    r = prompt_to_prompt(b, SOURCE, TARGET, mask=half_mask(), steps=STEPS, seed=4)
+def test_a_users_mask_holds_alone_and_cuts_down_the_words(model):
+    r = prompt_to_prompt(model, SOURCE, TARGET, mask=half_mask(), steps=STEPS, seed=4)
     assert r.masks[..., :4].all() and not r.masks[..., 4:].any()
     assert (
         torch.equal(r.picture[..., 16:], r.source_picture[..., 16:])
         and (r.picture[..., :8] != r.source_picture[..., :8]).any()
     )
     assert torch.equal(r.path[1][1, ..., 4:], r.path[1][0, ..., 4:])
-    words = prompt_to_prompt(b, SOURCE, TARGET, blend=Blend("circle", "star", begin=0.0), steps=STEPS, seed=4)
+    words = prompt_to_prompt(
+        model, SOURCE, TARGET, blend=Blend("circle", "star", begin=0.0), steps=STEPS, seed=4
+    )
     both = prompt_to_prompt(
-        b, SOURCE, TARGET, blend=Blend("circle", "star", begin=0.0), mask=half_mask(), steps=STEPS, seed=4
+        model, SOURCE, TARGET, blend=Blend("circle", "star", begin=0.0), mask=half_mask(), steps=STEPS, seed=4
     )
     assert torch.equal(both.masks[0], words.masks[0] * r.masks[0])
 
 
-def test_a_users_mask_keeps_every_pixel_outside_of_it_where_it_cuts_through_a_cell(b, picture):
+def test_a_users_mask_keeps_every_pixel_outside_of_it_where_it_cuts_through_a_cell(model, picture):
     odd = torch.zeros(1, 1, 32, 32)
     odd[..., 3:18, 5:14] = 1  # cells are 4×4 pixels
-    r = prompt_to_prompt(b, SOURCE, TARGET, mask=odd, steps=STEPS, seed=4)
+    r = prompt_to_prompt(model, SOURCE, TARGET, mask=odd, steps=STEPS, seed=4)
     kept = (odd == 0).expand(-1, 3, -1, -1)
     assert torch.equal(r.mask, odd.to(r.mask)) and torch.equal(r.picture[kept], r.source_picture[kept])
     assert (r.raw[kept] != r.source_picture[kept]).any() and (
         r.picture[~kept] != r.source_picture[~kept]
     ).any()
-    start = invert(b, picture, SOURCE, steps=STEPS)
+    start = invert(model, picture, SOURCE, steps=STEPS)
     words = prompt_to_prompt(
-        b,
+        model,
         SOURCE,
         TARGET,
         start=start,
@@ -350,24 +353,24 @@ def test_a_users_mask_keeps_every_pixel_outside_of_it_where_it_cuts_through_a_ce
 # ---- given pictures ----
 
 
-def test_an_inversion_is_edited_and_its_source_is_its_own_way_down(b, picture):
-    start = invert(b, picture, SOURCE, steps=STEPS)
-    r = prompt_to_prompt(b, SOURCE, TARGET, start=start, pictures=picture, mask=half_mask(), w=2.0)
-    for both, alone in zip(r.path, redo(b, start, w=2.0), strict=True):
+def test_an_inversion_is_edited_and_its_source_is_its_own_way_down(model, picture):
+    start = invert(model, picture, SOURCE, steps=STEPS)
+    r = prompt_to_prompt(model, SOURCE, TARGET, start=start, pictures=picture, mask=half_mask(), w=2.0)
+    for both, alone in zip(r.path, redo(model, start, w=2.0), strict=True):
         same(both[:1], alone)
     assert r.levels == start.times and torch.equal(r.picture[..., 16:], picture[..., 16:])
     assert (r.source_picture[..., 16:] != picture[..., 16:]).any()
-    plain = prompt_to_prompt(b, SOURCE, TARGET, start=start, injection=NONE)
-    same(plain.path[-1], redo(b, start, [SOURCE, TARGET])[-1])  # w None: the inversion's own, 1
+    plain = prompt_to_prompt(model, SOURCE, TARGET, start=start, injection=NONE)
+    same(plain.path[-1], redo(model, start, [SOURCE, TARGET])[-1])  # w None: the inversion's own, 1
 
 
-def test_two_pictures_that_are_not_square_are_edited_together(b):
+def test_two_pictures_that_are_not_square_are_edited_together(model):
     x = normal(2, 3, 32, 48, dtype=torch.float64).clamp(-1, 1)
     r = prompt_to_prompt(
-        b,
+        model,
         SOURCE,
         [TARGET, LONGER],
-        start=invert(b, x, SOURCE, steps=2),
+        start=invert(model, x, SOURCE, steps=2),
         pictures=x,
         blend=Blend("circle", "a"),
     )
@@ -397,7 +400,7 @@ class Replacing:
 
 
 @torch.no_grad()
-def test_an_edited_prediction_is_that_of_diffusers_with_an_attention_processor_on_equal_weights(b):
+def test_an_edited_prediction_is_that_of_diffusers_with_an_attention_processor_on_equal_weights(model):
     diffusers = pytest.importorskip("diffusers", reason="parity needs diffusers")
     ours = randomised(
         UNet(width=16, mult=(1, 2), blocks=1, attention=(True, True), heads=2, ctx_width=12, norm_groups=4)
@@ -412,7 +415,7 @@ def test_an_edited_prediction_is_that_of_diffusers_with_an_attention_processor_o
         norm_num_groups=4,
     )
     theirs = transplant(ours, theirs.double(), unet_to_diffusers)
-    pair = pair_of(b, cross=1.0, self_=1.0)
+    pair = pair_of(model, cross=1.0, self_=1.0)
     mapper = maps(24, 24, seed=9)  # any mapper will do, and shows more than the identity
     pair = changed(pair, alignment=pair.alignment._replace(mapper=mapper))
     theirs.set_attn_processor(
@@ -504,28 +507,28 @@ def test_settings_out_of_range_are_refused_by_name(settings, said):
         (dict(steps=0), "steps: must be at least 1, got 0"),
     ],
 )
-def test_mistakes_are_named(b, change, said):
+def test_mistakes_are_named(model, change, said):
     with pytest.raises(ValueError, match=said) as error:
-        prompt_to_prompt(b, **{**dict(source=SOURCE, target=TARGET, steps=STEPS), **change})
+        prompt_to_prompt(model, **{**dict(source=SOURCE, target=TARGET, steps=STEPS), **change})
     assert "\n" not in str(error.value)
 
 
-def test_pictures_and_masks_may_be_files(b, picture, tmp_path):
+def test_pictures_and_masks_may_be_files(model, picture, tmp_path):
     write_picture(picture.float(), tmp_path / "in.png")
     write_picture(2 * half_mask().expand(-1, 3, -1, -1) - 1, tmp_path / "mask.png")
     x = read_picture(tmp_path / "in.png")
-    start = invert(b, x, SOURCE, steps=1)
-    by_tensor = prompt_to_prompt(b, SOURCE, TARGET, start=start, pictures=x, mask=half_mask())
+    start = invert(model, x, SOURCE, steps=1)
+    by_tensor = prompt_to_prompt(model, SOURCE, TARGET, start=start, pictures=x, mask=half_mask())
     by_file = prompt_to_prompt(
-        b, SOURCE, TARGET, start=start, pictures=tmp_path / "in.png", mask=tmp_path / "mask.png"
+        model, SOURCE, TARGET, start=start, pictures=tmp_path / "in.png", mask=tmp_path / "mask.png"
     )
     assert torch.equal(by_file.picture, by_tensor.picture)
 
 
-def test_an_inversion_of_another_prompt_is_refused(b, picture):
-    start = invert(b, picture, SOURCE, steps=1)
+def test_an_inversion_of_another_prompt_is_refused(model, picture):
+    start = invert(model, picture, SOURCE, steps=1)
     with pytest.raises(
         ValueError,
         match=r"source: must be the prompts of the inversion, \['a red circle'\], got \['a star'\]",
     ):
-        prompt_to_prompt(b, "a star", TARGET, start=start)
+        prompt_to_prompt(model, "a star", TARGET, start=start)

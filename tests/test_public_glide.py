@@ -166,28 +166,28 @@ def test_a_small_net_comes_back_out_of_a_file_with_the_published_names(
     tmp_path, changes, beside, size, schedule
 ):
     net, text, path = written(tmp_path, **changes)
-    b = load(path, "cpu")
-    assert (b.size, b.latent_shape, b.shift, b.prediction, b.learned_variance) == (
+    model = load(path, "cpu")
+    assert (model.size, model.latent_shape, model.shift, model.prediction, model.learned_variance) == (
         size,
         (3, size, size),
         1,
         "eps",
         True,
     )
-    assert torch.equal(b.schedule.abar, getattr(Schedule, schedule)().abar)
-    assert (b.net.inpainting, b.net.upsampling) == (net.inpainting, net.upsampling)
+    assert torch.equal(model.schedule.abar, getattr(Schedule, schedule)().abar)
+    assert (model.net.inpainting, model.net.upsampling) == (net.inpainting, net.upsampling)
     rows = torch.tensor([[5, 9, 50256, 50256, 50256, 50256], [1, 2, 3, 4, 5, 6]])
     x, ctx = normal(2, 3 + beside, 8, 12), text(rows)
-    for ours, theirs in ((b.net, net), (b.text, text)):
+    for ours, theirs in ((model.net, net), (model.text, text)):
         assert all(torch.equal(p, theirs.get_parameter(name)) for name, p in ours.named_parameters())
-    torch.testing.assert_close(b.text(rows), ctx)  # a product rounds by where in memory its numbers lie
+    torch.testing.assert_close(model.text(rows), ctx)  # a product rounds by where in memory its numbers lie
     expected = net(x, 41, ctx)
-    torch.testing.assert_close(b.net(x, 41, ctx), expected)
-    eps, v = b.eps_and_v(x, 42, ctx)  # its levels count from 0
+    torch.testing.assert_close(model.net(x, 41, ctx), expected)
+    eps, v = model.eps_and_v(x, 42, ctx)  # its levels count from 0
     torch.testing.assert_close((eps, v), (expected[:, :3], expected[:, 3:]))
-    assert torch.equal(b.eps(x, 42, ctx), eps)
+    assert torch.equal(model.eps(x, 42, ctx), eps)
     torch.testing.assert_close(
-        b.embed(""), text(torch.full((1, 6), 50256))
+        model.embed(""), text(torch.full((1, 6), 50256))
     )  # the empty prompt is all padding
 
 
@@ -237,14 +237,14 @@ def test_a_small_model_of_our_own_is_kept_and_loaded_as_glide(tmp_path):
         words=words,
     )
     net, text = randomised(GlideUNet(**SMALL)).eval(), randomised(GlideText(**config["text"])).eval()
-    b = load(
+    model = load(
         write_weights(tmp_path / "mine.safetensors", {"net": net, "text": text}, config, torch.float32), "cpu"
     )
     x, tokens = normal(1, 3, 16, 16), WordTokenizer(words, 6)
-    assert (b.latent_shape, b.learned_variance, b.shift, b.grid) == ((3, 16, 16), True, 0, 4)
+    assert (model.latent_shape, model.learned_variance, model.shift, model.grid) == ((3, 16, 16), True, 0, 4)
     with torch.no_grad():
         expected = net(x, 42, text(tokens(["red star"])))
-        torch.testing.assert_close(b.denoiser("red star")(x, 42), expected[:, :3])
+        torch.testing.assert_close(model.denoiser("red star")(x, 42), expected[:, :3])
 
 
 # ------------------------------------------------------------------------------------------------------------------ the noised CLIP

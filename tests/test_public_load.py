@@ -119,7 +119,7 @@ def folder(b, tmp_path_factory):
 # ------------------------------------------------------------------------------------------------------------ single files
 
 
-def test_a_single_file_gives_the_bundle_that_any_method_takes(b, single):
+def test_a_single_file_gives_the_model_that_any_method_takes(b, single):
     found = load(single, device="cpu")
     assert same(b, found) == []
     assert (found.name, found.prediction, found.latent_scale, found.size, found.shift) == (
@@ -166,7 +166,7 @@ def test_half_precision_in_the_file_becomes_the_dtype_that_was_asked_for(b, tmp_
         )
 
 
-def test_the_unconditional_unet_of_sdedit_is_a_bundle_on_pixels(tmp_path):
+def test_the_unconditional_unet_of_sdedit_is_a_model_on_pixels(tmp_path):
     net = randomised(DDPM(width=32, mult=(1, 2, 2), attention=(False, True, False)))
     torch.save({ddpm_names(net)[k]: v for k, v in net.state_dict().items()}, tmp_path / "celeba.ckpt")
     found = load(tmp_path / "celeba.ckpt", device="cpu")

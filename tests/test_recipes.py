@@ -50,15 +50,15 @@ def folder(tmp_path_factory):
 
 
 def test_recipes_write_files_that_load(folder):
-    b, ve = load(folder / "shapes.safetensors", "cpu"), load(folder / "shapes-ve.safetensors", "cpu")
-    assert (b.prediction, b.size, b.latent_shape) == ("v", 64, (8, 16, 16)) and (
+    model, ve = load(folder / "shapes.safetensors", "cpu"), load(folder / "shapes-ve.safetensors", "cpu")
+    assert (model.prediction, model.size, model.latent_shape) == ("v", 64, (8, 16, 16)) and (
         ve.size,
         ve.latent_shape,
     ) == (32, (3, 32, 32))
-    assert ve.vae is None and b.schedule.T == ve.schedule.T == 1000
+    assert ve.vae is None and model.schedule.T == ve.schedule.T == 1000
     assert_close(ve.schedule.sigma(1000), 50.0, rtol=1e-9, atol=0)
     pictures = render([sample_scene(random.Random(0))])
-    assert b.decode(b.encode(pictures)).shape == pictures.shape
+    assert model.decode(model.encode(pictures)).shape == pictures.shape
     read = load_reader(folder / "shapes-reader.safetensors").read(pictures)
     assert list(read[0]) == list(ATTRIBUTES)
 

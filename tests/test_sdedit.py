@@ -47,7 +47,7 @@ class ExactNet(nn.Module):
         return self.world.eps(x_t, self.sched.at(t), "" if ctx is None else ctx)
 
 
-def gaussian_bundle(sched=PAPER, side=64):
+def gaussian_model(sched=PAPER, side=64):
     """A Model without autoencoder: latents are pictures, and the last of the path is the result before
     clamping.
     """
@@ -86,7 +86,7 @@ def tiny(tmp_path_factory):
     "t0, mean, var", [(0.3, 0.77425, 0.023453), (0.5, 0.36667, 0.061728), (0.7, 0.30248, 0.062499)]
 )
 def test_the_ve_walk_has_the_closed_forms_mean_and_variance(t0, mean, var):
-    edit = sdedit(gaussian_bundle(), guide(), t0=t0, walk="ve", steps=400, w=1.0)
+    edit = sdedit(gaussian_model(), guide(), t0=t0, walk="ve", steps=400, w=1.0)
     x = edit.path[-1]  # 49,152 independent draws
     assert edit.sigma == pytest.approx(0.01 * 5000**t0, rel=1e-9)
     assert x.mean().item() == pytest.approx(mean, abs=0.02 * var**0.5)
@@ -94,13 +94,13 @@ def test_the_ve_walk_has_the_closed_forms_mean_and_variance(t0, mean, var):
 
 
 def test_vp_and_ve_walks_agree_where_they_start_at_the_same_sigma():
-    b, t0 = gaussian_bundle(), 0.5
-    ve = sdedit(b, guide(2), t0=t0, walk="ve", steps=200, w=1.0)
-    t0 = b.schedule.t_of_sigma(ve.sigma) / b.schedule.T  # another number for the same noise
-    vp = sdedit(b, guide(2), t0=t0, steps=200, w=1.0)
-    flow = sdedit(b, guide(2), t0=t0, steps=100, w=1.0, step=DDIM())
+    model, t0 = gaussian_model(), 0.5
+    ve = sdedit(model, guide(2), t0=t0, walk="ve", steps=200, w=1.0)
+    t0 = model.schedule.t_of_sigma(ve.sigma) / model.schedule.T  # another number for the same noise
+    vp = sdedit(model, guide(2), t0=t0, steps=200, w=1.0)
+    flow = sdedit(model, guide(2), t0=t0, steps=100, w=1.0, step=DDIM())
     assert vp.sigma == pytest.approx(ve.sigma, rel=0.01) and vp.snr == pytest.approx(vp.sigma**-2)
-    mean, var = b.net.world.sdedit(guide(1), vp.sigma)
+    mean, var = model.net.world.sdedit(guide(1), vp.sigma)
     for edit in (ve, vp):
         assert edit.path[-1].mean().item() == pytest.approx(mean.mean().item(), abs=0.02 * S)
         assert edit.path[-1].var().item() == pytest.approx(var.mean().item(), rel=0.04)
@@ -111,41 +111,45 @@ def test_vp_and_ve_walks_agree_where_they_start_at_the_same_sigma():
 
 
 def test_the_edit_goes_where_the_prompt_says():
-    b = gaussian_bundle(side=16)
+    model = gaussian_model(side=16)
     for walk in ("vp", "ve"):
-        edit = sdedit(b, guide(1, 16), "dark", t0=0.9, walk=walk, steps=100, w=1.0)
+        edit = sdedit(model, guide(1, 16), "dark", t0=0.9, walk=walk, steps=100, w=1.0)
         assert edit.path[-1].mean().item() == pytest.approx(M - 0.8, abs=0.05)
 
 
 @pytest.mark.parametrize("walk", ["vp", "ve"])
 def test_a_vanishing_t0_returns_the_guide(walk):
-    edit = sdedit(gaussian_bundle(side=16), guide(1, 16), t0=0.001, walk=walk, steps=1, w=1.0)
+    edit = sdedit(gaussian_model(side=16), guide(1, 16), t0=0.001, walk=walk, steps=1, w=1.0)
     assert edit.sigma < 0.0102
     assert rmse(edit.picture, guide(1, 16)).item() < 0.006  # σ ≈ .01 in [−1, 1] is .005 in [0, 1]
 
 
 def test_a_drowned_guide_is_forgotten():
-    b = gaussian_bundle(side=16)
-    bright, dark = (sdedit(b, sign * guide(1, 16), t0=1.0, walk="ve", steps=100, w=1.0) for sign in (1, -1))
+    model = gaussian_model(side=16)
+    bright, dark = (
+        sdedit(model, sign * guide(1, 16), t0=1.0, walk="ve", steps=100, w=1.0) for sign in (1, -1)
+    )
     assert_close(bright.path[-1], dark.path[-1], atol=1e-3, rtol=0)
     assert (bright.path[0] - dark.path[0]).abs().max() > 0
 
 
 @pytest.mark.parametrize("walk", ["vp", "ve"])
 def test_the_larger_t0_the_farther_from_the_guide(walk):
-    b = gaussian_bundle(side=16)
+    model = gaussian_model(side=16)
     d = [
-        rmse(sdedit(b, guide(2, 16), t0=t0, walk=walk, steps=60, w=1.0).path[-1], guide(2, 16)).mean().item()
+        rmse(sdedit(model, guide(2, 16), t0=t0, walk=walk, steps=60, w=1.0).path[-1], guide(2, 16))
+        .mean()
+        .item()
         for t0 in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     ]
     assert d == sorted(d) and d[-1] > 3 * d[0]
 
 
 def test_bisection_finds_the_t0_of_a_distance():
-    b, g = gaussian_bundle(side=16), guide(4, 16)
+    model, g = gaussian_model(side=16), guide(4, 16)
 
     def edit(t0):
-        return sdedit(b, g, t0=t0, walk="ve", steps=60, w=1.0)
+        return sdedit(model, g, t0=t0, walk="ve", steps=60, w=1.0)
 
     target = rmse(edit(0.42).picture, g).mean().item()
     found = bisect_t0(edit, at_distance(g, target, tolerance=0.005), rounds=12)
@@ -169,29 +173,31 @@ def test_bisection_goes_up_for_realism_and_down_for_faithfulness():
 
 @pytest.mark.parametrize("walk", ["vp", "ve"])
 def test_the_path_falls_from_t0_to_the_picture_and_the_net_is_asked_once_a_step(walk):
-    b = gaussian_bundle(side=16)
-    edit = sdedit(b, guide(2, 16), t0=0.5, walk=walk, steps=7, repeats=3, w=1.0)
+    model = gaussian_model(side=16)
+    edit = sdedit(model, guide(2, 16), t0=0.5, walk=walk, steps=7, repeats=3, w=1.0)
     assert len(edit.path) == len(edit.levels) == 8 and edit.levels == sorted(edit.levels, reverse=True)
-    assert edit.levels[-1] == 0 and b.schedule.sigma(edit.levels[0]) == pytest.approx(edit.sigma)
-    assert b.net.asked == edit.calls == 21
+    assert edit.levels[-1] == 0 and model.schedule.sigma(edit.levels[0]) == pytest.approx(edit.sigma)
+    assert model.net.asked == edit.calls == 21
     assert_close(edit.raw, edit.path[-1].clamp(-1, 1))
 
 
 def test_a_step_of_ones_own_and_every_solver_walk_the_same_way_down():
     """On a fine grid the deterministic solvers meet the flow, and Heun asks twice but for the last step."""
-    b, settings = gaussian_bundle(side=16), dict(t0=0.5, steps=60, w=1.0)
+    model, settings = gaussian_model(side=16), dict(t0=0.5, steps=60, w=1.0)
 
     def own(sched, x_t, eps, t, s, noise):
         return ddim_step(sched, x_t, eps(x_t, t), t, s)
 
     plain, mine, heun, multistep = (
-        sdedit(b, guide(1, 16), step=step, **settings) for step in (DDIM(), own, Heun(), DPMSolver2M())
+        sdedit(model, guide(1, 16), step=step, **settings) for step in (DDIM(), own, Heun(), DPMSolver2M())
     )
     assert torch.equal(plain.picture, mine.picture) and (plain.calls, heun.calls) == (60, 119)
-    exact = b.net.world.flow(plain.path[0], b.schedule.at(plain.levels[0]), 1.0)
+    exact = model.net.world.flow(plain.path[0], model.schedule.at(plain.levels[0]), 1.0)
     off = [(e.path[-1] - exact).abs().max().item() for e in (plain, heun, multistep)]
     assert off[1] < off[0] / 3 and off[2] < off[0] / 3
-    by_default, ancestral = (sdedit(b, guide(1, 16), step=step, **settings) for step in (None, Ancestral()))
+    by_default, ancestral = (
+        sdedit(model, guide(1, 16), step=step, **settings) for step in (None, Ancestral())
+    )
     assert torch.equal(by_default.picture, ancestral.picture)
     assert not torch.equal(by_default.picture, plain.picture)
 
@@ -215,24 +221,24 @@ def test_a_guide_and_its_mask_may_be_files(tmp_path, tiny):
 @pytest.mark.parametrize("walk, step", [("vp", None), ("vp", DDIM()), ("vp", Heun()), ("ve", None)])
 def test_two_repeats_are_two_edits_on_one_stream_of_noise(monkeypatch, walk, step):
     """Both rounds draw from the generators of the call; two calls do the same if they are handed one Rng."""
-    b, g = gaussian_bundle(side=16), guide(2, 16)
+    model, g = gaussian_model(side=16), guide(2, 16)
     settings = dict(t0=0.4, walk=walk, steps=9, w=1.0, step=step)
-    both = sdedit(b, g, repeats=2, **settings)
+    both = sdedit(model, g, repeats=2, **settings)
     shared = Rng.of(0, 2)
     monkeypatch.setattr(module.Rng, "of", lambda seed, n: shared)
     monkeypatch.setattr(module, "check", lambda *_: None)  # a latent may leave [−1, 1]
-    first = sdedit(b, g, **settings)
-    second = sdedit(b, first.path[-1], **settings)
+    first = sdedit(model, g, **settings)
+    second = sdedit(model, first.path[-1], **settings)
     assert_close(both.path[-1], second.path[-1], atol=0, rtol=0)
     assert_close(both.noised, first.noised, atol=0, rtol=0)
     assert (both.path[-1] - first.path[-1]).abs().max() > 0.01
 
 
 def test_picture_i_is_edited_as_if_it_were_alone():
-    b, g = gaussian_bundle(side=16), guide(3, 16)
+    model, g = gaussian_model(side=16), guide(3, 16)
     g[1] *= -0.5
-    batch = sdedit(b, g, ["", "dark", ""], t0=0.5, steps=8, seed=5)
-    alone = sdedit(b, g[1:2], "dark", t0=0.5, steps=8, seed=6)
+    batch = sdedit(model, g, ["", "dark", ""], t0=0.5, steps=8, seed=5)
+    alone = sdedit(model, g[1:2], "dark", t0=0.5, steps=8, seed=6)
     assert_close(batch.picture[1:2], alone.picture, atol=1e-12, rtol=0)
 
 
@@ -258,7 +264,7 @@ def test_without_pasting_the_kept_pixels_end_free_of_noise(walk):
     lag a level).
     """
     g = guide(1, 16)
-    edit = sdedit(gaussian_bundle(side=16), g, t0=0.5, mask=half(16), walk=walk, steps=30, w=1.0)
+    edit = sdedit(gaussian_model(side=16), g, t0=0.5, mask=half(16), walk=walk, steps=30, w=1.0)
     assert torch.equal(edit.picture[..., 8:], g[..., 8:])
     n = 20
     sigma = PAPER.sigma(edit.levels[n])
@@ -267,8 +273,8 @@ def test_without_pasting_the_kept_pixels_end_free_of_noise(walk):
 
 
 def test_the_kept_part_comes_from_the_original_and_the_edited_part_from_the_guide():
-    b, original = gaussian_bundle(side=16), -guide(1, 16)
-    edit = sdedit(b, guide(1, 16), t0=0.05, mask=half(16), original=original, steps=10, w=1.0)
+    model, original = gaussian_model(side=16), -guide(1, 16)
+    edit = sdedit(model, guide(1, 16), t0=0.05, mask=half(16), original=original, steps=10, w=1.0)
     assert torch.equal(edit.picture[..., 8:], original[..., 8:])
     assert edit.picture[..., :8].mean() > 0.8
 
@@ -321,7 +327,7 @@ def test_a_latent_is_edited_if_any_of_its_pixels_is():
 )
 def test_an_argument_that_makes_no_sense_is_named(change, named):
     with pytest.raises(ValueError, match=rf"^{named}"):
-        sdedit(gaussian_bundle(side=16), change.pop("guide", guide(1, 16)), **change)
+        sdedit(gaussian_model(side=16), change.pop("guide", guide(1, 16)), **change)
 
 
 @pytest.mark.parametrize("limits", [dict(low=0.6, high=0.5), dict(low=0.0), dict(high=1.5), dict(rounds=0)])
@@ -344,10 +350,10 @@ def test_one_mask_serves_every_picture():
 
 
 def test_generated_pictures_are_what_ddim_makes_of_their_noise_under_each_prompt():
-    b = gaussian_bundle(Schedule.cosine(), side=16)
-    made = generate(b, ["", "dark"], n=4, steps=20, w=1.0)
-    abars, prompts = [b.schedule.at(t) for t in made.levels], [""] * 4 + ["dark"] * 4
-    assert_close(made.path[-1], b.net.world.ddim(made.path[0], abars, prompts), atol=1e-9, rtol=0)
+    model = gaussian_model(Schedule.cosine(), side=16)
+    made = generate(model, ["", "dark"], n=4, steps=20, w=1.0)
+    abars, prompts = [model.schedule.at(t) for t in made.levels], [""] * 4 + ["dark"] * 4
+    assert_close(made.path[-1], model.net.world.ddim(made.path[0], abars, prompts), atol=1e-9, rtol=0)
     assert_close(made.picture, made.path[-1].clamp(-1, 1), atol=0, rtol=0)
     assert made.path[0].std().item() == pytest.approx(1.0, abs=0.03)
     assert len(made.path) == len(made.levels) == 21 and made.levels[0] == TOP * 1000 and made.levels[-1] == 0
@@ -355,8 +361,11 @@ def test_generated_pictures_are_what_ddim_makes_of_their_noise_under_each_prompt
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_generated_picture_i_depends_on_seed_plus_i_alone(eta):
-    b, settings = gaussian_bundle(Schedule.cosine(), side=8), dict(steps=5, w=1.0, step=DDIM(eta))
-    batch, alone = generate(b, "dark", n=3, seed=4, **settings), generate(b, "dark", seed=6, **settings)
+    model, settings = gaussian_model(Schedule.cosine(), side=8), dict(steps=5, w=1.0, step=DDIM(eta))
+    batch, alone = (
+        generate(model, "dark", n=3, seed=4, **settings),
+        generate(model, "dark", seed=6, **settings),
+    )
     assert_close(batch.path[-1][2:], alone.path[-1], atol=1e-12, rtol=0)
     assert (batch.path[-1][1] - batch.path[-1][2]).abs().max() > 0.01
 
@@ -366,4 +375,4 @@ def test_generated_picture_i_depends_on_seed_plus_i_alone(eta):
 )
 def test_generate_names_the_argument_that_makes_no_sense(change, named):
     with pytest.raises(ValueError, match=rf"^{named}\b"):
-        generate(gaussian_bundle(side=8), "dark", **change)
+        generate(gaussian_model(side=8), "dark", **change)

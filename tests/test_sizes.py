@@ -31,7 +31,7 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def b(tiny):
+def model(tiny):
     return load(tiny, "cpu")
 
 
@@ -43,19 +43,19 @@ def x():
 # ---- the verbs ----
 
 
-def test_sdedit_keeps_what_a_wide_mask_keeps_on_both_walks(b, x):
+def test_sdedit_keeps_what_a_wide_mask_keeps_on_both_walks(model, x):
     mask = torch.zeros(1, 1, *SIZE)
     mask[..., 24:] = 1
     for walk in ("vp", "ve"):
-        edit = sdedit(b, x, STAR, mask=mask, walk=walk, steps=2)
+        edit = sdedit(model, x, STAR, mask=mask, walk=walk, steps=2)
         assert edit.picture.shape == x.shape and edit.path[-1].shape == (1, 4, 6, 10)
         assert torch.equal(edit.picture[..., :24], x[..., :24]) and not torch.equal(
             edit.picture[..., 24:], x[..., 24:]
         )
 
 
-def test_diffedit_finds_a_wide_mask(b, x):
-    edit = diffedit(b, x, HEART, STAR, steps=2, rule=MaskRule(maps=1, r=2.1))
+def test_diffedit_finds_a_wide_mask(model, x):
+    edit = diffedit(model, x, HEART, STAR, steps=2, rule=MaskRule(maps=1, r=2.1))
     assert (
         edit.heat.shape == (1, 1, 6, 10)
         and edit.mask.shape == (1, 1, *SIZE)
@@ -65,29 +65,29 @@ def test_diffedit_finds_a_wide_mask(b, x):
     assert kept.any() and torch.equal(edit.picture[kept], x[kept])
 
 
-def test_prompt_to_prompt_and_its_maps_are_wide(b, x):
-    start = invert(b, x, HEART, steps=2)
+def test_prompt_to_prompt_and_its_maps_are_wide(model, x):
+    start = invert(model, x, HEART, steps=2)
     r = prompt_to_prompt(
-        b, HEART, STAR, start=start, pictures=x, blend=Blend("heart", "star", begin=0.0), w=2.0
+        model, HEART, STAR, start=start, pictures=x, blend=Blend("heart", "star", begin=0.0), w=2.0
     )
     assert (
         r.picture.shape == r.raw.shape == x.shape
         and r.maps.shape[2:4] == (6, 10)
         and r.mask.shape == (1, 1, *SIZE)
     )
-    assert explore(b, start=start).heat_map("heart").shape == SIZE and explore(
-        b, start=start, res=(3, 5)
+    assert explore(model, start=start).heat_map("heart").shape == SIZE and explore(
+        model, start=start, res=(3, 5)
     ).res == (3, 5)
 
 
 @pytest.mark.parametrize("inversion", [null_text, negative_prompt, direct, edict, edit_friendly])
-def test_every_inversion_walks_wide_latents(b, x, inversion):
-    start = inversion(b, x, STAR, steps=1, w=2.0)
+def test_every_inversion_walks_wide_latents(model, x, inversion):
+    start = inversion(model, x, STAR, steps=1, w=2.0)
     assert start.finish(start.start).shape == start.finish(start.path[-1]).shape == (1, 4, 6, 10)
 
 
-def test_the_ladder_is_climbed_with_a_wide_picture(b, x):
-    assert {tuple(rung.picture.shape) for rung in ladder(b, x, STAR, steps=1, iterations=1)} == {
+def test_the_ladder_is_climbed_with_a_wide_picture(model, x):
+    assert {tuple(rung.picture.shape) for rung in ladder(model, x, STAR, steps=1, iterations=1)} == {
         tuple(x.shape)
     }
 
@@ -130,10 +130,10 @@ def test_a_file_of_any_size_comes_back_in_its_size_at_any_size_of_the_model(room
         assert pixels("out.png").shape == (37, 51, 3)
 
 
-def test_the_model_sees_the_proportions_on_its_grid(room, tiny, b):
+def test_the_model_sees_the_proportions_on_its_grid(room, tiny, model):
     for size, seen in ((None, (32, 48)), (37, (40, 56)), (17, (24, 24)), (64, (64, 88))):
-        photo = open_picture("in.png").framed(b.size if size is None else size, b.grid)
-        assert photo.seen == seen and b.encode(photo.view()).shape == (1, 4, seen[0] // 4, seen[1] // 4)
+        photo = open_picture("in.png").framed(model.size if size is None else size, model.grid)
+        assert photo.seen == seen and model.encode(photo.view()).shape == (1, 4, seen[0] // 4, seen[1] // 4)
     assert run(COMMANDS[0], tiny, "--size", "37", "--save-steps", "steps") == 0
     assert pixels("steps/step_001.png").shape == (40, 56, 3)
 

@@ -126,9 +126,9 @@ def test_edit_friendly_noises_lead_from_each_level_to_the_next(eta):
 
 def test_edit_friendly_noises_are_large_and_neighbours_oppose_each_other():
     world = GaussianWorld({"": torch.zeros(3, 24, 24)}, 0.5)
-    b = exact_model(world)
+    model = exact_model(world)
     x = world.sample(randn(2, 3, 24, 24, seed=40)).clamp(-1, 1)
-    z = edit_friendly(b, x, "", steps=50, w=1.0).noises(b.schedule)
+    z = edit_friendly(model, x, "", steps=50, w=1.0).noises(model.schedule)
     assert z.std().item() == pytest.approx(3.6, abs=0.15)
     pairs = torch.stack([(a * c).mean() / (a.std() * c.std()) for a, c in pairwise(z)])
     assert pairs.mean().item() == pytest.approx(-0.5, abs=0.06)
@@ -232,10 +232,10 @@ def test_the_ladder_counts_both_ways(rungs):
 
 
 def test_the_ladder_has_the_autoencoder_at_its_foot(tmp_path):
-    b = load(tiny_weights(tmp_path))
+    model = load(tiny_weights(tmp_path))
     x = (randn(1, 3, 32, 32) / 4).float().clamp(-1, 1)
-    rungs = ladder(b, x, "a red star", steps=1, iterations=0)
+    rungs = ladder(model, x, "a red star", steps=1, iterations=0)
     assert all(rung.picture.shape == x.shape and rung.latents.shape == (1, 4, 8, 8) for rung in rungs)
-    assert torch.equal(rungs[0].picture, b.decode(b.encode(x))) and torch.equal(
+    assert torch.equal(rungs[0].picture, model.decode(model.encode(x))) and torch.equal(
         rungs[-1].picture, rungs[0].picture
     )
