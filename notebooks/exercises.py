@@ -299,14 +299,14 @@ def _over(over: Callable) -> str | None:
     return None
 
 
-CHECKS: dict[str, Callable] = {"00.1": _same_noise, "00.2": _second_order, "00.3": _first_order,
-                               "01.1": _half_forgotten, "01.2": _translate, "01.3": _repeats,
-                               "02.1": _upward_step, "02.2": _the_bill, "02.3": _labels_tie,
-                               "03.1": _four_fifths, "03.2": _promises_cross, "03.3": _same_level,
-                               "04.1": _row_sum, "04.2": _alignment, "04.3": _share_out,
-                               "05.1": _silence, "05.2": _the_most, "05.3": _pull,
-                               "06.1": _counted_from_zero, "06.2": _peak, "06.3": _moved,
-                               "07.1": _looks, "07.2": _put_back, "07.3": _new_weights,
-                               "08.1": _snr, "08.2": _numbers, "08.3": _pictures,
-                               "09.1": _by_answers, "09.2": _dropped_text, "09.3": _sigma_up,
-                               "10.1": _doing_nothing, "10.2": _family, "10.3": _over}
+CHECKS: dict[str, Callable] = {"01.1": _same_noise, "01.2": _second_order, "01.3": _first_order,
+                               "04.1": _half_forgotten, "04.2": _translate, "04.3": _repeats,
+                               "05.1": _upward_step, "05.2": _the_bill, "05.3": _labels_tie,
+                               "06.1": _four_fifths, "06.2": _promises_cross, "06.3": _same_level,
+                               "07.1": _row_sum, "07.2": _alignment, "07.3": _share_out,
+                               "08.1": _silence, "08.2": _the_most, "08.3": _pull,
+                               "03.1": _counted_from_zero, "03.2": _peak, "03.3": _moved,
+                               "09.1": _looks, "09.2": _put_back, "09.3": _new_weights,
+                               "10.1": _snr, "10.2": _numbers, "10.3": _pictures,
+                               "11.1": _by_answers, "11.2": _dropped_text, "11.3": _sigma_up,
+                               "13.1": _doing_nothing, "13.2": _family, "13.3": _over}
