@@ -94,7 +94,7 @@ def test_the_solutions_answer_every_exercise_rightly(name, tmp_path, monkeypatch
 @pytest.mark.parametrize("answer, verdict", [(None, "not begun"), (0.3, "not yet"), (0.5424, "right")])
 def test_a_check_tells_right_from_wrong(answer, verdict, capsys):
     exercises.check("01.1", answer)
-    assert capsys.readouterr().out.startswith(f"exercise 00.1: {verdict}")
+    assert capsys.readouterr().out.startswith(f"exercise 01.1: {verdict}")
 
 
 @pytest.mark.parametrize("name", LESSONS)
