@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from palimpsest.methods.sampling import generate
     from palimpsest.methods.sdedit import sdedit
     from palimpsest.methods.sweep import sheet, sweep
+    from palimpsest.methods.text2live import text2live
     from palimpsest.methods.textual_inversion import textual_inversion
     from palimpsest.weights.load import load
     from palimpsest.weights.model import Model
@@ -62,6 +63,7 @@ _HOME = {  # name -> the module that it comes from
     "dreambooth": "methods.dreambooth",
     "Course": "methods.learner",
     "Prior": "methods.prior",
+    "text2live": "methods.text2live",
     "textual_inversion": "methods.textual_inversion",
     "sweep": "methods.sweep",
     "sheet": "methods.sweep",
@@ -90,6 +92,7 @@ __all__ = [
     "sdedit",
     "sheet",
     "sweep",
+    "text2live",
     "textual_inversion",
     "write_picture",
 ]
