@@ -91,6 +91,19 @@ class Views:
         check(Views, vars(self))
 
 
+@dataclass(frozen=True)
+class Training:
+    """How the generator is trained on the one picture."""
+
+    steps: Count = 400  # the paper: 1000
+    lr: Positive = 2.5e-3  # at the first step; it falls to 0 along a cosine
+    crop: Share = 0.85  # an example shows between this share and all of each side of the picture
+    flip: Fraction = 0.5  # how often an example is mirrored; 0 where the text says left or right
+
+    def __post_init__(self) -> None:
+        check(Training, vars(self))
+
+
 class Text2Live(NamedTuple):
     """What `text2live` gives back, of one picture."""
 
@@ -110,9 +123,7 @@ def text2live(
     *,
     terms: Terms = Terms(),
     views: Views = Views(),
-    steps: Count = 400,  # the paper: 1000
-    lr: Positive = 2.5e-3,
-    generator: Hourglass | None = None,  # None: a new one, made from `seed`
+    training: Training = Training(),
     files: Files = Files(),  # where the run is kept, to be gone on with
     each_step: Callable[[int, Hourglass], None] | None = None,
     seed: Seed = 0,
@@ -120,23 +131,24 @@ def text2live(
 ) -> Text2Live:
     """Paint one layer over the picture x, so that `target` describes the result.
 
-    each_step: called after every step with its number and the generator. The learning rate falls to 0 along a
-    cosine. # ours: Adam with that; the authors take MADGRAD and lr · .99 per step
+    each_step: called after every step with its number and the generator.
+    # ours: Adam, and a learning rate that falls along a cosine; the authors: MADGRAD and lr · .99 per step
     Raises ArgumentError for a noised CLIP, several pictures, or texts that say the same.
     """
     check(text2live, locals())
     x, words = one_picture(x, judge), judge_texts(judge, source, target, layer)
-    if generator is None:
-        generator = new_hourglass(seed).to(x.device)
+    generator = Hourglass(generator=generator_of(seed)).to(x.device)
 
     def example(step: int, g: Generator) -> tuple[Tensor, Tensor]:
         whole = step % WHOLE == 0
-        return crop_of(x.cpu(), g, whole), homographies(views, g)
+        return crop_of(x.cpu(), training, g, whole), homographies(views, g)
 
     def loss(net: nn.Module, drawn: tuple[Tensor, Tensor], g: Generator) -> Tensor:
         return sum(text2live_loss(judge, net, *drawn, words, terms).values())
 
-    settings = Settings(steps=steps, lr=lr, warmup=0, ema=0.0, betas=(0.9, 0.999), seed=seed)
+    settings = Settings(
+        steps=training.steps, lr=training.lr, warmup=0, ema=0.0, betas=(0.9, 0.999), seed=seed
+    )
     tell = None if each_step is None else lambda step: each_step(step, generator)
     fitted = fit(loss, generator, example, settings, files, after_step=tell, progress=progress)
     with torch.no_grad():
@@ -240,32 +252,21 @@ def one_picture(x: Picture, judge: Judge) -> Tensor:
     return x.to(next(judge.net.parameters()))
 
 
-def new_hourglass(seed: int) -> Hourglass:
-    """An untrained generator; the same seed makes the same one."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator_of(seed).initial_seed())
-        return Hourglass()
-
-
 # ---- crops and views ----
 
 
-def crop_of(x: Tensor, g: Generator, whole: bool = False) -> Tensor:
-    """An example of the picture x (1 3 y x): a crop of at least .85 of each side, mirrored half of the time,
-    at the picture's size again; or the whole. # Sec. 3.2: the internal dataset
+def crop_of(x: Tensor, training: Training, g: Generator, whole: bool = False) -> Tensor:
+    """An example of the picture x (1 3 y x): a crop, perhaps mirrored, at the picture's size again; or the
+    whole. # Sec. 3.2: the internal dataset
     """
     if whole:
         return x
-    share, place, mirrored = (
-        torch.rand(2, generator=g),
-        torch.rand(2, generator=g),
-        torch.rand((), generator=g),
-    )
-    y, c = (round(n * (0.85 + 0.15 * s)) for n, s in zip(x.shape[-2:], share.tolist()))
-    top, left = (round((n - k) * p) for n, k, p in zip(x.shape[-2:], (y, c), place.tolist()))
+    u = torch.rand(5, generator=g).tolist()
+    y, c = (round(n * (training.crop + (1 - training.crop) * s)) for n, s in zip(x.shape[-2:], u[:2]))
+    top, left = (round((n - k) * p) for n, k, p in zip(x.shape[-2:], (y, c), u[2:4]))
     part = x[..., top : top + y, left : left + c]
     part = F.interpolate(part, x.shape[-2:], mode="bilinear", antialias=True).clamp(-1, 1)
-    return part.flip(-1) if mirrored < 0.5 else part
+    return part.flip(-1) if u[4] < training.flip else part
 
 
 def homographies(views: Views, g: Generator) -> Tensor:

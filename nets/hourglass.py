@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 GROUPS = 4  # of the norms
+SLOPE = 0.2  # of the leaky ReLUs below 0
 
 
 class Hourglass(nn.Module):
@@ -24,6 +25,7 @@ class Hourglass(nn.Module):
         scales: int = 4,  # halvings; the paper: 7, for pictures of some 500 pixels
         width: int = 32,  # channels on the way down and up; the paper: 128
         skip: int = 4,  # channels that skip a scale
+        generator: Generator | None = None,  # the first weights are drawn from it; None: the global one
     ):
         super().__init__()
         coming_in = [3] + [width] * (scales - 1)  # channels at each scale, finest first
@@ -36,6 +38,10 @@ class Hourglass(nn.Module):
             for _ in coming_in
         )
         self.out = nn.Conv2d(width, 4, 1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, a=SLOPE, generator=generator)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         h, kept = x, []
@@ -56,5 +62,5 @@ def convolution(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Seque
     return nn.Sequential(
         nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2, padding_mode="replicate"),
         nn.GroupNorm(GROUPS, c_out),
-        nn.LeakyReLU(0.2),
+        nn.LeakyReLU(SLOPE),
     )

@@ -12,6 +12,7 @@ from palimpsest.fit.settings import Files
 from palimpsest.methods.text2live import (
     GREEN,
     Terms,
+    Training,
     Views,
     Words,
     composed,
@@ -19,7 +20,6 @@ from palimpsest.methods.text2live import (
     crop_of,
     half_squared_angle,
     homographies,
-    new_hourglass,
     seen,
     sparsity,
     text2live,
@@ -171,7 +171,7 @@ def test_a_layer_that_is_clear_changes_nothing_so_only_the_texts_are_left_to_los
 
 
 def test_all_losses_reach_the_generator(clip, words, x):
-    net, shown = new_hourglass(0), homographies(Views(n=2), generator())
+    net, shown = Hourglass(generator=generator()), homographies(Views(n=2), generator())
     for name, loss in text2live_loss(clip, net, x, shown, words, Terms()).items():
         net.zero_grad()
         loss.backward(retain_graph=True)
@@ -208,19 +208,19 @@ def test_views_stay_parts_of_the_picture_where_they_are_neither_turned_nor_leani
 
 def test_an_example_is_a_crop_of_the_size_of_the_picture_and_mirrored_half_of_the_time():
     x = torch.linspace(-1, 1, 32).expand(1, 3, 20, 32)  # brighter to the right
-    made = [crop_of(x, generator(n)) for n in range(40)]
+    made = [crop_of(x, Training(), generator(n)) for n in range(40)]
     assert all(p.shape == x.shape for p in made)
     rising = sum(bool(p[0, 0, 0, -1] > p[0, 0, 0, 0]) for p in made)
     assert 8 < rising < 32
     assert min((p[0, 0, 0, -1] - p[0, 0, 0, 0]).abs().item() for p in made) > 2 * 0.8
-    assert torch.equal(crop_of(x, generator(), whole=True), x)
+    assert torch.equal(crop_of(x, Training(), generator(), whole=True), x)
 
 
 # ---- the whole ----
 
 
 def test_a_run_is_the_same_again_and_goes_on_after_a_stop_to_the_same_bits(clip, x, tmp_path, monkeypatch):
-    asked = dict(views=Views(n=2), steps=4, seed=3)
+    asked = dict(views=Views(n=2), training=Training(steps=4), seed=3)
     texts = ("a blue star", "a red star", "a red star")
     whole, again = (text2live(clip, x, *texts, **asked) for _ in range(2))
     assert torch.equal(whole.picture, again.picture)
@@ -247,7 +247,7 @@ def test_a_thing_changes_its_colour_in_a_minute_as_the_reader_sees_it(clip, x):
     before, after = recoloured()
     views, oracle = Views(n=4, flip=0, crop=0.8, turn=5, lean=0.05), load_reader("shapes-reader")
     texts = caption(before), caption(after), caption(after, background=False)
-    made = text2live(clip, x, *texts, views=views, steps=150)
+    made = text2live(clip, x, *texts, views=views, training=Training(steps=150, flip=0))
     assert (
         not oracle.right(x, [attributes(after)]).any()
         and oracle.right(made.picture, [attributes(after)]).all()
@@ -261,7 +261,6 @@ def test_a_thing_changes_its_colour_in_a_minute_as_the_reader_sees_it(clip, x):
         (dict(target="a blue star"), "target: says what source says"),
         (dict(x=torch.zeros(2, 3, 64, 64)), "x: must be one picture"),
         (dict(x=torch.zeros(1, 3, 64, 64) + 255), "x: must lie in"),
-        (dict(steps=0), "steps: must be at least 1"),
         (dict(judge="noised"), "judge: must be a CLIP of clean pictures"),
     ],
 )
@@ -276,6 +275,7 @@ def test_mistakes_are_named(clip, x, change, said):
 @pytest.mark.parametrize(
     "make, said",
     [
+        (lambda: Training(steps=0), "steps: must be at least 1"),
         (lambda: Terms(structure=-1), "structure: must be at least 0"),
         (lambda: Views(crop=0), "crop: must lie in"),
         (lambda: Views(lean=1), "lean: must lie in"),
