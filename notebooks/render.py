@@ -1,7 +1,8 @@
 """Percent source to executed notebook: python -m palimpsest.notebooks.render [NAME …], all of them without a name.
 
 The same source and the same versions give the same bytes: cells are numbered, and no time, path or user name is kept.
-Pictures are stored with a palette, the largest of COLOURS with which a file stays below LIMIT: it can be read on the web.
+Pictures keep their true colours. Where a file would be over LIMIT, its largest pictures get a palette of COLOURS colours, one
+after another, until it fits.
 """
 from __future__ import annotations
 
@@ -11,7 +12,6 @@ import io
 import os
 import sys
 import tempfile
-from copy import deepcopy
 from pathlib import Path
 
 import jupytext
@@ -21,11 +21,12 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from PIL import Image
 
+from palimpsest.notebooks.plots import RENDERING
 from palimpsest.outputs import write_text
 
 HERE = Path(__file__).parent
-LIMIT = 400_000                                  # bytes of a rendered notebook
-DPI, COLOURS = 100, (256, 192, 128, 96, 64, 48, 32)
+LIMIT = 1_500_000                                # bytes of a rendered notebook
+DPI, COLOURS = 120, 256
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python", "file_extension": ".py"}}
 
@@ -52,31 +53,48 @@ def run(notebook: NotebookNode, timeout: int = 600) -> NotebookNode:
         client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", record_timing=False, coalesce_streams=True,
                                 resources={"metadata": {"path": folder}})
         client.extra_arguments = [f"--InlineBackend.print_figure_kwargs={figures}"]
-        client.execute(env=os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"})
+        client.execute(env=os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", RENDERING: "1"})
     notebook.metadata = METADATA                 # the kernel added its version
     return notebook
 
 
-def packed(notebook: NotebookNode, colours: int) -> NotebookNode:
-    """A copy whose pictures hold so many colours."""
-    notebook = deepcopy(notebook)
-    for data in (o.data for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})):
-        picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB")
-        # a palette that covers: the usual one, by median cut, makes small red things grey; k-means then takes the bands out of grounds
-        picture.quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=2).save(file := io.BytesIO(), "PNG", optimize=True)
-        data["image/png"] = base64.b64encode(file.getvalue()).decode()
-    return notebook
+def palette(png: bytes) -> bytes:
+    """The PNG with COLOURS colours."""
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    # a palette that covers: the usual one, by median cut, makes small red things grey; k-means then takes the bands out of grounds
+    picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=2).save(file := io.BytesIO(), "PNG", optimize=True)
+    return file.getvalue()
+
+
+def true_colour(png: bytes) -> bytes:
+    """The PNG without its opaque alpha channel, packed as well as PNG can."""
+    Image.open(io.BytesIO(png)).convert("RGB").save(file := io.BytesIO(), "PNG", optimize=True)
+    return file.getvalue()
+
+
+def pack(notebook: NotebookNode, limit: int = LIMIT) -> str:
+    """The notebook as text of at most `limit` bytes: pictures in true colour, the largest with a palette where it must be.
+    Raises ValueError where that is not enough."""
+    outputs = [o.data for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    pictures = [true_colour(base64.b64decode(data["image/png"])) for data in outputs]
+    queue = sorted(range(len(pictures)), key=lambda k: -len(pictures[k]))
+    while True:
+        for data, picture in zip(outputs, pictures):
+            data["image/png"] = base64.b64encode(picture).decode()
+        text = nbformat.writes(notebook, version=4) + "\n"
+        if len(text.encode()) <= limit:
+            return text
+        if not queue:
+            raise ValueError(f"over {limit // 1000} KB even with {COLOURS} colours; draw fewer or smaller pictures")
+        largest = queue.pop(0)
+        pictures[largest] = min(palette(pictures[largest]), pictures[largest], key=len)
 
 
 def render(name: str) -> Path:
-    """notebooks/<name>.py to notebooks/<name>.ipynb. Raises ValueError where no resolution is small enough."""
-    target, notebook = HERE / f"{name}.ipynb", run(read(HERE / f"{name}.py"))
-    for colours in COLOURS:
-        text = nbformat.writes(packed(notebook, colours), version=4) + "\n"
-        if len(text.encode()) <= LIMIT:
-            write_text(target, text)
-            return target
-    raise ValueError(f"{name}: over {LIMIT // 1000} KB even with {COLOURS[-1]} colours; draw fewer or smaller pictures")
+    """notebooks/<name>.py to notebooks/<name>.ipynb. Raises ValueError where it does not fit."""
+    target = HERE / f"{name}.ipynb"
+    write_text(target, pack(run(read(HERE / f"{name}.py"))))
+    return target
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -273,7 +273,7 @@ def test_setup_names_every_package_and_every_dependency():
     needs, extras = required(SETUP["options"]["install_requires"]), SETUP["options.extras_require"]
     wide = needs | required(extras["test"]) | required(extras["notebooks"])
     ours = {*sys.stdlib_module_names, "palimpsest", "tests", *(p.stem for p in TESTS)}
-    pip_names = {"PIL": "pillow", "open_clip": "open_clip_torch"}
+    pip_names = {"PIL": "pillow", "open_clip": "open_clip_torch", "IPython": "ipython"}
     for path in SOURCES + TESTS:
         declared = wide if path.parts[0] in ("tests", "notebooks") else needs
         used = {name.split(".")[0] for name in imports(tree(path))} - ours

@@ -1,0 +1,170 @@
+"""Figures of the lessons, at the width of a page: rows of pictures, panels, curves, sliders.
+
+    plots.begin()                                              # once, at the head of a lesson
+    plots.pictures([before, after], left=("before", "after"), above=("t₀ = .3", "t₀ = .6"))
+    fig, axes = plots.panels(3, height=2.4)                    # axes of one row, PAGE inches in all
+    plots.curves(axes[0], steps, {"DDIM": errors}, bands={"DDIM": (low, high)})
+    plots.explore(draw, {"t0": (.1, .3, .5)})                  # a slider when live, a row of panels on the page
+
+Every figure is PAGE inches wide or less and no letter is below 8 points, so a page shows it at its own size.
+"""
+from __future__ import annotations
+
+import itertools
+import os
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from palimpsest.claims.draw.style import PALETTE, RC, show
+
+PAGE = 7.2                                                     # inches: the width of a page
+SMALL, MEDIUM = 8.5, 9.5                                       # points: labels below pictures; all else
+LETTER = .0078                                                 # inches of an average letter per point of its size
+RENDERING = "PALIMPSEST_RENDERING"                             # set by render.py: sliders become a row of panels
+LESSON_RC = RC | {"font.size": MEDIUM, "axes.titlesize": MEDIUM + .5, "axes.labelsize": MEDIUM, "xtick.labelsize": SMALL,
+                  "ytick.labelsize": SMALL, "legend.fontsize": SMALL, "axes.titlepad": 5, "lines.linewidth": 1.6,
+                  "lines.markersize": 4, "figure.figsize": (PAGE, 2.6)}
+MARKS = "osD^vPX"
+
+Values = Sequence[float] | Tensor
+
+
+def begin() -> None:
+    """Set matplotlib to the look of the lessons: white ground, letters of 8.5 to 10 points."""
+    plt.rcParams.update(LESSON_RC)
+
+
+def panels(columns: int, rows: int = 1, *, height: float = 2.4, width: float = PAGE,
+           share: bool = False) -> tuple[Figure, np.ndarray]:
+    """A figure `width` inches wide with rows of `height` inches, and its axes: (columns,), or (rows, columns) for more
+    than one row. share: one scale for all."""
+    fig, axes = plt.subplots(rows, columns, figsize=(width, rows * height), layout="constrained", sharex=share,
+                             sharey=share, squeeze=False)
+    return fig, axes if rows > 1 else axes[0]
+
+
+def _wrapped(words: str, inches: float, size: float) -> str:
+    """Words in lines that fit so many inches; line breaks that are there stay."""
+    letters = max(6, int(inches / (LETTER * size)))
+    return "\n".join(textwrap.fill(line, letters) for line in words.split("\n"))
+
+
+def pictures(rows: Sequence[Sequence[Tensor] | Tensor], *, left: Sequence[str] = (), above: Sequence[str] = (),
+             below: Sequence[Sequence[str]] = (), side: float = 1.5, smooth: bool = False) -> Figure:
+    """Rows of pictures in [−1, 1], each a batch (n 3 y x) or pictures ((1) 3 y x); one channel is shown as grey.
+
+    left: a label for each row. above: a heading for each column. below: a row of labels for each row ("" for none).
+    side: of a picture, in inches, less where a row would be wider than a page. None in a row leaves the place empty."""
+    rows = [[*row] for row in rows]
+    columns = max(map(len, rows))
+    margin = 1.1 if any(left) else .1
+    side = min(side, (PAGE - margin) / columns - .04)
+    words = [[_wrapped(w, side, SMALL) for w in row] for row in below] or [[""] for _ in rows]
+    heads = [_wrapped(w, side, MEDIUM) for w in above]
+    heights = [side + .16 * max((w.count("\n") + bool(w) for w in row), default=0) + .06 for row in words]
+    heights[0] += .17 * max((w.count("\n") + 1 for w in heads), default=0)
+    fig, axes = plt.subplots(len(rows), columns, figsize=(columns * (side + .04) + margin, sum(heights) + .1), squeeze=False,
+                             layout="constrained", height_ratios=heights)
+    fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=.01, hspace=.01)
+    for r, (row, line) in enumerate(zip(rows, axes)):
+        for c, ax in enumerate(line):
+            if c >= len(row) or row[c] is None:
+                ax.axis("off")
+                continue
+            show(ax, row[c], smooth=smooth)
+            if below and c < len(words[r]):
+                ax.set_xlabel(words[r][c], fontsize=SMALL, labelpad=3)
+            if r == 0 and c < len(heads):
+                ax.set_title(heads[c], fontsize=MEDIUM, loc="center", pad=4)
+        if r < len(left):
+            line[0].set_ylabel(_wrapped(left[r], 1., MEDIUM), fontsize=MEDIUM, rotation=0, ha="right", va="center")
+    return fig
+
+
+def curves(ax: Axes, x: Values, lines: Mapping[str, Values], *, bands: Mapping[str, tuple[Values, Values]] | None = None,
+           colours: Sequence[str] = PALETTE, dots: bool = True, legend: bool = True) -> None:
+    """Named lines over x on one axes, each with its colour and mark. bands: name → (low, high), drawn behind the line."""
+    for k, (name, y) in enumerate(lines.items()):
+        colour, mark = colours[k % len(colours)], MARKS[k % len(MARKS)] if dots else ""
+        ax.plot(x, y, marker=mark, color=colour, label=name)
+        if bands and name in bands:
+            ax.fill_between(x, *bands[name], color=colour, alpha=.18, linewidth=0)
+    if legend:
+        ax.legend()
+
+
+def dots(ax: Axes, values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]] | None = None,
+         colours: Sequence[str] = PALETTE[:1]) -> None:
+    """A dot for each name, one below the other, with its interval as a line: numbers to compare."""
+    for k, (name, value) in enumerate(values.items()):
+        colour = colours[k % len(colours)]
+        if intervals and name in intervals:
+            ax.plot(intervals[name], (k, k), color=colour, linewidth=1.6)
+        ax.plot([value], [k], "o", color=colour, markersize=6)
+    ax.set_yticks(range(len(values)), list(values))
+    ax.set_ylim(len(values) - .5, -.5)
+    ax.grid(axis="y", visible=False)
+
+
+def ticks(ax: Axes, x: Sequence[float], axis: str = "x") -> None:
+    """Ticks at these values alone, written as they are: for logarithmic axes."""
+    (ax.set_xticks if axis == "x" else ax.set_yticks)(x, [f"{v:g}" for v in x])
+    ax.minorticks_off()
+
+
+def explore(draw: Callable[..., object], values: Mapping[str, Sequence], *, height: float = 2.2) -> None:
+    """Show draw(ax, **chosen) for values of at most two names, each a sequence to choose from.
+
+    In a running notebook with ipywidgets: a slider for each name. Elsewhere, and on the rendered page: a panel for each
+    value, the second name going down. `draw` should be quick: compute before, or keep what was computed."""
+    names = list(values)
+    if _live():
+        _sliders(draw, values)
+        return
+    across, down = (list(values[name]) for name in names) if len(names) == 2 else (list(values[names[0]]), [None])
+    _, axes = panels(len(across), len(down), height=height)
+    for (d, a), ax in zip(itertools.product(down, across), np.ravel(axes)):
+        chosen = dict(zip(names, (a, d)))
+        draw(ax, **chosen)
+        if not ax.get_title():
+            ax.set_title(", ".join(f"{name} = {value}" for name, value in chosen.items()))
+
+
+def _sliders(draw: Callable[..., object], values: Mapping[str, Sequence]) -> None:
+    """The live half of `explore`: sliders, and below them one panel that is drawn again when one of them moves."""
+    import ipywidgets
+    from IPython.display import clear_output, display
+
+    sliders = {name: ipywidgets.SelectionSlider(options=list(v), value=list(v)[len(v) // 2], description=name,
+                                                continuous_update=False) for name, v in values.items()}
+    place = ipywidgets.Output()
+
+    def redraw(_=None):
+        with place:
+            clear_output(wait=True)
+            _, ax = plt.subplots(figsize=(PAGE / 2, PAGE / 2.4), layout="constrained")
+            draw(ax, **{name: slider.value for name, slider in sliders.items()})
+            plt.show()
+
+    for slider in sliders.values():
+        slider.observe(redraw, "value")
+    display(ipywidgets.VBox([*sliders.values(), place]))
+    redraw()
+
+
+def _live() -> bool:
+    """Whether a slider can be moved: in a notebook that somebody runs, where ipywidgets is installed."""
+    if os.environ.get(RENDERING):
+        return False
+    try:
+        import ipywidgets  # noqa: F401
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    return type(get_ipython()).__name__ == "ZMQInteractiveShell"
