@@ -17,6 +17,12 @@ def share_interval(k: int, n: int) -> tuple[float, float]:
     return middle - half, middle + half
 
 
+def share_band(shares: Sequence[float], n: int) -> tuple[list[float], list[float]]:
+    """The lower and the upper ends of the intervals of several shares, each of n trials: a band to draw behind their curve."""
+    low, high = zip(*(share_interval(round(share * n), n) for share in shares))
+    return list(low), list(high)
+
+
 def mean_interval(values: Sequence[float] | Tensor) -> tuple[float, float]:
     """Of the mean of independent values: ± Z standard errors. Raises ValueError for fewer than two values."""
     values = torch.as_tensor(values, dtype=torch.float64).flatten()

@@ -65,25 +65,25 @@ def pictures(rows: Sequence[Sequence[Tensor] | Tensor], *, left: Sequence[str] =
     columns = max(map(len, rows))
     margin = 1.1 if any(left) else .1
     side = min(side, (PAGE - margin) / columns - .04)
-    words = [[_wrapped(w, side, SMALL) for w in row] for row in below] or [[""] for _ in rows]
+    words = [[_wrapped(w, side, SMALL) for w in row] for row in below] + [[]] * (len(rows) - len(below))
     heads = [_wrapped(w, side, MEDIUM) for w in above]
-    heights = [side + .16 * max((w.count("\n") + bool(w) for w in row), default=0) + .06 for row in words]
-    heights[0] += .17 * max((w.count("\n") + 1 for w in heads), default=0)
-    fig, axes = plt.subplots(len(rows), columns, figsize=(columns * (side + .04) + margin, sum(heights) + .1), squeeze=False,
-                             layout="constrained", height_ratios=heights)
-    fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=.01, hspace=.01)
-    for r, (row, line) in enumerate(zip(rows, axes)):
-        for c, ax in enumerate(line):
-            if c >= len(row) or row[c] is None:
-                ax.axis("off")
+    lines = [max((w.count("\n") + bool(w) for w in row), default=0) for row in words]    # of the labels below each row
+    top = .17 * max((w.count("\n") + bool(w) for w in heads), default=0) + .06
+    depth = [side + .15 * n + (.08 if n else .04) for n in lines]
+    wide, tall = columns * (side + .04) + margin, top + sum(depth)
+    fig = plt.figure(figsize=(wide, tall))
+    for r, row in enumerate(rows):
+        for c, picture in enumerate(row):
+            if picture is None:
                 continue
-            show(ax, row[c], smooth=smooth)
-            if below and c < len(words[r]):
+            x, y = margin + c * (side + .04), tall - top - sum(depth[:r]) - side
+            show(ax := fig.add_axes((x / wide, y / tall, side / wide, side / tall)), picture, smooth=smooth)
+            if c < len(words[r]):
                 ax.set_xlabel(words[r][c], fontsize=SMALL, labelpad=3)
             if r == 0 and c < len(heads):
                 ax.set_title(heads[c], fontsize=MEDIUM, loc="center", pad=4)
-        if r < len(left):
-            line[0].set_ylabel(_wrapped(left[r], 1., MEDIUM), fontsize=MEDIUM, rotation=0, ha="right", va="center")
+            if c == 0 and r < len(left):
+                ax.set_ylabel(_wrapped(left[r], 1., MEDIUM), fontsize=MEDIUM, rotation=0, ha="right", va="center")
     return fig
 
 
@@ -112,6 +112,26 @@ def dots(ax: Axes, values: Mapping[str, float], intervals: Mapping[str, tuple[fl
     ax.grid(axis="y", visible=False)
 
 
+def bars(ax: Axes, names: Sequence[str], groups: Mapping[str, Values],
+         intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None, colours: Sequence[str] = PALETTE) -> None:
+    """Horizontal bars, a cluster of one per group for each name, the first on top. intervals: group → one for each name."""
+    wide = .8 / len(groups)
+    for k, (group, values) in enumerate(groups.items()):
+        rows = [i + wide * (k - (len(groups) - 1) / 2) for i in range(len(names))]
+        ax.barh(rows, values, .94 * wide, color=colours[k % len(colours)], label=group)
+        for y, (low, high) in zip(rows, (intervals or {}).get(group, ())):
+            ax.plot((low, high), (y, y), color="#333333", linewidth=1)
+    ax.set(yticks=range(len(names)), yticklabels=list(names), ylim=(len(names) - .5, -.5))
+    ax.grid(axis="y", visible=False)
+    if len(groups) > 1:
+        ax.legend()
+
+
+def key(fig: Figure, ax: Axes, columns: int = 4) -> None:
+    """One legend for the whole figure, below it: the names of what is drawn on `ax`."""
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+
+
 def ticks(ax: Axes, x: Sequence[float], axis: str = "x") -> None:
     """Ticks at these values alone, written as they are: for logarithmic axes."""
     (ax.set_xticks if axis == "x" else ax.set_yticks)(x, [f"{v:g}" for v in x])
@@ -133,7 +153,8 @@ def explore(draw: Callable[..., object], values: Mapping[str, Sequence], *, heig
         chosen = dict(zip(names, (a, d)))
         draw(ax, **chosen)
         if not ax.get_title():
-            ax.set_title(", ".join(f"{name} = {value}" for name, value in chosen.items()))
+            ax.set_title(", ".join(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}"
+                                   for name, value in chosen.items()))
 
 
 def _sliders(draw: Callable[..., object], values: Mapping[str, Sequence]) -> None:
