@@ -30,6 +30,7 @@ RENDERING = "PALIMPSEST_RENDERING"                             # set by render.p
 LESSON_RC = RC | {"font.size": MEDIUM, "axes.titlesize": MEDIUM + .5, "axes.labelsize": MEDIUM, "xtick.labelsize": SMALL,
                   "ytick.labelsize": SMALL, "legend.fontsize": SMALL, "axes.titlepad": 5, "lines.linewidth": 1.6,
                   "lines.markersize": 4, "figure.figsize": (PAGE, 2.6)}
+LINE, GAP = .165, .05                                          # inches of a line of text; between two pictures
 MARKS = "osD^vPX"
 
 Values = Sequence[float] | Tensor
@@ -49,6 +50,11 @@ def panels(columns: int, rows: int = 1, *, height: float = 2.4, width: float = P
     return fig, axes if rows > 1 else axes[0]
 
 
+def _inches(words: str, size: float) -> float:
+    """About how wide a line is, printed in letters of `size` points."""
+    return len(words) * LETTER * size
+
+
 def _wrapped(words: str, inches: float, size: float) -> str:
     """Words in lines that fit so many inches; line breaks that are there stay."""
     letters = max(6, int(inches / (LETTER * size)))
@@ -60,36 +66,40 @@ def pictures(rows: Sequence[Sequence[Tensor] | Tensor], *, left: Sequence[str] =
     """Rows of pictures in [−1, 1], each a batch (n 3 y x) or pictures ((1) 3 y x); one channel is shown as grey.
 
     left: a label for each row. above: a heading for each column. below: a row of labels for each row ("" for none).
-    side: of a picture, in inches, less where a row would be wider than a page. None in a row leaves the place empty."""
+    side: of a picture, in inches, less where a row would be wider than a page. None in a row leaves the place empty.
+    End the line with a semicolon where it is the last of a cell: else Jupyter shows the figure twice."""
     rows = [[*row] for row in rows]
     columns = max(map(len, rows))
-    margin = 1.1 if any(left) else .1
-    side = min(side, (PAGE - margin) / columns - .04)
+    left = [_wrapped(words, 1.1, MEDIUM) for words in left]
+    margin = .1 + max((_inches(line, MEDIUM) for words in left for line in words.split("\n")), default=0.)
+    side = min(side, (PAGE - margin) / columns - GAP)
     words = [[_wrapped(w, side, SMALL) for w in row] for row in below] + [[]] * (len(rows) - len(below))
     heads = [_wrapped(w, side, MEDIUM) for w in above]
-    lines = [max((w.count("\n") + bool(w) for w in row), default=0) for row in words]    # of the labels below each row
-    top = .17 * max((w.count("\n") + bool(w) for w in heads), default=0) + .06
-    depth = [side + .15 * n + (.08 if n else .04) for n in lines]
-    wide, tall = columns * (side + .04) + margin, top + sum(depth)
-    fig = plt.figure(figsize=(wide, tall))
+    foots = [LINE * max((w.count("\n") + 1 for w in row if w), default=0) + GAP for row in words]
+    head = LINE * max((w.count("\n") + 1 for w in heads if w), default=0) + GAP
+    width, height = margin + columns * (side + GAP), head + len(rows) * side + sum(foots)
+    fig = plt.figure(figsize=(width, height))
+    y = height - head
     for r, row in enumerate(rows):
+        y -= side
         for c, picture in enumerate(row):
             if picture is None:
                 continue
-            x, y = margin + c * (side + .04), tall - top - sum(depth[:r]) - side
-            show(ax := fig.add_axes((x / wide, y / tall, side / wide, side / tall)), picture, smooth=smooth)
+            ax = fig.add_axes(((margin + c * (side + GAP)) / width, y / height, side / width, side / height))
+            show(ax, picture, smooth=smooth)
             if c < len(words[r]):
                 ax.set_xlabel(words[r][c], fontsize=SMALL, labelpad=3)
             if r == 0 and c < len(heads):
-                ax.set_title(heads[c], fontsize=MEDIUM, loc="center", pad=4)
-            if c == 0 and r < len(left):
-                ax.set_ylabel(_wrapped(left[r], 1., MEDIUM), fontsize=MEDIUM, rotation=0, ha="right", va="center")
+                ax.set_title(heads[c], fontsize=MEDIUM, loc="center", pad=3)
+        if r < len(left):
+            fig.text((margin - .08) / width, (y + side / 2) / height, left[r], fontsize=MEDIUM, ha="right", va="center")
+        y -= foots[r]
     return fig
 
 
 def curves(ax: Axes, x: Values, lines: Mapping[str, Values], *, bands: Mapping[str, tuple[Values, Values]] | None = None,
            colours: Sequence[str] = PALETTE, dots: bool = True, legend: bool = True) -> None:
-    """Named lines over x on one axes, each with its colour and mark. bands: name → (low, high), drawn behind the line."""
+    """Named lines over x on one axes, each with its colour and, if `dots`, its mark. bands: name → (low, high), drawn behind the line."""
     for k, (name, y) in enumerate(lines.items()):
         colour, mark = colours[k % len(colours)], MARKS[k % len(MARKS)] if dots else ""
         ax.plot(x, y, marker=mark, color=colour, label=name)
