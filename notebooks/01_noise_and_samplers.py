@@ -286,6 +286,8 @@ x_s = a_s ** .5 * x_0_known + (1 - a_s) ** .5 * torch.randn(2_000_000, generator
 x_t = alpha ** .5 * x_s + (1 - alpha) ** .5 * torch.randn(2_000_000, generator=g)
 arrived = x_s[(x_t - x_t_known).abs() < .01]
 assert abs(arrived.mean() - mean) < .02 and abs(arrived.std() - variance ** .5) < .02
+
+# %%
 fig, (ax,) = plots.panels(1, width=5)
 how = dict(bins=50, density=True)
 ax.hist(x_s[:9000].tolist(), color="#CCCCCC", label="x_s, before x_t is known", **how)
@@ -394,7 +396,8 @@ from palimpsest.notebooks.intervals import share_interval
 from palimpsest.worlds.words import wanted
 
 right = oracle.right(painted, [wanted(text) for text in texts])
-plots.pictures([painted[k::4] for k in range(3)], above=[text[2:] for text in texts[::4]], side=1.3)
+heads = [text[2:] for text in texts[::4]]
+plots.pictures([painted[k::4] for k in range(3)], above=heads, side=1.3)
 low, high = share_interval(int(right.sum()), 16)
 print(f"all attributes right: {right.sum()} of 16 (95 %: {low:.2f} … {high:.2f})")
 
@@ -577,6 +580,7 @@ def two_peaks(x, a, width=.1):
     return (1 - a) ** .5 * (torch.softmax(-d ** 2 / (2 * v), -1) * d).sum(-1) / v
 
 
+# %%
 def by_17(eps, x, levels, schedule, repaired):
     for t, s in pairwise(levels):
         a_t, a_s = schedule.at(t), schedule.at(s)
@@ -634,7 +638,8 @@ for name, r in (("repaired", right), ("as printed", right_17)):
 #
 # Here the misprint does not give one picture for all, because these walks start at 0.98 T of a schedule where the missing
 # factor matters less at first. It gives *plausible* pictures: right colours, right kind of shape. They fail in the second
-# look: grounds are blotchy, the hearts are torn, circles leave the frame. The judge rejects about half of them.
+# look: grounds are blotchy, the black hearts have
+# lost their outline, a circle is pressed against the edge. The judge rejects about half of them.
 #
 # **Claim.** Out of 16, the repaired equation gets at least four more pictures right than the printed one. Somebody who
 # re-implements from the paper would see a model that is a little worse than promised, and would blame the training.
