@@ -50,6 +50,7 @@ emoji-weights: emoji-data
 	$(RUN) -m palimpsest.training.emoji_instruct --pairs runs/emoji_pairs
 
 bench: .venv/full
+	$(RUN) -m palimpsest.claims.recommend
 	$(RUN) -m palimpsest.claims.bench
 	$(RUN) -m palimpsest.claims.draw.make w_curve.png bench.png
 	$(RUN) -m palimpsest.claims.speed

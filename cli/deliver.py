@@ -16,6 +16,7 @@ from torch import Tensor
 
 from palimpsest.cli.console import tell
 from palimpsest.cli.files import numbered, sidecar_of
+from palimpsest.cli.manners import option_name
 from palimpsest.cli.places import asked, is_sheet
 from palimpsest.cli.record import as_text, record_of
 from palimpsest.outputs import write_text
@@ -63,7 +64,13 @@ def deliver(a: argparse.Namespace, made: Made, seconds: float) -> None:
         write_picture(compared(made), a.compare, as_text(recorded(a, made)))
     if made.walk is not None:
         write_walk(made.walk, a)
-    tell(f"{a.out}: {made.said}, {seconds:.1f} s")
+    tell(f"{a.out}: {made.said}, {seconds:.1f} s{chosen(a)}")
+
+
+def chosen(a: argparse.Namespace) -> str:
+    """The options that were left to the model, and what it chose."""
+    values = [f"{option_name(dest)} {value}" for dest, value in getattr(a, "chosen", {}).items()]
+    return f" ({', '.join(values)} by default)" if values else ""
 
 
 def write_pictures(a: argparse.Namespace, made: Made) -> None:

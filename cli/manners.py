@@ -15,12 +15,13 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import torch
 from tqdm import tqdm
 
-from palimpsest.arguments import ArgumentError, Caution, hints, wrong
+from palimpsest.arguments import ArgumentError, Caution, else_of, hints, settled, wrong
 from palimpsest.cli.commands.examples import ending
 from palimpsest.cli.console import say
 from palimpsest.cli.interrupts import interruptible
@@ -181,9 +182,15 @@ def options(
     parameters, annotations = inspect.signature(contract).parameters, hints(contract)
     for name, text in helps.items():
         default, annotation = parameters[name].default, annotations[name]
-        text = text if default is None else f"{text} (default: {default!r})"
+        usual = else_of(annotation)
+        if default is not None:
+            text = f"{text} (default: {default!r})"
+        elif usual is not None:
+            text = f"{text} (default: what the model recommends, else {usual.value!r})"
         dest = names.get(name, name)
         flag, common = "--" + option_name(dest), dict(dest=dest, default=default, help=text)
+        if usual is not None:
+            left_open(parser)[dest] = contract, name
         if isinstance(default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
         elif choices := chosen_from(annotation):
@@ -193,13 +200,35 @@ def options(
             parser.add_argument(flag, type=read_as(kind, annotation), metavar=METAVARS[kind], **common)
 
 
+def left_open(parser: argparse._ActionsContainer) -> dict[str, tuple[Callable[..., Any], str]]:
+    """Options that are the model's to choose where they are left out: dest -> the function, its parameter."""
+    found = parser.get_default(OPEN)
+    if found is None:
+        parser.set_defaults(**{OPEN: (found := {})})
+    return found
+
+
+OPEN = "left_open"
+
+
+def settle(a: argparse.Namespace, model: Model) -> None:
+    """Give the options that were left to the model their values; `a.chosen` keeps which they were."""
+    for dest, (contract, name) in getattr(a, OPEN, {}).items():
+        if getattr(a, dest) is None:
+            value = settled(contract, model.recommended, {name: None})[name]
+            setattr(a, dest, value)
+            a.chosen = getattr(a, "chosen", {}) | {dest: value}
+
+
 METAVARS = {float: "X", int: "N", str: "TEXT"}
 
 
 def chosen_from(annotation: Any) -> tuple[Any, ...]:
     """The choices of a Literal; () for any other annotation."""
-    found = [one for one in (annotation, *get_args(annotation)) if get_origin(one) is Literal]
-    return get_args(found[0]) if found else ()
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    inside = get_args(annotation) if get_origin(annotation) in (Annotated, Union, UnionType) else ()
+    return next((found for one in inside if (found := chosen_from(one))), ())
 
 
 def plain_kind(annotation: Any) -> type:

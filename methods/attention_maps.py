@@ -25,7 +25,7 @@ from torch import Tensor
 from palimpsest.arguments import ArgumentError, Count, Scale, Seed, Texts, check
 from palimpsest.methods.alignment import words
 from palimpsest.methods.inversion import Inversion, way_down
-from palimpsest.methods.sampling import TOP
+from palimpsest.methods.sampling import TOP, generate
 from palimpsest.nets.attention import Site
 from palimpsest.nets.tokenizer import Tokenizer
 from palimpsest.samplers.noise import Rng
@@ -78,9 +78,13 @@ def sites_at(model: Model, latent: tuple[int, int], res: tuple[int, int] | None 
 
 
 def from_noise(
-    model: Model, prompts: Sequence[str], *, steps: int, w: float, seeds: Sequence[int]
+    model: Model, prompts: Sequence[str], *, steps: int, w: float | None, seeds: Sequence[int]
 ) -> Inversion:
-    """The start of a walk that generates: like an inversion, but of noise, one seed for each prompt."""
+    """The start of a walk that generates: like an inversion, but of noise, one seed for each prompt.
+
+    w: None is what `generate` takes.
+    """
+    w = model.settle(generate, dict(w=w))
     z_T = Rng(seeds).randn((len(prompts), *model.latent_shape)).to(model.device, model.dtype)  # Alg. 1 l. 1
     return Inversion(tuple(prompts), w, tuple(model.schedule.times(steps, TOP)), [z_T], 0)
 
@@ -232,7 +236,8 @@ def explore(
 
     prompts: one or several, prompt i draws its noise from seed + i. start: walk down from this inversion
     instead, which has its own prompts and steps. res: (y, x) of the maps to keep, see `sites_at`. w: guidance
-    scale; None is the inversion's own, or 3 from noise. Raises ArgumentError for what makes no sense.
+    scale; None is the inversion's own, and from noise what `generate` takes. Raises
+    ArgumentError for what makes no sense.
     """
     check(explore, locals())
     if start is None:
@@ -240,7 +245,7 @@ def explore(
         if not prompts or not all(prompts):
             raise ArgumentError("prompts", "must say something, since it is its words whose maps are shown")
         seeds = range(seed, seed + len(prompts))
-        start = from_noise(model, prompts, steps=steps, w=3.0 if w is None else w, seeds=seeds)
+        start = from_noise(model, prompts, steps=steps, w=w, seeds=seeds)
     elif prompts:
         raise ArgumentError("prompts", "an inversion has its own; leave them out")
 

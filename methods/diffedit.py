@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
@@ -44,6 +44,7 @@ from torch import Tensor
 from palimpsest.arguments import (
     ArgumentError,
     Count,
+    Else,
     Hint,
     Interval,
     Mask,
@@ -55,6 +56,7 @@ from palimpsest.arguments import (
     Texts,
     check,
     one_each,
+    settled,
 )
 from palimpsest.methods.inputs import check_mask, given_mask, given_picture, latent_mask
 from palimpsest.methods.sampling import TOP, times_below
@@ -74,6 +76,9 @@ Blend = Literal["level", "x0"]
 Threshold = Annotated[float, Interval(0, 1, open_high=True), Hint("cells with heat above it are edited")]
 Quantile = Annotated[float, Interval(0.5, 1, open_low=True), Hint("extremes are cut at this quantile")]
 
+Ratio = Annotated[Share, Hint("the paper takes 0.8")]
+Guidance = Annotated[Positive, Hint("at 0 the target says nothing")]
+
 
 @dataclass(frozen=True)
 class MaskRule:
@@ -85,11 +90,17 @@ class MaskRule:
     clamp: Clamp = "quantile"  # how extremes are removed, see `heat_map`
     q: Quantile = 0.97  # clamp="quantile": cut at this quantile, and at its counterpart below
     r: Positive = 3.0  # clamp="mean": cut at r times the mean
-    threshold: Threshold = 0.5  # cells with heat above it are edited: lower edits more
-    grow: Rounds = 0  # widen the mask by so many latent cells
+    threshold: Annotated[Threshold | None, Else(0.5)] = (
+        None  # cells with heat above it are edited: lower edits more
+    )
+    grow: Annotated[Rounds | None, Else(0)] = None  # widen the mask by so many latent cells
 
     def __post_init__(self) -> None:
         check(MaskRule, vars(self))
+
+    def settled(self, model: Model) -> MaskRule:
+        """The same, with what the model recommends for None."""
+        return replace(self, **settled(MaskRule, model.recommended, vars(self)))
 
 
 @dataclass(frozen=True)
@@ -136,22 +147,22 @@ def diffedit(
     *,
     mask: Mask | None = None,  # one's own, (b or 1, 1, y, x), 1 = edit here (None: it is found)
     rule: MaskRule = MaskRule(),  # how it is found
-    ratio: Annotated[
-        Share, Hint("the paper takes 0.8")
-    ] = 0.8,  # how far to encode (at most TOP): higher edits more
+    ratio: Annotated[Ratio | None, Else(0.8)] = None,  # how far to encode (at most TOP): higher edits more
     steps: Count = 50,  # of the whole time, of which ratio · steps are walked
-    w: Annotated[Positive, Hint("at 0 the target says nothing")] = 3.0,  # guidance of the walk down
+    w: Annotated[Guidance | None, Else(3.0)] = None,  # of the walk down
     step: Step = DDIM(),  # of the walk down
     ablation: Ablation = Ablation(),
     seed: Seed = 0,  # picture i draws from seed + i
 ) -> DiffEdit:
     """Edit the pictures x, described by `source`, into what `target` says, where the two texts disagree.
 
-    w: # ours: 3; the paper takes 5 on ImageNet and 7.5 on Stable Diffusion. Where the texts are the same the
-    mask is empty, `empty` says so, and the picture comes back bit for bit. Raises ArgumentError for an
+    ratio, w, and the rule's threshold and grow: None takes what the model recommends, else 0.8, 3, 0.5 and
+    0. The paper takes w 5 on ImageNet and 7.5 on Stable Diffusion; # ours: 3. Where the texts are the same,
+    the mask is empty, `empty` says so, and the picture comes back bit for bit. Raises ArgumentError for an
     argument that makes no sense, with the mend.
     """
     check(diffedit, locals())
+    ratio, w = model.settle(diffedit, dict(ratio=ratio, w=w))
     if mask is not None and not ablation.use_mask:
         raise ArgumentError("mask", "would do nothing as use_mask is off; leave one of the two out")
     x = given_picture(model, x, "x")
@@ -230,7 +241,7 @@ def mask_of(
     seed: int,
 ) -> FoundMask:
     """`find_mask` for pictures x whose latents x_0 are known already."""
-    rng = Rng.of(seed, len(x_0))
+    rule, rng = rule.settled(model), Rng.of(seed, len(x_0))
     rng.randn(x_0.shape)  # the first noise of each picture is that of the walk
     noises = (rng.randn(x_0.shape, x_0) for _ in range(rule.maps))
     t = max(1, round(min(rule.level, TOP) * model.schedule.T))

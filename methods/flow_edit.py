@@ -30,6 +30,7 @@ from torch import Tensor
 
 from palimpsest.arguments import (
     Count,
+    Else,
     Hint,
     Interval,
     Mask,
@@ -71,19 +72,24 @@ def flow_edit(
     *,
     mask: Mask | None = None,  # 1 = edit here; outside nothing changes, to the bit
     steps: Count = 20,  # of the whole line, of which start · steps are walked
-    start: Start = 0.85,  # the flow time to begin at; higher edits more
-    w_source: Scale = 1.0,  # guidance under the source; the paper: 3.5 with SD3, 1.5 with FLUX
-    w_target: Scale = 3.0,  # guidance under the target; the paper: 13.5 with SD3, 5.5 with FLUX
+    start: Annotated[Start | None, Else(0.85)] = None,  # the flow time to begin at; higher edits more
+    # guidance under the source; the paper: 3.5 with SD3, 1.5 with FLUX
+    w_source: Annotated[Scale | None, Else(1.0)] = None,
+    # guidance under the target; the paper: 13.5 with SD3, 5.5 with FLUX
+    w_target: Annotated[Scale | None, Else(3.0)] = None,
     averages: Count = 1,  # noises per step
     last: Rounds = 0,  # steps at the end that sample plainly, for edits that change much
     seed: Seed = 0,  # picture i draws from seed + i
 ) -> FlowEdit:
     """Edit pictures x (b, 3, y, x) in [−1, 1], described by `source`, into what `target` says.
 
-    The default start and guidance are ours, for the shipped models. Raises ArgumentError for a value that
-    makes no sense, ValueError for a mask that does not fit.
+    start, w_source, w_target: None takes what the model recommends, else 0.85, 1 and 3. Raises
+    ArgumentError for a value that makes no sense, ValueError for a mask that does not fit.
     """
     check(flow_edit, locals())
+    start, w_source, w_target = model.settle(
+        flow_edit, dict(start=start, w_source=w_source, w_target=w_target)
+    )
     x = given_picture(model, x)
     given = None if mask is None else check_mask(given_mask(model, mask), x)
     sched, x_0, rng = model.schedule, model.encode(x), Rng.of(seed, len(x))

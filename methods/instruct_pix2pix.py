@@ -21,12 +21,23 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
-from palimpsest.arguments import ArgumentError, Count, Picture, Scale, Seed, Share, Texts, check, one_each
+from palimpsest.arguments import (
+    ArgumentError,
+    Count,
+    Else,
+    Picture,
+    Scale,
+    Seed,
+    Share,
+    Texts,
+    check,
+    one_each,
+)
 from palimpsest.methods.inputs import given_picture
 from palimpsest.methods.sampling import TOP
 from palimpsest.samplers.guidance import cfg_two
@@ -64,8 +75,10 @@ def instruct_pix2pix(
     x: Picture,
     instruction: Texts,
     *,
-    s_text: Scale = 7.5,  # how strongly the instruction is followed; the paper takes 5 to 10
-    s_image: Scale = 1.5,  # how strongly the picture is kept; the paper takes 1 to 1.5
+    # how strongly the instruction is followed; the paper takes 5 to 10
+    s_text: Annotated[Scale | None, Else(7.5)] = None,
+    # how strongly the picture is kept; the paper takes 1 to 1.5
+    s_image: Annotated[Scale | None, Else(1.5)] = None,
     steps: Count = 50,  # of the walk
     step: Step = DDIM(eta=1.0),  # Euler ancestral
     start: Share = TOP,  # where the walk starts, as a share of T; the published checkpoint starts at T itself
@@ -75,11 +88,13 @@ def instruct_pix2pix(
 ) -> Instructed:
     """The pictures x, rows and columns multiples of model.grid, edited as the instruction says.
 
-    An empty instruction returns the picture, as it came. step: see samplers/solvers.py. Raises ArgumentError
+    An empty instruction returns the picture, as it came. s_text, s_image: None takes what the model
+    recommends, else 7.5 and 1.5. step: see samplers/solvers.py. Raises ArgumentError
     for an argument that makes no sense, and for a model that was not trained for this.
     """
     check(instruct_pix2pix, locals())
     check_model(model)
+    s_text, s_image = model.settle(instruct_pix2pix, dict(s_text=s_text, s_image=s_image))
     x = given_picture(model, x, "x")
     texts = one_each("instruction", instruction, len(x))
     if not any(text.strip() for text in texts):

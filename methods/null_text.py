@@ -38,6 +38,7 @@ from torch import Tensor
 from palimpsest.arguments import (
     ArgumentError,
     Count,
+    Else,
     Hint,
     Interval,
     Picture,
@@ -61,6 +62,10 @@ from palimpsest.samplers.guidance import combine
 from palimpsest.weights.counting import counted
 from palimpsest.weights.model import Model
 
+LearningRate = Annotated[Positive, Hint("the paper takes 0.01")]
+Tolerance = Annotated[float, Interval(0)]
+Solver = Literal["adam", "adam-skip", "gauss-newton"]
+FirstGuess = Literal["empty", "prompt", "between"]
 GuidanceScale = Annotated[
     float, Interval(1), Hint("below 1 the walk leans on ∅ itself, and no prompt could edit it")
 ]
@@ -116,16 +121,17 @@ def null_text(
     steps: Count = 50,
     w: GuidanceScale = 7.5,
     inner: Count = 10,
-    lr: Annotated[Positive, Hint("the paper takes 0.01")] = 1e-2,
-    stop: Annotated[float, Interval(0)] = 1e-5,
-    solver: Literal["adam", "adam-skip", "gauss-newton"] = "adam",
-    start: Literal["empty", "prompt", "between"] = "empty",
+    lr: Annotated[LearningRate | None, Else(1e-2)] = None,
+    stop: Annotated[Tolerance | None, Else(1e-5)] = None,
+    solver: Annotated[Solver | None, Else("adam")] = None,
+    start: Annotated[FirstGuess | None, Else("empty")] = None,
     pivot: Inversion | None = None,
     each_step: Callable[[NullText], None] | None = None,
 ) -> NullText:
     """Null-text inversion of pictures x (b, 3, y, x) in [−1, 1] under one prompt, or one for each.
 
-    The defaults are the paper's.
+    The defaults are the paper's; lr, stop, solver, start: None takes what the model recommends, else the
+    paper's 0.01, 1e-5, "adam" and "empty".
 
     steps: of the walk. w: guidance scale of the walk down. inner: updates in a step, at most. lr: of Adam,
     falling linearly to half over the walk. stop: a step is done when the mean of (z*_s − z_s)² is below
@@ -143,6 +149,7 @@ def null_text(
     precision and for arguments that make no sense.
     """
     check(null_text, locals())
+    lr, stop, solver, start = model.settle(null_text, dict(lr=lr, stop=stop, solver=solver, start=start))
     check_model(model, prompt)
     if pivot is None:
         pivot = invert(model, x, prompt, steps=steps)  # Alg. 1 l. 1, at w = 1; Eq. (19)

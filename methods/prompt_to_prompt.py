@@ -249,7 +249,8 @@ def prompt_to_prompt(
     (any, see methods/inversion.py); without, pair i draws its noise from seed + i, or from the i-th of a list
     of seeds. mask (b or 1, 1, y, x), 1 = edit here: with a blend or without, nothing changes outside of it.
     Outside of blend and mask the result is `pictures` (b, 3, y, x), or the source's picture, bit for bit,
-    unless paste=False. steps, w: of a walk from noise; w None is 3 there, and the inversion's own elsewhere.
+    unless paste=False. steps, w: of a walk from noise; w None is what `generate` takes there, and the
+    inversion's own elsewhere.
 
     Raises ArgumentError for a word that is not in its prompt, a replacement between unequal numbers of words,
     a fraction outside [0, 1], and whatever else makes no sense.
@@ -257,7 +258,7 @@ def prompt_to_prompt(
     check(prompt_to_prompt, locals())
     sources, targets, seeds = texts_and_seeds(source, target, seed, start)
     if start is None:
-        start = from_noise(model, sources, steps=steps, w=3.0 if w is None else w, seeds=seeds)  # Alg. 1 l. 1
+        start = from_noise(model, sources, steps=steps, w=w, seeds=seeds)  # Alg. 1 l. 1
     check_start(start, sources, w)
 
     n, steps, latent = len(sources), len(start.times) - 1, tuple(start.finish(start.start).shape[-2:])

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
-from palimpsest.arguments import ArgumentError, Count, Scale, Seed, Share, Texts, check
+from palimpsest.arguments import ArgumentError, Count, Else, Scale, Seed, Share, Texts, check
 from palimpsest.samplers.noise import Rng
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.samplers.solvers import DDIM, Step
@@ -69,16 +69,18 @@ def generate(
     *,
     n: Count = 1,  # pictures of each prompt
     steps: Count = 25,  # of the walk
-    w: Scale = 3.0,  # classifier-free guidance, 1 = none
+    w: Annotated[Scale | None, Else(3.0)] = None,  # classifier-free guidance, 1 = none
     step: Step = DDIM(),  # how to go from one level to the next
     seed: Seed = 0,  # picture i draws from seed + i, whatever the batch
 ) -> Generated:
     """n pictures of each prompt, those of the first prompt first. The empty prompt asks for anything.
 
+    w: None takes what the model recommends, else 3.
     step: DDIM(eta) with eta from 0 (deterministic) to 1 (ancestral), Heun(), DPMSolver2M(), or a function of
     one's own, see samplers/solvers.py. Raises ArgumentError for an argument that makes no sense.
     """
     check(generate, locals())
+    w = model.settle(generate, dict(w=w))
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts:
         raise ArgumentError("prompts", "must hold one text at least; the empty text asks for anything")

@@ -34,6 +34,7 @@ from torch import Tensor
 from palimpsest.arguments import (
     ArgumentError,
     Count,
+    Else,
     Hint,
     Interval,
     Mask,
@@ -121,24 +122,27 @@ def sdedit(
     guide: Picture,
     prompt: Texts = "",
     *,
-    t0: Depth = 0.5,  # how deep the guide is noised: deeper is more realistic, less faithful
+    # how deep the guide is noised: deeper is more realistic, less faithful
+    t0: Annotated[Depth | None, Else(0.5)] = None,
     mask: Mask | None = None,  # (b or 1, 1, y, x), 1 = edit here
     original: Picture | None = None,  # what the mask keeps (None: the guide)
     repeats: Count = 1,  # K rounds, each on the result of the last
     walk: Literal["vp", "ve"] = "vp",  # the SDE
     steps: Count = 50,  # of the walk
-    w: Scale = 3.0,  # classifier-free guidance, 1 = none
+    w: Annotated[Scale | None, Else(3.0)] = None,  # classifier-free guidance, 1 = none
     step: Step | None = None,  # of the VP walk (None: ancestral)
     seed: Seed = 0,  # picture i draws from seed + i
 ) -> Edit:
     """Edit `guide` towards what the model finds natural under `prompt`.
 
     Outside the mask the picture stays that of `original`, bit for bit; `Edit.raw` is the edit before that
-    pasting. step: DDIM(eta), Heun(), DPMSolver2M() or a function of one's own, see samplers/solvers.py; the
+    pasting. t0, w: None takes what the model recommends, else 0.5 and 3.
+    step: DDIM(eta), Heun(), DPMSolver2M() or a function of one's own, see samplers/solvers.py; the
     VE walk has the step of Alg. 1 and takes no other. Raises ArgumentError for an argument that makes no
     sense.
     """
     check(sdedit, locals())
+    t0, w = model.settle(sdedit, dict(t0=t0, w=w))
     if original is not None and mask is None:
         raise ArgumentError("original", "is what a mask keeps; give a mask too, or leave it out")
     if walk == "ve" and step is not None:

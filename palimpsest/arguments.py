@@ -78,6 +78,17 @@ class Interval:
         return None if above and below and math.isfinite(value) else f"must {self}, got {value}"
 
 
+@dataclass(frozen=True)
+class Else:
+    """Of a parameter that may be left to the model, as None: its value where the model recommends none.
+
+        w: Annotated[Scale | None, Else(3.0)] = None
+
+    See `settled`."""
+
+    value: Any
+
+
 class PictureContract:
     """A picture: a float tensor (b, 3, y, x) within [−1, 1]; or a path, or a PIL image."""
 
@@ -208,6 +219,29 @@ def wrong(annotation: Any, value: Any) -> str | None:
         fits = isinstance(value, kinds) and (annotation is bool or not isinstance(value, bool))
         return None if fits else f"must be {said}, got {value!r}"
     return None
+
+
+def settled(
+    contract: Callable[..., Any] | type, advice: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`given` with a value for each None of a parameter that has an Else: what is recommended, or Else's.
+
+    advice: function's (or record's) name -> parameter's name -> value, as a model's file holds it.
+    Raises ArgumentError where what is recommended does not fit the parameter.
+    """
+    found, of_this = dict(given), advice.get(contract.__name__, {})
+    for name, annotation in hints(contract).items():
+        if name in given and given[name] is None and (usual := else_of(annotation)) is not None:
+            found[name] = of_this.get(name, usual.value)
+            if (text := wrong(annotation, found[name])) is not None:
+                raise ArgumentError(name, f"the model's recommendation {text}")
+    return found
+
+
+def else_of(annotation: Any) -> Else | None:
+    """The Else of a parameter that may be left to the model; None of any other."""
+    extras = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    return next((extra for extra in extras if isinstance(extra, Else)), None)
 
 
 PLAIN: dict[type, tuple[Any, str]] = {

@@ -305,7 +305,7 @@ def test_ctrl_c_during_the_walk_is_one_line_and_no_file(room, shelf, monkeypatch
 
     model = load(shelf / "tiny.safetensors")
     model.net.register_forward_hook(pressed)
-    monkeypatch.setattr("palimpsest.cli.commands.sdedit.load_model", lambda *given: model)
+    monkeypatch.setattr("palimpsest.cli.commands.loading.load", lambda *given, **more: model)
     before = files(room)
     assert main(["sdedit", "in.png", "--steps", "3", "-o", "out.png"]) == 130
     assert one_line(capsys, "palimpsest: ") == "interrupted\n"

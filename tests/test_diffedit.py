@@ -747,7 +747,7 @@ def test_a_picture_that_the_latents_do_not_divide_is_named(tiny):
 def palimpsest(tmp_path, monkeypatch, tiny, tmp_path_factory):
     """The command in a folder with a picture and a mask."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("palimpsest.cli.commands.diffedit.load_model", lambda *given: tiny)
+    monkeypatch.setattr("palimpsest.cli.commands.loading.load", lambda *given, **more: tiny)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save("in.png")
     Image.fromarray(np.uint8(255 * (np.arange(40) < 20))[None].repeat(40, 0)).save("mask.png")
 

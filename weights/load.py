@@ -308,6 +308,8 @@ def _assembled(
     text = built(build_text, config["text"], tensors, "text", path)
     autoencoder = _autoencoder_of(path, config)
     schedule = dict(config["schedule"])
+    shipped = path.resolve().parent == FOLDER.resolve()
+    advice = config.get("recommended") or (recommended(path.name) if shipped else {})
     return Model(
         name=path.stem,
         net=net.to(device, dtype),
@@ -321,7 +323,13 @@ def _assembled(
         latent_scale=autoencoder.latent_scale,
         size=config["size"],
         learned_variance=isinstance(net, GlideUNet),
+        recommended={name: dict(values) for name, values in advice.items()},
     )
+
+
+def recommended(file: str) -> dict[str, dict]:
+    """What `make recommended` found best for a shipped file: function -> parameter -> value."""
+    return manifest().get(file, {}).get("recommended", {})
 
 
 def _autoencoder_of(path: Path, config: dict) -> Autoencoder:
@@ -413,6 +421,8 @@ def save_like(model: Model, source: str | Path, path: str | Path) -> Path:
     ):  # words beside those of the header, and their rows
         vocab = model.text.tokens.num_embeddings
         config |= dict(taught=dict(model.tokenizer.taught), text=config["text"] | dict(vocab=vocab))
+    if model.recommended:
+        config |= dict(recommended={name: dict(values) for name, values in model.recommended.items()})
     return write_weights(path, {"net": model.net, "text": model.text}, config, torch.float32)
 
 

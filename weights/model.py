@@ -11,14 +11,14 @@ Letters: b batch, c channels, y x rows and columns, l text tokens, d width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from palimpsest.arguments import ArgumentError, Count, Positive, Rounds, check
+from palimpsest.arguments import ArgumentError, Count, Positive, Rounds, check, settled
 from palimpsest.nets.attention import Tap
 from palimpsest.nets.glide import GlideUNet
 from palimpsest.nets.net import Net, channels_of, factor_of, first_parameter, in_channels_of
@@ -79,6 +79,8 @@ class Model:
     latent_scale: Positive = 1.0  # latents × this have unit variance
     shift: Rounds = 0  # the net calls the level t by t − shift: 1 for public checkpoints, which count from 0
     learned_variance: bool = False  # the net gives v too, as many channels again (arXiv:2102.09672v1, Eq. 15)
+    # function -> parameter -> the value that did best with this model: {"sdedit": {"t0": 0.6}}
+    recommended: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     listeners: list[Callable[[int], object]] = field(
         init=False, default_factory=list, repr=False, compare=False
     )
@@ -122,6 +124,14 @@ class Model:
     def latent_shape(self) -> tuple[int, int, int]:
         """(c, y, x) of one latent at the training size."""
         return self.channels, self.size // self.factor, self.size // self.factor
+
+    def settle(self, contract: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+        """The arguments of a function, None replaced by what this model recommends (arguments.settled):
+
+        t0, w = model.settle(sdedit, dict(t0=t0, w=w))
+        """
+        values = tuple(settled(contract, self.recommended, given).values())
+        return values[0] if len(values) == 1 else values
 
     def embed(self, prompts: str | Sequence[str]) -> Tensor:
         """Prompts -> (b l d). Raises ValueError for a word that the tokenizer does not know, ArgumentError

@@ -17,6 +17,7 @@ from palimpsest.cli.deliver import Made, frames_of
 from palimpsest.cli.manners import Mistake, blame, command, number, options, progress, shared_options
 from palimpsest.methods.attention_maps import AttentionMaps, explore, sites_at
 from palimpsest.methods.inversion import invert
+from palimpsest.methods.sampling import generate
 from palimpsest.weights.estimate import Passes
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import contact_sheet
@@ -51,7 +52,9 @@ def declare_attention(commands: argparse._SubParsersAction) -> None:
         "--components", action="store_true", help="also the strongest patterns of the self-attention"
     )
     options(p, explore, {"steps": "of the walk"})
-    p.add_argument("--w", type=number, metavar="X", help="guidance scale (default: 3, and 1 with IN)")
+    p.add_argument(
+        "--w", type=number, metavar="X", help="guidance scale (default: that of generate, and 1 with IN)"
+    )
     options(p, explore, {"seed": "of the noise"})
     shared_options(p, "a sheet of the maps, .png, .jpg, .webp or .tiff", estimates=True)
 
@@ -101,7 +104,7 @@ def res_of(a: argparse.Namespace, model: Model, latent: tuple[int, int]) -> tupl
 
 def passes(a: argparse.Namespace, model: Model, latent: tuple[int, int]) -> list[Passes]:
     """The passes of the net: up, where there is a picture, and down, with the prompt's branch by itself."""
-    w = a.w if a.w is not None else 3.0 if a.input is None else 1.0
+    w = 1.0 if a.w is None and a.input is not None else model.settle(generate, dict(w=a.w))
     watched = set(sites_at(model, latent, res_of(a, model, latent)))
     return [
         *(inversion(a.steps) if a.input is not None else []),

@@ -7,6 +7,7 @@ import argparse
 import torch
 
 from palimpsest.cli.console import say
+from palimpsest.cli.manners import settle
 from palimpsest.weights.load import DType, load
 from palimpsest.weights.model import Model
 
@@ -18,7 +19,8 @@ def load_model(
     name: str | None = None,
 ) -> Model:
     """`load` with these options; the words that its files teach are told. A model is loaded once for all
-    the inputs of a command, and all settings of a sweep.
+    the inputs of a command, and all settings of a sweep. Options that were left to the model
+    get their values.
 
     dtype, device: in place of --dtype and --device. name: of another model, which is taken as it is.
     """
@@ -29,6 +31,8 @@ def load_model(
         held[key] = load(*asked, **changes)
         if any(changes.values()) and device != "meta":
             tell_taught(held[key])
+    if name is None:
+        settle(a, held[key])
     return held[key]
 
 

@@ -47,6 +47,7 @@ from palimpsest.methods.local_blend import Blend
 from palimpsest.methods.null_files import load_null_text
 from palimpsest.methods.null_text import null_text
 from palimpsest.methods.prompt_to_prompt import Injection, Pair, Result, prompt_to_prompt
+from palimpsest.methods.sampling import generate
 from palimpsest.methods.variants import direct, edict, edit_friendly, negative_prompt
 from palimpsest.metrics.image import rmse
 from palimpsest.nets.attention import Site
@@ -77,7 +78,7 @@ def declare_prompt_to_prompt(commands: argparse._SubParsersAction) -> None:
     blend_options(p)
     paste = "with --blend or --mask: paste the kept pixels back, bit for bit"
     options(p, prompt_to_prompt, {"paste": paste, "steps": "of the walk"})
-    scale = "guidance scale (default: 3, with --input 7.5, with --load that of the file)"
+    scale = "guidance scale (default: that of generate, with --input 7.5, with --load that of the file)"
     p.add_argument("--w", type=number, metavar="X", help=scale)
     options(p, prompt_to_prompt, {"seed": "of the noise"})
     output_options(p)
@@ -177,9 +178,13 @@ class Job(NamedTuple):
     blend: Blend | None
     picture: Original | None  # None: one is generated
     mask: Tensor | None  # at the file's size
-    w: float
+    w: float | None  # None: what the model recommends
     inversion: str | None  # how the picture is inverted; None: there is none, or its inversion is loaded
     exact: bool  # whether gradients are followed, or were: not in half precision
+
+    def settled(self, model: Model) -> Job:
+        """The same, with a guidance scale."""
+        return self._replace(w=model.settle(generate, dict(w=self.w)))
 
 
 def job_of(a: argparse.Namespace) -> Job:
@@ -202,7 +207,7 @@ def job_of(a: argparse.Namespace) -> Job:
     if a.mask is not None:
         with blame("mask"):
             mask = read_mask(a.mask, of=picture)
-    w = a.w if a.w is not None else 3.0 if picture is None else 7.5
+    w = 7.5 if a.w is None and picture is not None else a.w
     name = None if picture is None or a.load is not None else a.inversion or "null-text"
     return Job(injection, blend, picture, mask, w, name, exact=name == "null-text" or a.load is not None)
 
@@ -214,7 +219,7 @@ def run_prompt_to_prompt(a: argparse.Namespace) -> Made | None:
     """One pair: generated, or the second made of a given picture."""
     job = job_of(a)
     work = Work(
-        lambda model, latent: [*inverting(a, job.inversion, job.w), *editing(a, job.w, latent)],
+        lambda model, latent: passes(a, job.settled(model), latent),
         job.picture,
         pictures=2,
         exact=job.exact,
@@ -224,6 +229,7 @@ def run_prompt_to_prompt(a: argparse.Namespace) -> Made | None:
         return dry_run(a, work)
     model = load_model(a, float32_of(a, LOSES) if job.exact else a.dtype)
     check_room(a, model, work)
+    job = job.settled(model)
     note_wording(model, {"source": a.source, "target": a.target})
     explain(prepared(a, model, job), a.explain)  # before the long work
     picture = None if job.picture is None else seen_by(job.picture, model, a.size)
@@ -309,6 +315,11 @@ def inverted(model: Model, x: Tensor, prompt: str, name: str, steps: int, w: flo
 
 
 # ---- what it costs ----
+
+
+def passes(a: argparse.Namespace, job: Job, latent: tuple[int, int]) -> list[Passes]:
+    """Those of the whole command."""
+    return [*inverting(a, job.inversion, job.w), *editing(a, job.w, latent)]
 
 
 def inverting(a: argparse.Namespace, name: str | None, w: float) -> list[Passes]:

@@ -1,0 +1,263 @@
+"""The settings that do best with each shipped model: what a method takes where a setting is left out.
+
+    python -m palimpsest.claims.recommend [--only sdedit,diffedit] [--model shapes] [--quick]
+
+Papers state settings for their own models; another model wants others. Each method runs on edits that no
+training and no other measurement here sees. One parameter after another takes the best of its values, twice
+over. The best: of the settings whose success is not significantly below the highest (paired differences,
+one standard error) the one that comes nearest to the true edit. Success is that the reader finds every
+attribute of the wish; for a method that only brings a picture back it is PSNR, and the fewest passes of the
+net decide.
+
+Writes figures/recommended.json and, for each model file, "recommended" in weights/MANIFEST.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from palimpsest.arguments import else_of, hints
+from palimpsest.claims.common import (
+    Edits,
+    Models,
+    by_instruction,
+    draw_edits,
+    in_batches,
+    open_models,
+    rounded,
+)
+from palimpsest.claims.page import RECORDS, ROOT
+from palimpsest.claims.parts import Parts, code_of
+from palimpsest.cli.manners import exit_code_of
+from palimpsest.methods.diffedit import MaskRule, diffedit
+from palimpsest.methods.flow_edit import flow_edit
+from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
+from palimpsest.methods.null_text import null_text
+from palimpsest.methods.sampling import generate
+from palimpsest.methods.sdedit import sdedit
+from palimpsest.metrics.image import psnr
+from palimpsest.outputs import locked
+from palimpsest.training.shapes_instruct import KINDS as INSTRUCTED
+from palimpsest.weights.files import update_manifest, write_json
+from palimpsest.weights.load import load
+from palimpsest.weights.model import Model
+from palimpsest.worlds.shapes import attributes, caption
+
+N, SEED, STEPS = 64, 2100, 20
+KINDS = ("recolour", "reshape", "retexture", "background")
+Setting = dict[str, Any]  # parameter -> value
+
+
+class Score(NamedTuple):
+    """Of each picture: what is to be high, and what decides among settings that are equal in it."""
+
+    success: Tensor  # (n,)
+    nearness: Tensor  # (n,)
+
+
+class Task(NamedTuple):
+    """What is tried of a method: the functions (or records) that its parameters belong to, and values."""
+
+    contracts: tuple[Callable[..., Any] | type, ...]
+    values: dict[str, Sequence[Any]]
+    run: Callable[[Models, Model, int, Setting], Score]
+    model: str = "shapes"
+
+
+# ---- trials ----
+
+
+def edited(models: Models, drawn: Edits, pictures: Tensor) -> Score:
+    """Whether all that was wished for is there, and the PSNR to the true edit."""
+    right = models.oracle.right(pictures, drawn.wanted).double().cpu()
+    return Score(right, psnr(pictures.cpu(), drawn.after).clamp(max=60).double())
+
+
+def by_text(method: Callable[..., Any], models: Models, model: Model, n: int, setting: Setting) -> Score:
+    """An edit by a caption, or two."""
+    drawn = draw_edits(n, KINDS, SEED)
+
+    def some(rows: slice) -> Tensor:
+        texts = [drawn.target[rows]] if method is sdedit else [drawn.source[rows], drawn.target[rows]]
+        how = dict(steps=STEPS, seed=SEED + rows.start) | setting
+        if method is diffedit:
+            own = {f.name for f in fields(MaskRule)} & how.keys()
+            how["rule"] = MaskRule(**{name: how.pop(name) for name in own})
+        return method(model, drawn.before[rows], *texts, **how).picture
+
+    return edited(models, drawn, in_batches(some, n))
+
+
+def told(models: Models, model: Model, n: int, setting: Setting) -> Score:
+    """An edit by an instruction."""
+    drawn = draw_edits(n, INSTRUCTED, SEED)
+    return edited(models, drawn, by_instruction(model, drawn, **setting, steps=STEPS, seed=SEED))
+
+
+def painted(models: Models, model: Model, n: int, setting: Setting) -> Score:
+    """Pictures from captions; of equal scales the lower one, which leaves more variety."""
+    scenes = draw_edits(n, KINDS, SEED).after_scenes
+    captions = [caption(scene) for scene in scenes]
+
+    def some(rows: slice) -> Tensor:
+        return generate(model, captions[rows], steps=STEPS, seed=SEED + rows.start, **setting).picture
+
+    right = models.oracle.right(in_batches(some, n), [attributes(scene) for scene in scenes])
+    return Score(right.double().cpu(), torch.full((n,), -float(setting["w"])).double())
+
+
+def returned(models: Models, model: Model, n: int, setting: Setting) -> Score:
+    """A picture back through null-text inversion: PSNR, and the fewest passes of the net."""
+    drawn = draw_edits(max(2, n // 6), KINDS, SEED)
+    run = null_text(model, drawn.before, drawn.source, steps=STEPS, w=7.5, **setting)
+    passes = run.forwards.double() + 2 * run.backwards.double()
+    return Score(psnr(model.decode(run.z_bar).cpu(), drawn.before).double(), -passes)
+
+
+TASKS: dict[str, Task] = {
+    "generate": Task((generate,), dict(w=(1.0, 2.0, 3.0, 5.0, 7.5)), painted),
+    "sdedit": Task(
+        (sdedit,), dict(t0=(0.4, 0.5, 0.6, 0.7, 0.8), w=(2.0, 3.0, 5.0, 7.5)), partial(by_text, sdedit)
+    ),
+    "diffedit": Task(
+        (diffedit, MaskRule),
+        dict(
+            ratio=(0.6, 0.7, 0.8, 0.9), w=(2.0, 3.0, 5.0, 7.5), threshold=(0.2, 0.3, 0.4, 0.5), grow=(0, 1, 2)
+        ),
+        partial(by_text, diffedit),
+    ),
+    "flow_edit": Task(
+        (flow_edit,),
+        dict(start=(0.7, 0.8, 0.85, 0.9), w_source=(1.0, 1.5, 2.0), w_target=(2.0, 3.0, 5.0, 7.5)),
+        partial(by_text, flow_edit),
+    ),
+    "instruct_pix2pix": Task(
+        (instruct_pix2pix,),
+        dict(s_text=(1.5, 2.0, 3.0, 5.0, 7.5), s_image=(1.0, 1.2, 1.5, 2.0)),
+        told,
+        "shapes-instruct",
+    ),
+    "null_text": Task(
+        (null_text,),
+        dict(
+            solver=("adam", "gauss-newton"),
+            start=("empty", "between", "prompt"),
+            stop=(1e-5, 1e-6),
+            lr=(1e-2, 3e-2),
+        ),
+        returned,
+    ),
+}
+
+
+# ---- the choice ----
+
+
+def usual(task: Task) -> Setting:
+    """What the parameters are where a model recommends nothing."""
+    known = {name: a for contract in task.contracts for name, a in hints(contract).items()}
+    return {name: else_of(known[name]).value for name in task.values}
+
+
+def better(new: Score, old: Score) -> bool:
+    """Whether to go over from one setting to another: significantly more success, or as much and nearer."""
+    gain = new.success - old.success
+    error = gain.std() / len(gain) ** 0.5
+    if abs(gain.mean()) > error:
+        return bool(gain.mean() > 0)
+    return bool(new.nearness.mean() > old.nearness.mean())
+
+
+def chosen(task: Task, score: Callable[[Setting], Score], rounds: int = 2) -> Setting:
+    """From the usual setting, one parameter after another at the best of its values."""
+    best = usual(task)
+    for _ in range(rounds):
+        before = best
+        for name, values in task.values.items():
+            for value in values:
+                trial = best | {name: value}
+                if trial != best and better(score(trial), score(best)):
+                    best = trial
+        if best == before:
+            break
+    return best
+
+
+def by_contract(task: Task, setting: Setting) -> dict[str, Setting]:
+    """Function -> parameter -> value, as a model's file holds it."""
+    return {
+        contract.__name__: {name: v for name, v in setting.items() if name in hints(contract)}
+        for contract in task.contracts
+    }
+
+
+def recommend(name: str, models: Models, n: int, folder: Any) -> dict[str, Any]:
+    """The record of one method: every setting that was tried, and the one that is recommended."""
+    task = TASKS[name]
+    model = (
+        models.model if task.model == models.name else load(task.model, models.model.device, torch.float32)
+    )
+    key = dict(files=models.files, n=n, seed=SEED, steps=STEPS, code=code_of(task.run))
+    part, tried = Parts(folder / f"recommend_{name}.json", key), []
+
+    def score(setting: Setting) -> Score:
+        found = part(str(setting), lambda: [v.tolist() for v in task.run(models, model, n, setting)])
+        row = setting | dict(zip(("success", "nearness"), (sum(v) / len(v) for v in found)))
+        if row not in tried:
+            tried.append(row)
+        return Score(*(torch.tensor(v, dtype=torch.float64) for v in found))
+
+    with locked(part.file, "recommend"):
+        best = chosen(task, score)
+    return dict(model=task.model, recommended=by_contract(task, best), usual=usual(task), tried=tried)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Measure, and write what is recommended."""
+    parser = argparse.ArgumentParser(prog="python -m palimpsest.claims.recommend", description=__doc__)
+    parser.add_argument(
+        "--only", default=",".join(TASKS), metavar="METHODS", help="some, with commas between"
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quick", action="store_true", help="a few pictures, into runs/quick")
+    a = parser.parse_args(given)
+    if strange := [name for name in a.only.split(",") if name not in TASKS]:
+        parser.error(f"--only: no method {strange[0]}; there are {', '.join(TASKS)}")
+    n, models, start = 8 if a.quick else N, open_models(None, a.device), time.monotonic()
+    folder = ROOT / "runs" / ("quick" if a.quick else "claims")
+    found = {name: recommend(name, models, n, folder) for name in a.only.split(",")}
+    write(found, n, round(time.monotonic() - start), folder if a.quick else RECORDS, ship=not a.quick)
+
+
+def write(found: dict[str, Any], n: int, seconds: int, folder: Any, *, ship: bool) -> None:
+    """The record, what other methods' it held kept; and, of the real run, the manifest."""
+    from palimpsest.claims.page import read_record
+
+    file = folder / "recommended.json"
+    methods = (read_record("recommended")["methods"] if ship and file.exists() else {}) | found
+    head = dict(command="python -m palimpsest.claims.recommend", n=n, seed=SEED, steps=STEPS, seconds=seconds)
+    write_json(file, rounded(head | dict(methods=methods)))
+
+    def with_advice(manifest: dict[str, Any]) -> dict[str, Any]:
+        for record in methods.values():
+            entry = manifest[f"{record['model']}.safetensors"]
+            entry["recommended"] = entry.get("recommended", {}) | record["recommended"]
+        return manifest
+
+    if ship:
+        update_manifest(with_advice)
+    for name, record in found.items():
+        print(f"{name}: {record['recommended']}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(main))
