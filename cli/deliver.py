@@ -69,8 +69,13 @@ def deliver(a: argparse.Namespace, made: Made, seconds: float) -> None:
 
 def chosen(a: argparse.Namespace) -> str:
     """The options that were left to the model, and what it chose."""
-    values = [f"{option_name(dest)} {value}" for dest, value in getattr(a, "chosen", {}).items()]
-    return f" ({', '.join(values)} by default)" if values else ""
+    values = [f"{option_name(dest)} {shown(value)}" for dest, value in getattr(a, "chosen", {}).items()]
+    return f" (by default {', '.join(values)})" if values else ""
+
+
+def shown(value: Any) -> str:
+    """A setting as a line says it: 3, not 3.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def write_pictures(a: argparse.Namespace, made: Made) -> None:

@@ -171,14 +171,14 @@ def test_a_command_says_what_the_model_chose_and_its_record_holds_it(tmp_path, m
     write_picture(PICTURE, "in.png")
     words = ["sdedit", "in.png", "--prompt", STAR, "--steps", "2", "--model", str(path)]
     assert main([*words, "-o", "out.png"]) == 0
-    assert capsys.readouterr().out.rstrip().endswith("s (t0 0.9, w 3.0 by default)")
+    assert capsys.readouterr().out.rstrip().endswith("s (by default t0 0.9, w 3)")
     record = json.loads(read_note("out.png"))
     assert "--t0 0.9" in record["command"] and "--w 3.0" in record["command"]
     assert main([*words, "--t0", "0.9", "--w", "3", "-o", "same.png"]) == 0
     assert "by default" not in capsys.readouterr().out
     assert (tmp_path / "same.png").read_bytes() == (tmp_path / "out.png").read_bytes()
     assert main([*words, "--t0", "0.3", "-o", "other.png"]) == 0
-    assert "(w 3.0 by default)" in capsys.readouterr().out
+    assert "(by default w 3)" in capsys.readouterr().out
     assert (tmp_path / "other.png").read_bytes() != (tmp_path / "out.png").read_bytes()
 
 
