@@ -1,13 +1,14 @@
 """The settings that do best with each shipped model: what a method takes where a setting is left out.
 
-    python -m palimpsest.claims.recommend [--only sdedit,diffedit] [--model shapes] [--quick]
+    python -m palimpsest.claims.recommend [--only sdedit,diffedit,…] [--quick]
 
 Papers state settings for their own models; another model wants others. Each method runs on edits that no
 training and no other measurement here sees. One parameter after another takes the best of its values, twice
 over. The best: of the settings whose success is not significantly below the highest (paired differences,
 one standard error) the one that comes nearest to the true edit. Success is that the reader finds every
 attribute of the wish; for a method that only brings a picture back it is PSNR, and the fewest passes of the
-net decide.
+net decide. For emoji it is, of each parameter, the median over the kinds of edits of what the scoreboard
+(claims/emoji.py) chose on pairs that it does not score.
 
 Writes figures/recommended.json and, for each model file, "recommended" in weights/MANIFEST.json.
 """
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
+from statistics import median_low
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +37,7 @@ from palimpsest.claims.common import (
     open_models,
     rounded,
 )
-from palimpsest.claims.page import RECORDS, ROOT
+from palimpsest.claims.page import RECORDS, ROOT, read_record
 from palimpsest.claims.parts import Parts, code_of
 from palimpsest.cli.manners import exit_code_of
 from palimpsest.methods.diffedit import MaskRule, diffedit
@@ -82,17 +84,22 @@ def edited(models: Models, drawn: Edits, pictures: Tensor) -> Score:
     return Score(right, psnr(pictures.cpu(), drawn.after).clamp(max=60).double())
 
 
+def given_as(method: Callable[..., Any], setting: Setting, rows: slice) -> dict[str, Any]:
+    """The arguments that a setting stands for; what belongs to DiffEdit's mask goes into its record."""
+    how = dict(steps=STEPS, seed=SEED + rows.start) | setting
+    if method is diffedit:
+        own = {f.name for f in fields(MaskRule)} & how.keys()
+        how["rule"] = MaskRule(**{name: how.pop(name) for name in own})
+    return how
+
+
 def by_text(method: Callable[..., Any], models: Models, model: Model, n: int, setting: Setting) -> Score:
     """An edit by a caption, or two."""
     drawn = draw_edits(n, KINDS, SEED)
 
     def some(rows: slice) -> Tensor:
         texts = [drawn.target[rows]] if method is sdedit else [drawn.source[rows], drawn.target[rows]]
-        how = dict(steps=STEPS, seed=SEED + rows.start) | setting
-        if method is diffedit:
-            own = {f.name for f in fields(MaskRule)} & how.keys()
-            how["rule"] = MaskRule(**{name: how.pop(name) for name in own})
-        return method(model, drawn.before[rows], *texts, **how).picture
+        return method(model, drawn.before[rows], *texts, **given_as(method, setting, rows)).picture
 
     return edited(models, drawn, in_batches(some, n))
 
@@ -157,6 +164,23 @@ TASKS: dict[str, Task] = {
         returned,
     ),
 }
+
+
+EMOJI = {  # method of the scoreboard -> the function, the model
+    "SDEdit": ("sdedit", "emoji"),
+    "DiffEdit": ("diffedit", "emoji"),
+    "InstructPix2Pix": ("instruct_pix2pix", "emoji-instruct"),
+}
+
+
+def of_emoji() -> dict[str, Any]:
+    """The records of the emoji world's methods, from the scoreboard's own record."""
+    board, found = read_record("emoji")["methods"], {}
+    for name, (function, model) in EMOJI.items():
+        kinds = list(board[name]["settings"].values())
+        middle = {p: median_low(setting[p] for setting in kinds) for p in kinds[0]}
+        found[f"emoji/{function}"] = dict(model=model, recommended={function: middle}, tried=kinds)
+    return found
 
 
 # ---- the choice ----
@@ -235,13 +259,12 @@ def main(given: Sequence[str] | None = None) -> None:
     n, models, start = 8 if a.quick else N, open_models(None, a.device), time.monotonic()
     folder = ROOT / "runs" / ("quick" if a.quick else "claims")
     found = {name: recommend(name, models, n, folder) for name in a.only.split(",")}
+    found |= of_emoji()
     write(found, n, round(time.monotonic() - start), folder if a.quick else RECORDS, ship=not a.quick)
 
 
 def write(found: dict[str, Any], n: int, seconds: int, folder: Any, *, ship: bool) -> None:
     """The record, what other methods' it held kept; and, of the real run, the manifest."""
-    from palimpsest.claims.page import read_record
-
     file = folder / "recommended.json"
     methods = (read_record("recommended")["methods"] if ship and file.exists() else {}) | found
     head = dict(command="python -m palimpsest.claims.recommend", n=n, seed=SEED, steps=STEPS, seconds=seconds)

@@ -44,6 +44,7 @@ from palimpsest.weights.cache import CacheError, digest, digest_model
 from palimpsest.weights.files import read_weights
 from palimpsest.weights.load import load
 from palimpsest.worlds.files import read_picture, write_picture
+from palimpsest.worlds.notes import read_note
 from palimpsest.worlds.scene import RARE_WORDS, WORDS, with_article
 from palimpsest.worlds.subjects import render_subject, sample_context, sample_subject
 from tests.test_recipes import free_port
@@ -556,6 +557,9 @@ def test_the_command_writes_a_model_that_every_other_command_takes(room, file, c
         and repr(say) in said.out
         and "; 2 prompts, 1 picture each, " in said.out
     )
+    record = json.loads(read_note("out/001_0.png"))
+    assert "--prompts prompts.txt" in record["command"] and len(record["inputs"]) >= 2
+    assert main(["again", "out/001_0.png"]) == 2 and "dreambooth trains" in capsys.readouterr().err
     small = Path("out/model.safetensors").stat().st_size < 0.5 * file.stat().st_size
     assert small == bool(how)
     assert (

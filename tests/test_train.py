@@ -1,6 +1,7 @@
 """Training on one's own captioned pictures: methods/captioned.py and `palimpsest train`."""
 
 import json
+import shlex
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from palimpsest.cli.main import main
 from palimpsest.methods.captioned import Training, grouped, new_words, train, with_words
 from palimpsest.methods.sampling import generate
 from palimpsest.weights.load import load
+from palimpsest.worlds.notes import read_note
 from tests.tiny import tiny_weights
 
 COLOURS = {"red": (200, 30, 30), "blue": (30, 60, 200), "green": (30, 160, 60)}
@@ -75,6 +77,10 @@ def test_the_command_writes_a_model_that_every_command_takes(own, capsys, captio
         "tiny-vae.safetensors",
     ]
     assert "new words: blimpish, tile" in capsys.readouterr().out
+    record = json.loads(read_note("out/sheet.png"))
+    assert f"--captions {shlex.quote(captions)} " in record["command"] and "--steps 2" in record["command"]
+    assert main(["again", "out/sheet.png"]) == 2, "a whole training is not made again in passing"
+    assert f"train again: {record['command']}\n" in capsys.readouterr().err
     model = load("out/model.safetensors", "cpu")
     assert generate(model, "a blue blimpish tile", steps=2).picture.shape == (1, 3, 32, 32)
     words = ["sdedit", "mine/red.png", "--prompt", "a blue blimpish tile", "--steps", "2"]

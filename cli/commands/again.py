@@ -50,6 +50,10 @@ def run_again(a: argparse.Namespace) -> None:
         words += ["--device", record["device"]]
     with blame(f"FILE: the command in {file} is not understood here"):
         again = command_line(Parser, words[:1]).parse_args(words)
+    if again.writes_folder:
+        raise Mistake(
+            f"FILE: {words[0]} trains, and a whole folder is its result; to train again: {record['command']}"
+        )
     check_models(record["models"])
     here(again, record["inputs"], file.parent)
     again.only = record.get("picture")

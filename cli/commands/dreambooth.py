@@ -22,6 +22,7 @@ from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import open_input, seen_by
 from palimpsest.cli.console import tell
 from palimpsest.cli.manners import Mistake, blame, command, number, options, progress, shared_options, whole
+from palimpsest.cli.record import as_text, record_of
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.methods.dreambooth import WEIGHTS, Batch, Learned, dreambooth, dreambooth_loss, trainable_copy
 from palimpsest.methods.identifiers import check_identifier
@@ -130,6 +131,7 @@ def run_dreambooth(a: argparse.Namespace) -> None:
     began, out = time.monotonic(), None if a.out is None else folder(a.out)
     check_options(a)
     files = [open_input(path, a.crop) for path in a.inputs]
+    given = argparse.Namespace(**vars(a))
     a.prompts, a.captions = lines_of("prompts", a.prompts), lines_of("captions", a.captions)
     check_captions(a.captions, len(files))
     if a.estimate:
@@ -140,6 +142,7 @@ def run_dreambooth(a: argparse.Namespace) -> None:
         learned = learn(a, model, asked, state)
     if rank_and_world()[0] > 0:
         return
+    note = as_text(record_of(given))
     try:
         pictures = shown(a, learned.model, asked.prompts)
     except Exception:
@@ -148,7 +151,7 @@ def run_dreambooth(a: argparse.Namespace) -> None:
     with uninterrupted(last=True):
         kind = keep(a, learned, asked, out)
         for name, picture in pictures.items():
-            write_picture(picture, out / name)
+            write_picture(picture, out / name, note)
         forget(state)
     count = f"{a.n} picture{'s' if a.n > 1 else ''}"
     count = f"{len(asked.prompts)} prompts, {count} each" if len(asked.prompts) > 1 else f"1 prompt, {count}"

@@ -19,6 +19,7 @@ from palimpsest.cli.commands.dry_run import LOSES, float32_of
 from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.console import say, tell
 from palimpsest.cli.manners import Mistake, blame, command, number, options, run_options
+from palimpsest.cli.record import as_text, record_of
 from palimpsest.fit.settings import Files
 from palimpsest.methods.captioned import Training, train
 from palimpsest.methods.sampling import generate
@@ -105,7 +106,8 @@ def run_train(a: argparse.Namespace) -> None:
         painted = generate(so_far, asked, seed=a.seed, **SHEET).picture.cpu().split(1)
         there = [square(views[i], model.size) for i in shown]
         rows = ["yours", f"step {len(losses)}"]
-        write_picture(contact_sheet([there, list(painted)], rows, asked), out / SHEET_FILE)
+        sheet = contact_sheet([there, list(painted)], rows, asked)
+        write_picture(sheet, out / SHEET_FILE, as_text(record_of(a)))
 
     with made(out):
         checkpoint = state / "checkpoint.pt"
