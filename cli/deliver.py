@@ -35,11 +35,16 @@ class Walk:
     frame: Callable[[int], Tensor]  # number of a step -> (1 3 y x) in [−1, 1]
     levels: Sequence[float]  # the schedule's time t of each
     sheet: Callable[[], Tensor] | None = None  # None: some of the frames, side by side
+    counts: str = "t"  # what the levels are
 
     @classmethod
     def of(cls, model: Model, path: Sequence[Tensor], levels: Sequence[float]) -> Walk:
         """A walk in latents."""
         return cls(lambda n: model.decode(path[n][:1]).cpu(), levels[: len(path)])
+
+    def label(self, n: int) -> str:
+        """Of the frame n: "t = 400"."""
+        return f"{self.counts} = {self.levels[n]:.0f}"
 
 
 @dataclass(frozen=True)
@@ -167,8 +172,8 @@ def write_walk(walk: Walk, a: argparse.Namespace) -> None:
                 write_picture(walk.frame(n), target / f"step_{n:03d}.png")
     if asked(a, "gif"):
         frames = [
-            contact_sheet([[at_hand(walk.frame(n))]], (), [f"t = {level:.0f}"], scale=1)
-            for n, level in enumerate(walk.levels)
+            contact_sheet([[at_hand(walk.frame(n))]], (), [walk.label(n)], scale=1)
+            for n in range(len(walk.levels))
         ]
         write_gif(frames, a.gif)
 
@@ -176,4 +181,4 @@ def write_walk(walk: Walk, a: argparse.Namespace) -> None:
 def sheet_of(walk: Walk) -> Tensor:
     """`FRAMES` of a walk, side by side."""
     chosen = frames_of(len(walk.levels) - 1)
-    return contact_sheet([[walk.frame(n) for n in chosen]], (), [f"t = {walk.levels[n]:.0f}" for n in chosen])
+    return contact_sheet([[walk.frame(n) for n in chosen]], (), [walk.label(n) for n in chosen])

@@ -23,10 +23,10 @@ from palimpsest.weights.public.lora import split_scale
 from palimpsest.worlds.files import SAVE
 
 READS = ("input", "inputs", "mask", "original", "load", "picture", "script", "prompts", "captions")
-MODELS = ("model", "upsampler")
+MODELS = ("model", "upsampler", "clip")
 CHANGES = ("lora", "embedding")
 WRITES = (
-    *("save_mask", "save_heat", "save_steps", "save_source", "save", "strip", "compare", "gif"),
+    *("save_mask", "save_heat", "save_layer", "save_steps", "save_source", "save", "strip", "compare", "gif"),
     "out",  # the last: what is written beside it gives way
 )
 STEPS = 1000  # at most, of a walk

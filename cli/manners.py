@@ -319,19 +319,23 @@ def run_options(
     *,
     estimates: bool = False,
     sidecar: bool = True,
+    changes: bool = True,
 ) -> None:
-    """Of these all but --model."""
-    change_options(parser)
+    """Of these all but --model. changes: whether there is a model that --lora and --embedding change and
+    --dtype holds."""
+    if changes:
+        change_options(parser)
     parser.add_argument(
         "--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda, … (default: 'auto')"
     )
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="auto",
-        help="of the nets; auto: float16 on a GPU, bfloat16 on a processor with units for it where the model "
-        "has more than 100 million parameters, else float32 (default: 'auto')",
-    )
+    if changes:
+        parser.add_argument(
+            "--dtype",
+            choices=DTYPES,
+            default="auto",
+            help="of the nets; auto: float16 on a GPU, bfloat16 on a processor with units for it where the "
+            "model has more than 100 million parameters, else float32 (default: 'auto')",
+        )
     where = parser.add_argument(
         "-o", "--out", required=default is None, default=default, metavar="OUT", help=out
     )

@@ -12,7 +12,7 @@ from palimpsest.cli.manners import Mistake, blame, option_name
 from palimpsest.outputs import check_writable
 from palimpsest.worlds.files import MOVES, SAVE, check_output
 
-PICTURES = ("save_mask", "save_heat", "save_source", "strip", "compare", "out")
+PICTURES = ("save_mask", "save_heat", "save_layer", "save_source", "strip", "compare", "out")
 OUTPUTS = {  # options whose files are written -> what they are called for the input `star.png` of several
     **dict.fromkeys(PICTURES, "{}.png"),
     "save_steps": "{}.png",

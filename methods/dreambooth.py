@@ -17,10 +17,11 @@ class are learned beside it: the prior term.
     w_t          weight(schedule, t, like)         α_t, σ_t     schedule.signal_noise(t, like)
 
 ‖x̂ − x‖² = ‖ε̂ − ε‖²/SNR(t): with w_t = SNR(t), `snr_weight`, Eq. (9) is the plain error of ε for which
-an ε-net was trained, with w_t = 1 + SNR(t), `v_weight`, that of v. w_t = 1, `flat_weight`, asks most
-where there is most noise, and is another objective. LoRA (methods/lora.py) tunes few numbers instead of
-all; Textual Inversion (methods/textual_inversion.py) the word alone; an upsampler
-(methods/super_resolution.py) sees a small picture beside: the same loop, `tune`.
+an ε-net was trained, with w_t = 1 + SNR(t), `v_weight`, that of v, with w_t = (1 + √SNR(t))²,
+`velocity_weight`, that of ε − x. w_t = 1, `flat_weight`, asks most where there is most noise, and is another
+objective. LoRA (methods/lora.py) tunes few numbers instead of all; Textual Inversion
+(methods/textual_inversion.py) the word alone; an upsampler (methods/super_resolution.py) sees a small picture
+beside: the same loop, `tune`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from palimpsest.methods.learner import (
 )
 from palimpsest.methods.prior import Prior, prior_latents
 from palimpsest.nets.lora import adapt, adapted
-from palimpsest.samplers.convert import q_sample, x0_from_eps, x0_from_v
+from palimpsest.samplers.convert import q_sample, x0_from_output
 from palimpsest.samplers.noise import generator_of
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.weights.cache import digest, digest_model
@@ -87,12 +88,22 @@ def v_weight(schedule: Schedule, t: Tensor, like: Tensor) -> Tensor:
     return 1 / schedule.signal_noise(t, like)[1] ** 2
 
 
+def velocity_weight(schedule: Schedule, t: Tensor, like: Tensor) -> Tensor:
+    """w_t = (1 + √SNR(t))²: Eq. (9) becomes the error of the velocity ε − x."""
+    signal, noise = schedule.signal_noise(t, like)
+    return (1 + signal / noise) ** 2
+
+
 def flat_weight(schedule: Schedule, t: Tensor, like: Tensor) -> Tensor:
     """w_t = 1: the error of x itself."""
     return torch.ones_like(snr_weight(schedule, t, like))
 
 
-WEIGHTS: dict[str, Weight] = {"eps": snr_weight, "v": v_weight}  # what each kind of net was trained with
+WEIGHTS: dict[str, Weight] = {  # what each kind of net was trained with
+    "eps": snr_weight,
+    "v": v_weight,
+    "velocity": velocity_weight,
+}
 
 
 def x_hat(model: Model, z_t: Tensor, t: Tensor, ctx: Tensor, low_res: Tensor | None = None) -> Tensor:
@@ -103,7 +114,7 @@ def x_hat(model: Model, z_t: Tensor, t: Tensor, ctx: Tensor, low_res: Tensor | N
     seen = z_t if low_res is None else model.net.inputs(z_t, low_res=low_res)
     out = model.net(seen.to(model.dtype), (t - model.shift).clamp(min=0).to(z_t.device), ctx).to(z_t)
     out = out.chunk(2, dim=1)[0] if model.learned_variance else out
-    return (x0_from_v if model.prediction == "v" else x0_from_eps)(model.schedule, z_t, t, out)
+    return x0_from_output(model.schedule, z_t, t, out, model.prediction)
 
 
 def weighted_error(

@@ -12,6 +12,7 @@ bit. As everything is laid over what is there, textures and colours change well,
     6    L_screen ← ½∠(E(screen), T(layer))²                                          # Eq. (32)
     7    L_struct ← ‖S(out) − S(x')‖²,  S: cosines among the patches of a view        # Eq. (33)
     8    L_reg    ← mean α + 2 mean(σ(5α) − ½)                                        # Eq. (34)
+         L_boot   ← mean (α − R)²,  in the first steps: R shows where x speaks for source against target
     9    G ← Adam(G, ∇ λ · L)
     10 C, α ← G(x)
 
@@ -28,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, NamedTuple
 
 import torch
@@ -42,15 +43,18 @@ from palimpsest.arguments import (
     Interval,
     Picture,
     Positive,
+    Rounds,
     Seed,
     Share,
     check,
 )
 from palimpsest.fit.loop import fit
 from palimpsest.fit.settings import Files, Settings
+from palimpsest.nets.attention import Site
 from palimpsest.nets.hourglass import Hourglass
 from palimpsest.nets.judges.clip import CLIP, clip_view
 from palimpsest.samplers.noise import generator_of
+from palimpsest.weights.cache import digest
 from palimpsest.weights.judges import Judge
 from palimpsest.worlds.files import open_picture
 
@@ -68,6 +72,7 @@ class Terms:
     screen: Factor = 1.0
     structure: Factor = 2.0
     sparsity: Factor = 0.06
+    bootstrap: Factor = 10.0  # at the first step; it falls to 0 along a line
 
     def __post_init__(self) -> None:
         check(Terms, vars(self))
@@ -95,8 +100,9 @@ class Views:
 class Training:
     """How the generator is trained on the one picture."""
 
-    steps: Count = 400  # the paper: 1000
-    lr: Positive = 2.5e-3  # at the first step; it falls to 0 along a cosine
+    steps: Count = 200  # the paper: 1000
+    lr: Positive = 1e-2  # at the first step; it falls to 0 along a cosine. The paper: 2.5e-3
+    bootstrap: Rounds = 100  # steps in which the opacity is pulled to the relevance; the official code: 0
     crop: Share = 0.85  # an example shows between this share and all of each side of the picture
     flip: Fraction = 0.5  # how often an example is mirrored; 0 where the text says left or right
 
@@ -139,16 +145,26 @@ def text2live(
     x, words = one_picture(x, judge), judge_texts(judge, source, target, layer)
     generator = Hourglass(generator=generator_of(seed)).to(x.device)
 
-    def example(step: int, g: Generator) -> tuple[Tensor, Tensor]:
-        whole = step % WHOLE == 0
-        return crop_of(x.cpu(), training, g, whole), homographies(views, g)
+    both = torch.cat([x, relevance(judge, x, words)], 1).cpu()  # cropped alike
 
-    def loss(net: nn.Module, drawn: tuple[Tensor, Tensor], g: Generator) -> Tensor:
-        return sum(text2live_loss(judge, net, *drawn, words, terms).values())
+    def example(step: int, g: Generator) -> Example:
+        picture, region = crop_of(both, training, g, whole=step % WHOLE == 0).split([3, 1], 1)
+        pull = torch.tensor(max(0.0, 1 - step / training.bootstrap) if training.bootstrap else 0.0)
+        return Example(picture, region, pull, homographies(views, g))
+
+    def loss(net: nn.Module, drawn: Example, g: Generator) -> Tensor:
+        return sum(text2live_loss(judge, net, drawn, words, terms).values())
 
     settings = Settings(
         steps=training.steps, lr=training.lr, warmup=0, ema=0.0, betas=(0.9, 0.999), seed=seed
     )
+    identity = dict(
+        judge=digest(*judge.net.state_dict().values()),
+        picture=digest(x),
+        texts=[source, target, layer],
+        losses=f"{terms} {views} {training}",
+    )
+    files = replace(files, identity=identity)
     tell = None if each_step is None else lambda step: each_step(step, generator)
     fitted = fit(loss, generator, example, settings, files, after_step=tell, progress=progress)
     with torch.no_grad():
@@ -164,14 +180,23 @@ class Words(NamedTuple):
     layer: Tensor
 
 
+class Example(NamedTuple):
+    """What the generator sees in one step, and what is shown to CLIP of it."""
+
+    picture: Tensor  # (1 3 y x) in [−1, 1]
+    region: Tensor  # (1 1 y x) in [0, 1]: the relevance
+    pull: Tensor  # (): how strongly the opacity is pulled there, 1 at the first step
+    shown: Tensor  # (n 3 3): homographies of the views
+
+
 def text2live_loss(
-    judge: Judge, net: nn.Module, example: Tensor, shown: Tensor, words: Words, terms: Terms
+    judge: Judge, net: nn.Module, example: Example, words: Words, terms: Terms
 ) -> dict[str, Tensor]:
-    """The four losses of one example (1 3 y x), each times its factor. shown: homographies of the views."""
-    colours, opacity, out = composed(net, example)
-    green = torch.tensor(GREEN).to(example)[:, None, None] * 2 - 1
+    """The losses of one example, each times its factor."""
+    colours, opacity, out = composed(net, example.picture)
+    green = torch.tensor(GREEN).to(out)[:, None, None] * 2 - 1
     screen = opacity * colours + (1 - opacity) * green  # Eq. (30), over green
-    before, after, alone = (seen(judge, view_of(p, shown)) for p in (example, out, screen))
+    before, after, alone = (seen(judge, view_of(p, example.shown)) for p in (example.picture, out, screen))
 
     direction = F.cosine_similarity(after.whole - before.whole, words.target - words.source, eps=1e-6)
     composition = half_squared_angle(after.whole, words.target) + 1 - direction  # Eq. (31)
@@ -180,6 +205,7 @@ def text2live_loss(
         "screen": half_squared_angle(alone.whole, words.layer).mean(),  # Eq. (32)
         "structure": (cosines(after.patches) - cosines(before.patches)).square().mean(),  # Eq. (33)
         "sparsity": sparsity(opacity),
+        "bootstrap": example.pull * (opacity - example.region).square().mean(),  # Sec. 3.1
     }
     return {name: getattr(terms, name) * value for name, value in losses.items()}
 
@@ -227,6 +253,31 @@ def cosines(patches: Tensor) -> Tensor:
     return unit @ unit.mT
 
 
+def relevance(judge: Judge, x: Tensor, words: Words) -> Tensor:
+    """Where the picture x (1 3 y x) speaks for the source text against the target: (1 1 y x) in [0, 1].
+
+    Through the layers of CLIP, R ← R + Ā R from R = 1, where Ā is the mean over heads of the attention times
+    its gradient, where that is positive; the row of the class token tells of each patch (arXiv:2103.15679v1,
+    Eqs. 5 and 6). # ours: the gradient is that of E(x)·(T(source) − T(target)), so that no word has to name
+    the region, and what is beyond half of the largest relevance counts as 1
+    """
+    attention: list[Tensor] = []
+
+    def tap(probs: Tensor, site: Site) -> Tensor:
+        attention.append(probs)
+        return probs
+
+    views = clip_view(x, judge.net.size).requires_grad_()
+    for_source = (judge.net.encode_image(views, tap=tap) * (words.source - words.target)).sum()
+    R = torch.eye(attention[0].shape[-1]).to(x)
+    for A, gradient in zip(attention, torch.autograd.grad(for_source, attention)):
+        R = R + (A * gradient).clamp(min=0).mean(1)[0] @ R
+    side = judge.net.image.side
+    patches = R[:1, 1:].unflatten(1, (side, side))[None]
+    whole = F.interpolate(patches, x.shape[-2:], mode="bilinear")
+    return (2 * whole / whole.amax().clamp(min=1e-12)).clamp(max=1).detach()
+
+
 def judge_texts(judge: Judge, source: str, target: str, layer: str) -> Words:
     """The embeddings of the texts. # ours: the texts as they are; the authors put them into templates
 
@@ -256,7 +307,7 @@ def one_picture(x: Picture, judge: Judge) -> Tensor:
 
 
 def crop_of(x: Tensor, training: Training, g: Generator, whole: bool = False) -> Tensor:
-    """An example of the picture x (1 3 y x): a crop, perhaps mirrored, at the picture's size again; or the
+    """An example of the picture x (1 c y x): a crop, perhaps mirrored, at the picture's size again; or the
     whole. # Sec. 3.2: the internal dataset
     """
     if whole:

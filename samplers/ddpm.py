@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.arguments import ArgumentError
-from palimpsest.samplers.convert import q_sample, v_from_eps_x0
+from palimpsest.samplers.convert import q_sample, target_of
 from palimpsest.samplers.schedule import Schedule
 
 
@@ -83,15 +83,14 @@ def l_simple(
 ) -> Tensor:
     """L_simple = E‖ε − ε_θ(x_t, t)‖², the mean over pictures and pixels: a scalar to minimise. # Eq. (5)
 
-    model(x_t, t): a network (its context already bound) that predicts ε, or v where prediction="v". x_0 and
+    model(x_t, t): a network (its context already bound) that predicts what `prediction` says. x_0 and
     eps ~ N(0, I): (b c y x); t: (b,), whole, drawn from 1 … T.
 
     A v-network is judged on v: since ε − ε̂ = √ᾱ (v − v̂), that is Eq. (5) weighted by 1/ᾱ_t at time t,
     or the error of x̂_0 weighted by 1/(1−ᾱ_t) = 1 + SNR (ε: by SNR). Where ᾱ_t → 0 Eq. (5) asks nothing
-    of x̂_0; v still asks for it."""
-    if prediction not in ("eps", "v"):
-        raise ArgumentError("prediction", f'must be "eps" or "v", got {prediction!r}')
-    target = eps if prediction == "eps" else v_from_eps_x0(sched, x_0, t, eps)
+    of x̂_0; v still asks for it. A velocity-network is judged on u = ε − x_0, whose error is that of x̂_0
+    weighted by (1 + √SNR)²."""
+    target = target_of(sched, x_0, t, eps, prediction)
     return F.mse_loss(model(q_sample(sched, x_0, t, eps), t), target)
 
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from palimpsest.samplers.convert import eps_from_output, q_sample, v_from_eps_x0, x0_from_eps
+from palimpsest.samplers.convert import eps_from_output, q_sample, target_of, x0_from_eps
 from palimpsest.samplers.ddpm import beta_stride, beta_tilde
 from palimpsest.samplers.schedule import Schedule
 
@@ -73,7 +73,7 @@ def l_hybrid(
     weight of one L_t equal to 1, as without."""
     x_t = q_sample(sched, x_0, t, eps)
     out, v = model(x_t, t).chunk(2, dim=1)
-    target = eps if prediction == "eps" else v_from_eps_x0(sched, x_0, t, eps)
+    target = target_of(sched, x_0, t, eps, prediction)
     simple = F.mse_loss(out, target)  # Eq. (5)
     mean_held = eps_from_output(sched, x_t, t, out, prediction).detach()
     vlb = sched.T * l_vlb(sched, x_0, x_t, t, mean_held, v).mean()

@@ -89,6 +89,7 @@ from palimpsest.methods.sampling import generate
 from palimpsest.methods.sdedit import at_distance, bisect_t0, sdedit
 from palimpsest.methods.super_resolution import dreambooth_upsampler
 from palimpsest.methods.sweep import sheet, sweep
+from palimpsest.methods.text2live import Terms, Training, Views, judge_texts, relevance, text2live
 from palimpsest.methods.textual_inversion import textual_inversion
 from palimpsest.methods.variants import direct, edict, edit_friendly, negative_prompt
 from palimpsest.metrics.features import (
@@ -238,6 +239,7 @@ CHANGED: dict[str, str] = {
     "command/options, IN": "A command takes several pictures, or a folder of them.",
     "command/models-and-weights": "`weights list` no longer has vocabularies, which ship with the package.",
     "command/mistakes": "A command line without words prints the help; `help unknown` is a mistake now.",
+    "command/options, sweep": "text2live is one of the methods that are swept.",
     "command/options": "Choices that a verb's annotation lists are listed by the parser, too; every command has --dtype. "
                        "`words` is new, and --crop says what becomes of a picture that is not square. "
                        "Settings that are left out are the model's to choose.",
@@ -910,6 +912,16 @@ def both_masks(e: Any) -> dict[str, Any]:
     return dict(picture=e.picture, raw=e.raw, mask=e.mask, cells=e.cells, heat=e.heat,
                 encoded=walked(e.encoded), path=walked(e.path),
                 levels=e.levels, calls=e.calls, empty=e.empty)
+
+
+@entry("text2live/settings", tolerance=1e-3)
+def _text2live():
+    clip, x = load_judge("shapes-clip"), head(pictures())
+    how = dict(training=Training(steps=3, lr=5e-3, bootstrap=2, crop=.9, flip=.25), seed=4,
+               views=Views(n=3, crop=.7, flip=.25, turn=10., lean=.1),
+               terms=Terms(composition=1.5, screen=.5, structure=1., sparsity=.1, bootstrap=5.))
+    e = text2live(clip, x, STAR, BLUE_STAR, "a blue star", **how)
+    return e._asdict() | dict(generator=None, again=relevance(clip, x, judge_texts(clip, STAR, BLUE_STAR, BLUE_STAR)))
 
 
 @entry("diffedit/found-mask", tolerance=5e-5)
@@ -1748,6 +1760,14 @@ def _command_instruct():
                      (f"instruct-pix2pix face.png {CPU} --model emoji-instruct --steps 2 --eta 0 "
                       "--seed 3 -o b.png --instruction", "make them blue"),
                      (f"instruct-pix2pix wide.png {CPU} --crop -o c.png --instruction", ""))
+
+
+@entry("command/text2live", tolerance=1e-3)
+def _command_text2live():
+    return commanded((f"text2live star.png {CPU} --steps 2 --views 2 --seed 3 --save-layer l.png --save-steps s.png "
+                      "--compare c.png -o a.png --layer red --source", BLUE_STAR, "--target", STAR),
+                     (f"text2live wide.png {CPU} --steps 1 --views 1 --crop --bootstrap 0 --gif g.gif -o b.png --layer red "
+                      "--source", BLUE_STAR, "--target", STAR))
 
 
 @entry("command/models-and-weights")

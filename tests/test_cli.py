@@ -35,6 +35,7 @@ NAMES = (
     "sdedit",
     "diffedit",
     "flow-edit",
+    "text2live",
     "prompt-to-prompt",
     "null-text",
     "invert",
@@ -221,6 +222,81 @@ def test_flow_edit_writes_what_the_verb_makes_and_keeps_the_files_own_pixels(roo
     assert sorted(p.name for p in Path("steps").iterdir()) == ["step_000.png", "step_001.png"]
     assert main([*argv, "--start", "0", "-o", "other.png"]) == 2 and not Path("other.png").exists()
     assert capsys.readouterr().err.startswith("palimpsest: error: start: must lie in (0, 1], got 0.0")
+
+
+# ---- text2live ----
+
+PAINT = ["text2live", "in.png", "--source", "a red star", "--target", "a blue star", "--layer", "a blue star"]
+
+
+def test_text2live_writes_the_layer_that_was_laid_over_the_picture(room, capsys):
+    more = [
+        "--steps",
+        "3",
+        "--views",
+        "1",
+        "--save-layer",
+        "layer.png",
+        "--save-steps",
+        "steps",
+        "--size",
+        "40",
+    ]
+    assert main([*PAINT, *more, "--compare", "sheet.png", "--gif", "walk.gif", "-o", "out.png"]) == 0
+    assert capsys.readouterr().out.startswith("out.png: 3 steps, loss ")
+    layer = np.asarray(Image.open("layer.png")).astype(float) / 255
+    assert layer.shape == (40, 40, 4)
+    laid = layer[..., :3] * layer[..., 3:] + (1 - layer[..., 3:]) * pixels("in.png") / 255
+    assert np.abs(255 * laid - pixels("out.png")).max() < 2  # 8 bits, twice
+    assert sorted(p.name for p in Path("steps").iterdir()) == [f"step_{n:03d}.png" for n in range(4)]
+    assert np.array_equal(pixels("steps/step_003.png"), pixels("out.png"))
+    assert not Path("out.png.state").exists()
+
+
+def test_a_stopped_text2live_goes_on_from_its_state_to_the_same_bits(room, monkeypatch, capsys):
+    words = [*PAINT, "--steps", "4", "--views", "1"]
+    assert main([*words, "-o", "whole.png"]) == 0
+    from palimpsest.methods import text2live as method
+
+    crops, crop_of = [], method.crop_of
+
+    def stop(*given, **named):
+        crops.append(1)
+        if len(crops) == 3:
+            raise KeyboardInterrupt
+        return crop_of(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(method, "crop_of", stop)
+        assert main([*words, "-o", "out.png"]) == 130
+    assert Path("out.png.state").exists() and not Path("out.png").exists()
+    assert main([*words, "-o", "out.png"]) == 0 and not Path("out.png.state").exists()
+    assert np.array_equal(pixels("out.png"), pixels("whole.png"))
+    assert main(["again", "out.png"]) == 0 and "to the bit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--target", "a red star"], "target: says what source says"),
+        (["--clip", "shapes-clip-noised"], "clip: must be a CLIP of clean pictures"),
+        (["--clip", "none.safetensors"], "clip: "),
+        (["--clip", "clip-vit-b-32"], "clip: clip-vit-b-32 is not on this disk"),
+        (["--sparsity", "-1"], "sparsity: must be at least 0"),
+        (["--views", "0"], "views: must be at least 1"),
+        (["--steps", "0"], "steps: must be at least 1"),
+    ],
+)
+def test_mistakes_of_text2live_are_one_line(words, said, room, capsys):
+    assert main([*PAINT, "--steps", "1", "--views", "1", *words, "-o", "out.png"]) == 2
+    found = capsys.readouterr().err
+    assert found.startswith(f"palimpsest: error: {said}") and found.count("\n") == 1, found
+    assert not Path("out.png").exists() and not Path("out.png.state").exists()
+
+
+def test_text2live_estimates_without_painting(room, capsys):
+    assert main([*PAINT, "--steps", "7", "--estimate"]) == 0
+    assert "network evaluations 7" in capsys.readouterr().out and len(list(room.iterdir())) == 2
 
 
 # ---- generate, models ----

@@ -98,9 +98,9 @@ def test_clip_eps_clamps_x0_and_changes_nothing_inside_the_range():
 
 
 def test_mistaken_predictions_and_a_clean_picture_are_refused():
-    with pytest.raises(ValueError, match='prediction: must be "eps" or "v"'):
+    with pytest.raises(ValueError, match='prediction: must be "eps", "v" or "velocity"'):
         convert.eps_from_output(SCHED, X_0, 3, EPS, "x0")
-    with pytest.raises(ValueError, match='prediction: must be "eps" or "v"'):
+    with pytest.raises(ValueError, match='prediction: must be "eps", "v" or "velocity"'):
         l_simple(lambda x, t: x, SCHED, X_0, torch.tensor([1, 2, 3]), EPS, "epsilon")
     with pytest.raises(ValueError, match="t > 0"):
         convert.eps_from_x0(SCHED, X_0, 0, X_0)
@@ -213,10 +213,10 @@ def test_l_simple_is_equation_5_by_plain_loops():
     assert l_simple(net, SCHED, X_0, t, EPS).item() == pytest.approx(total / count, rel=1e-12)
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "v", "velocity"])
 def test_loss_is_zero_for_the_truth(prediction):
     t = torch.tensor([1, 300, 1000])
-    truth = EPS if prediction == "eps" else convert.v_from_eps_x0(SCHED, X_0, t, EPS)
+    truth = {"eps": EPS, "v": convert.v_from_eps_x0(SCHED, X_0, t, EPS), "velocity": EPS - X_0}[prediction]
     assert l_simple(lambda x_t, t: truth, SCHED, X_0, t, EPS, prediction).item() == 0
     assert l_simple(lambda x_t, t: -truth, SCHED, X_0, t, EPS, prediction).item() > 0.1
 
@@ -231,6 +231,32 @@ def test_the_v_loss_is_the_eps_loss_over_abar_and_the_x0_loss_over_1_minus_abar(
     loss_v = l_simple(net_v, SCHED, X_0, times, EPS, "v").item()
     assert loss_v == pytest.approx(l_simple(net_eps, SCHED, X_0, times, EPS).item() / a, rel=1e-9)
     assert loss_v == pytest.approx(loss_x0 / (1 - a), rel=1e-9)
+
+
+@pytest.mark.parametrize("t", [1, 400, 1000])
+def test_the_velocity_loss_is_the_eps_loss_over_the_share_of_the_signal_squared(t):
+    times, (signal, noise) = torch.full((3,), t), (SCHED.at(t) ** 0.5, (1 - SCHED.at(t)) ** 0.5)
+    net = lambda x_t, t: torch.sin(x_t)
+    net_eps = lambda x_t, t: convert.eps_from_velocity(SCHED, x_t, t, net(x_t, t))
+    x_t = convert.q_sample(SCHED, X_0, times, EPS)
+    loss_x0 = ((convert.x0_from_velocity(SCHED, x_t, times, net(x_t, times)) - X_0) ** 2).mean().item()
+    loss_u = l_simple(net, SCHED, X_0, times, EPS, "velocity").item()
+    assert loss_u == pytest.approx(
+        l_simple(net_eps, SCHED, X_0, times, EPS).item() * ((signal + noise) / signal) ** 2, rel=1e-9
+    )
+    assert loss_u == pytest.approx(loss_x0 * (1 + signal / noise) ** 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("t", [1, 400, 1000])
+def test_what_a_velocity_network_says_is_read_exactly_as_eps_and_as_x0(t):
+    x_t, exact = convert.q_sample(SCHED, X_0, t, EPS), dict(rtol=0, atol=1e-12)
+    out = convert.target_of(SCHED, X_0, t, EPS, "velocity")
+    assert_close(out, EPS - X_0, **exact)
+    assert_close(convert.eps_from_output(SCHED, x_t, t, out, "velocity"), EPS, **exact)
+    assert_close(convert.x0_from_output(SCHED, x_t, t, out, "velocity"), X_0, **exact)
+    for prediction in ("eps", "v"):
+        said = convert.target_of(SCHED, X_0, t, EPS, prediction)
+        assert_close(convert.x0_from_output(SCHED, x_t, t, said, prediction), X_0, rtol=0, atol=1e-9)
 
 
 def test_the_oracle_has_a_lower_loss_than_its_neighbours():

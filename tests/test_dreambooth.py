@@ -29,6 +29,7 @@ from palimpsest.methods.dreambooth import (
     snr_weight,
     tune,
     v_weight,
+    velocity_weight,
     weighted_error,
 )
 from palimpsest.methods.glide import upsample
@@ -117,7 +118,9 @@ def test_the_loss_is_equation_9_by_plain_loops(double, prediction, shift):
     torch.testing.assert_close(total, terms[0] + 0.7 * terms[1], rtol=1e-8, atol=0)
 
 
-@pytest.mark.parametrize("prediction, weight", [("eps", snr_weight), ("v", v_weight)])
+@pytest.mark.parametrize(
+    "prediction, weight", [("eps", snr_weight), ("v", v_weight), ("velocity", velocity_weight)]
+)
 def test_w_of_snr_is_the_error_of_eps_and_of_1_plus_snr_that_of_v_and_w_of_1_is_neither(
     double, prediction, weight
 ):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from oracles import exact_model
 from torch.testing import assert_close
 
 from palimpsest.arguments import ArgumentError
@@ -33,6 +35,23 @@ X_0, EPS = (Rng.of(seed, 3).randn((3, 2, 4, 4), DOUBLE) for seed in (0, 10))
 SCHEDULES = [Schedule.linear(), Schedule.scaled_linear(), Schedule.cosine(), Schedule.geometric()]
 WORLD = GaussianWorld({"": torch.linspace(-0.5, 0.5, 32, dtype=torch.float64).reshape(2, 4, 4)}, 0.3)
 exact = {"atol": 1e-12, "rtol": 1e-12}
+
+
+def test_a_net_that_says_velocities_is_the_same_model_as_one_that_says_eps():
+    """Of the exact ε of the Gaussian world the velocity is made, and read back by the model."""
+    sched = Schedule.cosine()
+    says_eps = exact_model(WORLD, sched)
+
+    class Velocity(type(says_eps.net)):
+        def forward(self, x_t, t, ctx=None, tap=None):
+            eps = super().forward(x_t, t, ctx)
+            return eps - x0_from_eps(sched, x_t, t, eps)
+
+    says_u = replace(says_eps, net=Velocity(WORLD, sched), prediction="velocity")
+    z = Rng.of(3, 2).randn((2, *WORLD.mu.shape[1:]), DOUBLE)
+    assert_close(says_u.denoiser("")(z, 700), says_eps.denoiser("")(z, 700), rtol=0, atol=1e-12)
+    walks = [sample(m.denoiser(""), sched, z, sched.times(6, 0.98))[-1] for m in (says_u, says_eps)]
+    assert_close(*walks, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("sched", SCHEDULES)

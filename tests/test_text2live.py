@@ -11,6 +11,7 @@ from palimpsest.arguments import ArgumentError
 from palimpsest.fit.settings import Files
 from palimpsest.methods.text2live import (
     GREEN,
+    Example,
     Terms,
     Training,
     Views,
@@ -20,6 +21,7 @@ from palimpsest.methods.text2live import (
     crop_of,
     half_squared_angle,
     homographies,
+    relevance,
     seen,
     sparsity,
     text2live,
@@ -28,7 +30,7 @@ from palimpsest.methods.text2live import (
 )
 from palimpsest.nets.hourglass import Hourglass
 from palimpsest.weights.judges import load_judge, load_reader
-from palimpsest.worlds.shapes import apply, attributes, caption, edits, render, sample_scene
+from palimpsest.worlds.shapes import apply, attributes, caption, changed_mask, edits, render, sample_scene
 
 
 def picture(seed=0, y=16, x=24):
@@ -75,6 +77,10 @@ def recoloured():
 @pytest.fixture(scope="module")
 def x():
     return render([recoloured()[0]])
+
+
+def example(x, shown, pull=0.0, region=0.0):
+    return Example(x, torch.full_like(x[:, :1], region), torch.tensor(pull), shown)
 
 
 def generator(seed=0):
@@ -141,7 +147,7 @@ def test_equation_34_by_plain_loops():
 def test_equations_30_to_32_term_by_term(clip, words, x):
     """One view, the whole: then every term can be written down from CLIP's own embeddings."""
     net, whole = layer((0.9, 0.1, 0.1), 0.4), torch.eye(3)[None]
-    losses = text2live_loss(clip, net, x, whole, words, Terms(structure=3))
+    losses = text2live_loss(clip, net, example(x, whole), words, Terms(structure=3))
     colours = torch.tensor([0.8, -0.8, -0.8])[:, None, None]
     out = 0.4 * colours + 0.6 * x
     screen = 0.4 * colours + 0.6 * (torch.tensor(GREEN)[:, None, None] * 2 - 1).expand(1, 3, 64, 64)
@@ -164,18 +170,41 @@ def test_equations_30_to_32_term_by_term(clip, words, x):
 
 
 def test_a_layer_that_is_clear_changes_nothing_so_only_the_texts_are_left_to_lose(clip, words, x):
-    losses = text2live_loss(
-        clip, layer((1.0, 0.0, 0.0), 0.0), x, homographies(Views(n=2), generator()), words, Terms()
-    )
+    given = example(x, homographies(Views(n=2), generator()))
+    losses = text2live_loss(clip, layer((1.0, 0.0, 0.0), 0.0), given, words, Terms())
     assert losses["structure"].item() < 1e-8 and losses["sparsity"] == 0
 
 
 def test_all_losses_reach_the_generator(clip, words, x):
     net, shown = Hourglass(generator=generator()), homographies(Views(n=2), generator())
-    for name, loss in text2live_loss(clip, net, x, shown, words, Terms()).items():
+    given = example(x, shown, pull=1.0)
+    for name, loss in text2live_loss(clip, net, given, words, Terms()).items():
         net.zero_grad()
         loss.backward(retain_graph=True)
         assert net.out.weight.grad.abs().max() > 0, name
+
+
+def test_in_the_first_steps_the_opacity_is_pulled_to_the_relevance_by_plain_numbers(clip, words, x):
+    given = example(x, torch.eye(3)[None], pull=0.5, region=0.75)
+    losses = text2live_loss(clip, layer((1.0, 0.0, 0.0), 0.25), given, words, Terms(bootstrap=8))
+    assert losses["bootstrap"].item() == pytest.approx(8 * 0.5 * 0.5**2)
+
+
+def test_the_relevance_lies_where_the_picture_speaks_for_the_source_and_not_on_the_other_thing(clip):
+    """Of two things one changes its colour, and the map is at least twice as bright on it as on the other."""
+    inside, beside = [], []
+    for seed in range(40):
+        scene = sample_scene(random.Random(seed), 2)
+        wishes = [e for e in edits(scene) if e.kind == "recolour"]
+        if not wishes:
+            continue
+        texts = [caption(s) for s in (scene, apply(scene, wishes[0]))]
+        map_ = relevance(clip, render([scene]), Words(*clip.texts([*texts, texts[1]]).split(1)))
+        assert map_.shape == (1, 1, 64, 64) and 0 <= map_.min() and map_.max() == 1
+        changed = changed_mask(scene, wishes[0]) > 0
+        inside.append(map_[changed].mean())
+        beside.append(map_[~changed].mean())
+    assert len(inside) > 20 and torch.stack(inside).mean() > 2 * torch.stack(beside).mean()
 
 
 # ---- views ----
@@ -227,8 +256,8 @@ def test_a_run_is_the_same_again_and_goes_on_after_a_stop_to_the_same_bits(clip,
 
     files, crops = Files(tmp_path / "layer.pt"), []
 
-    def stop(*given):
-        crops.append(crop_of(*given))
+    def stop(*given, **named):
+        crops.append(crop_of(*given, **named))
         if len(crops) == 3:
             raise KeyboardInterrupt
         return crops[-1]
@@ -239,6 +268,13 @@ def test_a_run_is_the_same_again_and_goes_on_after_a_stop_to_the_same_bits(clip,
     resumed = text2live(clip, x, *texts, **asked, files=files)
     assert torch.equal(resumed.picture, whole.picture) and resumed.losses == whole.losses
     assert torch.equal(torch.lerp(x, whole.colours, whole.opacity), whole.picture)
+
+
+def test_a_run_does_not_go_on_from_that_of_another_text(clip, x, tmp_path):
+    files, how = Files(tmp_path / "layer.pt"), dict(views=Views(n=1), training=Training(steps=1))
+    text2live(clip, x, "a blue star", "a red star", "a red star", files=files, **how)
+    with pytest.raises(ValueError, match="texts"):
+        text2live(clip, x, "a blue star", "a green star", "a green star", files=files, **how)
 
 
 @pytest.mark.slow

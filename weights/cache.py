@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from palimpsest.samplers.convert import PREDICTIONS
 from palimpsest.weights.files import write_tensor_file
 from palimpsest.weights.model import Model
 
@@ -39,7 +40,7 @@ def digest(*tensors: Tensor) -> str:
 def digest_model(model: Model) -> str:
     """The SHA-256 of a model: weights, schedule, how times are counted and how the prediction is read."""
     modules = [m for m in (model.net, model.text, model.vae) if m is not None]
-    scale = torch.tensor([model.latent_scale, {"eps": 0, "v": 1}[model.prediction], model.shift])
+    scale = torch.tensor([model.latent_scale, PREDICTIONS.index(model.prediction), model.shift])
     return digest(model.schedule.abar, scale, *(v for m in modules for v in m.state_dict().values()))
 
 

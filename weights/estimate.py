@@ -158,6 +158,16 @@ def estimate(
     return Estimate(parts, nbytes(model.net, model.text, model.vae), kept, model.dtype, adds)
 
 
+def training_estimate(learning: Learning, given: nn.Module) -> Estimate:
+    """The cost of training small modules from nothing, with the net `given` frozen beside
+    them; both on the meta device.
+    """
+    free = nbytes(learning.modules)
+    adds = free, free, 2 * free
+    dtype = next(given.parameters()).dtype
+    return Estimate([_learning_part(learning, adds, True)], nbytes(learning.modules, given), 0, dtype, adds)
+
+
 def _evaluate(model: Model, p: Passes, latent: tuple[int, int, int]) -> None:
     """One of these passes on the meta device, and the way back to the text's embedding where that is asked
     for."""

@@ -26,7 +26,7 @@ from palimpsest.nets.judges.dino import DINO, dino_view
 from palimpsest.nets.judges.noised_clip import NoisedCLIP
 from palimpsest.nets.judges.noisy_reader import NoisyReader
 from palimpsest.nets.judges.reader import Reader
-from palimpsest.nets.tokenizer import Tokenizer
+from palimpsest.nets.tokenizer import ClipTokenizer, Tokenizer, clean_openai
 from palimpsest.weights.files import fill
 from palimpsest.weights.load import building, find, is_public, pick_device, read_kind
 from palimpsest.weights.words import word_tokenizer
@@ -179,9 +179,31 @@ class Likeness:
         return F.normalize(torch.cat(seen), dim=-1).cpu()
 
 
+def find_judge(name_or_path: str | Path) -> Path:
+    """The file of a path, of a shipped judge, or of a public one that was fetched before.
+
+    Raises WeightsError where there is none.
+    """
+    from palimpsest.weights.public.catalogue import lookup, require_on_disk
+
+    public = lookup(str(name_or_path))
+    if public is not None and public.kind == "features" and not Path(name_or_path).exists():
+        return require_on_disk(public)
+    return find(name_or_path)
+
+
 def load_judge(name_or_path: str | Path = "shapes-clip", device: str | torch.device = "cpu") -> Judge:
-    """A shipped CLIP, clean or noised, ready to run. (weights/public/towers.py reads public ones.)"""
-    path, config, tensors = read_kind(name_or_path, "clip", "noised_clip")
+    """A shipped CLIP, clean or noised, or a public one by its name (`palimpsest weights list`) or the path of
+    its file, ready to run.
+    """
+    path = find_judge(name_or_path)
+    if is_public(path):
+        from palimpsest.weights.public.towers import load_clip
+
+        net = load_clip(path, pick_device(device))
+        tokens = ClipTokenizer(length=len(net.text.positions), pad=0, clean=clean_openai, truncate=True)
+        return Judge(net, tokens)
+    path, config, tensors = read_kind(path, "clip", "noised_clip")
     with building(path):
         net = (CLIP if config["kind"] == "clip" else NoisedCLIP)(**config["clip"])
         return Judge(

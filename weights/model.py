@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from palimpsest.nets.glide import GlideUNet
 from palimpsest.nets.net import Net, channels_of, factor_of, first_parameter, in_channels_of
 from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.vae import AutoencoderKL
-from palimpsest.samplers.convert import eps_from_output
+from palimpsest.samplers.convert import Prediction, eps_from_output
 from palimpsest.samplers.guidance import Denoiser, cfg, combine
 from palimpsest.samplers.schedule import Schedule
 
@@ -72,7 +72,7 @@ class Model:
     net: Net  # (z_t, t, ctx, tap) -> prediction
     schedule: Schedule  # the ᾱ_t of training
     size: Count  # side of the pictures that it was trained on
-    prediction: Literal["eps", "v"] = "eps"  # what the net was trained to say
+    prediction: Prediction = "eps"  # what the net was trained to say
     text: Callable[[Tensor], Tensor] | None = None  # tokens (b l) -> ctx (b l d); None: the net reads no text
     tokenizer: Callable[[list[str]], Tensor] | None = None  # texts -> tokens (b l); see nets/tokenizer.py
     vae: AutoencoderKL | None = None  # None: the net works on pixels

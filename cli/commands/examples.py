@@ -52,6 +52,15 @@ ENDINGS = {  # by the words of the command
         "about 5 s",
         (f"flow-edit {FROM_TO} -o blue.png", f"flow-edit {FROM_TO} --start .7 -o blue.png --gif turning.gif"),
     ),
+    "text2live": Ending(
+        "The layer is painted on a picture whose shorter side has the pixels that the CLIP sees, 64 for "
+        "shapes-clip; what is written has the file's own size.",
+        "about 40 s",
+        (
+            f'text2live {FROM_TO} --layer "a large blue heart" -o blue.png --save-layer layer.png',
+            f'text2live {FROM_TO} --layer "a large blue heart" -o blue.png --steps 100 --save-steps steps.png',
+        ),
+    ),
     "prompt-to-prompt": Ending(
         f"{MAKES} {WRITES}",
         "about 9 s, with --input 30 (of null-text)",

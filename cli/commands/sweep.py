@@ -25,7 +25,7 @@ from palimpsest.worlds.files import check_output
 
 SWEPT = (  # commands that make one picture
     *("sdedit", "diffedit", "flow-edit", "prompt-to-prompt", "null-text", "instruct-pix2pix"),
-    *("generate", "glide", "attention"),
+    *("generate", "glide", "attention", "text2live"),
 )
 MOST = 400  # pictures on a sheet
 SWITCH = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}

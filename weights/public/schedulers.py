@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from palimpsest.samplers.convert import Prediction
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.weights.files import WeightsError, write_json
 from palimpsest.weights.public.mapped import read_json
@@ -119,9 +120,13 @@ def _refuse(path: Path, config: dict[str, Any]) -> None:
             )
 
 
-def write_scheduler(folder: Path, schedule: Schedule, prediction: Literal["eps", "v"]) -> None:
+def write_scheduler(folder: Path, schedule: Schedule, prediction: Prediction) -> None:
     """scheduler_config.json of a DDIM sampler; a schedule that is not Stable Diffusion's is written as its
-    betas."""
+    betas. Raises WeightsError for a prediction that this sampler does not know."""
+    if prediction not in PREDICTIONS.values():
+        raise WeightsError(
+            f"prediction: a DDIM scheduler knows {' and '.join(PREDICTIONS)}, and this model says {prediction!r}"
+        )
     betas = 1 - schedule.abar[1:] / schedule.abar[:-1]
     usual = torch.equal(schedule.abar, Schedule.scaled_linear(schedule.T).abar)
     config = {
