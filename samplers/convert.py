@@ -1,6 +1,6 @@
 """One prediction, many names: x̂_0, ε̂, v̂ and the score say the same thing about x_t. Exact conversions.
 
-    x_t = √ᾱ x_0 + √(1−ᾱ) ε      v = √ᾱ ε − √(1−ᾱ) x_0      u = ε − x_0      score = ∇ log p_t(x_t) = −ε̂/√(1−ᾱ)
+    x_t = √ᾱ x_0 + √(1−ᾱ) ε     v = √ᾱ ε − √(1−ᾱ) x_0     u = ε − x_0     score = ∇ log p_t(x_t) = −ε̂/√(1−ᾱ)
 
 (x_t, v) is (x_0, ε) turned by the angle φ with cos φ = √ᾱ (arXiv:2202.00512v2, App. D), so v-conversions
 never divide and stay exact at both ends; ε → x_0 divides by √ᾱ (poor near t = T), x_0 → ε by √(1−ᾱ)
@@ -113,7 +113,7 @@ def x0_from_output(sched: Schedule, x_t: Tensor, t: float | Tensor, out: Tensor,
 
 
 def target_of(sched: Schedule, x_0: Tensor, t: float | Tensor, eps: Tensor, prediction: str) -> Tensor:
-    """What a network that is trained on this prediction should say of x_t. prediction: as in `eps_from_output`."""
+    """What a network that is trained on this prediction should say of x_t. prediction: one of PREDICTIONS."""
     check_prediction(prediction)
     if prediction == "eps":
         return eps

@@ -6,8 +6,8 @@ COMMANDS = {  # name -> what it does; `palimpsest --help` prints this without im
     "(arXiv:2210.11427)",
     "flow-edit": "turn what one text says of a picture into what another says, without inversion "
     "(arXiv:2412.08629)",
-    "text2live": "paint one layer of colour and opacity over a picture, trained on it alone by what a CLIP says "
-    "(arXiv:2204.02491)",
+    "text2live": "paint one layer of colour and opacity over a picture, trained on it alone by what a "
+    "CLIP says (arXiv:2204.02491)",
     "prompt-to-prompt": "change the words and keep the layout, by attention control (arXiv:2208.01626)",
     "null-text": "tune null embeddings until a picture comes back under strong guidance, then edit it "
     "(arXiv:2211.09794)",

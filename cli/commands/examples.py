@@ -58,7 +58,7 @@ ENDINGS = {  # by the words of the command
         "about 40 s",
         (
             f'text2live {FROM_TO} --layer "a large blue heart" -o blue.png --save-layer layer.png',
-            f'text2live {FROM_TO} --layer "a large blue heart" -o blue.png --steps 100 --save-steps steps.png',
+            f'text2live {FROM_TO} --layer "a large blue heart" -o blue.png --steps 99 --save-steps all.png',
         ),
     ),
     "prompt-to-prompt": Ending(

@@ -54,7 +54,7 @@ TERMS = {  # fields of `Terms`
 VIEWS = {  # fields of `Views`
     "n": "views of the picture that CLIP is shown at each step",
     "crop": "smallest share of a side that a view shows",
-    "flip": "how often a view, or the example that it is of, is mirrored; 0 where the text says left or right",
+    "flip": "how often a view, or the crop that it is of, is mirrored; 0 where the text says left or right",
 }
 TRAINING = {  # fields of `Training`
     "steps": "of the training",
@@ -77,8 +77,8 @@ def declare_text2live(commands: argparse._SubParsersAction) -> None:
         "--clip",
         default="shapes-clip",
         metavar="NAME",
-        help="the CLIP that says what fits the texts: a shipped name, a public one (`palimpsest weights list`) "
-        "or a path (default: 'shapes-clip')",
+        help="the CLIP that says what fits the texts: a shipped name, a public one (`palimpsest weights "
+        "list`) or a path (default: 'shapes-clip')",
     )
     p.add_argument(
         "--crop", action="store_true", help="of IN the central square alone; the rest stays as it is"

@@ -125,7 +125,7 @@ def write_scheduler(folder: Path, schedule: Schedule, prediction: Prediction) ->
     betas. Raises WeightsError for a prediction that this sampler does not know."""
     if prediction not in PREDICTIONS.values():
         raise WeightsError(
-            f"prediction: a DDIM scheduler knows {' and '.join(PREDICTIONS)}, and this model says {prediction!r}"
+            f"prediction: this file knows {' and '.join(PREDICTIONS)}, and this model has {prediction!r}"
         )
     betas = 1 - schedule.abar[1:] / schedule.abar[:-1]
     usual = torch.equal(schedule.abar, Schedule.scaled_linear(schedule.T).abar)
