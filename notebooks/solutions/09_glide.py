@@ -1,6 +1,6 @@
 # %% [markdown]
 """
-# Solutions of 07 · GLIDE
+# Solutions of 09 · GLIDE
 """
 
 # %%
@@ -9,30 +9,25 @@ import torch
 from palimpsest.notebooks.exercises import check
 
 # %% [markdown]
-# **1.** Guidance asks twice a step, with the text and without; the upsampler is not guided: 2 · 50 + 27.
+# **1. Put it back.** Where the picture is kept, the state is a sample of q(x_s | picture); where it is painted, it is the sampler's own.
 
-# %%
-check("09.1", 2 * 50 + 27)
-
-
-# %% [markdown]
-# **2.** Where it is kept the state is a draw of q(x_s | picture); where it is painted it is the walk's own.
 
 # %%
 def put_back(x_s, picture, mask, noise, abar_s):
     return torch.where(mask > 0, x_s, abar_s ** .5 * picture + (1 - abar_s) ** .5 * noise)
 
 
-check("09.2", put_back)
-
+check("09.1", put_back)
 
 # %% [markdown]
-# **3.** dL/dU = Σ dL/dy · k: it holds the *input* k and what comes from above, not U itself. Only a second layer of zeros
-# above it would keep both at zero.
+# **2. Without the replacement of x̂₀** the answer is (b). The fine-tuned network sees the kept part in its input and copies it, but a
+# prediction is never exact. Only the replacement, or a paste at the end, makes it equal to the bit. A model that was *not*
+# fine-tuned would give (c).
 
 # %%
-def slope_of_new_weights(dy, k):
-    return torch.einsum("boyx,biyx->oi", dy, k)
+check("09.2", "b")
 
-
-check("09.3", slope_of_new_weights)
+# %% [markdown]
+# **3. The open project** has no single answer. Blur the mask, blend $\hat x_0$ by it, keep the channel of the network binary, and compare
+# `seam` and the reader's verdict on the sixteen tasks and on 48 more. Feathering helps where the picture is smooth, and hurts
+# where an outline crosses the border. State your expectation first.
