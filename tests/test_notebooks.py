@@ -21,7 +21,15 @@ render = pytest.importorskip("palimpsest.notebooks.render", reason="nbclient is 
 
 LESSONS = render.names()
 # lessons in the form that the tests at the end of this file describe; the others are still to be rewritten
-FINISHED = ["01_noise_and_samplers", "04_sdedit", "09_glide", "10_dreambooth", "11_instruct_pix2pix"]
+FINISHED = [
+    "01_noise_and_samplers",
+    "04_sdedit",
+    "05_ddim_inversion",
+    "06_diffedit",
+    "09_glide",
+    "10_dreambooth",
+    "11_instruct_pix2pix",
+]
 OVERVIEWS = {"00", "13"}  # no method of their own
 SECONDS = {}  # lesson -> seconds on two cores, where it is not 90
 # lesson -> what its model must reach in the bench, so that there is something to see
