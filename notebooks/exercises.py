@@ -89,6 +89,27 @@ def _without_dice(share: float) -> str | None:
     return f"not yet: {share:g}; a state keeps its place, in standard deviations, from the top to the bottom"
 
 
+# --------------------------------------------------------------------------- 02, a lesson of its own
+
+def _eps_of_a_picture(eps_of: Callable) -> str | None:
+    sched, x_0, eps = Schedule.cosine(), torch.tensor([.7, -1.2]).double(), torch.tensor([.4, 2.]).double()
+    for t in (20, 500, 950):
+        a = sched.at(t)
+        found = eps_of(a ** .5 * x_0 + (1 - a) ** .5 * eps, x_0, a)
+        if not torch.allclose(found, eps, atol=1e-9, rtol=0):
+            return f"not yet: at t = {t} the first number becomes {float(found[0]):.4f}, and {float(eps[0]):.4f} is right"
+    return None
+
+
+def _returns_its_input(loss: float) -> str | None:
+    right = .25 + (1 - .75 ** .5) ** 2
+    return None if math.isclose(loss, right, rel_tol=.02) else f"not yet: {loss:g}; x_t − ε has two independent parts"
+
+
+def _last_hundred(share: float) -> str | None:
+    return None if math.isclose(share, 1 - .99 ** 100, abs_tol=.01) else f"not yet: {share:g}; how much of the old average is left?"
+
+
 # --------------------------------------------------------------------------- 02
 
 def _upward(upward: Callable) -> str | None:
@@ -187,8 +208,11 @@ def _pull(pull: Callable) -> str | None:
 
 # --------------------------------------------------------------------------- 06
 
-def _counted_from_zero(omega: float) -> str | None:
-    return None if omega == 3 else f"not yet: with ω = {omega:g} the text's answer weighs {1 + omega:g}, and ours weighs 4"
+def _exchanged(w: float) -> str | None:
+    null, told = torch.tensor([.4, -1.]).double(), torch.tensor([1.1, .3]).double()
+    if math.isfinite(w) and torch.allclose(null + w * (told - null), told + 3. * (null - told), atol=1e-9):
+        return None
+    return f"not yet: w = {w:g} gives the text the factor {w:g} and no text {1 - w:g}"
 
 
 def _peak(peak: Callable) -> str | None:
@@ -282,12 +306,13 @@ def _over(over: Callable) -> str | None:
 
 
 CHECKS: dict[str, Callable] = {"01.1": _same_noise, "01.2": _second_order, "01.3": _too_much_noise,
+                               "02.1": _eps_of_a_picture, "02.2": _returns_its_input, "02.3": _last_hundred,
                                "04.1": _mask_line, "04.2": _without_dice,
                                "05.1": _upward, "05.2": _labels_tie,
                                "06.1": _same_level, "06.2": _four_fifths,
                                "07.1": _row_sum, "07.2": _alignment, "07.3": _share_out,
                                "08.1": _silence, "08.2": _the_most, "08.3": _pull,
-                               "03.1": _counted_from_zero, "03.2": _peak, "03.3": _moved,
+                               "03.1": _exchanged, "03.2": _peak, "03.3": _moved,
                                "09.1": _put_back, "09.2": _keeps_nothing,
                                "10.1": _lora, "10.2": _which_change,
                                "11.1": _other_order, "11.2": _without_guidance,

@@ -45,7 +45,7 @@ def read(source: Path) -> NotebookNode:
     return notebook
 
 
-def run(notebook: NotebookNode, timeout: int = 600) -> NotebookNode:
+def run(notebook: NotebookNode, timeout: int = 1800) -> NotebookNode:
     """Execute in an empty folder, in a fresh kernel. Raises nbclient's CellExecutionError where a cell fails."""
     figures = {"bbox_inches": "tight", "dpi": DPI, "metadata": {"Software": None}}
     path = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))

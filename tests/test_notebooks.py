@@ -23,6 +23,7 @@ LESSONS = render.names()
 # lessons in the form that the tests at the end of this file describe; the others are still to be rewritten
 FINISHED = [
     "01_noise_and_samplers",
+    "03_guidance",
     "04_sdedit",
     "05_ddim_inversion",
     "06_diffedit",

@@ -1,16 +1,17 @@
 # %% [markdown]
 """
-# Solutions of 06 · Guidance
+# Solutions of 03 · Guidance
 """
 
 # %%
 from palimpsest.notebooks.exercises import check
 
 # %% [markdown]
-# **1.** (1 + ω) ε_c − ω ε_∅ = ε_∅ + (1 + ω)(ε_c − ε_∅), so w = 1 + ω.
+# **1.** $\varepsilon_c+3(\varepsilon_\emptyset-\varepsilon_c)=3\varepsilon_\emptyset-2\varepsilon_c$, which is the right line with w = −2:
+# guidance *away* from class A. The samples crowd at the far rim of class B.
 
 # %%
-check("03.1", 4 - 1)
+check("03.1", 1 - 3)
 
 
 # %% [markdown]
