@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import torch
 
-from palimpsest.samplers.ddim import ddim_step, invert
+from palimpsest.samplers.ddim import invert
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.samplers.ve_sde import ve_sigmas
 from palimpsest.worlds.gaussian import GaussianWorld
@@ -192,18 +192,9 @@ def _silence(silence: Callable) -> str | None:
     return None
 
 
-def _the_most(passes: float) -> str | None:
-    return None if passes == 700 else f"not yet: {passes:g}; the pivot asks 50 times, and each step down 13 times"
-
-
-def _pull(pull: Callable) -> str | None:
-    sched, one = Schedule.cosine(), torch.ones(1, 1, 1, 1).double()
-    for t, s, w in ((900, 850, 7.5), (500, 300, 3.), (500, 300, 1.)):
-        loud, still = (ddim_step(sched, 0 * one, eps_null + w * (0 - eps_null), t, s) for eps_null in (one, 0 * one))
-        found, right = pull(sched.at(t), sched.at(s), w), (loud - still).item()
-        if not math.isclose(found, right, abs_tol=1e-9):
-            return f"not yet: from t = {t} to {s} at w = {w:g} it is {right:.4f}, not {found:.4f}"
-    return None
+def _start_at_the_prompt(answer: str) -> str | None:
+    return None if str(answer).strip().lower() == "b" else (
+        f"not yet: ({answer}); with ∅ = C guidance has no effect, so how far from the pivot is the first step, and when is that looked at?")
 
 
 # --------------------------------------------------------------------------- 06
@@ -311,7 +302,7 @@ CHECKS: dict[str, Callable] = {"01.1": _same_noise, "01.2": _second_order, "01.3
                                "05.1": _upward, "05.2": _labels_tie,
                                "06.1": _same_level, "06.2": _four_fifths,
                                "07.1": _row_sum, "07.2": _alignment, "07.3": _share_out,
-                               "08.1": _silence, "08.2": _the_most, "08.3": _pull,
+                               "08.1": _silence, "08.2": _start_at_the_prompt,
                                "03.1": _exchanged, "03.2": _peak, "03.3": _moved,
                                "09.1": _put_back, "09.2": _keeps_nothing,
                                "10.1": _lora, "10.2": _which_change,

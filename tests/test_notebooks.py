@@ -27,6 +27,7 @@ FINISHED = [
     "04_sdedit",
     "05_ddim_inversion",
     "06_diffedit",
+    "08_null_text",
     "09_glide",
     "10_dreambooth",
     "11_instruct_pix2pix",
