@@ -1,6 +1,7 @@
 # Every target is self-sufficient on a fresh machine: it first makes .venv and installs what it needs there.
 #   make demo                  install, then edit the pictures in figures/emoji and figures/hand by text
 #   make test                  install with the test extras, then run the tests
+#   make slides                write slides of every lesson into slides/, one HTML file each that needs no network
 #   make emoji-data            build the emoji world's pictures into runs/emoji_data: by npm, or PACKAGES=folder with its three packages
 #   make emoji-weights         the same, then train the emoji world's models on them
 #   make weights-gpu           train what a quarter of an hour of one GPU allows: TIME=690 (seconds), OUT=folder for what comes back
@@ -10,7 +11,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 RECIPES := shapes_vae shapes_reader shapes shapes_ve shapes_glide shapes_glide_upsampler shapes_clip shapes_classifier shapes_dino
 
-.PHONY: demo test notebooks figures emoji-data emoji-weights weights weights-gpu bench claims lint clean
+.PHONY: demo test notebooks slides figures emoji-data emoji-weights weights weights-gpu bench claims lint clean
 
 demo: .venv/plain
 	$(RUN) -m palimpsest.cli.demo
@@ -20,6 +21,9 @@ test: .venv/full
 
 notebooks: .venv/full
 	$(RUN) -m palimpsest.notebooks.render
+
+slides: .venv/full
+	$(RUN) -m palimpsest.notebooks.slides
 
 figures: .venv/plain
 	$(RUN) -m palimpsest.claims.draw.make

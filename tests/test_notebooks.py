@@ -375,3 +375,18 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
             share_interval(k, n)
     with pytest.raises(ValueError):
         mean_interval([1.0])
+
+
+def test_slides_hold_every_figure_and_fetch_nothing(tmp_path, capsys):
+    from palimpsest.notebooks import slides
+
+    name = "01_noise_and_samplers"
+    assert slides.main([name, "-o", str(tmp_path)]) == 0 and f"{name}.html" in capsys.readouterr().out
+    page = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
+    pictures = [
+        o for c in rendered(name)["cells"] for o in c.get("outputs", []) if "image/png" in o.get("data", {})
+    ]
+    assert page.count("<img") == len(pictures) and page.count("<section>") == len(pictures) + 2
+    assert not re.search(r"""(src|href)="(?!data:|https://arxiv)""", page) and "<script src" not in page
+    with pytest.raises(SystemExit):
+        slides.main(["99_nothing", "-o", str(tmp_path)])
