@@ -484,7 +484,8 @@ check("08.1", empty_prediction)
 # line. Predict first: the number of updates in the first step is then (a) still ten, (b) one, (c) none. Answer "a", "b" or "c".
 #
 # <details><summary>Hint 1</summary>With ∅ = C, what does Eq. (18) give, whatever w is? Where does that step of the walk lead?</details>
-# <details><summary>Hint 2</summary>The loop updates before it looks at the loss of that update.</details>
+# <details><summary>Hint 2</summary>The walk at w = 1 is off the pivot, too: by 0.025 after the first of these eight steps (mean
+# square). Compare that with `enough`.</details>
 
 # %%
 answer = None                                      # "a", "b" or "c"

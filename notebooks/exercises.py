@@ -193,8 +193,8 @@ def _silence(silence: Callable) -> str | None:
 
 
 def _start_at_the_prompt(answer: str) -> str | None:
-    return None if str(answer).strip().lower() == "b" else (
-        f"not yet: ({answer}); with ∅ = C guidance has no effect, so how far from the pivot is the first step, and when is that looked at?")
+    return None if str(answer).strip().lower() == "a" else (
+        f"not yet: ({answer}); with ∅ = C the step is that of w = 1; how far from the pivot is it, and what is `enough`?")
 
 
 # --------------------------------------------------------------------------- 06
