@@ -19,6 +19,7 @@ from palimpsest.claims.diffedit import (
 )
 from palimpsest.claims.dreambooth import DREAMBOOTH, judge_count, judge_noun, judge_prior, judge_word
 from palimpsest.claims.dreambooth_upsampler import UPSAMPLER, judge_upsampler
+from palimpsest.claims.flow_edit import FLOW_EDIT, judge_inversion, judge_mask
 from palimpsest.claims.glide import (
     EMPTY,
     GUIDANCE,
@@ -45,6 +46,7 @@ from palimpsest.claims.null_text import LADDER, judge_ablation, judge_null_text,
 from palimpsest.claims.page import Claim
 from palimpsest.claims.prompt_to_prompt import LAYOUT, judge_layout
 from palimpsest.claims.sdedit import CURVE, MASKS, judge_band, judge_masks, judge_trade
+from palimpsest.claims.text2live import TEXT2LIVE, judge_keeps, judge_kinds
 
 CLAIMS = (
     Claim(
@@ -308,5 +310,41 @@ CLAIMS = (
         LADDER,
         judge_ablation,
         "null_text_updates.png",
+    ),
+    Claim(
+        "C30",
+        "carried along a difference of velocities, a picture keeps more than by ODE inversion",
+        "FlowEdit",
+        "curves of CLIP score over LPIPS, with SD3 and FLUX",
+        FLOW_EDIT,
+        judge_inversion,
+        "flow_edit_inversion.png",
+    ),
+    Claim(
+        "C31",
+        "no mask is needed: nearer to the true edit than DiffEdit is",
+        "FlowEdit (ours: the paper does not compare with DiffEdit)",
+        "none",
+        FLOW_EDIT,
+        judge_mask,
+        "flow_edit_diffedit.png",
+    ),
+    Claim(
+        "C32",
+        "a painted layer does texture and colour, and fails where outlines must change",
+        "Text2LIVE",
+        "pictures",
+        TEXT2LIVE,
+        judge_kinds,
+        "text2live_kinds.png",
+    ),
+    Claim(
+        "C33",
+        "a painted layer keeps more than SDEdit does at equal success on texture edits",
+        "Text2LIVE",
+        "pictures",
+        TEXT2LIVE,
+        judge_keeps,
+        "text2live_kinds.png",
     ),
 )

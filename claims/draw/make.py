@@ -24,6 +24,7 @@ from palimpsest.claims.common import Models, in_batches, new_scenes, open_models
 from palimpsest.claims.draw.dreambooth import DRAWN as DREAMBOOTH
 from palimpsest.claims.draw.editing import DRAWN, percent, record
 from palimpsest.claims.draw.emoji import DRAWN as EMOJI
+from palimpsest.claims.draw.flow import DRAWN as FLOW
 from palimpsest.claims.draw.glide import DRAWN as GLIDE
 from palimpsest.claims.draw.instruct import DRAWN as INSTRUCT
 from palimpsest.claims.draw.style import BAND, BLUE, GREEN, GREY, ORANGE, SKY, figure, save, show, style
@@ -333,6 +334,7 @@ FIGURES: dict[str, Callable[[Path, Opener], Figure]] = {
         *DREAMBOOTH,
         *INSTRUCT,
         *EMOJI,
+        *FLOW,
     )
 }
 
