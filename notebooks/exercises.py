@@ -155,10 +155,6 @@ def _same_level(blend: Callable) -> str | None:
 
 # --------------------------------------------------------------------------- 04
 
-def _row_sum(total: float) -> str | None:
-    return None if math.isclose(total, 1.5, abs_tol=1e-9) else f"not yet: {total:g}; nothing is divided by the new sum"
-
-
 def _alignment(index: Sequence[int]) -> str | None:
     right = [0, 1, -1, 2, 3, 4, 5, 6, 7, 8]
     if list(index) == right:
@@ -301,7 +297,7 @@ CHECKS: dict[str, Callable] = {"01.1": _same_noise, "01.2": _second_order, "01.3
                                "04.1": _mask_line, "04.2": _without_dice,
                                "05.1": _upward, "05.2": _labels_tie,
                                "06.1": _same_level, "06.2": _four_fifths,
-                               "07.1": _row_sum, "07.2": _alignment, "07.3": _share_out,
+                               "07.1": _share_out, "07.2": _alignment,
                                "08.1": _silence, "08.2": _start_at_the_prompt,
                                "03.1": _exchanged, "03.2": _peak, "03.3": _moved,
                                "09.1": _put_back, "09.2": _keeps_nothing,

@@ -28,6 +28,7 @@ FINISHED = [
     "04_sdedit",
     "05_ddim_inversion",
     "06_diffedit",
+    "07_prompt_to_prompt",
     "08_null_text",
     "09_glide",
     "10_dreambooth",
