@@ -544,9 +544,6 @@ plots.pictures([yours[:6], shipped[:6]], left=("yours", "shipped"), below=below)
 # outlines, in sizes and places of its own choice. It is not perfect either: its squares lean and its cross has an arm too
 # short. Yours has the colours, and blobs for shapes.
 
-# **Claim.** Your model's grounds have the asked colour at least half of the time (chance: an eighth), and the shipped model's
-# nearly always. **What fails:** the judge finds everything right in none of your 48 pictures.
-
 # %%
 from palimpsest.notebooks.intervals import share_interval
 from palimpsest.worlds.shapes import COLOURS
@@ -561,6 +558,10 @@ def grounds(x):
     distance = (corners.mean((1, 3, 4))[:, None] - table).norm(dim=-1)
     return [list(COLOURS)[k] for k in distance.argmin(1)]
 
+
+# %% [markdown]
+# **Claim.** Your model's grounds have the asked colour at least half of the time (chance: an eighth), and the shipped model's
+# nearly always. **What fails:** the judge finds everything right in none of your 48 pictures.
 
 # %%
 correct = {}
@@ -579,6 +580,8 @@ assert correct["yours"] > .5 and correct["shipped"] > .85
 # Most pixels of a picture are predictable from their neighbours. An autoencoder (latent diffusion, Sec. 3.1) is trained
 # once to map a picture to a small latent and back, and the diffusion model then only sees latents. Here a 64 × 64 picture
 # with 12,288 numbers becomes a latent with 2,048. Stable Diffusion goes from 786,432 to 16,384.
+#
+# **Claim.** Sixteen pictures come back at more than 30 dB on average, and latents have unit variance within 20 %.
 
 # %%
 pictures = render([sample_scene(rng) for _ in range(16)])
@@ -598,8 +601,6 @@ assert psnr.mean() > 30 and abs(z.std() - 1) < .2
 # it can. What the autoencoder loses no diffusion model can give
 # back: **it is the ceiling of every edit in latents.** Its scale is set so that latents have about unit variance, as the
 # schedule expects.
-#
-# **Claim.** Sixteen pictures come back at more than 30 dB on average, and latents have unit variance within 20 %.
 
 # %% [markdown]
 # ## Where this breaks
