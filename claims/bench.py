@@ -3,7 +3,7 @@
     python -m palimpsest.claims.bench [--only NAME] [--quick] [--models FOLDER]
 
 Parts: autoencoder, reader, single, held_out, two, strokes, ve, glide, upsampler, instruct, generated.
-Writes figures/bench.json, the table of README.md, and each file's figures in weights/MANIFEST.json. Its
+Writes figures/bench.json, the table of docs/models.md, and each file's figures in weights/MANIFEST.json. Its
 pictures are drawn by `python -m palimpsest.claims.draw.make w_curve.png bench.png`, as `make bench` does.
 What is measured of candidates in a FOLDER is written there and changes nothing here.
 """
@@ -35,13 +35,12 @@ from palimpsest.claims.common import (
     rounded,
 )
 from palimpsest.claims.glide import DTYPE, enlarged
-from palimpsest.claims.page import README, RECORDS, between, read_record
+from palimpsest.claims.page import RECORDS, read_record, write_table
 from palimpsest.cli.manners import exit_code_of
 from palimpsest.methods.glide import glide, upsample
 from palimpsest.methods.sampling import generate
 from palimpsest.methods.sdedit import sdedit
 from palimpsest.metrics.image import psnr
-from palimpsest.outputs import write_text
 from palimpsest.training.shapes_instruct import KINDS
 from palimpsest.weights.files import sha256, update_manifest, write_json
 from palimpsest.weights.load import find, load
@@ -525,7 +524,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     if folder == RECORDS:
         update_manifest(lambda old: into_manifest(old, parts))
-        write_text(README, between(README.read_text(encoding="utf-8"), "bench", table(parts)))
+        write_table("models", "bench", table(parts))
     print(table(parts))
     return 0
 

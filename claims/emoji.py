@@ -13,7 +13,7 @@ edit on other held-out pairs, TUNE of them, by their PSNR. GLIDE's own model is 
 way of inpainting is here on the model that is, from pure noise and with x̂_0 kept outside DiffEdit's
 mask.
 
-Writes the table of README.md, figures/emoji.json and figures/emoji_edits.png (the 24 edits that gain most
+Writes the table of docs/emoji.md, figures/emoji.json and figures/emoji_edits.png (the 24 edits that gain most
 and the 12 that gain least). What is measured of candidates in a FOLDER is written there. What methods make
 is kept in --state, so that a stopped run goes on, and several processes can share the work.
 """
@@ -48,7 +48,7 @@ from palimpsest.claims.emoji_methods import (
     open_emoji,
     pictures_of,
 )
-from palimpsest.claims.page import README, RECORDS, Record, between
+from palimpsest.claims.page import RECORDS, Record, write_table
 from palimpsest.claims.parts import Part, Parts, at_once, code_of
 from palimpsest.cli.manners import exit_code_of
 from palimpsest.methods.inversion import invert, redo
@@ -56,7 +56,6 @@ from palimpsest.methods.ladder import FAST
 from palimpsest.methods.null_text import null_text
 from palimpsest.metrics.image import psnr
 from palimpsest.metrics.similarity import cosine
-from palimpsest.outputs import write_text
 from palimpsest.weights.cache import digest
 from palimpsest.weights.files import write_json
 from palimpsest.weights.load import load_autoencoder
@@ -453,7 +452,7 @@ def main(argv: list[str] | None = None) -> int:
     write_json(folder / "emoji.json", rounded(head | record))
     write_picture(sheet, folder / "emoji_edits.png")
     if folder == RECORDS:
-        write_text(README, between(README.read_text(encoding="utf-8"), "emoji", table(record)))
+        write_table("emoji", "emoji", table(record))
     print(table(record))
     return 0
 

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from palimpsest.outputs import write_text
+
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "figures"
 PAGE = ROOT / "CLAIMS.md"
-README = ROOT / "README.md"
+DOCS = ROOT / "docs"
 
 HOLDS, PARTLY, FAILS = "holds", "partly", "does not hold"
 UNJUDGED, UNMEASURED = "cannot be judged here", "not yet measured"
@@ -114,7 +116,13 @@ def between(text: str, name: str, inside: str) -> str:
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if text.count(start) != 1 or text.count(end) != 1:
         raise ValueError(
-            f"README.md: holds no place for the table; put {start} and {end} on lines of their own"
+            f"docs: the page holds no place for the table; put {start} and {end} on lines of their own"
         )
     before, rest = text.split(start)
     return f"{before}{start}\n{inside}\n{end}{rest.split(end)[1]}"
+
+
+def write_table(page: str, name: str, table: str) -> None:
+    """Put a table into docs/<page>.md, between its lines <!-- name --> and <!-- /name -->."""
+    file = DOCS / f"{page}.md"
+    write_text(file, between(file.read_text(encoding="utf-8"), name, table))

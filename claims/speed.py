@@ -6,7 +6,7 @@ long, and how much memory.
 Both programs hold the very same random tensors and are called in turn in one process, so that whatever
 else the machine does meets both; a row's figure is the median over the rounds of ours / theirs. Memory is
 the high-water mark of a process that runs one of them once. Writes figures/speed.json and the table of
-README.md. Needs the reference programs: pip install -e '.[test]'."""
+docs/speed.md. Needs the reference programs: pip install -e '.[test]'."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.claims.common import rounded
-from palimpsest.claims.page import README, RECORDS, between, read_record
+from palimpsest.claims.page import RECORDS, read_record, write_table
 from palimpsest.claims.verify import Setting, reference, relative, version
 from palimpsest.claims.verify.nets import drawn, first, noise, twin_text, twin_unet, twin_vae
 from palimpsest.claims.verify.walks import drawn_model
@@ -37,7 +37,6 @@ from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.tokenizer import ClipTokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
-from palimpsest.outputs import write_text
 from palimpsest.weights.files import write_json
 from palimpsest.weights.load import load
 from palimpsest.weights.public.checkpoint import save
@@ -373,7 +372,7 @@ def main(argv: list[str] | None = None) -> int:
         print(table(dict(rows=rows)), flush=True)
     write_json(folder / "speed.json", rounded(record, 3))
     if folder == RECORDS:
-        write_text(README, between(README.read_text(encoding="utf-8"), "speed", table(record)))
+        write_table("speed", "speed", table(record))
     print(table(record))
     return 0
 

@@ -22,7 +22,7 @@ from palimpsest.claims.common import (
     rank_correlation,
     rounded,
 )
-from palimpsest.claims.draw import emoji, hand
+from palimpsest.claims.draw import emoji, examples, hand
 from palimpsest.claims.draw.make import FIGURES, make
 from palimpsest.claims.page import read_record
 from palimpsest.nets.judges.reader import Reader
@@ -343,8 +343,8 @@ def test_every_record_is_of_the_weights_that_are_shipped():
         assert known == files or name in waiting, f"figures/{name}.json is of weights that are not shipped"
 
 
-def test_the_table_in_the_readme_is_the_bench():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_table_of_the_models_is_the_bench():
+    text = (page.DOCS / "models.md").read_text(encoding="utf-8")
     assert page.between(text, "bench", bench.table(read_record("bench")["parts"])) == text
 
 
@@ -352,13 +352,14 @@ def test_the_table_in_the_readme_is_the_bench():
 
 
 def test_every_picture_that_a_page_shows_has_a_command_that_makes_it():
-    pages = [ROOT / "README.md", page.PAGE, *(ROOT / "notebooks").glob("*.py")]
+    pages = [ROOT / "README.md", page.PAGE, *page.DOCS.glob("*.md"), *(ROOT / "notebooks").glob("*.py")]
     text = "\n".join(p.read_text(encoding="utf-8") for p in pages if p.exists())
     shown = set(re.findall(r"figures/([\w./-]+\.(?:png|jpg))", text))
     drawn = (
         set(FIGURES)
         | {f"hand/{name}" for name in hand.PICTURES}
         | {f"emoji/{name}" for name in emoji.PICTURES}
+        | {f"examples/{name}" for name in examples.commands()}
     )
     assert shown - drawn == set()
     assert {c.picture for c in CLAIMS if c.picture} <= drawn

@@ -23,6 +23,7 @@ from palimpsest.claims.emoji_methods import (
     open_emoji,
     pictures_of,
 )
+from palimpsest.claims.page import DOCS
 from palimpsest.training.emoji import LENGTH, vocabulary
 from palimpsest.worlds.emoji import KINDS, SHIPPED, is_held_out, open_world, render
 from palimpsest.worlds.files import read_picture
@@ -216,9 +217,9 @@ def test_names_are_told_in_the_shorter_way():
     ]
 
 
-def test_the_readmes_scoreboard_is_the_records():
+def test_the_scoreboard_of_the_page_is_the_records():
     record = board.RECORDS / "emoji.json"
-    text = board.README.read_text(encoding="utf-8")
+    text = (DOCS / "emoji.md").read_text(encoding="utf-8")
     assert f"<!-- emoji -->\n{table(json.loads(record.read_text(encoding='utf-8')))}\n<!-- /emoji -->" in text
 
 

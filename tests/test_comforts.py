@@ -272,9 +272,11 @@ def test_the_examples_name_checkpoints_that_are_known():
     assert named and all(name in known or (ROOT / name).is_file() for name in named)
 
 
-def test_the_readmes_mistake_is_said_in_the_readmes_words(tmp_path, monkeypatch, capsys):
+def test_the_mistake_of_the_page_is_said_in_its_words(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     picture = ROOT / "figures" / "hand" / "heart.png"
     assert main(["sdedit", str(picture), "--prompt", "a red haert", "-o", "red.png"]) == 2
     said = capsys.readouterr().err.strip()
-    assert said in (ROOT / "README.md").read_text(encoding="utf-8") and not list(tmp_path.iterdir())
+    assert said in (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") and not list(
+        tmp_path.iterdir()
+    )
