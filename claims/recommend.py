@@ -4,8 +4,8 @@
 
 Papers state settings for their own models; another model wants others. Each method runs on edits that no
 training and no other measurement here sees. One parameter after another takes the best of its values, twice
-over. The best: of the settings whose success is not significantly below the highest (paired differences,
-one standard error) the one that comes nearest to the true edit. Success is that the reader finds every
+over. The best: of the settings whose success is within one standard error of the highest (picture by picture)
+the one that comes nearest to the true edit. Success is that the reader finds every
 attribute of the wish; for a method that only brings a picture back it is PSNR, and the fewest passes of the
 net decide. For emoji it is, of each parameter, the median over the kinds of edits of what the scoreboard
 (claims/emoji.py) chose on pairs that it does not score.
@@ -192,25 +192,30 @@ def usual(task: Task) -> Setting:
     return {name: else_of(known[name]).value for name in task.values}
 
 
-def better(new: Score, old: Score) -> bool:
-    """Whether to go over from one setting to another: significantly more success, or as much and nearer."""
-    gain = new.success - old.success
-    error = gain.std() / len(gain) ** 0.5
-    if abs(gain.mean()) > error:
-        return bool(gain.mean() > 0)
-    return bool(new.nearness.mean() > old.nearness.mean())
+def best_of(tried: Sequence[tuple[Setting, Score]]) -> Setting:
+    """Of the settings whose success is within one standard error of the highest, the one with the most nearness.
+
+    The error is that of the mean difference from the highest, picture by picture."""
+    top = max(tried, key=lambda one: one[1].success.mean().item())[1].success
+
+    def level(score: Score) -> bool:
+        lost = top - score.success
+        return bool(lost.mean() <= lost.std() / len(lost) ** 0.5)
+
+    return max((one for one in tried if level(one[1])), key=lambda one: one[1].nearness.mean().item())[0]
 
 
 def chosen(task: Task, score: Callable[[Setting], Score], rounds: int = 2) -> Setting:
-    """From the usual setting, one parameter after another at the best of its values."""
+    """From the usual setting, one parameter after another at its best value among all that was tried so far."""
     best = usual(task)
+    tried = [(best, score(best))]
     for _ in range(rounds):
         before = best
         for name, values in task.values.items():
-            for value in values:
-                trial = best | {name: value}
-                if trial != best and better(score(trial), score(best)):
-                    best = trial
+            known = [setting for setting, _ in tried]
+            more = [best | {name: value} for value in values if best | {name: value} not in known]
+            tried += [(setting, score(setting)) for setting in more]
+            best = best_of(tried)
         if best == before:
             break
     return best
@@ -230,7 +235,7 @@ def recommend(name: str, models: Models, n: int, folder: Any) -> dict[str, Any]:
     model = (
         models.model if task.model == models.name else load(task.model, models.model.device, torch.float32)
     )
-    key = dict(files=models.files, n=n, seed=SEED, steps=STEPS, code=code_of(task.run))
+    key = dict(files=models.files, n=n, seed=SEED, steps=STEPS, code=code_of(recommend))
     part, tried = Parts(folder / f"recommend_{name}.json", key), []
 
     def score(setting: Setting) -> Score:

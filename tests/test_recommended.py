@@ -211,11 +211,12 @@ def scores(success, nearness):
 
 def test_success_counts_first_and_nearness_where_success_is_level():
     half, far, near = [1.0, 0.0] * 32, [20.0] * 64, [21.0] * 64
-    assert recommend.better(scores([1.0] * 64, far), scores(half, near))
-    assert not recommend.better(scores(half, near), scores([1.0] * 64, far))
-    one_more = [1.0, 1.0] + half[2:]  # one picture of 64: within its standard error
-    assert not recommend.better(scores(one_more, far), scores(half, near))
-    assert recommend.better(scores(half, near), scores(one_more, far))
+    all_, most = scores([1.0] * 64, far), scores([1.0] * 63 + [0.0], near)
+    assert recommend.best_of([("all", all_), ("half", scores(half, near))]) == "all"
+    assert recommend.best_of([("all", all_), ("most", most)]) == "most", "one picture of 64 is its error"
+    assert recommend.best_of([("most", scores([1.0] * 63 + [0.0], far)), ("all", all_)]) == "most"
+    steady = scores([2.0, 9.0] * 32, far), scores([1.0, 8.0] * 32, near)
+    assert recommend.best_of([("better", steady[0]), ("worse", steady[1])]) == "better", "on every picture"
 
 
 def test_the_search_finds_the_best_of_each_parameter():
