@@ -15,7 +15,7 @@ from palimpsest.claims.common import Models, autoencoded, draw_edits, new_scenes
 from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.inversion import Inversion, invert, redo
-from palimpsest.methods.ladder import FAST, ladder
+from palimpsest.methods.ladder import FAST, PUBLISHED, ladder
 from palimpsest.methods.null_ablations import random_pivot, shared_null_text
 from palimpsest.methods.null_text import NullText, null_text
 from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
@@ -34,7 +34,7 @@ CROSS, SELF = 0.8, 0.4
 Way = Callable[[Model, Tensor, list[str], float], Inversion]
 WAYS: dict[str, Way] = {  # name -> how a given picture is inverted, to be edited at guidance w
     "DDIM": lambda b, x, p, w: invert(b, x, p, steps=STEPS),
-    "null-text": lambda b, x, p, w: null_text(b, x, p, steps=STEPS, w=w),
+    "null-text": lambda b, x, p, w: null_text(b, x, p, steps=STEPS, w=w, **PUBLISHED),
     "null-text, fast": lambda b, x, p, w: null_text(b, x, p, steps=STEPS, w=w, **FAST),
     "negative-prompt": lambda b, x, p, w: negative_prompt(b, x, p, steps=STEPS, w=w),
     "direct": lambda b, x, p, w: direct(b, x, p, steps=STEPS, w=w),
@@ -70,7 +70,7 @@ def measure_ladder(models: Models, *, n: int, seed: int, part: Part = at_once) -
     updates = [none | dict(db=db(redo(model, up, w=W)[-1]))]
     for solver, start in SOLVED:
         for inner in INNERS if solver != "adam-skip" else INNERS[-1:]:
-            name, how = f"{solver}, {start}", dict(inner=inner, solver=solver, start=start)
+            name, how = f"{solver}, {start}", PUBLISHED | dict(inner=inner, solver=solver, start=start)
             measured = part(f"{name}, {inner} a step", partial(tuned, how))
             updates.append(dict(inner=inner, solver=name) | measured)
     noise = Rng.of(seed, n).randn((n, *model.latent_shape))
@@ -80,7 +80,7 @@ def measure_ladder(models: Models, *, n: int, seed: int, part: Part = at_once) -
     ablation["one for all steps"] = part("one for all steps", partial(tuned, {}, shared_null_text))["db"]
     for name, noises in (("a random pivot", noise), ("no pivot", levels)):
         pivot = random_pivot(model, x, prompts, noises, steps=STEPS)
-        ablation[name] = part(name, partial(tuned, dict(pivot=pivot)))["db"]
+        ablation[name] = part(name, partial(tuned, PUBLISHED | dict(pivot=pivot)))["db"]
     rungs = part(
         "ladder",
         lambda: [

@@ -40,7 +40,8 @@ class Rung(NamedTuple):
     picture: Tensor  # (b 3 y x)
 
 
-FAST = dict(solver="gauss-newton", start="prompt")  # of null_text: see its docstring
+PUBLISHED = dict(lr=1e-2, stop=1e-5, solver="adam", start="empty")  # of null_text: the paper's settings
+FAST = dict(stop=1e-5, solver="gauss-newton", start="prompt")  # of null_text: see its docstring
 
 
 def ladder(
@@ -78,7 +79,7 @@ def ladder(
     reach("autoencoder", model.encode(x))
     back("w = 1", invert(model, x, prompt, steps=steps), 1.0)  # Eq. (19), then Eq. (17)
     back(f"w = {w:g}", invert(model, x, prompt, steps=steps), w)  # Eq. (19), then Eq. (17) with Eq. (18)
-    for name, how in (("null-text", {}), ("null-text, fast", FAST)):
+    for name, how in (("null-text", PUBLISHED), ("null-text, fast", FAST)):
         run = null_text(model, x, prompt, steps=steps, w=w, **how)  # it has walked down already
         reach(name, run.z_bar, int(run.forwards.max()), int(run.backwards.max()))
     back("negative-prompt", negative_prompt(model, x, prompt, steps=steps, w=w), w)

@@ -201,9 +201,10 @@ for i, ((t, s), target) in enumerate(zip(pairwise(levels), pivot[1:])):
 # **Claim.** These are the library's embeddings and its latents, to the bit.
 
 # %%
+from palimpsest.methods.ladder import PUBLISHED
 from palimpsest.methods.null_text import null_text
 
-run = null_text(model, photos[:1], source[:1], steps=8, w=7.5)
+run = null_text(model, photos[:1], source[:1], steps=8, w=7.5, **PUBLISHED)
 assert torch.equal(torch.stack(nulls), run.nulls) and torch.equal(z, run.z_bar)
 plain = redo(model, one, w=7.5)
 print(f"updates in each step: {run.updates[:, 0].tolist()}; back at "

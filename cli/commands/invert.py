@@ -86,7 +86,7 @@ def passes(a: argparse.Namespace) -> list[Passes]:
         *up,
         *back,
         *tuning(a.steps, inner, a.w),
-        *tuning(a.steps, inner, a.w, **FAST),
+        *tuning(a.steps, inner, a.w, solver=FAST["solver"], start=FAST["start"]),
         *up,
         *back,
         *inversion(a.steps, a.iterations, "invert, fixed-point"),
