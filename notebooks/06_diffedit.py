@@ -252,7 +252,7 @@ assert (thresholds[0] >= thresholds[1]).all() and (thresholds[1] >= thresholds[2
 from palimpsest.methods.diffedit import heat_map
 
 
-def marked(share, **rule):  # of a picture of 1000 cells whose first part differs evenly
+def marked(share, rule):  # of a picture of 1000 cells whose first part differs evenly
     D = (torch.arange(1000) < 1000 * share).double().reshape(1, 1, 25, 40)
     return (heat_map(D, **rule) > 0.5).double().mean().item()
 
@@ -263,7 +263,7 @@ rules = {"quantiles": dict(), "mean clamp, r = 3": dict(clamp="mean")}
 # %%
 fig, (ax,) = plots.panels(1, height=2.6, width=5)
 for (name, rule), line in zip(rules.items(), ("-", "--")):
-    ax.plot(shares, [marked(v, **rule) for v in shares], line, label=name)
+    ax.plot(shares, [marked(v, rule) for v in shares], line, label=name)
 ax.set(xscale="log", yscale="log", xlabel="share that differs", title="share that is marked")
 _ = ax.legend()
 
@@ -278,8 +278,8 @@ _ = ax.legend()
 # safe: for small things set `MaskRule(clamp="mean")` or `q=0.99`.
 
 # %%
-assert marked(0.7, clamp="mean") == 0 and marked(0.7) == 0.7
-assert marked(0.02) == 0 and marked(0.02, clamp="mean") == 0.02
+assert marked(0.7, dict(clamp="mean")) == 0 and marked(0.7, {}) == 0.7
+assert marked(0.02, {}) == 0 and marked(0.02, dict(clamp="mean")) == 0.02
 
 # %% [markdown]
 # ## 3. What a mask of cells can be at best
@@ -468,7 +468,7 @@ check("06.1", blend)
 # %% [markdown]
 # **2. (predict, then run) Four fifths.** In the cell of the method replace the two quantile lines by the mean clamp with
 # factor r. *Predict first*: a wish concerns 4/5 of a picture, evenly. What is the largest r (the number it must stay
-# below) with which θ = ½ still marks it? Then run `marked(0.8, clamp="mean", r=…)` on both sides of your number.
+# below) with which θ = ½ still marks it? Then run `marked(0.8, dict(clamp="mean", r=…))` on both sides of your number.
 #
 # <details><summary>Hint 1</summary>heat > θ means D > θ r D̄.</details>
 # <details><summary>Hint 2</summary>With D = 1 on a share f of the picture, D̄ = f.</details>

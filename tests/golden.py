@@ -243,7 +243,9 @@ CHANGED: dict[str, str] = {
     "command/options": "Choices that a verb's annotation lists are listed by the parser, too; every command has --dtype. "
                        "`words` is new, and --crop says what becomes of a picture that is not square. "
                        "Settings that are left out are the model's to choose.",
-    "command/generate, sdedit, diffedit, null-text, instruct-pix2pix": "The line says which settings were left out.",
+    "command/generate, sdedit, diffedit, null-text, instruct-pix2pix": "The line says which settings were left out; "
+                       "the shipped models recommend some of them.",
+    "nets/saved-for-others": "A file's header says what its model recommends.",
     "nets/texts/emoji, nets/clip/emoji-clip": "What is typed is brought to a model's own words "
                                               "first: an article before the name goes.",
     "recipes/shapes": "The shapes world got eight more words at the end of its list, so nets that read text begin with "
