@@ -30,6 +30,22 @@ def slope(steps: Sequence[int], errors: Sequence[float]) -> float:
 
 # --------------------------------------------------------------------------- 00
 
+def _kept_outside(judge: Callable) -> str | None:
+    before = torch.linspace(-.5, .5, 3 * 16).reshape(1, 3, 4, 4)
+    changed = torch.zeros(1, 1, 4, 4)
+    changed[..., :2] = 1
+    edit = before + torch.where(changed > 0, 1., .02)
+    found = judge(edit, before, changed)
+    wanted = 20 * math.log10(2 / .02)
+    return None if math.isclose(found, wanted, abs_tol=.01) else f"not yet: {found:.2f} dB, and {wanted:.2f} is wanted"
+
+
+def _untouched(db: float) -> str | None:
+    return None if db == math.inf else f"not yet: {db:g}; what is the mean square difference of a picture to itself?"
+
+
+# --------------------------------------------------------------------------- 01
+
 def _same_noise(t: float) -> str | None:
     sigma = Schedule.cosine().sigma(500)
     if math.isclose(t, math.log(sigma / .01) / math.log(50 / .01), abs_tol=1e-3):
@@ -68,7 +84,7 @@ def _too_much_noise(prediction: str) -> str | None:
     return None if prediction == said else f"not yet: measured, the std is {wrong:.3f}, and {right:.3f} with the right line"
 
 
-# --------------------------------------------------------------------------- 01
+# --------------------------------------------------------------------------- 04
 
 def _mask_line(put_back: Callable) -> str | None:
     x_s, x_0, z = torch.randn((3, 2, 4, 6, 6), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -89,7 +105,7 @@ def _without_dice(share: float) -> str | None:
     return f"not yet: {share:g}; a state keeps its place, in standard deviations, from the top to the bottom"
 
 
-# --------------------------------------------------------------------------- 02, a lesson of its own
+# --------------------------------------------------------------------------- 02
 
 def _eps_of_a_picture(eps_of: Callable) -> str | None:
     sched, x_0, eps = Schedule.cosine(), torch.tensor([.7, -1.2]).double(), torch.tensor([.4, 2.]).double()
@@ -110,7 +126,7 @@ def _last_hundred(share: float) -> str | None:
     return None if math.isclose(share, 1 - .99 ** 100, abs_tol=.01) else f"not yet: {share:g}; how much of the old average is left?"
 
 
-# --------------------------------------------------------------------------- 02
+# --------------------------------------------------------------------------- 05
 
 def _upward(upward: Callable) -> str | None:
     sched, world = Schedule.cosine(), GaussianWorld({"p": torch.full((1, 1, 1), .7)}, .5)
@@ -134,7 +150,7 @@ def _labels_tie(sigma: float) -> str | None:
     return f"not yet: at σ = {sigma:g} the source label misses by {source:.3f} and the destination's by {destination:.3f}"
 
 
-# --------------------------------------------------------------------------- 03
+# --------------------------------------------------------------------------- 06
 
 def _four_fifths(r: float) -> str | None:
     if math.isclose(r, 2.5, abs_tol=1e-3):
@@ -153,7 +169,7 @@ def _same_level(blend: Callable) -> str | None:
     return None
 
 
-# --------------------------------------------------------------------------- 04
+# --------------------------------------------------------------------------- 07
 
 def _alignment(index: Sequence[int]) -> str | None:
     right = [0, 1, -1, 2, 3, 4, 5, 6, 7, 8]
@@ -177,7 +193,7 @@ def _share_out(share_out: Callable) -> str | None:
     return None
 
 
-# --------------------------------------------------------------------------- 05
+# --------------------------------------------------------------------------- 08
 
 def _silence(silence: Callable) -> str | None:
     for eps_c, eps_true, w in ((.5, .4, 7.5), (-1., .3, 2.)):
@@ -193,7 +209,7 @@ def _start_at_the_prompt(answer: str) -> str | None:
         f"not yet: ({answer}); with ∅ = C the step is that of w = 1; how far from the pivot is it, and what is `enough`?")
 
 
-# --------------------------------------------------------------------------- 06
+# --------------------------------------------------------------------------- 03
 
 def _exchanged(w: float) -> str | None:
     null, told = torch.tensor([.4, -1.]).double(), torch.tensor([1.1, .3]).double()
@@ -219,7 +235,7 @@ def _moved(moved: Callable) -> str | None:
     return None
 
 
-# --------------------------------------------------------------------------- 07
+# --------------------------------------------------------------------------- 09
 
 def _put_back(put_back: Callable) -> str | None:
     x_s, picture, noise = torch.randn((3, 2, 3, 4, 4), generator=torch.Generator().manual_seed(7), dtype=torch.float64)
@@ -239,7 +255,7 @@ def _keeps_nothing(answer: str) -> str | None:
         f"not yet: ({answer}); the network still sees what is kept, but what does the last step return outside the mask?")
 
 
-# --------------------------------------------------------------------------- 08
+# --------------------------------------------------------------------------- 10
 
 def _lora(lora: Callable) -> str | None:
     g = torch.Generator().manual_seed(10)
@@ -258,7 +274,7 @@ def _which_change(answer: str) -> str | None:
         f"not yet: ({answer}); print the two terms of the first step on their own")
 
 
-# --------------------------------------------------------------------------- 09
+# --------------------------------------------------------------------------- 11
 
 def _other_order(other_order: Callable) -> str | None:
     none, text, full = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(11), dtype=torch.float64)
@@ -274,7 +290,7 @@ def _without_guidance(answer: str) -> str | None:
         f"not yet: ({answer}); a run of the sampler draws one picture, not the mean, and every training pair had an edit")
 
 
-# --------------------------------------------------------------------------- 10
+# --------------------------------------------------------------------------- 13
 
 def _doing_nothing(db: float) -> str | None:
     return None if math.isclose(db, -10 * math.log10(.1 / 16), abs_tol=.05) else f"not yet: {db:g}; the mean square over all pixels counts"
@@ -292,7 +308,8 @@ def _over(over: Callable) -> str | None:
     return None
 
 
-CHECKS: dict[str, Callable] = {"01.1": _same_noise, "01.2": _second_order, "01.3": _too_much_noise,
+CHECKS: dict[str, Callable] = {"00.1": _kept_outside, "00.2": _untouched,
+                               "01.1": _same_noise, "01.2": _second_order, "01.3": _too_much_noise,
                                "02.1": _eps_of_a_picture, "02.2": _returns_its_input, "02.3": _last_hundred,
                                "04.1": _mask_line, "04.2": _without_dice,
                                "05.1": _upward, "05.2": _labels_tie,
