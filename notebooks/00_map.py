@@ -102,17 +102,20 @@ from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
 from palimpsest.worlds.shapes import instruction
 
 told = instruction(drawn.scenes[0], drawn.edits[0])
-teller, filler = (load(name, "cpu", torch.float32) for name in ("shapes-instruct", "shapes-glide-inpaint"))
-made["InstructPix2Pix"] = instruct_pix2pix(teller, x, told, steps=20, s_text=2., s_image=1.2).picture
-upsampler = load("shapes-glide-upsampler-inpaint", "cpu", torch.float32)
+NAMES = ("shapes-instruct", "shapes-glide-inpaint", "shapes-glide-upsampler-inpaint")
+teller, filler, upsampler = (load(name, "cpu", torch.float32) for name in NAMES)
+scales = dict(s_text=2., s_image=1.2)
+made["InstructPix2Pix"] = instruct_pix2pix(teller, x, told, steps=20, **scales).picture
 made["GLIDE"] = inpaint(filler, x, mask, wish, upsampler=upsampler, steps="25").picture
 
 # %%
 from palimpsest.metrics.image import psnr
+from palimpsest.weights.judges import load_reader
 
-marks = {name: f"{psnr(picture.cpu(), drawn.after[:1]).item():.1f} dB" for name, picture in made.items()}
+true = drawn.after[:1]
+marks = {n: f"{psnr(picture.cpu(), true).item():.1f} dB" for n, picture in made.items()}
 first, second = list(made)[:4], list(made)[4:]
-rows = [[x, *(made[name] for name in first)], [drawn.after[:1], *(made[name] for name in second)]]
+rows = [[x, *(made[n] for n in first)], [true, *(made[n] for n in second)]]
 below = [["the picture", *(f"{n}, {marks[n]}" for n in first)],
          ["the true edit", *(f"{n}, {marks[n]}" for n in second)]]
 plots.pictures(rows, below=below, side=1.35);
@@ -142,13 +145,14 @@ plots.pictures(rows, below=below, side=1.35);
 
 # %%
 fig, (ax,) = plots.panels(1, height=3.2)
-DATES = {"DDPM": 2020.46, "DDIM": 2020.76, "SDEdit": 2021.58, "GLIDE": 2021.96, "classifier-free guidance": 2022.56,
-         "Text2LIVE": 2022.25, "Textual Inversion": 2022.58, "Prompt-to-Prompt": 2022.60, "DreamBooth": 2022.65,
-         "DiffEdit": 2022.80, "InstructPix2Pix": 2022.88, "null-text inversion": 2022.87, "ControlNet": 2023.11,
-         "IP-Adapter": 2023.61, "flow matching at scale (SD 3)": 2024.17, "FlowEdit": 2024.94, "FLUX Kontext": 2025.46}
+DATES = {"DDPM": 20.46, "DDIM": 20.76, "SDEdit": 21.58, "GLIDE": 21.96, "Text2LIVE": 22.25,
+         "classifier-free guidance": 22.56, "Textual Inversion": 22.58, "DreamBooth": 22.65,
+         "Prompt-to-Prompt": 22.60, "DiffEdit": 22.80, "null-text inversion": 22.87,
+         "InstructPix2Pix": 22.88, "ControlNet": 23.11, "IP-Adapter": 23.61,
+         "flow matching at scale (SD 3)": 24.17, "FlowEdit": 24.94, "FLUX Kontext": 25.46}
 for k, (name, year) in enumerate(sorted(DATES.items(), key=lambda item: item[1])):
-    ax.plot([year], [-k], "o", color="#0072b2")
-    ax.text(year + .08, -k, name, va="center", fontsize=plots.SMALL)
+    ax.plot([2000 + year], [-k], "o", color="#0072b2")
+    ax.text(2000 + year + .08, -k, name, va="center", fontsize=plots.SMALL)
 ax.set(yticks=[], xlim=(2020.2, 2027.2), xticks=range(2020, 2027));
 
 # %% [markdown]
@@ -168,12 +172,11 @@ ax.set(yticks=[], xlim=(2020.2, 2027.2), xticks=range(2020, 2027));
 # DiffEdit, which pastes the rest back: on the mean, by more than 2 dB each, twice the standard error of the difference.
 
 # %%
-from palimpsest.weights.judges import load_reader
-
 some, given = drawn.before, (drawn.source, drawn.target)
+flowed = flow_edit(model, some, *given, start=.85, w_source=1.5, w_target=3.).picture
+found = diffedit(model, some, *given, steps=20, ratio=.8, w=3.).picture
 edits = {"SDEdit": sdedit(model, some, given[1], t0=.6, steps=20, w=3.).picture,
-         "DiffEdit": diffedit(model, some, *given, steps=20, ratio=.8, w=3.).picture,
-         "FlowEdit": flow_edit(model, some, *given, start=.85, w_source=1.5, w_target=3.).picture}
+         "DiffEdit": found, "FlowEdit": flowed}
 kept = {name: psnr(e, some, 1 - drawn.changed).clamp(max=60) for name, e in edits.items()}
 right = {name: int(load_reader().right(e, drawn.wanted).sum()) for name, e in edits.items()}
 print({name: f"{right[name]} of 16 right, {kept[name].mean():.1f} dB kept" for name in edits})
@@ -185,7 +188,8 @@ for more, less in (("FlowEdit", "SDEdit"), ("DiffEdit", "FlowEdit")):
 from palimpsest.notebooks.intervals import share_interval
 
 fig, (left, rest) = plots.panels(2, height=1.9)
-plots.dots(left, {n: k / 16 for n, k in right.items()}, {n: share_interval(k, 16) for n, k in right.items()})
+spread = {n: share_interval(k, 16) for n, k in right.items()}
+plots.dots(left, {n: k / 16 for n, k in right.items()}, spread)
 plots.dots(rest, {n: v.mean().item() for n, v in kept.items()})
 left.set(title="wish fulfilled (share, 95 %)", xlim=(0, 1))
 rest.set(title="kept outside (dB)");
@@ -197,8 +201,9 @@ rest.set(title="kept outside (dB)");
 
 # %%
 worst = {name: int(psnr(e, drawn.after).argmin()) for name, e in edits.items()}
-rows = [[some[k : k + 1], edits[name][k : k + 1], drawn.after[k : k + 1]] for name, k in worst.items()]
-plots.pictures(list(zip(*rows)), left=("given", "the edit", "the true edit"), above=list(worst), side=1.2);
+rows = [[of[k : k + 1] for of in (some, edits[n], drawn.after)] for n, k in worst.items()]
+names = ("given", "the edit", "the true edit")
+plots.pictures(list(zip(*rows)), left=names, above=list(worst), side=1.2);
 
 # %% [markdown]
 # **Figure 00.5.** The worst of the sixteen for each method, by distance to the true edit. Failures look different: SDEdit
@@ -232,7 +237,8 @@ large = public_model("stable-diffusion-v1-5")
 if large is not None:
     photo = read_picture(RECORDS / "hand" / "flower.jpg", size=large.size, grid=large.grid)
     words = ("a photo of an orange flower", "a photo of a blue flower")
-    plots.pictures([[photo, sdedit(large, photo, words[1], t0=.6).picture, diffedit(large, photo, *words).picture]]);
+    results = sdedit(large, photo, words[1], t0=.6), diffedit(large, photo, *words)
+    plots.pictures([[photo, *(e.picture for e in results)]]);
 
 # %% [markdown]
 # ## Glossary
