@@ -36,7 +36,7 @@ from palimpsest.claims.common import (
     open_models,
     rounded,
 )
-from palimpsest.claims.page import RECORDS, ROOT, read_record
+from palimpsest.claims.page import RECORDS, ROOT, read_record, write_table
 from palimpsest.claims.parts import Parts, code_of
 from palimpsest.cli.manners import exit_code_of
 from palimpsest.methods.diffedit import MaskRule, diffedit
@@ -192,7 +192,7 @@ def usual(task: Task) -> Setting:
 
 
 def best_of(tried: Sequence[tuple[Setting, Score]]) -> Setting:
-    """Of the settings whose success is within one standard error of the highest, the one with the most nearness.
+    """Of the settings whose success is within one standard error of the highest, the nearest.
 
     The error is that of the mean difference from the highest, picture by picture."""
     top = max(tried, key=lambda one: one[1].success.mean().item())[1].success
@@ -205,7 +205,7 @@ def best_of(tried: Sequence[tuple[Setting, Score]]) -> Setting:
 
 
 def chosen(task: Task, score: Callable[[Setting], Score], rounds: int = 2) -> Setting:
-    """From the usual setting, one parameter after another at its best value among all that was tried so far."""
+    """From the usual setting, one parameter after another at the best of all that was tried so far."""
     best = usual(task)
     tried = [(best, score(best))]
     for _ in range(rounds):
@@ -246,13 +246,49 @@ def recommend(name: str, models: Models, n: int, folder: Any) -> dict[str, Any]:
 
     with locked(part.file, "recommend"):
         best = chosen(task, score)
-    return dict(
+    more = dict(autoencoder_db=autoencoder_db(model, n)) if task.run is returned else {}
+    return more | dict(
         model=task.model,
         seconds=round(part.seconds),
         recommended=by_contract(task, best),
         usual=usual(task),
         tried=tried,
     )
+
+
+def table(methods: dict[str, Any]) -> str:
+    """Of each method: the usual setting and the one that its model recommends, with their scores."""
+    rows = [
+        "| method | model | usual | success, nearness | recommended | success, nearness |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, record in sorted(methods.items()):
+        best = {p: v for values in record["recommended"].values() for p, v in values.items()}
+        cells = []
+        for setting in (record.get("usual"), best):
+            if setting is None:
+                cells += ["", ""]
+                continue
+            found = [t for t in record["tried"] if t.items() >= setting.items() and "success" in t]
+            cells.append(
+                ", ".join(f"{p} {v:g}" if isinstance(v, float) else f"{p} {v}" for p, v in setting.items())
+            )
+            cells.append("" if not found else scored(record, found[0]["success"], found[0]["nearness"]))
+        rows.append(f"| {name} | {record['model']} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def scored(record: dict[str, Any], success: float, nearness: float) -> str:
+    """A success and what decides beside it, in the units of the method."""
+    if "autoencoder_db" in record:
+        return f"{success:.1f} of {record['autoencoder_db']:.1f} dB, {-nearness:.0f} passes"
+    return f"{success:.0%}" + (f", {nearness:.1f} dB" if nearness > 0 else "")
+
+
+def autoencoder_db(model: Model, n: int) -> float:
+    """PSNR of the pictures of `returned` through the autoencoder alone: the most that an inversion gives."""
+    x = draw_edits(max(2, n // 6), KINDS, SEED).before
+    return psnr(model.decode(model.encode(x)).cpu(), x).mean().item()
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -288,6 +324,7 @@ def write(found: dict[str, Any], n: int, folder: Any, *, ship: bool) -> None:
 
     if ship:
         update_manifest(with_advice)
+        write_table("models", "recommended", table(methods))
     for name, record in found.items():
         print(f"{name}: {record['recommended']}")
 

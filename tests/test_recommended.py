@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from palimpsest.arguments import ArgumentError, Else, Scale, Share, else_of, hints, settled
-from palimpsest.claims import recommend
+from palimpsest.claims import page, recommend
 from palimpsest.cli.main import main
 from palimpsest.methods.diffedit import MaskRule, diffedit
 from palimpsest.methods.flow_edit import flow_edit
@@ -233,3 +233,12 @@ def test_the_search_finds_the_best_of_each_parameter():
         "diffedit": dict(ratio=0.7),
         "MaskRule": dict(grow=1),
     }
+
+
+def test_the_table_of_the_page_is_the_records():
+    text = (page.DOCS / "models.md").read_text(encoding="utf-8")
+    table = recommend.table(page.read_record("recommended")["methods"])
+    assert page.between(text, "recommended", table) == text and table.count("\n") > 6
+    for name, record in page.read_record("recommended")["methods"].items():
+        kept = manifest()[f"{record['model']}.safetensors"]["recommended"]
+        assert record["recommended"].items() <= kept.items(), name
