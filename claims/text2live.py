@@ -38,7 +38,7 @@ SHAPED = ("reshape", "add")  # what needs other outlines
 KINDS = (*PAINTED, *SHAPED, "background")
 T0S = (0.4, 0.55, 0.7, 0.85)
 OTHERS = 20  # pairs on which the settings of the others are chosen
-# the best of three that were tried on pairs that are not scored: 6 of 9 right; 2 of 8 at a quarter of the rate
+# the best of three that were tried on pairs that are not scored: 6 of 9 right; 2 of 8 at a quarter the rate
 TRAINING, VIEWS, TERMS = Training(steps=100, lr=1e-2, bootstrap=50, flip=0), Views(n=4, flip=0), Terms()
 LAYER = " on a green background"  # as the green screen is called in this world
 
