@@ -134,7 +134,7 @@ def bars(ax: Axes, names: Sequence[str], groups: Mapping[str, Values],
     ax.set(yticks=range(len(names)), yticklabels=list(names), ylim=(len(names) - .5, -.5))
     ax.grid(axis="y", visible=False)
     if len(groups) > 1:
-        ax.legend()
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def key(fig: Figure, ax: Axes, columns: int = 4) -> None:
