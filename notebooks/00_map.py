@@ -38,8 +38,8 @@ whether your answer is right, and each has two hints.
 # %%
 import torch
 
-from palimpsest import load
 from palimpsest.notebooks import plots
+from palimpsest.weights.load import load
 
 plots.begin()
 model = load("shapes", "cpu", torch.float32)

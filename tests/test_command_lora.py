@@ -40,6 +40,7 @@ def test_every_command_that_takes_a_model_takes_both():
         "words",
         "train",
         "again",
+        "text2live",  # it takes a CLIP, --clip
         "sweep",  # it hands both on to the method that it repeats
     }
     assert all({f"{name} --lora", f"{name} --embedding"} <= options for name in taking)

@@ -90,7 +90,7 @@ def test_what_a_net_does_not_say_is_assumed():
 @pytest.mark.parametrize(
     "change, said",
     [
-        (dict(prediction="noise"), "prediction: must be eps or v, got 'noise'"),
+        (dict(prediction="noise"), "prediction: must be eps, v or velocity, got 'noise'"),
         (dict(size=0), "size: must be at least 1, got 0"),
         (dict(latent_scale=0.0), "latent_scale: must be above 0, got 0.0"),
     ],
