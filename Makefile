@@ -27,6 +27,7 @@ slides: .venv/full
 
 figures: .venv/plain
 	$(RUN) -m palimpsest.claims.draw.make
+	$(RUN) -m palimpsest.claims.draw.examples
 
 emoji-data: .venv/plain
 	$(RUN) -m palimpsest.worlds.emoji_data $(if $(PACKAGES),--packages $(PACKAGES))
