@@ -246,6 +246,9 @@ CHANGED: dict[str, str] = {
     "command/generate, sdedit, diffedit, null-text, instruct-pix2pix": "The line says which settings were left out; "
                        "the shipped models recommend some of them.",
     "nets/saved-for-others": "A file's header says what its model recommends.",
+    "sdedit/defaults, instruct-pix2pix/defaults, command/prompt-to-prompt": "What is left out is what the shipped "
+                       "model recommends.",
+    "command/dreambooth": "generate says which settings were left out.",
     "nets/texts/emoji, nets/clip/emoji-clip": "What is typed is brought to a model's own words "
                                               "first: an article before the name goes.",
     "recipes/shapes": "The shapes world got eight more words at the end of its list, so nets that read text begin with "
