@@ -90,9 +90,8 @@ class MaskRule:
     clamp: Clamp = "quantile"  # how extremes are removed, see `heat_map`
     q: Quantile = 0.97  # clamp="quantile": cut at this quantile, and at its counterpart below
     r: Positive = 3.0  # clamp="mean": cut at r times the mean
-    threshold: Annotated[Threshold | None, Else(0.5)] = (
-        None  # cells with heat above it are edited: lower edits more
-    )
+    # cells with heat above it are edited: lower edits more
+    threshold: Annotated[Threshold | None, Else(0.5)] = None
     grow: Annotated[Rounds | None, Else(0)] = None  # widen the mask by so many latent cells
 
     def __post_init__(self) -> None:

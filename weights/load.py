@@ -328,7 +328,7 @@ def _assembled(
 
 
 def recommended(file: str) -> dict[str, dict]:
-    """What `make recommended` found best for a shipped file: function -> parameter -> value."""
+    """What `make bench` found best for a shipped file: function -> parameter -> value."""
     return manifest().get(file, {}).get("recommended", {})
 
 
