@@ -1,6 +1,6 @@
 """The scoreboard of the shapes world: every method on every kind of edit, beside the true edited picture.
 
-    python -m palimpsest.claims.scoreboard [--only "SDEdit;DiffEdit"] [--models FOLDER] [--device cuda] [--quick]
+    python -m palimpsest.claims.scoreboard [--only "SDEdit;DiffEdit"] [--models FOLDER] [--quick]
 
 Each method is given the picture and what its paper asks for: captions, an instruction, or the place. Its
 settings are chosen for each kind of edit on other pairs, by the rule of `claims.recommend`: of those whose
@@ -85,7 +85,7 @@ def by_null_text(model: Model, a: Asked, s: Setting) -> Tensor:
 
 
 def to_fill(a: Asked) -> Tensor:
-    """What GLIDE paints: a box around what the true edit changes; of a ground, just what changes. (b 1 y x)"""
+    """What GLIDE paints: a box around what the true edit changes; of a ground, just what changes."""
     changed = torch.cat([changed_mask(scene, edit) for scene, edit in zip(a.scenes, a.edits)])
     ground = torch.tensor([edit.kind == "background" for edit in a.edits])[:, None, None, None]
     return torch.where(ground, changed, bounding(changed, MARGIN))
