@@ -202,9 +202,17 @@ def test_deep_pictures_keep_their_scale(tmp_path):
     ):
         Image.fromarray(values).save(tmp_path / name)
         assert (open_picture(tmp_path / name).rgb == expected).all(), name
-    values[0, 0] = np.nan
+    values[0, :2] = np.nan, np.inf
     Image.fromarray(values).save(tmp_path / "nan.tif")
-    assert open_picture(tmp_path / "nan.tif").rgb[..., 0].tolist() == [[0] + [51] * 4] + [[51] * 5] * 3
+    assert open_picture(tmp_path / "nan.tif").rgb[..., 0].tolist() == [[0, 255] + [51] * 3] + [[51] * 5] * 3
+    for name, values, tags, expected in (
+        ("white_is_0.tif", np.full((4, 5), 51 * 257, np.uint16), {262: 0}, 204),
+        ("turned.tif", np.full((4, 5), 51 * 257, np.uint16), {262: 0, 0x0112: 6}, 204),
+        ("signed.tif", np.full((4, 5), 51 * 128, np.uint16), {339: 2}, 51),
+        ("deep.tif", np.full((4, 5), 51 * 0x01010100, np.int32), {}, 102),
+    ):
+        Image.fromarray(values).save(tmp_path / name, tiffinfo=tags)
+        assert (open_picture(tmp_path / name).rgb == expected).all(), name
 
 
 @pytest.mark.parametrize(
@@ -271,6 +279,8 @@ def test_an_avif_is_read(tmp_path):
         (b"%PDF-1.7", "is a PDF document"),
         (b"<?xml version='1.0'?><svg/>", "is an SVG drawing"),
         (b"\0\0\1\0\1\0", "is an icon"),
+        (b"\0\0\2\0\0\0\0\0\0\0", "is a Targa picture"),
+        (b"II*\0\x08\0\0\0\0\0", "is a damaged TIFF, or one of a rare kind, .*: save it with 8 or 16 bits"),
         (b"P6\n3 2\n255\n", "is a netpbm picture"),
         (b"PK\3\4", "is a zip archive, .*: unpack it"),
     ],

@@ -18,8 +18,9 @@ import os
 import re
 import warnings
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, features
@@ -67,11 +68,12 @@ def _decoded(path: Path, picture: Image.Image, profile: bytes | None) -> Pixels:
             raise Image.DecompressionBombError
         picture.load()
         profile = profile or picture.info.get("icc_profile")
-        key = _key(picture, bits)
+        key, tags = _key(picture, bits), dict(getattr(picture, "tag_v2", {}))
         picture = _upright(picture)
         plain, alpha = _without_alpha(picture, key)
-        grey = _grey(plain)
-        rgb, name = in_srgb(_eight_bits(plain), profile)
+        grey = _grey(plain, tags)
+        flat = plain if grey is None else Image.fromarray((255 * grey).round().astype(np.uint8))
+        rgb, name = in_srgb(flat, profile)
         rgb = np.array(rgb)
         grey = rgb.mean(2, dtype=np.float32) / 255 if grey is None else grey
         return Pixels(rgb, None if alpha is None or (alpha == 255).all() else alpha, grey, name)
@@ -122,7 +124,7 @@ def _opened(path: Path, content: bytes) -> Image.Image:
                 raise _named(path, what) from None
         if KNOWN.match(content):
             raise _damaged(path, "its header cannot be read") from None
-        what = "not a picture" if content else "empty"
+        what = "not a picture that can be read here" if content else "empty"
         raise PictureError(f"{path} is {what}: give a {', '.join(FORMATS[:6])} file") from None
     except Exception as error:
         raise _damaged(path, error) from None
@@ -141,7 +143,7 @@ def _formats(content: bytes) -> list[str]:
 # Camera files begin like a TIFF, whose first picture is a thumbnail.
 RAW = (".nef", ".nrw", ".cr2", ".arw", ".srf", ".sr2", ".dng", ".orf", ".rw2", ".pef", ".srw", ".3fr", ".iiq")
 KNOWN = re.compile(
-    rb"\x89PNG|\xff\xd8\xff|RIFF.{4}WEBP|GIF8|II\*\0|MM\0\*|.{4}ftypavi[fs]", re.DOTALL
+    rb"\x89PNG|\xff\xd8\xff|RIFF.{4}WEBP|GIF8|.{4}ftypavi[fs]", re.DOTALL
 )  # how files of FORMATS begin
 OTHERS = tuple(  # how a file begins, and what it is
     (re.compile(begin, re.DOTALL | re.IGNORECASE), what)
@@ -156,6 +158,8 @@ OTHERS = tuple(  # how a file begins, and what it is
         (rb"%PDF", "a PDF document"),
         (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript file"),
         (rb"(\xef\xbb\xbf)?\s*<(\?xml|svg|!doctype svg)", "an SVG drawing"),
+        (rb"II(\*\0|\+\0)|MM(\0\*|\0\+)", "a damaged TIFF, or one of a rare kind"),
+        (rb"\x00[\0\1][\x02\x03\x0a\x0b]\0{5}", "a Targa picture"),
         (rb"\x00\x00[\x01\x02]\x00", "an icon"),
         (rb"P[1-7fF]\s", "a netpbm picture"),
         (rb"\x76\x2f\x31\x01|#\?RADIANCE", "a picture of high dynamic range"),
@@ -168,6 +172,7 @@ MENDS = {
     "an AVIF picture": "`pip install -U pillow` (11.3 or later) lets it be read; or save it as a PNG",
     "a film": "save one frame of it as a PNG or JPEG",
     "a camera's raw file": "develop it, or take the camera's JPEG",
+    "a damaged TIFF, or one of a rare kind": "save it with 8 or 16 bits a sample, or as a PNG",
     "a zip archive": "unpack it, and name a picture in it",
 }
 
@@ -305,21 +310,28 @@ def _without_alpha(picture: Image.Image, key: object) -> tuple[Image.Image, np.n
     return picture, np.where(same.all(2) if same.ndim == 3 else same, 0, 255).astype(np.uint8)
 
 
-def _grey(picture: Image.Image) -> np.ndarray | None:
-    """Deep grey as float32 (y, x) in [0, 1]; None for 8 bits.
+def _grey(picture: Image.Image, tags: Mapping[int, Any]) -> np.ndarray | None:
+    """Deep grey as float32 (y, x) in [0, 1]; None for 8 bits. tags: of a TIFF, else empty.
 
-    16 bits count from 0 to 65535. Floats do from 0 to 1 where none is larger, else to 255 or to 65535."""
+    Whole numbers count from 0 to the largest of their 16 bits, of 15 with a sign, or of 32 where there are such
+    numbers. Floats do from 0 to 1 where none is larger, else to 255 or to 65535; what is not finite among them
+    is left aside."""
     if picture.mode[0] not in "IF":
         return None
-    values = np.nan_to_num(np.asarray(picture).astype(np.float32))
-    high = float(values.max())
-    full = 65535.0 if picture.mode[0] == "I" or high > 255 else 255.0 if high > 1 else 1.0
-    return (values / full).clip(0, 1)
+    values = np.asarray(picture)
+    if picture.mode[0] == "I":
+        deep, signed = 32 in tags.get(BITS, ()), 2 in tags.get(SAMPLE_FORMAT, ())
+        values = values.view(np.uint32) if deep and not signed else values
+        bits = 32 if deep and values.max() > 65535 else 16 + (deep and signed)
+        grey = (values / np.float32(2 ** (bits - signed) - 1)).astype(np.float32).clip(0, 1)
+        return 1 - grey if tags.get(PHOTOMETRIC) == 0 else grey  # 0: white is 0, which Pillow leaves
+    values = values.astype(np.float32)
+    high = float(values.max(where=np.isfinite(values), initial=0))
+    full = 65535.0 if high > 255 else 255.0 if high > 1 else 1.0
+    return np.nan_to_num(values / np.float32(full)).clip(0, 1)
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    grey = _grey(picture)
-    return picture if grey is None else Image.fromarray((255 * grey).round().astype(np.uint8))
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of a TIFF
 
 
 # ---- colour profiles ----
