@@ -26,7 +26,10 @@ def spelled(error: UnicodeError) -> tuple[str, int]:
     """An error handler of `codecs`: what cannot be encoded, in ASCII, and where to go on."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(map(ascii_of, error.object[error.start : error.end])), error.end
+    lacking = error.object[error.start : error.end]
+    with suppress(UnicodeError):  # bytes of a file's name, where the locale is ASCII: mostly they are UTF-8
+        lacking = lacking.encode("utf-8", "surrogateescape").decode()
+    return "".join(map(ascii_of, lacking)), error.end
 
 
 def ascii_of(letter: str) -> str:
@@ -62,8 +65,9 @@ def tell(text: object, end: str = "\n") -> None:
 
 
 def say(text: str) -> None:
-    """One line to the user on stderr, whatever the text holds."""
-    put(" ".join(["palimpsest:", *text.split()]) + "\n", sys.stderr)
+    """One line to the user on stderr, whatever the text holds; where it cannot be written, none."""
+    with suppress(OSError):
+        put(" ".join(["palimpsest:", *text.split()]) + "\n", sys.stderr)
 
 
 def put(text: str, stream: TextIO | None) -> None:

@@ -75,11 +75,12 @@ def named(given: argparse.Namespace, options: tuple[str, ...]) -> dict[str, Path
 
 def read_by(given: argparse.Namespace) -> Paths:
     """What the command reads, by option; of a model also its autoencoder and the model that it changes."""
-    found = {name: [path] for name, path in named(given, tuple(n for n in READS if n != "inputs")).items()}
+    files = named(given, tuple(n for n in READS if n != "inputs"))
+    found = {"IN" if name == "input" else name: [path] for name, path in files.items()}
     found |= {name: files_of(path) for name, path in named(given, MODELS).items()}
     found["lora"] = [split_scale(one)[0] for one in getattr(given, "lora", None) or ()]
     found["embedding"] = [split_word(one)[0] for one in getattr(given, "embedding", None) or ()]
-    found["IN"] = [Path(path) for path in getattr(given, "inputs", ())]
+    found["IN"] = found.get("IN", []) + [Path(path) for path in getattr(given, "inputs", ())]
     return found | getattr(given, "reads", lambda given: {})(given)
 
 
@@ -90,7 +91,7 @@ def written_by(given: argparse.Namespace) -> Paths:
         if name == "out" and "{i}" in path.name:
             found[name] = numbered(str(path), getattr(given, "n", 1))
         elif name == "save-steps" and (path.suffix.lower() not in SAVE or path.is_dir()):
-            found[name] = [path / f"step_{n:03d}.png" for n in range(STEPS + 1)]
+            found[name] = [path, *(path / f"step_{n:03d}.png" for n in range(STEPS + 1))]
         else:
             found[name] = [path]
     if getattr(given, "sidecar", False):

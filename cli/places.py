@@ -29,6 +29,9 @@ def asked(a: argparse.Namespace, dest: str) -> str | None:
 
 def check_places(a: argparse.Namespace) -> None:
     """Refuse what cannot be written as asked. Raises a ValueError that names the option."""
+    for dest in OUTPUTS:
+        if getattr(a, dest, None) == "":
+            raise Mistake(f"{option_name(dest)}: is empty; name a file")
     for dest in PICTURES:
         if asked(a, dest) and not (dest == "out" and a.writes_folder):
             with blame(option_name(dest)):

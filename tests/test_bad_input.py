@@ -151,6 +151,8 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
     # the place to write
     ("sdedit in.png -o out.bmp", "out: cannot write out.bmp", ".png"),
     ("sdedit in.png -o out", "out: cannot write out", "must end in"),
+    ("sdedit in.png -o ''", "out: is empty", "name a file"),
+    (f"{EDIT} --compare ''", "compare: is empty", "name a file"),
     ("sdedit in.png -o nowhere/out.png", "out: cannot write", "no folder nowhere", "make it first"),
     ("generate --prompt star -o folder.png", "out: cannot write folder.png", "is a folder"),
     (
@@ -161,7 +163,7 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
     ("sdedit in.png -o out.png --save-steps nowhere/s.png", "save-steps: cannot write", "make it first"),
     ("sdedit in.png -o out.png --save-steps nowhere/steps", "save-steps: cannot write", "make it first"),
     ("generate --prompt star -n 3 -o nowhere/{i}.png", "out: cannot write nowhere/0.png", "make it first"),
-    (f"{EDIT} --save-steps in.png", "save-steps: in.png is the file of input too", "name another"),
+    (f"{EDIT} --save-steps in.png", "save-steps: in.png is the file of IN too", "name another"),
     (f"{EDIT} --save-steps ./out.png", "out: out.png is the file of save-steps too", "name another"),
     (f"{EDIT} --mask mask.png --save-mask mask.png", "save-mask: mask.png is the file of mask too"),
     # the model
@@ -208,6 +210,7 @@ def test_a_mistake_ends_in_one_line_that_names_the_argument_and_leaves_no_file(
 ):
     words = command.replace("TINY", "SHELF/tiny.safetensors").replace("SHELF", str(shelf)).split()
     argv = [word.replace("_", " ") if words[i - 1] == "--prompt" else word for i, word in enumerate(words)]
+    argv = ["" if word == "''" else word for word in argv]
     before = files(room)
     assert main(argv) == 2
     line = one_line(capsys)

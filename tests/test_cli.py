@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -434,10 +435,11 @@ def test_the_list_of_commands_needs_no_torch_and_is_what_each_command_says():
     assert shown.stdout.split() == everything.split() and all(name in everything for name in COMMANDS)
 
 
-def test_the_console_script_is_this_main():
+def test_the_console_script_is_this_main_by_the_way_on_which_ctrl_c_is_heard_while_it_is_imported():
     setup = configparser.RawConfigParser()
     setup.read(Path(__file__).parent.parent / "setup.cfg", encoding="utf-8")
-    assert "palimpsest = palimpsest.cli.main:main" in setup["options.entry_points"]["console_scripts"]
+    assert "palimpsest = palimpsest.__main__:main" in setup["options.entry_points"]["console_scripts"]
+    assert import_module("palimpsest.__main__").main is main
 
 
 def test_a_prompt_that_was_cut_is_a_note_and_other_warnings_stay_as_they_are(capsys):

@@ -65,6 +65,7 @@ def test_an_edit_that_was_written_is_no_failure_on_any_console(encoding, room, t
         ("σ ≤ 3×4 · “ᾱ” …", 'sigma <= 3x4 * "alpha" ...'),
         ("café ②", "cafe 2"),
         ("фото \udce9", "\\u0444\\u043e\\u0442\\u043e \\udce9"),
+        ("caf\udcc3\udca9.png", "cafe.png"),  # how a locale of ASCII hands over a name in UTF-8
     ],
 )
 def test_what_an_encoding_lacks_is_spelled_in_ascii(text, shown, narrow):
@@ -113,7 +114,9 @@ def test_a_full_disk_under_stdout_is_one_line(monkeypatch, capsys):
     with open("/dev/full", "w", encoding="utf-8") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         assert main(["models"]) == 2
-    said = capsys.readouterr().err
+        said = capsys.readouterr().err
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert main(["no-such-command"]) == 2, "what cannot be said changes nothing"
     assert said.startswith("palimpsest: error: ") and said.count("\n") == 1
 
 

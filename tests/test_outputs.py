@@ -91,6 +91,7 @@ def test_two_outputs_that_would_be_one_file_are_told_before_either_is_there(room
         "sdedit in.png -o sub/../in.png",
         "sdedit in.png --mask mask.png -o link-to-mask.png",
         "sdedit in.png -o steps/step_003.png --save-steps steps",
+        "sdedit in.png -o out.png --save-steps walk.gif --gif sub/../walk.gif",
         "sdedit steps/step_000.png -o out.png --save-steps steps",
         "diffedit in.png --source a_red_star --target a_blue_star --save-mask sub/../w.png -o w.png",
         "generate --prompt a_star -n 3 -o {i}.png --save-steps 1.png",

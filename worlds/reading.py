@@ -313,9 +313,9 @@ def _without_alpha(picture: Image.Image, key: object) -> tuple[Image.Image, np.n
 def _grey(picture: Image.Image, tags: Mapping[int, Any]) -> np.ndarray | None:
     """Deep grey as float32 (y, x) in [0, 1]; None for 8 bits. tags: of a TIFF, else empty.
 
-    Whole numbers count from 0 to the largest of their 16 bits, of 15 with a sign, or of 32 where there are such
-    numbers. Floats do from 0 to 1 where none is larger, else to 255 or to 65535; what is not finite among them
-    is left aside."""
+    Whole numbers count from 0 to the largest of their 16 bits, of 15 with a sign, or of 32 where there are
+    such numbers. Floats do from 0 to 1 where none is larger, else to 255 or to 65535; what is not finite
+    among them is left aside."""
     if picture.mode[0] not in "IF":
         return None
     values = np.asarray(picture)

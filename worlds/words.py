@@ -131,7 +131,7 @@ SHAPES_TABLE = Table(
         (r"crescent moon|half moon", "crescent"),
         (r"love heart", "heart"),
         (r"plus sign", "cross"),
-        (r"two (?:of )?((?:\w+ ){0,3}SHAPE)", r"a \1 and a \1"),
+        (r"(?:two|2) (?:of )?((?:\w+ ){0,3}SHAPE)", r"a \1 and a \1"),
         (r"polka dot(?:ted|s)?(?= COLOUR| SHAPE)", "dotted"),
         (r"with (?:black |white )?STRIPES", "that is striped"),
         (r"with (?:black |white )?DOTS", "that is dotted"),
@@ -168,7 +168,9 @@ SHAPES_TABLE = Table(
         (r"(make (?:the )?\S+(?: \S+)?) (?:be|become|to be)", r"\1"),
         (r"^(the .+?|it) (?:should |must |shall |has to |needs to |to )?(?:be|become)", r"make \1"),
         (r"(?:into|onto) the(?= (?:picture|image|scene|drawing))", "to the"),
-        (r"one(?= (?:\w+ ){0,3}SHAPE)", "a"),
+        (r"(?:one|1)(?= (?:\w+ ){0,3}SHAPE)", "a"),
+        (r"(make (?:the \w+|it)) in(?= COLOUR(?: |$))", r"\1"),
+        (r"((?:turn|change|replace|swap) the \w+ (?:to|into|with|by|for))(?= SHAPE(?: |$))", r"\1 a"),
         (r"(remove|swap|make|turn|change|replace)(?= (?:(?:COLOUR|small|large) )?NOUN(?: |$))", r"\1 the"),
         (r"(the (?:\w+ )?)one", r"\1thing"),
         (r"(?:and )?then", "and"),
@@ -317,7 +319,9 @@ def _understood(text: str, known: frozenset[str]) -> str:
     text = text.rstrip(".!?" + string.whitespace)
     if table is SHAPES_TABLE:
         text = re.sub(r"(\w)'s\b", r"\1", re.sub(r"\b(it|that|there)'s\b", r"\1 is", text))
-    said = " ".join(re.sub(r"[^\w\s]", lambda mark: mark[0] if mark[0] in known else " ", text).split())
+    if "and" in known and "&" not in known:
+        text = re.sub(r"&|\s\+\s", " and ", text)
+    said = " ".join(re.sub(r"[^\w\s]|_", lambda mark: mark[0] if mark[0] in known else " ", text).split())
     if said.count(" ") >= MOST_WORDS:
         return said
     for _ in range(3):  # again for what a pattern made of it
@@ -373,11 +377,10 @@ def nearest(word: str, known: Collection[str] = WORDS, n: int = 3) -> tuple[str,
     said = {
         part: part for group in table.groups.values() for part in group if set(part.split()) <= set(known)
     }
+    alike = 0.7 if len(word) > 4 else 0.65 if len(word) > 2 else 1.0  # "no" is spelt like much
     near = table.near.get(word) or [
         (said | table.synonyms)[w]
-        for w in difflib.get_close_matches(
-            word, {**table.synonyms, **said}, 2 * n, 0.7 if len(word) > 4 else 0.65
-        )
+        for w in difflib.get_close_matches(word, {**table.synonyms, **said}, 2 * n, alike)
     ]
     return tuple(w for w in dict.fromkeys(near) if w in said and w not in RARE_WORDS)[:n]
 
