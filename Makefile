@@ -2,6 +2,7 @@
 #   make demo                  install, then edit the pictures in figures/emoji and figures/hand by text
 #   make test                  install with the test extras, then run the short tests: minutes
 #   make test-all              the same, then the long ones: lessons, published sizes, kills at random moments
+#   make mutants             put 100 small faults into the sources, one at a time, and see whether the tests notice (N=, SEED=)
 #   make slides                write slides of every lesson into slides/, one HTML file each that needs no network
 #   make emoji-data            build the emoji world's pictures into runs/emoji_data: by npm, or PACKAGES=folder with its three packages
 #   make emoji-weights         the same, then train the emoji world's models on them
@@ -13,7 +14,7 @@ RUN := .venv/bin/python
 WORKERS := -n auto --maxprocesses 4 --dist loadgroup
 RECIPES := shapes_vae shapes_reader shapes shapes_ve shapes_glide shapes_glide_upsampler shapes_clip shapes_classifier shapes_dino
 
-.PHONY: demo test test-all notebooks slides figures emoji-data emoji-weights weights weights-gpu bench claims lint clean
+.PHONY: demo test test-all mutants notebooks slides figures emoji-data emoji-weights weights weights-gpu bench claims lint clean
 
 demo: .venv/plain
 	$(RUN) -m palimpsest.cli.demo
@@ -23,6 +24,9 @@ test: .venv/full
 
 test-all: test
 	$(RUN) -m pytest -m slow $(WORKERS)
+
+mutants: .venv/full
+	$(RUN) -m tests.mutants $(if $(N),--n $(N)) $(if $(SEED),--seed $(SEED))
 
 notebooks: .venv/full
 	$(RUN) -m palimpsest.notebooks.render
