@@ -31,6 +31,7 @@ from palimpsest.claims.page import RECORDS, read_record, write_table
 from palimpsest.claims.verify import Setting, reference, relative, version
 from palimpsest.claims.verify.nets import drawn, first, noise, twin_text, twin_unet, twin_vae
 from palimpsest.claims.verify.walks import drawn_model
+from palimpsest.claims.whole_edits import edits as whole_edits
 from palimpsest.cli.manners import exit_code_of
 from palimpsest.nets.attention import Site
 from palimpsest.nets.text import TextTransformer
@@ -207,8 +208,17 @@ def touched(*nets: nn.Module) -> float:
     return sum(p.sum().item() for net in nets for p in net.parameters())
 
 
+def edits(s: Setting) -> Iterator[Pair]:
+    """Whole edits, from picture to picture: as many steps for both, else the defaults of each."""
+    size, steps = (256, 20) if s.size == "full" else (64, 3)
+    for whole in whole_edits(s, size, steps):
+        if whole.name in ("SDEdit", "DiffEdit", "InstructPix2Pix"):
+            name = f"{whole.name}, {steps} steps, {size}×{size}"
+            yield Pair(name, 0.6, whole.ours, whole.theirs, f"diffusers {version('diffusers')}")
+
+
 PAIRS: dict[str, Callable[[Setting], Iterator[Pair]]] = dict(
-    unet=unet, bfloat16=unet_bfloat16, decoder=decoder, text=text, loading=loading
+    unet=unet, bfloat16=unet_bfloat16, decoder=decoder, text=text, loading=loading, edits=edits
 )
 
 

@@ -1,10 +1,11 @@
 """Would the tests notice? `python -m tests.mutants [FILES or FOLDERS] [--n 100] [--seed 0]`, from the checkout.
 
-A mutant is the source with one small fault: a sign, a comparison, a number, a condition turned round, a call left
-out. Each is tried by the short tests that import its module, the file of the same name first; it is killed when
-one of them fails, or when they take far longer than without it. Mutants are drawn by chance from all possible
-ones. Nothing on the disk is changed: a child process compiles the mutant in the place of the file. Survivors are
-printed; those in EQUIVALENT, which compute the same, do not count. Exit code 0 where 95 % are killed.
+A mutant is the source with one small fault: a sign, a comparison, a number, a condition turned round, a call
+left out. Each is tried by the short tests that import its module, the file of the same name first; it is
+killed when one of them fails, or when they take far longer than without it. Mutants are drawn by chance from
+all possible ones. Nothing on the disk is changed: a child process compiles the mutant in the place of the
+file. Survivors are printed; those in EQUIVALENT, which compute the same, do not count. Exit code 0 where 95 %
+are killed.
 """
 
 from __future__ import annotations
@@ -249,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     files = [f for p in given for f in (sorted(p.rglob("*.py")) if p.is_dir() else [p])]
     mutants = [m for m in all_of(files) if a.only in (None, m.k)]
     drawn = random.Random(a.seed).sample(mutants, min(a.n, len(mutants)))
-    import diffusers  # noqa: F401  the children have what takes long to import
+    import diffusers  # noqa: F401  children have what is slow to import
     import torch
     import transformers  # noqa: F401
 
