@@ -3,6 +3,8 @@
 #   make test                  install with the test extras, then run the short tests: minutes
 #   make test-all              the same, then the long ones: lessons, published sizes, kills at random moments
 #   make mutants             put 100 small faults into the sources, one at a time, and see whether the tests notice (N=, SEED=)
+#   make site                  make the site in _site/: open _site/index.html; it needs no network
+#   make docs-test             make the site, then run every command and every program of README and of the pages
 #   make slides                write slides of every lesson into slides/, one HTML file each that needs no network
 #   make emoji-data            build the emoji world's pictures into runs/emoji_data: by npm, or PACKAGES=folder with its three packages
 #   make emoji-weights         the same, then train the emoji world's models on them
@@ -14,7 +16,7 @@ RUN := .venv/bin/python
 WORKERS := -n auto --maxprocesses 4 --dist loadgroup
 RECIPES := shapes_vae shapes_reader shapes shapes_ve shapes_glide shapes_glide_upsampler shapes_clip shapes_classifier shapes_dino
 
-.PHONY: demo test test-all mutants notebooks slides figures emoji-data emoji-weights weights weights-gpu bench claims lint clean
+.PHONY: demo test test-all mutants site docs-test notebooks slides figures emoji-data emoji-weights weights weights-gpu bench claims lint clean
 
 demo: .venv/plain
 	$(RUN) -m palimpsest.cli.demo
@@ -28,6 +30,12 @@ test-all: test
 mutants: .venv/full
 	$(RUN) -m tests.mutants $(if $(N),--n $(N)) $(if $(SEED),--seed $(SEED))
 
+site: .venv/site
+	$(RUN) -m palimpsest.docs.site
+
+docs-test: .venv/full site
+	$(RUN) -m tests.pages
+
 notebooks: .venv/full
 	$(RUN) -m palimpsest.notebooks.render
 
@@ -37,6 +45,7 @@ slides: .venv/full
 figures: .venv/plain
 	$(RUN) -m palimpsest.claims.draw.make
 	$(RUN) -m palimpsest.claims.draw.examples
+	$(RUN) -m palimpsest.claims.draw.knobs
 
 emoji-data: .venv/plain
 	$(RUN) -m palimpsest.worlds.emoji_data $(if $(PACKAGES),--packages $(PACKAGES))
@@ -75,9 +84,10 @@ claims: .venv/plain
 lint: .venv/full
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m codespell_lib .
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv _site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- the environment: one interpreter, two stamps ---------------------------------------------------------------------
@@ -94,4 +104,8 @@ clean:
 
 .venv/full: setup.cfg pyproject.toml | .venv/bin/python
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@ .venv/plain
+
+.venv/site: setup.cfg pyproject.toml | .venv/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@ .venv/plain

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,17 +71,56 @@ def find(claim: Claim, folder: Path = RECORDS) -> Finding:
     return Finding(UNMEASURED, "") if record is None else claim.judge(record)
 
 
+def brief(ours: str, most: int = 90) -> str:
+    """The first figures of a finding, cut between two, never inside brackets; … where there are more."""
+    ends = [
+        m.start()
+        for m in re.finditer(r"[,;] |$", ours)
+        if ours.count("(", 0, m.start()) == ours.count(")", 0, m.start())
+    ]
+    end = max([e for e in ends if e <= most], default=ends[0])
+    return ours[:end] + (" …" if end < len(ours) else "")
+
+
 def row(claim: Claim, folder: Path = RECORDS) -> str:
-    """The claim's line of the table."""
-    finding, ours, picture, command = find(claim, folder), "", "", ""
+    """The claim's line of its paper's table."""
+    finding = find(claim, folder)
+    shown = claim.picture and finding.verdict != UNMEASURED
+    picture = f"[picture](figures/{claim.picture})" if shown else ""
+    cells = f"**{claim.id}** {claim.says}", f"**{finding.verdict}**", brief(finding.ours), picture
+    return f"| {' | '.join(cells)} |"
+
+
+def details(claim: Claim, folder: Path = RECORDS) -> str:
+    """What stands folded below the table: both figures, the rule, the command."""
+    finding, lines = find(claim, folder), [f"**{claim.id}.** The paper's figure: {claim.theirs}."]
     if finding.verdict != UNMEASURED:
         record = read_record(claim.measurement.name, folder)
-        ours = f"{finding.ours} (n = {record['n']}, seed {record['seed']})"
-        picture = f"[{claim.picture}](figures/{claim.picture})" if claim.picture else ""
+        lines.append(f"Ours: {finding.ours} (n = {record['n']}, seed {record['seed']}).")
+    if claim.judge is not None:
+        lines.append(f"The rule: {' '.join(inspect.getdoc(claim.judge).split())}")
     if claim.measurement is not None:
-        command = f"`python -m palimpsest.claims {claim.id}`"
-    cells = claim.id, claim.says, claim.paper, claim.theirs, ours, f"**{finding.verdict}**", picture, command
-    return f"| {' | '.join(cells)} |"
+        lines.append(f"Measured by `python -m palimpsest.claims {claim.id}`.")
+    return " ".join(lines)
+
+
+def section(paper: str, claims: Sequence[Claim], folder: Path = RECORDS) -> str:
+    """A paper's claims: the table, and what is folded below it."""
+    rows = "\n".join(row(c, folder) for c in claims)
+    folded = "\n\n".join(details(c, folder) for c in claims)
+    return f"""## {paper}
+
+| claim | verdict | ours | |
+|---|---|---|---|
+{rows}
+
+<details>
+<summary>{paper}: all figures, the rules, the commands</summary>
+
+{folded}
+
+</details>
+"""
 
 
 def page(claims: tuple[Claim, ...], folder: Path = RECORDS) -> str:
@@ -88,25 +128,20 @@ def page(claims: tuple[Claim, ...], folder: Path = RECORDS) -> str:
     verdicts = [find(c, folder).verdict for c in claims]
     kinds = HOLDS, PARTLY, FAILS, UNJUDGED, UNMEASURED
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in kinds if v in verdicts)
-    rules = "\n".join(f"- **{c.id}**: {' '.join(inspect.getdoc(c.judge).split())}" for c in claims if c.judge)
+    papers = dict.fromkeys(c.paper for c in claims)
+    sections = "\n".join(section(p, [c for c in claims if c.paper == p], folder) for p in papers)
     return f"""# Claims
 
 What these papers say, and what came out when it was measured on the models of this repository: {counts}.
 
 Our world is small: 64 × 64 pictures of shapes, models of a few million parameters, a reader instead of
 human judges. A verdict is about this world. Where a paper's figure depends on its data set, ours cannot
-equal it; what is tested is the direction that the paper claims. Every figure below comes from a record in
-`figures/`, made by the command in the last column; this page is written by `python -m palimpsest.claims`,
-and each verdict by the rule under the table. Nobody types either.
+equal it; what is tested is the direction that the paper claims. A table shows the first of our figures; the
+others, the paper's own, and the rule that gives the verdict are folded below it. Every figure comes from a
+record in `figures/`, made by the command that stands there; this page is written by
+`python -m palimpsest.claims`. Nobody types either.
 
-| | claim | paper | the paper's figure | ours | verdict | picture | command |
-|---|---|---|---|---|---|---|---|
-{chr(10).join(row(c, folder) for c in claims)}
-
-## The rules
-
-{rules}
-"""
+{sections}"""
 
 
 def between(text: str, name: str, inside: str) -> str:

@@ -88,25 +88,34 @@ def test_the_page_in_the_repository_is_what_the_records_give():
 def test_a_claim_without_a_record_is_not_yet_measured_and_nothing_is_invented(tmp_path):
     for claim in CLAIMS:
         assert page.find(claim, tmp_path) == (page.UNMEASURED, "")
-        assert page.row(claim, tmp_path).split(" | ")[4:7] == ["", "**not yet measured**", ""]
+        assert page.row(claim, tmp_path).endswith("| **not yet measured** |  |  |")
+        assert "Ours" not in page.details(claim, tmp_path)
 
 
 def test_a_records_figures_n_and_seed_reach_the_page(tmp_path):
     (tmp_path / "sdedit_masks.json").write_text(
         json.dumps(masks(with_mask=0.875) | dict(n=77, seed=5)), encoding="utf-8"
     )
-    line = next(r for r in page.page(CLAIMS, tmp_path).splitlines() if r.startswith("| C3 |"))
-    assert (
-        "88%" in line
-        and "(n = 77, seed 5)" in line
-        and "**holds**" in line
-        and "figures/sdedit_masks.png" in line
-    )
+    text = page.page(CLAIMS, tmp_path)
+    line = next(r for r in text.splitlines() if r.startswith("| **C3** "))
+    assert "88%" in line and "**holds**" in line and "figures/sdedit_masks.png" in line
+    folded = next(r for r in text.splitlines() if r.startswith("**C3.**"))
+    assert "(n = 77, seed 5)" in folded and "88%" in folded
 
 
-def test_every_verdict_has_its_rule_on_the_page():
-    rules = page.page(CLAIMS).split("## The rules")[1]
-    assert all(f"**{c.id}**" in rules for c in CLAIMS if c.judge) and "useful" in rules
+def test_every_verdict_has_its_rule_its_command_and_the_papers_figure_on_the_page():
+    text = page.page(CLAIMS)
+    assert text.count("<details>") == text.count("</details>") == len({c.paper for c in CLAIMS})
+    for claim in (c for c in CLAIMS if c.judge):
+        folded = next(r for r in text.splitlines() if r.startswith(f"**{claim.id}.**"))
+        assert claim.theirs in folded and f"`python -m palimpsest.claims {claim.id}`" in folded
+        assert " ".join(claim.judge.__doc__.split()) in folded
+
+
+def test_a_figure_in_brief_is_cut_between_figures_and_never_inside_brackets():
+    assert page.brief("all right: 1%, 2%; the rest (a, b) 3%", 24) == "all right: 1%, 2% …"
+    assert page.brief("one (a, b, c), two", 12) == "one (a, b, c) …"
+    assert page.brief("short") == "short"
 
 
 # --------------------------------------------------------------------------- the rules

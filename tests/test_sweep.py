@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from palimpsest.cli.commands.sweep import understood
 from palimpsest.methods.sweep import label, sheet, sweep
 
 
@@ -63,6 +64,10 @@ def test_a_sheet_shows_what_it_is_asked_to_of_the_picture_it_is_asked_for():
     assert (0, 0, 0) in colours(sheet(swept, lambda r: r.mask, n=1)) and (255, 0, 0) not in colours(
         sheet(swept, lambda r: r.mask)
     )
+
+
+def test_an_option_that_may_be_given_again_is_swept_by_what_was_given():
+    assert understood(["0.3", "star=0.5"]) == "0.3, star=0.5" and understood(0.3) == 0.3
 
 
 def test_labels_are_short():

@@ -9,6 +9,7 @@ import math
 import shlex
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 from torch import Tensor
 
@@ -96,7 +97,7 @@ def sheet_of(
 ) -> Tensor:
     """The pictures, labelled by the settings as they were understood; the picture before them, if there is
     one."""
-    settings = [{name: getattr(job, options[name].dest) for name in grids} for job in jobs]
+    settings = [{name: understood(getattr(job, options[name].dest)) for name in grids} for job in jobs]
     read = {name: list(dict.fromkeys(setting[name] for setting in settings)) for name in grids}
     before = made[0].before
     return sheet(
@@ -106,6 +107,11 @@ def sheet_of(
         scale=1,
         title=shlex.join([a.method, *a.words]),
     )
+
+
+def understood(value: Any) -> Any:
+    """A setting as its label says it: of an option that may be given again, what was given, in a line."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 # ---- what is asked for ----

@@ -1,0 +1,1 @@
+"""The pages behind README, in Markdown; `site` makes the site of them."""
