@@ -1,8 +1,8 @@
 """The pictures of the knobs on the pages of docs/methods: python -m palimpsest.claims.draw.knobs [t0.png …].
 
 Each is the sheet of a `palimpsest sweep` command that stands on the page above it: the page is the only
-place where the command is written. Sheets are made smaller, WIDE pixels and COLOURS colours. `--missing` makes
-those that are not there.
+place where the command is written. Sheets are made smaller, WIDE pixels and COLOURS colours. `--missing`
+makes those that are not there.
 """
 
 from __future__ import annotations

@@ -69,10 +69,9 @@ def command(words: str) -> str:
     """Examples of a command, the time to expect, and its options, folded."""
     ending = ENDINGS[words]
     examples = "\n".join(f"palimpsest {example}" for example in ending.examples)
-    return (
-        f"```\n{examples}\n```\n\n{ending.size} Expect {ending.seconds} with the shipped model "
-        f"on one core of a server.\n\n:::{{dropdown}} All options of `palimpsest {words}`\n\n{options(help_of(words))}\n\n:::"
-    )
+    time = f"Expect {ending.seconds} with the shipped model on one core of a server."
+    folded = f":::{{dropdown}} All options of `palimpsest {words}`\n\n{options(help_of(words))}\n\n:::"
+    return f"```\n{examples}\n```\n\n{ending.size} {time}\n\n{folded}"
 
 
 def algorithm(module: str) -> str:
