@@ -65,8 +65,9 @@ class Made:
 def deliver(a: argparse.Namespace, made: Made, seconds: float) -> None:
     """Write it all, and say so in one line."""
     write_pictures(a, made)
-    if asked(a, "compare"):
-        write_picture(compared(made), a.compare, as_text(recorded(a, made)))
+    sheet = a.out if a.only == "compare" else asked(a, "compare")
+    if sheet:
+        write_picture(compared(made), sheet, as_text(recorded(a, made) | {"picture": "compare"}))
     if made.walk is not None:
         write_walk(made.walk, a)
     tell(f"{a.out}: {made.said}, {seconds:.1f} s{chosen(a)}")
@@ -105,7 +106,7 @@ def recorded(a: argparse.Namespace, made: Made) -> dict[str, Any]:
 
 def a_file_each(a: argparse.Namespace) -> bool:
     """Whether several results go to a file each, {i} in OUT; else they share a sheet."""
-    return a.only is not None or "{i}" in (a.out or "")
+    return isinstance(a.only, int) or "{i}" in (a.out or "")
 
 
 def files_of(a: argparse.Namespace, n: int) -> list[Path]:

@@ -29,7 +29,8 @@ READ = (*SAVE, ".gif", ".bmp", ".avif", ".heic", ".heif")  # names of pictures i
 
 def run(a: argparse.Namespace) -> None:
     """Do what the options say."""
-    a.held, a.only = {}, getattr(a, "only", None)  # models once they are loaded; which of several pictures
+    a.held = {}  # models once they are loaded
+    a.only = getattr(a, "only", None)  # which of several pictures is wanted; "compare": the sheet about it
     inputs = getattr(a, "input", None)
     if not isinstance(inputs, list):
         return run_one(a)

@@ -122,7 +122,7 @@ def test_anew_keeps_the_autoencoder_alone(own):
         ("--folder empty", "folder: empty holds no pictures"),
         ("--captions none.json", "captions: none.json is not there, nor in mine"),
         ("--captions mine/red.png", "captions: mine/red.png cannot be read as text"),
-        ("--captions bad.json", "captions: bad.json is not JSON"),
+        ("--captions bad.json", "captions: bad.json is not JSON (Expecting"),
         ("--captions odd.json", "captions: odd.json must hold an object of names and captions"),
         ("--captions gone.json", "captions: gone.json names gone.png, which is not in mine"),
         ("--captions rows.json", "captions: each row must be an object with"),

@@ -133,7 +133,7 @@ def grid_of(text: str, options: dict[str, argparse.Action], method: str) -> tupl
     if not equals or not values.strip():
         raise Mistake(f"over: write NAME=VALUES, as in t0=.2,.4,.8; got {text!r}")
     if name not in options or options[name].dest in (*OUTPUTS, "help", "estimate", "sidecar"):
-        near = difflib.get_close_matches(name, options, n=2, cutoff=0.5)
+        near = [n for n in difflib.get_close_matches(name, options, n=2, cutoff=0.5) if n != name]
         hint = f"did you mean {' or '.join(near)}?" if near else f"see palimpsest {method} --help"
         raise Mistake(f"over: {method} cannot vary {name!r}; {hint}")
     return name, values_of(values)

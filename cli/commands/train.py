@@ -192,7 +192,10 @@ def captions_of(place: Path, said: str) -> dict[Path, str]:
     with blame("captions"):
         found = beside(pictures) if said in ("*.txt", "txt") else in_file(place, said)
     if not found:
-        raise Mistake(f"captions: none of the {len(pictures)} pictures in {place} has one")
+        raise Mistake(
+            f"captions: none of the {len(pictures)} pictures in {place} has one; write a.txt beside a.png, "
+            "or captions.json"
+        )
     if lacking := [p.name for p in pictures if p not in found]:
         some = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
         say(f"note: left out, as they have no caption: {some} ({len(lacking)} of {len(pictures)})")
@@ -216,7 +219,7 @@ def in_file(place: Path, name: str) -> dict[Path, str]:
     try:
         data = json.loads(text)
     except ValueError as error:
-        raise Mistake(f"{file} is not JSON ({error})") from None
+        raise Mistake(f'{file} is not JSON ({error}); write {{"a.png": "a red star"}}') from None
     if isinstance(data, list):
         data = {pick(row, "file", "file_name", "image"): pick(row, "caption", "text") for row in data}
     if not isinstance(data, dict) or not all(isinstance(v, str) for v in data.values()):
