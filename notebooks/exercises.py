@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 
 from palimpsest.samplers.ddim import invert
+from palimpsest.samplers.flow import flow_times, line, velocity
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.samplers.ve_sde import ve_sigmas
 from palimpsest.worlds.gaussian import GaussianWorld
@@ -290,6 +291,28 @@ def _without_guidance(answer: str) -> str | None:
         f"not yet: ({answer}); a run of the sampler draws one picture, not the mean, and every training pair had an edit")
 
 
+# --------------------------------------------------------------------------- 12
+
+def _averaged(edit: Callable) -> str | None:
+    sched = Schedule.cosine()
+    world = GaussianWorld({"a": torch.full((1, 1, 1), -.5), "b": torch.full((1, 1, 1), 1.)}, {"a": .3, "b": .6})
+    u_src, u_tar = (velocity(world.denoiser(text, sched), sched) for text in "ab")
+    x_0, times = torch.tensor([-.9, -.5, .2]).double().view(3, 1, 1, 1), flow_times(5, .9)
+    noises = torch.randn((5, 4, 3, 1, 1, 1), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    z = x_0
+    for (s, r), drawn in zip(pairwise(times), noises):
+        z = z + (r - s) * sum(u_tar(line(x_0, s, e) + z - x_0, s) - u_src(line(x_0, s, e), s) for e in drawn) / len(drawn)
+    found = edit(x_0, u_src, u_tar, times, [list(drawn) for drawn in noises])
+    if torch.allclose(found, z, atol=1e-9, rtol=0):
+        return None
+    return f"not yet: the first pixel becomes {float(found.flatten()[0]):.4f}, and {float(z.flatten()[0]):.4f} is right"
+
+
+def _own_noise(answer: str) -> str | None:
+    return None if str(answer).strip().lower() == "b" else (
+        f"not yet: ({answer}); ten independent differences of noises add up to a standard deviation of about .4")
+
+
 # --------------------------------------------------------------------------- 13
 
 def _doing_nothing(db: float) -> str | None:
@@ -320,4 +343,5 @@ CHECKS: dict[str, Callable] = {"00.1": _kept_outside, "00.2": _untouched,
                                "09.1": _put_back, "09.2": _keeps_nothing,
                                "10.1": _lora, "10.2": _which_change,
                                "11.1": _other_order, "11.2": _without_guidance,
+                               "12.1": _averaged, "12.2": _own_noise,
                                "13.1": _doing_nothing, "13.2": _family, "13.3": _over}

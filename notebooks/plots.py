@@ -137,6 +137,38 @@ def bars(ax: Axes, names: Sequence[str], groups: Mapping[str, Values],
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
+def points(ax: Axes, x: Sequence[Sequence[float]], y: Sequence[Sequence[float]], name: str, colour: str, mark: str = "o-") -> None:
+    """Points joined by a line, each with its interval along both axes: x and y hold [mean, low, high] for each."""
+    (across, left, right), (up, low, high) = (np.array(v, dtype=float).T for v in (x, y))
+    ax.errorbar(across, up, xerr=(across - left, right - across), yerr=(up - low, high - up), fmt=mark, color=colour,
+                label=name, linewidth=1, capsize=2)
+
+
+def board(ax: Axes, columns: Sequence[str], rows: Mapping[str, Sequence[Sequence[float] | None]], *, form: str = "",
+          span: tuple[float, float] | None = None) -> None:
+    """A scoreboard: a cell for each row and column, with its number, coloured from low to high within `span`.
+
+    rows: name → for each column [mean, low, high], or [number] alone, or None for an empty cell. form: of the numbers; ""
+    writes shares in percent. Where intervals are given, a frame marks those that meet the interval of the column's best."""
+    means = np.array([[np.nan if v is None else v[0] for v in row] for row in rows.values()])
+    low, high = span or (0., 1.)
+    ax.imshow(means, cmap="Blues" if span is None else "RdBu", vmin=low, vmax=high * (1.25 if span is None else 1), aspect="auto")
+    for c in range(len(columns)):
+        cells = {r: row[c] for r, row in enumerate(rows.values()) if row[c] is not None}
+        best = max(cells.values(), key=lambda v: v[0])
+        for r, v in cells.items():
+            share = (v[0] - low) / (high - low)
+            dark = share > .75 if span is None else not .15 < share < .85
+            text = f"{100 * v[0]:.0f}" if not form else form.format(v[0])
+            ax.text(c, r, text, ha="center", va="center", fontsize=SMALL, color="white" if dark else "#222222")
+            if len(v) == 3 and v[2] >= best[1]:
+                ax.add_patch(plt.Rectangle((c - .46, r - .44), .92, .88, fill=False, edgecolor=PALETTE[1], linewidth=1.4))
+    ax.set_xticks(range(len(columns)), columns, rotation=30, ha="left", rotation_mode="anchor")
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    ax.grid(False)
+
+
 def key(fig: Figure, ax: Axes, columns: int = 4) -> None:
     """One legend for the whole figure, below it: the names of what is drawn on `ax`."""
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=columns)

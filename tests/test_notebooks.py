@@ -34,6 +34,7 @@ FINISHED = [
     "09_glide",
     "10_dreambooth",
     "11_instruct_pix2pix",
+    "12_after_the_survey",
 ]
 OVERVIEWS = {"00", "13"}  # no method of their own
 SECONDS = {"02_train": 180}  # lesson -> seconds on two cores, where it is not 90
@@ -49,6 +50,7 @@ NEEDS = {  # figures of the shipped model that a lesson stands on
     "08_null_text": ("single_all_right", 0.6),
     "09_glide": ("single_all_right", 0.5, "shapes-glide"),
     "11_instruct_pix2pix": ("instructed_all_right", 0.5, "shapes-instruct"),
+    "12_after_the_survey": ("single_all_right", 0.6),
 }
 SOLUTIONS = sorted(p.stem for p in (render.HERE / "solutions").glob("*.py"))
 
@@ -381,7 +383,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
         mean_interval([1.0])
 
 
-def test_slides_hold_every_figure_and_fetch_nothing(tmp_path, capsys):
+def test_slides_hold_every_figure_and_formula_and_fetch_nothing(tmp_path, capsys):
     from palimpsest.notebooks import slides
 
     name = "01_noise_and_samplers"
@@ -390,7 +392,12 @@ def test_slides_hold_every_figure_and_fetch_nothing(tmp_path, capsys):
     pictures = [
         o for c in rendered(name)["cells"] for o in c.get("outputs", []) if "image/png" in o.get("data", {})
     ]
-    assert page.count("<img") == len(pictures) and page.count("<section>") == len(pictures) + 2
+    displayed = sum(c.source.count("$$") for c in source(name).cells if c.cell_type == "markdown") // 2
+    assert page.count("<img") == len(pictures)
+    assert page.count("<section>") == len(pictures) + displayed + 2 and displayed >= 4
+    assert page.count('<math xmlns="http://www.w3.org/1998/Math/MathML" display="block"') == displayed
+    text = re.sub(r"base64,[^\"]+|(?s:<script>.*)", "", page)
+    assert not re.search(r"\$|\\[a-z]|mathvariant=\"(double|script)", text), "a formula as it is typed"
     assert not re.search(r"""(src|href)="(?!data:|https://arxiv)""", page) and "<script src" not in page
     with pytest.raises(SystemExit):
         slides.main(["99_nothing", "-o", str(tmp_path)])
