@@ -19,7 +19,7 @@ from palimpsest.fit.processes import rank_and_world
 from palimpsest.outputs import OutputError, check_outputs, locked
 from palimpsest.weights.load import files_of
 from palimpsest.weights.public.embeddings import split_word
-from palimpsest.weights.public.lora import split_scale
+from palimpsest.weights.public.lora import file_in, split_scale
 from palimpsest.worlds.files import SAVE
 
 READS = ("input", "inputs", "mask", "original", "load", "picture", "script", "prompts", "captions")
@@ -78,7 +78,7 @@ def read_by(given: argparse.Namespace) -> Paths:
     files = named(given, tuple(n for n in READS if n != "inputs"))
     found = {"IN" if name == "input" else name: [path] for name, path in files.items()}
     found |= {name: files_of(path) for name, path in named(given, MODELS).items()}
-    found["lora"] = [split_scale(one)[0] for one in getattr(given, "lora", None) or ()]
+    found["lora"] = [file_in(split_scale(one)[0]) for one in getattr(given, "lora", None) or ()]
     found["embedding"] = [split_word(one)[0] for one in getattr(given, "embedding", None) or ()]
     found["IN"] = found.get("IN", []) + [Path(path) for path in getattr(given, "inputs", ())]
     return found | getattr(given, "reads", lambda given: {})(given)

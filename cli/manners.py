@@ -8,6 +8,7 @@ traceback."""
 from __future__ import annotations
 
 import argparse
+import difflib
 import inspect
 import math
 import re
@@ -73,7 +74,9 @@ def complaint(error: Exception) -> str | None:
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "device: its memory is too small for this; ask for less at once, or take --device cpu"
     if isinstance(error, ArgumentError):  # pictures are given as IN here
-        name = {"pictures": "IN", "x": "IN"}.get(error.argument, option_name(error.argument))
+        name = {"pictures": "IN", "x": "IN", "weights": "weight"}.get(
+            error.argument, option_name(error.argument)
+        )
         return f"{name}: {error.text}"
     if isinstance(error, (ValueError, ArithmeticError, OSError, MemoryError)):
         return str(error) or "out of memory: ask for less at once"
@@ -128,8 +131,24 @@ def option_name(parameter: str) -> str:
     return re.sub("[_.]", "-", parameter.rstrip("_"))
 
 
+def why_no_text(error: OSError | UnicodeDecodeError) -> str:
+    """Why a file cannot be read as text."""
+    return getattr(error, "strerror", None) or "not UTF-8 text: save it as UTF-8"
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with the manners above."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:
+        """As ever; an option that is not known is told by the command it was given to, with the nearest."""
+        given, left = self.parse_known_args(args, namespace)
+        if left:
+            asked = getattr(given, "parser", self)
+            known = [flag for action in asked._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(left[0].partition("=")[0], known, n=1, cutoff=0.7)
+            hint = f" (did you mean {near[0]}?)" if near and left[0].startswith("-") else ""
+            asked.error(f"unrecognized arguments: {' '.join(left)}{hint}")
+        return given
 
     def error(self, message: str) -> None:
         if message.startswith("argument "):  # "argument -o/--out: …" -> "out: …"

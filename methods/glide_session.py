@@ -31,7 +31,7 @@ from palimpsest.arguments import ArgumentError, Mask, Picture, Scale, Seed, chec
 from palimpsest.methods.glide import Respacing, check_upsampler, glide, inpaint, levels_of
 from palimpsest.methods.inputs import given_mask, given_picture
 from palimpsest.weights.model import Model
-from palimpsest.worlds.files import contact_sheet, read_mask
+from palimpsest.worlds.files import Original, contact_sheet, open_picture, read_mask
 
 
 class State(NamedTuple):
@@ -203,25 +203,29 @@ def parse_line(
     if check_prompt is not None:
         check_prompt(prompt)
     corners: list[float] | None = None
-    mask: Tensor | None = None
+    drawn: Original | None = None
     seed: int | None = None
     for option in options:
         name, _, value = option.partition(" ")
         if name == "box":
             corners = corners_of(value)
         elif name == "mask":
-            mask = read_mask(folder / value.strip())
+            drawn = open_picture(folder / value.strip()).square()  # on the picture's file, of whatever size
+            mask = read_mask(folder / value.strip(), of=drawn)
         elif name == "seed" and re.fullmatch(r"-?\d+", value.strip()):
             seed = int(value)
         else:
             raise ValueError(
                 f'{option!r} is no option; known: "box LEFT TOP RIGHT BOTTOM", "mask FILE", "seed N"'
             )
-    if corners is not None and mask is not None:
+    if corners is not None and drawn is not None:
         raise ValueError("a box and a mask: give one of them")
 
     def paint(session: Session) -> object:
-        return session.paint(prompt, mask if corners is None else box(*corners, size=session.size), seed=seed)
+        where = None if corners is None else box(*corners, size=session.size)
+        if drawn is not None:
+            where = drawn.framed(session.size).region(mask)
+        return session.paint(prompt, where, seed=seed)
 
     return paint
 

@@ -148,6 +148,7 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
     (f"{EDIT} --prompt a_red_star_qqqqqqq", 'unknown word "qqqqqqq" in the prompt'),
     (f"{EDIT} --prompt {LONG}", "the prompt has 26 tokens", "at most 22", "shorten it"),
     ("generate --prompt a_haert -o out.png --model TINY", 'unknown word "haert" in the prompt', "heart"),
+    (f"{EDIT} --promt star", "unrecognized arguments: --promt", "mean --prompt?", "palimpsest sdedit --help"),
     # the place to write
     ("sdedit in.png -o out.bmp", "out: cannot write out.bmp", ".png"),
     ("sdedit in.png -o out", "out: cannot write out", "must end in"),

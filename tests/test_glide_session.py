@@ -26,6 +26,7 @@ def folder(tmp_path_factory):
     mask = -torch.ones(1, 3, 16, 16)
     mask[..., 2:9, 2:9] = 1
     write_picture(mask, out / "mask.png")
+    write_picture(mask.repeat_interleave(3, 2).repeat_interleave(3, 3), out / "large.png")
     return out
 
 
@@ -78,7 +79,7 @@ def test_an_empty_session_says_so(session):
 
 
 def test_a_script_does_what_its_lines_say(session, folder):
-    script = f"# a remark\n{A}\n\n{B} | box .5 .2 .95 .8 | seed 40  # the ring\nundo\n{B} | mask mask.png\n"
+    script = f"# a remark\n{A}\n\n{B} | box .5 .2 .95 .8 | seed 40  # the ring\nundo\n{B} | mask large.png\n"
     session.run(parse(script, folder))
     by_hand = Session(session.model, session.upsampler, seed=5, steps="3")
     by_hand.paint(A)

@@ -99,6 +99,7 @@ def test_two_outputs_that_would_be_one_file_are_told_before_either_is_there(room
         "null-text in.png --prompt a_star --save tiny-vae.safetensors -o out.png",
         "null-text in.png --prompt a_star --save sub/../tiny.safetensors -o out.png",
         "null-text in.png --prompt a_star --save x.safetensors -o out.png --lora sub/../x.safetensors:.5",
+        "null-text in.png --prompt a_star --save mine/adapter_model.safetensors -o out.png --lora mine:.5",
         "dreambooth mine/000_0.png --class-noun star -n 1 -o mine",
         "dreambooth in.png --class-noun star --captions mine/learned.json -o mine",
         "dreambooth in.png --class-noun star --model mine/model.safetensors -o mine",
@@ -119,6 +120,7 @@ def test_a_command_whose_output_is_an_input_is_refused_before_the_work(room, com
         tiny_weights(room / folder, "model")
         for name in ("step_000.png", "000_0.png"):
             (room / folder / name).write_bytes((room / "in.png").read_bytes())
+    (room / "mine" / "adapter_model.safetensors").write_bytes(b"")
     (room / "mine" / "learned.json").write_text("a [V] star\n", encoding="utf-8")
     before = {name: (room / name).read_bytes() for name in names(room) if (room / name).is_file()}
     words = [

@@ -199,3 +199,9 @@ def test_what_nobody_knows_is_not(tmp_path, key):
     save_file(compvis(small()) | {key: torch.ones(3, 3)}, tmp_path / "x.safetensors")
     with pytest.raises(WeightsError, match=f"1 left over \\({key}\\)"):
         load(tmp_path / "x.safetensors", device="cpu")
+
+
+def test_a_folder_that_dreambooth_wrote_is_answered_with_the_model_in_it(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(WeightsError, match=f"holds no unet/; give {tmp_path / 'model.safetensors'}"):
+        load(tmp_path)

@@ -121,7 +121,10 @@ def test_anew_keeps_the_autoencoder_alone(own):
         ("--folder nowhere", "folder: nowhere is no folder"),
         ("--folder empty", "folder: empty holds no pictures"),
         ("--captions none.json", "captions: none.json is not there, nor in mine"),
-        ("--captions mine/red.png", "captions: mine/red.png cannot be read as text"),
+        (
+            "--captions mine/red.png",
+            "captions: mine/red.png cannot be read (not UTF-8 text: save it as UTF-8)",
+        ),
         ("--captions bad.json", "captions: bad.json is not JSON (Expecting"),
         ("--captions odd.json", "captions: odd.json must hold an object of names and captions"),
         ("--captions gone.json", "captions: gone.json names gone.png, which is not in mine"),

@@ -21,7 +21,17 @@ from palimpsest.cli.commands.dry_run import LOSES, Work, branches, dry_run, floa
 from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.commands.pictures import open_input, seen_by
 from palimpsest.cli.console import tell
-from palimpsest.cli.manners import Mistake, blame, command, number, options, progress, shared_options, whole
+from palimpsest.cli.manners import (
+    Mistake,
+    blame,
+    command,
+    number,
+    options,
+    progress,
+    shared_options,
+    whole,
+    why_no_text,
+)
 from palimpsest.cli.record import as_text, record_of
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.methods.dreambooth import WEIGHTS, Batch, Learned, dreambooth, dreambooth_loss, trainable_copy
@@ -463,8 +473,7 @@ def lines_of(name: str, file: str | None) -> dict[int, str]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise Mistake(
-            f"{name}: {file} cannot be read as text ({type(error).__name__}); give a file with a {what} a "
-            "line"
+            f"{name}: {file} cannot be read ({why_no_text(error)}); give a file with a {what} a line"
         ) from None
     lines = {k: line.strip() for k, line in enumerate(text.splitlines(), 1) if line.strip()}
     if not lines:

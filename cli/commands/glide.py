@@ -27,7 +27,17 @@ from palimpsest.cli.commands.pictures import (
 from palimpsest.cli.commands.wording import note_wording
 from palimpsest.cli.console import say, tell
 from palimpsest.cli.deliver import Made, Walk, write_pictures
-from palimpsest.cli.manners import Mistake, blame, command, number, options, progress, run_options, whole
+from palimpsest.cli.manners import (
+    Mistake,
+    blame,
+    command,
+    number,
+    options,
+    progress,
+    run_options,
+    whole,
+    why_no_text,
+)
 from palimpsest.methods.glide import (
     blurred,
     check_stage,
@@ -430,9 +440,7 @@ def script_of(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})"
-        ) from error
+        raise ValueError(f"{path} cannot be read ({why_no_text(error)})") from error
 
 
 def files_of_script(path: str | None) -> list[Path]:

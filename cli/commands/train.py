@@ -18,7 +18,7 @@ from palimpsest.cli.commands.dreambooth import folder, made
 from palimpsest.cli.commands.dry_run import LOSES, float32_of
 from palimpsest.cli.commands.loading import load_model
 from palimpsest.cli.console import say, tell
-from palimpsest.cli.manners import Mistake, blame, command, number, options, run_options
+from palimpsest.cli.manners import Mistake, blame, command, number, options, run_options, why_no_text
 from palimpsest.cli.record import as_text, record_of
 from palimpsest.fit.settings import Files
 from palimpsest.methods.captioned import Training, train
@@ -242,7 +242,7 @@ def text_of(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise Mistake(f"{file} cannot be read as text ({type(error).__name__})") from None
+        raise Mistake(f"{file} cannot be read ({why_no_text(error)})") from None
 
 
 def opened(path: Path) -> Original:

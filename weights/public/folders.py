@@ -47,6 +47,7 @@ def read_diffusers(folder: Path, device: torch.device, dtype: torch.dtype) -> di
     if not (folder / "unet").is_dir():
         snapshots = [path.parent for path in sorted(folder.glob("snapshots/*/unet"))]  # of the hub's cache
         near = snapshots or [path for path in [folder.parent] if (path / "unet").is_dir()]
+        near += [path for path in [folder / "model.safetensors"] if path.is_file()]  # what dreambooth wrote
         raise WeightsError(
             f"model: {folder} holds no unet/; give {[*near, 'the folder of a diffusers model'][0]}, or one "
             "file"

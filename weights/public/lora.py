@@ -120,9 +120,14 @@ def split_scale(given: str | Path) -> tuple[Path, float]:
 # ---- what is in a file ----
 
 
+def file_in(path: Path) -> Path:
+    """The file of a LoRA that is given as a folder; any other path as it is."""
+    return next((path / name for name in IN_FOLDER if (path / name).is_file()), path)
+
+
 def read_file(path: Path) -> Found:
     """The tensors of a LoRA file, or of the one in a folder. Raises ArgumentError for a file that is none."""
-    path = next((path / name for name in IN_FOLDER if (path / name).is_file()), path)
+    path = file_in(path)
     if path.is_dir():
         raise ArgumentError("lora", f"{path} holds none of {', '.join(IN_FOLDER)}; name the file")
     beside = path.with_name("adapter_config.json")
