@@ -26,6 +26,7 @@ from palimpsest.claims.draw.editing import DRAWN, percent, record
 from palimpsest.claims.draw.emoji import DRAWN as EMOJI
 from palimpsest.claims.draw.flow import DRAWN as FLOW
 from palimpsest.claims.draw.glide import DRAWN as GLIDE
+from palimpsest.claims.draw.house import DRAWN as HOUSE
 from palimpsest.claims.draw.instruct import DRAWN as INSTRUCT
 from palimpsest.claims.draw.scoreboard import DRAWN as SCOREBOARD
 from palimpsest.claims.draw.style import BAND, BLUE, GREEN, GREY, ORANGE, SKY, figure, save, show, style
@@ -336,6 +337,7 @@ FIGURES: dict[str, Callable[[Path, Opener], Figure]] = {
         *INSTRUCT,
         *EMOJI,
         *FLOW,
+        *HOUSE,
         *SCOREBOARD,
     )
 }
