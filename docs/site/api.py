@@ -59,8 +59,10 @@ def prose(text: str) -> str:
 
 
 def escaped(line: str) -> str:
-    """A line of text whose signs Markdown would take for its own; what stands in backticks is code."""
-    parts = re.split(r"(`[^`]+`)", line)
+    """A line of text whose signs Markdown would take for its own; what stands in backticks is code, and
+    between two stars it is stressed.
+    """
+    parts = re.split(r"(`[^`]+`|(?<!\w)\*\w[^*]*\w\*(?!\w))", line)
     parts[::2] = [re.sub(r"([\\*_<>$\[\]|#{}~@])", r"\\\1", part) for part in parts[::2]]
     text = "".join(parts)
     return re.sub(r"^(\s*)(\d+)([.)])|^(\s*)([-+])", lambda m: re.sub(r"([.)+-])", r"\\\1", m[0]), text)
@@ -148,7 +150,7 @@ def listed(paths: list[str]) -> str:
         says = ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8"))) or ""
         first = re.split(r"(?<=[.:])\s|\n\n", " ".join(says.split("\n\n")[0].split()), maxsplit=1)[0]
         rows.append(f"- [`{dotted(path)}`]({Path(page_of(path)).name}): {escaped(first.rstrip(':'))}")
-    names = "\n".join(Path(page_of(path)).stem for path in paths)
+    names = "\n".join(f"{dotted(path)} <{Path(page_of(path)).stem}>" for path in paths)
     return "\n".join(rows) + f"\n\n```{{toctree}}\n:hidden:\n\n{names}\n```"
 
 

@@ -130,8 +130,7 @@ def card(name: str) -> str:
     parts = [
         f"# {name}",
         f"{escaped(about_recipe(about['recipe'])[:1].upper() + about_recipe(about['recipe'])[1:])}.",
-        f"| | |\n|---|---|\n"
-        f"| kind | {KINDS.get(about['kind'], about['kind'])} |\n"
+        f"| kind | {KINDS.get(about['kind'], about['kind'])} |\n|---|---|\n"
         f"| file | `weights/{name}.safetensors`, {about['bytes'] / 2**20:.1f} MB |\n"
         f"| parameters | {about['parameters'] / 1e6:.2f} million |\n"
         f"| recipe | [`{about['recipe']}`]({SCHEME}{path}) |\n"

@@ -83,7 +83,7 @@ def emoji_success(record: Record) -> dict[str, list[Cell]]:
     """The gain in PSNR over the picture untouched, and the share of pairs with a gain."""
 
     def one(scores: Record) -> Cell:
-        return Cell(f"{scores['gain']:+.1f} dB", f"{scores['beats']:.0%}", scores["gain"])
+        return Cell(f"{scores['gain']:+.1f}", f"{scores['beats']:.0%}", scores["gain"])
 
     rows = {**record["methods"], "the true one through the autoencoder": record["limit"]}
     return {
@@ -121,7 +121,7 @@ BOARDS = {
         "The scoreboard of emoji",
         "Every method on the same held-out edits of emoji; the true result is what the artist drew. No model "
         "saw these pictures.",
-        "Each cell is the gain in PSNR over the picture untouched, and the share of pairs with a gain",
+        "Each cell is the gain in PSNR (dB) over the picture untouched, and the share of pairs with a gain",
         "docs/emoji.md",
         lambda record: list(record["limit"]["kinds"]),
         emoji_success,
