@@ -75,7 +75,8 @@ emoji-weights: emoji-data
 bench: .venv/full
 	$(RUN) -m palimpsest.claims.recommend
 	$(RUN) -m palimpsest.claims.bench
-	$(RUN) -m palimpsest.claims.draw.make w_curve.png bench.png
+	$(RUN) -m palimpsest.claims.scoreboard
+	$(RUN) -m palimpsest.claims.draw.make w_curve.png bench.png scoreboard.png scoreboard_gallery.png
 	$(RUN) -m palimpsest.claims.speed
 
 claims: .venv/plain

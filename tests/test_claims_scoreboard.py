@@ -98,6 +98,12 @@ def test_the_page_is_the_records():
     assert record is not None and board.page(record) in (RECORDS.parent / "docs" / "shapes.md").read_text(
         encoding="utf-8"
     )
+    found = {name: row["table"]["all"] for name, row in record["methods"].items()}
+    most = {key: max(found, key=lambda name: found[name][key][0]) for key in ("right", "truth_db")}
+    assert most == dict(right="FlowEdit", truth_db="InstructPix2Pix, true pairs"), "as docs/shapes.md says"
+    told_nothing = {name: f["outside_db"][0] for name, f in found.items() if name != "GLIDE inpainting"}
+    assert max(told_nothing, key=told_nothing.get) == "DiffEdit"
+    assert min(found, key=lambda name: found[name]["outside_db"][0]) == "SDEdit"
     sheet = read_picture(RECORDS / "scoreboard_edits.png")
     assert sheet.shape[-2:] == (64 * len(record["sheet"]["rows"]), 64 * len(record["sheet"]["columns"]))
     assert record["n"] == board.N and sum(record["kinds"].values()) == board.N

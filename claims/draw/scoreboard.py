@@ -39,7 +39,8 @@ def scoreboard(folder: Path, models: Opener) -> Figure:
                 color="white" if value > 80 else "#222222",
             )
     left.set_xticks(range(len(kinds)), [f"{k}\n({r['n'] if k == 'all' else r['kinds'][k]})" for k in kinds])
-    left.set_yticks(range(len(rows)), [textwrap.fill(name, 26) for name in rows])
+    few = {name: f" ({f['all']['n']})" for name, f in rows.items() if f["all"]["n"] < r["n"]}
+    left.set_yticks(range(len(rows)), [textwrap.fill(name + few.get(name, ""), 26) for name in rows])
     left.set_title("all attributes right, % of edits (how many)")
     left.grid(False)
     for i, (name, found) in enumerate(rows.items()):
@@ -50,7 +51,7 @@ def scoreboard(folder: Path, models: Opener) -> Figure:
     right.axvline(copied, color=ORANGE, linestyle="--", linewidth=1, label="untouched")
     right.set(xlabel="PSNR to the true edit (dB), bars: 95 %")
     right.set_title("nearness to the truth")
-    right.legend(loc="lower right")
+    right.legend(loc="upper right")
     return fig
 
 
@@ -60,7 +61,7 @@ def scoreboard_gallery(folder: Path, models: Opener) -> Figure:
     sheet = read_picture(folder / "scoreboard_edits.png")
     columns, rows = r["sheet"]["columns"], r["sheet"]["rows"]
     side = sheet.shape[-1] // len(columns)
-    fig = figure(1.02 * len(columns) + 3.4, 1.02 * len(rows) + 1.2)
+    fig = figure(1.02 * len(columns) + 2.3, 1.02 * len(rows) + 1.2)
     ax = fig.subplots()
     ax.imshow(((sheet[0].movedim(0, -1) + 1) / 2).clamp(0, 1), interpolation="nearest")
     middle = [side * (k + 0.5) for k in range(max(len(columns), len(rows)))]
