@@ -78,6 +78,7 @@ bench: .venv/full
 	$(RUN) -m palimpsest.claims.scoreboard
 	$(RUN) -m palimpsest.claims.draw.make w_curve.png bench.png scoreboard.png scoreboard_gallery.png
 	$(RUN) -m palimpsest.claims.speed
+	$(RUN) -m palimpsest.studio.bench
 
 claims: .venv/plain
 	$(RUN) -m palimpsest.claims all

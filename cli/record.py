@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,16 @@ from palimpsest.weights.files import FOLDER, manifest, sha256
 from palimpsest.weights.load import find, pick_device
 
 
-def record_of(a: argparse.Namespace) -> dict[str, Any]:
-    """The record of what these options make. Files are read to be hashed."""
+def record_of(a: argparse.Namespace, inputs: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The record of what these options make. Files are read to be hashed.
+
+    inputs: name -> SHA-256, of inputs that the options name and that lie in no file here."""
     device = pick_device(a.device).type
     about = {
         "palimpsest": __version__,
         "command": shlex.join(words_of(a)),
         "seed": getattr(a, "seed", None),
-        "inputs": {str(path): sha256(path) for path in files_read(a)},
+        "inputs": {str(path): sha256(path) for path in files_read(a)} if inputs is None else dict(inputs),
         "models": {str(model): digest_of(model) for model in models_of(a)},
         "torch": torch.__version__.split("+")[0],
         "device": device,

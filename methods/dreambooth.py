@@ -230,6 +230,10 @@ def tune(
         curve.add(step, torch.stack(terms).detach().float() / pieces, first=k == 0)
         return total
 
+    def after_step(step: int) -> None:
+        if course.each_step is not None:
+            course.each_step(step, *curve.terms[step].tolist())
+
     # ours: fit's cosine decay of lr; the paper's is constant. unstated: its optimiser's other settings
     settings = Settings(
         course.steps,
@@ -250,6 +254,7 @@ def tune(
         batch,
         settings,
         Files(checkpoint, identity=belongs_to),
+        after_step=after_step,
         progress=progress,
     )
     return fitted.ema, Curves(fitted.losses, *curve.terms.T.tolist(), fitted.seconds)

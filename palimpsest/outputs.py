@@ -307,11 +307,11 @@ def remove_leftovers(folder: Path, begin: str = ".") -> None:
     with suppress(OSError):
         for name in os.listdir(folder):
             found = PART.fullmatch(name) if name.startswith(begin) else None
-            if found and not _alive(int(found[1])):
+            if found and not alive(int(found[1])):
                 shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
     """Whether there is such a process; where that cannot be asked, there is."""
     if sys.platform == "win32" or process == os.getpid():
         return True

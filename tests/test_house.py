@@ -28,6 +28,7 @@ ALLOWED = {  # room -> the rooms that it may import
     "claims": TRAINED | {"claims"},
     "notebooks": TRAINED | {"claims", "notebooks"},
     "docs": TRAINED | {"claims", "docs", "palimpsest"},
+    "studio": BELOW_CLI | {"cli", "studio"},
 }
 ROOMS = sorted(ALLOWED)
 # files of methods/ that are no method
@@ -273,11 +274,12 @@ def test_setup_names_every_package_and_every_dependency():
 
     needs, extras = required(SETUP["options"]["install_requires"]), SETUP["options.extras_require"]
     wide = needs | required(extras["test"]) | required(extras["notebooks"]) | required(extras["docs"])
+    wide |= required(extras["studio"])
     ours = {*sys.stdlib_module_names, "palimpsest", "tests", *(p.stem for p in TESTS)}
     pip_names = {"PIL": "pillow", "open_clip": "open_clip_torch", "IPython": "ipython"}
     pip_names |= {"docutils": "sphinx", "pygments": "sphinx"}  # it is made of them
     for path in SOURCES + TESTS:
-        declared = wide if path.parts[0] in ("tests", "notebooks") else needs
+        declared = wide if path.parts[0] in ("tests", "notebooks", "studio") else needs
         declared = needs | required(extras["docs"]) if path.parts[0] == "docs" else declared
         used = {name.split(".")[0] for name in imports(tree(path))} - ours
         assert {pip_names.get(name, name) for name in used} <= declared | OPTIONAL, path

@@ -20,6 +20,7 @@ COMMANDS = {  # name -> what it does; `palimpsest --help` prints this without im
     "generate": "make pictures from a text alone",
     "glide": "paint from a text in two stages, and paint parts of a picture anew (arXiv:2112.10741)",
     "instruct-pix2pix": "edit a picture by an instruction (arXiv:2211.09800)",
+    "studio": "open a page on this machine in which every method is tried by hand",
     "words": "list the words that a model reads, and what else is understood as them",
     "sweep": "a command for every setting of one or two of its options, on one labelled sheet",
     "again": "make a result once more, to the bit, from the record that it carries",

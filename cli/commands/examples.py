@@ -163,6 +163,7 @@ ENDINGS = {  # by the words of the command
         "as many seconds as the first time",
         ("again red.png", "again red.png.json -o twin.png"),
     ),
+    "studio": Ending("", "", ("studio", "studio --model emoji --port 8000")),
     "words": Ending("", "", ("words", "words --model emoji")),
     "models": Ending("", "", ("models", "generate --prompt heart --model emoji -o heart.png")),
     "weights list": Ending("", "", ("weights list", "weights get clip-vit-b-32")),

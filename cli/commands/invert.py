@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import inspect
 import time
+from collections.abc import Sequence
+
+from torch import Tensor
 
 from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.dry_run import (
@@ -71,9 +74,13 @@ def run_invert(a: argparse.Namespace) -> Made | None:
 
     with progress(model, calls(passes(a)), "invert"):  # at most: null-text stops early
         rungs = ladder(model, x, a.prompt, steps=a.steps, w=a.w, iterations=a.iterations, done=done)
+    return Made([sheet(x, rungs)], f"{len(rungs)} rungs")
+
+
+def sheet(x: Tensor, rungs: Sequence[Rung]) -> Tensor:
+    """The picture x (1 3 y x) and what came back on each rung, side by side: uint8 (1 3 y x)."""
     names = ["the picture", *(f"{rung.name}: {rung.psnr.item():.1f} dB" for rung in rungs)]
-    sheet = contact_sheet([[x, *(rung.picture.cpu() for rung in rungs)]], (), names)
-    return Made([sheet], f"{len(rungs)} rungs")
+    return contact_sheet([[x, *(rung.picture.cpu() for rung in rungs)]], (), names)
 
 
 def passes(a: argparse.Namespace) -> list[Passes]:
