@@ -18,7 +18,7 @@ from palimpsest.studio.examples import EXAMPLES, Example, drawn
 from palimpsest.studio.fields import picture_input, text
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.pictures import pixels_of, upload
-from palimpsest.studio.studio import Studio, shipped
+from palimpsest.studio.studio import Studio
 from palimpsest.studio.verbs import VERBS
 from palimpsest.weights.judges import load_reader
 from palimpsest.worlds.files import read_picture
@@ -59,14 +59,14 @@ WAYS: dict[str, Made] = {
 
 def compare_tab(studio: Studio) -> None:
     """Build it."""
-    desk = Desk(studio, "compare", shipped("shapes"))
+    desk = Desk(studio, "compare", studio.menu("shapes"))
     one = next(iter(EXAMPLES.values()))
     truth = gr.State(None)
     with gr.Row(elem_classes=["ps-desk"]):
         with gr.Column():
             picture = picture_input("picture", "compare-picture")
             desk.example_buttons()
-            random = gr.Button(
+            another = gr.Button(
                 "a scene at random, with one of its edits", size="sm", elem_id="compare-random"
             )
             source = text("source", one.source, "compare-source", "what it shows")
@@ -78,7 +78,7 @@ def compare_tab(studio: Studio) -> None:
             desk.results("every method on one picture; of an example the true edit is known")
     filled = [picture, source, target, told, truth]
     desk.examples(filled, lambda name: values(EXAMPLES[name]))
-    random.click(
+    another.click(
         lambda seed: values(drawn(int(seed or 0))), desk.seed, filled, queue=False, api_visibility="private"
     )
     picture.upload(lambda: None, None, truth, queue=False, api_visibility="private")

@@ -25,8 +25,9 @@ from palimpsest.studio.examples import EXAMPLES
 from palimpsest.studio.fields import choice, picture_input, slider, text
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.pictures import as_mask, pixels_of, upload
-from palimpsest.studio.studio import Studio, shipped
+from palimpsest.studio.studio import Studio, paints_from_text
 from palimpsest.studio.verbs import VERBS
+from palimpsest.weights.model import Model
 
 DIFFEDIT, FLOW, WORDS, LIVE = (
     VERBS[name] for name in ("diffedit", "flow_edit", "prompt_to_prompt", "text2live")
@@ -37,7 +38,7 @@ HEAT = "heat"  # what is kept of a visitor's last DiffEdit
 
 def describe_tab(studio: Studio) -> None:
     """Build it."""
-    desk = Desk(studio, "describe", shipped("shapes", "emoji"))
+    desk = Desk(studio, "describe", studio.menu("shapes", "emoji", fits=paints_from_text))
     one = EXAMPLES[FIRST]
     with gr.Row(elem_classes=["ps-desk"]):
         with gr.Column():
@@ -46,7 +47,7 @@ def describe_tab(studio: Studio) -> None:
             source = text("source", one.source, "describe-source", "what it shows")
             target = text("target", one.target, "describe-target", "what it should show")
             with gr.Tabs():
-                buttons = _methods(studio)
+                buttons = _methods(studio.model(desk.names[0]))
             desk.controls("DiffEdit")
         desk.examples([picture, source, target], example)
         with gr.Column():
@@ -57,9 +58,8 @@ def describe_tab(studio: Studio) -> None:
 Part = tuple[gr.Tab, list[gr.components.Component]]
 
 
-def _methods(studio: Studio) -> dict[str, Part]:
+def _methods(model: Model) -> dict[str, Part]:
     """A tab of settings for each of the four."""
-    model = studio.model("shapes") if shipped("shapes") else studio.model(studio.first)
     parts: dict[str, Part] = {}
     with gr.Tab("DiffEdit", id="diffedit", elem_id="describe-diffedit") as tab:
         parts["DiffEdit"] = (

@@ -24,7 +24,7 @@ from palimpsest.studio.fields import text
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.paint import canvas
 from palimpsest.studio.pictures import as_mask, marked, on_canvas, painted
-from palimpsest.studio.studio import Studio, shipped
+from palimpsest.studio.studio import Studio
 from palimpsest.worlds.files import png_bytes, read_picture
 
 UP = "shapes-glide-upsampler-inpaint"
@@ -36,7 +36,7 @@ HELD = "session"
 
 def erase_tab(studio: Studio) -> None:
     """Build it."""
-    desk = Desk(studio, "erase", shipped("shapes-glide-inpaint"))
+    desk = Desk(studio, "erase", studio.menu("shapes-glide-inpaint"))
     with gr.Row(elem_classes=["ps-desk"]):
         with gr.Column():
             first = EXAMPLES[FIRST]

@@ -115,5 +115,5 @@ def choice(verb: Verb, name: str, of: Any = None) -> gr.Radio:
 def text(label: str, value: str, elem_id: str, info: str = "") -> gr.Textbox:
     """A text that a model reads."""
     return gr.Textbox(
-        value, label=label, info=info or None, elem_id=elem_id, lines=1, max_lines=3, max_length=400
+        value, label=label, info=info or None, elem_id=elem_id, lines=2, max_lines=4, max_length=400
     )

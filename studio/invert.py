@@ -18,7 +18,7 @@ from palimpsest.studio.examples import EXAMPLES
 from palimpsest.studio.fields import choice, picture_input, slider, text
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.pictures import pixels_of, upload
-from palimpsest.studio.studio import Studio, shipped
+from palimpsest.studio.studio import Studio, paints_from_text
 from palimpsest.studio.verbs import VERBS
 
 LADDER, NULL = VERBS["ladder"], VERBS["null_text"]
@@ -28,7 +28,7 @@ FIRST = next(iter(EXAMPLES))
 
 def invert_tab(studio: Studio) -> None:
     """Build it."""
-    desk = Desk(studio, "invert", shipped("shapes", "emoji"))
+    desk = Desk(studio, "invert", studio.menu("shapes", "emoji", fits=paints_from_text))
     with gr.Row(elem_classes=["ps-desk"]):
         with gr.Column():
             picture = picture_input("picture", "invert-picture")

@@ -18,7 +18,7 @@ from palimpsest.studio.desk import Ask, Desk, perform
 from palimpsest.studio.fields import slider, text
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.pictures import upload
-from palimpsest.studio.studio import LEARNING, Studio, shipped
+from palimpsest.studio.studio import LEARNING, Studio, paints_from_text
 from palimpsest.studio.verbs import VERBS
 from palimpsest.worlds.scene import SHAPES
 from palimpsest.worlds.subjects import render_subject, sample_context, sample_subject
@@ -31,7 +31,7 @@ WAYS = {"DreamBooth: all weights": 0, "LoRA: rank 4": 4}
 
 def learn_tab(studio: Studio) -> None:
     """Build it."""
-    desk = Desk(studio, "learn", shipped("shapes"), LEARNING)
+    desk = Desk(studio, "learn", studio.menu("shapes", fits=paints_from_text), LEARNING)
     with gr.Row(elem_classes=["ps-desk"]):
         with gr.Column():
             pictures = gr.File(

@@ -15,7 +15,7 @@ from palimpsest.studio.desk import Ask, Desk, perform
 from palimpsest.studio.examples import EXAMPLES
 from palimpsest.studio.fields import slider, text
 from palimpsest.studio.jobs import Job
-from palimpsest.studio.studio import Studio, shipped
+from palimpsest.studio.studio import Studio, paints_from_text
 from palimpsest.studio.verbs import VERBS
 from palimpsest.worlds.files import png_bytes
 
@@ -26,7 +26,7 @@ FIRST = next(iter(EXAMPLES))
 
 def look_tab(studio: Studio) -> None:
     """Build it."""
-    desk = Desk(studio, "look", shipped("shapes", "emoji"))
+    desk = Desk(studio, "look", studio.menu("shapes", "emoji", fits=paints_from_text))
     with gr.Row(elem_classes=["ps-desk"]):
         with gr.Column():
             prompt = text("prompt", EXAMPLES[FIRST].source, "look-prompt", "what the picture shows")

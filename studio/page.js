@@ -21,6 +21,9 @@
   for (const kind of ['mouseover', 'focusin', 'click'])
     document.addEventListener(kind, e => { const w = within(e, '.ps-look'); if (w) look(w); });
   document.addEventListener('click', e => {
+    const go = within(e, '.ps-go');  // on a phone the answer is below
+    if (go && innerWidth < 760) document.getElementById(go.id.replace('-go', '-line'))
+      .scrollIntoView({behavior: 'smooth', block: 'start'});
     const copy = within(e, '.ps-copy'), word = within(e, '.ps-word'), toggle = within(e, '.ps-toggle');
     if (copy) { const text = copy.parentElement.querySelector('pre').textContent;
       const told = () => { const was = copy.textContent; copy.textContent = 'copied'; setTimeout(() => copy.textContent = was, 1200); };
@@ -36,6 +39,6 @@
     if (e.key === 'Enter' && (e.ctrlKey || e.metaKey)) { const b = open(); if (b) { e.preventDefault(); b.click(); } }
     if (e.key === 'Escape') { const b = [...document.querySelectorAll('.ps-stop')].find(b => b.offsetParent !== null); if (b) b.click(); }
   });
-  setInterval(() => fetch('config', {cache: 'no-store', method: 'HEAD'}).then(() => true, () => false).then(here => {
+  setInterval(() => fetch('gradio_api/app_id', {cache: 'no-store'}).then(() => true, () => false).then(here => {
     const gone = document.querySelector('.ps-gone'); if (gone) gone.hidden = here; }), 4000);
 })();

@@ -14,7 +14,7 @@ from palimpsest.studio.examples import EXAMPLES
 from palimpsest.studio.fields import choice, slider, text
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.pictures import CANVAS, as_mask, marked, on_canvas, painted
-from palimpsest.studio.studio import Studio, shipped
+from palimpsest.studio.studio import Studio, paints_from_text
 from palimpsest.studio.verbs import VERBS
 from palimpsest.worlds.drawing import simulate_strokes
 from palimpsest.worlds.scene import COLOURS
@@ -58,7 +58,7 @@ def canvas(label: str, elem_id: str, first: Tensor | None = None, marks: bool = 
 
 def paint_tab(studio: Studio) -> None:
     """Build it."""
-    desk = Desk(studio, "paint", shipped("shapes", "shapes-ve", "emoji"))
+    desk = Desk(studio, "paint", studio.menu("shapes", "shapes-ve", "emoji", fits=paints_from_text))
     model = studio.model(desk.names[0])
     with gr.Row(elem_classes=["ps-desk"]):
         with gr.Column():

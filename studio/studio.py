@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from palimpsest.arguments import ArgumentError
+from palimpsest.nets.glide import GlideUNet
 from palimpsest.studio.jobs import Job
 from palimpsest.weights.files import FOLDER, manifest
 from palimpsest.weights.judges import load_judge
@@ -59,6 +60,12 @@ class Studio:
                     self.models.popitem(last=False)
             self.models.move_to_end(name)
             return self.models[name]
+
+    def menu(self, *names: str, fits: Callable[[Model], bool] | None = None) -> list[str]:
+        """Of these the shipped models that are there; the page's own first, if it is among them or fits."""
+        found = shipped(*names)
+        own = self.first in found or (fits is not None and fits(self.model(self.first)))
+        return [self.first, *(name for name in found if name != self.first)] if own else found
 
     def told(self, name: str) -> str:
         """What a model weighs, before it is loaded, and the memory that is free."""
@@ -121,6 +128,16 @@ class Studio:
         self.stop(visitor)
         self.jobs.pop(visitor, None)
         self.kept.pop(visitor, None)
+
+
+def paints_from_text(model: Model) -> bool:
+    """Whether it reads a text and sees a latent alone."""
+    return model.text is not None and model.beside == 0 and not isinstance(model.net, GlideUNet)
+
+
+def is_told(model: Model) -> bool:
+    """Whether it sees a picture beside the latent, and reads an instruction."""
+    return model.text is not None and model.beside == model.channels and not isinstance(model.net, GlideUNet)
 
 
 def shipped(*kinds: str) -> list[str]:

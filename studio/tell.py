@@ -14,7 +14,7 @@ from palimpsest.studio.examples import EXAMPLES
 from palimpsest.studio.fields import picture_input, slider, text
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.pictures import pixels_of, upload
-from palimpsest.studio.studio import Studio, shipped
+from palimpsest.studio.studio import Studio, is_told
 from palimpsest.studio.verbs import VERBS
 
 INSTRUCT = VERBS["instruct_pix2pix"]
@@ -24,7 +24,7 @@ FIRST = next(iter(EXAMPLES))
 
 def tell_tab(studio: Studio) -> None:
     """Build it."""
-    desk = Desk(studio, "tell", shipped("shapes-instruct", "emoji-instruct"))
+    desk = Desk(studio, "tell", studio.menu("shapes-instruct", "emoji-instruct", fits=is_told))
     model = studio.model(desk.names[0])
     with gr.Row(elem_classes=["ps-desk"]):
         with gr.Column():

@@ -23,6 +23,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NOT_RUN = {  # part of a command -> why it is not run
     "stable-diffusion": "needs public weights",
     "weights get": "downloads",
+    "palimpsest studio": "serves until it is stopped",
     "--folder F": "F stands for a folder of one's own",
 }
 

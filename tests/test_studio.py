@@ -227,6 +227,15 @@ def test_one_computes_at_a_time_and_a_visitor_who_goes_ends_their_work():
     assert order == ["a begins", "a ends"]
 
 
+def test_the_model_that_the_page_opens_with_is_first_where_it_fits():
+    from palimpsest.studio.studio import is_told, paints_from_text
+
+    studio = Studio("shapes-instruct")
+    assert studio.menu("emoji-instruct", fits=is_told)[0] == "shapes-instruct"
+    assert "shapes-instruct" not in studio.menu("shapes", fits=paints_from_text)
+    assert Studio("shapes").menu("emoji", "shapes") == ["shapes", "emoji"]
+
+
 def test_only_shipped_models_are_open_to_other_machines(tmp_path):
     studio = Studio(local=False)
     with pytest.raises(ArgumentError, match="only shipped models"):
@@ -430,7 +439,8 @@ def run(page, tab, wait="done"):
         f"#{tab}-line [data-kind]", "all => all.forEach(e => e.removeAttribute('data-kind'))"
     )
     page.click(f"#{tab}-go")
-    page.wait_for_selector(f"#{tab}-line [data-kind={wait}]", timeout=120_000)
+    line = page.wait_for_selector(f"#{tab}-line [data-kind]", timeout=120_000)
+    assert line.get_attribute("data-kind") == wait, line.inner_text()
 
 
 def shown_picture(page, tab, part):
@@ -481,6 +491,9 @@ def test_stop_ends_a_run_and_the_page_goes_on(visit):
     page.keyboard.press("Escape")
     page.wait_for_selector("#paint-line [data-kind=note]")
     assert "stopped" in page.inner_text("#paint-line")
+    assert not page.is_visible(".ps-gone")
+    page.route("**/app_id", lambda route: route.abort())  # as when the server was killed
+    page.wait_for_selector(".ps-gone", state="visible")
 
 
 # ---- hostile requests, without a browser ----
