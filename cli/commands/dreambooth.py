@@ -80,6 +80,7 @@ PRIOR_OPTIONS = {"weight": "prior_weight", "n": "n_prior", "steps": "prior_steps
 
 
 MODEL, RECORD = "model.safetensors", "learned.json"
+BASE = "base.safetensors"  # what --lora and --embedding make of --model, where a LoRA or a word changes that
 STATE = ("checkpoint.pt", "prior.safetensors")  # in the folder OUT/state
 
 
@@ -156,10 +157,10 @@ def run_dreambooth(a: argparse.Namespace) -> None:
     try:
         pictures = shown(a, learned.model, asked.prompts)
     except Exception:
-        keep(a, learned, asked, out)  # what could not be shown is not lost
+        keep(a, model, learned, asked, out)  # what could not be shown is not lost
         raise
     with uninterrupted(last=True):
-        kind = keep(a, learned, asked, out)
+        kind = keep(a, model, learned, asked, out)
         for name, picture in pictures.items():
             write_picture(picture, out / name, note)
         forget(state)
@@ -178,12 +179,6 @@ def check_options(a: argparse.Namespace) -> None:
         raise Mistake("IN: no pictures; give three to five of the one subject")
     if a.word and a.rank:
         raise Mistake("word: looks for one vector and has no rank; leave out --word or --rank")
-    for name in "lora", "embedding":
-        if getattr(a, name) and (a.rank or a.word):
-            raise Mistake(
-                f"{name}: what --rank or --word write is loaded on --model alone; leave them out, and all "
-                f"weights are kept, the --{name}'s with them"
-            )
     if a.word and a.captions is not None:
         raise Mistake("captions: the word is looked for under templates; leave out --word or --captions")
     course_of(a)
@@ -217,9 +212,9 @@ def made(out: Path) -> Iterator[None]:
         raise
 
 
-def keep(a: argparse.Namespace, learned: Learned, asked: Asked, out: Path) -> str:
-    """Write the model and what belongs to it; which kind it is, in words."""
-    kind = save(a, learned, out / MODEL)
+def keep(a: argparse.Namespace, model: Model, learned: Learned, asked: Asked, out: Path) -> str:
+    """Write the model and what belongs to it; which kind it is, in words. model: before it was trained."""
+    kind = save(a, model, learned, out)
     curves = dict(instance=learned.instance, prior=learned.prior)
     said = dict(prompt=learned.prompt, captions=asked.captions, class_prompt=learned.class_prompt)
     write_json(out / RECORD, dict(identifier=learned.identifier) | said | curves)
@@ -234,14 +229,24 @@ def forget(state: Path) -> None:
         state.rmdir()
 
 
-def save(a: argparse.Namespace, learned: Learned, file: Path) -> str:
+def folds(a: argparse.Namespace) -> bool:
+    """Whether what is learned is a change of --model together with --lora and --embedding, which is a model
+    of its own.
+    """
+    return bool((a.rank or a.word) and (a.lora or a.embedding))
+
+
+def save(a: argparse.Namespace, model: Model, learned: Learned, out: Path) -> str:
     """Write what was learned as a model file; which kind it is, in words."""
+    file, base = out / MODEL, str(a.model)
+    if folds(a):
+        base = str(save_like(model, a.model, out / BASE))
     if a.word:
-        save_word(learned.model, file, str(a.model), learned.identifier)
+        save_word(learned.model, file, base, learned.identifier)
         return "a word"
     if a.rank:
         about = dict(identifier=learned.identifier, class_noun=a.class_noun)
-        save_lora(learned.model, file, str(a.model), about)
+        save_lora(learned.model, file, base, about)
         return f"LoRA of rank {a.rank}"
     save_like(learned.model, a.model, file)
     return "all weights"
@@ -453,11 +458,12 @@ def files_in(a: argparse.Namespace) -> dict[str, list[Path]]:
     there = [(p, re.fullmatch(r"(\d{3,})_(\d+)\.png", p.name)) for p in out.glob("*.png")]
     pictures = [p for p, found in there if found and int(found[1]) < prompts and int(found[2]) < a.n]
     pair = None
-    if out.is_dir() and not (a.rank or a.word):
+    if out.is_dir() and (folds(a) or not (a.rank or a.word)):
         with blame("out"), suppress(WeightsError):
             pair = companion(a.model, out / MODEL)
     state = [out / "state" / name for name in STATE]
-    return {"out": [out / MODEL, out / RECORD, *pictures, *state, *(pair or ())[1:]]}
+    base = [out / BASE] if folds(a) else []
+    return {"out": [out / MODEL, out / RECORD, *base, *pictures, *state, *(pair or ())[1:]]}
 
 
 def lines_of(name: str, file: str | None) -> dict[int, str]:
