@@ -191,6 +191,17 @@ assert torch.allclose(maps.by_step.sum(-1), torch.ones(()), atol=1e-4)
 assert name < article
 
 # %% [markdown]
+# In a running notebook the next cell has a slider for the word. (On the page it shows nothing; Figure 07.2 has six words.)
+
+# %%
+def draw(ax, word):
+    plots.show(ax, maps.overlay(word, 0))
+    ax.set_title(f"“{word}”")
+
+
+plots.explore(draw, {"word": list(dict.fromkeys(d.source[0].split()))}, page=False)
+
+# %% [markdown]
 # ## 3. Three edits, on a matrix
 #
 # M is of the source, M* of the target; rows are places, columns tokens. While t ≥ τ the target uses M̂ with its *own*

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 
+from palimpsest.notebooks.intervals import share_interval
 from palimpsest.samplers.ddim import invert
 from palimpsest.samplers.flow import flow_times, line, velocity
 from palimpsest.samplers.schedule import Schedule
@@ -315,20 +316,24 @@ def _own_noise(answer: str) -> str | None:
 
 # --------------------------------------------------------------------------- 13
 
-def _doing_nothing(db: float) -> str | None:
-    return None if math.isclose(db, -10 * math.log10(.1 / 16), abs_tol=.05) else f"not yet: {db:g}; the mean square over all pixels counts"
+def _difference(difference: Callable) -> str | None:
+    g = torch.Generator().manual_seed(3)
+    luck, rows = torch.rand(64, generator=g, dtype=torch.float64), torch.randint(64, (500, 64), generator=g)
+    a, b = (luck < .8).double(), (luck < .7).double()
+    means = torch.stack([(a[row] - b[row]).mean() for row in rows])
+    wanted = [float((a - b).mean()), *means.quantile(torch.tensor([.025, .975], dtype=torch.float64)).tolist()]
+    found = [float(v) for v in difference(a, b, rows)]
+    if all(math.isclose(x, y, abs_tol=1e-9) for x, y in zip(found, wanted, strict=True)):
+        return None
+    return f"not yet: {', '.join(f'{v:.3f}' for v in found)}, and {', '.join(f'{v:.3f}' for v in wanted)} is right"
 
 
-def _family(edits_of: Callable) -> str | None:
-    wrong = next((n for n, pairs in ((1, 0), (2, 2), (6, 30)) if edits_of(n) != pairs), None)
-    return None if wrong is None else f"not yet: of {wrong} tones it is not {edits_of(wrong)}; an edit has a direction"
-
-
-def _over(over: Callable) -> str | None:
-    for c, alpha, g in ((1., 0., .2), (1., 1., .2), (.8, .25, .4)):
-        if not math.isclose(over(c, alpha, g), g + alpha * (c - g)):
-            return f"not yet: with an opacity of {alpha:g} a colour of {c:g} on {g:g} is not {over(c, alpha, g):g}"
-    return None
+def _pictures_needed(n: int) -> str | None:
+    right = next(k for k in range(10, 2000) if share_interval(round(.8 * k), k)[0] > share_interval(round(.7 * k), k)[1])
+    if abs(n - right) <= .1 * right:
+        return None
+    (low, _), (_, high) = (share_interval(round(p * n), n) for p in (.8, .7))
+    return f"not yet: with {n} the better one begins at {low:.3f} and the other ends at {high:.3f}"
 
 
 CHECKS: dict[str, Callable] = {"00.1": _kept_outside, "00.2": _untouched,
@@ -344,4 +349,4 @@ CHECKS: dict[str, Callable] = {"00.1": _kept_outside, "00.2": _untouched,
                                "10.1": _lora, "10.2": _which_change,
                                "11.1": _other_order, "11.2": _without_guidance,
                                "12.1": _averaged, "12.2": _own_noise,
-                               "13.1": _doing_nothing, "13.2": _family, "13.3": _over}
+                               "13.1": _difference, "13.2": _pictures_needed}

@@ -180,14 +180,17 @@ def ticks(ax: Axes, x: Sequence[float], axis: str = "x") -> None:
     ax.minorticks_off()
 
 
-def explore(draw: Callable[..., object], values: Mapping[str, Sequence], *, height: float = 2.2) -> None:
+def explore(draw: Callable[..., object], values: Mapping[str, Sequence], *, height: float = 2.2, page: bool = True) -> None:
     """Show draw(ax, **chosen) for values of at most two names, each a sequence to choose from.
 
     In a running notebook with ipywidgets: a slider for each name. Elsewhere, and on the rendered page: a panel for each
-    value, the second name going down. `draw` should be quick: compute before, or keep what was computed."""
+    value, the second name going down; with page=False nothing, as a figure before it shows some values. `draw` should be
+    quick: compute before, or keep what was computed."""
     names = list(values)
     if _live():
         _sliders(draw, values)
+        return
+    if not page:
         return
     across, down = (list(values[name]) for name in names) if len(names) == 2 else (list(values[names[0]]), [None])
     _, axes = panels(len(across), len(down), height=height)
