@@ -45,7 +45,7 @@ def erase_tab(studio: Studio) -> None:
             )
             desk.example_buttons()
             said = "what the whole picture shows then"
-            prompt = text("prompt", "a large blue ring on a blue background", "erase-prompt", said)
+            prompt = text("prompt", first.target, "erase-prompt", said)
             desk.controls("Paint the marked part")
             with gr.Row(elem_classes=["ps-tight"]):
                 undo = gr.Button("Undo", elem_id="erase-undo")

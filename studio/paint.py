@@ -32,7 +32,7 @@ def canvas(label: str, elem_id: str, first: Tensor | None = None, marks: bool = 
     """A canvas to paint on, or to mark on in one colour; it begins with the picture `first`."""
     mask = marks or first is None
     brush = gr.Brush(
-        default_size=44,
+        default_size=150 if mask else 44,
         colors=["#ff2fd0"] if mask else paints(),
         default_color="#ff2fd0" if mask else paints()[0],
         color_mode="fixed",
@@ -46,7 +46,7 @@ def canvas(label: str, elem_id: str, first: Tensor | None = None, marks: bool = 
         canvas_size=(CANVAS, CANVAS),
         fixed_canvas=True,
         brush=brush,
-        eraser=gr.Eraser(default_size=44),
+        eraser=gr.Eraser(default_size=60),
         layers=False,
         sources=() if first is None else ("upload", "clipboard"),
         transforms=(),

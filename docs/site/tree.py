@@ -17,7 +17,7 @@ from palimpsest.docs.site.sources import SCHEME, shown
 from palimpsest.outputs import copy_file, write_text
 
 TEMPLATES = ROOT / "docs" / "site" / "pages"  # pages of the site alone
-PICTURES = (".png", ".jpg", ".gif", ".svg")
+PICTURES = (".png", ".jpg", ".webp", ".gif", ".svg")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 ELSEWHERE = re.compile(r"[a-z]+:|#")
