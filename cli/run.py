@@ -44,6 +44,8 @@ def run(a: argparse.Namespace) -> None:
 def run_one(a: argparse.Namespace) -> None:
     """Check the places, do the work, write what was made."""
     began = time.monotonic()
+    if (w := getattr(a, "w", None)) is not None and w < 0:
+        say(f"note: w: {w:g} is negative, which leads away from the text")
     with own_files(a):
         check_places(a)
         made = a.run(a)

@@ -6,6 +6,7 @@ import configparser
 import functools
 import inspect
 import io
+import re
 import shlex
 import subprocess
 import sys
@@ -452,6 +453,15 @@ def test_a_prompt_that_was_cut_is_a_note_and_other_warnings_stay_as_they_are(cap
         assert cli.exit_code_of(work) == 0
     assert capsys.readouterr().err == "palimpsest: note: the prompt has 80 tokens and the model reads 75\n"
     assert [str(w.message) for w in others] == ["something else"]
+
+
+def test_a_size_far_from_the_training_and_guidance_away_from_the_text_are_noted(room, tiny, capsys):
+    usual = ["sdedit", "in.png", "--steps", "1", "--model", str(tiny), "-o", "out.png"]
+    assert main([*usual, "--size", "7", "--w", "-3"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "palimpsest: note: w: -3 is negative, which leads away from the text"
+    assert re.match(r"palimpsest: note: size: 7 pixels are far fewer than the \d+ that tiny was", said[1])
+    assert len(said) == 2 and main(usual) == 0 and capsys.readouterr().err == ""
 
 
 def test_memory_that_cannot_be_had_is_one_line(capsys):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from palimpsest.cli.commands.loading import load_model
-from palimpsest.cli.commands.pictures import seen_by
+from palimpsest.cli.commands.pictures import framed_for
 from palimpsest.cli.console import say, tell
 from palimpsest.cli.manners import Mistake
 from palimpsest.weights.estimate import Estimate, Learning, Passes, as_bytes, estimate, table
@@ -71,7 +71,7 @@ def float32_of(a: argparse.Namespace, why: str) -> torch.dtype:
 
 def seen(model: Model, picture: Original | None, size: int | None) -> tuple[int, int]:
     """(rows, columns) of what the model is shown, or paints."""
-    return (model.size, model.size) if picture is None else seen_by(picture, model, size).seen
+    return (model.size, model.size) if picture is None else framed_for(picture, model, size).seen
 
 
 def cost_of(model: Model, work: Work, size: tuple[int, int], device: torch.device) -> Estimate:

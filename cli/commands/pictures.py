@@ -65,13 +65,27 @@ def open_input(path: str, crop: bool, argument: str = "IN") -> Original:
 
 
 def seen_by(picture: Original, model: Model, size: int | None) -> Original:
-    """The picture as a model sees it, its shorter side as asked or as the model was trained."""
+    """The picture as a model sees it, its shorter side as asked or as the model was trained. Warns (Caution)
+    of a side that is far from that.
+    """
+    if size is not None and not model.size / 2 <= size <= 4 * model.size:
+        far = "fewer" if size < model.size else "more"
+        warnings.warn(
+            f"size: {size} pixels are far {far} than the {model.size} that {model.name} was trained on",
+            Caution,
+            stacklevel=2,
+        )
+    return framed_for(picture, model, size)
+
+
+def framed_for(picture: Original, model: Model, size: int | None) -> Original:
+    """As `seen_by`, without a word."""
     return picture.framed(model.size if size is None else size, model.grid)
 
 
 def latent_size(model: Model, picture: Original | None, size: int | None) -> tuple[int, int]:
     """(y, x) of the latents of a picture as `seen_by` shows it; None: of the model's own size."""
-    y, x = (model.size, model.size) if picture is None else seen_by(picture, model, size).seen
+    y, x = (model.size, model.size) if picture is None else framed_for(picture, model, size).seen
     factor = model.factor
     return y // factor, x // factor
 

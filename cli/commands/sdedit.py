@@ -17,6 +17,7 @@ from palimpsest.cli.commands.pictures import (
     as_it_was,
     at_the_files_size,
     compare_option,
+    framed_for,
     input_argument,
     open_input,
     paste_option,
@@ -100,7 +101,7 @@ def run_sdedit(a: argparse.Namespace) -> Made | None:
     model = load_model(a)
     check_room(a, model, work)
     note_wording(model, {"prompt": a.prompt})
-    picture, kept = seen_by(picture, model, a.size), seen_by(kept, model, a.size)
+    picture, kept = seen_by(picture, model, a.size), framed_for(kept, model, a.size)
     guide, region = picture.view(), region_of(mask, picture)
     original = None if mask is None else kept.view()
 
