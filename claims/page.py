@@ -71,14 +71,13 @@ def find(claim: Claim, folder: Path = RECORDS) -> Finding:
     return Finding(UNMEASURED, "") if record is None else claim.judge(record)
 
 
-def brief(ours: str, most: int = 90) -> str:
+def brief(ours: str, most: int = 100) -> str:
     """The first figures of a finding, cut between two, never inside brackets; … where there are more."""
+    starts = (m.start() for m in re.finditer(r"[,;] | \(|$", ours))
     ends = [
-        m.start()
-        for m in re.finditer(r"[,;] |$", ours)
-        if ours.count("(", 0, m.start()) == ours.count(")", 0, m.start())
+        e for e in starts if ours.count("(", 0, e) == ours.count(")", 0, e) and re.search(r"\d", ours[:e])
     ]
-    end = max([e for e in ends if e <= most], default=ends[0])
+    end = max([e for e in ends if e <= most], default=min(ends, default=len(ours)))
     return ours[:end] + (" …" if end < len(ours) else "")
 
 

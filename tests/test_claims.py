@@ -114,7 +114,8 @@ def test_every_verdict_has_its_rule_its_command_and_the_papers_figure_on_the_pag
 
 def test_a_figure_in_brief_is_cut_between_figures_and_never_inside_brackets():
     assert page.brief("all right: 1%, 2%; the rest (a, b) 3%", 24) == "all right: 1%, 2% …"
-    assert page.brief("one (a, b, c), two", 12) == "one (a, b, c) …"
+    assert page.brief("both, 1 (a, b, c), two", 16) == "both, 1 …"
+    assert page.brief("none, of them: 1, 2", 4) == "none, of them: 1 …"
     assert page.brief("short") == "short"
 
 

@@ -140,6 +140,11 @@ def read(board: Board) -> Record | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+def made(command: str) -> str:
+    """The line below a figure: which command made it."""
+    return f'<p class="made">made by <code>{escape(command)}</code></p>'
+
+
 def sheets(board: Board, record: Record) -> dict[str, str]:
     """Kind of edit -> the file of its pictures by every method, for those that were drawn."""
     names = {kind: f"{board.record}_{kind.replace(' ', '_')}.png" for kind in board.kinds(record)}
@@ -183,8 +188,8 @@ def pictures(board: Board, record: Record) -> str:
     parts = []
     for kind, name in sheets(board, record).items():
         image = f"![{kind}: before, what each method made, and the true edit](../figures/cells/{name})"
-        made = f"{{.made}}\nmade by `python -m palimpsest.claims.draw.cells {name}`"
-        parts.append(f"(pictures-{kind.replace(' ', '-')})=\n### {kind}\n\n{image}\n\n{made}")
+        by = made(f"python -m palimpsest.claims.draw.cells {name}")
+        parts.append(f"(pictures-{kind.replace(' ', '-')})=\n### {kind}\n\n{image}\n\n{by}")
     return "## Pictures\n\n" + "\n\n".join(parts) if parts else ""
 
 
@@ -201,7 +206,7 @@ def page(name: str) -> str:
         f"{board.cells} (n = {record['n']}, seed {record['seed']}). A click on the head of a column sorts"
         f"{'; a click on a cell leads to pictures' * bool(leads)}. [How to read it](../{board.more}).",
         table(["method", "all", *kinds], board.success(record), leads),
-        f"{{.made}}\nmade by `{record['command']}`",
+        made(record["command"]),
         "## Over all kinds",
         table(["method", *board.head], board.means(record), {}),
         "## Settings\n\nEach method chose its own for each kind of edit, on edits that are not scored.",

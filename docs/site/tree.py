@@ -13,6 +13,7 @@ from pathlib import Path
 from palimpsest.claims.draw.make import FIGURES
 from palimpsest.claims.page import ROOT
 from palimpsest.docs.site import api, equations, methods, models, scoreboards
+from palimpsest.docs.site.scoreboards import made
 from palimpsest.docs.site.sources import SCHEME, shown
 from palimpsest.outputs import copy_file, write_text
 
@@ -87,7 +88,7 @@ def credited(text: str, site_path: str) -> str:
     def one(line: re.Match[str]) -> str:
         there = posixpath.normpath(posixpath.join(posixpath.dirname(site_path), line[1]))
         command = maker(there)
-        return line[0] if command is None else f"{line[0]}\n\n{{.made}}\nmade by `{command}`\n"
+        return line[0] if command is None else f"{line[0]}\n\n{made(command)}\n"
 
     return re.sub(r"^!\[[^\n]*\]\(([^()\s]+)\)$", one, text, flags=re.MULTILINE)
 

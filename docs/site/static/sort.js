@@ -22,3 +22,8 @@ document.addEventListener("DOMContentLoaded", () => {
     })
   }
 })
+
+// A link to a picture shows it, instead of saving it.
+document.addEventListener("DOMContentLoaded", () => {
+  for (const link of document.querySelectorAll("a.download[download]")) link.removeAttribute("download")
+})
