@@ -74,11 +74,14 @@ def find(claim: Claim, folder: Path = RECORDS) -> Finding:
 def brief(ours: str, most: int = 100) -> str:
     """The first figures of a finding, cut between two, never inside brackets; … where there are more."""
     starts = (m.start() for m in re.finditer(r"[,;] | \(|$", ours))
-    ends = [
-        e for e in starts if ours.count("(", 0, e) == ours.count(")", 0, e) and re.search(r"\d", ours[:e])
-    ]
+    ends = [e for e in starts if closed(ours[:e]) and re.search(r"\d", ours[:e])]
     end = max([e for e in ends if e <= most], default=min(ends, default=len(ours)))
     return ours[:end] + (" …" if end < len(ours) else "")
+
+
+def closed(text: str) -> bool:
+    """Whether every bracket of a text is closed."""
+    return all(text.count(one) == text.count(other) for one, other in ("()", "[]"))
 
 
 def row(claim: Claim, folder: Path = RECORDS) -> str:

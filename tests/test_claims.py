@@ -116,6 +116,7 @@ def test_a_figure_in_brief_is_cut_between_figures_and_never_inside_brackets():
     assert page.brief("all right: 1%, 2%; the rest (a, b) 3%", 24) == "all right: 1%, 2% …"
     assert page.brief("both, 1 (a, b, c), two", 16) == "both, 1 …"
     assert page.brief("none, of them: 1, 2", 4) == "none, of them: 1 …"
+    assert page.brief("at 30.4 [29.1, 31.8] dB", 14) == "at 30.4 [29.1, 31.8] dB"
     assert page.brief("short") == "short"
 
 

@@ -72,6 +72,12 @@ def test_every_page_of_the_issue_is_there(tree):
     assert {p.name for p in (tree / "notebooks").glob("*.ipynb")} == lessons
 
 
+def test_every_written_page_stands_in_the_side_bar(tree):
+    side_bar = (tree / "index.md").read_text(encoding="utf-8").splitlines()
+    for page in [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "methods").glob("*.md")]:
+        assert page.relative_to(ROOT).with_suffix("").as_posix() in side_bar, page.name
+
+
 def test_every_equation_leads_to_the_line_that_carries_its_number_and_to_its_test(tree):
     rows = re.findall(r"^\| (\d+)[ ,].*$", (tree / "NOTATION.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert {int(n) for n in rows} == set(range(1, 35))

@@ -21,10 +21,11 @@ ROOMS = (  # name, what it is for, left, floor, width, storeys, colour
     ("weights", "the model object, load, the trained weights", 0, 1, 10, 1, GREEN),
     ("methods", "one main file for each paper", 0, 2, 10, 1, ORANGE),
     ("cli", "the command line", 0, 3, 10, 1, GREY),
-    ("palimpsest", "the front door:\nfrom palimpsest\nimport sdedit", 0, 4, 3, 3, GREY),
-    ("training", "the recipes that train the weights", 3, 4, 7, 1, GREEN),
-    ("claims", "what the papers claim, measured and drawn", 3, 5, 7, 1, ORANGE),
-    ("notebooks", "the lessons", 3, 6, 7, 1, BLUE),
+    ("palimpsest", "the front door", 0, 4, 1.7, 3, GREY),
+    ("studio", "every method\nby hand", 1.7, 4, 1.5, 3, GREY),
+    ("training", "the recipes that train the weights", 3.2, 4, 6.8, 1, GREEN),
+    ("claims", "what the papers claim, measured and drawn", 3.2, 5, 6.8, 1, ORANGE),
+    ("notebooks", "the lessons", 3.2, 6, 6.8, 1, BLUE),
 )
 
 
