@@ -2,7 +2,7 @@
 """
 # 13 · Which method when
 
-Eleven ways to edit, each at home in its own paper, with its own pictures and its own measure. Which one should *you*
+A dozen ways to edit, each at home in its own paper, with its own pictures and its own measure. Which one should *you*
 take? This lesson reads two scoreboards. On the first, a program draws the pictures, and every method makes every kind
 of edit. On the second, artists drew them: Noto Emoji and Twemoji. On both the *true* edited picture is known. The harder
 half of the lesson is how to read such a board without being fooled by it.
@@ -52,7 +52,7 @@ print(f"{board['n']} edits of {len(kinds)} kinds; settings: {board['tuned_on']} 
 # rows comparable. (1) All methods edit the same pairs, drawn from scenes that no training saw. (2) Each method's setting is
 # chosen, by kind of edit, on *other* pairs. (3) The network that judges trained nothing. (4) Nothing is pasted back
 # afterwards, except by GLIDE, which is told the place. (5) Both ends stand on the board: the picture as it was, and the true
-# edit through the autoencoder. Most networks are the same, too: all but three methods use one and the same text-to-image
+# edit through the autoencoder. Most networks are the same, too: all but four rows use one and the same text-to-image
 # model.
 
 # %%
@@ -165,7 +165,7 @@ ax.set_title("success, % (framed: its interval meets that of the column's best)"
 
 # %% [markdown]
 # **Figure 13.3.** *Success in percent, by method and kind of edit.* DiffEdit and all Prompt-to-Prompt
-# are good at what leaves the outline of things nearly where it was, and fail where a thing must appear, which their mask or their
+# are good at what leaves the outline of things nearly where it was, and mostly fail where a thing must appear, which their mask or their
 # attention has no place for. Noise alone (SDEdit) and the difference of two texts (FlowEdit) add things easily. GLIDE, told the place,
 # removes best: to remove is to fill a hole. A swap is hard for all but FlowEdit. Text2LIVE does three of eight recolourings, and
 # changes no outline. And look at the frames: of recolouring, nearly every method on the board can still be the best one. 32 edits
@@ -203,9 +203,9 @@ plots.key(fig, axes[0], 3)
 
 # %% [markdown]
 # **Figure 13.4.** *Every method at its best, 95 % intervals.* Left: up and to the right is better, and
-# nobody is there. GLIDE stands highest on the right, but it was told the place and pastes the rest. DiffEdit keeps most and does half of
+# nobody is there. GLIDE keeps most among those that succeed often, but it was told the place and pastes the rest. DiffEdit keeps most and does half of
 # the edits, SDEdit does four of five and keeps least. Right: PSNR to the true edit sums up both. SDEdit, RF-Inversion and Text2LIVE do not
-# clearly pass the line, which is the untouched picture. InstructPix2Pix is first for less than half a second. Null-text costs ten times as much as the
+# clearly pass the line, which is the untouched picture. InstructPix2Pix is first for less than half a second. Null-text costs five times as much as the
 # direct inversion and is not better; Text2LIVE trains a network for each picture.
 #
 # **Claim.** Three columns, three winners: FlowEdit succeeds most often; DiffEdit keeps most of what nobody should touch; InstructPix2Pix,
@@ -331,7 +331,7 @@ plots.pictures(list(shown.values()), left=left, above=asked, below=labels, side=
 # tone and loses the face. DiffEdit's mask leaves patches of the old skin (second and last column). FlowEdit and Prompt-to-Prompt change
 # the tone and leave the eyes in their places, while fine things melt. InstructPix2Pix is the cleanest. The third column has a
 # *negative gain for all*: the person in the wheelchair is so small that the autoencoder alone costs more than the edit is worth. The last shows a bias of the
-# pairs: artists draw dark tones with dark hair, and the methods change the hair unasked (the artist did, too).
+# pairs: artists often draw dark tones with dark hair, and the methods change the hair unasked (the artist did, too).
 
 # %% [markdown]
 # ## 6. Two boards, one order?

@@ -65,7 +65,7 @@ def formulas(markdown: str) -> list[str]:
             formula, _, number = formula.partition(r"\qquad\text{Eq.")
             number = f"<p>Eq.{html.escape(number.partition('}')[0])}</p>" if number else ""
             shown = words(f"$${formula}$$")
-            size = min(1.8, 100 / len(html.unescape(re.sub(r"<[^>]+>", "", shown))))  # rem: a long formula is small enough for a slide
+            size = min(1.8, 82 / len(html.unescape(re.sub(r"<[^>]+>", "", shown))))  # rem: a long formula is small enough for a slide
             found.append(f'<p>{words(lead)}</p><div style="font-size: {size:.2f}rem; margin: 4vh 0">{shown}</div>{number}')
         before = paragraph.strip()
     return found
