@@ -46,12 +46,12 @@ def learn_tab(studio: Studio) -> None:
                 one.path for one in getattr(payload, "root", payload) or ()
             ]
             noun = text("class noun", "star", "learn-noun", "what it is, in the model's words")
-            way = gr.Radio(list(WAYS), value=list(WAYS)[1], label="what is trained", elem_id="learn-way")
+            way = gr.Radio(list(WAYS), value=list(WAYS)[0], label="what is trained", elem_id="learn-way")
             desk.controls("Learn it")
             with gr.Accordion("more", open=False):
-                steps = slider(DREAMBOOTH, "steps", of=Course, low=10, high=600, step=10, value=120)
+                steps = slider(DREAMBOOTH, "steps", of=Course, low=10, high=600, step=10, value=240)
                 n = gr.Slider(
-                    4, 48, 8, step=4, label="n-prior", info="prior pictures, which keep what the noun means"
+                    4, 48, 16, step=4, label="n-prior", info="prior pictures, which keep what the noun means"
                 )
         with gr.Column():
             desk.results("without pictures of your own, it learns a star that it is given")
@@ -70,11 +70,12 @@ def learned(
     if paths and len(paths) > MOST:
         raise ArgumentError("pictures", f"are {len(paths)}; give at most {MOST}")
     x = [upload(path, model, f"picture {k + 1}") for k, path in enumerate(paths or ())] or given_subject(noun)
-    course, losses = Course(steps=steps, seed=ask.seed, lr=8e-4 if rank else 1e-4), []
+    course, losses = Course(steps=steps, seed=ask.seed, lr=8e-4), []  # as C12 to C15 measure it
     given = {
         "pictures": [Given.of(f"subject{k + 1}", one) for k, one in enumerate(x)],
         "class_noun": noun,
         "rank": rank,
+        "tune_text": True,
         "course": course,
         "prior": Prior(n=n, steps=16),
     }
