@@ -33,9 +33,9 @@ def cut(sheet: Tensor, row: int, column: int) -> Tensor:
     return sheet[..., SIDE * row : SIDE * (row + 1), SIDE * column : SIDE * (column + 1)]
 
 
-def grid(rows: list[list[tuple[Tensor, str, str]]]) -> Figure:
-    """Rows of (picture, words above, words below)."""
-    fig = figure(1.45 * ACROSS, 1.95 * len(rows))
+def grid(rows: list[list[tuple[Tensor, str, str]]], high: float) -> Figure:
+    """Rows of (picture, words above, words below), each `high` inches high."""
+    fig = figure(1.45 * ACROSS, high * len(rows))
     axes = fig.subplots(len(rows), ACROSS, squeeze=False)
     for line, found in zip(axes, rows):
         for ax in line[len(found) :]:
@@ -57,7 +57,7 @@ def shapes(kind: str) -> Figure:
             every[0] = (every[0][0], "before", edit["source"])
             every[-1] = (every[-1][0], "truth", edit["target"])
             rows += [every[k : k + ACROSS] for k in range(0, len(every), ACROSS)]
-    return grid(rows)
+    return grid(rows, 2.3)
 
 
 def emoji(kind: str) -> Figure:
@@ -76,7 +76,7 @@ def emoji(kind: str) -> Figure:
                 ]
             ]
     pairs = [found[k : k + 2] for k in range(0, len(found), 2)]
-    return grid([[one for triple in two for one in triple] for two in pairs])
+    return grid([[one for triple in two for one in triple] for two in pairs], 1.95)
 
 
 def sheets() -> dict[str, Callable[[], Figure]]:
