@@ -16,16 +16,24 @@ from sphinx.cmd.build import main as sphinx
 from palimpsest.claims.page import ROOT
 from palimpsest.docs.site.links import faults
 from palimpsest.docs.site.tree import lay_out
-from palimpsest.outputs import whole_folder
+from palimpsest.outputs import whole_folder, write_text
 
 WORK = ROOT / "runs" / "site"
 
 
 def build(work: Path) -> int:
     """Lay out work/tree and make work/html of it; Sphinx's exit code."""
+    done = work / "done"  # a build that was broken off has pages without their pictures: begin anew
+    if not done.exists():
+        for made in ("html", "cache"):
+            shutil.rmtree(work / made, ignore_errors=True)
+    done.unlink(missing_ok=True)
     lay_out(work / "tree")
     words = ["-W", "--keep-going", "-q", "-j", "auto", "-c", str(Path(__file__).parent)]
-    return sphinx([*words, "-d", str(work / "cache"), str(work / "tree"), str(work / "html")])
+    code = sphinx([*words, "-d", str(work / "cache"), str(work / "tree"), str(work / "html")])
+    if code == 0:
+        write_text(done, "")
+    return code
 
 
 def main(argv: list[str] | None = None) -> int:
