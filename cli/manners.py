@@ -299,7 +299,8 @@ def shared_options(
     estimates: bool = False,
     sidecar: bool = True,
 ) -> None:
-    """What every method takes. `out`: the help of -o, which must be given where it has no default.
+    """What every method takes. `out`: the help of -o, which must be given where its default is None; "" is
+    for an output that is optional.
 
     estimates: whether the command can say what it would cost (--estimate); it then writes nothing, and -o
     need not be given. sidecar: whether what it makes carries a record (cli/record.py)."""
@@ -356,7 +357,7 @@ def run_options(
             "model has more than 100 million parameters, else float32 (default: 'auto')",
         )
     where = parser.add_argument(
-        "-o", "--out", required=default is None, default=default, metavar="OUT", help=out
+        "-o", "--out", required=default is None, default=default or None, metavar="OUT", help=out
     )
 
     class Estimate(argparse.Action):
