@@ -140,6 +140,11 @@ def read(board: Board) -> Record | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+def place(board: Board, kind: str) -> str:
+    """The anchor of the pictures of a kind of edit."""
+    return f"{board.record}-{kind.replace(' ', '-')}"
+
+
 def made(command: str) -> str:
     """The line below a figure: which command made it."""
     return f'<p class="made">made by <code>{escape(command)}</code></p>'
@@ -189,7 +194,7 @@ def pictures(board: Board, record: Record) -> str:
     for kind, name in sheets(board, record).items():
         image = f"![{kind}: before, what each method made, and the true edit](../figures/cells/{name})"
         by = made(f"python -m palimpsest.claims.draw.cells {name}")
-        parts.append(f"(pictures-{kind.replace(' ', '-')})=\n### {kind}\n\n{image}\n\n{by}")
+        parts.append(f"({place(board, kind)})=\n### {kind}\n\n{image}\n\n{by}")
     return "## Pictures\n\n" + "\n\n".join(parts) if parts else ""
 
 
@@ -198,7 +203,7 @@ def page(name: str) -> str:
     board = BOARDS[name]
     record, kinds = read(board), board.kinds(read(board))
     drawn = sheets(board, record)
-    leads = {k: f"pictures-{kind.replace(' ', '-')}" for k, kind in enumerate(kinds, 1) if kind in drawn}
+    leads = {k: place(board, kind) for k, kind in enumerate(kinds, 1) if kind in drawn}
     leads |= {0: next(iter(leads.values()))} if leads else {}
     parts = [
         f"# {board.title}",
