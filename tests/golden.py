@@ -242,7 +242,8 @@ CHANGED: dict[str, str] = {
     "command/options, sweep": "text2live is one of the methods that are swept.",
     "command/options": "Choices that a verb's annotation lists are listed by the parser, too; every command has --dtype. "
                        "`words` is new, and --crop says what becomes of a picture that is not square. "
-                       "Settings that are left out are the model's to choose.",
+                       "Settings that are left out are the model's to choose. An optional output that is not asked "
+                       "for is None.",
     "command/generate, sdedit, diffedit, null-text, instruct-pix2pix": "The line says which settings were left out; "
                        "the shipped models recommend some of them.",
     "nets/saved-for-others": "A file's header says what its model recommends.",

@@ -284,6 +284,7 @@ def test_a_picture_taken_sideways_comes_out_upright(room, shelf, capsys):
         assert out.size == (20, 30) and not out.getexif().get(0x0112)
 
 
+@pytest.mark.slow
 def test_a_picture_of_64_megapixels_is_edited_at_its_own_size(room, shelf, monkeypatch, capsys):
     Image.new("L", (8000, 8000), 90).save("large.png", compress_level=1)
     assert main(["sdedit", "large.png", "--steps", "1", "-o", "out.jpg", *tiny(shelf)]) == 0

@@ -77,6 +77,7 @@ def test_the_best_mask_of_cells_is_better_than_any_cell_more_or_less(models):
     ).mean() > 0.7
 
 
+@pytest.mark.slow
 def test_diffedit_is_measured_judged_and_drawn(models, tmp_path, monkeypatch):
     monkeypatch.setattr(diffedit, "STEPS", 3)
     record = diffedit.measure(models, n=4, seed=0, ratios=(0.4, 0.8))
@@ -114,6 +115,7 @@ def test_prompt_to_prompt_is_measured_judged_and_drawn(models, tmp_path, monkeyp
     assert judged_and_drawn(prompt_to_prompt.LAYOUT, record, tmp_path)
 
 
+@pytest.mark.slow
 def test_null_text_is_measured_judged_and_drawn(models, tmp_path, monkeypatch):
     monkeypatch.setattr(null_text, "STEPS", 2)
     monkeypatch.setattr(null_text, "INNERS", (1, 2))

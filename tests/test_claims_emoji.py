@@ -82,6 +82,7 @@ def test_copying_gains_nothing_and_the_truth_gains_all(world, folder):
     assert "clip" not in copied and "lpips" not in copied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", (False, True))
 def test_the_scoreboard_is_measured_drawn_and_told(world, folder, tmp_path, whole):
     if whole:

@@ -265,7 +265,7 @@ def test_every_help_ends_with_two_examples_that_are_understood_on_files_that_are
 
 def test_the_helps_say_the_size_of_pictures_and_the_seconds_to_expect():
     silent = [name for name, end in ENDINGS.items() if not (end.size and end.seconds)]
-    assert all(name in ("models", "words") or name.startswith("weights ") for name in silent)
+    assert all(name in ("models", "words", "studio") or name.startswith("weights ") for name in silent)
 
 
 def test_the_examples_name_checkpoints_that_are_known():

@@ -236,7 +236,7 @@ def test_a_mistake_about_words_is_found_before_a_picture_is_inverted(run, capsys
 
     monkeypatch.setattr("palimpsest.cli.commands.prompt_to_prompt.inverted", never)
     for more, said in (
-        (["--weight", "heart=2"], "weights: "),
+        (["--weight", "heart=2"], "weight: "),
         (["--cross", "heart=.4"], "cross: "),
         (["--self", "2"], "self: must lie in [0, 1], got 2.0"),
         (["--blend", "star:star"], "blend: "),
@@ -272,7 +272,7 @@ def test_cross_is_read_as_a_number_and_by_word():
         (["--cross", ".2", "--cross", ".4"], "cross: is given twice, .2 and .4"),
         (["--weight", "star"], "weight: write WORD=C"),
         (["--weight", "=2"], "weight: write WORD=C"),
-        (["--weight", "heart=2"], 'weights: the word "heart" is not in the prompt'),
+        (["--weight", "heart=2"], 'weight: the word "heart" is not in the prompt'),
         (["--blend", "circle:"], "blend: write SOURCEWORD:TARGETWORD"),
         (["--subtract", "a"], "blend: --subtract and --threshold"),
         (["--no-paste"], "blend: --save-mask and --no-paste make sense only with a --blend or a --mask"),

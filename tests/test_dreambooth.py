@@ -365,6 +365,7 @@ def test_word_identifiers_are_the_reserved_words_and_come_back():
     assert {find_identifier(tokenizer, seed) for seed in range(60)} == set(RARE_WORDS)
 
 
+@pytest.mark.slow
 def test_clip_identifiers_are_short_late_and_come_back():
     tokenizer = ClipTokenizer()
     words = rare_words(tokenizer)

@@ -188,6 +188,7 @@ SIZES = {
 }
 
 
+@pytest.mark.slow
 def test_the_peak_is_within_a_quarter_of_what_a_process_is_measured_to_take(wide):
     try:
         with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:

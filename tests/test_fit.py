@@ -430,6 +430,7 @@ def on_one_rank(folder, port, rank):
     torch.save((fitted.net.state_dict(), fitted.ema.state_dict()), folder / f"{rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_of_batch_4_agree_with_one_of_batch_8(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

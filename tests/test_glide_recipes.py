@@ -97,6 +97,7 @@ def test_a_batch_has_one_shape_and_all_batches_together_have_their_shares(kept):
     assert len(set(shapes)) > 2 and 0.4 < shapes.count((32, 32)) / len(shapes) < 0.8
 
 
+@pytest.mark.slow
 def test_the_files_load_as_what_they_are(folder):
     base, inpaint, up, both = (
         load(folder / f"shapes-glide{name}.safetensors", "cpu")

@@ -92,6 +92,7 @@ def test_what_finds_no_room_is_named_and_it_is_the_least_wanted(tmp_path, monkey
     assert list(inside) == names[1:2] and not left, "the next call sends what found no room"
 
 
+@pytest.mark.slow
 def test_a_rehearsed_job_ends_and_is_not_done_again(tmp_path, capsys):
     how = dict(
         only="shapes-language", rehearse=1, seconds=300.0, state=str(tmp_path), out=str(tmp_path / "out")

@@ -77,6 +77,7 @@ def full():
         }
 
 
+@pytest.mark.slow
 def test_the_published_files_have_their_names_and_sizes(full):
     base, up = shapes_of(full["base"]), shapes_of(full["upsample"])
     assert (len(base), len(up)) == (783, 797)
@@ -132,6 +133,7 @@ def test_the_published_files_have_their_names_and_sizes(full):
     assert "output_blocks.11.1.qkv.weight" not in up and "output_blocks.9.1.in_layers.0.weight" not in up
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, inpainting, upsampling", [("base", False, False), ("upsample", True, True)])
 def test_the_sizes_tell_what_the_nets_were_built_with(full, name, inpainting, upsampling):
     unet, text = glide_of_shapes(shapes_of(full[name]))

@@ -538,6 +538,7 @@ def test_what_a_training_program_left_beside_the_weights_is_passed_over_and_neve
         load(tmp_path / "sd.ckpt", device="cpu")
 
 
+@pytest.mark.slow
 def test_the_settings_of_a_training_are_passed_over(tensors, tmp_path, monkeypatch):
     """Stable Diffusion's own training keeps an OmegaConf tree beside the weights, which names plain types."""
     omegaconf = types.ModuleType("omegaconf.dictconfig")
@@ -713,6 +714,7 @@ def zeros(b, dtype):
     return {k: torch.zeros(v.shape, dtype=dtype) for k, v in averaged(compvis(b)).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("memory")  # gigabytes: one at a time
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="the peak of one process is read off /proc"

@@ -49,6 +49,7 @@ def folder(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_recipes_write_files_that_load(folder):
     model, ve = load(folder / "shapes.safetensors", "cpu"), load(folder / "shapes-ve.safetensors", "cpu")
     assert (model.prediction, model.size, model.latent_shape) == ("v", 64, (8, 16, 16)) and (
@@ -84,6 +85,7 @@ def test_latents_have_about_unit_variance(folder):
     assert 0.7 < z.std() < 1.4
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path):
     """Under torchrun, as README says it: each rank draws its half of the batch, one file is written, the
     ranks end alike.
@@ -434,6 +436,7 @@ def test_a_file_from_before_new_words_is_gone_on_from(folder, tmp_path):
     assert_close(modules["text"].tokens.weight.detach()[-3:], fresh[-3:])
 
 
+@pytest.mark.slow
 def test_shapes_of_another_width_by_another_optimiser_and_what_edits_by_instruction_from_it(
     folder, tmp_path, monkeypatch
 ):
@@ -476,6 +479,7 @@ def test_shapes_of_another_width_by_another_optimiser_and_what_edits_by_instruct
         shapes.main(shapes.Arguments(tilt=-1.0, **how))
 
 
+@pytest.mark.slow
 def test_an_anchored_autoencoder_keeps_the_latents_of_scenes_and_sees_subjects(folder, tmp_path):
     """The anchor holds scenes, in the axes and the scale of the file that was begun with."""
     init = str(folder / "shapes-vae.safetensors")

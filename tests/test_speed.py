@@ -65,11 +65,12 @@ def test_the_table_says_what_is_missed():
     )
 
 
+@pytest.mark.slow
 def test_all_of_it_runs_small(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert speed.main(["--quick", "--rounds", "1"]) == 0
     record = json.loads((tmp_path / "runs/quick/speed.json").read_text(encoding="utf-8"))
-    assert len(record["rows"]) == 6 and 0 < record["keys_share"] < 1 and min(record["peak"].values()) > 10**8
+    assert len(record["rows"]) == 9 and 0 < record["keys_share"] < 1 and min(record["peak"].values()) > 10**8
     assert capsys.readouterr().out.count("load the model from its folder") == 2
 
 

@@ -72,6 +72,7 @@ def results():
     return list(program.certificate(S))
 
 
+@pytest.mark.slow
 def test_every_comparison_of_the_small_certificate_is_within_its_tolerance(results):
     rows = [r for r in results if isinstance(r, Row)]
     assert [written(row) for row in rows if not row.passed] == []
@@ -87,6 +88,7 @@ def test_in_double_precision_nothing_is_left_but_rounding():
     assert sum("float64" in row.setting for row in rows if isinstance(row, Row)) == 19
 
 
+@pytest.mark.slow
 def test_the_certificate_covers_what_it_promises(results):
     rows = [r for r in results if isinstance(r, Row)]
     kinds = [*(f"U-Net, {c} channels" for c in (4, 8, 9)), "U-Net, Stable Diff"]

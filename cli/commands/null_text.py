@@ -34,7 +34,7 @@ from palimpsest.cli.deliver import Made, Walk
 from palimpsest.cli.manners import Mistake, blame, command, options, progress, read_as, shared_options
 from palimpsest.methods.inversion import invert, redo
 from palimpsest.methods.null_files import load_null_text, null_text_key, read_null_text, save_null_text
-from palimpsest.methods.null_text import GuidanceScale, NullText, null_text
+from palimpsest.methods.null_text import GuidanceScale, NullText, check_model, null_text
 from palimpsest.metrics.image import psnr
 from palimpsest.weights.cache import CacheError
 from palimpsest.weights.estimate import Passes
@@ -95,6 +95,7 @@ def run_null_text(a: argparse.Namespace) -> Made | None:
     if a.estimate:
         return dry_run(a, work)
     model = load_model(a, float32_of(a, LOSES))
+    check_model(model, a.prompt)  # before the walk up
     check_room(a, model, work)
     note_wording(model, {"prompt": a.prompt, "target": a.target})
     picture = seen_by(picture, model, a.size)

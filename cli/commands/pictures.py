@@ -68,6 +68,7 @@ def seen_by(picture: Original, model: Model, size: int | None) -> Original:
     """The picture as a model sees it, its shorter side as asked or as the model was trained. Warns (Caution)
     of a side that is far from that.
     """
+    framed = framed_for(picture, model, size)  # refuses a size that makes no sense
     if size is not None and not model.size / 2 <= size <= 4 * model.size:
         far = "fewer" if size < model.size else "more"
         warnings.warn(
@@ -75,7 +76,7 @@ def seen_by(picture: Original, model: Model, size: int | None) -> Original:
             Caution,
             stacklevel=2,
         )
-    return framed_for(picture, model, size)
+    return framed
 
 
 def framed_for(picture: Original, model: Model, size: int | None) -> Original:
