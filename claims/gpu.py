@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     a = parser.parse_args(argv)
     device, began = pick_device(a.device), time.monotonic()
     if device.type != "cuda" and not a.rehearse:
-        parser.error("device: there is no CUDA GPU here; --rehearse runs a tiny copy of it on any device")
+        raise ValueError("device: there is no CUDA GPU here; --rehearse runs a tiny copy of it on any device")
     folder = Path(a.out) if a.out else ROOT / "runs" / "quick" if a.rehearse else RECORDS
     folder.mkdir(parents=True, exist_ok=True)
     size = "small" if a.rehearse else "full"

@@ -360,11 +360,10 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line()
-    a = parser.parse_args(argv)
+    a = command_line().parse_args(argv)
     known, only = [*ENTRIES, LAYER], [name for name in a.only.split(";") if name]
     if strange := [name for name in only if name not in known]:
-        parser.error(f"--only: no method {strange[0]}; there are: {'; '.join(known)}")
+        raise ValueError(f"only: no method {strange[0]}; there are: {'; '.join(known)}")
     n, tune = (8, 16) if a.quick else (N, TUNE)
     folder = Path("runs/quick") if a.quick else Path(a.models) / "claims" if a.models else RECORDS
     models = open_models(a.models, a.device)

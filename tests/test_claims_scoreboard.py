@@ -13,6 +13,7 @@ from palimpsest.claims.common import draw_edits, open_models
 from palimpsest.claims.page import RECORDS, read_record
 from palimpsest.claims.parts import Parts
 from palimpsest.claims.ways import COPY, TRUTH, Asked
+from palimpsest.cli.manners import exit_code_of
 from palimpsest.methods.text2live import Training, Views
 from palimpsest.worlds.files import read_picture
 from tests.tiny import tiny_clip, tiny_glide, tiny_instruct, tiny_reader, tiny_weights
@@ -88,9 +89,9 @@ def test_numbers_are_told_with_their_intervals():
 
 
 def test_unknown_methods_are_refused(capsys):
-    with pytest.raises(SystemExit):
-        board.main(["--only", "Magic"])
-    assert "no method Magic; there are: SDEdit;" in capsys.readouterr().err
+    assert exit_code_of(lambda: board.main(["--only", "Magic"])) == 2
+    said = capsys.readouterr().err
+    assert "only: no method Magic; there are: SDEdit;" in said and said.count("\n") == 1
 
 
 def test_the_page_is_the_records():

@@ -8,6 +8,7 @@ import torch
 from palimpsest.claims import gpu
 from palimpsest.claims.parts import Parts
 from palimpsest.claims.verify import Row, Setting
+from palimpsest.cli.manners import exit_code_of
 
 SMALL = Setting("small")
 
@@ -45,9 +46,9 @@ def test_a_certificate_names_what_failed(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(capsys):
-    with pytest.raises(SystemExit) as error:
-        gpu.main([])
-    assert error.value.code == 2 and "there is no CUDA GPU here; --rehearse" in capsys.readouterr().err
+    assert exit_code_of(lambda: gpu.main([])) == 2
+    said = capsys.readouterr().err
+    assert "there is no CUDA GPU here; --rehearse" in said and said.count("\n") == 1
 
 
 def test_a_rehearsal_writes_its_record_and_goes_on_where_it_was_cut(tmp_path, monkeypatch, capsys):
