@@ -45,7 +45,7 @@ def shrink(sheet: Path, to: Path) -> None:
         high = round(picture.height * WIDE / picture.width)
         picture = picture.resize((WIDE, high), Image.Resampling.LANCZOS)
     with whole(to) as part:
-        picture.quantize(COLOURS).save(part, format="PNG", optimize=True)
+        picture.quantize(COLOURS, method=Image.Quantize.FASTOCTREE).save(part, format="PNG", optimize=True)
 
 
 def main(names: Sequence[str] = ()) -> None:
