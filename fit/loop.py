@@ -64,7 +64,7 @@ def fit(
       depends on the clock: it can be resumed, not bit for bit; a time that is past ends it after one step.
     after_step: called with the step's number, without gradients, when its update is done: a teacher that
       follows its student moves here. What it changes belongs into buffers or frozen parameters of `net`,
-      which a checkpoint holds.
+      which a checkpoint holds. It ends the run as Ctrl-C does where it raises KeyboardInterrupt.
     progress: show a bar.
 
     Raises ValueError for bad arguments or another run's checkpoint, OutputError (an OSError and a ValueError)
@@ -127,11 +127,11 @@ def update(run: Run, data: Any, generator: Generator, after_step: Callable[[int]
         for optimiser in run.optimisers:
             optimiser.step()
         torch._foreach_lerp_(run.average_params, run.params, 1 - ema_decay(step, settings.ema))
-        if after_step is not None:
-            after_step(step)
         run.pending.append(torch.stack((loss.detach().float(), norm.float())))
         run.rates.append(lr)
         run.done += 1
+        if after_step is not None:
+            after_step(step)
 
 
 def pieces(data: Any, accumulate: int) -> list[Any]:

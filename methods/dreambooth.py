@@ -232,7 +232,7 @@ def tune(
 
     def after_step(step: int) -> None:
         if course.each_step is not None:
-            course.each_step(step, *curve.terms[step].tolist())
+            course.each_step(step, *curve.terms[step].tolist(), model)
 
     # ours: fit's cosine decay of lr; the paper's is constant. unstated: its optimiser's other settings
     settings = Settings(

@@ -41,8 +41,9 @@ class Course:
     accumulate: Count = 1  # pieces that a batch is taken in: less memory
     checkpointing: bool = False  # make the net's activations again on the way back: less memory, more time
     seed: Seed = 0  # of pictures, times and noise
-    # called after each step with its number and both terms of Eq. (9); what it raises ends the run
-    each_step: Callable[[int, float, float], object] | None = None
+    # called after each step with its number, both terms of Eq. (9), and the model in training, which may be
+    # sampled from and not kept; what it raises ends the run
+    each_step: Callable[[int, float, float, Model], object] | None = None
 
     def __post_init__(self) -> None:
         check(Course, vars(self))

@@ -20,10 +20,13 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from palimpsest.cli.commands.prompt_to_prompt import INVERSIONS
 from palimpsest.cli.main import command_line
 from palimpsest.cli.manners import Parser, option_name, settle
 from palimpsest.cli.record import as_text, record_of, words_of
+from palimpsest.methods.inversion import invert
 from palimpsest.weights.estimate import Learning, Passes
+from palimpsest.weights.load import load
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import png_bytes
 
@@ -56,8 +59,50 @@ class Given:
 
 
 @dataclass(frozen=True)
+class Other:
+    """A second model of a call, by its name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a walk starts that is to come back to a given picture: its inversion, a call of its own.
+
+    way: as --inversion has it. w: guidance scale of the walk down; "ddim" goes up without any.
+    """
+
+    way: str
+    x: Given
+    prompt: str
+    steps: int
+    w: float
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        return {"ddim": invert, **INVERSIONS}[self.way]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"steps": self.steps} | ({} if self.way == "ddim" else {"w": self.w})
+
+    def made(self, model: Model) -> Any:
+        """The inversion."""
+        return self.function(model, self.x.pixels, self.prompt, **self.settings)
+
+    @property
+    def options(self) -> list[str]:
+        return [f"--input={self.x.name}", f"--inversion={self.way}", f"--steps={self.steps}", f"--w={self.w}"]
+
+    def __repr__(self) -> str:
+        given = ["model", repr(self.x.name), repr(self.prompt)]
+        given += [f"{name}={value!r}" for name, value in self.settings.items()]
+        return f"{self.function.__name__}({', '.join(given)})"
+
+
+@dataclass(frozen=True)
 class Verb:
-    """A public function, and the command that does the same.
+    """A public function, and the command that does the same, "" where there is none.
 
     options: parameter (or field of a record that is one) -> its option, where that has another name; "" for
     what stands by itself. shown: (model, made, call) -> the picture that the command writes; source: the same
@@ -96,12 +141,18 @@ class Call:
     def files(self) -> list[Given]:
         """The pictures and masks that go in."""
         values = [one for value in self.given.values() for one in (value if _many(value) else [value])]
+        values = [one.x if isinstance(one, Start) else one for one in values]
         return [one for one in values if isinstance(one, Given)]
 
+    @property
+    def others(self) -> dict[str, str]:
+        """Parameter -> name of the further model that it takes."""
+        return {name: value.name for name, value in self.given.items() if isinstance(value, Other)}
+
     def run(self, model: Any, each: Mapping[str, Any] | None = None) -> Any:
-        """Call the function. each: callbacks that only watch, or records that hold them."""
-        given = {name: _pixels(value) for name, value in self.given.items()}
-        return self.verb.function(model, **{**given, **(each or {})})
+        """Call the function. each: callbacks that only watch, or records that hold them; further models."""
+        given = {**self.given, **(each or {})}
+        return self.verb.function(model, **{name: _value(one, model) for name, one in given.items()})
 
     def shown(self, model: Model, made: Any) -> Tensor:
         """The picture that is the result: (1, 3, y, x) in [−1, 1], or uint8."""
@@ -126,7 +177,9 @@ class Call:
             option = self.verb.options.get(name, option_name(name))
             if value is None or (value is False and option):
                 continue
-            if _is_record(value):
+            if isinstance(value, Start):
+                options += value.options
+            elif _is_record(value):
                 for part, one in _changed(value).items():
                     options += self._option(f"{name}.{part}" if f"{name}.{part}" in known else part, one)
             elif option == "":
@@ -144,11 +197,15 @@ class Call:
         return [f"{option}={_word(one)}" for one in (value if _many(value) else [value])]
 
     def command(self) -> str:
-        """A line for a shell, in a folder that has the call's files."""
+        """A line for a shell, in a folder that has the call's files; "" where no command does it."""
+        if not self.verb.command:
+            return ""
         return shlex.join([*words_of(self.options()), "-o", self.verb.out])
 
     def record(self, model: Model) -> str:
-        """What the result carries: that of the command, byte for byte."""
+        """What the result carries: that of the command, byte for byte; where there is none, the Python."""
+        if not self.verb.command:
+            return self.python()
         return recorded(self.options(model), self.files)
 
     # ---- as Python ----
@@ -164,6 +221,8 @@ class Call:
         needs: dict[str, set[str]] = {"palimpsest": {"write_picture"}}
         found = [(verb.module, verb.name), home, *((m, n) for m, names in verb.needs.items() for n in names)]
         found += [(type(v).__module__, type(v).__name__) for v in self._needed().values() if _is_record(v)]
+        starts = [one.function for one in self._needed().values() if isinstance(one, Start)]
+        found += [(one.__module__, one.__name__) for one in starts]
         for module, name in found:
             needs.setdefault(module, set()).add(name)
         lines = [
@@ -185,17 +244,22 @@ def _many(value: Any) -> bool:
 
 
 def _is_record(value: Any) -> bool:
-    return is_dataclass(value) and not isinstance(value, Given)
+    return is_dataclass(value) and not isinstance(value, (Given, Other, Start, Model))
 
 
-def _pixels(value: Any) -> Any:
+def _value(value: Any, model: Any) -> Any:
+    """As the function takes it: a file's pixels, a model, an inversion."""
     if _many(value):
-        return [_pixels(one) for one in value]
+        return [_value(one, model) for one in value]
+    if isinstance(value, Start):
+        return value.made(model)
+    if isinstance(value, Other):
+        return load(value.name)
     return value.pixels if isinstance(value, Given) else value
 
 
 def _word(value: Any) -> str:
-    return value.name if isinstance(value, Given) else str(value)
+    return value.name if isinstance(value, (Given, Other)) else str(value)
 
 
 def _changed(record: Any) -> dict[str, Any]:
@@ -208,6 +272,8 @@ def _said(value: Any) -> str:
     """A value in Python: a file by its name, a record by what of it is changed."""
     if isinstance(value, Given):
         return repr(value.name)
+    if isinstance(value, Other):
+        return f"load({value.name!r})"
     if _many(value):
         return f"[{', '.join(map(_said, value))}]"
     if _is_record(value):

@@ -17,39 +17,45 @@ from palimpsest.methods.alignment import notes
 from palimpsest.methods.diffedit import MaskRule
 from palimpsest.methods.prompt_to_prompt import Injection
 from palimpsest.methods.text2live import Training, composed
+from palimpsest.metrics.image import psnr
 from palimpsest.metrics.mask import dilate
 from palimpsest.studio import shown
-from palimpsest.studio.call import Call, Given
+from palimpsest.studio.call import Call, Given, Start
 from palimpsest.studio.desk import Answered, Ask, Desk, perform
-from palimpsest.studio.examples import EXAMPLES
-from palimpsest.studio.fields import choice, picture_input, slider, text
+from palimpsest.studio.examples import first_of
+from palimpsest.studio.fields import picture_input, text
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.pictures import as_mask, pixels_of, upload
 from palimpsest.studio.studio import Studio, paints_from_text
 from palimpsest.studio.verbs import VERBS
-from palimpsest.weights.model import Model
 
 DIFFEDIT, FLOW, WORDS, LIVE = (
     VERBS[name] for name in ("diffedit", "flow_edit", "prompt_to_prompt", "text2live")
 )
-FIRST = next(iter(EXAMPLES))
 HEAT = "heat"  # what is kept of a visitor's last DiffEdit
+WALKS = {  # way of inversion -> what it is called; "": none
+    "edit-friendly": "the picture's, edit-friendly",
+    "direct": "the picture's, direct inversion",
+    "ddim": "the picture's, DDIM inversion",
+    "null-text": "the picture's, null-text (half a minute)",
+    "": "one made from the first text",
+}
 
 
 def describe_tab(studio: Studio) -> None:
     """Build it."""
     desk = Desk(studio, "describe", studio.menu("shapes", "emoji", fits=paints_from_text))
-    one = EXAMPLES[FIRST]
+    one = first_of(desk.first)
     with gr.Row(elem_classes=["ps-desk"]):
         with gr.Column():
-            picture = picture_input("picture (Prompt-to-Prompt generates its own)", "describe-picture")
+            picture = picture_input("picture", "describe-picture")
             desk.example_buttons()
             source = text("source", one.source, "describe-source", "what it shows")
             target = text("target", one.target, "describe-target", "what it should show")
             with gr.Tabs():
-                buttons = _methods(studio.model(desk.names[0]))
+                buttons = _methods(desk)
             desk.controls("DiffEdit")
-        desk.examples([picture, source, target], example)
+        desk.examples([picture, source, target], lambda one: (pixels_of(one.picture), one.source, one.target))
         with gr.Column():
             desk.results("drop a picture or take an example, say what it shows and should show, and run")
     _wire(studio, desk, [picture, source, target], buttons)
@@ -58,47 +64,32 @@ def describe_tab(studio: Studio) -> None:
 Part = tuple[gr.Tab, list[gr.components.Component]]
 
 
-def _methods(model: Model) -> dict[str, Part]:
+def _methods(desk: Desk) -> dict[str, Part]:
     """A tab of settings for each of the four."""
     parts: dict[str, Part] = {}
     with gr.Tab("DiffEdit", id="diffedit", elem_id="describe-diffedit") as tab:
         parts["DiffEdit"] = (
             tab,
             [
-                slider(DIFFEDIT, "threshold", model, of=MaskRule, high=0.99, value=0.3),
-                slider(DIFFEDIT, "grow", model, of=MaskRule, high=4, step=1, value=1),
-                slider(DIFFEDIT, "ratio", model, high=1.0),
-                slider(DIFFEDIT, "w", model, low=0.5, high=12, step=0.5),
-                slider(DIFFEDIT, "steps", low=5, high=100, step=1, value=25),
+                desk.slider(DIFFEDIT, "threshold", of=MaskRule, high=0.99),
+                desk.slider(DIFFEDIT, "grow", of=MaskRule, high=4, step=1),
+                desk.slider(DIFFEDIT, "ratio", high=1.0),
+                desk.slider(DIFFEDIT, "w", low=0.5, high=12, step=0.5),
+                desk.slider(DIFFEDIT, "steps", low=5, high=100, step=1, value=25),
             ],
         )
     with gr.Tab("FlowEdit", id="flow", elem_id="describe-flow") as tab:
         parts["FlowEdit"] = (
             tab,
             [
-                slider(FLOW, "start", model, high=1.0),
-                slider(FLOW, "w_target", model, low=0, high=16, step=0.5),
-                slider(FLOW, "w_source", model, low=0, high=16, step=0.5),
-                slider(FLOW, "steps", low=2, high=60, step=1),
+                desk.slider(FLOW, "start", high=1.0),
+                desk.slider(FLOW, "w_target", low=0, high=16, step=0.5),
+                desk.slider(FLOW, "w_source", low=0, high=16, step=0.5),
+                desk.slider(FLOW, "steps", low=2, high=60, step=1),
             ],
         )
     with gr.Tab("Prompt-to-Prompt", id="words", elem_id="describe-words") as tab:
-        parts["Prompt-to-Prompt"] = (
-            tab,
-            [
-                choice(WORDS, "edit", Injection),
-                gr.Slider(
-                    0,
-                    1,
-                    0.8,
-                    step=0.05,
-                    label="cross",
-                    info="of the steps, in which the target looks where the source did",
-                ),
-                slider(WORDS, "self_", of=Injection, step=0.05),
-                slider(WORDS, "steps", low=5, high=60, step=1, value=25),
-            ],
-        )
+        parts["Prompt-to-Prompt"] = tab, _words(desk)
     with gr.Tab("Text2LIVE", id="live", elem_id="describe-live") as tab:
         parts["Text2LIVE"] = (
             tab,
@@ -109,10 +100,35 @@ def _methods(model: Model) -> dict[str, Part]:
                     "describe-layer",
                     "what the layer alone shows, over a green screen",
                 ),
-                slider(LIVE, "steps", of=Training, low=20, high=1000, step=10, value=100),
+                desk.slider(LIVE, "steps", of=Training, low=20, high=1000, step=10, value=100),
             ],
         )
     return parts
+
+
+def _words(desk: Desk) -> list[gr.components.Component]:
+    """The settings of Prompt-to-Prompt."""
+    return [
+        gr.Radio(
+            [(said, way) for way, said in WALKS.items()],
+            value="edit-friendly",
+            label="whose walk",
+            info="a given picture is inverted first",
+            elem_id="describe-walk",
+        ),
+        desk.choice(WORDS, "edit", Injection),
+        gr.Slider(
+            0,
+            1,
+            0.4,
+            step=0.05,
+            label="cross",
+            info="of the steps, in which the target looks where the source did",
+        ),
+        desk.slider(WORDS, "self_", of=Injection, step=0.05, value=0.2),
+        desk.slider(WORDS, "w", low=1, high=12, step=0.5, value=2.0),
+        desk.slider(WORDS, "steps", low=5, high=60, step=1, value=25),
+    ]
 
 
 def _wire(studio: Studio, desk: Desk, given: list[gr.components.Component], parts: dict[str, Part]) -> None:
@@ -149,12 +165,6 @@ def _wire(studio: Studio, desk: Desk, given: list[gr.components.Component], part
         knob.input(
             cut, [threshold, grow], desk.result, queue=False, show_progress="hidden", api_visibility="private"
         )
-
-
-def example(name: str) -> tuple[Any, str, str]:
-    """Its picture and both captions."""
-    one = EXAMPLES[name]
-    return pixels_of(one.picture), one.source, one.target
 
 
 # ---- DiffEdit ----
@@ -255,27 +265,35 @@ def worded(
     path: str | None,
     source: str,
     target: str,
+    way: str,
     edit: str,
     cross: float,
     self_: float,
+    w: float,
     steps: float,
 ) -> str:
-    """A picture of the source's words, and of the target's in its layout; which word takes whose map."""
+    """The picture, or one of the source's words, and what the target's words make of it in its layout; which
+    word takes whose map."""
     injection = Injection(edit=edit, cross=cross, self_=self_)
-    given = {
-        "source": source,
-        "target": target,
-        "injection": injection,
-        "steps": int(steps),
-        "seed": ask.seed,
-    }
+    given = {"source": source, "target": target, "injection": injection}
+    x = upload(path, studio.model(ask.model)) if way else None
+    if x is None:
+        given |= {"steps": int(steps), "w": w, "seed": ask.seed}
+    else:
+        start = Start(way, Given.of("picture", x), source, int(steps), w)
+        given |= {"start": start} | ({"w": w} if way == "ddim" else {})
     done = perform(job, studio, Call(WORDS, ask.model, given), {"source": source, "target": target})
     made = done.made
+    back = made.source_picture if x is None else x
     figures = [
-        shown.image(made.source_picture, "the source's picture", "before"),
+        shown.image(back, "the source's picture" if x is None else "picture", "before"),
         shown.image(made.picture, "with the target's words", "result"),
-        shown.image(change(made.source_picture, made.picture), "what changed", "changed"),
+        shown.image(change(back.to(made.picture), made.picture), "what changed", "changed"),
     ]
+    if x is not None:
+        decibels = psnr(made.source_picture.cpu(), x).item()
+        said = f"what comes back without an edit: {decibels:.1f} dB"
+        figures.insert(1, shown.image(made.source_picture, said, "back"))
     return done.html(figures, alignment(made.alignments[0]))
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -15,9 +15,9 @@ from torch import Tensor
 from palimpsest.cli.commands.dry_run import calls
 from palimpsest.cli.commands.wording import note_wording
 from palimpsest.nets.tokenizer import WordTokenizer
-from palimpsest.studio import shown
-from palimpsest.studio.call import Call
-from palimpsest.studio.examples import EXAMPLES
+from palimpsest.studio import fields, shown
+from palimpsest.studio.call import Call, Verb
+from palimpsest.studio.examples import Example, drawn, examples_of
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.studio import SECONDS, Studio
 from palimpsest.weights.model import Model
@@ -69,15 +69,16 @@ def perform(
     if isinstance(model, Model):
         note_wording(model, texts or {}, instructs="instruction" in (texts or {}))
         job.total = max(job.total, job.done + calls(passes_of(call, model)))
-    with job.watching(model):
-        made = call.run(model, each)
+    others = {name: studio.model(other) for name, other in call.others.items()}
+    with job.watching(model, *others.values()):
+        made = call.run(model, {**others, **(each or {})})
     picture = call.shown(model, made)
     return Answered(call, model, made, picture, png_bytes(picture, call.record(model)))
 
 
 def passes_of(call: Call, model: Model) -> Sequence[Any]:
     """What the command expects of the net. Raises ValueError where it would refuse the call."""
-    a: argparse.Namespace = call.options(model)
+    a = call.options(model) if call.verb.command else argparse.Namespace(**call.given)
     return call.verb.passes(a, model)
 
 
@@ -95,6 +96,38 @@ class Desk:
     name: str
     names: Sequence[str]
     seconds: float = SECONDS
+    buttons: list[gr.Button] = field(default_factory=list)  # of the examples
+    known: gr.HTML | None = None  # the words
+    left: list[tuple[Any, Any, str]] = field(default_factory=list)  # knob, contract, name: left to the model
+    wired: bool = False
+
+    @property
+    def first(self) -> Model:
+        """The model that the tab opens with."""
+        return self.studio.model(self.names[0])
+
+    def slider(
+        self,
+        verb: Verb,
+        name: str,
+        of: Any = None,
+        low: float | None = None,
+        high: float | None = None,
+        step: float = 0.01,
+        value: Any = None,
+    ) -> gr.Slider:
+        """As fields.slider; what is left to the model follows the model that is chosen."""
+        knob = fields.slider(verb, name, self.first, of=of, low=low, high=high, step=step, value=value)
+        return self._follows(knob, of or verb.function, name) if value is None else knob
+
+    def choice(self, verb: Verb, name: str, of: Any = None) -> gr.Radio:
+        """As fields.choice, likewise."""
+        return self._follows(fields.choice(verb, name, self.first, of), of or verb.function, name)
+
+    def _follows(self, knob: Any, contract: Any, name: str) -> Any:
+        if fields.is_left(contract, name):
+            self.left.append((knob, contract, name))
+        return knob
 
     def controls(self, go: str = "Run", seed: bool = True, words: bool = True) -> None:
         """Model, seed, run and stop, and the known words, where they stand in the tab."""
@@ -121,9 +154,7 @@ class Desk:
         self.stop.click(self._stop, None, None, queue=False, api_visibility="private")
         if words:
             with gr.Accordion("words that the model knows", open=False, elem_id=f"{self.name}-words"):
-                known = gr.HTML(self._words(self.names[0]))
-            self.model.change(self._words, self.model, known, queue=False, api_visibility="private")
-        self.model.change(self._told, self.model, self.model, queue=False, api_visibility="private")
+                self.known = gr.HTML(shown.words(words_of(self.first)))
 
     def results(self, empty: str) -> None:
         """The line and the result."""
@@ -133,14 +164,28 @@ class Desk:
     def example_buttons(self) -> None:
         """A button for each example, here."""
         with gr.Row(elem_classes=["ps-examples"]):
-            self.buttons = {
-                name: gr.Button(name, size="sm", elem_classes=["ps-example"]) for name in EXAMPLES
-            }
+            self.buttons = [
+                gr.Button(name, size="sm", elem_classes=["ps-example"]) for name in examples_of(self.first)
+            ]
 
-    def examples(self, outputs: Sequence[gr.components.Component], of: Callable[[str], Any]) -> None:
-        """What they do; of: an example's name -> values of the outputs."""
-        for name, button in self.buttons.items():
-            button.click(_always(of, name), None, list(outputs), queue=False, api_visibility="private")
+    def examples(self, outputs: Sequence[gr.components.Component], of: Callable[[Example], Any]) -> None:
+        """What they do; of: an example -> values of the outputs."""
+
+        def take(k: int) -> Callable[[str], Any]:
+            return lambda model: of(list(examples_of(self.studio.model(model)).values())[k])
+
+        for k, button in enumerate(self.buttons):
+            button.click(take(k), self.model, list(outputs), queue=False, api_visibility="private")
+
+    def at_random(
+        self, button: gr.Button, outputs: Sequence[gr.components.Component], of: Callable[[Example], Any]
+    ) -> None:
+        """What a button for a scene at random does; which one, the seed decides."""
+
+        def take(model: str, seed: float) -> Any:
+            return of(drawn(int(seed or 0), self.studio.model(model)))
+
+        button.click(take, [self.model, self.seed], list(outputs), queue=False, api_visibility="private")
 
     def answers(
         self,
@@ -151,6 +196,7 @@ class Desk:
     ) -> None:
         """Run `work(job, ask, *values)` on a click; it gives the result as HTML, or a tuple of that and
         values for `also`. What it puts into job.news, HTML too, is shown meanwhile."""
+        self._wire()
         still = (gr.skip(),) * len(also)
 
         def answer(request: gr.Request, model: str, seed: float, *values: Any) -> Iterator[tuple[Any, ...]]:
@@ -159,7 +205,7 @@ class Desk:
             for job in self.studio.work(ask.visitor, lambda job: work(job, ask, *values), self.seconds):
                 if not job.finished.is_set():
                     news, told = (gr.skip() if job.news is told else job.news), job.news
-                    yield shown.bar(job.share, f"{job.done} evaluations, {job.elapsed:.0f} s"), news, *still
+                    yield shown.bar(job.share, job.said), news, *still
             if job.error is not None:
                 kind = "note" if job.error.startswith("stopped") else "wrong"
                 yield shown.line(job.error, kind, job.notes), gr.skip(), *still
@@ -180,15 +226,22 @@ class Desk:
     def _stop(self, request: gr.Request) -> None:
         self.studio.stop(str(request.session_hash))
 
-    def _told(self, name: str) -> Any:
-        return gr.update(info=self.studio.told(name))
+    def _wire(self) -> None:
+        """Once: what follows the model that is chosen."""
+        if self.wired:
+            return
+        self.wired, knobs = True, [knob for knob, *_ in self.left]
+        outputs = [self.model, *([self.known] if self.known else []), *self.buttons, *knobs]
+        self.model.change(self._chosen, self.model, outputs, queue=False, api_visibility="private")
 
-    def _words(self, name: str) -> str:
+    def _chosen(self, name: str) -> list[Any]:
+        """What the model weighs, its words, its examples, and the values that it recommends."""
+        told = gr.update(info=self.studio.told(name))
         try:
-            return shown.words(words_of(self.studio.model(name)))
+            model = self.studio.model(name)
         except (ValueError, OSError) as error:
-            return shown.line(str(error), "wrong")
-
-
-def _always(of: Callable[[str], Any], name: str) -> Callable[[], Any]:
-    return lambda: of(name)
+            rest = [gr.skip()] * (len(self.buttons) + len(self.left))
+            return [told, *([shown.line(str(error), "wrong")] if self.known else []), *rest]
+        words = [shown.words(words_of(model))] if self.known else []
+        names = [gr.update(value=said) for said in examples_of(model)] if self.buttons else []
+        return [told, *words, *names, *(fields.usual(of, part, model) for _, of, part in self.left)]

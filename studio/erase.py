@@ -19,7 +19,7 @@ from palimpsest.methods.glide_session import Session, State
 from palimpsest.studio import shown
 from palimpsest.studio.call import RESULT, Given, recorded
 from palimpsest.studio.desk import Ask, Desk
-from palimpsest.studio.examples import EXAMPLES
+from palimpsest.studio.examples import first_of
 from palimpsest.studio.fields import text
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.paint import canvas
@@ -30,7 +30,6 @@ from palimpsest.worlds.files import png_bytes, read_picture
 UP = "shapes-glide-upsampler-inpaint"
 STEPS = ("15", "27", "50")
 SCRIPT = "steps.txt"
-FIRST = next(iter(EXAMPLES))
 HELD = "session"
 
 
@@ -39,7 +38,7 @@ def erase_tab(studio: Studio) -> None:
     desk = Desk(studio, "erase", studio.menu("shapes-glide-inpaint"))
     with gr.Row(elem_classes=["ps-desk"]):
         with gr.Column():
-            first = EXAMPLES[FIRST]
+            first = first_of(desk.first)
             picture = canvas(
                 "picture: mark what is to be painted anew", "erase-canvas", first.picture, marks=True
             )
@@ -56,32 +55,30 @@ def erase_tab(studio: Studio) -> None:
                 steps = gr.Radio(list(STEPS), value=STEPS[0], label="steps", info="of the base model")
         with gr.Column():
             desk.results("mark a part, say what the picture shows, and run; each step can be taken back")
-    desk.examples([picture, prompt], example)
+    desk.examples([picture, prompt], lambda one: (on_canvas(one.picture), one.target))
 
-    def step(what: str) -> Any:
-        def work(job: Job, ask: Ask, editor: Any, prompt: str, w: float, steps: str) -> tuple[str, Any]:
-            session = opened(studio, ask, editor, w, steps)
-            with job.watching(session.model, session.upsampler):
-                if what in ("undo", "redo"):
-                    getattr(session, what)()
-                    if not session.states:
-                        session.redo()
-                        raise ArgumentError("undo", "nothing was done yet")
-                else:
-                    job.total = int(steps) + 27
-                    more(session, ask, editor, prompt, whole=what == "anew")
-            return html_of(session, ask), on_canvas(session.picture.cpu())
-
-        return work
+    def work(what: str) -> Any:
+        return lambda job, ask, *values: stepped(studio, job, ask, what, *values)
 
     for what, button in (("paint", None), ("anew", anew), ("undo", undo), ("redo", redo)):
-        desk.answers([picture, prompt, w, steps], step(what), button, also=[picture])
+        desk.answers([picture, prompt, w, steps], work(what), button, also=[picture])
 
 
-def example(name: str) -> tuple[Any, str]:
-    """Its picture, and what to paint in it."""
-    one = EXAMPLES[name]
-    return on_canvas(one.picture), one.target
+def stepped(
+    studio: Studio, job: Job, ask: Ask, what: str, editor: Any, prompt: str, w: float, steps: str
+) -> tuple[str, Any]:
+    """One step of the session, or one taken back. What is shown, and the canvas after it."""
+    session = opened(studio, ask, editor, w, steps)
+    with job.watching(session.model, session.upsampler):
+        if what in ("undo", "redo"):
+            getattr(session, what)()
+            if not session.states:
+                session.redo()
+                raise ArgumentError("undo", "nothing was done yet")
+        else:
+            job.total = int(steps) + 27
+            more(session, ask, editor, prompt, whole=what == "anew")
+    return html_of(session, ask), on_canvas(session.picture.cpu())
 
 
 def opened(studio: Studio, ask: Ask, editor: Any, w: float, steps: str) -> Session:

@@ -59,6 +59,11 @@ def helps(command: str) -> dict[str, str]:
     return {a.dest: (a.help or "").split(" (default")[0].split("; ")[0] for a in parser._actions}
 
 
+def is_left(contract: Any, name: str) -> bool:
+    """Whether the value of a parameter is left to the model."""
+    return else_of(hints(contract)[name]) is not None
+
+
 def usual(contract: Any, name: str, model: Model | None) -> Any:
     """The default of a parameter; where it is left to the model, the model's recommendation."""
     annotation = hints(contract)[name]
@@ -101,12 +106,12 @@ def slider(
     )
 
 
-def choice(verb: Verb, name: str, of: Any = None) -> gr.Radio:
+def choice(verb: Verb, name: str, model: Model | None = None, of: Any = None) -> gr.Radio:
     """One of a Literal's strings."""
     contract = of or verb.function
     return gr.Radio(
         list(chosen_from(hints(contract)[name])),
-        value=usual(contract, name, None),
+        value=usual(contract, name, model),
         label=option_name(name),
         info=helps(verb.command).get(name, ""),
     )

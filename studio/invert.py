@@ -14,8 +14,8 @@ from palimpsest.metrics.image import psnr
 from palimpsest.studio import shown
 from palimpsest.studio.call import Call, Given
 from palimpsest.studio.desk import Ask, Desk, perform
-from palimpsest.studio.examples import EXAMPLES
-from palimpsest.studio.fields import choice, picture_input, slider, text
+from palimpsest.studio.examples import first_of
+from palimpsest.studio.fields import picture_input, text
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.pictures import pixels_of, upload
 from palimpsest.studio.studio import Studio, paints_from_text
@@ -23,7 +23,6 @@ from palimpsest.studio.verbs import VERBS
 
 LADDER, NULL = VERBS["ladder"], VERBS["null_text"]
 WAYS = ("null-text", "the whole ladder")
-FIRST = next(iter(EXAMPLES))
 
 
 def invert_tab(studio: Studio) -> None:
@@ -33,29 +32,45 @@ def invert_tab(studio: Studio) -> None:
         with gr.Column():
             picture = picture_input("picture", "invert-picture")
             desk.example_buttons()
-            prompt = text("prompt", EXAMPLES[FIRST].source, "invert-prompt", "what it shows")
+            prompt = text("prompt", first_of(desk.first).source, "invert-prompt", "what it shows")
             way = gr.Radio(list(WAYS), value=WAYS[0], label="what to do", elem_id="invert-way")
             desk.controls("Invert")
             with gr.Accordion("more", open=False):
-                steps = slider(LADDER, "steps", low=2, high=50, step=1, value=8)
-                w = slider(LADDER, "w", low=1, high=12, step=0.5)
-                inner = slider(NULL, "inner", low=1, high=20, step=1)
-                solver = choice(NULL, "solver")
+                steps = desk.slider(LADDER, "steps", low=2, high=50, step=1, value=8)
+                w = desk.slider(LADDER, "w", low=1, high=12, step=0.5)
+                inner = desk.slider(NULL, "inner", low=1, high=20, step=1)
+                solver = desk.choice(NULL, "solver")
         with gr.Column():
             desk.results(
                 "autoencoder, w = 1, w = 7.5, null-text: what each loses on the way to noise and back"
             )
-    desk.examples([picture, prompt], lambda name: (pixels_of(EXAMPLES[name].picture), EXAMPLES[name].source))
+    desk.examples([picture, prompt], lambda one: (pixels_of(one.picture), one.source))
 
-    def work(job: Job, ask: Ask, way: str, path: str | None, prompt: str, *knobs: Any) -> str:
-        x = upload(path, studio.model(ask.model))
-        given = {"x": Given.of("picture", x), "prompt": prompt, "steps": int(knobs[0]), "w": knobs[1]}
-        if way == WAYS[1]:
-            return climbed(studio, job, Call(LADDER, ask.model, given), x)
-        more = {"inner": int(knobs[2]), "solver": knobs[3]}
-        return tuned(studio, job, Call(NULL, ask.model, given | more), x)
+    def work(job: Job, ask: Ask, *values: Any) -> str:
+        return inverted(studio, job, ask, *values)
 
     desk.answers([way, picture, prompt, steps, w, inner, solver], work)
+
+
+def inverted(
+    studio: Studio,
+    job: Job,
+    ask: Ask,
+    way: str,
+    path: str | None,
+    prompt: str,
+    steps: float,
+    w: float,
+    inner: float,
+    solver: str,
+) -> str:
+    """By null-text inversion, or by all ways."""
+    x = upload(path, studio.model(ask.model))
+    given = {"x": Given.of("picture", x), "prompt": prompt, "steps": int(steps), "w": w}
+    if way == WAYS[1]:
+        return climbed(studio, job, Call(LADDER, ask.model, given), x)
+    more = {"inner": int(inner), "solver": solver}
+    return tuned(studio, job, Call(NULL, ask.model, given | more), x)
 
 
 def climbed(studio: Studio, job: Job, call: Call, x: Any) -> str:

@@ -47,6 +47,14 @@ class Job:
         """How much of it is done; None where that is not known."""
         return min(1.0, self.done / self.total) if self.total else None
 
+    @property
+    def said(self) -> str:
+        """How far it is, in words."""
+        share = self.share
+        left = self.elapsed * (1 - share) / share if share else 0.0
+        more = f", about {left:.0f} s more" if self.elapsed > 2 and left >= 1 else ""
+        return f"{self.done} evaluations, {self.elapsed:.0f} s{more}"
+
     def stop(self) -> None:
         self._stop.set()
 

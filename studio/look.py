@@ -12,8 +12,8 @@ from palimpsest.methods.attention_maps import AttentionMaps
 from palimpsest.studio import shown
 from palimpsest.studio.call import Call
 from palimpsest.studio.desk import Ask, Desk, perform
-from palimpsest.studio.examples import EXAMPLES
-from palimpsest.studio.fields import slider, text
+from palimpsest.studio.examples import first_of
+from palimpsest.studio.fields import text
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.studio import Studio, paints_from_text
 from palimpsest.studio.verbs import VERBS
@@ -21,7 +21,6 @@ from palimpsest.worlds.files import png_bytes
 
 EXPLORE = VERBS["explore"]
 ALL = "all together"
-FIRST = next(iter(EXAMPLES))
 
 
 def look_tab(studio: Studio) -> None:
@@ -29,28 +28,33 @@ def look_tab(studio: Studio) -> None:
     desk = Desk(studio, "look", studio.menu("shapes", "emoji", fits=paints_from_text))
     with gr.Row(elem_classes=["ps-desk"]):
         with gr.Column():
-            prompt = text("prompt", EXAMPLES[FIRST].source, "look-prompt", "what the picture shows")
+            prompt = text("prompt", first_of(desk.first).source, "look-prompt", "what the picture shows")
             desk.example_buttons()
             by = gr.Radio([ALL, "layer", "head", "step"], value=ALL, label="by", elem_id="look-by")
             desk.controls("Look")
             with gr.Accordion("more", open=False):
-                steps = slider(EXPLORE, "steps", low=2, high=50, step=1, value=20)
+                steps = desk.slider(EXPLORE, "steps", low=2, high=50, step=1, value=20)
         with gr.Column():
             desk.results("a picture is generated; then hover its words, or go through them by Tab")
-    desk.examples([prompt], lambda name: EXAMPLES[name].source)
+    desk.examples([prompt], lambda one: one.source)
 
-    def work(job: Job, ask: Ask, prompt: str, by: str, steps: float) -> str:
-        model = studio.model(ask.model)
-        given = {"prompts": prompt, "steps": int(steps), "seed": ask.seed}
-        words = list(dict.fromkeys(model.tokenizer.decode(piece) for piece in model.tokenizer.pieces(prompt)))
-        beside: dict[str, Any] = {"word": words} | ({} if by == ALL else {"by": by})
-        done = perform(job, studio, Call(EXPLORE, ask.model, given, beside), {"prompt": prompt})
-        sheet = shown.fold(
-            "the sheet that is saved", shown.row([shown.image(done.png, "sheet", "result", wide=True)])
-        )
-        return done.html([], looks(done.made, words, by) + sheet)
+    def work(job: Job, ask: Ask, *values: Any) -> str:
+        return looked(studio, job, ask, *values)
 
     desk.answers([prompt, by, steps], work)
+
+
+def looked(studio: Studio, job: Job, ask: Ask, prompt: str, by: str, steps: float) -> str:
+    """A picture, and where each of its words looked."""
+    model = studio.model(ask.model)
+    given = {"prompts": prompt, "steps": int(steps), "seed": ask.seed}
+    words = list(dict.fromkeys(model.tokenizer.decode(piece) for piece in model.tokenizer.pieces(prompt)))
+    beside: dict[str, Any] = {"word": words} | ({} if by == ALL else {"by": by})
+    done = perform(job, studio, Call(EXPLORE, ask.model, given, beside), {"prompt": prompt})
+    sheet = shown.fold(
+        "the sheet that is saved", shown.row([shown.image(done.png, "sheet", "result", wide=True)])
+    )
+    return done.html([], looks(done.made, words, by) + sheet)
 
 
 def looks(maps: AttentionMaps, words: list[str], by: str) -> str:

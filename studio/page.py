@@ -34,7 +34,8 @@ TABS = {
 
 HEADER = """
 <div class="ps-head"><div><b>palimpsest</b> <span>the studio: paint, tell, look</span></div>
-<div><button type="button" class="ps-toggle" data-toggle="smooth">pixels / smooth</button>
+<div><button type="button" class="ps-toggle" data-toggle="smooth"
+title="enlarge pictures by nearest neighbour, or by Lanczos">pixels / smooth</button>
 <button type="button" class="ps-toggle" data-toggle="dark">light / dark</button></div></div>
 <div class="ps-gone" hidden role="alert">The studio has ended. Start it again: palimpsest studio</div>
 """

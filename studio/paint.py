@@ -10,8 +10,8 @@ from torch import Tensor
 from palimpsest.studio import shown
 from palimpsest.studio.call import Call, Given
 from palimpsest.studio.desk import Ask, Desk, perform
-from palimpsest.studio.examples import EXAMPLES
-from palimpsest.studio.fields import choice, slider, text
+from palimpsest.studio.examples import Example, first_of
+from palimpsest.studio.fields import text
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.pictures import CANVAS, as_mask, marked, on_canvas, painted
 from palimpsest.studio.studio import Studio, paints_from_text
@@ -20,7 +20,6 @@ from palimpsest.worlds.drawing import simulate_strokes
 from palimpsest.worlds.scene import COLOURS
 
 SDEDIT = VERBS["sdedit"]
-FIRST = next(iter(EXAMPLES))
 
 
 def paints() -> list[str]:
@@ -59,23 +58,22 @@ def canvas(label: str, elem_id: str, first: Tensor | None = None, marks: bool = 
 def paint_tab(studio: Studio) -> None:
     """Build it."""
     desk = Desk(studio, "paint", studio.menu("shapes", "shapes-ve", "emoji", fits=paints_from_text))
-    model = studio.model(desk.names[0])
     with gr.Row(elem_classes=["ps-desk"]):
         with gr.Column():
-            crude, target = example(FIRST)
+            crude, target = example(first_of(desk.first))
             painting = canvas("painting: paint on it, or drop a picture", "paint-canvas", crude)
             desk.example_buttons()
             prompt = text("prompt", target, "paint-prompt", "what it should be, in words")
-            t0 = slider(SDEDIT, "t0", model)
+            t0 = desk.slider(SDEDIT, "t0")
             desk.controls("Make it real")
             with gr.Accordion("more", open=False):
-                w = slider(SDEDIT, "w", model, low=0, high=12, step=0.5)
-                repeats = slider(SDEDIT, "repeats", low=1, high=5, step=1)
-                steps = slider(SDEDIT, "steps", low=2, high=100, step=1, value=25)
-                walk = choice(SDEDIT, "walk")
+                w = desk.slider(SDEDIT, "w", low=0, high=12, step=0.5)
+                repeats = desk.slider(SDEDIT, "repeats", low=1, high=5, step=1)
+                steps = desk.slider(SDEDIT, "steps", low=2, high=100, step=1, value=25)
+                walk = desk.choice(SDEDIT, "walk")
             with gr.Accordion("change only a part: mark it", open=False) as part:
                 mask = canvas("mask: mark what may change; empty means everything", "paint-mask")
-        desk.examples([painting, prompt], lambda name: (on_canvas(example(name)[0]), example(name)[1]))
+        desk.examples([painting, prompt], lambda one: (on_canvas(example(one)[0]), one.target))
         with gr.Column():
             desk.results("paint a stroke, say what it is, and run: the noise hides the crude part of it")
     part.expand(shown_again, painting, mask, queue=False, api_visibility="private")
@@ -87,9 +85,8 @@ def paint_tab(studio: Studio) -> None:
     desk.answers(inputs, work)
 
 
-def example(name: str) -> tuple[Tensor, str]:
+def example(one: Example) -> tuple[Tensor, str]:
     """A crude painting of it, and what it should become."""
-    one = EXAMPLES[name]
     return simulate_strokes(one.picture), one.target
 
 

@@ -89,8 +89,11 @@ def code(text: str, kind: str, label: str) -> str:
 
 
 def copies(call: Call) -> str:
-    """The call as Python and as a command."""
-    return code(call.python(), "python", "Python") + code(call.command(), "command", "command")
+    """The call as Python and, where there is one, as a command."""
+    command = call.command()
+    return code(call.python(), "python", "Python") + (
+        code(command, "command", "command") if command else line("no command does this one", "note")
+    )
 
 
 def downloads(files: Mapping[str, bytes]) -> str:

@@ -10,8 +10,8 @@ from palimpsest.cli.commands.wording import note_absent
 from palimpsest.studio import shown
 from palimpsest.studio.call import Call, Given
 from palimpsest.studio.desk import Ask, Desk, perform
-from palimpsest.studio.examples import EXAMPLES
-from palimpsest.studio.fields import picture_input, slider, text
+from palimpsest.studio.examples import first_of
+from palimpsest.studio.fields import picture_input, text
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.pictures import pixels_of, upload
 from palimpsest.studio.studio import Studio, is_told
@@ -19,26 +19,24 @@ from palimpsest.studio.verbs import VERBS
 
 INSTRUCT = VERBS["instruct_pix2pix"]
 ANSWERS = 3
-FIRST = next(iter(EXAMPLES))
 
 
 def tell_tab(studio: Studio) -> None:
     """Build it."""
     desk = Desk(studio, "tell", studio.menu("shapes-instruct", "emoji-instruct", fits=is_told))
-    model = studio.model(desk.names[0])
     with gr.Row(elem_classes=["ps-desk"]):
         with gr.Column():
             picture = picture_input("picture", "tell-picture")
             desk.example_buttons()
             instruction = text(
-                "instruction", EXAMPLES[FIRST].instruction, "tell-instruction", "what to change"
+                "instruction", first_of(desk.first).instruction, "tell-instruction", "what to change"
             )
-            s_text = slider(INSTRUCT, "s_text", model, low=0, high=12, step=0.1)
-            s_image = slider(INSTRUCT, "s_image", model, low=0, high=4, step=0.1)
+            s_text = desk.slider(INSTRUCT, "s_text", low=0, high=12, step=0.1)
+            s_image = desk.slider(INSTRUCT, "s_image", low=0, high=4, step=0.1)
             desk.controls("Tell it")
             with gr.Accordion("more", open=False):
-                steps = slider(INSTRUCT, "steps", low=2, high=100, step=1, value=20)
-        desk.examples([picture, instruction], example)
+                steps = desk.slider(INSTRUCT, "steps", low=2, high=100, step=1, value=20)
+        desk.examples([picture, instruction], lambda one: (pixels_of(one.picture), one.instruction))
         with gr.Column():
             desk.results("drop a picture or take an example, say what to change, and run")
 
@@ -46,12 +44,6 @@ def tell_tab(studio: Studio) -> None:
         return told(studio, job, ask, *values)
 
     desk.answers([picture, instruction, s_text, s_image, steps], work)
-
-
-def example(name: str) -> tuple[Any, str]:
-    """Its picture, and the instruction."""
-    one = EXAMPLES[name]
-    return pixels_of(one.picture), one.instruction
 
 
 def told(

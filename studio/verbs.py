@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 from torch import Tensor
@@ -19,14 +20,17 @@ from palimpsest.methods.attention_maps import AttentionMaps, explore
 from palimpsest.methods.diffedit import diffedit
 from palimpsest.methods.dreambooth import Learned, dreambooth
 from palimpsest.methods.flow_edit import flow_edit
+from palimpsest.methods.glide import inpaint
 from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
 from palimpsest.methods.ladder import Rung, ladder
 from palimpsest.methods.null_text import NullText, null_text
 from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
+from palimpsest.methods.rf_inversion import rf_inversion
 from palimpsest.methods.sampling import generate
 from palimpsest.methods.sdedit import sdedit
 from palimpsest.methods.text2live import text2live
 from palimpsest.studio.call import Call, Verb
+from palimpsest.weights.estimate import Passes
 from palimpsest.weights.model import Model
 from palimpsest.worlds.files import read_picture
 
@@ -66,6 +70,11 @@ def same(given: str) -> str:
     return f'read_picture("{given}", model.size, model.grid)'
 
 
+def words_passes(a: argparse.Namespace, w: float, model: Model) -> list[Passes]:
+    """Of the inversion, where a picture is given, and of the pair."""
+    return [*words_command.inverting(a, a.inversion, w), *words_command.editing(a, w, model.latent_shape[1:])]
+
+
 VERBS = {
     "sdedit": Verb(
         sdedit, "palimpsest", "sdedit", {"guide": ""}, passes=lambda a, model: sdedit_command.passes(a)
@@ -82,15 +91,27 @@ VERBS = {
         "palimpsest",
         "prompt-to-prompt",
         {"source": "", "target": "", "weights": "weight"},
-        passes=lambda a, model: words_command.editing(
-            a, model.settle(generate, dict(w=a.w)), model.latent_shape[1:]
-        ),
+        passes=lambda a, model: words_passes(a, model.settle(generate, dict(w=a.w)), model),
+    ),
+    "rf_inversion": Verb(
+        rf_inversion,
+        "palimpsest.methods.rf_inversion",
+        "",
+        {"x": ""},
+        passes=lambda a, model: [Passes("up and down", 2 * a.steps)],
+    ),
+    "inpaint": Verb(
+        inpaint,
+        "palimpsest.methods.glide",
+        "glide inpaint",
+        {"picture": "", "prompts": "prompt"},
+        passes=lambda a, model: [Passes("base model, upsampler", int(a.steps) + 27)],
     ),
     "text2live": Verb(
         text2live,
         "palimpsest",
         "text2live",
-        {"x": ""},
+        {"x": "", "views.n": "views", "views.crop": "view-crop"},
         loads=("palimpsest.weights.judges", "load_judge"),
         model="clip",
     ),

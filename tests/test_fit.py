@@ -105,6 +105,20 @@ def test_what_is_to_be_done_after_a_step_sees_its_update_and_is_resumed(tmp_path
     assert whole.net.sum > 0
 
 
+def test_a_run_that_is_ended_after_a_step_keeps_that_step(tmp_path):
+    def end(step):
+        if step == 6:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "c.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train(loss, net(), batch, checkpoint=path, after_step=end, **SETTINGS)
+    steps = []
+    resumed = train(loss, net(), batch, checkpoint=path, after_step=steps.append, **SETTINGS)
+    assert steps[0] == 7
+    assert_same_run(resumed, train(loss, net(), batch, **SETTINGS))
+
+
 def test_the_loss_falls_and_the_average_is_a_copy():
     fitted = train(loss, net(), batch, **{**SETTINGS, "steps": 120})
     assert len(fitted.losses) == 120 and sum(fitted.losses[-20:]) < 0.5 * sum(fitted.losses[:20])

@@ -2,6 +2,7 @@
 it refuses.
 """
 
+import base64
 import io
 import json
 import os
@@ -16,6 +17,8 @@ import time
 import urllib.parse
 import urllib.request
 from html import unescape
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -26,18 +29,22 @@ from PIL import Image
 
 from palimpsest import load
 from palimpsest.arguments import ArgumentError
+from palimpsest.cli.main import main
 from palimpsest.methods.diffedit import MaskRule
 from palimpsest.methods.learner import Course
 from palimpsest.methods.prior import Prior
 from palimpsest.methods.prompt_to_prompt import Injection
+from palimpsest.methods.sdedit import sdedit
+from palimpsest.methods.text2live import Training, Views
 from palimpsest.studio import shown
-from palimpsest.studio.call import Call, Given
-from palimpsest.studio.examples import EXAMPLES, drawn
+from palimpsest.studio.call import Call, Given, Other, Start
+from palimpsest.studio.examples import drawn, examples_of, shapes_examples
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.pictures import as_mask, marked, on_canvas, painted, upload
 from palimpsest.studio.server import FOLDER, Guard, free_port, is_local, own_folder
 from palimpsest.studio.studio import Studio
 from palimpsest.studio.verbs import VERBS
+from palimpsest.weights.judges import load_judge
 from palimpsest.worlds.files import png_bytes, write_picture
 from palimpsest.worlds.notes import read_note
 
@@ -45,7 +52,7 @@ CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
     None,
 )
-ONE = EXAMPLES["yellow star → red"]
+ONE = shapes_examples()["yellow star → red"]
 TEXTS = dict(source=ONE.source, target=ONE.target)
 
 
@@ -82,6 +89,50 @@ CALLS = {  # every verb, with few steps
         dict(**TEXTS, injection=Injection(cross=0.6, self_=0.2, weights={"red": 2.0}), steps=3),
         {},
     ),
+    "on a picture": (
+        "shapes",
+        dict(
+            **TEXTS,
+            injection=Injection(cross=0.4, self_=0.2),
+            start=Start("edit-friendly", PICTURE, ONE.source, 2, 2.0),
+        ),
+        {},
+    ),
+    "by DDIM": (
+        "shapes",
+        dict(
+            **TEXTS,
+            injection=Injection(cross=0.0, self_=0.0),
+            start=Start("ddim", PICTURE, ONE.source, 2, 3.0),
+            w=3.0,
+        ),
+        {},
+    ),
+    "on null-text": ("shapes", dict(**TEXTS, start=Start("null-text", PICTURE, ONE.source, 1, 2.0)), {}),
+    "inpaint": (
+        "shapes-glide-inpaint",
+        dict(
+            picture=PICTURE,
+            mask=MASK,
+            prompts=ONE.target,
+            upsampler=Other("shapes-glide-upsampler-inpaint"),
+            w=1.5,
+            steps="15",
+        ),
+        {},
+    ),
+    "rf_inversion": ("shapes", dict(x=PICTURE, target=ONE.target, steps=3, seed=2), {}),
+    "text2live": (
+        "shapes-clip",
+        dict(
+            x=PICTURE,
+            **TEXTS,
+            layer="a large red star on a green background",
+            training=Training(steps=2, bootstrap=1),
+            views=Views(n=2),
+        ),
+        {},
+    ),
     "generate": ("shapes", dict(prompts=ONE.target, steps=3, seed=5, w=2.0), {}),
     "explore": ("shapes", dict(prompts=ONE.target, steps=3, seed=1), dict(word=["red", "star"], by="head")),
     "null_text": ("shapes", dict(x=PICTURE, prompt=ONE.source, steps=2, w=3.0, inner=1), {}),
@@ -96,9 +147,16 @@ CALLS = {  # every verb, with few steps
 }
 
 
+WORDS_ON = ("on a picture", "by DDIM", "on null-text")
+
+
 def call(name):
     model, given, beside = CALLS[name]
-    return Call(VERBS[name], model, given, beside)
+    return Call(VERBS["prompt_to_prompt" if name in WORDS_ON else name], model, given, beside)
+
+
+def ready(one):
+    return load_judge(one.model) if one.verb.loads[1] == "load_judge" else load(one.model)
 
 
 def pixels(png):
@@ -111,18 +169,23 @@ def pixels(png):
 @pytest.mark.parametrize("name", CALLS)
 def test_a_command_that_is_copied_says_what_the_call_says(name):
     one = call(name)
+    if not one.verb.command:
+        assert one.command() == "" and "data-code=\"command" not in shown.copies(one)
+        return
     words = shlex.split(one.command())
     assert words[0] == "palimpsest" and words[-2:] == ["-o", call(name).verb.out]
     a = one.options()
     for parameter, value in one.given.items():
         option = one.verb.options.get(parameter, parameter).replace("-", "_")
-        if option and hasattr(a, option) and not isinstance(value, Given):
+        if isinstance(value, Start):
+            assert (a.input, a.inversion, a.steps, a.w) == (value.x.name, value.way, value.steps, value.w)
+        elif option and hasattr(a, option) and isinstance(value, (str, int, float)):
             assert getattr(a, option) == value
     assert all(file.name in words for file in one.files)
 
 
 def test_every_verb_of_the_page_is_among_the_calls_that_are_compared():
-    assert set(CALLS) | {"text2live"} == set(VERBS)
+    assert set(CALLS) - set(WORDS_ON) == set(VERBS)
 
 
 @pytest.fixture(scope="module")
@@ -140,13 +203,12 @@ def test_copied_code_gives_the_same_bytes_in_a_fresh_process(tmp_path):
         folder.mkdir()
         for file in one.files:
             (folder / file.name).write_bytes(file.png)
-        model = load(one.model)
+        model = ready(one)
         made[name] = png_bytes(one.shown(model, one.run(model)), one.record(model))
         (folder / "run.py").write_text(one.python(), encoding="utf-8")
         scripts.append(name)
-        commands.append(
-            shlex.split(one.command())[1:-1] + [f"{name}.png" if one.verb.out == "result.png" else "mine"]
-        )
+        words = shlex.split(one.command())[1:-1]
+        commands.append(words and [*words, "command.png" if one.verb.out == "result.png" else "mine"])
     runner = (
         "import os, runpy, sys, torch\n"
         f"torch.use_deterministic_algorithms(True); torch.set_num_threads({torch.get_num_threads()})\n"
@@ -154,13 +216,13 @@ def test_copied_code_gives_the_same_bytes_in_a_fresh_process(tmp_path):
         f"for name, words in zip({scripts!r}, {commands!r}):\n"
         f"    os.chdir(os.path.join({str(tmp_path)!r}, name))\n"
         "    runpy.run_path('run.py')\n"
-        "    assert main(words) == 0\n"
+        "    assert not words or main(words) == 0\n"
     )
     subprocess.run([sys.executable, "-c", runner], check=True, capture_output=True)
     for name, png in made.items():
         assert np.array_equal(pixels((tmp_path / name / "result.png").read_bytes()), pixels(png)), name
-        file = f"{name}.png" if name != "dreambooth" else "mine/000_0.png"
-        assert (tmp_path / name / file).read_bytes() == png, name  # with its record
+        file = tmp_path / name / ("command.png" if name != "dreambooth" else "mine/000_0.png")
+        assert not call(name).command() or file.read_bytes() == png, name  # with its record
 
 
 def test_what_the_mask_keeps_is_kept_to_the_bit(shapes):
@@ -260,6 +322,14 @@ def test_a_canvas_gives_back_the_picture_it_shows_and_marks_what_was_brushed(sha
     assert found.sum() == 5 and found[0, 0, 20:25, 10].all()
 
 
+def test_a_mask_over_everything_and_one_outside_the_picture_are_masks_still(shapes):
+    strokes = Image.new("RGBA", (512, 512), (255, 0, 255, 255))
+    assert marked({"layers": [strokes, None]}, shapes).all()
+    small = Image.new("RGBA", (3, 3), (255, 0, 255, 255))  # of another size than the canvas
+    assert marked({"layers": [small]}, shapes).shape == (1, 1, 64, 64)
+    assert marked({"layers": [Image.new("L", (512, 512), 255)]}, shapes).all()
+
+
 def test_an_empty_canvas_and_no_upload_are_said_in_one_line(shapes):
     with pytest.raises(ArgumentError, match="^painting: the canvas is empty"):
         painted(None, shapes)
@@ -289,6 +359,31 @@ def test_scenes_at_random_have_an_edit_whose_truth_is_another_picture():
         assert one.source != one.target and not torch.equal(one.picture, one.truth)
 
 
+def tab(name):
+    """A part of the page, which needs Gradio."""
+    pytest.importorskip("gradio", reason="gradio is an extra: pip install 'palimpsest[studio]'")
+    return import_module(f"palimpsest.studio.{name}")
+
+
+@pytest.mark.slow
+def test_examples_and_sliders_follow_the_model_that_is_chosen():
+    usual = tab("fields").usual
+    shapes, emoji = load("shapes"), load("emoji")
+    assert [usual(sdedit, name, shapes) for name in ("t0", "w")] == [0.7, 3.0]
+    assert [usual(sdedit, name, emoji) for name in ("t0", "w")] == [0.6, 2.0]
+    assert examples_of(shapes) is shapes_examples()
+    for one in examples_of(emoji).values():
+        emoji.tokenizer.encode(one.source), emoji.tokenizer.encode(one.target)
+        assert not torch.equal(one.picture, one.truth) and one.place is None
+    assert drawn(3, emoji).source != drawn(3, shapes).source
+
+
+def test_an_example_tells_the_place_that_its_edit_changes():
+    for one in shapes_examples().values():
+        changed = ((one.picture - one.truth).abs() > 2 / 255).any(1, keepdim=True)
+        assert not (changed & (one.place == 0)).any() and 0 < one.place.mean() < 1
+
+
 # ---- what is shown ----
 
 
@@ -306,7 +401,93 @@ def test_whatever_comes_from_outside_is_escaped():
     assert evil in unescape(html)
 
 
+def asked_of(file, ways, known=None, target=ONE.target):
+    """What Compare makes of the first example."""
+    compared, Ask, studio, job = tab("compare").compared, tab("desk").Ask, Studio(), Job(600)
+    job.run(
+        lambda job: compared(
+            studio, job, Ask("a", "shapes", 0), ways, str(file), ONE.source, target, ONE.instruction, known
+        )
+    )
+    assert job.error is None, job.error
+    return job
+
+
+@pytest.fixture
+def picture_file(tmp_path):
+    write_picture(ONE.picture, tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+@pytest.mark.slow
+def test_compare_measures_only_the_edit_whose_truth_it_knows(picture_file, monkeypatch):
+    compare = tab("compare")
+    monkeypatch.setattr(compare, "STEPS", 2)
+    known = compare.values(ONE)[-1]
+    html = asked_of(picture_file, ["GLIDE inpainting", "RF-Inversion"], known).result
+    assert "the true edit" in html and re.search(r"<td>RF-Inversion</td><td>\d+\.\d</td>", html)
+    assert re.search(r"<td>GLIDE inpainting</td><td>\d+\.\d</td>", html)
+    ways, other = ["GLIDE inpainting", "RF-Inversion"], "a large green star on a blue background"
+    html = asked_of(picture_file, ways, known, target=other).result
+    assert "<td>RF-Inversion</td><td>unknown</td>" in html and "the true edit" not in html
+    assert "needs the place" in html
+
+
+@pytest.mark.slow
+def test_compare_shows_every_method_and_its_copies(picture_file, monkeypatch):
+    compare = tab("compare")
+    monkeypatch.setattr(compare, "STEPS", 2)
+    monkeypatch.setattr(compare, "LAYER_STEPS", 2)
+    job = asked_of(picture_file, list(compare.WAYS), compare.values(ONE)[-1])
+    assert job.result.count("as asked") >= len(compare.WAYS) and job.share == 1
+    for name in compare.WAYS:
+        assert f"{name}: save and copy" in job.result
+    assert job.result.count("data-code=\"python\"") == len(compare.WAYS)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:pictures. only one:palimpsest.arguments.Caution")
+def test_a_training_that_is_stopped_goes_on_to_the_same_end(picture_file, monkeypatch):
+    learn, studio, ask = tab("learn"), Studio(), tab("desk").Ask("a", "shapes", 0)
+    monkeypatch.setattr(learn, "SEEN", 2)
+
+    def learnt(visitor, stop_at=None):
+        job = Job(600)
+        look = job.look
+        job.look = lambda: (job.stop() if job.total and job.total - job.done == stop_at else None, look())
+        work = ask._replace(visitor=visitor), [str(picture_file)], "star", 2, 4, 1
+        job.run(lambda job: learn.learned(studio, job, *work))
+        return job
+
+    unbroken, stopped = learnt("a"), learnt("b", stop_at=2)
+    assert unbroken.error is None and "stopped after 2 of 4 steps" in stopped.error
+    assert 'data-part="at2"' in stopped.news  # what it knew then is shown
+    folder = Path(studio.open("b", learn.RUN)[1].name)
+    assert folder.exists()
+    again = learnt("b")
+    assert again.error is None and again.done < unbroken.done
+    pictures = [re.findall(r'src="(data:image/png[^"]+)"', job.result) for job in (unbroken, again)]
+    assert pictures[0][:4] == pictures[1][:4]
+    studio.leave("b")
+    assert not folder.exists()
+
+
 # ---- the server ----
+
+
+def test_a_port_in_use_and_a_host_that_others_reach_are_said_in_one_line_each(capsys):
+    import socket
+
+    if find_spec("gradio") is None:
+        pytest.skip("gradio is an extra: pip install 'palimpsest[studio]'")
+    with socket.socket() as s:
+        s.bind(("0.0.0.0", 0))
+        s.listen()
+        taken = s.getsockname()[1]
+        assert main(["studio", "--host", "0.0.0.0", "--port", str(taken)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "palimpsest: note: host: whoever reaches 0.0.0.0 can use this page, without a password"
+    assert said[1].endswith(f"port: {taken} on 0.0.0.0 is in use; name another") and len(said) == 2
 
 
 def test_a_port_that_is_taken_is_named():
@@ -435,11 +616,11 @@ def stroke(page, canvas="#paint-canvas"):
     page.wait_for_timeout(500)
 
 
-def run(page, tab, wait="done"):
+def run(page, tab, wait="done", button="go"):
     page.eval_on_selector_all(
         f"#{tab}-line [data-kind]", "all => all.forEach(e => e.removeAttribute('data-kind'))"
     )
-    page.click(f"#{tab}-go")
+    page.click(f"#{tab}-{button}")
     line = page.wait_for_selector(f"#{tab}-line [data-kind]", timeout=120_000)
     assert line.get_attribute("data-kind") == wait, line.inner_text()
 
@@ -495,6 +676,65 @@ def test_stop_ends_a_run_and_the_page_goes_on(visit):
     assert not page.is_visible(".ps-gone")
     page.route("**/app_id", lambda route: route.abort())  # as when the server was killed
     page.wait_for_selector(".ps-gone", state="visible")
+
+
+@pytest.mark.slow
+def test_what_is_not_marked_stays_to_the_bit_and_undo_brings_the_rest_back(visit):
+    page = visit("Erase")
+    page.fill("#erase-prompt textarea", "a large red star on a blue background")
+    stroke(page, "#erase-canvas")
+    run(page, "erase")
+    painted_anew = shown_picture(page, "erase", "result")
+    changed = (painted_anew != pixels(PICTURE.png)).any(-1)
+    assert changed.any() and not changed[:8].any() and not changed[-8:].any()  # the stroke is in the middle
+    run(page, "erase", button="undo")
+    assert np.array_equal(shown_picture(page, "erase", "result"), pixels(PICTURE.png))
+    run(page, "erase", button="redo")
+    assert np.array_equal(shown_picture(page, "erase", "result"), painted_anew)
+
+
+@pytest.mark.slow
+def test_pictures_are_enlarged_by_nearest_or_by_lanczos(visit):
+    page = visit("Look")
+    page.locator("#look-result").wait_for(state="attached")
+    small = "data:image/png;base64," + base64.b64encode(PICTURE.png).decode()
+    page.evaluate(
+        "src => { document.querySelector('#look-result').innerHTML ="
+        " `<figure class='ps-figure'><img src='${src}'></figure>`; }",
+        small,
+    )
+    look = page.locator("#look-result img")
+    assert look.evaluate("e => getComputedStyle(e).imageRendering") == "pixelated"
+    page.click(".ps-toggle[data-toggle=smooth]")
+    page.wait_for_function("document.querySelector('#look-result img').naturalWidth == 512")
+    big = torch.from_numpy(pixels(urllib.request.urlopen(look.get_attribute("src")).read())[..., :3].copy())
+    right = Image.open(io.BytesIO(PICTURE.png)).convert("RGB").resize((512, 512), Image.Resampling.LANCZOS)
+    inside = (
+        slice(32, -32),
+        slice(32, -32),
+    )  # at the edges Pillow takes fewer pixels, and we repeat the last
+    assert (big.int() - torch.from_numpy(np.array(right)).int()).abs()[inside].max() <= 2
+    page.click(".ps-toggle[data-toggle=smooth]")
+    assert look.get_attribute("src") == small
+
+
+@pytest.mark.slow
+def test_two_pages_work_at_once_and_a_reload_in_the_middle_ends_only_its_own_work(visit):
+    first, second = visit("Look"), visit("Look")
+    first.locator("#tab-look summary, #tab-look .label-wrap").last.click()
+    first.locator("#tab-look input[type=number]").last.fill("50")
+    first.keyboard.press("Tab")
+    first.click("#look-go")
+    first.wait_for_selector("#look-line .ps-bar")
+    second.fill("#look-prompt textarea", "a large red heart on a white background")
+    second.click("#look-go")
+    first.reload()
+    second.wait_for_selector("#look-line [data-kind=done]")
+    assert "heart" in second.inner_text("#look-result")
+    first.get_by_role("tab", name="Look", exact=True).first.click()
+    first.wait_for_selector("#look-go", state="visible")
+    assert first.inner_text("#look-result") == ""
+    run(first, "look")
 
 
 # ---- hostile requests, without a browser ----
@@ -554,6 +794,24 @@ def test_files_of_the_machine_are_neither_served_nor_read(address, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_upload_beyond_the_limit_is_refused_while_it_comes(address):
+    def post(size, length=True):
+        head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        content = head + bytes(size) + b"\r\n--x--\r\n"
+        kind = {"content-type": "multipart/form-data; boundary=x"}
+        data = content if length else iter([content[k : k + 2**16] for k in range(0, len(content), 2**16)])
+        try:
+            request = urllib.request.Request(address + "gradio_api/upload", data, kind)
+            return urllib.request.urlopen(request, timeout=60).status
+        except HTTPError as error:
+            return error.code
+
+    assert post(1000) == 200
+    assert post(11 * 2**20) == 413  # Gradio counts what comes
+    assert post(11 * 2**20, length=False) == 413
+
+
+@pytest.mark.slow
 def test_an_upload_that_is_no_picture_is_answered_in_one_line(visit, tmp_path):
     (tmp_path / "notes.png").write_bytes(b"these are no pixels")
     page = visit("Tell")
@@ -565,7 +823,7 @@ def test_an_upload_that_is_no_picture_is_answered_in_one_line(visit, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tab", ["Tell", "Describe", "Look"])
+@pytest.mark.parametrize("tab", ["Tell", "Describe", "Look", "Invert", "Compare"])
 def test_every_tab_answers(visit, tab):
     page, name = visit(tab), tab.lower()
     page.locator(f"#tab-{name} .ps-example").nth(0).click()
