@@ -22,8 +22,6 @@ import torch
 from PIL import Image
 
 from palimpsest.outputs import write_text
-from palimpsest.studio import compare, describe, erase, invert, look, paint, tell
-from palimpsest.studio.desk import Ask
 from palimpsest.studio.examples import shapes_examples
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.pictures import CANVAS, on_canvas, pixels_of
@@ -50,6 +48,9 @@ def start() -> float:
 
 def works(studio: Studio, picture: str) -> dict[str, Callable[[Job], Any]]:
     """What each tab does at first."""
+    from palimpsest.studio import compare, describe, erase, invert, look, paint, tell  # they need Gradio
+    from palimpsest.studio.desk import Ask
+
     ask = Ask("bench", "shapes", 0)
     texts = (ONE.source, ONE.target)
     brushed = Image.new("RGBA", (CANVAS, CANVAS))

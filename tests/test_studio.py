@@ -36,7 +36,7 @@ from palimpsest.methods.prior import Prior
 from palimpsest.methods.prompt_to_prompt import Injection
 from palimpsest.methods.sdedit import sdedit
 from palimpsest.methods.text2live import Training, Views
-from palimpsest.studio import shown
+from palimpsest.studio import bench, shown
 from palimpsest.studio.call import Call, Given, Other, Start
 from palimpsest.studio.examples import drawn, examples_of, shapes_examples
 from palimpsest.studio.jobs import Job
@@ -544,6 +544,22 @@ def test_the_guard_answers_only_what_the_page_asks(path, host, length, status):
     )
     refused = Guard(None, local=True).refused(scope)
     assert (None if refused is None else refused[0]) == status
+
+
+def test_the_table_of_speed_is_that_of_the_record():
+    record, text = (
+        json.loads(bench.RECORD.read_text(encoding="utf-8")),
+        bench.PAGE.read_text(encoding="utf-8"),
+    )
+    assert bench.with_table(text, record) == text and bench.table(record) in text
+    slow = {**record, "seconds": {**record["seconds"], "start": 11.0}}
+    assert "| 11.0 | 10 | **missed** |" in bench.with_table(text, slow)
+
+
+def test_the_bench_explains_itself_and_measures_nothing(capsys):
+    with pytest.raises(SystemExit) as ended:
+        bench.main(["--help"])
+    assert ended.value.code == 0 and "figures/studio.json" in capsys.readouterr().out
 
 
 # ---- in a browser ----
