@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.claims.common import Edits, Models, autoencoded, draw_edits, in_batches
-from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record, share
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.diffedit import (
     Ablation,
@@ -288,7 +288,8 @@ def judge_parts(record: Record) -> Finding:
         f"{name} {'never' if db is None else f'{db:.1f} dB'}" for name, db in kept.items()
     )
     ours += (
-        f"; one thing recoloured by DiffEdit, at its best r: {recolour['right']:.0%} all right at "
+        f"; one thing recoloured by DiffEdit, at its best r: "
+        f"{share(recolour['right'], recolour['n'])} all right at "
         f"{recolour['outside_db']:.1f} dB, "
         f"its mask's IoU {recolour['iou'] / recolour['iou_ceiling']:.0%} of what cells can reach"
     )
@@ -306,7 +307,8 @@ def judge_threshold(record: Record) -> Finding:
         and half["right"] >= max(low["right"], high["right"]) - 0.05
     )
     ours = "; ".join(
-        f"θ = {row['threshold']:g}: IoU {row['iou']:.2f}, all right {row['right']:.0%}, outside "
+        f"θ = {row['threshold']:g}: IoU {row['iou']:.2f}, all right "
+        f"{share(row['right'], record['n'])}, outside "
         f"{row['outside_db']:.1f} dB"
         for row in (low, half, high)
     )
@@ -349,8 +351,7 @@ def judge_reference(record: Record) -> Finding:
     gain = mean(told) - mean(untold)
     ours = (
         f"IoU {mean(told):.2f} with a text for the input, {mean(untold):.2f} without; all right "
-        f"{told['right']:.0%} "
-        f"and {untold['right']:.0%}"
+        f"{share(told['right'], record['n'])} and {share(untold['right'], record['n'])}"
     )
     return Finding(HOLDS if gain >= 0.02 else PARTLY if gain > 0 else FAILS, ours)
 
@@ -368,7 +369,8 @@ def judge_blend(record: Record) -> Finding:
     words = (
         f"r = {ours['ratio']:g}, level-wise / x̂₀: CSFID {ours['csfid']:.3g} / {glide['csfid']:.3g} at "
         f"LPIPS {ours['lpips']:.3f} / "
-        f"{glide['lpips']:.3f}, all right {ours['right']:.0%} / {glide['right']:.0%}, RMSE to the true "
+        f"{glide['lpips']:.3f}, all right {share(ours['right'], record['n'])} / "
+        f"{share(glide['right'], record['n'])}, RMSE to the true "
         f"result "
         f"{ours['true_rmse']:.4f} / {glide['true_rmse']:.4f}; better at {wins} of {len(pairs)} ratios"
     )

@@ -31,8 +31,9 @@ from torch import Tensor
 
 from palimpsest.arguments import Caution
 from palimpsest.claims.common import open_models, place
-from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record, span
 from palimpsest.claims.parts import Part, at_once
+from palimpsest.claims.ways import interval
 from palimpsest.methods.dreambooth import Learned, dreambooth
 from palimpsest.methods.learner import Course
 from palimpsest.methods.prior import Prior
@@ -399,6 +400,13 @@ DREAMBOOTH = Measurement(
 # --------------------------------------------------------------------------- C12, C13, C14, C15
 
 
+def over(row: Record, key: str, less: Record | None = None) -> str:
+    """The mean of a figure over the subjects with its interval; of two ways the mean of the differences."""
+    values = [one[key] for one in row["each"]]
+    others = [one[key] for one in less["each"]] if less else [0.0] * len(values)
+    return span(interval(torch.tensor(values) - torch.tensor(others)), 3)
+
+
 def judge_prior(record: Record) -> Finding:
     """PRES is how like the subject pictures of its class have become (less is better), DIV how varied
     pictures of one prompt are. Holds where with the prior term PRES is lower and DIV higher than without,
@@ -409,14 +417,16 @@ def judge_prior(record: Record) -> Finding:
         with_["div"] > without["div"],
         without["dino"] - with_["dino"],
     )
-    ours = (
-        f"with / without: PRES {with_['pres']:.3f} / {without['pres']:.3f} (frozen {frozen['pres']:.3f}), "
-        f"DIV {with_['div']:.3f} / "
-        f"{without['div']:.3f} (frozen {frozen['div']:.3f}), DINO {with_['dino']:.3f} / "
-        f"{without['dino']:.3f} (frozen "
-        f"{frozen['dino']:.3f}, true {record['real']['dino']:.3f}), error to the true subject "
-        f"{with_['error']:.3f} / "
-        f"{without['error']:.3f}"
+    ours = "with less without: " + "; ".join(
+        f"{words} {over(with_, key, without)} ({with_[key]:.3f} and "
+        f"{without[key]:.3f}, frozen {frozen[key]:.3f}, "
+        f"true {record['real'][key]:.3f})"
+        for words, key in (
+            ("PRES", "pres"),
+            ("DIV", "div"),
+            ("DINO", "dino"),
+            ("error to the true subject", "error"),
+        )
     )
     return Finding(HOLDS if kept and varied and cost <= 0.05 else PARTLY if kept or varied else FAILS, ours)
 
@@ -430,9 +440,10 @@ def judge_noun(record: Record) -> Finding:
     best = {
         key: all(sign * right[key] > sign * other[key] for other in others) for key, sign in signs.items()
     }
-    rows = (right, *others)
-    ours = "right / none / wrong: " + ", ".join(
-        f"{words} {' / '.join(f'{row[key]:.3f}' for row in rows)}"
+    none, wrong = others
+    ours = "; ".join(
+        f"{words}: right less none {over(right, key, none)}, right less wrong {over(right, key, wrong)} "
+        f"(right {right[key]:.3f}, none {none[key]:.3f}, wrong {wrong[key]:.3f})"
         for words, key in (("DINO", "dino"), ("CLIP-I", "clip_i"), ("error to the true subject", "error"))
     )
     return Finding(
@@ -449,10 +460,10 @@ def judge_count(record: Record) -> Finding:
     several = [value for k, value in dino.items() if k >= 3]
     enough = gain > 0 and dino[3] - dino[1] >= 0.8 * gain
     ours = (
-        f"{' '.join(map(str, dino))} pictures: DINO "
-        + " ".join(f"{value:.3f}" for value in dino.values())
-        + ("; error to the true subject " + " ".join(f"{row['error']:.3f}" for row in rows.values()))
-        + (f" ({len(record['counts'][0]['each'])} subjects)")
+        f"DINO of {', '.join(map(str, dino))} pictures: "
+        + ", ".join(over(row, "dino") for row in rows.values())
+        + f"; three less one {over(rows[3], 'dino', rows[1])}"
+        + ("; error to the true subject " + ", ".join(over(row, "error") for row in rows.values()))
     )
     return Finding(HOLDS if enough else PARTLY if sum(several) / len(several) > dino[1] else FAILS, ours)
 
@@ -463,9 +474,10 @@ def judge_word(record: Record) -> Finding:
     ours_, theirs, none = record["ways"]["with prior"], record["ways"][WORD], record["frozen"]
     better = [ours_[key] > theirs[key] for key in ("dino", "clip_t")]
     said = (
-        f"DreamBooth / Textual Inversion (lr {record['word_lr']:g}) / nothing learned: "
-        + ", ".join(
-            f"{words} {' / '.join(f'{row[key]:.3f}' for row in (ours_, theirs, none))}"
+        f"DreamBooth less Textual Inversion (lr {record['word_lr']:g}): "
+        + "; ".join(
+            f"{words} {over(ours_, key, theirs)} ({ours_[key]:.3f} and {theirs[key]:.3f}, nothing learned "
+            f"{none[key]:.3f})"
             for words, key in (
                 ("DINO", "dino"),
                 ("CLIP-I", "clip_i"),
@@ -473,6 +485,6 @@ def judge_word(record: Record) -> Finding:
                 ("error to the true subject", "error"),
             )
         )
-        + (f", ground as asked {ours_['ground']:.0%} / {theirs['ground']:.0%} / {none['ground']:.0%}")
+        + (f"; ground as asked {ours_['ground']:.0%} / {theirs['ground']:.0%} / {none['ground']:.0%}")
     )
     return Finding(HOLDS if all(better) else PARTLY if any(better) else FAILS, said)

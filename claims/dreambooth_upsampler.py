@@ -170,9 +170,9 @@ def judge_upsampler(record: Record) -> Finding:
     ways, levels = record["ways"], record["levels"]
     plain, tuned = ways["not tuned"], [ways[f"tuned, noise {aug:g}"] for aug in levels]
     gain = tuned[0]["psnr"] - plain["psnr"]
-    ours = "; ".join(
-        f"{name}: {row['psnr']:.1f} dB, detail {row['detail']:.2f} of the truth's, DINO {row['dino']:.3f}"
-        for name, row in ways.items()
+    ours = ", ".join(f"{name} {row['psnr']:.1f} dB" for name, row in ways.items()) + (
+        "; detail as a share of the truth's, and DINO: "
+        + ", ".join(f"{name} {row['detail']:.2f}, {row['dino']:.3f}" for name, row in ways.items())
     )
     return Finding(
         HOLDS

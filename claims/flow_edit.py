@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.claims.common import Edits, Models, autoencoded, draw_edits
-from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record, percent, span
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.claims.ways import (
     STEPS,
@@ -184,12 +184,6 @@ FLOW_EDIT = Measurement("flow_edit", measure, 256, 0, ("flow_edit_inversion.png"
 # --------------------------------------------------------------------------- judging
 
 
-def span(numbers: list[float], digits: int = 1) -> str:
-    """mean [low, high]."""
-    mean, low, high = numbers
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
 def judge_inversion(record: Record) -> Finding:
     """FlowEdit and editing by DDIM inversion from the same levels in as many evaluations, each with the
     guidance that is best on other pairs, over the start; compared where 90 % of the highest success that both
@@ -219,7 +213,7 @@ def judge_mask(record: Record) -> Finding:
         "to the true edit, FlowEdit less DiffEdit, dB: "
         + ", ".join(f"{k} {span(v)}" for k, v in record["gain"].items())
         + "; all right "
-        + ", ".join(f"{name} {t['right'][0]:.0%}" for name, t in tables.items())
+        + ", ".join(f"{name} {percent(t['right'])}" for name, t in tables.items())
         + f"; copying lies {record['ends']['copy'][0]:.1f} dB from the truth"
     )
     return Finding(HOLDS if len(above) == len(kinds) else PARTLY if some else FAILS, ours)

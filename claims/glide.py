@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.claims.common import new_scenes
-from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record, share
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.glide import glide, rerank
 from palimpsest.metrics.features import fid, inception_score, kid, precision_recall
@@ -201,10 +201,12 @@ def judge_people(record: Record) -> Finding:
     text, clip = (best(record["curves"][kind], "right") for kind in ("text", "clip"))
     plain = record["curves"]["text"][0]
     gap = text["right"] - clip["right"]
+    rows = plain, text, clip, best(record["curves"]["classifier"], "right")
+    right = [share(row["right"], record["n"], 1) for row in rows]
     ours = (
-        f"all right: unguided {plain['right']:.1%}, text {text['right']:.1%} (w = {text['scale']:g}), CLIP "
-        f"{clip['right']:.1%} "
-        f"(s = {clip['scale']:g}), classifier {best(record['curves']['classifier'], 'right')['right']:.1%}"
+        f"all right: text {right[1]} (w = {text['scale']:g}), CLIP {right[2]} "
+        f"(s = {clip['scale']:g}), unguided "
+        f"{right[0]}, classifier {right[3]}"
     )
     return Finding(
         HOLDS if gap >= 0.05 and text["right"] > plain["right"] else PARTLY if gap > 0 else FAILS, ours
@@ -221,7 +223,7 @@ def judge_scorer(record: Record) -> Finding:
     worse = liked["right"] < best(text, "right")["right"]
     ours = (
         f"score by the CLIP that guides: CLIP {liked['noised_clip']:.1f} (s = {liked['scale']:g}, right "
-        f"{liked['right']:.0%}), text "
+        f"{share(liked['right'], record['n'])}), text "
         f"{best_text['noised_clip']:.1f}, true renders {record['truth']['noised_clip']:.1f}; by another "
         f"CLIP: "
         f"{best(clip, 'clip')['clip']:.1f} against {best(text, 'clip')['clip']:.1f}, true "
@@ -287,9 +289,9 @@ def judge_empty(record: Record) -> Finding:
     not hold."""
     before, after = record["before"], record["after"]
     cost = before["caption"]["right"] - after["caption"]["right"]
+    right = [share(row["caption"]["right"], record["n"], 1) for row in (before, after)]
     ours = (
-        f"before / after: captions right {before['caption']['right']:.1%} / {after['caption']['right']:.1%} "
-        f"at w = 1, FID without a "
+        f"before / after: captions right {right[0]} / {right[1]} at w = 1, FID without a "
         f"text {before['empty']['fid']:.1f} / {after['empty']['fid']:.1f} (true renders "
         f"{record['truth']['fid']:.1f}), precision "
         f"{before['empty']['precision']:.2f} / {after['empty']['precision']:.2f}"
@@ -352,12 +354,11 @@ def judge_rerank(record: Record) -> Finding:
     ours = (
         "; ".join(
             f"w = {w}: best of "
-            + ", ".join(f"{r['k']} {r['chosen']:.1%}" for r in rows)
-            + f" (any of {rows[-1]['k']}: "
-            f"{rows[-1]['any']:.1%})"
+            + ", ".join(f"{r['k']} {share(r['chosen'], record['captions'], 1)}" for r in rows)
+            + f" (any of {rows[-1]['k']}: {rows[-1]['any']:.1%})"
             for w, rows in record["curves"].items()
         )
-        + f"; {record['captions']} captions"
+        + f"; intervals of {record['captions']} captions"
     )
     good = [gains(rows) for rows in record["curves"].values()]
     return Finding(HOLDS if all(good) else PARTLY if any(good) else FAILS, ours)

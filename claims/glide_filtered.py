@@ -19,7 +19,7 @@ import torch
 
 from palimpsest.claims.common import new_scenes
 from palimpsest.claims.glide import painted
-from palimpsest.claims.page import FAILS, HOLDS, PARTLY, UNJUDGED, Finding, Measurement, Record
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, UNJUDGED, Finding, Measurement, Record, share
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.weights.files import read_weights, sha256
 from palimpsest.weights.judges import Oracle, load_reader
@@ -120,12 +120,14 @@ def judge_filtered(record: Record) -> Finding:
         (s for s in filtered["removed"]["painted"] if s != record["shape"]),
         key=filtered["removed"]["painted"].get,
     )
+    stars, others = (
+        [share(model[group]["shape"], record["n"], 1) for model in (whole, filtered)]
+        for group in ("removed", "others")
+    )
     ours = (
-        f"asked for a {record['shape']}: the whole model paints one in {whole['removed']['shape']:.1%}, the "
-        f"filtered one in "
-        f"{filtered['removed']['shape']:.1%} (most often a {instead} instead); other shapes, asked for: "
-        f"{whole['others']['shape']:.1%} "
-        f"and {filtered['others']['shape']:.1%}"
+        f"asked for a {record['shape']}: the whole model paints one in "
+        f"{stars[0]}, the filtered one in {stars[1]} "
+        f"(most often a {instead} instead); other shapes, asked for: {others[0]} and {others[1]}"
     )
     if whole["removed"]["shape"] < 0.6:
         return Finding(UNJUDGED, ours)

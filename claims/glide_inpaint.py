@@ -12,7 +12,7 @@ from torch import Tensor
 
 from palimpsest.claims.common import Edits, draw_edits, new_scenes
 from palimpsest.claims.glide import NEEDS, STEPS, GlideModels, enlarged, open_glide
-from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record, share
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.claims.prompt_to_prompt import silhouette
 from palimpsest.methods.glide import glide, inpaint, pasted
@@ -117,7 +117,9 @@ def judge_ways(record: Record) -> Finding:
         ours["right"] >= max(c["right"] for c in cheap),
         ours["seam"] < min(c["seam"] for c in cheap),
     )
-    said = "; ".join(f"{name}: right {r['right']:.1%}, seam {r['seam']:.3f}" for name, r in ways.items())
+    said = "; ".join(
+        f"{name}: right {share(r['right'], record['n'], 1)}, seam {r['seam']:.3f}" for name, r in ways.items()
+    )
     kept = max(r["outside"] for r in ways.values())
     return Finding(
         HOLDS if right and smooth and kept == 0 else PARTLY if right or smooth else FAILS,
@@ -250,10 +252,10 @@ def judge_session(record: Record) -> Finding:
     """
     gain = record["session"]["right"] - record["once"]
     ours = (
-        f"two things and their relation, all right: one prompt {record['once']:.1%}, in two steps "
-        f"{record['session']['right']:.1%} "
+        f"two things and their relation, all right: one prompt "
+        f"{share(record['once'], record['n'], 1)}, in two "
+        f"steps {share(record['session']['right'], record['n'], 1)} "
         f"(by the model that fills holes, up to {TRIES} first pictures until one has room; the first thing "
-        f"alone "
-        f"{record['session']['first']:.1%})"
+        f"alone {record['session']['first']:.1%})"
     )
     return Finding(HOLDS if gain >= 0.05 else PARTLY if gain > 0 else FAILS, ours)

@@ -26,7 +26,7 @@ from palimpsest.claims.common import (
     place,
     rank_correlation,
 )
-from palimpsest.claims.page import FAILS, HOLDS, PARTLY, UNJUDGED, Finding, Measurement, Record
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, UNJUDGED, Finding, Measurement, Record, share
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.sdedit import sdedit
 from palimpsest.metrics.image import psnr
@@ -341,6 +341,11 @@ def slashed(values: Iterable[float], how: str) -> str:
     return " / ".join(format(v, how) for v in values)
 
 
+def shares(found: Iterable[float], n: int) -> str:
+    """Several shares of n in a row, each with its interval."""
+    return " / ".join(share(v, n) for v in found)
+
+
 def more_faithful(ours: Sequence[Record], theirs: Sequence[Record]) -> tuple[str, str]:
     """(verdict, words) on two curves: more of the picture kept at an equally strong edit, as CLIP sees
     both and in truth.
@@ -384,8 +389,8 @@ def judge_faithful(record: Record) -> Finding:
         return Finding(verdict, words)
     return Finding(
         verdict,
-        f"InstructPix2Pix / SDEdit: {words}; best success {top(ours, 'right'):.0%} / "
-        f"{top(theirs, 'right'):.0%}",
+        f"InstructPix2Pix / SDEdit: {words}; best success {share(top(ours, 'right'), record['n'])} / "
+        f"{share(top(theirs, 'right'), record['n'])}",
     )
 
 
@@ -404,7 +409,7 @@ def judge_data(record: Record) -> Finding:
     strict = fall and image[2] > image[0] and evenly(record, DATA)
     subtle = sorted(KINDS, key=lambda k: -max(p["kinds"].get(k, 0.0) for p in rows[2]))[:2]
     ours = (
-        f"100 / 10 / 1 %: all right {slashed(right, '.1%')}, directional similarity "
+        f"100 / 10 / 1 %: all right {shares(right, record['n'])}, directional similarity "
         f"{slashed(direction, '.3f')}, image similarity "
         f"{slashed(image, '.3f')}, pairs seen {slashed((record['seen'][name] for name in DATA), ',')}; with "
         f"1 % best at: "
@@ -429,10 +434,8 @@ def judge_filter(record: Record) -> Finding:
         return Finding(verdict, words)
     verdict = PARTLY if verdict == HOLDS and not evenly(record, names) else verdict
     there = [name for name in FILTER if name in curves]
-    right, near = (
-        slashed((top(curves[name], key) for name in there), how)
-        for key, how in (("right", ".1%"), ("truth_db", ".1f"))
-    )
+    right = shares((top(curves[name], "right") for name in there), record["n"])
+    near = slashed((top(curves[name], "truth_db") for name in there), ".1f")
     ours = (
         f"filtered / not: {words}; filtered / not{' / true pairs' if TRUE in there else ''}: best success "
         f"{right}, PSNR to the true "
@@ -468,7 +471,8 @@ def judge_scales(record: Record) -> Finding:
     ours = (
         f"ρ with s_T: directional similarity {edit[0]:+.2f}, edited attributes right {edit[1]:+.2f}; with "
         f"s_I: image similarity "
-        f"{keep[0]:+.2f}, PSNR outside {keep[1]:+.2f}; most right {best['right']:.0%} at s_T = "
+        f"{keep[0]:+.2f}, PSNR outside {keep[1]:+.2f}; most right "
+        f"{share(best['right'], record['n'])} at s_T = "
         f"{best['s_text']:g}, s_I = "
         f"{best['s_image']:g} ({best['outside_db']:.1f} dB outside); nearest to the truth "
         f"{near['truth_db']:.1f} dB at s_T = "

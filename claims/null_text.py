@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from palimpsest.claims.common import Models, autoencoded, draw_edits, new_scenes
-from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record, share
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.inversion import Inversion, invert, redo
 from palimpsest.methods.ladder import FAST, PUBLISHED, ladder
@@ -183,32 +183,31 @@ def judge_null_text(record: Record) -> Finding:
     near = [r for r in record["updates"] if r["db"] >= paper["db"] and r is not paper]
     fast = min(near, key=passes, default=None)
     ours = (
-        f"w = 1 {one:.1f} dB, w = {record['w']:g} {raw:.1f}; null-text as published {paper['db']:.1f} after "
-        f"{paper['updates']:.0f} "
-        f"updates, {passes(paper):.0f} passes"
+        f"null-text as published {paper['db']:.1f} dB after {paper['updates']:.0f} updates, "
+        f"{passes(paper):.0f} passes; without it at w = 1 {one:.1f} dB, at w = {record['w']:g} {raw:.1f} dB"
         + (
             ""
             if fast is None
-            else f"; {fast['solver']} (at most {fast['inner']} a step) {fast['db']:.1f} after "
+            else f"; {fast['solver']} (at most {fast['inner']} a step) {fast['db']:.1f} dB after "
             f"{fast['updates']:.0f} updates, "
-            f"{passes(fast):.0f} passes, {passes(fast) / passes(paper):.2f} of them"
+            f"{passes(fast):.0f} passes, {passes(fast) / passes(paper):.2f} of the published way's"
         )
     )
-    ways = record["edits"]["ways"]
+    ways, n = record["edits"]["ways"], record["edits"]["n"] // len(KINDS)
     edits = ways["null-text"]
     with_, without = edits["injected"]["recolour"], edits["uninjected"]["recolour"]
     gain = with_["outside_db"] - without["outside_db"]
     ours += (
-        f"; recolouring on it {with_['right']:.0%} all right at {with_['outside_db']:.1f} dB outside, "
+        f"; recolouring on it {share(with_['right'], n)} all right at {with_['outside_db']:.1f} dB outside, "
         f"{gain:+.1f} dB by injection "
         "("
         + ", ".join(
-            f"on {name} {way['injected']['recolour']['right']:.0%} at "
+            f"on {name} {share(way['injected']['recolour']['right'], n)} at "
             f"{way['injected']['recolour']['outside_db']:.1f} dB"
             for name, way in ways.items()
             if name != "null-text"
         )
-        + f"; {record['edits']['n'] // len(KINDS)} edits)"
+        + f"; {n} edits)"
     )
     good = (
         with_["right"] >= 0.88

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,6 +80,29 @@ def brief(ours: str, most: int = 100) -> str:
     return ours[:end] + (" …" if end < len(ours) else "")
 
 
+def span(numbers: Sequence[float], digits: int = 1) -> str:
+    """mean [low, high] of three numbers."""
+    mean, low, high = (f"{x:.{digits}f}" for x in numbers)
+    return f"{mean} [{low}, {high}]"
+
+
+def percent(numbers: Sequence[float]) -> str:
+    """mean [low, high] of three shares, in per cent."""
+    mean, low, high = (round(100 * x) for x in numbers)
+    return f"{mean}% [{low}, {high}]"
+
+
+def share(found: float, n: int, digits: int = 0) -> str:
+    """A share of n in per cent with Wilson's 95 % interval, which needs no single pictures: 92% [83, 97]."""
+    z = 1.96
+    middle = (found + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(max(0.0, found * (1 - found)) / n + z**2 / (4 * n**2))
+    low, high = (
+        f"{100 * end + 0.0:.{digits}f}" for end in (max(0.0, middle - half), min(1.0, middle + half))
+    )
+    return f"{found:.{digits}%} [{low}, {high}]"
+
+
 def closed(text: str) -> bool:
     """Whether every bracket of a text is closed."""
     return all(text.count(one) == text.count(other) for one, other in ("()", "[]"))
@@ -89,7 +113,8 @@ def row(claim: Claim, folder: Path = RECORDS) -> str:
     finding = find(claim, folder)
     shown = claim.picture and finding.verdict != UNMEASURED
     picture = f"[picture](figures/{claim.picture})" if shown else ""
-    cells = f"**{claim.id}** {claim.says}", f"**{finding.verdict}**", brief(finding.ours), picture
+    n = "" if finding.verdict == UNMEASURED else str(read_record(claim.measurement.name, folder)["n"])
+    cells = f"**{claim.id}** {claim.says}", f"**{finding.verdict}**", brief(finding.ours), n, picture
     return f"| {' | '.join(cells)} |"
 
 
@@ -112,8 +137,8 @@ def section(paper: str, claims: Sequence[Claim], folder: Path = RECORDS) -> str:
     folded = "\n\n".join(details(c, folder) for c in claims)
     return f"""## {paper}
 
-| claim | verdict | ours | |
-|---|---|---|---|
+| claim | verdict | ours | n | |
+|---|---|---|---|---|
 {rows}
 
 <details>
@@ -129,19 +154,25 @@ def page(claims: tuple[Claim, ...], folder: Path = RECORDS) -> str:
     """The whole of CLAIMS.md."""
     verdicts = [find(c, folder).verdict for c in claims]
     kinds = HOLDS, PARTLY, FAILS, UNJUDGED, UNMEASURED
-    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in kinds if v in verdicts)
+    said = dict(
+        zip(kinds, ("hold", "hold in part", "do not hold", "cannot be judged", "wait to be measured"))
+    )
+    counts = ", ".join(f"{verdicts.count(v)} {said[v]}" for v in kinds if v in verdicts)
     papers = dict.fromkeys(c.paper for c in claims)
     sections = "\n".join(section(p, [c for c in claims if c.paper == p], folder) for p in papers)
     return f"""# Claims
 
-What these papers say, and what came out when it was measured on the models of this repository: {counts}.
+What these papers say, and what came out when it was measured on the models of this repository. Of
+{len(claims)} claims {counts}.
 
 Our world is small: 64 × 64 pictures of shapes, models of a few million parameters, a reader instead of
 human judges. A verdict is about this world. Where a paper's figure depends on its data set, ours cannot
 equal it; what is tested is the direction that the paper claims. A table shows the first of our figures; the
-others, the paper's own, and the rule that gives the verdict are folded below it. Every figure comes from a
-record in `figures/`, made by the command that stands there; this page is written by
-`python -m palimpsest.claims`. Nobody types either.
+others, the paper's own, and the rule that gives the verdict are folded below it. n counts the pictures, in
+DreamBooth's rows the subjects. Two numbers in brackets are the ends of a 95 % interval: of a share
+Wilson's, of a mean that over resampled pictures or subjects. A figure without brackets is one of which the
+record keeps no single pictures. Every figure comes from a record in `figures/`, made by the command that
+stands there; this page is written by `python -m palimpsest.claims`. Nobody types either.
 
 {sections}"""
 

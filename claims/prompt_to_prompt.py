@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.claims.common import Edits, Models, draw_edits, in_batches
-from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record, share
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.local_blend import Blend
 from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
@@ -141,18 +141,20 @@ def judge_layout(record: Record) -> Finding:
     with_, without, blended = (
         record["kinds"]["recolour"][name] for name in ("injected", "uninjected", "blended")
     )
+
+    def right(row: Record) -> str:
+        return share(row["right"], row["n"])
+
     gain, kept = with_["iou"] - without["iou"], with_["kept_db"] - without["kept_db"]
     strict = gain >= 0.2 and with_["iou"] >= 0.75 and kept >= 8 and with_["right"] >= without["right"] - 0.05
     ours = (
         f"recolour, injected / not: silhouette IoU {with_['iou']:.2f} / {without['iou']:.2f}, the rest "
         f"{with_['kept_db']:.1f} / "
-        f"{without['kept_db']:.1f} dB, all right {with_['right']:.0%} / {without['right']:.0%}; with local "
-        f"blend too "
-        f"{blended['kept_db']:.1f} dB, {blended['right']:.0%}; IoU and all right of the others "
+        f"{without['kept_db']:.1f} dB, all right {right(with_)} / {right(without)}; with local blend too "
+        f"{blended['kept_db']:.1f} dB, {right(blended)}; IoU and all right of the others "
         + ", ".join(
             f"{kind} {r['injected']['iou']:.2f} / {r['uninjected']['iou']:.2f}, "
-            f"{r['injected']['right']:.0%} / "
-            f"{r['uninjected']['right']:.0%}"
+            f"{right(r['injected'])} / {right(r['uninjected'])}"
             for kind, r in record["kinds"].items()
             if kind != "recolour"
         )

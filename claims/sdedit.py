@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from palimpsest.claims.common import Models, autoencoded, draw_edits, in_batches, new_scenes, rank_correlation
-from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record, share
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.sdedit import at_distance, bisect_t0, sdedit
 from palimpsest.metrics.features import kid, kid_subsets
@@ -166,9 +166,9 @@ def useful(record: Record, walk: str) -> list[float]:
 def judge_band(record: Record) -> Finding:
     """A t₀ is useful where ≥ 80 % of the KID that the walk gains over the guide is gained and ≤ 50 % of
     the RMSE that it loses is lost. Holds where every text-guided walk has useful t₀ and all lie in [.3,
-    .6], at one of these the reader finds all right within 5 points of as often as anywhere, and bisection
-    comes within 5 % of a wanted RMSE for ≥ 90 % of the guides in at most 10 rounds. Partly where some
-    useful t₀ of some walk lies there. Else does not hold."""
+    .6], at one of these all attributes are right at most 5 points less often than at the best t₀ of the walk,
+    and bisection comes within 5 % of a wanted RMSE for ≥ 90 % of the guides in at most 10 rounds. Partly
+    where some useful t₀ of some walk lies there. Else does not hold."""
     bands = {
         name: useful(record, name) for name, (_, _, told) in WALKS.items() if told and name in record["walks"]
     }
@@ -184,19 +184,22 @@ def judge_band(record: Record) -> Finding:
     obeyed = all(any(0.3 <= t <= 0.6 for t in right(name)[1]) for name in bands)
     strict = all(bands.values()) and all(inside) and obeyed and search["found"] >= 0.9
 
-    def shown(name: str) -> str:
-        top, near = right(name)
-        band = f"{min(bands[name]):g} … {max(bands[name]):g}" if bands[name] else "none"
-        return (
-            f"{name}: {band} (all right within 5 points of the best, {top:.0%}: {min(near):g} … "
-            f"{max(near):g})"
-        )
+    def band(name: str) -> str:
+        return f"{min(bands[name]):g} to {max(bands[name]):g}" if bands[name] else "none"
 
-    ours = "; ".join(shown(name) for name in bands)
-    return Finding(
-        HOLDS if strict else PARTLY if any(inside) else FAILS,
-        f"useful t₀: {ours}; bisection: {search['rounds']:.1f} rounds, {search['found']:.0%} found",
+    def most(name: str) -> str:
+        top, near = right(name)
+        reach = f"t₀ = {min(near):g}" + (f" to {max(near):g}" if max(near) > min(near) else "")
+        return f"{share(top, record['n'])} ({name}; within 5 points of it at {reach})"
+
+    ours = (
+        f"useful t₀: {', '.join(f'{band(name)} ({name})' for name in bands)}; "
+        f"all attributes right at most in "
+        f"{', '.join(map(most, bands))}; "
+        f"bisection found {search['found']:.0%} of {search['n']} wanted distances, "
+        f"in {search['rounds']:.1f} rounds"
     )
+    return Finding(HOLDS if strict else PARTLY if any(inside) else FAILS, ours)
 
 
 # --------------------------------------------------------------------------- C3
@@ -287,9 +290,14 @@ def judge_masks(record: Record) -> Finding:
     gain = best["outside_db_unpasted"] - best["outside_db_without_mask"]
     kept = best["outside_change_pasted"] == 0 and gain >= 3
     fair = best["with_mask"]["all"] >= best["without_mask"]["all"] - 0.05
+    with_, without, painting = (
+        share(row["all"], record["n"])
+        for row in (best["with_mask"], best["without_mask"], record["painting"])
+    )
     ours = (
-        f"t₀ = {best['t0']:g}: all attributes right {best['with_mask']['all']:.0%} with the mask, "
-        f"{best['without_mask']['all']:.0%} without, {record['painting']['all']:.0%} in the painting itself; "
+        f"t₀ = {best['t0']:g}: all attributes right {with_} with the mask, "
+        f"{without} without, {painting} in the "
+        f"painting itself; "
         f"outside: largest change {best['outside_change_pasted']:g} pasted, "
         f"{best['outside_db_unpasted']:.1f} dB unpasted, {best['outside_db_without_mask']:.1f} dB without "
         f"mask, "

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.claims.common import Edits, Models, draw_edits, open_models, place
-from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record, percent, span
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.claims.ways import (
     WAYS,
@@ -204,12 +204,6 @@ TEXT2LIVE = Measurement(
 # --------------------------------------------------------------------------- judging
 
 
-def share(numbers: list[float]) -> str:
-    """mean [low, high], in per cent."""
-    mean, low, high = (round(100 * x) for x in numbers)
-    return f"{mean} % [{low}, {high}]"
-
-
 def judge_kinds(record: Record) -> Finding:
     """Success: what was to change is read as wished. Holds where the 95 % interval of Text2LIVE's success on
     recolour and retexture less that on reshape and add lies above 0, and on the latter its success less
@@ -217,8 +211,8 @@ def judge_kinds(record: Record) -> Finding:
     found = record["kinds"]
     painted, behind = found["gap"][1] > 0, all(v[2] < 0 for v in found["behind"].values())
     ours = (
-        f"changed as wished: recolour and retexture {share(found['painted'])}, reshape and add "
-        f"{share(found['shaped'])}; on these less than "
+        f"changed as wished: recolour and retexture {percent(found['painted'])}, reshape and add "
+        f"{percent(found['shaped'])}; on these less than "
         + ", ".join(f"{name} by {-round(100 * v[0])} points" for name, v in found["behind"].items())
         + f"; {record['seconds_each']:.0f} s of one core a picture"
     )
@@ -232,9 +226,9 @@ def judge_keeps(record: Record) -> Finding:
     found = record["retexture"]
     mean, low, _ = found["difference"]
     ours = (
-        f"{found['n']} retexture edits: Text2LIVE {share(found['success'])} all right at "
-        f"{found['outside_db'][0]:.1f} dB outside, SDEdit {share(found['success_of_sdedit'])} at "
-        f"{found['outside_db_of_sdedit'][0]:.1f} dB; difference {mean:.1f} [{low:.1f}, "
-        f"{found['difference'][2]:.1f}] dB"
+        f"{found['n']} retexture edits: Text2LIVE {percent(found['success'])} all right at "
+        f"{found['outside_db'][0]:.1f} dB outside, SDEdit {percent(found['success_of_sdedit'])} at "
+        f"{found['outside_db_of_sdedit'][0]:.1f} dB; difference "
+        f"{span(found['difference'])} dB"
     )
     return Finding(HOLDS if low > 0 else PARTLY if mean > 0 else FAILS, ours)

@@ -88,7 +88,7 @@ def test_the_page_in_the_repository_is_what_the_records_give():
 def test_a_claim_without_a_record_is_not_yet_measured_and_nothing_is_invented(tmp_path):
     for claim in CLAIMS:
         assert page.find(claim, tmp_path) == (page.UNMEASURED, "")
-        assert page.row(claim, tmp_path).endswith("| **not yet measured** |  |  |")
+        assert page.row(claim, tmp_path).endswith("| **not yet measured** |  |  |  |")
         assert "Ours" not in page.details(claim, tmp_path)
 
 
@@ -98,9 +98,25 @@ def test_a_records_figures_n_and_seed_reach_the_page(tmp_path):
     )
     text = page.page(CLAIMS, tmp_path)
     line = next(r for r in text.splitlines() if r.startswith("| **C3** "))
-    assert "88%" in line and "**holds**" in line and "figures/sdedit_masks.png" in line
+    assert "88% [78, 93]" in line and "**holds**" in line
+    assert line.endswith("| 77 | [picture](figures/sdedit_masks.png) |")
     folded = next(r for r in text.splitlines() if r.startswith("**C3.**"))
     assert "(n = 77, seed 5)" in folded and "88%" in folded
+
+
+@pytest.mark.parametrize("right, n", [(0, 8), (1, 8), (8, 8), (59, 64), (460, 512)])
+def test_a_share_stands_with_wilsons_interval(right, n):
+    from scipy.stats import binomtest
+
+    ends = binomtest(right, n).proportion_ci(method="wilson")
+    assert page.share(right / n, n, 1) == f"{right / n:.1%} [{100 * ends.low:.1f}, {100 * ends.high:.1f}]"
+
+
+def test_every_claim_shows_its_n_and_most_an_interval():
+    rows = [r.split(" | ") for r in page.page(CLAIMS).splitlines() if r.startswith("| **C")]
+    assert all(int(cells[3]) >= 8 for cells in rows)
+    folded = [page.find(c).ours for c in CLAIMS]
+    assert sum(bool(re.search(r"\[-?[\d.]+, -?[\d.]+\]", ours)) for ours in folded) >= 27
 
 
 def test_every_verdict_has_its_rule_its_command_and_the_papers_figure_on_the_page():

@@ -128,7 +128,7 @@ def test_null_text_is_measured_judged_and_drawn(models, tmp_path, monkeypatch):
 
 
 def row(ratio, right, db, rmse=0.1, iou=0.5):
-    kinds = {k: dict(iou=iou, iou_ceiling=0.8, right=right, outside_db=db) for k in diffedit.KINDS}
+    kinds = {k: dict(n=32, iou=iou, iou_ceiling=0.8, right=right, outside_db=db) for k in diffedit.KINDS}
     return dict(ratio=ratio, right=right, outside_db=db, true_rmse=rmse, csfid=1.0, lpips=0.1, kinds=kinds)
 
 
@@ -139,7 +139,7 @@ def parts(diffedit_db, mask_db, encoding_db, sdedit_db):
         name: [row(0.5, 0.5, db + 2), row(0.9, 0.9, db)]
         for name, db in zip(names, (diffedit_db, encoding_db, mask_db, sdedit_db))
     }
-    return dict(two=dict(curves=curves), one=dict(curves=curves))
+    return dict(n=32, two=dict(curves=curves), one=dict(curves=curves))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_the_middle_threshold_must_fit_best(ious, dbs, verdict):
     rows = [
         dict(threshold=t, iou=i, outside_db=db, right=0.9) for t, i, db in zip(diffedit.THRESHOLDS, ious, dbs)
     ]
-    assert diffedit.judge_threshold(dict(one=dict(thresholds=rows))).verdict == verdict
+    assert diffedit.judge_threshold(dict(n=32, one=dict(thresholds=rows))).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_encoding_must_stay_closer_and_under_its_bound(encoded, bound, verdict):
 @pytest.mark.parametrize("untold, verdict", [(0.47, page.HOLDS), (0.49, page.PARTLY), (0.51, page.FAILS)])
 def test_a_reference_text_must_sharpen_the_mask(untold, verdict):
     curves = {"DiffEdit": [row(0.7, 0.9, 30.0)]}
-    record = dict(one={"curves": curves, "no reference": row(0.7, 0.9, 30.0, iou=untold)})
+    record = dict(n=32, one={"curves": curves, "no reference": row(0.7, 0.9, 30.0, iou=untold)})
     assert diffedit.judge_reference(record).verdict == verdict
 
 
@@ -206,12 +206,12 @@ def test_the_blend_must_be_nearer_to_the_truth_at_every_ratio(glide, verdict):
         "DiffEdit": [row(r, 0.9, 30.0) for r in ratios],
         "x̂₀ blend": [row(r, 0.9, 30.0, rmse=e) for r, e in zip(ratios, glide)],
     }
-    assert diffedit.judge_blend(dict(one=dict(curves=curves))).verdict == verdict
+    assert diffedit.judge_blend(dict(n=32, one=dict(curves=curves))).verdict == verdict
 
 
 def pairs(iou, kept, right=0.95):
     kind = {
-        name: dict(iou=i, kept_db=k, right=r)
+        name: dict(iou=i, kept_db=k, right=r, n=32)
         for name, i, k, r in (
             ("injected", iou, kept, right),
             ("uninjected", 0.5, 30.0, 0.97),

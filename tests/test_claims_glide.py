@@ -93,7 +93,7 @@ def test_a_measurement_gives_a_record_that_every_judge_understands(
 ):
     for module in (claims_glide, glide_inpaint):
         monkeypatch.setattr(module, "STEPS", "2")
-    record = json.loads(json.dumps(rounded(measurement.run(models, n=6, seed=0, **fast))))
+    record = json.loads(json.dumps(rounded(dict(n=6) | measurement.run(models, n=6, seed=0, **fast))))
     for judge in judges:
         finding = judge(record)
         assert (
@@ -116,7 +116,8 @@ def row(scale=1.0, right=0.5, clip=30.0, noised=30.0, precision=0.5, recall=0.5,
 
 def test_the_judges_of_guidance_say_what_their_rules_say():
     text = [row(), row(3.0, 0.9, precision=0.8, recall=0.3)]
-    record = dict(curves=dict(text=text, clip=[row(3.0, 0.7, noised=40.0)], classifier=[row()]), truth=row())
+    curves = dict(text=text, clip=[row(3.0, 0.7, noised=40.0)], classifier=[row()])
+    record = dict(n=512, curves=curves, truth=row())
     assert [
         j(record).verdict
         for j in (claims_glide.judge_people, claims_glide.judge_scorer, claims_glide.judge_diversity)
@@ -139,16 +140,14 @@ def test_the_other_judges_say_what_their_rules_say():
         return dict(caption=dict(right=right), empty=dict(fid=fid, precision=0.5))
 
     for after, verdict in ((empty(0.79, 4.0), HOLDS), (empty(0.7, 4.0), PARTLY), (empty(0.8, 11.0), FAILS)):
-        record = dict(before=empty(0.8, 10.0), after=after, truth=dict(fid=1.0))
+        record = dict(n=512, before=empty(0.8, 10.0), after=after, truth=dict(fid=1.0))
         assert claims_glide.judge_empty(record).verdict == verdict
     for right, seam, verdict in ((0.8, 0.1, HOLDS), (0.5, 0.1, PARTLY), (0.5, 0.9, FAILS)):
         ways = {"a": dict(right=right, seam=seam, outside=0.0), "b": dict(right=0.6, seam=0.2, outside=0.0)}
-        assert glide_inpaint.judge_ways(dict(ways=ways, border=0.1)).verdict == verdict
+        assert glide_inpaint.judge_ways(dict(n=512, ways=ways, border=0.1)).verdict == verdict
     for steps, verdict in ((0.6, HOLDS), (0.52, PARTLY), (0.4, FAILS)):
-        assert (
-            glide_inpaint.judge_session(dict(once=0.5, session=dict(right=steps, first=0.9))).verdict
-            == verdict
-        )
+        record = dict(n=512, once=0.5, session=dict(right=steps, first=0.9))
+        assert glide_inpaint.judge_session(record).verdict == verdict
     for gains, verdict in (((0.1, 0.1), HOLDS), ((0.1, 0.0), PARTLY), ((0.0, 0.0), FAILS)):
         curves = {
             w: [dict(k=1, chosen=0.5, any=0.5), dict(k=8, chosen=0.5 + g, any=0.9)]
@@ -166,6 +165,7 @@ def test_the_judge_of_a_filtered_model_says_what_its_rule_says():
     def record(whole, filtered, others):
         painted = dict(star=filtered, ring=0.7, heart=0.1)
         return dict(
+            n=512,
             shape="star",
             whole=dict(removed=dict(shape=whole), others=dict(shape=0.9)),
             filtered=dict(removed=dict(shape=filtered, painted=painted), others=dict(shape=others)),
@@ -210,7 +210,7 @@ def test_what_was_removed_stands_in_the_file_of_the_model(tmp_path, models, monk
         glide_filtered.removed_from(tmp_path / "shapes-glide.safetensors")
     small = FilteredModels(models.base, models.base, "heart", models.oracle, "tiny", {})
     monkeypatch.setattr(claims_glide, "STEPS", "2")
-    record = json.loads(json.dumps(rounded(glide_filtered.measure_filtered(small, n=4, seed=0))))
+    record = json.loads(json.dumps(rounded(dict(n=4) | glide_filtered.measure_filtered(small, n=4, seed=0))))
     assert judge_filtered(record).ours and sum(
         record["filtered"]["removed"]["painted"].values()
     ) == pytest.approx(1, abs=1e-3)

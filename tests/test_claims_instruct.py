@@ -248,7 +248,7 @@ def test_a_curve_keeps_the_most_at_what_it_reaches():
 
 
 def faithful(ours):
-    return dict(curves={"InstructPix2Pix": ours, "SDEdit": arc()})
+    return dict(n=256, curves={"InstructPix2Pix": ours, "SDEdit": arc()})
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def less(reaches, lifts=(0.0, 0.1, 0.2), seen=(100, 100, 100), missing=()):
     curves = {
         name: arc(lift, reach) for name, reach, lift in zip(DATA, reaches, lifts) if name not in missing
     }
-    return dict(curves=curves, seen=dict(zip(DATA, seen)), missing=list(missing))
+    return dict(n=256, curves=curves, seen=dict(zip(DATA, seen)), missing=list(missing))
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def sorted_out(ours, reach=1.0, seen=(100, 100, 300), missing=()):
         for name, rows in zip(FILTER, (ours, arc(reach=reach), arc(0.1, 1.2)))
         if name not in missing
     }
-    return dict(curves=curves, seen=dict(zip(FILTER, seen)), missing=list(missing))
+    return dict(n=256, curves=curves, seen=dict(zip(FILTER, seen)), missing=list(missing))
 
 
 @pytest.mark.parametrize(
@@ -333,6 +333,7 @@ def test_true_pairs_may_be_missing_where_the_filter_is_judged():
 def grid(direction=1, reached=1, image=1, outside=1, s_texts=(1.0, 3.0, 5.0), s_images=(1.0, 1.5, 2.0)):
     """Cells whose figures rise (1), fall (−1) or stay with their scale."""
     return dict(
+        n=256,
         grid=[
             dict(
                 s_text=t,
@@ -346,7 +347,7 @@ def grid(direction=1, reached=1, image=1, outside=1, s_texts=(1.0, 3.0, 5.0), s_
             )
             for t in s_texts
             for s in s_images
-        ]
+        ],
     )
 
 
