@@ -1,4 +1,4 @@
-"""The pictures that the cells of a scoreboard lead to: python -m palimpsest.claims.draw.cells [NAME.png …].
+"""The pictures that the cells of a scoreboard lead to: python -m palimpsest.claims.draw.cells [NAME.webp …].
 
 One sheet for each kind of edit, cut out of what the scoreboards drew: figures/scoreboard_edits.png (a row for
 each edit, a column for each method) and figures/emoji_edits.png (before, the edit, the true one). No
@@ -8,6 +8,7 @@ model runs.
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -84,9 +85,9 @@ def sheets() -> dict[str, Callable[[], Figure]]:
     found: dict[str, Callable[[], Figure]] = {}
     if (RECORDS / "scoreboard_edits.png").exists():
         kinds = [row["kind"] for row in record(RECORDS, "scoreboard")["sheet"]["rows"]]
-        found |= {f"scoreboard_{k.replace(' ', '_')}.png": partial(shapes, k) for k in dict.fromkeys(kinds)}
+        found |= {f"scoreboard_{k.replace(' ', '_')}.webp": partial(shapes, k) for k in dict.fromkeys(kinds)}
     kinds = [edit["kind"] for edit in record(RECORDS, "emoji")["gallery"]]
-    return found | {f"emoji_{k}.png": partial(emoji, k) for k in dict.fromkeys(kinds)}
+    return found | {f"emoji_{k}.webp": partial(emoji, k) for k in dict.fromkeys(kinds)}
 
 
 def main(names: Sequence[str] = ()) -> None:
@@ -96,9 +97,10 @@ def main(names: Sequence[str] = ()) -> None:
     for name in names or known:
         if name not in known:
             raise ValueError(f"cells: no sheet is called {name}; there are {', '.join(known)}")
-        with style():
-            save(known[name](), FOLDER / name)
-        shrink(FOLDER / name, Path(FOLDER / name))
+        with style(), tempfile.TemporaryDirectory() as folder:
+            sheet = Path(folder) / "sheet.png"
+            save(known[name](), sheet)
+            shrink(sheet, FOLDER / name)
 
 
 if __name__ == "__main__":

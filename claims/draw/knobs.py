@@ -1,8 +1,8 @@
 """The pictures of the knobs on the pages of docs/methods: python -m palimpsest.claims.draw.knobs [t0.png …].
 
 Each is the sheet of a `palimpsest sweep` command that stands on the page above it: the page is the only
-place where the command is written. Sheets are made smaller, WIDE pixels and COLOURS colours. `--missing`
-makes those that are not there.
+place where the command is written. Sheets become WebP files of at most WIDE pixels, in true colour.
+`--missing` makes those that are not there.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from palimpsest.cli.main import main as palimpsest
 from palimpsest.outputs import whole
 
 FOLDER = RECORDS / "knobs"
-WIDE, COLOURS = 1000, 128  # of a picture: together they stay below 3 MB
+WIDE, QUALITY = 1000, 92  # of a picture: together with the sheets of the scoreboards they stay below 3 MB
 
 
 def commands(pages: Path = DOCS / "methods") -> dict[str, list[str]]:
-    """Name of the picture -> the words of the command that makes it. ValueError for a name that two make."""
+    """Name of the sheet -> the words of the command that makes it. ValueError for a name that two make."""
     found: dict[str, list[str]] = {}
     for page in sorted(pages.glob("*.md")):
         for line in page.read_text(encoding="utf-8").splitlines():
@@ -38,21 +38,26 @@ def commands(pages: Path = DOCS / "methods") -> dict[str, list[str]]:
     return found
 
 
+def kept(name: str) -> str:
+    """The file in figures/ that shows a sheet: t0.png is kept as t0.webp."""
+    return str(Path(name).with_suffix(".webp"))
+
+
 def shrink(sheet: Path, to: Path) -> None:
-    """Write a sheet at most WIDE pixels wide, in COLOURS colours."""
+    """Write a sheet at most WIDE pixels wide, as WebP."""
     picture = Image.open(sheet).convert("RGB")
     if picture.width > WIDE:
         high = round(picture.height * WIDE / picture.width)
         picture = picture.resize((WIDE, high), Image.Resampling.LANCZOS)
     with whole(to) as part:
-        picture.quantize(COLOURS, method=Image.Quantize.FASTOCTREE).save(part, format="PNG", optimize=True)
+        picture.save(part, format="WEBP", quality=QUALITY, method=6)
 
 
 def main(names: Sequence[str] = ()) -> None:
     """Make some of the pictures, all of them without a name."""
     known = commands()
     if "--missing" in names:
-        names = [name for name in known if not (FOLDER / name).exists()]
+        names = [name for name in known if not (FOLDER / kept(name)).exists()]
     os.chdir(ROOT)  # a sheet is headed by its command, with the paths that a reader types
     FOLDER.mkdir(exist_ok=True)
     for name in names or known:
@@ -63,7 +68,7 @@ def main(names: Sequence[str] = ()) -> None:
             words[words.index("-o") + 1] = str(Path(folder) / name)
             if palimpsest(words) != 0:
                 raise ValueError(f"knobs: palimpsest {shlex.join(known[name])} failed")
-            shrink(Path(folder) / name, FOLDER / name)
+            shrink(Path(folder) / name, FOLDER / kept(name))
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def made(command: str) -> str:
 
 def sheets(board: Board, record: Record) -> dict[str, str]:
     """Kind of edit -> the file of its pictures by every method, for those that were drawn."""
-    names = {kind: f"{board.record}_{kind.replace(' ', '_')}.png" for kind in board.kinds(record)}
+    names = {kind: f"{board.record}_{kind.replace(' ', '_')}.webp" for kind in board.kinds(record)}
     return {kind: name for kind, name in names.items() if (CELLS / name).exists()}
 
 
