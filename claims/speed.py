@@ -1,226 +1,40 @@
-"""Our nets beside those of diffusers and transformers, at the size of Stable Diffusion v1, on a CPU: how
-long, and how much memory.
+"""How fast this is on a CPU: our nets beside those of diffusers and transformers at the size of Stable
+Diffusion v1, commands from their start to their end, and how cost grows.
 
     python -m palimpsest.claims.speed [--rounds 5] [--only NAME] [--quick]
 
 Both programs hold the very same random tensors and are called in turn in one process, so that whatever
 else the machine does meets both; a row's figure is the median over the rounds of ours / theirs. Memory is
-the high-water mark of a process that runs one of them once. Writes figures/speed.json and the table of
-docs/speed.md. Needs the reference programs: pip install -e '.[test]'."""
+the high-water mark of a process that runs one of them once. Writes figures/speed.json, one entry for each
+kind of processor it ran on, and the tables of docs/speed.md. Needs the reference programs: pip install -e
+'.[test]'."""
 
 from __future__ import annotations
 
 import argparse
-import gc
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from palimpsest.claims.common import rounded
-from palimpsest.claims.page import RECORDS, read_record, write_table
-from palimpsest.claims.verify import Setting, reference, relative, version
-from palimpsest.claims.verify.nets import drawn, first, noise, twin_text, twin_unet, twin_vae
-from palimpsest.claims.verify.walks import drawn_model
-from palimpsest.claims.whole_edits import edits as whole_edits
+from palimpsest.claims.growth import curves, limits
+from palimpsest.claims.page import RECORDS, ROOT, read_record, write_table
+from palimpsest.claims.speed_pairs import PAIRS, Pair, given
+from palimpsest.claims.verify import Setting
+from palimpsest.claims.verify.nets import drawn, twin_unet
 from palimpsest.cli.manners import exit_code_of
-from palimpsest.nets.attention import Site
-from palimpsest.nets.text import TextTransformer
-from palimpsest.nets.tokenizer import ClipTokenizer
 from palimpsest.nets.unet import UNet
-from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.weights.files import write_json
-from palimpsest.weights.load import load
-from palimpsest.weights.public.checkpoint import save
-
-SIDES = {"full": 32, "small": 8}  # of the latents; 77 tokens, two of each as under guidance
-
-
-class Pair(NamedTuple):
-    """One thing done by both. target: ours / theirs must be at most this. error: of our result, relative
-    to their largest value.
-    """
-
-    name: str
-    target: float
-    ours: Callable[[], Any]
-    theirs: Callable[[], Any]
-    reference: str
-    error: float | None = None
-
-
-def given(s: Setting, net: UNet) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents, a time for each, and the embeddings of two texts."""
-    side = SIDES[s.size]
-    return noise(s, 2, 4, side, side), torch.tensor([3, 981]), noise(s, 2, 77, net.ctx_width, seed=2)
-
-
-# --------------------------------------------------------------------------- what is compared
-
-
-def unet(s: Setting) -> Iterator[Pair]:
-    """The U-Net as it is, and with all its attention maps read."""
-    net = drawn(UNet, s)
-    theirs, (x, t, ctx) = twin_unet(net), given(s, net)
-    yield Pair(
-        "U-Net",
-        0.6,
-        lambda: net(x, t, ctx),
-        lambda: first(theirs(x, t, ctx)),
-        version("diffusers"),
-        relative(net(x, t, ctx), first(theirs(x, t, ctx))),
-    )
-    maps: list[Tensor] = []
-
-    def tap(probs: Tensor, site: Site) -> Tensor:
-        maps.append(probs.mean(1))
-        return probs
-
-    def tapped() -> Tensor:
-        maps.clear()
-        return net(x, t, ctx, tap)
-
-    def processed() -> Tensor:
-        maps.clear()
-        return first(theirs(x, t, ctx))
-
-    theirs.set_attn_processor(MapReader(maps))
-    yield Pair(
-        "U-Net, every attention map read",
-        0.8,
-        tapped,
-        processed,
-        version("diffusers"),
-        relative(tapped(), processed()),
-    )
-
-
-class MapReader:
-    """An attention processor of diffusers that does what our tap does: keeps each layer's maps, averaged
-    over the heads.
-    """
-
-    def __init__(self, maps: list[Tensor]):
-        self.maps = maps
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-    ) -> Tensor:
-        ctx = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        q, k, v = (
-            attn.head_to_batch_dim(layer(y))
-            for layer, y in ((attn.to_q, hidden_states), (attn.to_k, ctx), (attn.to_v, ctx))
-        )
-        probs = attn.get_attention_scores(q, k)
-        self.maps.append(probs.unflatten(0, (-1, attn.heads)).mean(1))
-        return attn.to_out[1](attn.to_out[0](attn.batch_to_head_dim(probs @ v)))
-
-
-def unet_bfloat16(s: Setting) -> Iterator[Pair]:
-    """Our U-Net in bfloat16 beside theirs in float32."""
-    net = drawn(UNet, s)
-    theirs, (x, t, ctx) = twin_unet(net), given(s, net)
-    small = drawn(UNet, s).to(torch.bfloat16)
-    x16, ctx16 = x.bfloat16(), ctx.bfloat16()
-    yield Pair(
-        "U-Net in bfloat16, theirs in float32",
-        0.35,
-        lambda: small(x16, t, ctx16),
-        lambda: first(theirs(x, t, ctx)),
-        version("diffusers"),
-        relative(small(x16, t, ctx16).float(), first(theirs(x, t, ctx))),
-    )
-
-
-def decoder(s: Setting) -> Iterator[Pair]:
-    """The autoencoder's way back."""
-    vae = drawn(AutoencoderKL, s)
-    theirs, z = twin_vae(vae), noise(s, 1, 4, SIDES[s.size], SIDES[s.size])
-    yield Pair(
-        "autoencoder, decode",
-        0.9,
-        lambda: vae.decode(z),
-        lambda: first(theirs.decode(z)),
-        version("diffusers"),
-        relative(vae.decode(z), first(theirs.decode(z))),
-    )
-
-
-def text(s: Setting) -> Iterator[Pair]:
-    """The text encoder on two rows."""
-    net = drawn(TextTransformer, s)
-    theirs = twin_text(net)
-    tokens = torch.randint(
-        net.tokens.num_embeddings, (2, len(net.positions)), generator=torch.Generator().manual_seed(s.seed)
-    )
-    yield Pair(
-        "text encoder",
-        0.9,
-        lambda: net(tokens),
-        lambda: first(theirs(tokens)),
-        version("transformers"),
-        relative(net(tokens), first(theirs(tokens))),
-    )
-
-
-def loading(s: Setting) -> Iterator[Pair]:
-    """A folder of diffusers with its tokenizer, from the disk's cache until every weight has been read."""
-    diffusers, transformers = reference("diffusers"), reference("transformers")
-    for program in (diffusers, transformers):
-        program.utils.logging.set_verbosity_error()
-        program.utils.logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as place:
-        text = drawn(TextTransformer, s, {"vocab": 49408})
-        tokenizer = ClipTokenizer(length=len(text.positions))
-        folder = save(replace(drawn_model(s), text=text, tokenizer=tokenizer), Path(place) / "model")
-        gc.collect()
-
-        def theirs() -> float:
-            transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
-            return touched(
-                diffusers.UNet2DConditionModel.from_pretrained(folder / "unet"),
-                diffusers.AutoencoderKL.from_pretrained(folder / "vae"),
-                transformers.CLIPTextModel.from_pretrained(folder / "text_encoder"),
-            )
-
-        def ours() -> float:
-            model = load(folder, "cpu", torch.float32)
-            return touched(model.net, model.vae, model.text)
-
-        yield Pair("load the model from its folder", 1.0, ours, theirs, version("diffusers"))
-
-
-def touched(*nets: nn.Module) -> float:
-    """The sum of all weights: nothing may stay on the disk."""
-    return sum(p.sum().item() for net in nets for p in net.parameters())
-
-
-def edits(s: Setting) -> Iterator[Pair]:
-    """Whole edits, from picture to picture: as many steps for both, else the defaults of each."""
-    size, steps = (256, 20) if s.size == "full" else (64, 3)
-    for whole in whole_edits(s, size, steps):
-        if whole.name in ("SDEdit", "DiffEdit", "InstructPix2Pix"):
-            name = f"{whole.name}, {steps} steps, {size}×{size}"
-            yield Pair(name, 0.6, whole.ours, whole.theirs, f"diffusers {version('diffusers')}")
-
-
-PAIRS: dict[str, Callable[[Setting], Iterator[Pair]]] = dict(
-    unet=unet, bfloat16=unet_bfloat16, decoder=decoder, text=text, loading=loading, edits=edits
-)
-
 
 # --------------------------------------------------------------------------- the clock and the scales
 
@@ -296,37 +110,114 @@ def keys_share(s: Setting, rounds: int) -> float:
         )
 
 
-# --------------------------------------------------------------------------- the table
+# --------------------------------------------------------------------------- commands
 
 
-def table(record: dict[str, Any]) -> str:
-    """The rows in Markdown."""
-    lines = [
-        f"| {r['name']} | {r['ours']:.2f} s | {r['theirs']:.2f} s | {r['ratio']:.2f} | ≤ {r['target']:g} | "
-        f"{'yes' if r['ratio'] <= r['target'] else '**missed**'} | "
-        f"{'' if r['error'] is None else format(r['error'], '.0e')} |"
-        for r in record["rows"]
+COMMANDS = {  # what is typed, on a picture of 64×64, and the seconds it should take
+    "import torch": ("", None),
+    "palimpsest --help": ("--help", 0.3),
+    "palimpsest sdedit": ("sdedit {x} --prompt 'a large red circle' -o {o}", 2),
+    "palimpsest instruct-pix2pix": ("instruct-pix2pix {x} --instruction 'make the circle green' -o {o}", 2),
+    "palimpsest diffedit": ("diffedit {x} --source 'a red circle' --target 'a blue circle' -o {o}", 2),
+}
+
+
+def commands(rounds: int) -> list[dict[str, Any]]:
+    """Seconds from the start of Python to its end, one command after the other, in each round; `import
+    torch` is what none of those that edit can do without.
+    """
+    took: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    picture = ROOT / "figures" / "hand" / "circle_and_square.png"
+    with tempfile.TemporaryDirectory() as place:
+        for _ in range(rounds + 1):
+            for name, (typed, _) in COMMANDS.items():
+                words = shlex.split(typed.format(x=picture, o=f"{place}/o.png"))
+                line = ["-m", "palimpsest", *words] if words else ["-c", "import torch"]
+                took[name].append(
+                    seconds(partial(subprocess.run, [sys.executable, *line], check=True, capture_output=True))
+                )
+                Path(place, "o.png").unlink(missing_ok=True)
+    return [
+        dict(name=name, seconds=median(took[name][1:]), target=target)
+        for name, (_, target) in COMMANDS.items()
     ]
-    if "peak" in record:
-        ours, theirs = (record["peak"][who] for who in ALONE)
+
+
+# --------------------------------------------------------------------------- the tables
+
+
+def reached(value: float, target: float) -> str:
+    """What a table says of it."""
+    return "yes" if value <= target else "**missed**"
+
+
+def pairs_table(rows: list[dict[str, Any]], peak: dict[str, int] | None = None) -> list[str]:
+    """The lines of ours beside theirs."""
+    lines = [
+        f"| {r['name']} | {r['ours']:.2f} s | {r['theirs']:.2f} s | {r['ratio']:.2f} | ≤ {r['target']:.2g} | "
+        f"{reached(r['ratio'], r['target'])} | {'' if r['error'] is None else format(r['error'], '.0e')} |"
+        for r in rows
+    ]
+    if peak:
+        ours, theirs = (peak[who] for who in ALONE)
         lines.append(
             f"| U-Net, peak memory | {ours / 2**30:.2f} GiB | {theirs / 2**30:.2f} GiB | "
-            f"{ours / theirs:.2f} | ≤ 1 | "
-            f"{'yes' if ours <= theirs else '**missed**'} | |"
+            f"{ours / theirs:.2f} | ≤ 1 | {reached(ours, theirs)} | |"
         )
-    if "processor" in record:
-        lines += [
-            "",
-            f"*{record['processor']}, {record['threads']} threads, torch {record['torch']}; medians, both "
-            f"called in turn.*",
-        ]
-    return "\n".join(
+    head = [
+        "| what | ours | theirs | ratio | target | reached | difference |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return [*head, *lines]
+
+
+def commands_table(rows: list[dict[str, Any]]) -> list[str]:
+    """The lines of whole commands."""
+    lines = [
+        f"| `{r['name']}` | {r['seconds']:.2f} s | "
+        + ("| |" if r["target"] is None else f"≤ {r['target']:g} s | {reached(r['seconds'], r['target'])} |")
+        for r in rows
+    ]
+    return ["| command, start included | takes | target | reached |", "|---|---|---|---|", *lines]
+
+
+def growth_table(machine: dict[str, Any]) -> list[str]:
+    """The lines of how cost grows, and of what the machine can do."""
+    lines = [
+        f"| {c['name']} | {', '.join(f'{n:g}' for n in c['values'])} | "
+        f"{', '.join(f'{t:.2g}' for t in c['seconds'])} | {c['exponent']:.2f} |"
+        for c in machine["growth"]
+    ]
+    can = ", ".join(f"{name} {speed:.0f}" for name, speed in machine["limits"].items())
+    return [
+        "| what grows | to | seconds | exponent |",
+        "|---|---|---|---|",
+        *lines,
+        "",
+        f"*Billions of additions and multiplications a second, of what torch computes by itself and of our "
+        f"U-Net: {can}.*",
+    ]
+
+
+def table(machine: dict[str, Any]) -> str:
+    """All that was measured on one processor, in Markdown."""
+    blocks = [
         [
-            "| what | ours | theirs | ratio | target | reached | difference |",
-            "|---|---|---|---|---|---|---|",
-            *lines,
-        ]
-    )
+            f"**{machine['processor']}**, {machine['threads']} threads, torch {machine['torch']}; medians, "
+            "both called in turn."
+        ],
+        pairs_table(machine["rows"], machine.get("peak")),
+    ]
+    if "commands" in machine:
+        blocks.append(commands_table(machine["commands"]))
+    if "growth" in machine:
+        blocks.append(growth_table(machine))
+    return "\n\n".join("\n".join(lines) for lines in blocks)
+
+
+def page_of(record: dict[str, Any]) -> str:
+    """The tables of all processors."""
+    return "\n\n".join(table(machine) for machine in record["machines"])
 
 
 def processor() -> str:
@@ -341,9 +232,29 @@ def processor() -> str:
     )
 
 
+def measured(name: str, s: Setting, rounds: int, before: dict[str, Any]) -> dict[str, Any]:
+    """One part of a machine's entry, to be put into what was there before."""
+    if name == "memory":
+        return dict(peak={who: peak(who, s.size) for who in ALONE})
+    if name == "keys":
+        return dict(keys_share=keys_share(s, rounds))
+    if name == "commands":
+        return dict(commands=commands(rounds))
+    if name == "growth":
+        return dict(growth=curves(s, rounds), limits=limits(s, rounds))
+    with torch.inference_mode():
+        rows = [timed(pair, rounds) for pair in PAIRS[name](s)]
+    print("\n".join(pairs_table(rows)), flush=True)
+    names = {r["name"] for r in rows}
+    return dict(rows=[r for r in before.get("rows", []) if r["name"] not in names] + rows)
+
+
+PARTS = (*PAIRS, "memory", "keys", "commands", "growth")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m palimpsest.claims.speed", description=__doc__.splitlines()[0]
+        prog="python -m palimpsest.claims.speed", description=" ".join(__doc__.split("\n\n")[0].split())
     )
     parser.add_argument("--only", choices=PARTS, metavar="NAME", help=f"one part: {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=5, help="of calls (default: 5)")
@@ -361,33 +272,20 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     folder = Path("runs/quick") if a.quick else RECORDS
     folder.mkdir(parents=True, exist_ok=True)
-    record = (read_record("speed", folder) if a.only else None) or dict(rows=[])
-    record |= dict(
-        command="python -m palimpsest.claims.speed",
-        processor=processor(),
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-    )
-    for name in [a.only] if a.only else PARTS:
-        if name == "memory":
-            record["peak"] = {who: peak(who, s.size) for who in ALONE}
-            continue
-        if name == "keys":
-            record["keys_share"] = keys_share(s, a.rounds)
-            continue
-        with torch.inference_mode():
-            rows = [timed(pair, a.rounds) for pair in PAIRS[name](s)]
-        names = {r["name"] for r in rows}
-        record["rows"] = [r for r in record["rows"] if r["name"] not in names] + rows
-        print(table(dict(rows=rows)), flush=True)
-    write_json(folder / "speed.json", rounded(record, 3))
-    if folder == RECORDS:
-        write_table("speed", "speed", table(record))
-    print(table(record))
+    for name in [a.only] if a.only else PARTS:  # each part is kept as soon as it is measured
+        record = read_record("speed", folder) or dict(machines=[])
+        mine = dict(processor=processor(), threads=torch.get_num_threads(), torch=torch.__version__)
+        before = next((m for m in record["machines"] if m["processor"] == mine["processor"]), {})
+        others = [m for m in record["machines"] if m is not before]
+        machine = before | mine | measured(name, s, a.rounds, before)
+        machine.setdefault("rows", [])
+        record = dict(command="python -m palimpsest.claims.speed", machines=[*others, rounded(machine, 3)])
+        write_json(folder / "speed.json", record)
+        if folder == RECORDS:
+            write_table("speed", "speed", page_of(record))
+    print(table(machine))
     return 0
 
-
-PARTS = (*PAIRS, "memory", "keys")
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -105,12 +105,18 @@ def test_the_commands_of_the_pages_are_understood_and_name_files_that_are_there_
         )  # the reader's own, with real weights
 
 
-def test_the_command_line_starts_without_torchvision():
+def test_an_edit_imports_neither_torchvision_nor_the_compiler(tmp_path):
+    root = Path(__file__).parent.parent
+    line = [str(root / "figures/hand/circle_and_square.png"), "--instruction", "make the circle green"]
+    line = ["palimpsest", "instruct-pix2pix", *line, "--steps", "1", "-o", str(tmp_path / "o.png")]
     code = (
-        "import palimpsest.cli.main as m, palimpsest.cli.manners as n, sys; m.command_line(n.Parser); "
-        "sys.exit(any(m in sys.modules for m in ('torchvision', 'torch._dynamo', 'matplotlib')))"
+        f"import sys; from palimpsest.cli.main import main; sys.argv = {line!r}; code = main(); "
+        "sys.exit(code or str([m for m in ('torchvision', 'torch._dynamo', 'matplotlib') if m in sys.modules]))"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert done.stderr.splitlines()[-1] == "[]" and (tmp_path / "o.png").exists()
 
 
 # ---- sdedit ----

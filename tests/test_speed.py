@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from palimpsest.claims import page, speed
+from palimpsest.claims import growth, page, speed, speed_pairs
 from palimpsest.claims.page import read_record
 from palimpsest.claims.verify import Setting
 
@@ -19,23 +19,27 @@ def test_both_sides_give_the_same(name):
         pairs = list(speed.PAIRS[name](SMALL))
         assert pairs and all(pair.error < 1e-5 for pair in pairs)
         for pair in pairs:
-            torch.testing.assert_close(pair.ours(), speed.first(pair.theirs()), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(pair.ours(), speed_pairs.first(pair.theirs()), rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_has_its_error_said():
     with torch.inference_mode():
-        (pair,) = speed.PAIRS["bfloat16"](SMALL)
-        assert (
-            1e-4 < pair.error < 0.1
-            and pair.ours().dtype == torch.bfloat16
-            and pair.theirs().dtype == torch.float32
-        )
+        beside, too = speed.PAIRS["bfloat16"](SMALL)
+        assert all(1e-4 < pair.error < 0.1 and pair.ours().dtype == torch.bfloat16 for pair in (beside, too))
+        assert beside.theirs().dtype == torch.float32 and too.theirs().dtype == torch.bfloat16
+
+
+def test_both_learn_the_same_from_each_step():
+    for pair, tolerance in zip(speed.PAIRS["training"](SMALL), (1e-5, 2e-2), strict=True):
+        ours, theirs = ([call() for _ in range(3)] for call in (pair.ours, pair.theirs))
+        assert ours[0] > ours[1] > ours[2]
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=0)
 
 
 def test_their_processor_reads_the_maps_that_our_tap_reads():
     net = speed.drawn(speed.UNet, SMALL)
     theirs, (x, t, ctx), ours_maps, their_maps = speed.twin_unet(net), speed.given(SMALL, net), [], []
-    theirs.set_attn_processor(speed.MapReader(their_maps))
+    theirs.set_attn_processor(speed_pairs.MapReader(their_maps))
     with torch.inference_mode():
         net(x, t, ctx, lambda probs, site: ours_maps.append(probs.mean(1)) or probs)
         theirs(x, t, ctx)
@@ -57,7 +61,7 @@ def test_the_ratio_is_the_median_over_rounds_and_the_first_call_does_not_count(m
 def test_the_table_says_what_is_missed():
     row = dict(name="it", target=0.6, reference="them", ratio=0.7, ours=0.7, theirs=1.0, error=1e-6)
     record = dict(rows=[row, row | dict(ratio=0.6)], peak=dict(ours=2**30, theirs=2**31))
-    missed, reached, memory = speed.table(record).splitlines()[2:]
+    missed, reached, memory = speed.pairs_table(record["rows"], record["peak"])[2:]
     assert (
         "| 0.70 | ≤ 0.6 | **missed** | 1e-06 |" in missed
         and "| yes |" in reached
@@ -70,8 +74,27 @@ def test_all_of_it_runs_small(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert speed.main(["--quick", "--rounds", "1"]) == 0
     record = json.loads((tmp_path / "runs/quick/speed.json").read_text(encoding="utf-8"))
-    assert len(record["rows"]) == 9 and 0 < record["keys_share"] < 1 and min(record["peak"].values()) > 10**8
-    assert capsys.readouterr().out.count("load the model from its folder") == 2
+    (machine,) = record["machines"]
+    assert (
+        len(machine["rows"]) == 14 and 0 < machine["keys_share"] < 1 and min(machine["peak"].values()) > 10**8
+    )
+    assert [row["name"] for row in machine["commands"]] == [*speed.COMMANDS]
+    assert len(machine["growth"]) == 5 and min(machine["limits"].values()) > 0
+    assert "| `palimpsest sdedit` |" in capsys.readouterr().out
+
+
+def test_another_processor_keeps_its_entry(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(speed, "keys_share", lambda s, rounds: 0.5)
+    for name in ("A", "B", "A"):
+        monkeypatch.setattr(speed, "processor", lambda: name)
+        assert speed.main(["--quick", "--only", "keys"]) == 0
+    record = json.loads((tmp_path / "runs/quick/speed.json").read_text(encoding="utf-8"))
+    assert [m["processor"] for m in record["machines"]] == ["B", "A"]
+
+
+def test_the_exponent_is_the_slope_of_the_logarithms():
+    assert growth.slope([1.0, 2.0, 4.0], [3.0, 12.0, 48.0]) == pytest.approx(2)
 
 
 @pytest.mark.parametrize("argv", [["--rounds", "0"], ["--only", "everything"]])
@@ -86,4 +109,4 @@ def test_the_page_shows_what_was_measured():
     if record is None:
         pytest.skip("python -m palimpsest.claims.speed has not been run on these nets")
     text = (page.DOCS / "speed.md").read_text(encoding="utf-8")
-    assert page.between(text, "speed", speed.table(record)) == text
+    assert page.between(text, "speed", speed.page_of(record)) == text

@@ -34,7 +34,7 @@ from palimpsest.nets.judges.language import LanguageModel, continued, next_token
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.training.recipe import RunArguments, command_line, publish, recent, start_from, storage_error
 from palimpsest.training.shapes import told
-from palimpsest.weights.files import WeightsError, fill, read_weights
+from palimpsest.weights.files import WeightsError, built, read_weights
 from palimpsest.worlds.scene import WORDS
 from palimpsest.worlds.shapes import apply, edits, is_held_out, sample_scene
 from palimpsest.worlds.triplets import (
@@ -70,8 +70,8 @@ def open_language(path: str | Path) -> tuple[LanguageModel, WordTokenizer]:
         raise WeightsError(
             f"model: {path} holds a {config.get('kind')} model, and a language model is needed here"
         )
-    net = LanguageModel(**config["language"])
-    return fill(net, tensors, "language", path), WordTokenizer(config["words"], net.length)
+    net = built(LanguageModel, config["language"], tensors, "language", path)
+    return net, WordTokenizer(config["words"], net.length)
 
 
 def new_caption(rng: random.Random) -> str:

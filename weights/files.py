@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from palimpsest.outputs import OutputError, locked, whole, write_text
 
@@ -162,17 +163,44 @@ def config_in(path: str | Path) -> dict[str, Any]:
         return {}
 
 
+class without_numbers(TorchFunctionMode):
+    """Modules built within have shapes and no numbers: they take no memory, and nothing is drawn for them.
+
+    To draw on the "meta" device computes nothing either, but at its first normal distribution torch imports
+    its compiler, which takes longer than to load a small model.
+    """
+
+    def __enter__(self) -> without_numbers:
+        self.meta = torch.device("meta")
+        self.meta.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.meta.__exit__(*error)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def fill(
     module: nn.Module, tensors: dict[str, Tensor], prefix: str, path: str | Path = "the file"
 ) -> nn.Module:
-    """Load the tensors named `prefix.…` into a module, strictly: nothing missing, nothing left over."""
+    """Load the tensors named `prefix.…` into a module, strictly: nothing missing, nothing left over. One that
+    was built without numbers takes the tensors themselves where they are float32.
+    """
     mine = {
         k[len(prefix) + 1 :]: v.float() if v.is_floating_point() else v
         for k, v in tensors.items()
         if k.startswith(prefix + ".")
     }
     try:
-        module.load_state_dict(mine)
+        module.load_state_dict(mine, assign=all(p.is_meta for p in module.parameters()))
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()[:120]
         raise WeightsError(
@@ -184,14 +212,15 @@ def fill(
 def built(
     kind: type[Built], config: dict[str, Any], tensors: dict[str, Tensor], prefix: str, path: str | Path
 ) -> Built:
-    """A module of this configuration, filled. Built without memory first: one that the tensors named
-    `prefix.…` do not fit can be of any size, and is refused before it takes any. Raises WeightsError."""
-    with torch.device("meta"):
-        wanted = {name: tensor.shape for name, tensor in kind(**config).state_dict().items()}
+    """A module of this configuration, filled. One that the tensors named `prefix.…` do not fit can be of any
+    size, and is refused before it takes any memory. Raises WeightsError."""
+    with without_numbers():
+        module = kind(**config)
+    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
     found = {k[len(prefix) + 1 :]: v.shape for k, v in tensors.items() if k.startswith(prefix + ".")}
     if odd := next((name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)), None):
         raise WeightsError(
             f"model: {path} does not fit its own configuration ({prefix}.{odd} has the shape "
             f"{list(found.get(odd, ()))} and should have {list(wanted.get(odd, ()))}); train it again"
         )
-    return fill(kind(**config), tensors, prefix, path)
+    return fill(module, tensors, prefix, path)

@@ -27,7 +27,7 @@ from palimpsest.nets.judges.noised_clip import NoisedCLIP
 from palimpsest.nets.judges.noisy_reader import NoisyReader
 from palimpsest.nets.judges.reader import Reader
 from palimpsest.nets.tokenizer import ClipTokenizer, Tokenizer, clean_openai
-from palimpsest.weights.files import fill
+from palimpsest.weights.files import built
 from palimpsest.weights.load import building, find, is_public, pick_device, read_kind
 from palimpsest.weights.words import word_tokenizer
 
@@ -205,9 +205,9 @@ def load_judge(name_or_path: str | Path = "shapes-clip", device: str | torch.dev
         return Judge(net, tokens)
     path, config, tensors = read_kind(path, "clip", "noised_clip")
     with building(path):
-        net = (CLIP if config["kind"] == "clip" else NoisedCLIP)(**config["clip"])
+        kind = CLIP if config["kind"] == "clip" else NoisedCLIP
         return Judge(
-            fill(net, tensors, "clip", path).to(pick_device(device)),
+            built(kind, config["clip"], tensors, "clip", path).to(pick_device(device)),
             word_tokenizer(config["words"], config["clip"]["length"]),
         )
 
@@ -219,8 +219,9 @@ def load_classifier(
     path, config, tensors = read_kind(name_or_path, "classifier")
     with building(path):
         values = {name: tuple(v) for name, v in config["values"].items()}
-        net = NoisyReader(attributes={name: len(v) for name, v in values.items()}, **config["classifier"])
-        return Classifier(fill(net, tensors, "classifier", path).to(pick_device(device)), values)
+        sizes = dict(config["classifier"], attributes={name: len(v) for name, v in values.items()})
+        net = built(NoisyReader, sizes, tensors, "classifier", path)
+        return Classifier(net.to(pick_device(device)), values)
 
 
 def load_likeness(name_or_path: str | Path = "shapes-dino", device: str | torch.device = "cpu") -> Likeness:
@@ -236,7 +237,7 @@ def load_likeness(name_or_path: str | Path = "shapes-dino", device: str | torch.
         return Likeness(net, round(size * 8 / 7))
     path, config, tensors = read_kind(path, "dino")
     with building(path):
-        net = fill(DINO(**config["dino"]), tensors, "dino", path).to(pick_device(device))
+        net = built(DINO, config["dino"], tensors, "dino", path).to(pick_device(device))
         return Likeness(net, config["dino"]["size"])
 
 
@@ -245,5 +246,5 @@ def load_reader(name_or_path: str | Path = "shapes-reader", device: str | torch.
     path, config, tensors = read_kind(name_or_path, "reader")
     with building(path):
         values = {name: tuple(v) for name, v in config["values"].items()}
-        net = Reader(attributes={name: len(v) for name, v in values.items()}, **config["reader"])
-        return Oracle(fill(net, tensors, "reader", path).to(pick_device(device)), values)
+        sizes = dict(config["reader"], attributes={name: len(v) for name, v in values.items()})
+        return Oracle(built(Reader, sizes, tensors, "reader", path).to(pick_device(device)), values)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
+from torch.nn.init import normal_
 
 from palimpsest.arguments import ArgumentError
 from palimpsest.nets.attention import Attention
@@ -44,9 +45,9 @@ class Reader(nn.Module):
             ]
             c = w
         self.stem = nn.Sequential(*stem)
-        self.place = nn.Parameter(0.02 * torch.randn(1, (size // 8) ** 2, c))
+        self.place = normal_(nn.Parameter(torch.empty(1, (size // 8) ** 2, c)), std=0.02)
         self.layers = nn.ModuleList(Layer(c, heads) for _ in range(2))
-        self.queries = nn.Parameter(0.02 * torch.randn(len(self.attributes), c))
+        self.queries = normal_(nn.Parameter(torch.empty(len(self.attributes), c)), std=0.02)
         self.look = Attention(c, c, heads)
         self.norm = nn.LayerNorm(c)
         self.heads = nn.ModuleList(Linear(c, n) for n in self.attributes.values())

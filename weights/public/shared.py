@@ -7,13 +7,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
-from palimpsest.weights.files import WeightsError, write_tensor_file
+from palimpsest.weights.files import WeightsError, without_numbers, write_tensor_file
 from palimpsest.weights.public.configs import Config, build
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -28,7 +27,7 @@ def build_empty(
     net can be built.
     """
     try:
-        with torch.device("meta"):
+        with without_numbers():
             return build(config, cls)
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise WeightsError(

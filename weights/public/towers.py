@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from palimpsest.nets.judges.clip import CLIP
 from palimpsest.nets.judges.dino import DINO
 from palimpsest.nets.judges.noised_clip import NoisedCLIP
-from palimpsest.weights.files import WeightsError
+from palimpsest.weights.files import WeightsError, without_numbers
 from palimpsest.weights.public.configs import ACTIVATIONS, Config, Shapes
 from palimpsest.weights.public.layouts import BUFFERS
 from palimpsest.weights.public.mapped import Checkpoint, first_few, read_json
@@ -346,7 +346,7 @@ def load_lpips(trunk: Path | str, heads: Path | str, device: Device = "cpu") -> 
             f"model: {heads} has heads for maps of {', '.join(map(str, widths))} channels, which is neither "
             "AlexNet nor VGG-16; take alex.pth or vgg.pth"
         )
-    with torch.device("meta"):
+    with without_numbers():
         net = makers[widths]()
     names = {
         "trunk": {key: f"features.{key}" for key in net.trunk.state_dict()},
@@ -376,7 +376,7 @@ def load_inception(path: Path | str, device: Device = "cpu") -> FIDInception:
             f"model: {path} is torchvision's own Inception, by which no published FID is measured; take "
             "pt_inception-2015-12-05-6726825d.pth"
         )
-    with torch.device("meta"):
+    with without_numbers():
         net = FIDInception()
     names = {
         key: key for key in net.state_dict() if not key.endswith(".num_batches_tracked")
