@@ -2,7 +2,7 @@
 #   make demo                  install, then edit the pictures in figures/emoji and figures/hand by text
 #   make test                  install with the test extras, then run the short tests: minutes
 #   make test-all              the same, then the long ones: lessons, published sizes, kills at random moments
-#   make mutants             put 100 small faults into the sources, one at a time, and see whether the tests notice (N=, SEED=)
+#   make mutants             put 400 small faults into the sources, one at a time, and see whether the tests notice (N=, SEED=)
 #   make site                  make the site in _site/: open _site/index.html; it needs no network
 #   make docs-test             make the site, then run every command and every program of README and of the pages
 #   make slides                write slides of every lesson into slides/, one HTML file each that needs no network

@@ -1,11 +1,14 @@
-"""Would the tests notice? `python -m tests.mutants [FILES or FOLDERS] [--n 100] [--seed 0]`, from the checkout.
+"""Would the tests notice? `python -m tests.mutants [FILES or FOLDERS] [--n 400] [--seed 0]`, from the checkout.
 
 A mutant is the source with one small fault: a sign, a comparison, a number, a condition turned round, a call
-left out. Each is tried by the short tests that import its module, the file of the same name first; it is
-killed when one of them fails, or when they take far longer than without it. Mutants are drawn by chance from
-all possible ones. Nothing on the disk is changed: a child process compiles the mutant in the place of the
-file. Survivors are printed; those in EQUIVALENT, which compute the same, do not count. Exit code 0 where 95 %
-are killed.
+left out. It is killed when one of the short tests that execute its line fails, crashes or does not end. Mutants
+are drawn by chance, from every file its share and at least one. Those in EQUIVALENT (tests/equivalent.py)
+compute the same and do not count. Survivors are printed; exit code 0 where 95 % are killed.
+
+Which test executes which line is measured once (minutes) and kept in runs/mutants, as is what killed a mutant:
+after a change only the test files and sources that changed are measured anew. `--coverage` adds which lines and
+branches of these files no test executes. How mutants are tried is tests/mutant_trials.py. Nothing in the
+sources is changed on the disk.
 """
 
 from __future__ import annotations
@@ -13,22 +16,20 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import math
 import os
 import random
-import select
 import sys
-import time
+from collections import Counter
 from collections.abc import Iterator
-from functools import cache
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.equivalent import EQUIVALENT
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("samplers", "methods", "nets", "fit")
 LEAST = 0.95
-SECONDS = 240  # for the tests of a file without a fault
-MOST = 5  # test files of one module
 SWAPPED = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -50,58 +51,53 @@ SWAPPED = {
     ast.And: ast.Or,
     ast.Or: ast.And,
 }
-# (file, line of source, fault) -> why it computes the same
-EQUIVALENT: dict[tuple[str, str, str], str] = {}
 
 
 class Mutant(NamedTuple):
-    """One fault: the k-th possible one of a file."""
+    """One fault: the k-th possible one of a file; `lines` are those of its node, then of its statement."""
 
-    file: Path
+    file: str
     k: int
-    line: int
+    lines: tuple[range, range]
+    source: str
     fault: str
 
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """What it is called in EQUIVALENT, wherever the line moves."""
-        source = self.file.read_text(encoding="utf-8").splitlines()[self.line - 1].strip()
-        return str(self.file.relative_to(ROOT)), source, self.fault
+    def __str__(self) -> str:
+        return f"{self.file}:{self.lines[0][0]} ({self.k}) {self.fault}"
 
 
 # --------------------------------------------------------------------------- faults
 
 
-def sites(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
-    """Every node of a function's body that can be made wrong, and the fault; annotations and messages, which
-    no test need read word by word, are left out.
+def sites(tree: ast.Module) -> Iterator[tuple[ast.AST, str, ast.stmt]]:
+    """Every node of a function's body that can be made wrong, the fault, and the statement that it is in.
+    Annotations and messages, which no test need read word by word, are left out.
     """
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef):
             for statement in function.body:
-                yield from _sites(statement)
+                yield from _sites(statement, statement)
 
 
-def _sites(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+def _sites(node: ast.AST, within: ast.stmt) -> Iterator[tuple[ast.AST, str, ast.stmt]]:
     if isinstance(node, (ast.FunctionDef, ast.Raise, ast.ClassDef, ast.JoinedStr)):
         return  # a function in a function is walked for itself
+    within = node if isinstance(node, ast.stmt) else within
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        yield node, "call left out"
-    if isinstance(node, (ast.BinOp, ast.AugAssign)) and type(node.op) in SWAPPED:
-        yield node, f"{type(node.op).__name__} -> {SWAPPED[type(node.op)].__name__}"
-    if isinstance(node, ast.BoolOp):
-        yield node, f"{type(node.op).__name__} -> {SWAPPED[type(node.op)].__name__}"
+        yield node, "call left out", within
+    if isinstance(node, (ast.BinOp, ast.AugAssign, ast.BoolOp)) and type(node.op) in SWAPPED:
+        yield node, f"{type(node.op).__name__} -> {SWAPPED[type(node.op)].__name__}", within
     if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPPED:
-        yield node, f"{type(node.ops[0]).__name__} -> {SWAPPED[type(node.ops[0])].__name__}"
+        yield node, f"{type(node.ops[0]).__name__} -> {SWAPPED[type(node.ops[0])].__name__}", within
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not)):
-        yield node, f"{type(node.op).__name__} left out"
+        yield node, f"{type(node.op).__name__} left out", within
     if isinstance(node, (ast.If, ast.IfExp)):
-        yield node, "condition turned round"
+        yield node, "condition turned round", within
     if isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float)):
-        yield node, f"{node.value} -> {_other(node.value)}"
+        yield node, f"{node.value} -> {_other(node.value)}", within
     for child in ast.iter_child_nodes(node):
         if not (isinstance(node, ast.AnnAssign) and child is node.annotation):
-            yield from _sites(child)
+            yield from _sites(child, within)
 
 
 def _other(value: float) -> float:
@@ -111,12 +107,12 @@ def _other(value: float) -> float:
 
 
 def mutated(source: str, k: int) -> ast.Module:
-    """The tree with its k-th fault."""
+    """The tree with its k-th fault. Every name stays, so that a function keeps the variables it closes over."""
     tree = ast.parse(source)
-    node, fault = list(sites(tree))[k]
+    node, fault, _ = list(sites(tree))[k]
     wrong: ast.AST
     if fault == "call left out":
-        wrong = ast.Pass()
+        wrong = ast.If(ast.Constant(False), [node], [])
     elif fault == "condition turned round":
         wrong = copy.copy(node)
         wrong.test = ast.UnaryOp(ast.Not(), node.test)
@@ -137,100 +133,60 @@ def mutated(source: str, k: int) -> ast.Module:
     return ast.fix_missing_locations(Put().visit(tree))
 
 
-def all_of(files: list[Path]) -> list[Mutant]:
-    """Every possible fault of these files."""
-    return [
-        Mutant(file, k, node.lineno, fault)
+def all_of(file: str) -> list[Mutant]:
+    """Every possible fault of a file. The second of one kind in a line is called `fault (2)`."""
+    source = (ROOT / file).read_text(encoding="utf-8")
+    texts, seen, found = source.splitlines(), Counter[tuple[int, str]](), []
+    for k, (node, fault, within) in enumerate(sites(ast.parse(source))):
+        seen[node.lineno, fault] += 1
+        n = seen[node.lineno, fault]
+        last = within.body[0].lineno - 1 if getattr(within, "body", None) else within.end_lineno
+        lines = (
+            range(node.lineno, node.end_lineno + 1)
+            if not isinstance(node, ast.If)
+            else range(node.lineno, last + 1),
+            range(within.lineno, max(last, within.lineno) + 1),
+        )
+        found.append(
+            Mutant(file, k, lines, texts[node.lineno - 1].strip(), fault + (f" ({n})" if n > 1 else ""))
+        )
+    return found
+
+
+def drawn(files: list[str], n: int, seed: int) -> list[Mutant]:
+    """About n mutants: of every file the same share of its own, rounded up, in random order."""
+    every = {
+        file: [m for m in all_of(file) if (m.source, m.fault) not in EQUIVALENT.get(file, {})]
         for file in files
-        for k, (node, fault) in enumerate(sites(ast.parse(file.read_text(encoding="utf-8"))))
-    ]
+    }
+    share = min(1.0, n / max(1, sum(map(len, every.values()))))
+    chance = random.Random(seed)
+    some = [m for all in every.values() for m in chance.sample(all, math.ceil(share * len(all)))]
+    return chance.sample(some, len(some))
 
 
-# --------------------------------------------------------------------------- which tests
+# --------------------------------------------------------------------------- the command
 
 
-@cache
-def imports(file: Path) -> frozenset[str]:
-    """The modules of the house that a file imports, as palimpsest.room.module."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("palimpsest", "tests")):
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return frozenset(found)
+def interval(killed: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    z, p = 1.96, killed / n
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return tuple((p + z * z / (2 * n) + side * half) / (1 + z * z / n) for side in (-1, 1))
 
 
-def tests_of(file: Path) -> list[Path]:
-    """At most MOST test files that import a module, that of its name first, then the shortest; where there
-    is none, those of the modules that import it.
-    """
-    every = sorted((ROOT / "tests").glob("test_*.py"))
-    wanted, seen = {module_of(file)}, set[str]()
-    for _ in range(3):
-        found = [t for t in every if t.stem == f"test_{file.stem}" or imports(t) & wanted]
-        if found:
-            return sorted(found, key=lambda t: (t.stem != f"test_{file.stem}", t.stat().st_size))[:MOST]
-        seen |= wanted
-        sources = [p for room in ROOMS for p in (ROOT / room).rglob("*.py")]
-        wanted = {module_of(p) for p in sources if imports(p) & wanted} - seen
-    return []
-
-
-def module_of(file: Path) -> str:
-    """Its name as it is imported."""
-    return ".".join(("palimpsest", *file.relative_to(ROOT).with_suffix("").parts))
-
-
-# --------------------------------------------------------------------------- trying
-
-
-def outcome(mutant: Mutant | None, tests: list[Path], seconds: float) -> tuple[str, float]:
-    """ "killed", "survived" or "endless", and seconds: the tests in a child process. None: without a fault."""
-    began = time.monotonic()
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.setpgid(0, 0)
-        os.close(read)
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
-        code = 1
-        try:
-            code = tried(mutant, tests)
-        finally:
-            os.write(write, bytes([min(int(code), 255)]))
-            os._exit(0)
-    os.close(write)
-    ready, _, _ = select.select([read], [], [], seconds)
-    told = os.read(read, 1) if ready else b""
-    os.close(read)
-    try:
-        os.killpg(child, 9)
-    except ProcessLookupError:
-        pass
-    os.waitpid(child, 0)
-    result = "endless" if not ready else "survived" if told == b"\0" else "killed"
-    return result, time.monotonic() - began
-
-
-def tried(mutant: Mutant | None, tests: list[Path]) -> int:
-    """pytest's exit code, with the mutant in the place of its file."""
-    sys.dont_write_bytecode = True
-    os.environ["OMP_NUM_THREADS"] = "1"
-    if mutant is not None:
-        tree, usual = mutated(mutant.file.read_text(encoding="utf-8"), mutant.k), SourceFileLoader.get_code
-
-        def get_code(self: SourceFileLoader, name: str) -> object:
-            if Path(self.path).resolve() == mutant.file:
-                return compile(tree, self.path, "exec")
-            return usual(self, name)
-
-        SourceFileLoader.get_code = get_code
-    import pytest
-
-    options = ["-x", "-q", "-n0", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:benchmark"]
-    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # what the parent imported already
-    return pytest.main([*options, *map(str, tests)])
+def told(results: dict[Mutant, str]) -> str:
+    """A line for each room, a line for all, and the survivors."""
+    lines = []
+    for room in (*ROOMS, ""):
+        mine = [by for m, by in results.items() if m.file.startswith(room)]
+        if mine:
+            killed = sum(map(bool, mine))
+            low, high = interval(killed, len(mine))
+            share = f"{killed / len(mine):6.1%} (95 % interval {low:.1%} to {high:.1%})"
+            lines.append(f"{room or 'together':9} {killed:5} of {len(mine):5} mutants killed, {share}")
+    alive = sorted(str(m) + f"   {m.source}" for m, by in results.items() if not by)
+    return "\n".join([*alive, *lines])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -238,51 +194,27 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "paths", nargs="*", default=ROOMS, help="files or folders; as they stand: the four rooms"
     )
-    parser.add_argument("--n", type=int, default=100, help="how many mutants are drawn")
+    parser.add_argument("--n", type=int, default=400, help="how many mutants are drawn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="the k-th fault of one file, as survivors are printed")
+    parser.add_argument("--until", type=float, default=1e9, help="minutes after which no mutant is begun")
     parser.add_argument(
-        "--until", type=float, default=float("inf"), help="minutes after which no mutant is begun"
+        "--coverage", action="store_true", help="print lines and branches that no test executes"
     )
     a = parser.parse_args(argv)
-    began = time.monotonic()
     given = [(ROOT / p).resolve() for p in a.paths]
-    files = [f for p in given for f in (sorted(p.rglob("*.py")) if p.is_dir() else [p])]
-    mutants = [m for m in all_of(files) if a.only in (None, m.k)]
-    drawn = random.Random(a.seed).sample(mutants, min(a.n, len(mutants)))
-    import diffusers  # noqa: F401  children have what is slow to import
-    import torch
-    import transformers  # noqa: F401
+    files = [
+        str(f.relative_to(ROOT)) for p in given for f in (sorted(p.rglob("*.py")) if p.is_dir() else [p])
+    ]
+    some = drawn(files, a.n, a.seed) if a.only is None else [m for m in all_of(files[0]) if m.k == a.only]
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    from tests import mutant_trials  # after the number of threads is said
 
-    torch.set_num_threads(1)
-    killed, alive, sound = 0, [], {}
-    for m in drawn:
-        if time.monotonic() - began > 60 * a.until:
-            break
-        tests = tests_of(m.file)
-        where = f"{m.file.relative_to(ROOT)}:{m.line} ({m.k}) {m.fault}"
-        if m.key in EQUIVALENT:
-            continue
-        if tuple(tests) not in sound:
-            sound[tuple(tests)] = outcome(None, tests, SECONDS)
-        usual, seconds = sound[tuple(tests)]
-        if usual != "survived":
-            print(
-                f"{where}: its tests are not green as they stand ({usual}): {' '.join(t.name for t in tests)}"
-            )
-            continue
-        found, took = outcome(m, tests, 20 + 4 * seconds)
-        killed += found != "survived"
-        if found == "survived":
-            alive.append(where)
-        print(f"{found:9}{took:4.0f} s  {where}", flush=True)
-    share = killed / max(1, killed + len(alive))
-    print(
-        f"{killed} of {killed + len(alive)} mutants killed, {share:.1%}; {len(mutants)} are possible",
-        *alive,
-        sep="\n",
-    )
-    return 0 if share >= LEAST else 1
+    results = mutant_trials.results(some, 60 * a.until, again=a.only is not None)
+    if a.coverage:
+        mutant_trials.print_coverage(files)
+    print(told(results), f"{sum(len(all_of(f)) for f in files)} are possible", sep="\n")
+    return 0 if sum(map(bool, results.values())) >= LEAST * len(results) else 1
 
 
 if __name__ == "__main__":
