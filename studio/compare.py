@@ -205,7 +205,7 @@ def compared(
             figures.append(shown.image(done.picture, f"{name}: {said}", f"result{k}"))
             more += shown.fold(f"{name}: save and copy", done.html([]))
         table = shown.table(("method", "dB to the truth", "the reader says", "s"), rows)
-        job.news = shown.row(figures) + table + more
+        job.news = shown.row(figures, small=True) + table + more
     return job.news
 
 

@@ -55,8 +55,8 @@ def learn_tab(studio: Studio) -> None:
             ]
             noun = text("class noun", "star", "learn-noun", "what it is, in the model's words")
             way = gr.Radio(list(WAYS), value=list(WAYS)[0], label="what is trained", elem_id="learn-way")
-            desk.controls("Learn it")
             told = gr.HTML(shown.line(about(0, STEPS, PRIOR), "note"), elem_id="learn-about")
+            desk.controls("Learn it")
             with gr.Accordion("more", open=False):
                 steps = desk.slider(DREAMBOOTH, "steps", of=Course, low=10, high=600, step=10, value=STEPS)
                 n = gr.Slider(

@@ -854,6 +854,19 @@ def test_every_tab_answers(visit, tab):
         page.keyboard.press("End")
         page.wait_for_timeout(1500)
         assert shown_picture(page, name, "mask").sum() < before.sum()
+        page.get_by_role("tab", name="Text2LIVE", exact=True).click()
+        page.locator("#describe-live input[type=number]").fill("20")
+        page.keyboard.press("Tab")
+        run(page, name)
+        assert "load_judge('shapes-clip')" in page.inner_text("#describe-result [data-code=python]")
+        assert page.query_selector("#describe-result [data-part=opacity]")
+    if tab == "Tell":  # sliders and examples follow the model
+        page.click("#tell-model input")
+        page.locator("[role=listbox] li").filter(has_text="emoji-instruct").click()
+        page.wait_for_function(
+            "document.querySelector('#tab-tell .ps-example').innerText.includes('blue heart')"
+        )
+        assert page.locator("#tab-tell input[type=number]").first.input_value() == "2"
     if tab == "Look":  # a hovered word shows its map
         before = page.get_attribute("#look-result [data-part=map] img", "src")
         page.locator("#look-result .ps-look").nth(3).hover()
