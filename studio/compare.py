@@ -36,6 +36,7 @@ STEPS = 12  # of a whole walk, whatever the method: as on the scoreboard
 TOLD = {"shapes": "shapes-instruct", "emoji": "emoji-instruct"}  # what follows instructions beside it
 FILLS, UP = "shapes-glide-inpaint", "shapes-glide-upsampler-inpaint"
 LAYER_STEPS = 100
+UNJUDGED = "not judged"
 
 
 class Question(NamedTuple):
@@ -202,7 +203,8 @@ def compared(
             done = perform(job, studio, call, words)
             said = verdict(done, target)
             rows.append((name, decibels(done, right), said, f"{job.elapsed - before:.1f}"))
-            figures.append(shown.image(done.picture, f"{name}: {said}", f"result{k}"))
+            caption = name if said == UNJUDGED else f"{name}: {said}"
+            figures.append(shown.image(done.picture, caption, f"result{k}"))
             more += shown.fold(f"{name}: save and copy", done.html([]))
         table = shown.table(("method", "dB to the truth", "the reader says", "s"), rows)
         job.news = shown.row(figures, small=True) + table + more
@@ -224,7 +226,7 @@ def verdict(done: Answered, target: str) -> str:
     try:
         wanted(target)
     except ValueError:
-        return "not judged"
+        return UNJUDGED
     with torch.no_grad():
         seen = load_reader().read(done.picture.float().cpu())[0]
     return "as asked" if fulfils(target, seen) else "not as asked"

@@ -113,7 +113,7 @@ def _words(desk: Desk) -> list[gr.components.Component]:
             [(said, way) for way, said in WALKS.items()],
             value="edit-friendly",
             label="whose walk",
-            info="a given picture is inverted first",
+            info="a given picture is inverted first; then the seed does not matter",
             elem_id="describe-walk",
         ),
         desk.choice(WORDS, "edit", Injection),

@@ -145,9 +145,16 @@ class Desk:
                 allow_custom_value=self.studio.local,
                 elem_id=f"{self.name}-model",
                 scale=3,
+                min_width=240,
             )
             self.seed = gr.Number(
-                0, label="seed", precision=0, elem_id=f"{self.name}-seed", visible=seed, scale=1
+                0,
+                label="seed",
+                precision=0,
+                elem_id=f"{self.name}-seed",
+                visible=seed,
+                scale=1,
+                min_width=110,
             )
             die = gr.Button("⚄", elem_id=f"{self.name}-die", visible=seed, scale=0, min_width=56)
         die.click(None, None, self.seed, js=DIE, api_visibility="private")

@@ -39,9 +39,7 @@ def erase_tab(studio: Studio) -> None:
     with gr.Row(elem_classes=["ps-desk"]):
         with gr.Column():
             first = first_of(desk.first)
-            picture = canvas(
-                "picture: mark what is to be painted anew", "erase-canvas", first.picture, marks=True
-            )
+            picture = canvas("picture", "erase-canvas", first.picture, marks=True)
             desk.example_buttons()
             said = "what the whole picture shows then"
             prompt = text("prompt", first.target, "erase-prompt", said)

@@ -61,7 +61,7 @@ def paint_tab(studio: Studio) -> None:
     with gr.Row(elem_classes=["ps-desk"]):
         with gr.Column():
             crude, target = example(first_of(desk.first))
-            painting = canvas("painting: paint on it, or drop a picture", "paint-canvas", crude)
+            painting = canvas("painting", "paint-canvas", crude)
             desk.example_buttons()
             prompt = text("prompt", target, "paint-prompt", "what it should be, in words")
             t0 = desk.slider(SDEDIT, "t0")
@@ -71,8 +71,8 @@ def paint_tab(studio: Studio) -> None:
                 repeats = desk.slider(SDEDIT, "repeats", low=1, high=5, step=1)
                 steps = desk.slider(SDEDIT, "steps", low=2, high=100, step=1, value=25)
                 walk = desk.choice(SDEDIT, "walk")
-            with gr.Accordion("change only a part: mark it", open=False) as part:
-                mask = canvas("mask: mark what may change; empty means everything", "paint-mask")
+            with gr.Accordion("change only a part: mark what may change", open=False) as part:
+                mask = canvas("mask", "paint-mask")
         desk.examples([painting, prompt], lambda one: (on_canvas(example(one)[0]), one.target))
         with gr.Column():
             desk.results("paint a stroke, say what it is, and run: the noise hides the crude part of it")
