@@ -3,6 +3,7 @@ nothing.
 """
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -146,6 +147,16 @@ def test_by_default_the_finest_maps_up_to_sixteen(model, latent, res, want):
     assert {s.res for s in sites_at(model, latent, res)} == {
         want
     }  # (64, 64) has none, and the coarsest serve
+
+
+def test_a_net_without_text_has_no_maps_to_look_at(model):
+    blind = SimpleNamespace(name="blind", net=SimpleNamespace(sites=lambda latent: []))
+    with pytest.raises(ValueError, match="^model: blind was trained without text"):
+        sites_at(blind, (16, 16))
+    only_self = [site for site in model.net.sites((16, 16)) if site.kind == "self"]
+    blind.net.sites = lambda latent: only_self
+    with pytest.raises(ValueError, match="^model: blind was trained without text"):
+        sites_at(blind, (16, 16))
 
 
 def test_mistakes_are_named(model, maps):

@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode
 from towers import CLIP_SIZES, TOKENS, small_clip
 
 from palimpsest.nets.attention import at
-from palimpsest.nets.judges.clip import CLIP, MEAN, STD, VIT_B_32, clip_view
+from palimpsest.nets.judges.clip import CLIP, MEAN, STD, VIT_B_32, clip_view, contrastive_loss
 from palimpsest.nets.judges.dino import dino_view
 from palimpsest.weights.public.tower_names import clip_openai_names, clip_transformers_names, pack
 
@@ -167,6 +167,14 @@ def test_logits_are_scaled_cosines(clip):
     assert_close(clip(views(), TOKENS), want)
     assert_close(clip.encode_image(views()).norm(dim=1), torch.ones(3))
     assert_close(clip.encode_text(TOKENS), F.normalize(text, dim=1))
+
+
+def test_the_contrastive_loss_is_the_mean_of_both_searches_by_plain_loops():
+    logits = normal(4, 4, seed=3).double()
+    rows = [-math.log(math.exp(logits[i, i]) / sum(math.exp(v) for v in logits[i])) for i in range(4)]
+    columns = [-math.log(math.exp(logits[i, i]) / sum(math.exp(v) for v in logits[:, i])) for i in range(4)]
+    assert contrastive_loss(logits).item() == pytest.approx(sum(rows + columns) / 8)
+    assert sum(rows) != pytest.approx(sum(columns), rel=1e-3)
 
 
 @torch.no_grad()

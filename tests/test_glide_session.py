@@ -106,6 +106,12 @@ def test_a_bad_line_is_named_before_anything_is_done(session, folder, line, said
     assert said in str(caught.value) and not session.states
 
 
+@pytest.mark.parametrize("text", ["", "\n\n", "# a remark alone\n"])
+def test_a_script_without_a_step_is_refused(text):
+    with pytest.raises(ValueError, match="^script: holds no step"):
+        parse(text)
+
+
 def test_a_step_that_cannot_be_done_is_named_and_the_rest_stands(session):
     with pytest.raises(ValueError, match="script: line 2: undo|script: line 2"):
         session.run(parse(f"{A}\nredo\n"))

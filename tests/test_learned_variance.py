@@ -72,6 +72,12 @@ def test_an_even_respacing_has_both_ends():
     assert respaced(COSINE.T, "1000") == list(range(1000, -1, -1))
 
 
+def test_parts_share_the_levels_and_one_time_of_a_part_is_its_first():
+    assert respaced(1000, "1") == [1, 0] and respaced(10, "2") == [10, 1, 0]
+    assert respaced(10, "1,2,3") == [10, 9, 8, 7, 5, 1, 0]  # parts of 4, 3 and 3 levels
+    assert respaced(10, "4,3,3") == list(range(10, -1, -1))
+
+
 def test_ddim_respacing_is_an_integer_stride_that_misses_the_top():
     assert respaced(COSINE.T, "ddim50")[0] == 981 and respaced(COSINE.T, "ddim100")[:2] == [991, 981]
     assert {t - s for t, s in pairwise(respaced(COSINE.T, "ddim50")[:-1])} == {20}

@@ -339,6 +339,13 @@ def test_one_embedding_for_all_steps_is_that_of_a_loop_with_the_adam_of_torch():
     assert_close(run.nulls[-1], null.detach(), atol=1e-9, rtol=1e-9)
 
 
+def test_at_w_1_there_is_no_one_embedding_to_tune_and_a_pivot_that_is_given_is_walked():
+    pivot = invert(B, X, PROMPTS, steps=S)
+    run = shared_null_text(B, X, PROMPTS, steps=S, w=1.0, pivot=pivot)
+    assert torch.equal(run.nulls, EMPTY.expand(S, -1, -1, -1)) and not run.backwards.any()
+    assert torch.equal(run.path[-1], pivot.path[-1])
+
+
 def test_one_embedding_for_all_steps_is_one_and_comes_back_less_well(fast):
     run = shared_null_text(B, X, PROMPTS, steps=S)
     assert (run.nulls == run.nulls[:1]).all() and (rms(run.z_bar) > rms(fast.z_bar)).all()

@@ -101,3 +101,16 @@ def test_patches_may_come_from_small_convolutions():
     assert seen[4:8, 4:8].all() and seen.sum() > 16 and not x.grad[1].any()
     with pytest.raises(ValueError, match="power of two"):
         small_convolutions(32, 6)
+
+
+def test_a_classifier_of_noisy_pictures_sums_log_probabilities_of_what_is_wanted():
+    torch.manual_seed(0)
+    net = NoisyReader(attributes=dict(colour=3, shape=4), size=16, patch=4, width=32, layers=1, heads=2)
+    for head in net.heads:
+        torch.nn.init.normal_(head.weight)
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 900])
+    p = {name: logits.exp() / logits.exp().sum(1, keepdim=True) for name, logits in net(x, t).items()}
+    colour, shape = torch.tensor([2, 0]), torch.tensor([1, 3])
+    want = torch.stack([p["colour"][i, colour[i]] * p["shape"][i, shape[i]] for i in range(2)])
+    assert_close(net.log_p(x, t, dict(colour=colour, shape=shape)).exp(), want)
+    assert_close(net.log_p(x, t, dict(shape=shape)).exp(), torch.stack([p["shape"][0, 1], p["shape"][1, 3]]))

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 import palimpsest.methods.sdedit as module
 from palimpsest.arguments import ArgumentError
 from palimpsest.methods.inputs import check_mask, latent_mask
-from palimpsest.methods.sampling import TOP, generate
+from palimpsest.methods.sampling import TOP, generate, times_below
 from palimpsest.methods.sdedit import at_distance, bisect_t0, sdedit
 from palimpsest.metrics.image import rmse
 from palimpsest.samplers.ddim import ddim_step
@@ -166,6 +166,12 @@ def test_bisection_goes_up_for_realism_and_down_for_faithfulness():
     found = bisect_t0(lambda t0: t0, lambda edit: next(wishes), low=0.2, high=0.6)
     assert_close(found.tried, [0.4, 0.3, 0.35, 0.375])
     assert found.edit == found.t0
+
+
+def test_a_bisection_that_never_hits_asks_seven_times_and_gives_the_latest_of_equal_wishes():
+    found = bisect_t0(lambda t0: t0, lambda edit: 1 if edit < 0.67 else -1, low=0.2, high=1.0)
+    assert found.tried[:4] == pytest.approx([0.6, 0.8, 0.7, 0.65]) and len(found.tried) == 7
+    assert found.t0 == found.edit == found.tried[-1] == pytest.approx(0.67, abs=0.8 / 2**7)
 
 
 # ---- the walk ----
@@ -357,6 +363,17 @@ def test_generated_pictures_are_what_ddim_makes_of_their_noise_under_each_prompt
     assert_close(made.picture, made.path[-1].clamp(-1, 1), atol=0, rtol=0)
     assert made.path[0].std().item() == pytest.approx(1.0, abs=0.03)
     assert len(made.path) == len(made.levels) == 21 and made.levels[0] == TOP * 1000 and made.levels[-1] == 0
+
+
+@pytest.mark.parametrize("steps", [0, 2.5, "9", True])
+def test_the_times_of_a_walk_want_a_whole_number_of_steps(steps):
+    with pytest.raises(ValueError, match="^steps: must be"):
+        times_below(Schedule.cosine(), steps, 0.5, "t0")
+
+
+def test_nothing_is_generated_of_no_texts():
+    with pytest.raises(ValueError, match="^prompts: must hold one text at least"):
+        generate(gaussian_model(side=8), [])
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])

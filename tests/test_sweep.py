@@ -76,6 +76,10 @@ def test_labels_are_short():
     )
 
 
+def refuse(hue):
+    raise ValueError("no such colour")
+
+
 def test_mistakes_are_named_with_the_setting_that_made_them():
     with pytest.raises(ValueError, match="^grids"):
         sweep(partial(paint, X), {})
@@ -83,6 +87,8 @@ def test_mistakes_are_named_with_the_setting_that_made_them():
         sweep(partial(paint, X), {"red": []})
     with pytest.raises(ValueError, match=r"^red: must be at most 1, got 2 \(at red 2, green 0\)"):
         sweep(partial(paint, X), {"red": [0, 2], "green": [0]})
+    with pytest.raises(ValueError, match=r"^no such colour \(at hue 9\)$"):
+        sweep(refuse, {"hue": [9]})
     with pytest.raises(
         ValueError, match=r"^grids: are 3 \(red, green, seed\), and a sheet has two directions"
     ):

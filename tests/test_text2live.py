@@ -235,6 +235,44 @@ def test_views_stay_parts_of_the_picture_where_they_are_neither_turned_nor_leani
     assert 60 < (maps[1:, 0, 0] < 0).sum() < 140
 
 
+def test_a_view_is_turned_and_leans_to_both_sides_as_far_as_it_is_told():
+    turned = homographies(Views(n=300, crop=1, lean=0, flip=0, turn=30), generator())
+    torch.testing.assert_close(turned @ turned.mT, torch.eye(3).expand(300, -1, -1))
+    degrees = torch.rad2deg(torch.atan2(turned[:, 1, 0], turned[:, 0, 0]))
+    assert degrees.min() == pytest.approx(-30, abs=1) and degrees.max() == pytest.approx(30, abs=1)
+    torch.testing.assert_close(turned[:, 0, 1], -turned[:, 1, 0])
+    leaning = homographies(Views(n=300, crop=1, lean=0.4, flip=0, turn=0), generator())
+    torch.testing.assert_close(leaning[:, :2], torch.eye(3)[:2].expand(300, -1, -1))
+    for k in range(2):
+        assert leaning[:, 2, k].min() == pytest.approx(-0.2, abs=0.01)
+        assert leaning[:, 2, k].max() == pytest.approx(0.2, abs=0.01)
+    assert (leaning[:, 2, 2] == 1).all()
+
+
+def test_a_part_lies_anywhere_in_the_picture_and_its_two_sides_are_drawn_apart():
+    maps = homographies(Views(n=400, crop=0.6, turn=0, lean=0, flip=0), generator())[1:]
+    for k in range(2):
+        half, shift = maps[:, k, k], maps[:, k, 2]
+        assert half.min() == pytest.approx(0.6, abs=0.01) and half.max() == pytest.approx(1, abs=0.01)
+        there = shift / (1 - half)
+        assert there.min() == pytest.approx(-1, abs=0.02) and there.max() == pytest.approx(1, abs=0.02)
+    sides = torch.stack([maps[:, 0, 0], maps[:, 1, 1], maps[:, 0, 2], maps[:, 1, 2]])
+    assert (torch.corrcoef(sides) - torch.eye(4)).abs().max() < 0.2
+
+
+def test_an_example_lies_anywhere_in_the_picture():
+    rows, columns = torch.linspace(-1, 1, 60)[:, None], torch.linspace(-1, 1, 90)[None]
+    for ramp in (rows.expand(60, 90), columns.expand(60, 90)):
+        made = [
+            crop_of(ramp.expand(1, 3, 60, 90), Training(crop=0.5, flip=0), generator(n)) for n in range(200)
+        ]
+        first, last = (torch.stack([p[0, 0, k, k] for p in made]) for k in (0, -1))
+        share = (last - first) / 2
+        assert 0.45 < share.min() < 0.55 and 0.95 < share.max() <= 1
+        there = (first + 1) / (2 - 2 * share).clamp(min=0.1)  # 0: at the beginning, 1: at the end
+        assert there.min() < 0.05 and 0.9 < there.max() < 1.1
+
+
 def test_an_example_is_a_crop_of_the_size_of_the_picture_and_mirrored_half_of_the_time():
     x = torch.linspace(-1, 1, 32).expand(1, 3, 20, 32)  # brighter to the right
     made = [crop_of(x, Training(), generator(n)) for n in range(40)]
