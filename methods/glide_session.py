@@ -1,6 +1,6 @@
 """A session with GLIDE: one inpainting after another, towards a picture that one prompt would not give.
 
-"GLIDE", arXiv:2112.10741v3, Fig. 2 and Sec. 1: a picture is made from a text; then, again and again, a part
+"GLIDE", arXiv:2112.10741v3, Fig. 3 and Sec. 1: a picture is made from a text; then, again and again, a part
 of it is marked and painted anew under another text. Every state is kept: a step can be undone and done again,
 and all states can be shown side by side.
 

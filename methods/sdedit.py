@@ -185,7 +185,7 @@ def sdedit(
     return Edit(picture, raw, paths[0][0], paths[-1], times, sigma, sigma**-2, eps.calls)
 
 
-# ---- choosing t0: ask, bisect (Sec. 5)
+# ---- choosing t0: ask, bisect
 
 
 class Search(NamedTuple):

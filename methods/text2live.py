@@ -308,7 +308,7 @@ def one_picture(x: Picture, judge: Judge) -> Tensor:
 
 def crop_of(x: Tensor, training: Training, g: Generator, whole: bool = False) -> Tensor:
     """An example of the picture x (1 c y x): a crop, perhaps mirrored, at the picture's size again; or the
-    whole. # Sec. 3.2: the internal dataset
+    whole. # the internal dataset
     """
     if whole:
         return x

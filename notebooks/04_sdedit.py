@@ -271,7 +271,7 @@ assert high[at.index(0.3)] < low[at.index(0.8)]
 assert max(kid) - min(kid) < 2 * rows[0]["kid_std"]
 
 # %% [markdown]
-# **Finding a t₀.** The paper's advice (its Sec. 5): start in the band, look, ask "more faithful or more realistic?",
+# **Finding a t₀.** The paper's advice: start in the band, look, ask "more faithful or more realistic?",
 # and halve the interval. A person can answer, or a rule such as "this far from the painting". `bisect_t0` takes either
 # as a function.
 

@@ -300,9 +300,9 @@ assert rows[ours[:, 5].argmax()] == columns[5] == "sitting"
 # %% [markdown]
 # ## 5. How long to inject
 #
-# `cross` is the share of the steps with the source's maps, 1 − τ/T. Open the paper at Fig. 6: there a car keeps more of
-# its shape the longer the maps are injected. The record (`python -m palimpsest.claims C26`) has 32 recoloured pairs for
-# each point.
+# `cross` is the share of the steps with the source's maps, 1 − τ/T. Open the paper at Fig. 6: there the
+# word "bicycle" becomes "car", and the longer the maps are injected, the more of the bicycle's outline stays; with all
+# of them the car is a bicycle again. The record (`python -m palimpsest.claims C26`) has 32 recoloured pairs for each point.
 
 # %%
 import json

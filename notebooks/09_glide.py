@@ -208,8 +208,8 @@ plots.pictures([p[:6] for p in rows], left=("hidden", *ways, "true result"), sid
 # hearts and stripes run into what is around them; its yellow star (column 4) came out as a cross. Over the sixteen,
 # "replaced" has the smallest mean seam and is right half of the time.
 #
-# *Open the paper at Fig. 2.* There, the fine-tuned model adds a corgi to a painting, and its light and brush match the surroundings;
-# here, stripes and shading.
+# *Open the paper at Fig. 2.* There, an erased region becomes "a vase of flowers" or "a girl hugging a corgi", in
+# the light and the style of what is around; here, stripes and shading.
 #
 # Sixteen pictures are too few to rank three methods. The record of `python -m palimpsest.claims C8` has 512 of each.
 #
