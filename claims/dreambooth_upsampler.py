@@ -170,9 +170,14 @@ def judge_upsampler(record: Record) -> Finding:
     ways, levels = record["ways"], record["levels"]
     plain, tuned = ways["not tuned"], [ways[f"tuned, noise {aug:g}"] for aug in levels]
     gain = tuned[0]["psnr"] - plain["psnr"]
-    ours = ", ".join(f"{name} {row['psnr']:.1f} dB" for name, row in ways.items()) + (
-        "; detail as a share of the truth's, and DINO: "
-        + ", ".join(f"{name} {row['detail']:.2f}, {row['dino']:.3f}" for name, row in ways.items())
+    ours = "; ".join(
+        f"{words}: bicubic {ways['bicubic'][key]:{how}}, not tuned {plain[key]:{how}}, tuned with noise "
+        + ", ".join(f"{aug:g} {row[key]:{how}}" for aug, row in zip(levels, tuned))
+        for words, key, how in (
+            ("PSNR in dB", "psnr", ".1f"),
+            ("detail as a share of the truth's", "detail", ".2f"),
+            ("DINO", "dino", ".3f"),
+        )
     )
     return Finding(
         HOLDS

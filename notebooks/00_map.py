@@ -179,7 +179,7 @@ edits = {"SDEdit": sdedit(model, some, given[1], t0=.6, steps=20, w=3.).picture,
          "DiffEdit": found, "FlowEdit": flowed}
 kept = {name: psnr(e, some, 1 - drawn.changed).clamp(max=60) for name, e in edits.items()}
 right = {name: int(load_reader().right(e, drawn.wanted).sum()) for name, e in edits.items()}
-print({name: f"{right[name]} of 16 right, {kept[name].mean():.1f} dB kept" for name in edits})
+print(*(f"{n}: {right[n]} of 16 right, {kept[n].mean():.1f} dB kept" for n in edits), sep="\n")
 for more, less in (("FlowEdit", "SDEdit"), ("DiffEdit", "FlowEdit")):
     gain = kept[more] - kept[less]
     assert gain.mean() > max(2, 2 * gain.std() / 4)

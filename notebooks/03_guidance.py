@@ -246,7 +246,7 @@ def ratio(steps):
 
 # %%
 worst = {steps: max(abs(1 - r) for r in ratio(steps)) for steps in (20, 100, 980)}
-print({steps: f"{r:.3f}" for steps, r in worst.items()})
+print(*(f"{steps} steps: {r:.3f}" for steps, r in worst.items()), sep="; ")
 assert worst[20] > .25 and worst[980] < .03
 
 # %% [markdown]

@@ -188,7 +188,7 @@ some = slice(0, 6)
 rows = [guides[some], sweep[0.6][some], render(scenes)[some]]
 _ = plots.pictures(rows, left=("painted", "SDEdit, t₀ = 0.6", "the scene"), below=[told[some]])
 right = {t0: int(reader.right(v, wanted).sum()) for t0, v in sweep.items()}
-print("all right, of 16:", right)
+print("all right, of 16:", "; ".join(f"{n} at t₀ = {t0}" for t0, n in right.items()))
 
 # %% [markdown]
 # **Figure 04.3.** *Strokes, what SDEdit makes of them, and the scenes from which the strokes were painted.* Places,
@@ -372,7 +372,8 @@ from palimpsest.metrics.image import psnr
 keep = 1 - mask
 db = [psnr(v, d.before, keep).mean().item() for v in (masked.raw, free.picture)]
 done = [int(reader.right(v, d.wanted).sum()) for v in (masked.picture, free.picture)]
-print(f"outside: {db[0]:.1f} dB with the mask, {db[1]:.1f} dB without; all right {done} of 16")
+print(f"outside: {db[0]:.1f} dB with the mask, {db[1]:.1f} dB without; "
+      f"all right {done[0]} and {done[1]} of 16")
 assert torch.equal(masked.picture * keep, d.before * keep)
 assert db[0] > db[1] + 10 and not torch.equal(masked.raw * keep, d.before * keep)
 
@@ -389,7 +390,8 @@ assert db[0] > db[1] + 10 and not torch.equal(masked.raw * keep, d.before * keep
 settings = dict(t0=0.35, steps=5, w=W, seed=5)
 rounds = {K: sdedit(model, guides, told, repeats=K, **settings) for K in (1, 2, 3)}
 far = [rmse(e.picture, guides).mean().item() for e in rounds.values()]
-print("RMSE for K = 1, 2, 3:", *(f"{v:.3f}" for v in far), [e.calls for e in rounds.values()])
+for K, v in zip(rounds, far):
+    print(f"K = {K}: RMSE {v:.3f} in {rounds[K].calls} calls")
 assert far[0] < far[1] < far[2] and rounds[3].calls == 3 * rounds[1].calls
 
 # %% [markdown]
@@ -439,8 +441,8 @@ _ = ax.legend()
 # **Claim.** Told nothing, at least 28 of 32 keep the colour of the paint at t₀ = 0.6.
 
 # %%
-print("follow the caption:", dict(zip(depths, words_win)))
-print("keep the paint:    ", dict(zip(silent, paint_stays)))
+print("follow the caption:", *(f"{n} at {t0}" for t0, n in zip(depths, words_win)), sep="  ")
+print("keep the paint:    ", *(f"{n} at {t0}" for t0, n in zip(silent, paint_stays)), sep="  ")
 assert words_win[0] <= 6 and words_win[2] >= 20 and words_win[-1] >= 31
 assert paint_stays[-1] >= 28
 
@@ -472,7 +474,8 @@ depths, left_over = (0.3, 0.5, 0.7), {}
 for size in ("large", "small"):
     left_over[size] = [survivors(size, t0) for t0 in depths]
     low, high = share_interval(sum(left_over[size]), 3 * 32)
-    print(f"{size}: {left_over[size]} of 32 at t₀ = .3, .5, .7; in all {low:.0%} to {high:.0%}")
+    print(f"{size}:", *left_over[size], "of 32 at t₀ = .3, .5, .7;",
+          f"in all {low:.0%} to {high:.0%}")
 totals = [sum(v) for v in zip(*left_over.values())]
 assert totals[0] > totals[1] > totals[2]
 assert sum(left_over["large"]) > sum(left_over["small"])

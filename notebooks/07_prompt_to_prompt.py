@@ -398,7 +398,7 @@ _ = plots.pictures([[c[k] for c in columns] for k in (0, 1, 2)], above=above, si
 floor, rest = model.decode(model.encode(d.before)), 1 - d.changed
 back = {n: psnr(r.source_picture, floor).clamp(max=60).mean().item() for n, r in given.items()}
 stays = [psnr(r.raw, d.before, rest).mean().item() for r in (given["direct"], loose)]
-print("source row, against the autoencoder:", {n: f"{v:.1f} dB" for n, v in back.items()})
+print(f"source row to autoencoder: {back['plain']:.1f} dB plain, {back['direct']:.1f} direct")
 print(f"outside the true change: {stays[0]:.1f} dB injected, {stays[1]:.1f} dB not")
 assert back["direct"] > 50 > back["plain"] and stays[0] > stays[1]
 
@@ -426,7 +426,7 @@ _ = ax.set(title="all right, share of 32")
 
 # %%
 differences = [a - b for a, b in zip(both["injected"], both["uninjected"])]
-print(dict(zip(names, (f"{v:+.0%}" for v in differences))))
+print(*(f"{kind} {v:+.0%}" for kind, v in zip(names, differences)), sep=", ")
 assert differences[0] > 0 > max(differences[1:])
 
 # %% [markdown]

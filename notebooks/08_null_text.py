@@ -68,7 +68,7 @@ db = {name: psnr(model.decode(z), photos) for name, z in back.items()}
 # guidance at $w = 7.5$ loses at least 6 dB more.
 
 # %%
-print({name: f"{v.mean():.1f} dB" for name, v in db.items()})
+print(*(f"{name}: {v.mean():.1f} dB" for name, v in db.items()), sep="; ")
 assert db["autoencoder"].mean() - db["w = 1"].mean() > 5
 assert db["w = 1"].mean() - db["w = 7.5"].mean() > 6
 
@@ -207,8 +207,8 @@ from palimpsest.methods.null_text import null_text
 run = null_text(model, photos[:1], source[:1], steps=8, w=7.5, **PUBLISHED)
 assert torch.equal(torch.stack(nulls), run.nulls) and torch.equal(z, run.z_bar)
 plain = redo(model, one, w=7.5)
-print(f"updates in each step: {run.updates[:, 0].tolist()}; back at "
-      f"{psnr(model.decode(run.z_bar), photos[:1]).item():.1f} dB, untuned "
+print("updates in each step:", *run.updates[:, 0].tolist())
+print(f"back at {psnr(model.decode(run.z_bar), photos[:1]).item():.1f} dB, untuned "
       f"{psnr(model.decode(plain[-1]), photos[:1]).item():.1f} dB")
 
 # %%

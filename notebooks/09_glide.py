@@ -289,7 +289,7 @@ made = {name: (enlarged(p), upsample(models.upsampler, p, drawn.target, steps="5
 
 # %%
 db = {name: [psnr(p, large).mean().item() for p in pair] for name, pair in made.items()}
-print({name: f"bicubic {a:.1f} dB, upsampler {b:.1f} dB" for name, (a, b) in db.items()})
+print(*(f"{k}: bicubic {a:.1f} dB, upsampler {b:.1f} dB" for k, (a, b) in db.items()), sep="\n")
 assert db["clean"][1] > db["clean"][0] + 2
 lost = [a - b for a, b in zip(db["clean"], db["noisy"])]
 assert lost[1] > 5 and abs(lost[1] - lost[0]) < 1

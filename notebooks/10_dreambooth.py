@@ -252,7 +252,8 @@ before = copy.deepcopy(model.net.state_dict())
 settings = dict(identifier=name, prompts=told)
 full = dreambooth(model, x, "firefighter", **settings, prior=prior,
                   course=Course(steps=STEPS, lr=LR, seed=SEED))
-print([f"{v:.4f}" for v in losses], [f"{v:.4f}" for v in full.losses[:5]], sep="\n")
+for row in (losses, full.losses[:5]):
+    print(*(f"{v:.4f}" for v in row))
 assert torch.allclose(torch.tensor(losses), torch.tensor(full.losses[:5]), rtol=1e-4)
 assert all(torch.equal(p, before[key]) for key, p in model.net.state_dict().items())
 
@@ -365,7 +366,8 @@ tuned = {"with prior": full.model, "without": alone.model}
 class_ = {k: sixteen(of, "man firefighter") for k, of in tuned.items()}
 like = {k: psnr(p, truth, outline).mean().item() for k, p in class_.items()}
 stay = {k: psnr(p, made["frozen"]).mean().item() for k, p in class_.items()}
-print({k: f"{like[k]:.1f} dB to the subject, {stay[k]:.1f} to the frozen ones" for k in like})
+for k in like:
+    print(f"{k}: {like[k]:.1f} dB to the subject, {stay[k]:.1f} to the frozen ones")
 assert like["without"] > like["with prior"] + 3
 assert stay["with prior"] > stay["without"]
 
@@ -472,8 +474,8 @@ def skin(p):
 varied = {k: spread(made[k]) for k in ("full", "frozen")}
 colours = {"made": skin(made["full"]), "true": skin(truth)}
 differ = {k: (v.amax(0) - v.amin(0)).max().item() for k, v in colours.items()}
-print("seeds differ by", {k: f"{v:.3f}" for k, v in varied.items()})
-print("face colours differ by", {k: f"{v:.2f}" for k, v in differ.items()})
+print("seeds differ by", ", ".join(f"{v:.3f} ({k})" for k, v in varied.items()))
+print("face colours differ by", ", ".join(f"{v:.2f} ({k})" for k, v in differ.items()))
 assert varied["full"] < varied["frozen"]
 assert differ["made"] > .03 > differ["true"]
 

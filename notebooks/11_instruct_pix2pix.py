@@ -330,7 +330,7 @@ no_text, no_picture = dropped(torch.rand(100_000, generator=torch.Generator().ma
 shares = {"text alone": no_text & ~no_picture, "both": no_text & no_picture,
           "picture alone": ~no_text & no_picture}
 shares = {name: part.double().mean().item() for name, part in shares.items()}
-print({name: f"{v:.3f}" for name, v in shares.items()})
+print(*(f"{name}: {v:.3f}" for name, v in shares.items()), sep="; ")
 assert all(abs(v - .05) < .004 for v in shares.values())
 
 # %% [markdown]
@@ -352,8 +352,8 @@ record = read_record("instruct_sdedit")
 by_words, by_noise = record["curves"]["InstructPix2Pix"], record["curves"]["SDEdit"]
 best = {name: max(row["right"] for row in rows) for name, rows in record["curves"].items()}
 bounds = {name: share_interval(round(256 * v), 256) for name, v in best.items()}
-print({name: f"{best[name]:.0%} ({low:.0%} to {high:.0%})"
-       for name, (low, high) in bounds.items()})
+print(*(f"{n}: {best[n]:.0%} ({low:.0%} to {high:.0%})" for n, (low, high) in bounds.items()),
+      sep="; ")
 reached, kept_db = ([row[key] for row in by_noise] for key in ("right", "outside_db"))
 gain = [row["outside_db"] - np.interp(row["right"], reached, kept_db) for row in by_words]
 assert min(gain) > 4

@@ -305,7 +305,7 @@ for wide in (0.1, 0.25, 0.5):
     x = (mean_a[..., :1] + y.view(9, 1, 1, 1)).repeat_interleave(64, 0)
     z = edited(unequal, x, 1.0, steps=60)[-1].view(9, 64).mean(1)
     slopes[wide / spread] = ((z[-1] - z[0]) / (y[-1] - y[0])).item()
-print("wanted factor: found", {f"{k:g}": f"{v:.2f}" for k, v in slopes.items()})
+print("factor wanted, found:", "; ".join(f"{k:g}, {v:.2f}" for k, v in slopes.items()))
 assert abs(slopes[0.4] - 0.50) < 0.03 and abs(slopes[2.0] - 1.52) < 0.03
 
 # %%
@@ -401,7 +401,7 @@ by_kind = {kind: tuple(v[1:]) for kind, v in nearer.items()}
 assert by_kind["all"][0] > 0 and by_kind["background"][0] > 0
 assert all(by_kind[k][0] < 0 < by_kind[k][1] for k in ("recolour", "reshape", "retexture"))
 best = {name: found["table"]["all"]["right"] for name, found in record["best"].items()}
-print({name: f"{v[0]:.0%} ({v[1]:.0%} to {v[2]:.0%})" for name, v in best.items()})
+print(*(f"{n}: {v[0]:.0%} ({v[1]:.0%} to {v[2]:.0%})" for n, v in best.items()), sep="; ")
 assert best["FlowEdit"][1] > best["DiffEdit"][2]
 
 # %% [markdown]

@@ -70,8 +70,9 @@ def command(words: str) -> str:
     ending = ENDINGS[words]
     examples = "\n".join(f"palimpsest {example}" for example in ending.examples)
     time = f"Expect {ending.seconds} with the shipped model on one core of a server."
+    size, time = (re.sub(r"(?<![\w`-])(--\w[\w-]*)", r"`\1`", text) for text in (ending.size, time))
     folded = f":::{{dropdown}} All options of `palimpsest {words}`\n\n{options(help_of(words))}\n\n:::"
-    return f"```\n{examples}\n```\n\n{ending.size} {time}\n\n{folded}"
+    return f"```\n{examples}\n```\n\n{size} {time}\n\n{folded}"
 
 
 def algorithm(module: str) -> str:

@@ -206,6 +206,7 @@ def page(name: str) -> str:
     leads = {k: place(board, kind) for k, kind in enumerate(kinds, 1) if kind in drawn}
     leads |= {0: next(iter(leads.values()))} if leads else {}
     parts = [
+        "---\nhtml_theme.sidebar_secondary.remove: true\n---",  # the table takes its place
         f"# {board.title}",
         board.about,
         f"{board.cells} (n = {record['n']}, seed {record['seed']}). A click on the head of a column sorts"

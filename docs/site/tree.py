@@ -70,7 +70,15 @@ def moved(text: str, path: str, site_path: str, pages: set[str]) -> str:
             return words
         raise ValueError(f"{path}: the link {target} leads nowhere")
 
-    return LINK.sub(one, text)
+    return unbroken(LINK.sub(one, text))
+
+
+def unbroken(text: str) -> str:
+    """The text with a space that does not break between a number and its unit, outside of code."""
+    ends = [0, *(place for m in CODE.finditer(text) for place in m.span()), len(text)]
+    parts = [text[a:b] for a, b in zip(ends, ends[1:])]
+    parts[::2] = [re.sub(r"(?<=\d) (?=(?:%|dB|MB|GB|s|ms)(?!\w))", "\u00a0", part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def maker(picture: str) -> str | None:
