@@ -21,7 +21,7 @@ def step_generator(seed: int, step: int, rank: int = 0) -> Generator:
 
     It takes no negative numbers: of those, and of seeds beyond 63 bits, the SHA-256 is taken."""
     if not 0 <= seed < 2**63:
-        seed = int.from_bytes(hashlib.sha256(str(seed).encode()).digest())
+        seed = int.from_bytes(hashlib.sha256(str(seed).encode()).digest(), "big")
     return Generator().manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
 
 

@@ -3,4 +3,36 @@
 EQUIVALENT[file][line of source, fault] = reason. tests/test_mutants.py sees that each is still there.
 """
 
-EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {}
+FOUR_AXES = "check_map has seen that x_t has four axes, of which the last two are those from the third on"
+CLAMPED = "x_0 was clamped in every step, so that only rounding leaves [-1, 1]"
+TO_THE_BIT = "differs only where a computed number equals the limit to the last bit"
+EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
+    "methods/glide.py": {
+        ("small = picture = path[-1].clamp(-1, 1)", "1 -> 2 (2)"): CLAMPED,
+        ("small = picture = path[-1].clamp(-1, 1)", "1 -> 2 (3)"): CLAMPED,
+        ("raw = path[-1].clamp(-1, 1)", "1 -> 2 (2)"): CLAMPED,
+        ("raw = path[-1].clamp(-1, 1)", "1 -> 2 (3)"): CLAMPED,
+    },
+    "methods/null_text.py": {
+        (
+            "active = [k for k, value in zip(active, loss.tolist()) if value >= tolerance]",
+            "GtE -> Gt",
+        ): TO_THE_BIT
+    },
+    "nets/ddpm.py": {
+        (
+            "return torch.cat([phase.sin(), phase.cos()], dim=-1)",
+            "USub left out",
+        ): "of two axes the last is axis 1"
+    },
+    "nets/glide.py": {
+        (
+            "check_tap(tap, self.sites(tuple(x_t.shape[-2:])), tuple(x_t.shape[-2:]))",
+            "USub left out",
+        ): FOUR_AXES,
+        (
+            "check_tap(tap, self.sites(tuple(x_t.shape[-2:])), tuple(x_t.shape[-2:]))",
+            "USub left out (2)",
+        ): FOUR_AXES,
+    },
+}

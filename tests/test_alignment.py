@@ -187,6 +187,16 @@ def test_refinement_is_a_longest_common_subsequence_and_monotone():
 # ---- to be read ----
 
 
+@pytest.mark.parametrize("n, dots", [(4, False), (5, True)])
+def test_the_table_names_four_origins_and_says_that_there_are_more(clip, n, dots):
+    a = align(clip, CAT, CAT)
+    mapper = a.mapper.clone()
+    mapper[:, 2] = 0
+    mapper[1 : 1 + n, 2] = 1 / n
+    line = next(line for line in table(a._replace(mapper=mapper)).splitlines() if line.startswith("2 "))
+    assert line.count("×") == 4 and line.endswith("+ …") == dots
+
+
 def test_the_table_shows_token_word_origin_and_share(clip):
     lines = table(align(clip, CAT, PLATYPUS)).splitlines()
     assert lines[0] == f'replace: "{CAT}" -> "{PLATYPUS}"'

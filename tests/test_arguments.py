@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import math
 import pickle
+import pkgutil
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -12,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+import palimpsest.methods
+import palimpsest.samplers
 from palimpsest.arguments import (
     ArgumentError,
     Count,
@@ -146,3 +151,27 @@ def test_one_or_one_for_each():
     ):
         with pytest.raises(ArgumentError, match=said):
             one_each("source", value, 2)
+
+
+def checked():
+    """Every public function and record of methods/ and samplers/ that checks its own arguments."""
+    for room in (palimpsest.methods, palimpsest.samplers):
+        for found in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+            module = importlib.import_module(found.name)
+            for name, thing in vars(module).items():
+                ours = getattr(thing, "__module__", "") == module.__name__ and not name.startswith("_")
+                code = getattr(thing, "__post_init__", thing) if inspect.isclass(thing) else thing
+                if ours and inspect.isfunction(code) and f"check({name}, " in inspect.getsource(code):
+                    yield pytest.param(thing, id=f"{found.name.removeprefix('palimpsest.')}.{name}")
+
+
+class Nonsense:
+    """What no argument may be."""
+
+
+@pytest.mark.parametrize("function", checked())
+def test_whatever_checks_its_arguments_refuses_nonsense_before_it_does_anything(function):
+    given = {name: Nonsense() for name in inspect.signature(function).parameters}
+    with pytest.raises(ArgumentError) as refused:
+        function(**given)
+    assert refused.value.argument in given

@@ -114,6 +114,14 @@ def test_a_pixels_self_map_is_its_row_and_sums_to_one(maps):
     assert one.sum().item() == pytest.approx(1)
 
 
+def test_every_cell_has_a_self_map_and_no_other_place(maps):
+    for y, x in ((0, 0), (0, 7), (7, 0), (7, 7)):
+        assert maps.self_map(y, x).shape == (8, 8)
+    for y, x in ((-1, 0), (0, -1), (8, 0), (0, 8)):
+        with pytest.raises(ValueError, match="^y, x: must be a cell of the 8×8 maps"):
+            maps.self_map(y, x)
+
+
 def test_components_are_orthonormal_and_rebuild_the_self_attention(maps):
     matrix = torch.stack([m[0].mean(0) for m in maps.self_attention.values()]).mean(0)
     centred = matrix - matrix.mean(1, keepdim=True)

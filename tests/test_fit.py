@@ -2,6 +2,7 @@
 processes.
 """
 
+import hashlib
 import math
 import os
 import signal
@@ -13,16 +14,19 @@ from collections import namedtuple
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
 from palimpsest.fit.ahead import ahead, moved, step_generator
+from palimpsest.fit.checkpoint import read_checkpoint, write_checkpoint
 from palimpsest.fit.loop import fit
 from palimpsest.fit.muon import Muon, matrices, orthogonalised
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.fit.settings import Files, Settings, ema_decay, learning_rate
+from palimpsest.outputs import OutputError
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = dict(steps=40, lr=1e-2, warmup=4, save_every=7)
@@ -577,3 +581,44 @@ def test_several_processes_do_not_end_by_the_clock(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="until: several processes"):
         train(loss, net(), batch, until=time.time() + 1, **SETTINGS)
+
+
+def test_seeds_of_63_bits_are_taken_as_they_are_and_of_others_the_sha_256():
+    for seed, taken in ((2**63 - 1, 2**63 - 1), (2**63, sha(2**63)), (-1, sha(-1)), (0, 0)):
+        word = int(np.random.SeedSequence((taken, 5, 1)).generate_state(1)[0])
+        want = torch.Generator().manual_seed(word).get_state()
+        assert torch.equal(step_generator(seed, 5, 1).get_state(), want)
+
+
+def sha(n):
+    return int.from_bytes(hashlib.sha256(str(n).encode()).digest(), "big")
+
+
+def chained():
+    error = RuntimeError("the writer failed")
+    error.__context__ = OSError(28, "No space left on device")
+    return error
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(28, "No space left on device"), r"\(No space left on device\)"),
+        (chained(), r"\(No space left on device\)"),
+        (RuntimeError("the writer failed\nin line 7"), r"\(the writer failed\)"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_written_says_the_systems_reason_where_there_is_one(
+    tmp_path, monkeypatch, error, said
+):
+    path = tmp_path / "a" / "b" / "run.pt"
+    write_checkpoint(path, dict(run={}, n=1))
+    write_checkpoint(path, dict(run={}, n=2))
+
+    def broken(state, file):
+        raise error
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(OutputError, match=f"checkpoint: .* cannot be written {said}; make room"):
+        write_checkpoint(path, dict(run={}, n=3))
+    assert read_checkpoint(path, {})["n"] == 2 and [p.name for p in path.parent.iterdir()] == ["run.pt"]

@@ -52,6 +52,29 @@ def left_half(side=8):
 # ---- the walk ----
 
 
+def test_kept_pixels_walk_towards_the_picture_where_its_x_0_is_put_in(nets):
+    """Alg. l. 5: at every level what is kept is √ᾱ x_0 + √(1−ᾱ) ε for one ε, x_0 the picture."""
+    model, x, mask = nets["base"], picture(1), left_half()
+    made = inpaint(model, x, mask, A, how="x0", steps="6", eta=0.0, seed=1)
+    a = [model.schedule.at(t) for t in made.levels[:-1]]
+    eps = [(z - ab**0.5 * x) / (1 - ab) ** 0.5 for ab, z in zip(a, made.path)]
+    for later in eps[1:]:
+        assert_close(later[..., 4:], eps[0][..., 4:], rtol=1e-3, atol=1e-3)
+    assert (eps[1] - eps[0])[..., :4].abs().max() > 0.01
+
+
+@pytest.mark.parametrize("up_steps", ["x", "99999"])
+def test_the_steps_of_the_upsampler_are_refused_in_their_own_name(nets, up_steps):
+    for work in (
+        lambda **how: glide(nets["base"], A, steps="2", **how),
+        lambda **how: inpaint(nets["base"], picture(1, 16), left_half(16), A, how="x0", steps="2", **how),
+    ):
+        with pytest.raises(ValueError, match="^up_steps: "):
+            work(upsampler=nets["up"], up_steps=up_steps)
+        with pytest.raises(ValueError, match="^upsampler: "):
+            work(upsampler=nets["base"])
+
+
 def test_a_walk_written_out_is_the_walk(nets):
     model, levels = nets["base"], respaced(1000, "4")
     made = glide(model, [A, B], steps="4", w=2.5, seed=3)
@@ -293,6 +316,7 @@ def test_mistakes_are_named(nets):
         "prompts: must be one, or one for each of 1 pictures, got 2": lambda: upsample(up, x, [A, B]),
         "not fine-tuned for inpainting": lambda: inpaint(model, x, mask, A),
         "how: must be trained, replace or x0": lambda: inpaint(model, x, mask, A, how="magic"),
+        "model: up_inpaint is GLIDE's upsampler": lambda: inpaint(nets["up_inpaint"], x, mask, A, steps="2"),
         "picture: must be 8x8": lambda: inpaint(nets["inpaint"], picture(side=16), left_half(16), A),
         "mask: is all 0": lambda: inpaint(nets["inpaint"], x, torch.zeros(1, 1, 8, 8), A),
         "mask: is all 1": lambda: inpaint(nets["inpaint"], x, torch.ones(1, 1, 8, 8), A),
