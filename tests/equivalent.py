@@ -1,4 +1,5 @@
-"""Mutants of `python -m tests.mutants` that compute the same as the source, and why: no test can kill them.
+"""Mutants of `python -m tests.mutants` that compute the same as the source, to rounding, and why: no test can
+kill them.
 
 EQUIVALENT[file][line of source, fault] = reason. tests/test_mutants.py sees that each is still there.
 """
@@ -7,7 +8,17 @@ FOUR_AXES = "check_map has seen that x_t has four axes, of which the last two ar
 CLAMPED = "x_0 was clamped in every step, so that only rounding leaves [-1, 1]"
 TO_THE_BIT = "differs only where a computed number equals the limit to the last bit"
 EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
+    "methods/alignment.py": {
+        (
+            "while i and j:",
+            "And -> Or",
+        ): "both rows begin with the start token alone of its kind, so i and j reach 0 together"
+    },
     "methods/glide.py": {
+        (
+            "if small.ndim != 4 or small.shape[1] != 3 or small.shape[-1] != small.shape[-2]:",
+            "USub left out (2)",
+        ): "where it is read, small has four axes",
         ("small = picture = path[-1].clamp(-1, 1)", "1 -> 2 (2)"): CLAMPED,
         ("small = picture = path[-1].clamp(-1, 1)", "1 -> 2 (3)"): CLAMPED,
         ("raw = path[-1].clamp(-1, 1)", "1 -> 2 (2)"): CLAMPED,

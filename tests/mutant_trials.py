@@ -28,7 +28,7 @@ from palimpsest.outputs import write_text
 from tests.mutants import ROOMS, ROOT, Mutant, mutated
 
 KEPT = ROOT / "runs" / "mutants"
-SECONDS = 8, 3  # of tests that execute the line of a mutant; of others in the same files
+OTHERS = 3  # seconds of tests that do not execute the line of a mutant, in the same files
 LONGEST = 600  # for all tests of a file, under coverage
 # files whose tests start processes, load whole models for seconds, or try other rooms; test_golden.py would kill
 # most mutants, but only says that some number moved
@@ -70,9 +70,10 @@ def files_of_tests() -> list[Path]:
     ]
 
 
-def results(mutants: list[Mutant], seconds: float, *, again: bool = False) -> dict[Mutant, str]:
-    """What killed each mutant, "" where it survives; those not begun within `seconds` are not in it. `again`
-    tries also those of which is known what killed them.
+def results(mutants: list[Mutant], until: float, seconds: float, *, again: bool = False) -> dict[Mutant, str]:
+    """What killed each mutant, "" where it survives; those not begun within `until` seconds are not in it.
+
+    seconds: of tests, for each. again: try also those of which is known what killed them.
     """
     import diffusers  # noqa: F401  slow to import, and no part of what is measured
     import hypothesis
@@ -86,7 +87,7 @@ def results(mutants: list[Mutant], seconds: float, *, again: bool = False) -> di
         "mutants", phases=phases, database=None, deadline=None, derandomize=True
     )
     hypothesis.settings.load_profile("mutants")
-    trials = Trials(mutants, seconds, again)
+    trials = Trials(mutants, until, seconds, again)
     cover = _coverage("import")
     cover.start()
     trials.read = cover.stop, cover.save
@@ -100,8 +101,9 @@ def results(mutants: list[Mutant], seconds: float, *, again: bool = False) -> di
 class Trials:
     """The pytest plugin. `items`: the tests by name; `seconds`: what each takes; `lines`: file -> line -> tests."""
 
-    def __init__(self, mutants: list[Mutant], seconds: float, again: bool) -> None:
-        self.mutants, self.end, self.again = mutants, time.monotonic() + seconds, again
+    def __init__(self, mutants: list[Mutant], until: float, enough: float, again: bool) -> None:
+        self.mutants, self.end, self.again = mutants, time.monotonic() + until, again
+        self.enough = enough, min(enough, OTHERS)
         self.read: tuple[Callable[[], object], ...] = ()
         self.failed = False
         self.seconds: dict[str, float] = {}
@@ -199,7 +201,7 @@ class Trials:
 
     def tests_of(self, m: Mutant) -> list[str]:
         """Those that execute its line (or else its statement), then others of the same test files, whose
-        fixtures may: at most SECONDS of them.
+        fixtures may: of both at most `enough` seconds.
         """
         known = self.lines[m.file]
         for lines in m.lines:
@@ -209,7 +211,7 @@ class Trials:
         files = {t.split("::")[0] for t in first}
         others = {t for t in self.seconds if t.split("::")[0] in files} - first
         chosen = []
-        for some, seconds in zip((first, others), SECONDS):
+        for some, seconds in zip((first, others), self.enough):
             for t in self.ordered(some, m):
                 seconds -= self.seconds[t]
                 if seconds < 0:

@@ -154,15 +154,16 @@ def all_of(file: str) -> list[Mutant]:
 
 
 def drawn(files: list[str], n: int, seed: int) -> list[Mutant]:
-    """About n mutants: of every file the same share of its own, rounded up, in random order."""
-    every = {
-        file: [m for m in all_of(file) if (m.source, m.fault) not in EQUIVALENT.get(file, {})]
-        for file in files
-    }
-    share = min(1.0, n / max(1, sum(map(len, every.values()))))
+    """About n mutants: of every file the same share of its own, rounded up, in random order; then without those
+    in EQUIVALENT, so that a longer list draws no others.
+    """
+    every = [all_of(file) for file in files]
+    share = min(1.0, n / max(1, sum(map(len, every))))
     chance = random.Random(seed)
-    some = [m for all in every.values() for m in chance.sample(all, math.ceil(share * len(all)))]
-    return chance.sample(some, len(some))
+    some = [m for mine in every for m in chance.sample(mine, math.ceil(share * len(mine)))]
+    return [
+        m for m in chance.sample(some, len(some)) if (m.source, m.fault) not in EQUIVALENT.get(m.file, {})
+    ]
 
 
 # --------------------------------------------------------------------------- the command
@@ -199,6 +200,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", type=int, help="the k-th fault of one file, as survivors are printed")
     parser.add_argument("--until", type=float, default=1e9, help="minutes after which no mutant is begun")
     parser.add_argument(
+        "--seconds", type=float, default=8, help="of tests that execute its line, for a mutant"
+    )
+    parser.add_argument(
         "--coverage", action="store_true", help="print lines and branches that no test executes"
     )
     a = parser.parse_args(argv)
@@ -210,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     from tests import mutant_trials  # after the number of threads is said
 
-    results = mutant_trials.results(some, 60 * a.until, again=a.only is not None)
+    results = mutant_trials.results(some, 60 * a.until, a.seconds, again=a.only is not None)
     if a.coverage:
         mutant_trials.print_coverage(files)
     print(told(results), f"{sum(len(all_of(f)) for f in files)} are possible", sep="\n")

@@ -87,7 +87,7 @@ def test_another_processor_keeps_its_entry(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(speed, "keys_share", lambda s, rounds: 0.5)
     for name in ("A", "B", "A"):
-        monkeypatch.setattr(speed, "processor", lambda: name)
+        monkeypatch.setattr(speed, "processor", lambda name=name: name)
         assert speed.main(["--quick", "--only", "keys"]) == 0
     record = json.loads((tmp_path / "runs/quick/speed.json").read_text(encoding="utf-8"))
     assert [m["processor"] for m in record["machines"]] == ["B", "A"]
