@@ -14,10 +14,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from inspect import get_annotations
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import torch
 from PIL.Image import Image
@@ -189,8 +190,13 @@ def check(contract: Callable[..., Any] | type, given: Mapping[str, Any]) -> None
 
 @cache
 def hints(contract: Callable[..., Any] | type) -> dict[str, Any]:
-    """Parameter (or field) -> its annotation, extras included."""
-    return {name: a for name, a in get_type_hints(contract, include_extras=True).items() if name != "return"}
+    """Parameter (or field) -> its annotation, extras included. As it is written: Python 3.10's own
+    get_type_hints would put Optional around one whose default is None, and hide its extras.
+    """
+    found: dict[str, Any] = {}
+    for part in reversed(contract.__mro__) if isinstance(contract, type) else (contract,):
+        found |= get_annotations(part, eval_str=True)
+    return {name: annotation for name, annotation in found.items() if name != "return"}
 
 
 def wrong(annotation: Any, value: Any) -> str | None:
