@@ -15,6 +15,7 @@ from towers import CLIP_SIZES, TOKENS, small_clip
 from palimpsest.nets.attention import at
 from palimpsest.nets.judges.clip import CLIP, MEAN, STD, VIT_B_32, clip_view, contrastive_loss
 from palimpsest.nets.judges.dino import dino_view
+from palimpsest.nets.judges.vit import VisionTransformer
 from palimpsest.weights.public.tower_names import clip_openai_names, clip_transformers_names, pack
 
 
@@ -167,6 +168,11 @@ def test_logits_are_scaled_cosines(clip):
     assert_close(clip(views(), TOKENS), want)
     assert_close(clip.encode_image(views()).norm(dim=1), torch.ones(3))
     assert_close(clip.encode_text(TOKENS), F.normalize(text, dim=1))
+
+
+def test_a_patch_divides_the_side_of_the_pictures():
+    with pytest.raises(ValueError, match="^patch: must divide the size 30 of the pictures, got 8"):
+        VisionTransformer(size=30, patch=8, width=8, layers=1, heads=2)
 
 
 def test_the_contrastive_loss_is_the_mean_of_both_searches_by_plain_loops():

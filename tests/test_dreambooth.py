@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,10 +35,15 @@ from palimpsest.methods.dreambooth import (
 )
 from palimpsest.methods.glide import upsample
 from palimpsest.methods.identifiers import check_identifier, comes_back, find_identifier, rare_words
-from palimpsest.methods.learner import Course, given_pictures
+from palimpsest.methods.learner import Course, check_can_be_tuned, given_pictures
 from palimpsest.methods.prior import Prior, prior_latents
 from palimpsest.methods.sampling import generate
-from palimpsest.methods.super_resolution import dreambooth_upsampler, made_small, upsampler_error
+from palimpsest.methods.super_resolution import (
+    check_upsampler,
+    dreambooth_upsampler,
+    made_small,
+    upsampler_error,
+)
 from palimpsest.methods.textual_inversion import encode_with_word, textual_inversion
 from palimpsest.nets.tokenizer import ClipTokenizer, WordTokenizer
 from palimpsest.samplers.ddpm import l_simple
@@ -363,6 +369,35 @@ def test_word_identifiers_are_the_reserved_words_and_come_back():
     assert rare_words(tokenizer) == list(RARE_WORDS) and find_identifier(tokenizer) == RARE_WORDS[0]
     assert all(comes_back(tokenizer, word) for word in RARE_WORDS) and not comes_back(tokenizer, "zwx star")
     assert {find_identifier(tokenizer, seed) for seed in range(60)} == set(RARE_WORDS)
+
+
+def test_there_is_no_search_where_no_rare_word_is_known():
+    with pytest.raises(ValueError, match="^identifier: there is no search over a SimpleNamespace"):
+        rare_words(SimpleNamespace(words=["sks"]))
+    with pytest.raises(ValueError, match="^identifier: .* has no rare word to spare"):
+        find_identifier(WordTokenizer(["a", "red", "star"], length=8))
+
+
+def test_only_a_net_in_single_precision_with_the_channels_of_the_task_can_be_tuned():
+    about = dict(name="net", dtype=torch.float32, channels=4, beside=4)
+    check_can_be_tuned(SimpleNamespace(**about), beside=4)
+    with pytest.raises(ValueError, match="^model: the net of net takes 8 channels, more than"):
+        check_can_be_tuned(SimpleNamespace(**about))
+    with pytest.raises(ValueError, match="^model: fine-tuning needs float32, and net is torch.float16"):
+        check_can_be_tuned(SimpleNamespace(**about | dict(dtype=torch.float16)), beside=4)
+
+
+def test_an_upsampler_is_tuned_at_a_factor_that_divides_its_side_and_not_one_for_inpainting():
+    def upsampler(inpainting):
+        return SimpleNamespace(
+            name="up", size=16, net=SimpleNamespace(upsampling=True, inpainting=inpainting)
+        )
+
+    check_upsampler(upsampler(False), 4)
+    with pytest.raises(ValueError, match="^factor: must divide 16, the side that up paints, got 5"):
+        check_upsampler(upsampler(False), 5)
+    with pytest.raises(ValueError, match="^model: up enlarges parts painted anew"):
+        check_upsampler(upsampler(True), 4)
 
 
 @pytest.mark.slow
