@@ -52,6 +52,12 @@ plots.begin()
 sched = Schedule.cosine()
 abar, g = sched.abar.float(), torch.Generator().manual_seed(0)
 
+
+def follow(average, net, share):
+    """Move each weight of `average` by this share of the way to that of `net`."""
+    for mean, p in zip(average.parameters(), net.parameters()):
+        mean.data.lerp_(p.data, share)
+
 # %% [markdown]
 # ## 1. Where the loss comes from
 #
@@ -96,22 +102,23 @@ assert torch.allclose(torch.distributions.kl_divergence(q, p), weight * (eps - g
 # ## The method, from nothing
 #
 # DDPM's Algorithm 1. It asks nothing of the data but a function that draws a batch, and nothing of the network but that it
-# takes $x_t$ and $t$ (and later a text). The last line keeps a running average of the weights; section 3 shows why.
+# takes $x_t$ and $t$ (and later a text). The learning rate rises over the first 50 steps and, if asked, falls to 0 over the
+# last ones, `fall` of them. `follow` keeps a running average of the weights; section 3 shows why.
 
 # %%
-def train(net, average, draw, steps, rate):
-    optimiser, losses = torch.optim.AdamW(net.parameters(), rate), []
+def train(net, average, draw, steps, optimisers, fall=1):
+    rates, losses = [o.param_groups[0]["lr"] for o in optimisers], []
     for step in range(steps):
-        optimiser.param_groups[0]["lr"] = rate * min(1, (step + 1) / 50)
+        for o, rate in zip(optimisers, rates):
+            o.param_groups[0]["lr"] = rate * min(1, (step + 1) / 50, (steps - step) / fall)
         x_0, *ctx = draw()                                                 # Alg. 1 l. 2
         t = torch.randint(1, 1001, (len(x_0),), generator=g)               # Alg. 1 l. 3
         eps = torch.randn(x_0.shape, generator=g)                          # Alg. 1 l. 4
         a = abar[t].view(-1, *[1] * (x_0.ndim - 1))
         x_t = a ** .5 * x_0 + (1 - a) ** .5 * eps                          # DDPM Eq. (4)
         loss = (net(x_t, t, *ctx) - target(x_0, eps, a)).square().mean()   # Eq. (5)
-        optimiser.zero_grad(), loss.backward(), optimiser.step()           # Alg. 1 l. 5
-        for p, mean in zip(net.parameters(), average.parameters()):
-            mean.data.lerp_(p.data, max(.01, 1 / (step + 1)))
+        net.zero_grad(), loss.backward(), *[o.step() for o in optimisers]  # Alg. 1 l. 5
+        follow(average, net, max(.01, 1 / (step + 1)))
         losses.append(loss.item())
     return losses
 
@@ -189,7 +196,7 @@ class Points(nn.Module):
 torch.manual_seed(0)
 net = Points()
 average = copy.deepcopy(net)
-losses = train(net, average, points, 2000, 2e-3)
+losses = train(net, average, points, 2000, [torch.optim.AdamW(net.parameters(), 2e-3)])
 print(f"loss of the last 200 steps: {sum(losses[-200:]) / 200:.3f}")
 
 # %%
@@ -307,7 +314,7 @@ def simple(scene):
     """The scene with its thing large, plain, upright and near the middle."""
     thing = scene.things[0]
     x, y = (.5 + .3 * (place - .5) for place in (thing.x, thing.y))
-    thing = replace(thing, texture="plain", radius=.36, tilt=0., shade=0., x=x, y=y)
+    thing = replace(thing, texture="plain", radius=.26, tilt=0., shade=0., x=x, y=y)
     return replace(scene, ground=FLAT, things=(thing,))
 
 
@@ -441,7 +448,7 @@ def tokens(texts):
 all_tokens = tokens(texts)
 
 
-def batch(n=32):
+def batch(n=16):
     k = torch.randint(len(data), (n,), generator=g)
     kept = (torch.rand((n, 1), generator=g) > .1).long()
     return data[k], all_tokens[k] * kept
@@ -453,6 +460,11 @@ def batch(n=32):
 # One thing changes: the **target**. At high noise $\hat x_0$ from an ε-network is divided by a tiny $\sqrt{\bar\alpha_t}$,
 # and what a caption means is decided just there. So pictures are trained on v, which asks for ε at low and for $-x_0$ at
 # high noise (lesson 01, section 3). Nothing else in `train` is touched.
+#
+# Time is short, so the matrices are trained by **Muon**: it turns the momentum of each matrix into the nearest orthogonal
+# one, so that all directions are learnt at the same pace. After 215 batches of 32 pictures the loss was 0.17 with Muon and
+# 0.26 with AdamW alone (one run of each). In the last 400 steps the learning rate falls to 0, which calms the weights more
+# than their average does.
 
 # %%
 target = lambda x_0, eps, a: a ** .5 * eps - (1 - a) ** .5 * x_0           # v
@@ -460,8 +472,15 @@ torch.manual_seed(1)
 net = UNet(len(words) + 1)
 average = copy.deepcopy(net)
 print(f"{sum(p.numel() for p in net.parameters()):,} weights")
-losses = train(net, average, batch, 500, 4e-3)
-print(f"{len(losses) * 32:,} pictures seen; last loss {sum(losses[-100:]) / 100:.3f}")
+
+# %%
+from palimpsest.fit.muon import Muon, matrices
+
+large = matrices(net)                                                      # 2 axes or more
+small = [p for p in net.parameters() if not any(p is m for m in large)]    # all others
+optimisers = [Muon(large, 2e-2), torch.optim.AdamW(small, 4e-3)]
+losses = train(net, average, batch, 1000, optimisers, fall=400)
+print(f"{len(losses) * 16:,} pictures seen; last loss {sum(losses[-100:]) / 100:.3f}")
 
 
 # %%
@@ -489,11 +508,11 @@ plots.pictures([mine[:6], mine[6:]], below=below);
 # %% [markdown]
 # **Figure 02.5.** What your model paints after training, one picture for each of twelve texts, without guidance.
 #
-# After 16,000 pictures, about a minute of an idle laptop, **colours are learnt and shapes are not.** Every ground and every
-# thing has the colour that was asked for. The things are large and near the middle, as in the data. But circle and square
-# look alike, one of the three rings has a hole, one cross has arms; and grain is left in all pictures, because the error at
-# small t is still large (next figure). Set the number of steps to 2000 (three minutes on two idle cores) and see what
-# changes first.
+# After 16,000 pictures, about two minutes of processor time, **colours are learnt and shapes are only begun.** Every ground
+# and every thing has the colour that was asked for, and each thing is one thing of the right size near the middle. But its
+# outline hardly follows the word: a blue square has a notch, one ring of three has a hole, and it is open; no cross has
+# four arms. Edges are ragged, because the error at small t is still large (next figure). Set the number of steps to 3000
+# and see what changes first.
 
 # %%
 fig, (left, right) = plots.panels(2, height=2.4)
@@ -511,9 +530,9 @@ right.set(title="error of v̂ by time", xlabel="t", ylim=(0, None));
 # %% [markdown]
 # **Figure 02.6.** The training loss, and the error of the average by time.
 #
-# The loss has fallen by a factor of four and is still falling: this training was stopped, it did not end. On the right, v̂ is
-# worst at small t, where it must name the grain pixel by pixel; that error is what one sees as noise in Figure 02.5. The
-# error rises again towards t = 950, where the caption alone decides what $x_0$ is, and words for shapes are learnt last.
+# The loss has fallen by a factor of ten and is still falling: this training was stopped, it did not end. On the right, v̂ is
+# worst at small t, where it must name the grain pixel by pixel; that error is what one sees as ragged edges in Figure 02.5.
+# The error rises again towards t = 950, where the caption alone decides what $x_0$ is, and words for shapes are learnt last.
 
 # %% [markdown]
 # ## 7. Yours beside the shipped one
@@ -521,7 +540,8 @@ right.set(title="error of v̂ by time", xlabel="t", ylim=(0, None));
 # The shipped model `shapes` is the same idea at another scale: ten times the weights, all ten shapes, two sizes, three
 # textures, two things in a picture, and 1.9 million pictures seen. It works in the latents of an autoencoder. We compare 48
 # pictures of each by two measures: the name of the ground's colour, read from the corners, and whether a judge network finds
-# *everything* right (yours are enlarged to the judge's 64 × 64).
+# *everything* right (yours are enlarged to the judge's 64 × 64). A judge must be judged, too, so 48 true pictures take part,
+# drawn at 32 × 32 and enlarged like yours.
 
 # %%
 from palimpsest.claims.common import open_models
@@ -529,7 +549,8 @@ from palimpsest.claims.glide import enlarged
 from palimpsest.methods.sampling import generate
 
 model, oracle, vae, *_ = open_models()
-many = [caption(scene, size=False) for scene in simple_scenes(48)]
+fresh = simple_scenes(48)
+many = [caption(scene, size=False) for scene in fresh]
 yours = enlarged(paint(average, many, seed=1))
 shipped = generate(model, many, steps=20, w=1., seed=1).picture
 
@@ -542,7 +563,8 @@ plots.pictures([yours[:6], shipped[:6]], left=("yours", "shipped"), below=below)
 #
 # The shipped model shows what ten times the weights and more than a hundred times the pictures buy: clean grounds and closed
 # outlines, in sizes and places of its own choice. It is not perfect either: its squares lean and its cross has an arm too
-# short. Yours has the colours, and blobs for shapes.
+# short. Yours has the colours, and ragged patches for shapes: the ring (first column) has lost its hole, and circle and
+# square look alike.
 
 # %%
 from palimpsest.notebooks.intervals import share_interval
@@ -560,19 +582,24 @@ def grounds(x):
 
 
 # %% [markdown]
-# **Claim.** Your model's grounds have the asked colour at least half of the time (chance: an eighth), and the shipped model's
-# nearly always. **What fails:** the judge finds everything right in none of your 48 pictures.
+# **Claim.** Your model's grounds have the asked colour nearly always (chance: an eighth), as the shipped model's have. **What
+# fails:** the judge finds everything right in 4 of your 48 pictures, in 45 of the shipped model's, and in 47 of the true ones:
+# the fault is not the judge's. (With things drawn half as large again, it read 5 of 96 *true* pictures rightly, since it had
+# never seen such large ones. Always let the truth take part.)
 
 # %%
 correct = {}
-for name, x in (("yours", yours), ("shipped", shipped)):
+true = enlarged(render(fresh, 32))
+for name, x in (("yours", yours), ("shipped", shipped), ("the truth", true)):
     ground = sum(found == text.split()[-2] for found, text in zip(grounds(x), many))
     judged = int(oracle.right(x, [wanted(text) for text in many]).sum())
-    correct[name] = ground / 48
+    correct[name] = ground / 48, judged / 48
     for what, k in (("ground right", ground), ("everything right", judged)):
         low, high = share_interval(k, 48)
-        print(f"{name:8s} {what:16s} {k} of 48 (95 %: {low:.2f} … {high:.2f})")
-assert correct["yours"] > .5 and correct["shipped"] > .85
+        print(f"{name:9s} {what:16s} {k} of 48 (95 %: {low:.2f} … {high:.2f})")
+assert correct["yours"][0] > .8 and correct["shipped"][0] > .85
+assert correct["yours"][1] < .5 < .8 < correct["shipped"][1]
+assert correct["the truth"][1] > .9
 
 # %% [markdown]
 # ## 8. The autoencoder
