@@ -89,7 +89,8 @@ def learn_tab(studio: Studio) -> None:
 def about(rank: int, steps: int, n: int) -> str:
     """How long it will take, said before it is begun."""
     seconds = SECONDS[rank] * steps + 0.3 * n + 8
-    return f"about {seconds:.0f} s on two cores: {n} prior pictures, {steps} steps, {SEEN - 1} looks at it"
+    every = max(1, steps // SEEN)
+    return f"about {seconds:.0f} s on two cores: {n} prior pictures, {steps} steps, a picture every {every} steps"
 
 
 def learned(

@@ -49,10 +49,14 @@ class Studio:
     def judge(self, name: str = "shapes-clip") -> Any:
         return self._held(name, load_judge)
 
-    def _held(self, name: str, how: Callable[[str], Any]) -> Any:
-        name = str(name or "").strip()
+    def open_to_all(self, name: str) -> None:
+        """Raises ArgumentError for a model that others than this machine's user may not ask for."""
         if not self.local and f"{name}.safetensors" not in manifest() and name != self.first:
             raise ArgumentError("model", "only shipped models are open to other machines")
+
+    def _held(self, name: str, how: Callable[[str], Any]) -> Any:
+        name = str(name or "").strip()
+        self.open_to_all(name)
         with self.loading:
             if name not in self.models:
                 self.models[name] = how(name)
@@ -70,6 +74,7 @@ class Studio:
     def told(self, name: str) -> str:
         """What a model weighs, before it is loaded, and the memory that is free."""
         try:
+            self.open_to_all(name)
             path = find(name)
             files = [path] if path.is_file() else [p for p in path.rglob("*.safetensors")]
             size = sum(p.stat().st_size for p in files) / 2**20

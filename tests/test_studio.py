@@ -304,6 +304,9 @@ def test_only_shipped_models_are_open_to_other_machines(tmp_path):
     with pytest.raises(ArgumentError, match="only shipped models"):
         studio.model(str(tmp_path / "mine.safetensors"))
     assert re.search(r"\d+ MB to load", studio.told("shapes"))
+    (tmp_path / "mine.safetensors").write_bytes(bytes(2**20))
+    assert "1 MB to load" in Studio().told(str(tmp_path / "mine.safetensors"))
+    assert studio.told(str(tmp_path / "mine.safetensors")) == "not found on this disk"  # nor is it looked for
 
 
 # ---- what visitors give ----
