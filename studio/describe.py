@@ -32,6 +32,7 @@ from palimpsest.studio.verbs import VERBS
 DIFFEDIT, FLOW, WORDS, LIVE = (
     VERBS[name] for name in ("diffedit", "flow_edit", "prompt_to_prompt", "text2live")
 )
+SUCCEEDS = (0.3, 1)  # threshold and grow with which DiffEdit changes all of the examples' things
 HEAT = "heat"  # what is kept of a visitor's last DiffEdit
 WALKS = {  # way of inversion -> what it is called; "": none
     "edit-friendly": "the picture's, edit-friendly",
@@ -55,7 +56,10 @@ def describe_tab(studio: Studio) -> None:
             with gr.Tabs():
                 buttons = _methods(desk)
             desk.controls("DiffEdit")
-        desk.examples([picture, source, target], lambda one: (pixels_of(one.picture), one.source, one.target))
+        desk.examples(
+            [picture, source, target, *buttons["DiffEdit"][1][:2]],
+            lambda one: (pixels_of(one.picture), one.source, one.target, *SUCCEEDS),
+        )
         with gr.Column():
             desk.results("drop a picture or take an example, say what it shows and should show, and run")
     _wire(studio, desk, [picture, source, target], buttons)
