@@ -90,7 +90,8 @@ def about(rank: int, steps: int, n: int) -> str:
     """How long it will take, said before it is begun."""
     seconds = SECONDS[rank] * steps + 0.3 * n + 8
     every = max(1, steps // SEEN)
-    return f"about {seconds:.0f} s on two cores: {n} prior pictures, {steps} steps, a picture every {every} steps"
+    course = f"{n} prior pictures, {steps} steps, a picture every {every} of them"
+    return f"about {seconds:.0f} s on two cores: {course}"
 
 
 def learned(
