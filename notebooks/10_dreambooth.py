@@ -146,9 +146,11 @@ assert len(caught) == 1 and issubclass(caught[0].category, Caution)
 # %% [markdown]
 # ## 3. The loss
 #
-# $$E\big[w_t\,\|\hat x_\theta(\sqrt{\bar\alpha_t}\,x + \sqrt{1-\bar\alpha_t}\,\varepsilon, c) - x\|^2
-# + \lambda\, w_{t'}\,\|\hat x_\theta(\sqrt{\bar\alpha_{t'}}\,x_{pr} + \sqrt{1-\bar\alpha_{t'}}\,\varepsilon', c_{pr})
-# - x_{pr}\|^2\big] \qquad\text{Eq. (9), the paper's Eq. 2}$$
+# $$E\big[w_t\,\|\hat x_\theta(z_t, c) - x\|^2 + \lambda\, w_{t'}\,\|\hat x_\theta(z'_{t'}, c_{pr}) - x_{pr}\|^2\big]
+# \qquad\text{Eq. (9), the paper's Eq. 2}$$
+#
+# with $z_t = \sqrt{\bar\alpha_t}\,x + \sqrt{1-\bar\alpha_t}\,\varepsilon$ and, on pictures of the class,
+# $z'_{t'} = \sqrt{\bar\alpha_{t'}}\,x_{pr} + \sqrt{1-\bar\alpha_{t'}}\,\varepsilon'$.
 #
 # The first term is ordinary training on the four pictures. The second is ordinary training, too, on pictures of the class that
 # the *frozen* model made before the fine-tuning began: it is asked to go on making what it made. $t'$ and $\varepsilon'$ are
