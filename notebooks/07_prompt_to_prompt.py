@@ -210,6 +210,12 @@ plots.explore(draw, {"word": list(dict.fromkeys(d.source[0].split()))}, page=Fal
 # - **replace**, Eq. (12), a word is swapped: M̂ = M;
 # - **refine**, Eq. (13), words are added: known columns from M, new ones stay M*;
 # - **re-weight**, Eq. (14), a word made stronger or weaker: its column times c.
+#
+# Written out, for a place i and a token j of the target:
+#
+# $$\hat M_{i,j} = c_j\,M_{i,A(j)} \;\text{ where j has a source token A(j), else }\; \hat M_{i,j} = c_j\,M^*_{i,j}.$$
+#
+# With c = 1 this is (13); with all tokens known it is (12); a factor c that is not 1 makes it (14).
 
 # %%
 g = torch.Generator().manual_seed(5)
