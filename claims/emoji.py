@@ -3,6 +3,7 @@
     make emoji-data
     python -m palimpsest.claims.emoji [--n 200] [--device cuda] [--models FOLDER] [--quick]
     python -m palimpsest.claims.emoji --only SDEdit,DiffEdit   # make and keep these pictures
+    python -m palimpsest.claims.emoji --add FlowEdit # measure it, and put its row into the record
     python -m palimpsest.claims.draw.make emoji_gallery.png    # the gallery, drawn from what was measured
 
 Each method is given a picture and its captions, or the instruction, and its result is compared with the
@@ -11,7 +12,8 @@ LPIPS, where those are at hand. The picture before, untouched, is one of the ent
 is what it keeps, so that copying is hard to beat in PSNR. A method's settings are chosen for each kind of
 edit on other held-out pairs, TUNE of them, by their PSNR. GLIDE's own model is not trained on emoji; its
 way of inpainting is here on the model that is, from pure noise and with x̂_0 kept outside DiffEdit's
-mask.
+mask. Text2LIVE trains a net for each picture and is scored on the first of the pairs, FEW of them; our CLIP
+trains it and so does not judge it.
 
 Writes the table of docs/emoji.md, figures/emoji.json and figures/emoji_edits.png (the 24 edits that gain most
 and the 12 that gain least). What is measured of candidates in a FOLDER is written there. What methods make
@@ -36,19 +38,21 @@ from palimpsest.claims.common import rounded
 from palimpsest.claims.emoji_methods import (
     BATCH,
     COPY,
+    FEW,
     METHODS,
     STEPS,
     Drawn,
     EmojiModels,
+    Made,
     Setting,
     Way,
-    by_instruction,
     drawn,
     held_out_pairs,
+    needed,
     open_emoji,
     pictures_of,
 )
-from palimpsest.claims.page import RECORDS, Record, write_table
+from palimpsest.claims.page import RECORDS, Record, read_record, write_table
 from palimpsest.claims.parts import Part, Parts, at_once, code_of
 from palimpsest.cli.manners import exit_code_of
 from palimpsest.methods.inversion import invert, redo
@@ -203,21 +207,14 @@ def measure(
     kept, if they are.
     """
     edits, others = shares(world, n, seed, TUNE if tune is None else tune)
-    results, scores, record, seconds = {COPY: edits.before}, {}, {}, 0.0
-    for name, (way, settings) in there(models, METHODS if methods is None else methods).items():
-        results[name], chosen, spent = pictures_of(models, name, way, settings, edits, others, seed, folder)
-        record[name] = dict(
-            settings={kind: chosen[kind] for kind in KINDS if edits.rows(kind)}, seconds=round(spent)
-        )
-        seconds += spent
-        say(f"{name}: {spent:.0f} s")
-    for name, pictures in results.items():
-        scores[name] = scored(models, pictures, edits)
-        record[name] = record.get(name, {}) | rows_of(scores[name], edits)
+    chosen = METHODS if methods is None else methods
+    record, results = painted(models, chosen, edits, others, seed, folder, say)
+    record[COPY], results[COPY] = rows_of(scored(models, edits.before, edits), edits), edits.before
+    gains = {name: gain_of(results[name], edits) for name in results if name != COPY}
     model = models.model
     true = torch.cat([model.decode(model.encode(part)).cpu() for part in edits.after.split(BATCH)])
     limit = scored(models, true, edits)
-    shown = gallery({name: s["gain"] for name, s in scores.items() if name != COPY}, edits.kinds)
+    shown = gallery(gains, edits.kinds)
     listed = [
         dict(
             asked=edits.asked[s.pair],
@@ -240,9 +237,91 @@ def measure(
         successes=len(shown[0]),
         columns=COLUMNS,
         gallery=listed,
+        gallery_of=list(gains),
     )
-    whole |= dict(n=len(edits.kinds), seed=seed, targets=targets(edits), painting_seconds=round(seconds))
+    seconds = sum(row.get("seconds", 0) for row in record.values())
+    whole |= dict(n=len(edits.kinds), seed=seed, targets=targets(edits), painting_seconds=seconds)
     return whole, strips(edits, results, [*shown[0], *shown[1]])
+
+
+def painted(
+    models: EmojiModels,
+    methods: dict[str, tuple[Way, list[Setting]]],
+    edits: Drawn,
+    others: Drawn,
+    seed: int,
+    folder: Path | None,
+    say: Callable[[str], None],
+) -> tuple[Record, dict[str, Tensor]]:
+    """Of each method whose models are there its row of the board, and what it made: (n 3 64 64) or fewer."""
+    record, results = {}, {}
+    for name, (way, settings) in there(models, methods).items():
+        some, made = made_by(models, name, way, settings, edits, others, seed, folder)
+        results[name] = made.pictures
+        judges = models._replace(clip=None) if needed(way) == "clip" else models  # what trains does not judge
+        record[name] = dict(
+            settings={kind: made.settings[kind] for kind in KINDS if some.rows(kind)},
+            seconds=round(made.seconds),
+            **rows_of(scored(judges, made.pictures, some), some),
+        )
+        say(f"{name}: {made.seconds:.0f} s")
+    return record, results
+
+
+def made_by(
+    models: EmojiModels,
+    name: str,
+    way: Way,
+    settings: list[Setting],
+    edits: Drawn,
+    others: Drawn,
+    seed: int,
+    folder: Path | None,
+) -> tuple[Drawn, Made]:
+    """The pairs that a method is scored on, and what it made of them."""
+    some = edits.first(FEW.get(name, len(edits.kinds)))
+    return some, pictures_of(models, name, way, settings, some, others, seed, folder)
+
+
+def gain_of(pictures: Tensor, edits: Drawn) -> Tensor:
+    """The gain over copying on each pair (n,): −∞ where the method made no picture of it."""
+    gain = torch.full((len(edits.kinds),), -torch.inf)
+    some = edits.first(len(pictures))
+    done, before = (psnr(x, some.after).clamp(max=60).float() for x in (pictures, some.before))
+    gain[: len(pictures)] = done - before
+    return gain
+
+
+def joined(
+    record: Record,
+    models: EmojiModels,
+    world: World,
+    only: Sequence[str],
+    *,
+    folder: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Record:
+    """The record with the rows of these methods too, on the same pairs. The gallery stays as it is.
+
+    Raises ValueError where the models or the pairs are not those of the record.
+    """
+    edits, others = shares(world, record["n"], record["seed"], record["tuned_on"])
+    copied, known = rows_of(scored(models, edits.before, edits), edits), record["methods"][COPY]
+    same = copied["kinds"].keys() == known["kinds"].keys() and all(
+        abs(r["db"] - known["kinds"][k]["db"]) < 1e-3 and r["n"] == known["kinds"][k]["n"]
+        for k, r in copied["kinds"].items()
+    )
+    if models.files != record["files"] or not same or record["steps"] != STEPS:
+        raise ValueError("add: the record is of other models, pairs or steps; measure all methods anew")
+    rows, _ = painted(
+        models, {name: METHODS[name] for name in only}, edits, others, record["seed"], folder, say
+    )
+    every = record["methods"] | rows
+    return record | dict(
+        methods={name: every[name] for name in (*METHODS, COPY) if name in every},
+        gallery_of=record.get("gallery_of", [name for name in record["methods"] if name != COPY]),
+        painting_seconds=sum(row.get("seconds", 0) for row in every.values()),
+    )
 
 
 def targets(edits: Drawn) -> dict[str, int]:
@@ -269,11 +348,8 @@ def there(
     models: EmojiModels, methods: dict[str, tuple[Way, list[Setting]]]
 ) -> dict[str, tuple[Way, list[Setting]]]:
     """The methods whose models are trained."""
-    return {
-        name: way
-        for name, way in methods.items()
-        if models.instruct is not None or way[0] is not by_instruction
-    }
+    kept = {"": models.model, "instruct": models.instruct, "clip": models.clip}
+    return {name: way for name, way in methods.items() if kept[needed(way[0])] is not None}
 
 
 def beaters(record: Record, kind: str) -> list[str]:
@@ -300,6 +376,10 @@ def table(record: Record) -> str:
     def line(*words: str) -> str:
         return f"| {' | '.join(words)} |"
 
+    def counted(name: str) -> str:
+        n = record["methods"][name]["all"]["n"]
+        return name if n == copied["all"]["n"] else f"{name}, the first {n} pairs"
+
     names = [name for name in record["methods"] if name != COPY]
     plain = [f"{v['db']:.1f} dB" for v in (copied["all"], *(copied["kinds"][k] for k in kinds))]
     lines = [
@@ -308,7 +388,7 @@ def table(record: Record) -> str:
         line("different emoji to be reached", *(str(record["targets"][k]) for k in ("all", *kinds))),
         line(f"{COPY}: PSNR to the true one", *plain),
     ]
-    lines += [line(name, *cells(r)) for name, r in record["methods"].items() if name != COPY]
+    lines += [line(counted(name), *cells(record["methods"][name])) for name in names]
     lines += [line("the true one through the autoencoder: the limit", *cells(record["limit"])), ""]
     extra = [
         more
@@ -322,7 +402,9 @@ def table(record: Record) -> str:
     if extra:
         lines += [line("mean over all", *(words for _, words, _ in extra)), line(*["---"] * (len(extra) + 1))]
         lines += [
-            line(name, *(f"{r['all'][key]:.{digits}f}" for key, _, digits in extra))
+            line(
+                name, *(f"{r['all'][key]:.{digits}f}" if key in r["all"] else "–" for key, _, digits in extra)
+            )
             for name, r in record["methods"].items()
         ] + [""]
     lines += [
@@ -394,6 +476,11 @@ def command_line() -> argparse.ArgumentParser:
         help="make and keep the pictures of these methods, and score nothing",
     )
     parser.add_argument(
+        "--add",
+        metavar="METHOD,METHOD",
+        help="measure these methods on the pairs of figures/emoji.json, and put their rows into it",
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="10 pairs, into runs/quick, to see that all runs"
     )
     parser.add_argument(
@@ -413,11 +500,10 @@ def make_only(models: EmojiModels, world: World, only: Sequence[str], n: int, tu
     chosen = there(models, {name: METHODS[name] for name in only})
     if missing := [name for name in only if name not in chosen]:
         raise ValueError(
-            f"only: {missing[0]} needs a model that is not trained; "
-            "python -m palimpsest.training.emoji_instruct trains it"
+            f"only: {missing[0]} needs a model that is not trained; make emoji-weights trains it"
         )
     for name, (way, settings) in chosen.items():
-        made = pictures_of(models, name, way, settings, edits, others, 0, state)
+        _, made = made_by(models, name, way, settings, edits, others, 0, state)
         print(f"{name}: {made.seconds:.0f} s", flush=True)
 
 
@@ -427,13 +513,17 @@ def main(argv: list[str] | None = None) -> int:
     if a.n < 1:
         raise ValueError(f"n: must be at least 1, got {a.n}")
     n, tune, state = (10, 10, Path("runs/quick/emoji_board")) if a.quick else (a.n, TUNE, Path(a.state))
-    only = a.only.split(",") if a.only else []
-    if wrong := [name for name in only if name not in METHODS]:
+    only, more = (text.split(",") if text else [] for text in (a.only, a.add))
+    if wrong := [name for name in (*only, *more) if name not in METHODS]:
         raise ValueError(f"only: {wrong[0]!r} is no method; they are {', '.join(METHODS)}")
     folder = Path("runs/quick") if a.quick else Path(a.models) / "claims" if a.models else RECORDS
     models, world = open_emoji(a.models, a.device), open_world(a.data)
     if only:
         make_only(models, world, only, n, tune, state)
+        return 0
+    if more:
+        known = read_record("emoji")
+        write_board(folder, joined(known, models, world, more, folder=state, say=partial(print, flush=True)))
         return 0
     needed = {"emoji.safetensors", "emoji-vae.safetensors"}
     files = {name: of for name, of in models.files.items() if name in needed}
@@ -442,19 +532,24 @@ def main(argv: list[str] | None = None) -> int:
     record, sheet = measure(
         models, world, n=n, seed=0, tune=tune, folder=state, part=part, say=partial(print, flush=True)
     )
-    folder.mkdir(parents=True, exist_ok=True)
     head = dict(
         command="python -m palimpsest.claims.emoji",
         model=models.name,
         files=models.files,
         seconds=round(time.monotonic() - start),
     )
-    write_json(folder / "emoji.json", rounded(head | record))
+    write_board(folder, head | record)
     write_picture(sheet, folder / "emoji_edits.png")
-    if folder == RECORDS:
-        write_table("emoji", "emoji", table(record))
-    print(table(record))
     return 0
+
+
+def write_board(folder: Path, record: Record) -> None:
+    """Write the record into the folder, and the table into the page where the record is the shipped one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "emoji.json", rounded(record))
+    if folder == RECORDS:
+        write_table("emoji", "emoji", table(rounded(record)))
+    print(table(record))
 
 
 if __name__ == "__main__":

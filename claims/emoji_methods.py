@@ -18,13 +18,16 @@ from torch import Tensor
 
 from palimpsest.claims.common import is_there, place
 from palimpsest.claims.parts import code_of
+from palimpsest.claims.text2live import TRAINING, VIEWS
 from palimpsest.methods.diffedit import Ablation, diffedit
+from palimpsest.methods.flow_edit import flow_edit
 from palimpsest.methods.instruct_pix2pix import instruct_pix2pix
 from palimpsest.methods.inversion import Inversion
 from palimpsest.methods.ladder import FAST
 from palimpsest.methods.null_text import null_text
 from palimpsest.methods.prompt_to_prompt import Injection, prompt_to_prompt
 from palimpsest.methods.sdedit import sdedit
+from palimpsest.methods.text2live import Terms, text2live
 from palimpsest.methods.variants import direct, edit_friendly
 from palimpsest.metrics.image import psnr
 from palimpsest.metrics.trunks import LPIPS
@@ -68,6 +71,10 @@ class Drawn(NamedTuple):
     def rows(self, kind: str) -> list[int]:
         """Which of them are of this kind."""
         return [i for i, k in enumerate(self.kinds) if k == kind]
+
+    def first(self, n: int) -> Drawn:
+        """The first n of them."""
+        return Drawn(*(field[:n] for field in self))
 
 
 class Asked(NamedTuple):
@@ -164,8 +171,50 @@ def by_prompt_to_prompt(
     ).raw
 
 
+def by_flow_edit(m: EmojiModels, a: Asked, s: Setting) -> Tensor:
+    return flow_edit(
+        m.model,
+        a.x,
+        a.source,
+        a.target,
+        steps=STEPS,
+        start=s["start"],
+        w_source=1.0,
+        w_target=s["w"],
+        seed=a.seed,
+    ).raw
+
+
 def by_instruction(m: EmojiModels, a: Asked, s: Setting) -> Tensor:
     return instruct_pix2pix(m.instruct, a.x, a.instruction, steps=STEPS, seed=a.seed, **s).picture
+
+
+def by_layer(m: EmojiModels, a: Asked, s: Setting) -> Tensor:
+    """Text2LIVE: a CLIP trains a net for each picture."""
+    made = [
+        text2live(
+            m.clip,
+            x[None],
+            source,
+            target,
+            layer_of(source, target),
+            terms=Terms(**s),
+            views=VIEWS,
+            training=TRAINING,
+            seed=a.seed + i,
+        ).picture
+        for i, (x, source, target) in enumerate(zip(a.x, a.source, a.target))
+    ]
+    return torch.cat(made)
+
+
+GROUND = " on a"  # what begins the words about the ground
+
+
+def layer_of(source: str, target: str) -> str:
+    """What Text2LIVE's layer alone shows: the emoji over green; all, where the ground alone changes."""
+    thing = target.rsplit(GROUND, 1)[0]
+    return target if source.rsplit(GROUND, 1)[0] == thing else f"{thing} on a green background"
 
 
 INJECTED = [
@@ -186,11 +235,19 @@ METHODS: dict[str, tuple[Way, list[Setting]]] = {
     "Prompt-to-Prompt on null-text": (partial(by_prompt_to_prompt, way=null_text, how=FAST), INJECTED),
     "Prompt-to-Prompt on direct inversion": (partial(by_prompt_to_prompt, way=direct), INJECTED),
     "Prompt-to-Prompt on edit-friendly": (partial(by_prompt_to_prompt, way=edit_friendly), INJECTED),
+    "FlowEdit": (by_flow_edit, [dict(start=s, w=w) for s, w in ((0.65, 2.0), (0.8, 2.0), (0.9, 4.0))]),
     "InstructPix2Pix": (
         by_instruction,
         [dict(s_text=t, s_image=i) for t, i in ((1.0, 1.0), (1.5, 1.0), (2.0, 1.2), (3.0, 1.2), (5.0, 1.5))],
     ),
+    "Text2LIVE": (by_layer, [dict(sparsity=0.06)]),  # as claims/text2live.py chose on shapes
 }
+FEW = {"Text2LIVE": 20}  # method -> on how many of the pairs it is scored, where not on all
+
+
+def needed(way: Way) -> str:
+    """Which of the models that may be lacking makes the pictures: "instruct", "clip", or "" for none."""
+    return "instruct" if way is by_instruction else "clip" if way is by_layer else ""
 
 
 def made(
@@ -215,6 +272,8 @@ def choose(
     """For each kind of edit the setting nearest to the truth, in PSNR; for a kind that is not among them
     that of all together.
     """
+    if len(settings) == 1:
+        return dict.fromkeys(KINDS, settings[0])
     every = range(len(edits.kinds))
     db = torch.stack(
         [psnr(made(models, way, s, edits, every, seed), edits.after).clamp(max=60) for s in settings]
@@ -235,20 +294,11 @@ class Made(NamedTuple):
 
 
 def key_of(
-    models: EmojiModels,
-    settings: Sequence[Setting],
-    edits: Drawn,
-    others: Drawn,
-    seed: int,
-    *,
-    instruct: bool,
+    models: EmojiModels, settings: Sequence[Setting], edits: Drawn, others: Drawn, seed: int, needs: str
 ) -> dict[str, str]:
     """All that a method's pictures depend on: models, pairs, settings, and the code of this module."""
-    files = {
-        name: of
-        for name, of in models.files.items()
-        if "clip" not in name and (instruct or "instruct" not in name)
-    }
+    idle = {"instruct", "clip"} - {needs}
+    files = {name: of for name, of in models.files.items() if not any(k in name for k in idle)}
     words = [[d.kinds, d.source, d.target, d.asked] for d in (edits, others)]
     texts = dict(settings=settings, models=files, words=words, seed=seed, steps=STEPS, batch=BATCH)
     return {name: str(value) for name, value in texts.items()} | dict(
@@ -269,7 +319,7 @@ def pictures_of(
     """Read from `folder` what this method made of these edits, or make it, its settings chosen on the
     others, and keep it there.
     """
-    key = key_of(models, settings, edits, others, seed, instruct=way is by_instruction)
+    key = key_of(models, settings, edits, others, seed, needed(way))
     file = folder and folder / f"{name.lower().replace(' ', '-')}.safetensors"
     try:
         tensors, about = read_tensors(file) if file else ({}, {})

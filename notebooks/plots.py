@@ -31,7 +31,7 @@ LESSON_RC = RC | {"font.size": MEDIUM, "axes.titlesize": MEDIUM + .5, "axes.labe
                   "ytick.labelsize": SMALL, "legend.fontsize": SMALL, "axes.titlepad": 5, "lines.linewidth": 1.6,
                   "lines.markersize": 4, "figure.figsize": (PAGE, 2.6)}
 LINE, GAP = .165, .05                                          # inches of a line of text; between two pictures
-MARKS = "osD^vPX"
+MARKS = "osD^vPX<>*hp"
 
 Values = Sequence[float] | Tensor
 
@@ -137,11 +137,20 @@ def bars(ax: Axes, names: Sequence[str], groups: Mapping[str, Values],
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def points(ax: Axes, x: Sequence[Sequence[float]], y: Sequence[Sequence[float]], name: str, colour: str, mark: str = "o-") -> None:
+def points(ax: Axes, x: Sequence[Sequence[float]], y: Sequence[Sequence[float]], name: str, colour: str, mark: str = "o-",
+           size: float = 4) -> None:
     """Points joined by a line, each with its interval along both axes: x and y hold [mean, low, high] for each."""
     (across, left, right), (up, low, high) = (np.array(v, dtype=float).T for v in (x, y))
     ax.errorbar(across, up, xerr=(across - left, right - across), yerr=(up - low, high - up), fmt=mark, color=colour,
-                label=name, linewidth=1, capsize=2)
+                label=name, linewidth=1, capsize=2, markersize=size)
+
+
+def looks(names: Sequence[str]) -> dict[str, dict[str, str | float]]:
+    """Name → name, colour, mark and size as `points` takes them. No two names share a mark, so that none is told by its colour alone.
+    Raises ValueError for more names than there are marks."""
+    if len(names) > len(MARKS):
+        raise ValueError(f"looks: {len(names)} names, and {len(MARKS)} marks")
+    return {name: dict(name=name, colour=PALETTE[k % len(PALETTE)], mark=MARKS[k], size=8.) for k, name in enumerate(names)}
 
 
 def board(ax: Axes, columns: Sequence[str], rows: Mapping[str, Sequence[Sequence[float] | None]], *, form: str = "",

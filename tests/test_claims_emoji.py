@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -46,6 +47,8 @@ def folder(tmp_path_factory, world):
 def two_steps(monkeypatch):
     for module in (board, ways):
         monkeypatch.setattr(module, "STEPS", 2)
+    monkeypatch.setattr(ways, "TRAINING", replace(ways.TRAINING, steps=1))
+    monkeypatch.setattr(board, "FEW", {"Text2LIVE": 3})
 
 
 FAST = {name: (way, settings[:2]) for name, (way, settings) in METHODS.items()}
@@ -90,7 +93,7 @@ def test_the_scoreboard_is_measured_drawn_and_told(world, folder, tmp_path, whol
         tiny_clip(folder, "emoji-clip", vocabulary(world))
     models = open_emoji(folder)
     record, sheet = measure(models, world, n=10, seed=0, tune=4, methods=FAST)
-    names = [name for name in METHODS if whole or name != "InstructPix2Pix"]
+    names = [name for name in METHODS if whole or name not in ("InstructPix2Pix", "Text2LIVE")]
     assert list(record["methods"])[:-1] == names and list(record["methods"])[-1] == COPY
     assert ("clip" in record["methods"][COPY]["all"]) == whole and (
         record["missing"] == ["lpips-alex"]
@@ -98,12 +101,17 @@ def test_the_scoreboard_is_measured_drawn_and_told(world, folder, tmp_path, whol
     for name in names:
         of = record["methods"][name]
         assert all(of["settings"][kind] in METHODS[name][1][:2] for kind in of["kinds"])
-        mean = sum(r["gain"] * r["n"] for r in of["kinds"].values()) / record["n"]
+        assert of["all"]["n"] == (3 if name == "Text2LIVE" else 10)
+        assert ("clip" in of["all"]) == (whole and name != "Text2LIVE")  # what trains does not judge
+        mean = sum(r["gain"] * r["n"] for r in of["kinds"].values()) / of["all"]["n"]
         assert of["all"]["gain"] == pytest.approx(mean, abs=1e-4) and 0 <= of["all"]["beats"] <= 1
     text = table(rounded(record))
     assert (
-        all(f"| {name} |" in text for name in names) and text.count("Floor: ") == 6 and "**missed**" in text
+        all(f"| {name} |" in text for name in names if name != "Text2LIVE")
+        and text.count("Floor: ") == 6
+        and "**missed**" in text
     )
+    assert ("| Text2LIVE, the first 3 pairs |" in text) == whole and record["gallery_of"] == names
     board.write_picture(sheet, tmp_path / "emoji_edits.png")
     assert (
         read_picture(tmp_path / "emoji_edits.png").shape == (1, 3, 3 * 64, 12 * 64)
@@ -186,11 +194,44 @@ def test_processes_share_the_methods_and_the_record_takes_what_they_left(
     assert board.main([*line, "--only", "SDEdit"]) == 0
     with pytest.raises(ValueError, match="'DiffEdit' is no method; they are SDEdit, InstructPix2Pix"):
         board.main([*line, "--only", "DiffEdit"])
-    untrained = open_emoji(folder)._replace(instruct=None)
+    untrained = open_emoji(folder)._replace(instruct=None, clip=None)
     monkeypatch.setattr(board, "open_emoji", lambda *_: untrained)
     with pytest.raises(ValueError, match="InstructPix2Pix needs a model that is not trained"):
         board.main([*line, "--only", "InstructPix2Pix"])
-    assert list(board.there(untrained, METHODS)) == list(METHODS)[:-1]
+    assert list(board.there(untrained, METHODS)) == list(METHODS)[:-2]
+
+
+def test_methods_are_joined_to_a_record_of_the_same_pairs_and_to_no_other(world, folder, monkeypatch):
+    models = open_emoji(folder)
+    both = {name: FAST[name] for name in ("SDEdit", "FlowEdit")}
+    monkeypatch.setattr(board, "METHODS", both)
+    whole, _ = measure(models, world, n=6, seed=0, tune=2, methods=both)
+    one, _ = measure(models, world, n=6, seed=0, tune=2, methods={"SDEdit": both["SDEdit"]})
+    head = dict(files=models.files, tuned_on=2)
+    known = rounded(head | one)
+    more = board.joined(known, models, world, ["FlowEdit"])
+    assert list(more["methods"]) == list(whole["methods"]) == ["SDEdit", "FlowEdit", COPY]
+    assert more["gallery_of"] == ["SDEdit"] and more["gallery"] == known["gallery"]
+    for name in both:
+        found, wanted = (rounded(r["methods"][name] | dict(seconds=0)) for r in (more, whole))
+        assert found == wanted
+    for other in (dict(seed=1), dict(n=4), dict(files={}), dict(steps=3)):
+        with pytest.raises(ValueError, match="add: the record is of other models, pairs or steps"):
+            board.joined(known | other, models, world, ["FlowEdit"])
+
+
+def test_text2live_is_told_of_the_emoji_alone_unless_only_its_ground_changes():
+    heart = "red heart in noto style on a blue background"
+    assert (
+        ways.layer_of(heart, heart.replace("red", "pink")) == "pink heart in noto style on a green background"
+    )
+    assert ways.layer_of(heart, heart.replace("blue", "yellow")) == heart.replace("blue", "yellow")
+
+
+def test_a_method_that_made_fewer_pictures_gains_nothing_on_the_others(world):
+    edits = drawn(world, held_out_pairs(world, 0)[:3])
+    gain = board.gain_of(edits.after[:2], edits)
+    assert (gain[:2] > 0).all() and gain[2] == -torch.inf
 
 
 def test_the_gallery_is_chosen_by_score_and_no_kind_fills_it():
@@ -222,6 +263,24 @@ def test_the_scoreboard_of_the_page_is_the_records():
     record = board.RECORDS / "emoji.json"
     text = (DOCS / "emoji.md").read_text(encoding="utf-8")
     assert f"<!-- emoji -->\n{table(json.loads(record.read_text(encoding='utf-8')))}\n<!-- /emoji -->" in text
+
+
+def test_what_the_page_says_of_methods_is_in_the_record():
+    record = json.loads((board.RECORDS / "emoji.json").read_text(encoding="utf-8"))
+    rows = {name: row for name, row in record["methods"].items() if name != COPY}
+    assert list(rows) == list(METHODS)
+    text = " ".join((DOCS / "emoji.md").read_text(encoding="utf-8").split())
+    assert "(of all but FlowEdit and Text2LIVE)" in text
+    assert set(rows) - set(record["gallery_of"]) == {"FlowEdit", "Text2LIVE"}
+    assert {edit["method"] for edit in record["gallery"]} <= set(record["gallery_of"])
+    best = sorted(rows, key=lambda name: -rows[name]["all"]["gain"])
+    assert (
+        "edit-friendly Prompt-to-Prompt gains most, and FlowEdit, which needs no inversion, is second" in text
+    )
+    assert best[:3] == ["InstructPix2Pix", "Prompt-to-Prompt on edit-friendly", "FlowEdit"]
+    assert "on the first 20 pairs alone, two of each kind" in text
+    assert {row["n"] for row in rows["Text2LIVE"]["kinds"].values()} == {2} and len(board.FEW) == 1
+    assert "clip" not in rows["Text2LIVE"]["all"]
 
 
 def test_what_is_reached_is_counted_whatever_ground_it_stands_on():

@@ -95,7 +95,10 @@ def emoji_success(record: Record) -> dict[str, list[Cell]]:
 def emoji_means(record: Record) -> dict[str, list[Cell]]:
     """What else was measured, over all kinds."""
     return {
-        name: [Cell(f"{scores['all'][k]:.{digits}f}", by=scores["all"][k]) for k, digits in EMOJI_MEANS]
+        name: [
+            Cell(f"{scores['all'][k]:.{digits}f}", by=scores["all"][k]) if k in scores["all"] else NONE
+            for k, digits in EMOJI_MEANS
+        ]
         for name, scores in record["methods"].items()
     }
 
