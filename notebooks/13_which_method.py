@@ -305,10 +305,10 @@ of = lambda name: emoji["methods"][name]["settings"]["tone"]
 faces = {"SDEdit": sdedit(painter, d.before, d.target, steps=16, **of("SDEdit")).picture}
 given = (painter, d.before, d.source, d.target)
 faces["DiffEdit"] = diffedit(*given, steps=16, **of("DiffEdit")).raw
-s = of("FlowEdit")
-faces["FlowEdit"] = flow_edit(*given, steps=16, start=s["start"], w_target=s["w"]).raw
 
 # %%
+s = of("FlowEdit")
+faces["FlowEdit"] = flow_edit(*given, steps=16, start=s["start"], w_target=s["w"]).raw
 s = of("Prompt-to-Prompt on edit-friendly")
 start = edit_friendly(painter, d.before, d.source, steps=16, w=s["w"])
 injection = Injection(cross=s["cross"], self_=s["self_"])
