@@ -272,7 +272,8 @@ assert bounds["InstructPix2Pix"][0] > max(rest)
 fig, (ax,) = plots.panels(1, height=2.5, width=6)
 plots.dots(ax, beats, bounds)
 ax.axvline(0.5, color="#333333", linewidth=1)
-ax.set(title="nearer to the artist's picture than before, share of 200 (Text2LIVE: 20)", xlim=(0, 1));
+title = "nearer to the artist's picture than before, share of 200 (Text2LIVE: 20)"
+ax.set(title=title, xlim=(0, 1));
 
 # %% [markdown]
 # **Figure 13.6.** *How often each method beats doing nothing (95 % intervals).* Half of the methods cannot be told apart. Only
