@@ -19,6 +19,10 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
             "if small.ndim != 4 or small.shape[1] != 3 or small.shape[-1] != small.shape[-2]:",
             "USub left out (2)",
         ): "where it is read, small has four axes",
+        (
+            "noise = rng.randn(x_t.shape, x_t) if s > 0 else None",
+            "Gt -> GtE",
+        ): "at s = 0 ddpm_step gives the mean, whatever the noise, and nothing is drawn after it",
         ("small = picture = path[-1].clamp(-1, 1)", "1 -> 2 (2)"): CLAMPED,
         ("small = picture = path[-1].clamp(-1, 1)", "1 -> 2 (3)"): CLAMPED,
         ("raw = path[-1].clamp(-1, 1)", "1 -> 2 (2)"): CLAMPED,

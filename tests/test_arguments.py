@@ -175,3 +175,6 @@ def test_whatever_checks_its_arguments_refuses_nonsense_before_it_does_anything(
     with pytest.raises(ArgumentError) as refused:
         function(**given)
     assert refused.value.argument in given
+    frames = [frame.name for frame in refused.traceback]
+    own = "__post_init__" if inspect.isclass(function) else function.__name__
+    assert frames[frames.index(own) + 1] == "check"  # its own, not that of what it calls

@@ -24,6 +24,7 @@ from palimpsest.arguments import ArgumentError, Caution
 from palimpsest.cli.main import main
 from palimpsest.methods.dreambooth import (
     Batch,
+    Examples,
     dreambooth,
     dreambooth_loss,
     flat_weight,
@@ -369,6 +370,20 @@ def test_word_identifiers_are_the_reserved_words_and_come_back():
     assert rare_words(tokenizer) == list(RARE_WORDS) and find_identifier(tokenizer) == RARE_WORDS[0]
     assert all(comes_back(tokenizer, word) for word in RARE_WORDS) and not comes_back(tokenizer, "zwx star")
     assert {find_identifier(tokenizer, seed) for seed in range(60)} == set(RARE_WORDS)
+
+
+def test_pictures_texts_and_times_are_drawn_evenly_and_texts_belong_to_their_picture():
+    latents = torch.arange(4.0)[:, None, None, None].expand(4, 1, 2, 2)
+    tokens = torch.tensor(
+        [[[0, 0], [0, 1], [0, 2]], [[1, 0], [1, 1], [1, 2]]]
+    )  # pictures 2, 3 share with 0, 1
+    drawn = Examples(latents, tokens).draw(6000, 5, torch.Generator().manual_seed(0))
+    x, said, t, eps = drawn
+    for found, values in ((x[:, 0, 0, 0], range(4)), (said[:, 1], range(3)), (t, range(1, 6))):
+        counts = torch.stack([(found == v).sum() for v in values])
+        assert counts.sum() == 6000 and (counts / 6000 * len(values)).sub(1).abs().max() < 0.1
+    assert torch.equal(said[:, 0], x[:, 0, 0, 0].long() % 2)
+    assert eps.shape == x.shape and abs(eps.mean()) < 0.02 and abs(eps.var() - 1) < 0.03
 
 
 def test_there_is_no_search_where_no_rare_word_is_known():
