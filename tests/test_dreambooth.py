@@ -386,6 +386,21 @@ def test_pictures_texts_and_times_are_drawn_evenly_and_texts_belong_to_their_pic
     assert eps.shape == x.shape and abs(eps.mean()) < 0.02 and abs(eps.var() - 1) < 0.03
 
 
+def test_the_rate_of_a_run_falls_along_its_cosine_from_the_first_step(b, x, monkeypatch):
+    told = []
+
+    def only_told(loss, net, batch, settings, files, **how):
+        told.append((settings, files))
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "fit", only_told)
+    with pytest.raises(InterruptedError):
+        dreambooth(b, x, "star", course=Course(steps=7, batch=2, lr=1e-3, seed=5), prior=Prior(weight=0))
+    ((settings, files),) = told
+    assert (settings.steps, settings.lr, settings.warmup, settings.seed) == (7, 1e-3, 0, 5)
+    assert settings.betas == (0.9, 0.999) and settings.accumulate == 1 and files.checkpoint is None
+
+
 def test_there_is_no_search_where_no_rare_word_is_known():
     with pytest.raises(ValueError, match="^identifier: there is no search over a SimpleNamespace"):
         rare_words(SimpleNamespace(words=["sks"]))

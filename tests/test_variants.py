@@ -97,6 +97,11 @@ def test_edict_is_two_coupled_walks_that_take_turns_and_unmixing_pulls_them_apar
     x_mid = ddim_step(B.schedule, x, eps(y_mid, t), t, s)
     y_s = 0.93 * y_mid + 0.07 * x_mid
     assert_close(one.path[2], torch.cat([0.93 * x_mid + 0.07 * y_s, y_s], 1), atol=1e-10, rtol=1e-10)
+    (t, s), (x, y) = one.times[2:4], one.path[2].chunk(2, 1)  # and then x again
+    x_mid = ddim_step(B.schedule, x, eps(y, t), t, s)
+    y_mid = ddim_step(B.schedule, y, eps(x_mid, t), t, s)
+    x_s = 0.93 * x_mid + 0.07 * y_mid
+    assert_close(one.path[3], torch.cat([x_s, 0.93 * y_mid + 0.07 * x_s], 1), atol=1e-10, rtol=1e-10)
     assert redo(B, one)[-1].shape == X.shape
     low = edict(B, X, PROMPTS, steps=S, w=3.0, top=0.6)
     assert (
