@@ -4,6 +4,7 @@ kill them.
 EQUIVALENT[file][line of source, fault] = reason. tests/test_mutants.py sees that each is still there.
 """
 
+TWO_AXES = "of two axes the last is axis 1"
 FOUR_AXES = "check_map has seen that x_t has four axes, of which the last two are those from the third on"
 CLAMPED = "x_0 was clamped in every step, so that only rounding leaves [-1, 1]"
 TO_THE_BIT = "differs only where a computed number equals the limit to the last bit"
@@ -13,6 +14,12 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
             "while i and j:",
             "And -> Or",
         ): "both rows begin with the start token alone of its kind, so i and j reach 0 together"
+    },
+    "methods/captioned.py": {
+        (
+            "rows = torch.cat([old, old.mean(0) + old.std(0) * drawn])",
+            "Add -> Sub",
+        ): "what is drawn is as likely with the other sign"
     },
     "methods/glide.py": {
         (
@@ -34,11 +41,16 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
             "GtE -> Gt",
         ): TO_THE_BIT
     },
-    "nets/ddpm.py": {
+    "methods/text2live.py": {
         (
-            "return torch.cat([phase.sin(), phase.cos()], dim=-1)",
-            "USub left out",
-        ): "of two axes the last is axis 1"
+            "if (words.source - words.target).norm() < 1e-6:",
+            "1e-06 -> 2e-06",
+        ): "a bound above rounding: embeddings of length 1 are the same, or much farther apart"
+    },
+    "nets/ddpm.py": {("return torch.cat([phase.sin(), phase.cos()], dim=-1)", "USub left out"): TWO_AXES},
+    "nets/judges/clip.py": {("return F.normalize(z, dim=-1) if unit else z", "USub left out"): TWO_AXES},
+    "nets/judges/noised_clip.py": {
+        ("return F.normalize(z, dim=-1) if unit else z", "USub left out"): TWO_AXES
     },
     "nets/glide.py": {
         (

@@ -3,6 +3,7 @@ nothing.
 """
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -120,6 +121,15 @@ def test_every_cell_has_a_self_map_and_no_other_place(maps):
     for y, x in ((-1, 0), (0, -1), (8, 0), (0, 8)):
         with pytest.raises(ValueError, match="^y, x: must be a cell of the 8×8 maps"):
             maps.self_map(y, x)
+
+
+def test_maps_that_are_wider_than_high_keep_their_shape():
+    rows = torch.rand(6, 6, generator=torch.Generator().manual_seed(0)).softmax(1)
+    wide = replace(
+        by_hand(steps=torch.zeros(1, 1, 2, 3, 5)),
+        self_attention={Site("mid", "self", (2, 3)): rows[None, None]},
+    )
+    assert torch.equal(wide.self_map(1, 2), rows[5].reshape(2, 3)) and wide.components(2).shape == (2, 2, 3)
 
 
 def test_components_are_orthonormal_and_rebuild_the_self_attention(maps):

@@ -583,6 +583,37 @@ def test_several_processes_do_not_end_by_the_clock(monkeypatch):
         train(loss, net(), batch, until=time.time() + 1, **SETTINGS)
 
 
+def test_what_follows_a_save_does_not_follow_the_last(tmp_path):
+    seen = []
+    train(
+        lambda model, x, generator: model(x).square().mean(),
+        net(),
+        lambda step, generator: torch.zeros(1, 3, 4, 4),
+        **SETTINGS | dict(steps=6, save_every=2),
+        checkpoint=tmp_path / "run.pt",
+        after_save=lambda fitted: seen.append(len(fitted.losses)),
+    )
+    assert seen == [2, 4]
+
+
+@pytest.mark.parametrize("stop, left", [(0, []), (1, ["run.pt"])])
+def test_a_run_that_is_broken_off_before_its_first_step_leaves_no_checkpoint(tmp_path, stop, left):
+    def batch(step, generator):
+        if step == stop:
+            raise KeyboardInterrupt
+        return torch.zeros(1, 3, 4, 4)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            lambda model, x, generator: model(x).square().mean(),
+            net(),
+            batch,
+            **SETTINGS,
+            checkpoint=tmp_path / "run.pt",
+        )
+    assert [p.name for p in tmp_path.iterdir()] == left
+
+
 def test_seeds_of_63_bits_are_taken_as_they_are_and_of_others_the_sha_256():
     for seed, taken in ((2**63 - 1, 2**63 - 1), (2**63, sha(2**63)), (-1, sha(-1)), (0, 0)):
         word = int(np.random.SeedSequence((taken, 5, 1)).generate_state(1)[0])

@@ -106,6 +106,13 @@ def test_a_bad_line_is_named_before_anything_is_done(session, folder, line, said
     assert said in str(caught.value) and not session.states
 
 
+def test_boxes_that_share_an_edge_share_no_pixel_and_leave_none_out():
+    for edge in (0.375, 0.5, 0.6):  # .375 is the centre of a pixel
+        assert torch.equal(box(0, 0, edge, 1, 4) + box(edge, 0, 1, 1, 4), torch.ones(1, 1, 4, 4))
+        assert torch.equal(box(0, 0, 1, edge, 4) + box(0, edge, 1, 1, 4), torch.ones(1, 1, 4, 4))
+    assert box(0, 0, 0.375, 1, 4).sum() == 4 and box(0, 0, 0.5, 0.25, 4)[0, 0, 0].tolist() == [1, 1, 0, 0]
+
+
 @pytest.mark.parametrize("text", ["", "\n\n", "# a remark alone\n"])
 def test_a_script_without_a_step_is_refused(text):
     with pytest.raises(ValueError, match="^script: holds no step"):
