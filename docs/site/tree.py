@@ -20,6 +20,7 @@ from palimpsest.outputs import copy_file, write_text
 TEMPLATES = ROOT / "docs" / "site" / "pages"  # pages of the site alone
 PICTURES = (".png", ".jpg", ".webp", ".gif", ".svg")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
+WIDE = "---\nhtml_theme.sidebar_secondary.remove: true\n---\n\n"  # a page whose table takes the whole width
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 ELSEWHERE = re.compile(r"[a-z]+:|#")
 
@@ -125,7 +126,7 @@ def lay_out(tree: Path) -> None:
             if path.startswith("docs/methods/"):
                 text = methods.filled(text)
             if path == "NOTATION.md":
-                text = equations.linked(text)
+                text = WIDE + equations.linked(text)
             text = credited(moved(text, path, site_path, pages), site_path)
         put(tree / site_path, text)
     for site_path, write in made.items():
