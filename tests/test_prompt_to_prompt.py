@@ -271,8 +271,10 @@ def test_pairs_of_a_batch_are_edited_each_in_its_own_way(model):
         )
         same(both.path[-1][[p, 2 + p]], alone.path[-1])
         same(both.picture[p, None], alone.picture)
-    twins = prompt_to_prompt(model, SOURCE, [TARGET, LONGER], steps=1, seed=[7, 7])
-    assert torch.equal(twins.path[0][0], twins.path[0][1]) and (both.path[0][0] != both.path[0][1]).any()
+    three = prompt_to_prompt(model, SOURCE, [TARGET, LONGER, TARGET], steps=1, seed=[7, 7, 7])
+    assert torch.equal(three.path[0][0], three.path[0][1]) and (both.path[0][0] != both.path[0][1]).any()
+    same(three.picture[2], three.picture[0])
+    assert (three.picture[1] - three.picture[0]).abs().max() > 1e-6
 
 
 # ---- local blend and masks ----
