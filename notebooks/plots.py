@@ -141,8 +141,9 @@ def points(ax: Axes, x: Sequence[Sequence[float]], y: Sequence[Sequence[float]],
            size: float = 4) -> None:
     """Points joined by a line, each with its interval along both axes: x and y hold [mean, low, high] for each."""
     (across, left, right), (up, low, high) = (np.array(v, dtype=float).T for v in (x, y))
-    ax.errorbar(across, up, xerr=(across - left, right - across), yerr=(up - low, high - up), fmt=mark, color=colour,
-                label=name, linewidth=1, capsize=2, markersize=size)
+    ax.errorbar(across, up, xerr=(across - left, right - across), yerr=(up - low, high - up), fmt="none", ecolor=colour,
+                elinewidth=1, capsize=2)
+    ax.plot(across, up, mark, color=colour, label=name, linewidth=1, markersize=size)  # the legend shows the mark alone
 
 
 def looks(names: Sequence[str]) -> dict[str, dict[str, str | float]]:
