@@ -6,6 +6,7 @@ import configparser
 import functools
 import inspect
 import io
+import os
 import re
 import shlex
 import subprocess
@@ -123,7 +124,9 @@ def test_an_edit_imports_neither_torchvision_nor_the_compiler(tmp_path):
 def test_threads_leave_the_cores_to_others_while_they_wait_unless_you_say_otherwise(own, found):
     env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
     env |= {"OMP_WAIT_POLICY": own} if own else {}
-    code = "import palimpsest, os, sys; assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    code = (
+        "import palimpsest, os, sys; assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    )
     root = Path(__file__).parent.parent
     line = [sys.executable, "-c", code]
     assert subprocess.run(line, cwd=root, env=env, capture_output=True).stdout.decode().strip() == found
