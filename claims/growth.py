@@ -103,7 +103,7 @@ def limits(s: Setting, rounds: int) -> dict[str, float]:
         found[f"convolution, {name}"] = operations / taken(partial(F.conv2d, x, w, padding=1), rounds) / 1e9
     net = drawn(UNet, s)
     given = noise(s, 2, 4, side, side), torch.tensor([3, 981]), noise(s, 2, 77, net.ctx_width, seed=2)
-    with FlopCounterMode(display=False) as counted:
-        net(*given)
+    with torch.inference_mode(False), torch.enable_grad(), FlopCounterMode(display=False) as counted:
+        net(*given)  # with gradients on, products go by torch's own operations, which are counted
     found["our U-Net, float32"] = counted.get_total_flops() / taken(partial(net, *given), rounds) / 1e9
     return found
