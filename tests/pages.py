@@ -54,6 +54,7 @@ def programs(page: Path) -> list[str]:
 def words_of(command: str) -> list[str]:
     """The words of a command, without what stands behind a #. A training of minutes is cut to seconds."""
     words = shlex.split(command, comments=True)[1:]
+    words += ["--steps", "20"] if words[0] == "dreambooth" else []
     return [".2" if before == "--minutes" else word for before, word in zip(["", *words], words)]
 
 
