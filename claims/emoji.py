@@ -368,9 +368,9 @@ def table(record: Record) -> str:
     copied, kinds = record["methods"][COPY], list(record["methods"][COPY]["kinds"])
 
     def cells(r: Record) -> list[str]:
+        found = (r["all"], *(r["kinds"].get(k) for k in kinds))  # of few pairs a kind may be missing
         return [
-            f"{v['gain']:+.1f} ({v['beats']:.0%})".replace("%", " %")
-            for v in (r["all"], *(r["kinds"][k] for k in kinds))
+            "–" if v is None else f"{v['gain']:+.1f} ({v['beats']:.0%})".replace("%", " %") for v in found
         ]
 
     def line(*words: str) -> str:
