@@ -640,7 +640,7 @@ def run(page, tab, wait="done", button="go"):
         f"#{tab}-line [data-kind]", "all => all.forEach(e => e.removeAttribute('data-kind'))"
     )
     page.click(f"#{tab}-{button}")
-    line = page.wait_for_selector(f"#{tab}-line [data-kind]", timeout=120_000)
+    line = page.wait_for_selector(f"#{tab}-line [data-kind]", timeout=300_000)
     assert line.get_attribute("data-kind") == wait, line.inner_text()
 
 
