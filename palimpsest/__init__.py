@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-# Torch reads this when it is first imported. Its threads wait for one another thousands of times a second; by
-# default they do so in busy loops, and where another program wants a core, an edit takes 3 to 50 times as long.
+# Torch reads this when it is first imported. Its threads wait for one another thousands of times a second, by
+# default in busy loops; where another program wants a core, an edit then takes 3 to 50 times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOME = {  # name -> the module that it comes from
