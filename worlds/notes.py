@@ -32,7 +32,7 @@ def saving(form: str, note: str) -> dict[str, Any]:
     if form == "TIFF":
         exif[ExifTags.Base.ImageDescription] = as_ascii(note)
     else:
-        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = text
+        exif[ExifTags.IFD.Exif] = {ExifTags.Base.UserComment: text}
     return {"exif": exif} if len(text) <= MOST else {}
 
 
