@@ -267,6 +267,12 @@ def test_a_view_passes_gradients():
     assert x.grad[..., 12, 24].abs().min() > 0 and x.grad[..., :8].abs().max() == 0  # the sides are cut off
 
 
+def test_at_black_and_white_a_view_has_no_gradient_with_every_torch():
+    x = torch.tensor([-1.5, -1.0, 0.0, 1.0, 1.5]).repeat(3, 5, 1)[None].requires_grad_()
+    clip_view(x, 5).sum().backward()
+    assert (x.grad != 0).all((0, 1, 2)).tolist() == [False, False, True, False, False]
+
+
 # ---------------------------------------------------------------------------------------------------------------- mistakes
 
 

@@ -165,7 +165,8 @@ def view(pictures: Tensor, *, size: int, resize: int, mean: Sequence[float], std
         else pictures
     )
     top, left = round((rows - size) / 2), round((columns - size) / 2)
-    seen = seen[..., top : top + size, left : left + size].clamp(-1, 1)
+    # a clamp whose gradient is 0 at ±1 too; that of torch.clamp is 1 there before PyTorch 2.14
+    seen = F.hardtanh(seen[..., top : top + size, left : left + size])
     return standardise(seen, mean, std)
 
 
