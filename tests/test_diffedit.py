@@ -5,6 +5,7 @@ tell apart, and a bent one, in which the noise matters. A tiny random model stan
 attention does."""
 
 import math
+import sys
 from dataclasses import fields, replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -564,11 +565,8 @@ def beside_diffusers():
     def encode_prompt(prompt, device, n, guided, negative=None, **others):
         return tuple(texts[p or ""].repeat(n, 1, 1) for p in (prompt, negative))
 
-    from diffusers.pipelines.deprecated.stable_diffusion_diffedit import (
-        pipeline_stable_diffusion_diffedit as module,
-    )
-
-    Pipeline = module.StableDiffusionDiffEditPipeline
+    Pipeline = diffusers.StableDiffusionDiffEditPipeline
+    module = sys.modules[Pipeline.__module__]
 
     class Parts:
         check_inputs, check_source_inputs = Pipeline.check_inputs, Pipeline.check_source_inputs
