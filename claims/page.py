@@ -169,10 +169,12 @@ Our world is small: 64 × 64 pictures of shapes, models of a few million paramet
 human judges. A verdict is about this world. Where a paper's figure depends on its data set, ours cannot
 equal it; what is tested is the direction that the paper claims. A table shows the first of our figures; the
 others, the paper's own, and the rule that gives the verdict are folded below it. n counts the pictures, in
-DreamBooth's rows the subjects. Two numbers in brackets are the ends of a 95 % interval: of a share
-Wilson's, of a mean that over resampled pictures or subjects. A figure without brackets is one of which the
-record keeps no single pictures. Every figure comes from a record in `figures/`, made by the command that
-stands there; this page is written by `python -m palimpsest.claims`. Nobody types either.
+DreamBooth's rows the subjects. Two numbers in brackets are a 95 % interval: Wilson's for a share, the
+bootstrap's over pictures or subjects for a mean. A figure has none where its record keeps no values of
+single pictures. Unless its rule says so, a verdict compares the figures and not their intervals: where an
+interval of a difference contains 0, “holds” means that the direction is the paper's, and not that chance is
+excluded. Every figure comes from a record in `figures/`, which the command named below the table makes, and
+`python -m palimpsest.claims` writes this page from the records. No figure is typed by hand.
 
 {sections}"""
 

@@ -262,7 +262,7 @@ def table(methods: dict[str, Any]) -> str:
         "| method | model | usual | success, nearness | recommended | success, nearness |",
         "|---|---|---|---|---|---|",
     ]
-    for name, record in sorted(methods.items()):
+    for name, record in sorted(methods.items(), key=lambda item: item[0].split("/")[::-1]):
         best = {p: v for values in record["recommended"].values() for p, v in values.items()}
         cells = []
         for setting in (record.get("usual"), best):
@@ -274,7 +274,7 @@ def table(methods: dict[str, Any]) -> str:
                 ", ".join(f"{p} {v:g}" if isinstance(v, float) else f"{p} {v}" for p, v in setting.items())
             )
             cells.append("" if not found else scored(record, found[0]["success"], found[0]["nearness"]))
-        rows.append(f"| {name} | {record['model']} | {' | '.join(cells)} |")
+        rows.append(f"| {name.split('/')[-1]} | {record['model']} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -87,7 +87,8 @@ def vp_walk(eps: Denoiser, sched: Schedule, t0: float, steps: int, step: Step) -
     """Algorithms 4 and 5, on the schedule that the net was trained with.
 
     # ours: any number of steps. The paper re-discretises the SDE, β(t)Δt, which meets the ᾱ of the
-    # training only at N = 1000 t0; a step with both times has the right ᾱ at every stride.
+    training only at N = 1000 t0; a step with both times has the right ᾱ at every stride.
+
     # official code: the ancestral step has the posterior variance β̃; Alg. 4 l. 6 prints √β z
     """
     return Walk(

@@ -124,9 +124,22 @@ def home(name: str) -> str:
     return place_of(f"{palimpsest._HOME[name]}.{name}")
 
 
+def first_sentence(docstring: str) -> str:
+    """The first sentence of a docstring, without its stop."""
+    text = " ".join(docstring.split("\n\n")[0].split())
+    return re.split(r"(?<=\.)\s(?=[A-Z#])", text, maxsplit=1)[0].rstrip(".:")
+
+
+def summary(name: str) -> str:
+    """What `from palimpsest import name` is, in a sentence."""
+    path = palimpsest._HOME[name].replace(".", "/") + ".py"
+    nodes = public(ast.parse((ROOT / path).read_text(encoding="utf-8")).body)
+    return first_sentence(next(ast.get_docstring(node) for node in nodes if node.name == name))
+
+
 def front() -> str:
     """The first page: what `from palimpsest import …` gives, then every module."""
-    rows = "\n".join(f"- [`{name}`](#{home(name)})" for name in palimpsest.__all__)
+    rows = "\n".join(f"- [`{name}`](#{home(name)}): {escaped(summary(name))}" for name in palimpsest.__all__)
     parts = [
         "# Reference",
         "Made of the docstrings. Pictures are float tensors (b, 3, y, x) in [−1, 1]; masks are (b, 1, y, x), "
@@ -134,7 +147,8 @@ def front() -> str:
         "[`ArgumentError`](#palimpsest.arguments.ArgumentError.class) with one line that names the argument.",
         "## from palimpsest import …",
         rows,
-        "## The ground",
+        "## Arguments and files",
+        "How every public function checks its arguments, and how every result is written.",
         listed(list(GROUND)),
     ]
     for room, about in ROOMS.items():
@@ -148,8 +162,7 @@ def listed(paths: list[str]) -> str:
     rows = []
     for path in paths:
         says = ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8"))) or ""
-        first = re.split(r"(?<=[.:])\s|\n\n", " ".join(says.split("\n\n")[0].split()), maxsplit=1)[0]
-        rows.append(f"- [`{dotted(path)}`]({Path(page_of(path)).name}): {escaped(first.rstrip(':'))}")
+        rows.append(f"- [`{dotted(path)}`]({Path(page_of(path)).name}): {escaped(first_sentence(says))}")
     names = "\n".join(f"{dotted(path)} <{Path(page_of(path)).stem}>" for path in paths)
     return "\n".join(rows) + f"\n\n```{{toctree}}\n:hidden:\n\n{names}\n```"
 

@@ -90,10 +90,13 @@ def runs_of(about: dict[str, Any]) -> list[tuple[int, int, int]]:
 
 
 def limits(name: str) -> str:
-    """The paragraphs of docs/models.md that begin with the model's name, or say it."""
+    """The paragraphs of docs/models.md that say the model's name, without those that begin with the name of
+    another family: of `emoji-instruct`, one that begins with `emoji`, but of `shapes` none on `shapes-ve`.
+    """
     text = (DOCS / "models.md").read_text(encoding="utf-8").split("## What limits each model")[1]
-    items = re.split(r"\n(?=- )", text)
-    return "\n".join(item for item in items[1:] if f"`{name}`" in item)
+    items = [item for item in re.split(r"\n(?=- )", text)[1:] if f"`{name}`" in item]
+    of = {item: re.match(r"- (?:`([\w-]+)`)?", item)[1] or "" for item in items}
+    return "\n".join(item for item in items if name.startswith(of[item]))
 
 
 def rounded(value: Any) -> str:
