@@ -29,6 +29,7 @@ W, EDIT_W, STEPS = 7.5, 3.0, 25
 WS = (1.0, 2.0, 3.0, 5.0, 7.5)
 INNERS = (1, 2, 5, 10)
 SOLVED = (("adam", "empty"), ("adam-skip", "empty"), ("gauss-newton", "empty"), ("gauss-newton", "prompt"))
+CLOSER = "gauss-newton, prompt, closer pivot"
 KINDS = ("recolour", "reshape")
 CROSS, SELF = 0.8, 0.4
 Way = Callable[[Model, Tensor, list[str], float], Inversion]
@@ -36,6 +37,9 @@ WAYS: dict[str, Way] = {  # name -> how a given picture is inverted, to be edite
     "DDIM": lambda b, x, p, w: invert(b, x, p, steps=STEPS),
     "null-text": lambda b, x, p, w: null_text(b, x, p, steps=STEPS, w=w, **PUBLISHED),
     "null-text, fast": lambda b, x, p, w: null_text(b, x, p, steps=STEPS, w=w, **FAST),
+    "null-text, closer pivot": lambda b, x, p, w: null_text(
+        b, x, p, steps=STEPS, w=w, inner=1, pivot=invert(b, x, p, steps=STEPS, iterations=1), **FAST
+    ),
     "negative-prompt": lambda b, x, p, w: negative_prompt(b, x, p, steps=STEPS, w=w),
     "direct": lambda b, x, p, w: direct(b, x, p, steps=STEPS, w=w),
     "edit-friendly": lambda b, x, p, w: edit_friendly(b, x, p, steps=STEPS, w=w),
@@ -73,6 +77,14 @@ def measure_ladder(models: Models, *, n: int, seed: int, part: Part = at_once) -
             name, how = f"{solver}, {start}", PUBLISHED | dict(inner=inner, solver=solver, start=start)
             measured = part(f"{name}, {inner} a step", partial(tuned, how))
             updates.append(dict(inner=inner, solver=name) | measured)
+    closer = invert(model, x, prompts, steps=STEPS, iterations=1)  # each step solved once more
+    for inner in INNERS[:2]:
+        how = dict(inner=inner, solver="gauss-newton", start="prompt", pivot=closer)
+        measured = part(f"{CLOSER}, {inner} a step", partial(tuned, PUBLISHED | how))
+        updates.append(dict(inner=inner, solver=CLOSER) | measured)
+    untuned = redo(model, negative_prompt(model, x, prompts, steps=STEPS, w=W, iterations=1))
+    cost = dict(updates=0.0, forwards=float(closer.calls + 2 * STEPS), backwards=0.0)
+    updates.append(dict(inner=0, solver=CLOSER) | cost | dict(db=db(untuned[-1])))
     noise = Rng.of(seed, n).randn((n, *model.latent_shape))
     levels = Rng.of(seed + 10**6, n).randn((n, STEPS, *model.latent_shape)).transpose(0, 1)
     published = ("adam, empty", INNERS[-1])
@@ -172,15 +184,16 @@ def judge_round_trip(record: Record) -> Finding:
 def judge_null_text(record: Record) -> Finding:
     """Holds where null-text as published ends within .5 dB of the w = 1 round trip in ≤ 300 updates,
     where w = 7.5 alone is ≥ 6 dB below it; a faster way ends at least as near in ≤ 1/3 of the network
-    passes; and recolouring by Prompt-to-Prompt on it succeeds ≥ 88 % of the time, ≥ 3 dB closer outside
-    the change than without injection. Partly where it ends within 2 dB. Else does not hold."""
+    passes (a closer pivot took a fixed-point iteration in each step, which is counted); and recolouring by
+    Prompt-to-Prompt on it succeeds ≥ 88 % of the time, ≥ 3 dB closer outside the change than without
+    injection. Partly where it ends within 2 dB. Else does not hold."""
     one, raw = rung(record, "w = 1")["db"], rung(record, f"w = {record['w']:g}")["db"]
     paper = max((r for r in record["updates"] if r["solver"] == "adam, empty"), key=lambda r: r["inner"])
 
     def passes(r: Record) -> float:
         return r["forwards"] + r["backwards"]  # a backward pass counts as one more
 
-    near = [r for r in record["updates"] if r["db"] >= paper["db"] and r is not paper]
+    near = [r for r in record["updates"] if r["db"] >= paper["db"] and r is not paper and r["inner"]]
     fast = min(near, key=passes, default=None)
     ours = (
         f"null-text as published {paper['db']:.1f} dB after {paper['updates']:.0f} updates, "
