@@ -22,7 +22,7 @@ from torch import Tensor
 from palimpsest.arguments import Count, Fraction, Picture, Scale, Seed, Texts, check, one_each
 from palimpsest.methods.inputs import given_picture
 from palimpsest.methods.sampling import TOP
-from palimpsest.samplers.flow import flow_time, flow_times, velocity
+from palimpsest.samplers.flow import flow_time, flow_times, time_of_flow, velocity
 from palimpsest.samplers.noise import Rng
 from palimpsest.weights.counting import counted
 from palimpsest.weights.model import Model
@@ -35,6 +35,7 @@ class RFInversion(NamedTuple):
     up: list[Tensor]  # from the picture's latent to noise, at the reversed `times`
     path: list[Tensor]  # from there to the edit, at `times`
     times: list[float]  # flow times, falling to 0
+    levels: list[float]  # the schedule's times t of the same levels
     calls: int  # network evaluations per picture
 
 
@@ -76,4 +77,5 @@ def rf_inversion(
             eta_s = eta if n < round(hold * steps) else 0.0
             path.append(X + (r - s) * (free + eta_s * (pull - free)))  # Alg. 2, Eq. (25)
     calls = int(evaluations.each.max())
-    return RFInversion(model.decode(path[-1]), up, path, times, calls)
+    levels = [time_of_flow(sched, s) for s in times]
+    return RFInversion(model.decode(path[-1]), up, path, times, levels, calls)

@@ -15,6 +15,7 @@ from palimpsest.cli.commands import instruct_pix2pix as instruct_command
 from palimpsest.cli.commands import invert as invert_command
 from palimpsest.cli.commands import null_text as null_text_command
 from palimpsest.cli.commands import prompt_to_prompt as words_command
+from palimpsest.cli.commands import rf_inversion as rf_inversion_command
 from palimpsest.cli.commands import sdedit as sdedit_command
 from palimpsest.methods.attention_maps import AttentionMaps, explore
 from palimpsest.methods.diffedit import diffedit
@@ -95,10 +96,10 @@ VERBS = {
     ),
     "rf_inversion": Verb(
         rf_inversion,
-        "palimpsest.methods.rf_inversion",
-        "",
+        "palimpsest",
+        "rf-inversion",
         {"x": ""},
-        passes=lambda a, model: [Passes("up and down", 2 * a.steps)],
+        passes=lambda a, model: rf_inversion_command.passes(a),
     ),
     "inpaint": Verb(
         inpaint,

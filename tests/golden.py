@@ -242,6 +242,7 @@ CHANGED: dict[str, str] = {
     "dreambooth/textual-inversion, command/dreambooth --word": "The shapes model drops what it never learned, 'a "
                                                                "photo of': the six templates say two texts.",
     "command/invert": "A line says where the sheet went, as every command says of its result.",
+    "command/options, rf-inversion": "A new command.",
     "command/options, IN": "A command takes several pictures, or a folder of them.",
     "command/models-and-weights": "`weights list` no longer has vocabularies, which ship with the package.",
     "command/mistakes": "A command line without words prints the help; `help unknown` is a mistake now.",

@@ -26,6 +26,7 @@ from palimpsest.cli.commands import COMMANDS
 from palimpsest.cli.commands.solvers import step_of
 from palimpsest.cli.main import command_line, main
 from palimpsest.methods.diffedit import Ablation, MaskRule, diffedit
+from palimpsest.methods.rf_inversion import rf_inversion
 from palimpsest.methods.sampling import generate
 from palimpsest.methods.sdedit import Edit, sdedit
 from palimpsest.nets.tokenizer import TextCut
@@ -38,6 +39,7 @@ NAMES = (
     "sdedit",
     "diffedit",
     "flow-edit",
+    "rf-inversion",
     "text2live",
     "prompt-to-prompt",
     "null-text",
@@ -243,6 +245,22 @@ def test_flow_edit_writes_what_the_verb_makes_and_keeps_the_files_own_pixels(roo
     assert sorted(p.name for p in Path("steps").iterdir()) == ["step_000.png", "step_001.png"]
     assert main([*argv, "--start", "0", "-o", "other.png"]) == 2 and not Path("other.png").exists()
     assert capsys.readouterr().err.startswith("palimpsest: error: start: must lie in (0, 1], got 0.0")
+
+
+# ---- rf-inversion ----
+
+
+def test_rf_inversion_writes_what_the_verb_makes(room, tiny, capsys):
+    argv = ["rf-inversion", "in.png", "--target", "a blue star", "--model", str(tiny), "--steps", "3"]
+    assert main([*argv, "--hold", ".5", "--save-steps", "steps", "-o", "out.png"]) == 0
+    assert capsys.readouterr().out.startswith("out.png: to s = 0.97 and back, 9 evaluations, distance ")
+    assert len(list(Path("steps").iterdir())) == 4
+    model = load(tiny)
+    made = rf_inversion(model, read_picture("in.png", model.size), "a blue star", steps=3, hold=0.5)
+    want = ((made.picture + 1) * 127.5).round()[0].permute(1, 2, 0).numpy().astype(np.uint8)
+    assert np.array_equal(pixels("steps/step_003.png"), want) and pixels("out.png").shape == (40, 40, 3)
+    assert main([*argv, "--eta", "2", "-o", "other.png"]) == 2 and not Path("other.png").exists()
+    assert capsys.readouterr().err.startswith("palimpsest: error: eta: must lie in [0, 1], got 2.0")
 
 
 # ---- text2live ----

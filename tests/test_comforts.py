@@ -138,6 +138,7 @@ def test_a_result_carries_its_record_and_again_repeats_it_to_the_bit(suffix, roo
 COMMANDS = {
     "diffedit": ["pictures/a.png", "--source", "a star", "--target", "a red star", "--threshold", ".1"],
     "flow-edit": ["pictures/a.png", "--source", "a star", "--target", "a red star"],
+    "rf-inversion": ["pictures/a.png", "--target", "a red star"],
     "prompt-to-prompt": ["a star", "a red star", "--input", "pictures/a.png", "--inversion", "direct"],
     "null-text": ["pictures/a.png", "--prompt", "a star", "--target", "a red star", "--inner", "1"],
     "generate": ["--prompt", "a red star"],

@@ -6,6 +6,7 @@ COMMANDS = {  # name -> what it does; `palimpsest --help` prints this without im
     "(arXiv:2210.11427)",
     "flow-edit": "turn what one text says of a picture into what another says, without inversion "
     "(arXiv:2412.08629)",
+    "rf-inversion": "take a picture to noise and back under a text, pulled towards both (arXiv:2410.10792)",
     "text2live": "paint one layer of colour and opacity over a picture, trained on it alone by what a "
     "CLIP says (arXiv:2204.02491)",
     "prompt-to-prompt": "change the words and keep the layout, by attention control (arXiv:2208.01626)",

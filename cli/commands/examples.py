@@ -52,6 +52,14 @@ ENDINGS = {  # by the words of the command
         "about 5 s",
         (f"flow-edit {FROM_TO} -o blue.png", f"flow-edit {FROM_TO} --start .7 -o blue.png --gif turning.gif"),
     ),
+    "rf-inversion": Ending(
+        WRITES,
+        "about 6 s",
+        (
+            f'rf-inversion {HEART} --target "{BLUE_HEART}" -o blue.png --compare why.png',
+            f'rf-inversion {HEART} --target "{BLUE_HEART}" --hold .5 -o blue.png',
+        ),
+    ),
     "text2live": Ending(
         "The layer is painted on a picture whose shorter side has the pixels that the CLIP sees, 64 for "
         "shapes-clip; what is written has the file's own size.",

@@ -25,7 +25,7 @@ from palimpsest.methods.sweep import Sweep, sheet
 from palimpsest.worlds.files import check_output
 
 SWEPT = (  # commands that make one picture
-    *("sdedit", "diffedit", "flow-edit", "prompt-to-prompt", "null-text", "instruct-pix2pix"),
+    *("sdedit", "diffedit", "flow-edit", "rf-inversion", "prompt-to-prompt", "null-text", "instruct-pix2pix"),
     *("generate", "glide", "attention", "text2live"),
 )
 MOST = 400  # pictures on a sheet
