@@ -121,7 +121,7 @@ below = [["the picture", *(f"{n}, {marks[n]}" for n in first)],
 plots.pictures(rows, below=below, side=1.35);
 
 # %% [markdown]
-# **Figure 00.2.** The wish is printed above the cells. The number is the PSNR to the true edit: higher is nearer. All of them
+# **Figure 00.2.** The wish is printed under the first of the cells. The number is the PSNR to the true edit: higher is nearer. All of them
 # change the right thing here; look at what they do to the *rest*. SDEdit repaints everything: the cross gets another outline,
 # and other dots. DiffEdit and GLIDE paste back what lies outside a mask, one that was found and one that was given; DiffEdit's
 # mask missed the tips, which stay orange, and GLIDE paints a cross of its own into the hole. Prompt-to-Prompt (on edit-friendly
@@ -156,7 +156,7 @@ for k, (name, year) in enumerate(sorted(DATES.items(), key=lambda item: item[1])
 ax.set(yticks=[], xlim=(2020.2, 2027.2), xticks=range(2020, 2027));
 
 # %% [markdown]
-# **Figure 00.3.** First versions on arXiv (FLUX Kontext: its announcement). The survey that this course follows ends with the
+# **Figure 00.3.** First versions on arXiv (FLUX Kontext: its announcement). The first twelve lessons, 00 to 11, end with the
 # crowd of 2022. Two lines lead on from there: *control*, which adds inputs to a frozen model (ControlNet, IP-Adapter), and
 # *flow matching*, which draws the walk as a straight line (SD 3, FLUX) and trains editors such as Kontext on pairs, as
 # InstructPix2Pix did.
@@ -168,8 +168,8 @@ ax.set(yticks=[], xlim=(2020.2, 2027.2), xticks=range(2020, 2027));
 # numbers can be measured: **how often the wish is fulfilled**, and **how much of the rest is kept** (PSNR outside the region
 # that the true edit changes).
 #
-# **Claim.** Of sixteen recolourings, SDEdit at t₀ = 0.6 keeps less of the rest than FlowEdit, and FlowEdit less than
-# DiffEdit, which pastes the rest back: on the mean, by more than 2 dB each, twice the standard error of the difference.
+# **Claim.** On sixteen recolourings SDEdit at t₀ = 0.6 keeps less of the rest than FlowEdit, and FlowEdit less than
+# DiffEdit, which pastes the rest back. Both differences of the means are above 2 dB, and above twice their standard error.
 
 # %%
 some, given = drawn.before, (drawn.source, drawn.target)
@@ -225,8 +225,8 @@ plots.pictures(list(zip(*rows)), left=names, above=list(worst), side=1.2);
 # ## On Stable Diffusion
 #
 # The same functions edit photographs with public weights. The cell runs on a GPU with the weights named; elsewhere it says
-# what is missing. It has not been run here. Expect what the papers show: a pear where the apple was, and a background that
-# SDEdit redraws.
+# what is missing. It has not been run here. Expect what the papers show: a blue flower from both, on a background that
+# SDEdit redraws and DiffEdit keeps.
 
 # %%
 from palimpsest.claims.page import RECORDS
@@ -255,7 +255,7 @@ if large is not None:
 # %% [markdown]
 # ## Exercises
 #
-# Solutions are in `notebooks/solutions/00_map.py`.
+# Solutions are in [`notebooks/solutions/00_map.py`](solutions/00_map.py).
 #
 # **1. Code: judge an edit.** Write `kept_outside(edit, before, changed)`: the PSNR of an edit to the picture before, over the
 # pixels where `changed` is 0. Pictures lie in [−1, 1], so the largest difference is 2. Return a number.

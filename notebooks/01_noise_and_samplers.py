@@ -715,7 +715,7 @@ if large is not None:
 # %% [markdown]
 # ## Exercises
 #
-# Solutions are in `notebooks/solutions/01_noise_and_samplers.py`. Each cell says whether you are right.
+# Solutions are in [`notebooks/solutions/01_noise_and_samplers.py`](solutions/01_noise_and_samplers.py). Each cell says whether you are right.
 #
 # **1. The same noise.** You edit at t = 500 on the cosine schedule. A VE paper has σ(t) = 0.01 · 5000^t for t ∈ [0, 1].
 # At which of its t is the noise the same?

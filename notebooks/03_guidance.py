@@ -418,7 +418,7 @@ if large is not None:
 # %% [markdown]
 # ## Exercises
 #
-# Solutions are in `notebooks/solutions/03_guidance.py`. Each cell says whether you are right.
+# Solutions are in [`notebooks/solutions/03_guidance.py`](solutions/03_guidance.py). Each cell says whether you are right.
 #
 # **1. Predict, then run.** In `walk`, someone exchanges `without` and `told` in the line of Eq. (7) and samples with w = 3.
 # Predict first: which w of the right line gives the same samples, and where will they lie? Then change the line and draw

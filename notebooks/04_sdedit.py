@@ -186,7 +186,8 @@ for t0 in (0.2, 0.4, 0.6, 0.8, 0.95):
 # %%
 some = slice(0, 6)
 rows = [guides[some], sweep[0.6][some], render(scenes)[some]]
-_ = plots.pictures(rows, left=("painted", "SDEdit, t₀ = 0.6", "the scene"), below=[told[some]])
+left = "painted", "SDEdit, t₀ = 0.6", "the scene"
+_ = plots.pictures(rows, left=left, below=([], [], told[some]))
 right = {t0: int(reader.right(v, wanted).sum()) for t0, v in sweep.items()}
 print("all right, of 16:", "; ".join(f"{n} at t₀ = {t0}" for t0, n in right.items()))
 
@@ -249,7 +250,8 @@ for ax, title in zip(axes, ("distance to the painting", "KID to real pictures", 
 
 # %% [markdown]
 # **Figure 04.5.** *Faithfulness, realism and success over t₀; shaded: the paper's band.* Left: every step towards 1
-# leads away from the painting. Middle: the KID falls as in the paper, but 64 pictures leave it uncertain by more than
+# leads away from the painting. Middle: the KID falls as in the paper (an unbiased estimate may be
+# below 0), but 64 pictures leave it uncertain by more than
 # the whole fall, so this curve decides nothing. Right: by the reader's verdict the words are obeyed best *beyond* the
 # band, at t₀ = 0.8. Our world agrees with the paper about faithfulness, cannot tell about realism, and prefers a
 # deeper start: its pictures are simple, and a caption says nearly everything about them. (CLAIMS.md, C1 and C2, has
@@ -511,7 +513,7 @@ if sd is not None:
 # %% [markdown]
 # ## Exercises
 #
-# Each `check` says whether you are right. Solutions: `notebooks/solutions/04_sdedit.py`.
+# Each `check` says whether you are right. Solutions: [`notebooks/solutions/04_sdedit.py`](solutions/04_sdedit.py).
 #
 # **1. (coding) The mask.** Add Algorithm 5's line to `from_nothing`: write the function that is called at the end of
 # a step, when the walk has reached time s.

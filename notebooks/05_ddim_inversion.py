@@ -507,7 +507,7 @@ if big is not None:
 # %% [markdown]
 # ## Exercises
 #
-# Each `check` says whether you are right. Solutions: `notebooks/solutions/05_ddim_inversion.py`.
+# Each `check` says whether you are right. Solutions: [`notebooks/solutions/05_ddim_inversion.py`](solutions/05_ddim_inversion.py).
 #
 # **1. (coding) Solve for x_t.** Add fixed-point iteration to a step up: from x_s at level ᾱ_s to x_t at ᾱ_t. `eps(x)` is
 # the net's answer at the destination time.

@@ -458,7 +458,7 @@ if sd is not None:
 # %% [markdown]
 # ## Exercises
 #
-# Each `check` says whether you are right. Solutions: `notebooks/solutions/06_diffedit.py`.
+# Each `check` says whether you are right. Solutions: [`notebooks/solutions/06_diffedit.py`](solutions/06_diffedit.py).
 #
 # **1. (coding) The blend.** `y` is what step n made, a state at `times[n + 1]`; `encoded[n]` is the picture's own state at
 # `times[n]`. Write the blend.

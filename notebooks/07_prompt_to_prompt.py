@@ -494,7 +494,7 @@ if sd is not None:
 # %% [markdown]
 # ## Exercises
 #
-# Each `check` says whether you are right. Solutions: `notebooks/solutions/07_prompt_to_prompt.py`.
+# Each `check` says whether you are right. Solutions: [`notebooks/solutions/07_prompt_to_prompt.py`](solutions/07_prompt_to_prompt.py).
 #
 # **1. (coding) Sharing out.** One word becomes another, of n tokens here and m there. Write the block of the mapper, n ×
 # m, that gives away every map whole: equally many tokens one to one, otherwise in even shares. (Then use it in `tap`.)

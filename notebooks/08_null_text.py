@@ -454,14 +454,14 @@ from palimpsest.worlds.files import read_picture
 large = public_model("stable-diffusion-v1-5", torch.float32)
 if large is not None:
     photo = read_picture(RECORDS / "hand" / "flower.jpg", size=large.size, grid=large.grid)
-    was, wish = "a photo of a white flower", "a photo of a red flower"
+    was, wish = "a photo of an orange flower", "a photo of a red flower"
     changed = prompt_to_prompt(large, was, wish, start=null_text(large, photo, was, **FAST))
     plots.pictures([[photo, changed.picture]], above=("given", wish), side=3);
 
 # %% [markdown]
 # ## Exercises
 #
-# Solutions are in `notebooks/solutions/08_null_text.py`.
+# Solutions are in [`notebooks/solutions/08_null_text.py`](solutions/08_null_text.py).
 #
 # **1. What the empty prompt should predict (coding).** Given $\varepsilon_C$, the prediction $\hat\varepsilon^*$ that leads along the pivot, and $w$:
 # what must $\varepsilon_\varnothing$ be?

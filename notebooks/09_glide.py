@@ -463,7 +463,7 @@ if base is not None and up is not None:
 # %% [markdown]
 # ## Exercises
 #
-# Solutions are in `notebooks/solutions/09_glide.py`.
+# Solutions are in [`notebooks/solutions/09_glide.py`](solutions/09_glide.py).
 #
 # **1. Put it back (coding).** Write the step that makes any base model keep a part ("replaced"): given the state x_s, the picture,
 # the mask (1 = paint) and fresh noise, what does the sampler go on from?

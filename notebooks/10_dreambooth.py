@@ -546,7 +546,7 @@ if large is not None and photos:
 # %% [markdown]
 # ## Exercises
 #
-# Solutions are in `notebooks/solutions/10_dreambooth.py`.
+# Solutions are in [`notebooks/solutions/10_dreambooth.py`](solutions/10_dreambooth.py).
 #
 # **1. LoRA (coding).** Write the output of a LoRA layer for inputs $x$ (b, in): $h = W x + \frac{\alpha}{r} B A x$, with $W$
 # (out, in), $A$ (r, in), $B$ (out, r).

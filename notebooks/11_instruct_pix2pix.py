@@ -93,10 +93,10 @@ noise = [rng.randn((8, *model.latent_shape)) for _ in range(len(times))]
 #
 # Edit by instruction is ordinary ancestral sampling. Only two things are new: the latent of the given picture stands beside
 # the noisy latent in the network's input, and guidance has two scales. For guidance the network is evaluated three times
-# per step, without picture and text, with the picture, and with both:
+# per step, without picture and text, with the picture, and with both (Eq. (16), the paper's Eq. 3):
 #
 # $$\tilde e = e(\varnothing, \varnothing) + s_I\,[e(c_I, \varnothing) - e(\varnothing, \varnothing)]
-#   + s_T\,[e(c_I, c_T) - e(c_I, \varnothing)] \qquad\text{Eq. (16), the paper's Eq. 3}$$
+#   + s_T\,[e(c_I, c_T) - e(c_I, \varnothing)]$$
 #
 # Where does it come from? By Bayes' rule
 # $p(z \mid c_T, c_I) \propto p(z)\; p(c_I \mid z)\; p(c_T \mid c_I, z)$. The gradient of the logarithm is a sum of three
@@ -309,7 +309,8 @@ ax.legend();
 # %% [markdown]
 # **Figure 11.6.** The first convolution before and after the training on pairs. Channels 1 to 8 read the noisy latent,
 # channels 9 to 16 the given picture. Blue has no bars there: the text-to-image model has no such channels, and widening adds
-# zeros. After training (orange) they are as large as the old ones: the network has learned to look at the picture.
+# zeros. After training (orange) the first of them are as large as the old ones, and the last less than half: the network has
+# learned to look at the picture.
 
 # %% [markdown]
 # ### *Deeper*: training, Eq. (15)
@@ -340,8 +341,8 @@ assert all(abs(v - .05) < .004 for v in shares.values())
 # draws two similarities measured by CLIP. The shapes world lets us draw the truth as well. Both curves come from 256 edits
 # (`python -m palimpsest.claims C22`); SDEdit walks through $t_0$ from 0.3 to 0.9, InstructPix2Pix through $s_I$ from 1 to 3.
 #
-# **Claim.** At the success of each of its five settings, InstructPix2Pix keeps the rest at least 4 dB better than SDEdit (PSNR
-# outside the true change; SDEdit's curve is interpolated).
+# **Claim.** At each of its five settings InstructPix2Pix keeps the rest at least 4 dB better than SDEdit does where it succeeds
+# equally often (PSNR outside the true change, read off SDEdit's interpolated curve).
 #
 # **Claim.** At its best SDEdit is right more often than InstructPix2Pix at its best, and the 95 % intervals do not overlap.
 
@@ -478,7 +479,7 @@ if large is not None:
 # %% [markdown]
 # ## Exercises
 #
-# Solutions are in `notebooks/solutions/11_instruct_pix2pix.py`.
+# Solutions are in [`notebooks/solutions/11_instruct_pix2pix.py`](solutions/11_instruct_pix2pix.py).
 #
 # **1. The other order (coding).** Bayes' rule can also be written with the text first:
 # $p(z \mid c_T, c_I) \propto p(z)\,p(c_T \mid z)\,p(c_I \mid c_T, z)$. Write the guidance that follows, from

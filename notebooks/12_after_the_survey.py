@@ -2,11 +2,12 @@
 """
 # 12 · After the survey: FlowEdit and Text2LIVE
 
-This lesson has two methods. FlowEdit (Kulikov et al., arXiv:2412.08629v1) came after the survey and is the simplest
-edit of all: the picture is carried along the *difference* of what a model predicts under two texts. There is no
-inversion, no mask and no training. It was written for flow models such as Stable Diffusion 3; section 1 shows that
-every model of this course is one. Text2LIVE (Bar-Tal et al., arXiv:2204.02491v2) is older, and the survey compares
-with it. It uses no diffusion model at all: it paints a transparent layer over the picture, and CLIP says what on it.
+Lessons 04 to 11 follow a survey of editing with diffusion models that ends in 2022. This lesson adds two methods.
+FlowEdit (Kulikov et al., arXiv:2412.08629v1) came later and is the simplest edit of all: the picture is carried along
+the *difference* of what a model predicts under two texts. There is no inversion, no mask and no training. It was written
+for flow models such as Stable Diffusion 3; section 1 shows that every model of this course is one. Text2LIVE (Bar-Tal et
+al., arXiv:2204.02491v2) is from 2022; the papers of InstructPix2Pix and of null-text inversion compare with it. It uses
+no diffusion model at all: it paints a transparent layer over the picture, and CLIP says what on it.
 
 **What you will learn**
 1. why a diffusion model *is* a flow model, and why Euler's method on one is DDIM on the other, exactly;
@@ -136,11 +137,11 @@ rng = Rng.of(3, 16)  # one stream of noise for each picture
 # Editing by inversion (lesson 05) walks from the picture up to noise under the source text and down again under the
 # target text. The two walks leave the picture by nearly the same way. FlowEdit takes only their *difference*. Z begins as
 # the picture. At each level the picture is noised, $X_{\rm src}$, and so is Z, $X_{\rm tar}$, **by the same noise**. Both
-# are shown to the model, each under its own text, and Z moves along the difference of the answers:
+# are shown to the model, each under its own text, and Z moves along the difference of the answers (Eq. (26) and (27)):
 #
-# $$X_{\rm tar} = X_{\rm src} + Z - x_0 \quad\text{Eq. (26)}, \qquad
-# V = \mathrm E_\varepsilon\,[\,u(X_{\rm tar}, s \mid \text{target}) - u(X_{\rm src}, s \mid \text{source})\,]
-# \quad\text{Eq. (27)}.$$
+# $$X_{\rm tar} = X_{\rm src} + Z - x_0$$
+#
+# $$V = \mathrm E_\varepsilon\,[\,u(X_{\rm tar}, s \mid \text{target}) - u(X_{\rm src}, s \mid \text{source})\,]$$
 #
 # Where the texts agree, both answers agree, and nothing moves. Open the paper at Fig. 2: there (a) is inversion, (b) is
 # the same edit drawn as one path from picture to picture, and (c) is FlowEdit, which takes the path of (b) but draws the
@@ -478,7 +479,7 @@ for k, (_, states) in runs.items():
     won = reader.right(runs[k][0].picture, pairs.wanted[k : k + 1]).item()
     loss = runs[k][0].losses
     late = sum(loss[-10:]) / 10
-    print(f"“{pairs.target[k]}”: loss {loss[0]:.1f} to {late:.1f}; right: {won}")
+    print(f"“{pairs.target[k]}”: loss {loss[0]:.1f} to {late:.1f}; right: {('no', 'yes')[won]}")
 plots.pictures(rows, left=("layer", "opacity α", "result") * 2, side=0.95,
                above=("given", *(f"step {n}" for n in after_step), "true edit"));
 
@@ -561,7 +562,7 @@ if large is not None:
 # %% [markdown]
 # ## Exercises
 #
-# Solutions are in `notebooks/solutions/12_after_the_survey.py`.
+# Solutions are in [`notebooks/solutions/12_after_the_survey.py`](solutions/12_after_the_survey.py).
 #
 # **1. Several noises (coding).** Eq. (27) has an expectation; the cell above uses one noise in each step. Write FlowEdit
 # with several: `noises[n]` holds those of step n.

@@ -216,7 +216,8 @@ plots.key(fig, axes[0], 3)
 whole = {name: row["all"] for name, row in methods.items()}
 keys = ("right", "outside_db", "truth_db")
 first = {key: max(whole, key=lambda n: whole[n][key][0]) for key in keys}
-print(first)
+says = {"right": "succeeds most", "outside_db": "keeps most", "truth_db": "nearest the truth"}
+print(*(f"{says[key]}: {name}" for key, name in first.items()), sep="\n")
 true, painted = "InstructPix2Pix, true pairs", "InstructPix2Pix, painted pairs"
 assert list(first.values()) == ["FlowEdit", "DiffEdit", true]
 behind = [v["truth_db"][2] for n, v in whole.items() if n not in (true, "GLIDE inpainting")]
@@ -433,7 +434,7 @@ if large is not None:
 # %% [markdown]
 # ## Exercises
 #
-# Solutions are in `notebooks/solutions/13_which_method.py`.
+# Solutions are in [`notebooks/solutions/13_which_method.py`](solutions/13_which_method.py).
 #
 # **1. A paired interval (coding).** Given the successes of two methods on the same n pairs, and rows to resample by, return the
 # difference of the shares and the ends of its 95 % interval.
