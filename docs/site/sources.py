@@ -60,7 +60,8 @@ def listing(path: Path) -> str:
 
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Sphinx's hook for pages that are no documents: the files that a page of the site leads to."""
-    texts = (p.read_text(encoding="utf-8") for p in Path(app.srcdir).rglob("*.md"))
+    documents = (p for p in Path(app.srcdir).rglob("*") if p.suffix in {".md", ".ipynb"})
+    texts = (p.read_text(encoding="utf-8") for p in documents)
     for path in sorted({path for text in texts for path in LINK.findall(text)}):
         body = f"<h1><code>{path}</code></h1>\n{listing(ROOT / path)}"
         yield page_of(path), {"title": path, "body": body, "parents": []}, "page.html"
