@@ -1571,7 +1571,7 @@ def _recipes() -> Iterator[tuple[str, Any, dict[str, Any]]]:
 
 
 for _name, _made, _arguments in _recipes():
-    entry(f"recipes/{_name}", slow=True)(functools.partial(recipe, _made, **_arguments))
+    entry(f"recipes/{_name}", slow=True, draws=_name == "shapes-language")(functools.partial(recipe, _made, **_arguments))
 
 
 @entry("recipes/emoji-instruct", slow=True)
