@@ -283,8 +283,11 @@ def _bits(picture: Image.Image) -> int:
 def _key(picture: Image.Image, bits: int) -> object:
     """The transparent colour of a picture without an alpha channel, on the scale of its pixels; or None.
 
-    Pillow leaves a PNG's key as it is in the file, and brings samples of 2, 4 and (colours) 16 bits to 8."""
+    Pillow leaves a PNG's key as it is in the file, and brings samples of 1, 2, 4 and (colours) 16 bits to 8;
+    from 12.1 on a key of 1 bit, too."""
     key = picture.info.get("transparency")
+    if picture.mode == "1" and isinstance(key, int):
+        return 255 if key else 0
     if picture.mode == "L" and isinstance(key, int) and bits in (2, 4):
         return key * 255 // (2**bits - 1)
     if picture.mode == "RGB" and isinstance(key, tuple) and bits == 16:
