@@ -407,16 +407,25 @@ def over(row: Record, key: str, less: Record | None = None) -> str:
     return span(interval(torch.tensor(values) - torch.tensor(others)), 3)
 
 
+def ends(row: Record, key: str, less: Record) -> tuple[float, float]:
+    """The ends of the 95 % interval of the mean difference of two ways over the subjects."""
+    values, others = (torch.tensor([one[key] for one in way["each"]]) for way in (row, less))
+    _, low, high = interval(values - others)
+    return low, high
+
+
 def judge_prior(record: Record) -> Finding:
     """PRES is how like the subject pictures of its class have become (less is better), DIV how varied
-    pictures of one prompt are. Holds where with the prior term PRES is lower and DIV higher than without,
-    and DINO loses at most .05; partly where PRES is lower or DIV higher. Else does not hold."""
+    pictures of one prompt are. Holds where with the prior term PRES is lower and DIV higher than without
+    (their 95 % intervals on that side of 0) and DINO loses at most .05; partly where PRES is lower or DIV
+    higher. Else does not hold."""
     with_, without, frozen = record["ways"]["with prior"], record["ways"]["without prior"], record["frozen"]
     kept, varied, cost = (
         with_["pres"] < without["pres"],
         with_["div"] > without["div"],
         without["dino"] - with_["dino"],
     )
+    clear = ends(with_, "pres", without)[1] < 0 < ends(with_, "div", without)[0] and cost <= 0.05
     ours = "with less without: " + "; ".join(
         f"{words} {over(with_, key, without)} ({with_[key]:.3f} and "
         f"{without[key]:.3f}, frozen {frozen[key]:.3f}, "
@@ -428,37 +437,36 @@ def judge_prior(record: Record) -> Finding:
             ("error to the true subject", "error"),
         )
     )
-    return Finding(HOLDS if kept and varied and cost <= 0.05 else PARTLY if kept or varied else FAILS, ours)
+    return Finding(HOLDS if clear else PARTLY if kept or varied else FAILS, ours)
 
 
 def judge_noun(record: Record) -> Finding:
-    """Holds where the right noun has a higher DINO and CLIP-I than none and than a wrong one; partly
-    where its DINO is the highest or its error to the true subject the lowest. Else does not hold. All
-    without the prior term."""
+    """Holds where the right noun has a higher DINO and CLIP-I than none and than a wrong one, with all four
+    95 % intervals above 0; partly where its DINO is the highest or its error to the true subject the
+    lowest. Else does not hold. All without the prior term."""
     right, *others = (record["ways"][name] for name in ("without prior", "no noun", "wrong noun"))
     signs = {"dino": 1, "clip_i": 1, "error": -1}
     best = {
         key: all(sign * right[key] > sign * other[key] for other in others) for key, sign in signs.items()
     }
     none, wrong = others
+    clear = all(ends(right, key, other)[0] > 0 for key in ("dino", "clip_i") for other in others)
     ours = "; ".join(
         f"{words}: right less none {over(right, key, none)}, right less wrong {over(right, key, wrong)} "
         f"(right {right[key]:.3f}, none {none[key]:.3f}, wrong {wrong[key]:.3f})"
         for words, key in (("DINO", "dino"), ("CLIP-I", "clip_i"), ("error to the true subject", "error"))
     )
-    return Finding(
-        HOLDS if best["dino"] and best["clip_i"] else PARTLY if best["dino"] or best["error"] else FAILS, ours
-    )
+    return Finding(HOLDS if clear else PARTLY if best["dino"] or best["error"] else FAILS, ours)
 
 
 def judge_count(record: Record) -> Finding:
-    """Over 1 to 5 pictures. Holds where DINO gains from one picture to the best number, and three have 80
-    % of that gain; partly where the mean of 3 to 5 is above one picture's. Else does not hold."""
+    """Over 1 to 5 pictures. Holds where three pictures have a higher DINO than one (95 % interval above 0)
+    and 80 % of the gain from one picture to the best number; partly where the mean of 3 to 5 is above one picture's. Else does not hold."""
     rows = {row["pictures"]: row for row in record["counts"]}
     dino = {k: row["dino"] for k, row in rows.items()}
     gain = max(dino.values()) - dino[1]
     several = [value for k, value in dino.items() if k >= 3]
-    enough = gain > 0 and dino[3] - dino[1] >= 0.8 * gain
+    enough = ends(rows[3], "dino", rows[1])[0] > 0 and dino[3] - dino[1] >= 0.8 * gain
     ours = (
         f"DINO of {', '.join(map(str, dino))} pictures: "
         + ", ".join(over(row, "dino") for row in rows.values())
@@ -470,9 +478,11 @@ def judge_count(record: Record) -> Finding:
 
 def judge_word(record: Record) -> Finding:
     """DreamBooth with its prior term against Textual Inversion at its best learning rate by DINO. Holds
-    where its DINO and its CLIP-T are both higher; partly where one is. Else does not hold."""
+    where its DINO and its CLIP-T are both higher (95 % intervals above 0); partly where one is higher. Else
+    does not hold."""
     ours_, theirs, none = record["ways"]["with prior"], record["ways"][WORD], record["frozen"]
     better = [ours_[key] > theirs[key] for key in ("dino", "clip_t")]
+    clear = all(ends(ours_, key, theirs)[0] > 0 for key in ("dino", "clip_t"))
     said = (
         f"DreamBooth less Textual Inversion (lr {record['word_lr']:g}): "
         + "; ".join(
@@ -487,4 +497,4 @@ def judge_word(record: Record) -> Finding:
         )
         + (f"; ground as asked {ours_['ground']:.0%} / {theirs['ground']:.0%} / {none['ground']:.0%}")
     )
-    return Finding(HOLDS if all(better) else PARTLY if any(better) else FAILS, said)
+    return Finding(HOLDS if clear else PARTLY if any(better) else FAILS, said)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.claims.common import new_scenes
-from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record, share
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record, gap, share
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.glide import glide, rerank
 from palimpsest.metrics.features import fid, inception_score, kid, precision_recall
@@ -195,12 +195,13 @@ def best(rows: list[dict], key: str) -> dict:
 
 
 def judge_people(record: Record) -> Finding:
-    """Truth (all attributes right) stands for people. Holds where the text's best scale is right ≥ 5
-    points more often than CLIP's best, and guided by the text more often than unguided. Partly where it
-    is right more often at all. Else does not hold."""
+    """Truth (all attributes right) stands for people. Holds where the 95 % interval of the text's best share
+    less CLIP's best lies above 5 points, and that of guided by the text less unguided above 0. Partly
+    where the text's best is right more often at all. Else does not hold."""
     text, clip = (best(record["curves"][kind], "right") for kind in ("text", "clip"))
     plain = record["curves"]["text"][0]
-    gap = text["right"] - clip["right"]
+    n = record["n"]
+    clear = gap(text["right"], clip["right"], n)[0] >= 0.05 and gap(text["right"], plain["right"], n)[0] > 0
     rows = plain, text, clip, best(record["curves"]["classifier"], "right")
     right = [share(row["right"], record["n"], 1) for row in rows]
     ours = (
@@ -208,19 +209,17 @@ def judge_people(record: Record) -> Finding:
         f"(s = {clip['scale']:g}), unguided "
         f"{right[0]}, classifier {right[3]}"
     )
-    return Finding(
-        HOLDS if gap >= 0.05 and text["right"] > plain["right"] else PARTLY if gap > 0 else FAILS, ours
-    )
+    return Finding(HOLDS if clear else PARTLY if text["right"] > clip["right"] else FAILS, ours)
 
 
 def judge_scorer(record: Record) -> Finding:
     """Holds where CLIP guidance, at the scale that the guiding CLIP likes best, gets a higher score from
-    it than the text's best, and yet is right less often than the text's best; partly where only the score
-    is higher. Else does not hold."""
+    it than the text's best, and yet is right less often than the text's best (the 95 % interval of the
+    difference lies below 0); partly where only the score is higher. Else does not hold."""
     text, clip = record["curves"]["text"], record["curves"]["clip"]
     liked, best_text = best(clip, "noised_clip"), best(text, "noised_clip")
     higher = liked["noised_clip"] > best_text["noised_clip"]
-    worse = liked["right"] < best(text, "right")["right"]
+    worse = gap(liked["right"], best(text, "right")["right"], record["n"])[1] < 0
     ours = (
         f"score by the CLIP that guides: CLIP {liked['noised_clip']:.1f} (s = {liked['scale']:g}, right "
         f"{share(liked['right'], record['n'])}), text "
@@ -284,11 +283,11 @@ EMPTY = Measurement("glide_empty", measure_empty, 512, 0, (), open_glide, NEEDS)
 
 
 def judge_empty(record: Record) -> Finding:
-    """Holds where after the fine-tuning captions are obeyed as often as before (at most 2 points less)
-    and the FID of pictures without a text falls by half or more; partly where it falls at all. Else does
-    not hold."""
+    """Holds where after the fine-tuning captions are obeyed as often as before (the 95 % interval of the
+    difference lies above −2 points) and the FID of pictures without a text falls by half or more; partly
+    where it falls at all. Else does not hold."""
     before, after = record["before"], record["after"]
-    cost = before["caption"]["right"] - after["caption"]["right"]
+    kept = gap(after["caption"]["right"], before["caption"]["right"], record["n"])[0] >= -0.02
     right = [share(row["caption"]["right"], record["n"], 1) for row in (before, after)]
     ours = (
         f"before / after: captions right {right[0]} / {right[1]} at w = 1, FID without a "
@@ -297,7 +296,7 @@ def judge_empty(record: Record) -> Finding:
         f"{before['empty']['precision']:.2f} / {after['empty']['precision']:.2f}"
     )
     ratio = after["empty"]["fid"] / before["empty"]["fid"]
-    return Finding(HOLDS if cost <= 0.02 and ratio <= 0.5 else PARTLY if ratio < 1 else FAILS, ours)
+    return Finding(HOLDS if kept and ratio <= 0.5 else PARTLY if ratio < 1 else FAILS, ours)
 
 
 # --------------------------------------------------------------------------- C11
@@ -342,14 +341,12 @@ RERANK = Measurement("glide_rerank", measure_rerank, 1024, 0, ("glide_rerank.png
 
 
 def judge_rerank(record: Record) -> Finding:
-    """Holds where the best of 8 by CLIP is right ≥ 5 points more often than one picture, and by more than
-    two standard errors of so many captions, at w = 1 and at w = 3; partly at one of them. Else does not
-    hold."""
+    """Holds where the best of 8 by CLIP is right ≥ 5 points more often than one picture and the 95 % interval
+    of the difference lies above 0, at w = 1 and at w = 3; partly at one of them. Else does not hold."""
 
     def gains(rows: list[Record]) -> bool:
         one, many = rows[0]["chosen"], rows[-1]["chosen"]
-        error = ((one * (1 - one) + many * (1 - many)) / record["captions"]) ** 0.5
-        return many - one >= max(0.05, 2 * error)
+        return many - one >= 0.05 and gap(many, one, record["captions"])[0] > 0
 
     ours = (
         "; ".join(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from palimpsest.claims.common import Edits, draw_edits, new_scenes
 from palimpsest.claims.glide import NEEDS, STEPS, GlideModels, enlarged, open_glide
-from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record, share
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record, gap, share
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.claims.prompt_to_prompt import silhouette
 from palimpsest.methods.glide import glide, inpaint, pasted
@@ -108,13 +108,13 @@ PARTS_ANEW = Measurement("glide_inpaint", measure_ways, 512, 0, ("glide_inpaint.
 
 
 def judge_ways(record: Record) -> Finding:
-    """Holds where the fine-tuned model is right at least as often as both cheap ways, its seam is the
-    smallest, and what is kept is kept bit for bit; partly where its seam is the smallest or it is right
-    most often. Else does not hold."""
+    """Holds where the fine-tuned model is right more often than both cheap ways (the 95 % intervals of the
+    differences lie above 0), its seam is the smallest, and what is kept is kept bit for bit; partly where
+    its seam is the smallest or it is surely right most often. Else does not hold."""
     ways = record["ways"]
     ours, *cheap = ways.values()
     right, smooth = (
-        ours["right"] >= max(c["right"] for c in cheap),
+        all(gap(ours["right"], c["right"], record["n"])[0] > 0 for c in cheap),
         ours["seam"] < min(c["seam"] for c in cheap),
     )
     said = "; ".join(
@@ -247,10 +247,10 @@ SESSION = Measurement("glide_session", measure_session, 512, 0, ("glide_session.
 
 
 def judge_session(record: Record) -> Finding:
-    """Holds where two steps are right ≥ 5 points more often than one prompt; partly where more often at
-    all. Else does not hold.
+    """Holds where the 95 % interval of two steps' share less one prompt's lies above 5 points; partly where
+    two steps are right more often at all. Else does not hold.
     """
-    gain = record["session"]["right"] - record["once"]
+    two, one = record["session"]["right"], record["once"]
     ours = (
         f"two things and their relation, all right: one prompt "
         f"{share(record['once'], record['n'], 1)}, in two "
@@ -258,4 +258,4 @@ def judge_session(record: Record) -> Finding:
         f"(by the model that fills holes, up to {TRIES} first pictures until one has room; the first thing "
         f"alone {record['session']['first']:.1%})"
     )
-    return Finding(HOLDS if gain >= 0.05 else PARTLY if gain > 0 else FAILS, ours)
+    return Finding(HOLDS if gap(two, one, record["n"])[0] >= 0.05 else PARTLY if two > one else FAILS, ours)

@@ -94,13 +94,27 @@ def percent(numbers: Sequence[float]) -> str:
 
 def share(found: float, n: int, digits: int = 0) -> str:
     """A share of n in per cent with Wilson's 95 % interval, which needs no single pictures: 92% [83, 97]."""
+    low, high = (f"{100 * end + 0.0:.{digits}f}" for end in wilson(found, n))
+    return f"{found:.{digits}%} [{low}, {high}]"
+
+
+def wilson(found: float, n: int) -> tuple[float, float]:
+    """The ends of Wilson's 95 % interval (1927) of a share of n."""
     z = 1.96
     middle = (found + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(max(0.0, found * (1 - found)) / n + z**2 / (4 * n**2))
-    low, high = (
-        f"{100 * end + 0.0:.{digits}f}" for end in (max(0.0, middle - half), min(1.0, middle + half))
-    )
-    return f"{found:.{digits}%} [{low}, {high}]"
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def gap(one: float, other: float, n: int) -> tuple[float, float]:
+    """The ends of the 95 % interval of one share less another, each of n: Newcombe's (1998, method 10).
+
+    It takes the two as independent. Where both ways were given the same pictures it is wider than need be.
+    """
+    (low, high), (other_low, other_high) = wilson(one, n), wilson(other, n)
+    least = math.hypot(one - low, other_high - other)
+    most = math.hypot(high - one, other - other_low)
+    return one - other - least, one - other + most
 
 
 def closed(text: str) -> bool:
@@ -171,10 +185,10 @@ equal it; what is tested is the direction that the paper claims. A table shows t
 others, the paper's own, and the rule that gives the verdict are folded below it. n counts the pictures, in
 DreamBooth's rows the subjects. Two numbers in brackets are a 95 % interval: Wilson's for a share, the
 bootstrap's over pictures or subjects for a mean. A figure has none where its record keeps no values of
-single pictures. Unless its rule says so, a verdict compares the figures and not their intervals: where an
-interval of a difference contains 0, “holds” means that the direction is the paper's, and not that chance is
-excluded. Every figure comes from a record in `figures/`, which the command named below the table makes, and
-`python -m palimpsest.claims` writes this page from the records. No figure is typed by hand.
+single pictures. Where a rule names an interval, a claim “holds” only if the whole interval clears the bar;
+other rules compare the figures. Every figure comes from a record in `figures/`, which the command named
+below the table makes, and `python -m palimpsest.claims` writes this page from the records. No figure is
+typed by hand.
 
 {sections}"""
 

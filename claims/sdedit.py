@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from palimpsest.claims.common import Models, autoencoded, draw_edits, in_batches, new_scenes, rank_correlation
-from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record, share
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record, gap, share
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.sdedit import at_distance, bisect_t0, sdedit
 from palimpsest.metrics.features import kid, kid_subsets
@@ -284,12 +284,12 @@ MASKS = Measurement("sdedit_masks", measure_masks, 64, 0, ("sdedit_masks.png",))
 def judge_masks(record: Record) -> Finding:
     """At the t₀ with the most successes under a mask. Holds where the kept pixels are unchanged to the
     bit after pasting, the unpasted result is ≥ 3 dB closer to the picture there than without a mask, and
-    success is at most 5 points below that without a mask. Partly where the first two hold. Else does not
-    hold."""
+    the 95 % interval of success less that without a mask lies above −5 points. Partly where the first two
+    hold. Else does not hold."""
     best = max(record["rows"], key=lambda r: r["with_mask"]["all"])
     gain = best["outside_db_unpasted"] - best["outside_db_without_mask"]
     kept = best["outside_change_pasted"] == 0 and gain >= 3
-    fair = best["with_mask"]["all"] >= best["without_mask"]["all"] - 0.05
+    fair = gap(best["with_mask"]["all"], best["without_mask"]["all"], record["n"])[0] >= -0.05
     with_, without, painting = (
         share(row["all"], record["n"])
         for row in (best["with_mask"], best["without_mask"], record["painting"])

@@ -62,7 +62,7 @@ def masks(with_mask=0.9, without=0.9, change=0.0, kept_db=33.0, loose_db=27.0):
         outside_db_without_mask=loose_db,
     )
     return dict(
-        n=8,
+        n=512,
         seed=0,
         rows=[row, row | dict(t0=0.8, with_mask=dict(all=0.1))],
         painting=dict(all=0.4),
@@ -94,14 +94,14 @@ def test_a_claim_without_a_record_is_not_yet_measured_and_nothing_is_invented(tm
 
 def test_a_records_figures_n_and_seed_reach_the_page(tmp_path):
     (tmp_path / "sdedit_masks.json").write_text(
-        json.dumps(masks(with_mask=0.875) | dict(n=77, seed=5)), encoding="utf-8"
+        json.dumps(masks(with_mask=0.9) | dict(n=777, seed=5)), encoding="utf-8"
     )
     text = page.page(CLAIMS, tmp_path)
     line = next(r for r in text.splitlines() if r.startswith("| **C3** "))
-    assert "88% [78, 93]" in line and "**holds**" in line
-    assert line.endswith("| 77 | [picture](figures/sdedit_masks.png) |")
+    assert "90% [88, 92]" in line and "**holds**" in line
+    assert line.endswith("| 777 | [picture](figures/sdedit_masks.png) |")
     folded = next(r for r in text.splitlines() if r.startswith("**C3.**"))
-    assert "(n = 77, seed 5)" in folded and "88%" in folded
+    assert "(n = 777, seed 5)" in folded and "90%" in folded
 
 
 @pytest.mark.parametrize("right, n", [(0, 8), (1, 8), (8, 8), (59, 64), (460, 512)])
@@ -110,6 +110,16 @@ def test_a_share_stands_with_wilsons_interval(right, n):
 
     ends = binomtest(right, n).proportion_ci(method="wilson")
     assert page.share(right / n, n, 1) == f"{right / n:.1%} [{100 * ends.low:.1f}, {100 * ends.high:.1f}]"
+
+
+@pytest.mark.parametrize(
+    "one, other, low, high",
+    [(0.9, 0.3, 0.1705, 0.8090), (1.0, 0.0, 0.6075, 1.0), (0.0, 0.0, -0.2775, 0.2775)],
+)
+def test_the_interval_of_a_difference_is_newcombes(one, other, low, high):
+    """Newcombe 1998 (Statistics in Medicine 17:873), Table II, method 10, of 10 and 10."""
+    assert page.gap(one, other, 10) == pytest.approx((low, high), abs=1e-4)
+    assert page.gap(other, one, 10) == pytest.approx((-high, -low), abs=1e-4)
 
 
 def test_every_claim_shows_its_n_and_most_an_interval():

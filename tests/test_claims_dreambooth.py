@@ -185,6 +185,14 @@ def record(**ways):
     )
 
 
+def test_a_difference_that_may_be_chance_does_not_hold():
+    made = record()
+    noun = made["ways"]["without prior"]
+    for one, shift in zip(noun["each"], (0.4, -0.3, -0.1)):
+        one["dino"] += shift  # the mean stays, the subjects disagree
+    assert judge_noun(made).verdict == PARTLY and judge_word(made).verdict == HOLDS
+
+
 @pytest.mark.parametrize(
     "judge, ways, verdict",
     [

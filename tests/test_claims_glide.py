@@ -139,13 +139,13 @@ def test_the_other_judges_say_what_their_rules_say():
     def empty(right, fid):
         return dict(caption=dict(right=right), empty=dict(fid=fid, precision=0.5))
 
-    for after, verdict in ((empty(0.79, 4.0), HOLDS), (empty(0.7, 4.0), PARTLY), (empty(0.8, 11.0), FAILS)):
-        record = dict(n=512, before=empty(0.8, 10.0), after=after, truth=dict(fid=1.0))
+    for after, verdict in ((empty(0.81, 4.0), HOLDS), (empty(0.79, 4.0), PARTLY), (empty(0.8, 11.0), FAILS)):
+        record = dict(n=2048, before=empty(0.8, 10.0), after=after, truth=dict(fid=1.0))
         assert claims_glide.judge_empty(record).verdict == verdict
     for right, seam, verdict in ((0.8, 0.1, HOLDS), (0.5, 0.1, PARTLY), (0.5, 0.9, FAILS)):
         ways = {"a": dict(right=right, seam=seam, outside=0.0), "b": dict(right=0.6, seam=0.2, outside=0.0)}
         assert glide_inpaint.judge_ways(dict(n=512, ways=ways, border=0.1)).verdict == verdict
-    for steps, verdict in ((0.6, HOLDS), (0.52, PARTLY), (0.4, FAILS)):
+    for steps, verdict in ((0.62, HOLDS), (0.52, PARTLY), (0.4, FAILS)):
         record = dict(n=512, once=0.5, session=dict(right=steps, first=0.9))
         assert glide_inpaint.judge_session(record).verdict == verdict
     for gains, verdict in (((0.1, 0.1), HOLDS), ((0.1, 0.0), PARTLY), ((0.0, 0.0), FAILS)):
@@ -158,7 +158,7 @@ def test_the_other_judges_say_what_their_rules_say():
         curves={w: [dict(k=1, chosen=0.5, any=0.5), dict(k=8, chosen=0.6, any=0.9)] for w in ("1", "3")},
         captions=64,
     )
-    assert claims_glide.judge_rerank(few).verdict == FAILS, "a gain within two standard errors is none"
+    assert claims_glide.judge_rerank(few).verdict == FAILS, "a gain that may be chance is none"
 
 
 def test_the_judge_of_a_filtered_model_says_what_its_rule_says():
