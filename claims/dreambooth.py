@@ -461,7 +461,8 @@ def judge_noun(record: Record) -> Finding:
 
 def judge_count(record: Record) -> Finding:
     """Over 1 to 5 pictures. Holds where three pictures have a higher DINO than one (95 % interval above 0)
-    and 80 % of the gain from one picture to the best number; partly where the mean of 3 to 5 is above one picture's. Else does not hold."""
+    and 80 % of the gain from one picture to the best number; partly where the mean of 3 to 5 is above one
+    picture's. Else does not hold."""
     rows = {row["pictures"]: row for row in record["counts"]}
     dino = {k: row["dino"] for k, row in rows.items()}
     gain = max(dino.values()) - dino[1]

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from palimpsest.claims.common import Models
 from palimpsest.claims.draw.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, figure
+from palimpsest.claims.null_text import CLOSER
 
 Opener = Callable[[], Models]
 VARIANTS = {  # of DiffEdit: colour, line style, marker
@@ -244,6 +245,7 @@ SOLVED = {
     "adam-skip, empty": (GREEN, "D", "Adam that looks first"),
     "gauss-newton, empty": (SKY, "s", "Gauss–Newton"),
     "gauss-newton, prompt": (BLUE, "o", "Gauss–Newton from the prompt"),
+    CLOSER: (PURPLE, "v", "the same on a closer pivot (0, 1, 2 a step)"),
 }
 
 
@@ -278,6 +280,7 @@ def null_text_updates(folder: Path, models: Opener) -> Figure:
         title="PSNR to the picture (dB)",
     )
     plain_ticks(left)
+    left.set_ylim(raw["db"] - 9, None)  # room for the legend below the curves
     left.legend(loc="lower right", fontsize=9)
     names = list(r["ablation"])
     right.barh(
@@ -298,7 +301,7 @@ def inverted_edits(folder: Path, models: Opener) -> Figure:
     r = record(folder, "null_text")["edits"]
     kinds = list(next(iter(r["ways"].values()))["injected"])
     fig = figure(12, 4.6)
-    colours = dict(zip(r["ways"], (ORANGE, GREEN, BLUE, SKY, PURPLE, RED, GREY)))
+    colours = dict(zip(r["ways"], (ORANGE, GREEN, BLUE, "black", SKY, PURPLE, RED, GREY), strict=True))
     axes = fig.subplots(1, len(kinds))
     for ax, kind in zip(axes, kinds):
         for name, way in r["ways"].items():
@@ -323,7 +326,7 @@ def inverted_edits(folder: Path, models: Opener) -> Figure:
         )
         percent(ax)
     handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    fig.legend(handles, labels, loc="outside lower center", ncols=5)
     return fig
 
 
