@@ -35,6 +35,19 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
         ("raw = path[-1].clamp(-1, 1)", "1 -> 2 (2)"): CLAMPED,
         ("raw = path[-1].clamp(-1, 1)", "1 -> 2 (3)"): CLAMPED,
     },
+    "methods/attention_maps.py": {
+        (
+            'return rearrange(found * peak.sign(), "n (y x) -> n y x", y=self.res[0])  # unstated: the sign; ours',
+            "Mult -> Div",
+        ): "a sign is 1 or -1"
+    },
+    "methods/null_solvers.py": {
+        ("stalled[k] = (", "Gt -> GtE"): TO_THE_BIT,
+        (
+            "best_loss, stalled = [math.inf] * len(step), [False] * len(step)",
+            "False -> True",
+        ): "the first evaluation sets it, before it is read",
+    },
     "methods/null_text.py": {
         (
             "active = [k for k, value in zip(active, loss.tolist()) if value >= tolerance]",
@@ -42,10 +55,15 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
         ): TO_THE_BIT
     },
     "methods/text2live.py": {
+        ("return part.flip(-1) if u[4] < training.flip else part", "Lt -> LtE"): TO_THE_BIT,
+        (
+            "mirrored = torch.diag(torch.tensor([-1.0 if u[7] < views.flip else 1.0, 1, 1]))",
+            "Lt -> LtE",
+        ): TO_THE_BIT,
         (
             "if (words.source - words.target).norm() < 1e-6:",
             "1e-06 -> 2e-06",
-        ): "a bound above rounding: embeddings of length 1 are the same, or much farther apart"
+        ): "a bound above rounding: embeddings of length 1 are the same, or much farther apart",
     },
     "nets/ddpm.py": {("return torch.cat([phase.sin(), phase.cos()], dim=-1)", "USub left out"): TWO_AXES},
     "nets/judges/clip.py": {("return F.normalize(z, dim=-1) if unit else z", "USub left out"): TWO_AXES},

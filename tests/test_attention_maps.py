@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from palimpsest.methods.attention_maps import AttentionMaps, Watch, explore, sites_at
+from palimpsest.methods.attention_maps import AttentionMaps, Watch, explore, from_noise, sites_at
 from palimpsest.methods.inversion import invert, redo
 from palimpsest.methods.sampling import generate
 from palimpsest.nets.attention import Site
@@ -141,6 +141,11 @@ def test_components_are_orthonormal_and_rebuild_the_self_attention(maps):
     assert (strength.diff() <= 1e-12).all()
     torch.testing.assert_close(centred @ v.T @ v, centred, rtol=0, atol=1e-9)
     assert (v[:4].gather(1, v[:4].abs().argmax(1, keepdim=True)) > 0).all()
+    assert torch.equal(maps.components(1).flatten(1), v[:1])
+
+
+def test_a_start_from_noise_has_asked_the_network_nothing(model):
+    assert from_noise(model, [PROMPT], steps=2, w=2.0, seeds=[0]).calls == 0
 
 
 def test_an_inversion_is_watched_on_its_own_way_down(model):

@@ -295,6 +295,12 @@ def test_equal_texts_give_an_empty_mask_say_so_and_return_the_picture_to_the_bit
 # ---- encode and decode ----
 
 
+def test_a_walk_has_as_many_times_as_encoded_latents(tiny):
+    x_0, times = tiny.encode(pictures(1, 32).float()), tiny.schedule.times(3, 0.8)
+    with pytest.raises(ValueError, match="zip"):
+        decode(tiny.denoiser(""), tiny.schedule, [x_0] * 3, times, torch.ones_like(x_0[:, :1]))
+
+
 def test_a_mask_of_0_returns_the_encoded_path_to_the_bit_and_of_1_is_encode_decode(tiny):
     x_0, times = tiny.encode(pictures(2, 32).float()), tiny.schedule.times(4, 0.8)
     encoded = invert(tiny.denoiser(""), tiny.schedule, x_0, times)

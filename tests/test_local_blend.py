@@ -33,6 +33,14 @@ def test_a_word_mask_is_pooled_resized_normalised_and_cut_cell_by_cell():
         assert 0 < want.mean() < 1
 
 
+def test_where_no_word_looks_nothing_is_masked_even_at_the_threshold_0():
+    m = maps(1, 4, 4, 3)
+    m[:, :, 2:] = 0
+    found = word_mask(m, [1], (4, 4), threshold=0.0, pool=False)
+    assert torch.equal(found, torch.tensor([1.0, 1, 0, 0]).double().expand(1, 1, 4, 4))
+    assert not word_mask(0 * m, [1], (4, 4), threshold=0.0).any()
+
+
 @pytest.mark.parametrize("size", [(16, 24), (32, 48), (8, 12), (20, 9)])
 @pytest.mark.parametrize("pairs", [1, 3])
 def test_any_size_and_any_number_of_pairs_each_on_its_own(size, pairs):

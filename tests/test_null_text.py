@@ -13,6 +13,7 @@ from palimpsest.methods.inversion import Inversion, invert, redo
 from palimpsest.methods.ladder import ladder
 from palimpsest.methods.null_ablations import random_pivot, shared_null_text
 from palimpsest.methods.null_files import KEPT, load_null_text, null_text_key, read_null_text, save_null_text
+from palimpsest.methods.null_solvers import interpolated_start
 from palimpsest.methods.null_text import null_text
 from palimpsest.samplers.convert import q_sample
 from palimpsest.samplers.schedule import Schedule
@@ -372,6 +373,46 @@ def test_between_leans_as_far_towards_the_empty_prompt_as_the_tolerance_allows()
     run = tuned(start="between", stop=3e-3, solver="adam-skip")
     mu = ((run.nulls[-1] - cond) * (empty - cond)).sum((1, 2)) / ((empty - cond) ** 2).sum((1, 2))
     assert (mu > 0).all() and (mu < 1).all()
+
+
+class Line:
+    """A step whose residual is linear in ∅: r_0 at the prompt, r_1 at the empty text."""
+
+    def __init__(self, r_0, r_1):
+        self.model, self.z_bar, self.t = self, None, 0
+        self.cond, self.eps_c, self.r_1 = COND[:1], r_0, r_1
+
+    def __len__(self):
+        return 1
+
+    def eps(self, z, t, null):
+        return self.r_1
+
+    def residual_of(self, eps, active):
+        return eps
+
+
+def test_on_a_line_the_first_guess_meets_the_tolerance_exactly():
+    r_0, r_1 = 0.1 * randn(1, 3, 4, 4, seed=1), randn(1, 3, 4, 4, seed=2)
+    tolerance = 2 * mean_square(r_0).item()
+    null = interpolated_start(Line(r_0, r_1), EMPTY[:1], tolerance)
+    mu = ((null - COND[:1]) / (EMPTY[:1] - COND[:1])).mean()
+    assert 0 < mu < 1 and mean_square(r_0 + mu * (r_1 - r_0)).item() == pytest.approx(tolerance)
+
+
+def test_every_solver_asks_for_a_first_guess_within_half_the_tolerance_of_its_step(monkeypatch):
+    asked = []
+
+    def guess(step, empty, tolerance):
+        asked.append(tolerance)
+        return interpolated_start(step, empty, tolerance)
+
+    monkeypatch.setattr("palimpsest.methods.null_text.interpolated_start", guess)
+    monkeypatch.setattr("palimpsest.methods.null_solvers.interpolated_start", guess)
+    for solver in ("adam", "adam-skip", "gauss-newton"):
+        asked.clear()
+        tuned(start="between", stop=3e-3, inner=1, solver=solver)
+        assert asked == pytest.approx([3e-3 * (1 + 100 * i / S) / 2 for i in range(S)])
 
 
 # ---- keeping ----

@@ -285,6 +285,15 @@ def test_the_kept_part_comes_from_the_original_and_the_edited_part_from_the_guid
     assert edit.picture[..., :8].mean() > 0.8
 
 
+def test_what_is_kept_begins_as_the_original_under_the_same_noise():
+    model, original = gaussian_model(side=16), -guide(1, 16)
+    how = dict(t0=0.5, steps=2, w=1.0, seed=4)
+    masked = sdedit(model, guide(1, 16), mask=half(16), original=original, **how).path[0]
+    of_guide, of_original = (sdedit(model, x, **how).path[0] for x in (guide(1, 16), original))
+    assert torch.equal(masked[..., 8:], of_original[..., 8:])
+    assert torch.equal(masked[..., :8], of_guide[..., :8])
+
+
 def test_a_latent_is_edited_if_any_of_its_pixels_is():
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 3, 4] = 1

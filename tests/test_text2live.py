@@ -125,6 +125,14 @@ def test_the_half_squared_angle_is_that_of_the_arc_cosine():
     torch.testing.assert_close(half_squared_angle(u, v), (u * v).sum(-1).arccos().square() / 2)
 
 
+def test_opposite_vectors_are_half_a_turn_apart_and_their_gradient_is_finite():
+    u = torch.nn.functional.normalize(torch.randn(9, 5, generator=generator()), dim=-1).requires_grad_()
+    angle = half_squared_angle(u, -u.detach())
+    torch.testing.assert_close(angle, torch.full((9,), math.pi**2 / 2), rtol=5e-3, atol=0)
+    angle.sum().backward()
+    assert u.grad.isfinite().all()
+
+
 def test_equation_33_compares_every_patch_with_every_other_by_plain_loops():
     p = torch.randn(2, 5, 3, generator=generator(), dtype=torch.float64)
     found = cosines(p)
@@ -233,6 +241,13 @@ def test_views_stay_parts_of_the_picture_where_they_are_neither_turned_nor_leani
     half = (at[:, 0] - at[:, 1]).abs() / 2
     assert half[1:].min() >= 0.6 and half[1:].max() <= 1
     assert 60 < (maps[1:, 0, 0] < 0).sum() < 140
+
+
+def test_where_a_view_lies_says_nothing_of_how_it_is_turned():
+    maps = homographies(Views(n=400, turn=30, lean=0, flip=0, crop=0.5), generator())[1:]
+    angle = torch.atan2(-maps[:, 0, 1], maps[:, 0, 0])
+    for place in (maps[:, 0, 2], maps[:, 1, 2]):
+        assert abs(torch.corrcoef(torch.stack([angle, place.sign()]))[0, 1]) < 0.15  # 3 standard errors
 
 
 def test_a_view_is_turned_and_leans_to_both_sides_as_far_as_it_is_told():
