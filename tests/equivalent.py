@@ -42,7 +42,7 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
         ): "a sign is 1 or -1"
     },
     "methods/null_solvers.py": {
-        ("stalled[k] = (", "Gt -> GtE"): TO_THE_BIT,
+        ("loss > 0.95 * best_loss[k]", "Gt -> GtE"): TO_THE_BIT,
         (
             "best_loss, stalled = [math.inf] * len(step), [False] * len(step)",
             "False -> True",
