@@ -7,13 +7,42 @@ EQUIVALENT[file][line of source, fault] = reason. tests/test_mutants.py sees tha
 TWO_AXES = "of two axes the last is axis 1"
 FOUR_AXES = "check_map has seen that x_t has four axes, of which the last two are those from the third on"
 CLAMPED = "x_0 was clamped in every step, so that only rounding leaves [-1, 1]"
+SQUARE = "where it is read, small was seen to be square"
 TO_THE_BIT = "differs only where a computed number equals the limit to the last bit"
 EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
+    "fit/ahead.py": {
+        (
+            "return Generator().manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))",
+            "1 -> 2",
+        ): "the first word of a SeedSequence is the same however many are asked for"
+    },
+    "fit/muon.py": {
+        (
+            "tall = g.shape[1] > g.shape[2]",
+            "Gt -> GtE",
+        ): "a square matrix may be turned or not: the polynomial is odd, and gives the same to rounding"
+    },
+    "samplers/respacing.py": {
+        (
+            "stride = (size - 1) / (count - 1) if count > 1 else 1.0",
+            "1.0 -> 2.0",
+        ): "where one time is asked for, the stride is multiplied by 0 alone"
+    },
+    "nets/judges/vit.py": {
+        (
+            "res = tuple(pictures.shape[-2:])",
+            "USub left out",
+        ): "whatever has not four axes is refused in the next line"
+    },
     "methods/alignment.py": {
         (
             "while i and j:",
             "And -> Or",
-        ): "both rows begin with the start token alone of its kind, so i and j reach 0 together"
+        ): "both rows begin with the start token alone of its kind, so i and j reach 0 together",
+        (
+            "match = 1 if source[i - 1] == target[j - 1] else -1",
+            "1 -> 2 (4)",
+        ): "of a mismatch no score is the best: two gaps cost nothing",
     },
     "methods/captioned.py": {
         (
@@ -22,6 +51,8 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
         ): "what is drawn is as likely with the other sign"
     },
     "methods/glide.py": {
+        ("if small.shape[-1] >= side or side % small.shape[-1]:", "1 -> 2"): SQUARE,
+        ("if small.shape[-1] >= side or side % small.shape[-1]:", "1 -> 2 (2)"): SQUARE,
         (
             "if small.ndim != 4 or small.shape[1] != 3 or small.shape[-1] != small.shape[-2]:",
             "USub left out (2)",

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from random_weights import normal, randomised
 
 from palimpsest.nets.attention import Attention, Site, at, attend, wants
-from palimpsest.nets.fast_cpu import gradient_is_slow
+from palimpsest.nets.fast_cpu import fused_attention, gradient_is_slow
 
 HERE = Site("down0.1", "self", (2, 3))
 LAYERS = {
@@ -93,6 +93,15 @@ def test_written_out_for_its_gradient_in_bfloat16_it_is_what_the_fused_kernel_sa
         assert ((mine - theirs).square().mean() / theirs.square().mean()).sqrt() < 0.02
     with torch.no_grad():
         assert not gradient_is_slow(half[0]) and not gradient_is_slow(q)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_causal_attention_never_looks_ahead_also_where_its_gradient_is_wanted(dtype):
+    q, k, v = (normal(1, 2, 6, 8, seed=n).to(dtype).requires_grad_() for n in range(3))
+    changed = (torch.cat([x[:, :, :5], 3 + x[:, :, 5:]], 2) for x in (k, v))
+    before, after = fused_attention(q, k, v, causal=True), fused_attention(q, *changed, causal=True)
+    assert torch.equal(before[:, :, :5], after[:, :, :5])
+    assert not torch.equal(before[:, :, 5:], after[:, :, 5:])
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from palimpsest.methods.dreambooth import (
     dreambooth_loss,
     flat_weight,
     snr_weight,
+    trainable_copy,
     tune,
     v_weight,
     velocity_weight,
@@ -46,6 +47,7 @@ from palimpsest.methods.super_resolution import (
     upsampler_error,
 )
 from palimpsest.methods.textual_inversion import encode_with_word, textual_inversion
+from palimpsest.nets.lora import LoraLinear
 from palimpsest.nets.tokenizer import ClipTokenizer, WordTokenizer
 from palimpsest.samplers.ddpm import l_simple
 from palimpsest.weights.cache import CacheError, digest, digest_model
@@ -920,3 +922,14 @@ def test_what_an_upsampler_cannot_learn_is_refused(upsampler, x, given, what):
 def test_only_an_upsampler_is_tuned_as_one(b, x):
     with pytest.raises(ValueError, match="^model: tiny is not one of GLIDE's"):
         dreambooth_upsampler(b, x, "star")
+
+
+def test_what_asks_for_gradients_is_what_was_asked_to_be_learned(b):
+    def asks(part):
+        return {p.requires_grad for p in part.parameters()}
+
+    assert asks(trainable_copy(b).net) == {True} and asks(trainable_copy(b).text) == {False}
+    assert asks(trainable_copy(b, tune_text=True).text) == {True}
+    for given, scale in ((dict(rank=2), 1.0), (dict(rank=2, alpha=4.0), 2.0)):
+        low = [m for m in trainable_copy(b, **given).net.modules() if isinstance(m, LoraLinear)]
+        assert low and {m.scale for m in low} == {scale}

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from palimpsest.cli.main import main
-from palimpsest.methods.glide_session import Session, box, parse
+from palimpsest.methods.glide_session import Session, box, masks_in, parse
 from palimpsest.weights.load import load
 from palimpsest.worlds.files import read_picture, write_picture
 from tests.tiny import tiny_glide
@@ -342,3 +342,8 @@ def test_what_guides_must_be_told_what_to_look_for_and_how_strongly_in_its_own_w
             and len(line.splitlines()) == 1
             and not (tmp_path / "x.png").exists()
         )
+
+
+def test_the_masks_of_a_script_are_its_files_and_nothing_else(tmp_path):
+    text = "a star | mask a.png | seed 3\nundo\n# a ring | mask no.png\na ring | mask b.png\n"
+    assert masks_in(text, tmp_path) == [tmp_path / "a.png", tmp_path / "b.png"]

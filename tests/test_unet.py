@@ -9,6 +9,7 @@ from random_weights import census, normal, randomised, relative_error, silent_pa
 from torch import nn
 
 from palimpsest.nets.attention import Site, at
+from palimpsest.nets.levels import check_map
 from palimpsest.nets.unet import UNet, sinusoid, widen_input
 from palimpsest.weights.public.layouts import unet_to_diffusers
 
@@ -334,3 +335,10 @@ def test_superfluous_text_and_impossible_configurations_are_named():
         small(ctx_width=None)(X, 1, CTX)
     with pytest.raises(ValueError, match="one entry for each level"):
         UNet(**{**SMALL, "attention": (True, True)})
+
+
+@pytest.mark.parametrize("size", [(6, 8), (8, 6)])
+def test_rows_and_columns_must_both_be_multiples_of_the_factor(size):
+    with pytest.raises(ValueError, match="divisible by 4"):
+        check_map(torch.zeros(1, 4, *size), torch.tensor(3), 4, 4)
+    check_map(torch.zeros(1, 4, 8, 12), torch.tensor(3), 4, 4)
