@@ -400,18 +400,18 @@ DREAMBOOTH = Measurement(
 # --------------------------------------------------------------------------- C12, C13, C14, C15
 
 
+def difference(row: Record, key: str, less: Record | None = None) -> tuple[float, float, float]:
+    """The mean of a figure over the subjects, of two ways the mean of the differences, and the ends of its
+    95 % interval.
+    """
+    values = torch.tensor([one[key] for one in row["each"]])
+    mean, low, high = interval(values - torch.tensor([one[key] for one in less["each"]]) if less else values)
+    return mean, low, high
+
+
 def over(row: Record, key: str, less: Record | None = None) -> str:
-    """The mean of a figure over the subjects with its interval; of two ways the mean of the differences."""
-    values = [one[key] for one in row["each"]]
-    others = [one[key] for one in less["each"]] if less else [0.0] * len(values)
-    return span(interval(torch.tensor(values) - torch.tensor(others)), 3)
-
-
-def ends(row: Record, key: str, less: Record) -> tuple[float, float]:
-    """The ends of the 95 % interval of the mean difference of two ways over the subjects."""
-    values, others = (torch.tensor([one[key] for one in way["each"]]) for way in (row, less))
-    _, low, high = interval(values - others)
-    return low, high
+    """The same in words."""
+    return span(difference(row, key, less), 3)
 
 
 def judge_prior(record: Record) -> Finding:
@@ -425,7 +425,7 @@ def judge_prior(record: Record) -> Finding:
         with_["div"] > without["div"],
         without["dino"] - with_["dino"],
     )
-    clear = ends(with_, "pres", without)[1] < 0 < ends(with_, "div", without)[0] and cost <= 0.05
+    clear = difference(with_, "pres", without)[2] < 0 < difference(with_, "div", without)[1] and cost <= 0.05
     ours = "with less without: " + "; ".join(
         f"{words} {over(with_, key, without)} ({with_[key]:.3f} and "
         f"{without[key]:.3f}, frozen {frozen[key]:.3f}, "
@@ -450,7 +450,7 @@ def judge_noun(record: Record) -> Finding:
         key: all(sign * right[key] > sign * other[key] for other in others) for key, sign in signs.items()
     }
     none, wrong = others
-    clear = all(ends(right, key, other)[0] > 0 for key in ("dino", "clip_i") for other in others)
+    clear = all(difference(right, key, other)[1] > 0 for key in ("dino", "clip_i") for other in others)
     ours = "; ".join(
         f"{words}: right less none {over(right, key, none)}, right less wrong {over(right, key, wrong)} "
         f"(right {right[key]:.3f}, none {none[key]:.3f}, wrong {wrong[key]:.3f})"
@@ -467,7 +467,7 @@ def judge_count(record: Record) -> Finding:
     dino = {k: row["dino"] for k, row in rows.items()}
     gain = max(dino.values()) - dino[1]
     several = [value for k, value in dino.items() if k >= 3]
-    enough = ends(rows[3], "dino", rows[1])[0] > 0 and dino[3] - dino[1] >= 0.8 * gain
+    enough = difference(rows[3], "dino", rows[1])[1] > 0 and dino[3] - dino[1] >= 0.8 * gain
     ours = (
         f"DINO of {', '.join(map(str, dino))} pictures: "
         + ", ".join(over(row, "dino") for row in rows.values())
@@ -483,7 +483,7 @@ def judge_word(record: Record) -> Finding:
     does not hold."""
     ours_, theirs, none = record["ways"]["with prior"], record["ways"][WORD], record["frozen"]
     better = [ours_[key] > theirs[key] for key in ("dino", "clip_t")]
-    clear = all(ends(ours_, key, theirs)[0] > 0 for key in ("dino", "clip_t"))
+    clear = all(difference(ours_, key, theirs)[1] > 0 for key in ("dino", "clip_t"))
     said = (
         f"DreamBooth less Textual Inversion (lr {record['word_lr']:g}): "
         + "; ".join(

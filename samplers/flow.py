@@ -119,10 +119,8 @@ def flow_times(steps: int, start: float = 1.0, end: float = 0.0) -> list[float]:
             raise ArgumentError(name, f"must lie in [0, 1], got {value}")
     if steps < 1:
         raise ArgumentError("steps", f"must be at least 1, got {steps}")
-    return [
-        *(start + (end - start) * n / steps for n in range(steps)),
-        float(end),
-    ]  # `end` itself, not near it
+    before = [start + (end - start) * n / steps for n in range(steps)]
+    return [*before, float(end)]  # `end` itself, without rounding
 
 
 # ---- training ----
