@@ -25,7 +25,6 @@ from palimpsest.outputs import write_text
 from palimpsest.studio.examples import shapes_examples
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.pictures import CANVAS, on_canvas, pixels_of
-from palimpsest.studio.server import free_port
 from palimpsest.studio.studio import Studio
 from palimpsest.weights.files import write_json
 
@@ -38,7 +37,7 @@ ONE = next(iter(shapes_examples().values()))
 def start() -> float:
     """Seconds until the address is said."""
     began = time.monotonic()
-    words = [sys.executable, "-u", "-m", "palimpsest", "studio", "--port", str(free_port("127.0.0.1", None))]
+    words = [sys.executable, "-u", "-m", "palimpsest", "studio"]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as server:
         server.stdout.readline()
         seconds = time.monotonic() - began

@@ -155,44 +155,57 @@ def no_stubs() -> Iterator[None]:
         inspect.getfile = file_of
 
 
+def launch(blocks: Any, local: bool, host: str, port: int | None) -> int:
+    """Serve the page, and say at which port. Another program may take a port between the moment it was seen
+    free and now: then the next one is tried. Raises ArgumentError where none is left."""
+    from starlette.middleware import Middleware
+
+    from palimpsest.studio.page import CSS, SCRIPT, THEME
+
+    guard = {"middleware": [Middleware(Guard, local=local)], "docs_url": None, "redoc_url": None}
+    while True:
+        chosen = free_port(host, port)
+        try:
+            blocks.launch(
+                server_name=host,
+                server_port=chosen,
+                prevent_thread_lock=True,
+                quiet=True,
+                share=False,
+                ssr_mode=False,
+                footer_links=[],
+                max_file_size=f"{MEGABYTES}mb",
+                enable_monitoring=False,
+                theme=THEME,
+                css=CSS,
+                head=SCRIPT,
+                app_kwargs=guard,
+            )
+        except OSError:
+            if free_port(host, port) == chosen:  # it is free: the error is about something else
+                raise
+        else:
+            return chosen
+
+
 @contextmanager
 def served(port: int | None = None, host: str = "127.0.0.1", model: str = "shapes") -> Iterator[str]:
     """The page is there for the block; its address. Raises ArgumentError for a port that cannot be had,
     WeightsError for a model that cannot."""
-    chosen = free_port(host, port)
+    free_port(host, port)  # refused before anything is imported
     with own_folder() as folder:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         os.environ["HF_HUB_OFFLINE"] = "1"
         with no_stubs():
-            from palimpsest.studio.page import CSS, SCRIPT, THEME, page
-        from starlette.middleware import Middleware
-
+            from palimpsest.studio.page import page
         from palimpsest.studio.studio import Studio
 
         studio = Studio(model, local=is_local(host))
         studio.model(model)
         blocks = page(studio)
         blocks.queue(max_size=32, default_concurrency_limit=8)
-        blocks.launch(
-            server_name=host,
-            server_port=chosen,
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            ssr_mode=False,
-            footer_links=[],
-            max_file_size=f"{MEGABYTES}mb",
-            enable_monitoring=False,
-            theme=THEME,
-            css=CSS,
-            head=SCRIPT,
-            app_kwargs={
-                "middleware": [Middleware(Guard, local=studio.local)],
-                "docs_url": None,
-                "redoc_url": None,
-            },
-        )
+        chosen = launch(blocks, studio.local, host, port)
         try:
             yield f"http://{f'[{host}]' if ':' in host else host}:{chosen}/"
         finally:

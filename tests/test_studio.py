@@ -36,7 +36,7 @@ from palimpsest.methods.prior import Prior
 from palimpsest.methods.prompt_to_prompt import Injection
 from palimpsest.methods.sdedit import sdedit
 from palimpsest.methods.text2live import Training, Views
-from palimpsest.studio import bench, shown
+from palimpsest.studio import bench, server, shown
 from palimpsest.studio.call import Call, Given, Other, Start
 from palimpsest.studio.examples import drawn, examples_of, shapes_examples
 from palimpsest.studio.jobs import Job
@@ -506,6 +506,29 @@ def test_a_port_that_is_taken_is_named():
         free_port("127.0.0.1", 70000)
 
 
+def test_a_port_that_was_taken_meanwhile_is_not_the_end(monkeypatch):
+    gradio = pytest.importorskip("gradio", reason="gradio is an extra: pip install 'palimpsest[studio]'")
+    import socket
+
+    with gradio.Blocks() as blocks:
+        gradio.Markdown("a page")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        taken = s.getsockname()[1]
+        seen = iter([taken])  # the port that was free when it was looked at
+        monkeypatch.setattr(server, "free_port", lambda *a: next(seen, None) or free_port(*a))
+        try:
+            chosen = server.launch(blocks, True, "127.0.0.1", None)
+            assert chosen in server.PORTS and chosen != taken
+            assert urllib.request.urlopen(f"http://127.0.0.1:{chosen}/").status == 200
+        finally:
+            blocks.close(verbose=False)
+        seen = iter([taken])
+        with pytest.raises(ArgumentError, match=f"port: {taken} on 127.0.0.1 is in use"):
+            server.launch(blocks, True, "127.0.0.1", taken)
+
+
 def test_only_this_machines_own_addresses_are_local():
     assert is_local("127.0.0.1") and is_local("localhost") and is_local("::1")
     assert not is_local("0.0.0.0") and not is_local("192.0.2.1") and not is_local("example.org")
@@ -573,18 +596,18 @@ def address(tmp_path_factory):
     """A page of its own process, whose temporary folder is named."""
     pytest.importorskip("gradio", reason="gradio is an extra: pip install 'palimpsest[studio]'")
     scratch = tmp_path_factory.mktemp("studio")
-    port = free_port("127.0.0.1", None)
-    words = [sys.executable, "-m", "palimpsest", "studio", "--port", str(port)]
+    words = [sys.executable, "-m", "palimpsest", "studio"]  # several may be started at once
     environ = os.environ | {"TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}
-    server = subprocess.Popen(
+    with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=scratch, env=environ
-    )
-    line = server.stdout.readline().decode()
-    assert line.startswith("studio: http://127.0.0.1:"), line + server.stdout.read().decode()
-    yield f"http://127.0.0.1:{port}/"
-    server.send_signal(signal.SIGTERM)
-    assert server.wait(60) == 0
-    server.stdout.close()
+    ) as page:
+        line = page.stdout.readline().decode()
+        assert line.startswith("studio: http://127.0.0.1:"), line + page.stdout.read().decode()
+        try:
+            yield line.split()[1]
+        finally:
+            page.send_signal(signal.SIGTERM)
+        assert page.wait(60) == 0
     assert list(scratch.iterdir()) == []  # nothing was kept
 
 
