@@ -15,6 +15,7 @@ from towers import CLIP_SIZES, TOKENS, small_clip
 from palimpsest.nets.attention import at
 from palimpsest.nets.judges.clip import CLIP, MEAN, STD, VIT_B_32, clip_view, contrastive_loss
 from palimpsest.nets.judges.dino import dino_view
+from palimpsest.nets.judges.noised_clip import NoisedCLIP
 from palimpsest.nets.judges.vit import VisionTransformer
 from palimpsest.weights.public.tower_names import clip_openai_names, clip_transformers_names, pack
 
@@ -49,6 +50,16 @@ def test_the_published_sizes(sizes, parameters, tensors, image):
 
 def test_the_temperature_begins_at_seven_hundredths(clip):
     assert_close(clip.logit_scale.exp().item(), 1 / 0.07)
+
+
+@pytest.mark.parametrize("cls", [CLIP, NoisedCLIP])
+def test_at_the_start_both_projections_keep_the_variance_of_what_they_map(cls):
+    """Of a tower's numbers, which its last layer norm gives variance 1, whatever the tower's width."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clip = cls(**CLIP_SIZES)
+    for projection, width in ((clip.image_projection, 128), (clip.text_projection, 64)):
+        assert_close(projection(normal(2000, width, seed=2)).std().item(), 1.0, rtol=0.1, atol=0)
 
 
 # --------------------------------------------------------------------------------------------------------------- parity

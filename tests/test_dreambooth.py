@@ -47,9 +47,10 @@ from palimpsest.methods.super_resolution import (
     upsampler_error,
 )
 from palimpsest.methods.textual_inversion import encode_with_word, textual_inversion
-from palimpsest.nets.lora import LoraLinear
+from palimpsest.nets.lora import LoraLinear, adapt, adapted
 from palimpsest.nets.tokenizer import ClipTokenizer, WordTokenizer
 from palimpsest.samplers.ddpm import l_simple
+from palimpsest.samplers.noise import generator_of
 from palimpsest.weights.cache import CacheError, digest, digest_model
 from palimpsest.weights.files import read_weights
 from palimpsest.weights.load import load
@@ -401,6 +402,37 @@ def test_the_rate_of_a_run_falls_along_its_cosine_from_the_first_step(b, x, monk
     ((settings, files),) = told
     assert (settings.steps, settings.lr, settings.warmup, settings.seed) == (7, 1e-3, 0, 5)
     assert settings.betas == (0.9, 0.999) and settings.accumulate == 1 and files.checkpoint is None
+
+
+def test_a_step_draws_the_same_pictures_in_however_many_pieces(b, x, monkeypatch):
+    drawn = []
+
+    def only_drawn(loss, net, batch, settings, files, **how):
+        drawn.append(batch(3, torch.Generator().manual_seed(1)))
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "fit", only_drawn)
+    for n in (1, 2):
+        with pytest.raises(InterruptedError):
+            dreambooth(b, x, "star", course=Course(batch=4, accumulate=n), prior=Prior(weight=0))
+    (step, k, whole, prior), halves = drawn
+    assert (step, k, prior) == (3, 0, None) and [half[:2] for half in halves] == [(3, 0), (3, 1)]
+    first, second = (half[2] for half in halves)
+    assert len(whole.x) == 4 and len(first.x) == len(second.x) == 2
+    for column, parts in zip(whole, zip(first, second)):
+        assert torch.equal(column, torch.cat(parts))
+
+
+def test_the_changes_of_net_and_text_begin_from_two_seeds_and_at_strength_one(b):
+    new = trainable_copy(b, rank=2, tune_text=True, seed=5)
+    for part, plain, seed in ((new.net, b.net, 5), (new.text, b.text, 6)):
+        expected = copy.deepcopy(plain)
+        adapt(expected, 2, 2, generator_of(seed))
+        pairs = list(zip(adapted(part).values(), adapted(expected).values(), strict=True))
+        assert pairs and all(torch.equal(one.down, other.down) for one, other in pairs)
+        assert all(one.scale == 1 for one, _ in pairs)
+    strong = adapted(trainable_copy(b, rank=2, alpha=6, seed=5).net)
+    assert all(change.scale == 3 for change in strong.values())
 
 
 def test_there_is_no_search_where_no_rare_word_is_known():

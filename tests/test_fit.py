@@ -22,7 +22,7 @@ from torch.testing import assert_close
 
 from palimpsest.fit.ahead import ahead, moved, step_generator
 from palimpsest.fit.checkpoint import read_checkpoint, write_checkpoint
-from palimpsest.fit.loop import fit
+from palimpsest.fit.loop import LOOK, fit
 from palimpsest.fit.muon import Muon, matrices, orthogonalised
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.fit.settings import Files, Settings, ema_decay, learning_rate
@@ -372,6 +372,18 @@ def test_a_gradient_that_is_not_finite_is_found_though_the_loss_is(tmp_path):
     assert not (tmp_path / "c.pt").exists()
 
 
+def test_the_loss_is_looked_at_every_ten_steps():
+    """A run whose first loss is NaN does ten steps. A look at every loss would halt a GPU each time."""
+
+    def poisoned(n, generator):
+        return batch(n, generator) * math.nan
+
+    steps = []
+    with pytest.raises(FloatingPointError, match="^step 0: loss nan"):
+        train(loss, net(), poisoned, after_step=steps.append, **SETTINGS | dict(save_every=1000))
+    assert LOOK == 10 and steps == list(range(LOOK))
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -437,6 +449,16 @@ def share(step, generator):
 
 def reconstruct(model, x, generator):
     return (model(x) - x[..., 1:-1, 1:-1]).square().mean()
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_a_batch_in_pieces_is_the_batch_as_a_whole(n):
+    whole = train(reconstruct, plain(0), share, **SETTINGS | dict(steps=6))
+    pieces = train(
+        reconstruct, plain(0), lambda *a: share(*a).chunk(n), accumulate=n, **SETTINGS | dict(steps=6)
+    )
+    assert_close(pieces.losses, whole.losses, rtol=1e-5, atol=0)
+    assert_close(dict(pieces.net.state_dict()), dict(whole.net.state_dict()), rtol=1e-4, atol=1e-5)
 
 
 def on_one_rank(folder, port, rank):

@@ -279,6 +279,17 @@ def test_a_large_picture_is_painted_in_two_stages(nets):
     assert not torch.equal(made.small[..., 1:5, 2:6], small[..., 1:5, 2:6])
 
 
+@pytest.mark.parametrize("name", ["up", "up_inpaint"])
+def test_the_second_stage_sees_the_large_picture_if_it_was_tuned_to(nets, name):
+    x, mask = picture(side=16), left_half(16)
+    made = inpaint(
+        nets["inpaint"], x, mask, A, upsampler=nets[name], steps="3", up_steps="3", seed=2, paste=False
+    )
+    beside = dict(picture=x, mask=mask) if name == "up_inpaint" else {}
+    by_hand = upsample(nets[name], made.small, A, steps="3", seed=2, paste=False, **beside)
+    assert torch.equal(made.picture, by_hand)
+
+
 # ---- re-ranking ----
 
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+import palimpsest.methods.glide_session as module
 from palimpsest.cli.main import main
+from palimpsest.methods.glide import Painted
 from palimpsest.methods.glide_session import Session, box, masks_in, parse
 from palimpsest.weights.load import load
 from palimpsest.worlds.files import read_picture, write_picture
@@ -63,6 +65,39 @@ def test_a_step_after_an_undo_is_the_step_it_would_have_been(session):
     session.undo()
     assert torch.equal(session.paint(B, box(0.5, 0.2, 0.95, 0.8, 16)), wanted)
     assert session.states[-1].seed == 6
+
+
+@pytest.fixture
+def seeds(monkeypatch):
+    """What `glide` is told by a session that has it replaced by an empty picture."""
+    told = []
+
+    def only_told(model, prompt, *, seed, **how):
+        told.append(seed)
+        return Painted(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 8, 8), [], [])
+
+    monkeypatch.setattr(module, "glide", only_told)
+    return told
+
+
+def test_a_step_draws_from_its_place_in_the_session_or_from_the_seed_that_it_is_given(session, seeds):
+    session.paint(A)
+    session.paint(B)
+    session.undo()
+    session.paint(B)
+    session.paint(A, seed=0)
+    session.paint(A)
+    assert seeds == [5, 6, 6, 0, 8] and [state.seed for state in session.states] == [5, 6, 0, 8]
+
+
+def test_what_was_undone_is_gone_after_the_next_step(session, seeds):
+    session.paint(A)
+    session.paint(B)
+    session.undo()
+    session.paint(A)
+    with pytest.raises(ValueError, match="^redo: nothing was undone"):
+        session.redo()
+    assert [state.prompt for state in session.states] == [A, A]
 
 
 def test_the_strip_shows_every_state(session):

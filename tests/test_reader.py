@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from palimpsest.nets.judges.noisy_reader import NoisyReader, small_convolutions
 from palimpsest.nets.judges.reader import Reader, reader_loss
-from palimpsest.weights.judges import Oracle
+from palimpsest.weights.judges import Oracle, load_reader
 from palimpsest.worlds.shapes import ATTRIBUTES, attributes, render, sample_scene
 
 
@@ -88,6 +88,13 @@ def test_the_oracles_features_are_the_readers_in_parts_of_256(reader, scenes):
     found = Oracle(reader, ATTRIBUTES).features(pictures)
     assert found.shape == (257, 32)
     assert_close(found[-1:], reader.features(pictures[:1]), rtol=1e-4, atol=1e-5)
+
+
+def test_the_shipped_reader_reads_all_of_nine_scenes_in_ten():
+    rng = random.Random(7)
+    new = [sample_scene(rng) for _ in range(40)]
+    oracle = load_reader("shapes-reader", "cpu")
+    assert oracle.right(render(new), [attributes(s) for s in new]).float().mean() >= 0.9
 
 
 def test_patches_may_come_from_small_convolutions():

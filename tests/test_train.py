@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 
 from palimpsest.cli.main import main
+from palimpsest.fit.settings import Files
 from palimpsest.methods.captioned import Training, grouped, new_words, train, with_words
 from palimpsest.methods.sampling import generate
 from palimpsest.weights.load import load
+from palimpsest.weights.model import Model
 from palimpsest.worlds.notes import read_note
 from tests.tiny import tiny_weights
 
@@ -66,6 +68,24 @@ def test_training_lowers_the_loss_and_leaves_the_given_model_alone(own):
     after = (*model.net.parameters(), *model.text.parameters())
     assert all(torch.equal(a, b) for a, b in zip(after, before)) and not any(p.requires_grad for p in after)
     assert done.words == ["tile"] and not any(p.requires_grad for p in done.model.net.parameters())
+
+
+def test_each_checkpoint_but_the_last_shows_the_model_so_far_to_who_asks_for_it(own):
+    model, seen = load("tiny.safetensors", "cpu"), []
+    data = ["mine/red.png", "mine/blue.png"], ["a red star", "a blue star"]
+    training = Training(steps=3, batch=2, warmup=1)
+
+    def look(found, losses):
+        assert isinstance(found, Model) and not found.net.training
+        assert not any(p.requires_grad for part in (found.net, found.text) for p in part.parameters())
+        seen.append((next(found.net.parameters()).clone(), list(losses)))
+
+    files = Files("asked.pt", save_every=1)
+    asked = train(model, *data, training=training, files=files, each_save=look)
+    (first, one), (second, two) = seen
+    assert (one, two) == (asked.losses[:1], asked.losses[:2]) and not torch.equal(first, second)
+    alone = train(model, *data, training=training, files=Files("alone.pt", save_every=1))
+    assert alone.losses == asked.losses and (own / "alone.pt").exists()
 
 
 @pytest.mark.parametrize("captions", ["captions.json", "*.txt"])
