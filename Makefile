@@ -76,7 +76,7 @@ bench: .venv/full
 	$(RUN) -m palimpsest.claims.recommend
 	$(RUN) -m palimpsest.claims.bench
 	$(RUN) -m palimpsest.claims.scoreboard
-	$(RUN) -m palimpsest.claims.draw.make w_curve.png bench.png scoreboard.png scoreboard_gallery.png
+	$(RUN) -m palimpsest.claims.draw.make w_curve.png scoreboard.png scoreboard_gallery.png
 	$(RUN) -m palimpsest.claims.speed
 	$(RUN) -m palimpsest.studio.bench
 

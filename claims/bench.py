@@ -1,11 +1,10 @@
-"""The floors that the shipped models must reach, measured on scenes that no training saw.
+"""What the shipped models do, measured on scenes that no training saw.
 
-    python -m palimpsest.claims.bench [--only NAME] [--quick] [--models FOLDER]
+    python -m palimpsest.claims.bench [--only NAME …] [--quick] [--models FOLDER]
 
-Parts: autoencoder, reader, single, held_out, two, strokes, ve, glide, upsampler, instruct, generated.
-Writes figures/bench.json, the table of docs/models.md, and each file's figures in weights/MANIFEST.json. Its
-pictures are drawn by `python -m palimpsest.claims.draw.make w_curve.png bench.png`, as `make bench` does.
-What is measured of candidates in a FOLDER is written there and changes nothing here.
+Writes figures/bench.json, each file's figures in weights/MANIFEST.json, and the table of docs/models.md, in
+which `claims.goals` sets them beside what is to be reached, with what other records hold. What is measured of
+candidates in a FOLDER is written there and changes nothing here. Each part is kept as soon as it is measured.
 """
 
 from __future__ import annotations
@@ -16,12 +15,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Generator
+from torch import Generator, Tensor
 
+from palimpsest.claims import reach
 from palimpsest.claims.common import (
     Models,
     autoencoded,
@@ -35,6 +35,7 @@ from palimpsest.claims.common import (
     rounded,
 )
 from palimpsest.claims.glide import DTYPE, enlarged
+from palimpsest.claims.goals import into_manifest, rows, table
 from palimpsest.claims.page import RECORDS, read_record, write_table
 from palimpsest.cli.manners import exit_code_of
 from palimpsest.methods.glide import glide, upsample
@@ -63,7 +64,14 @@ def autoencoder(models: Models, parts: dict[str, Part], n: int) -> Part:
     """PSNR of pictures through the autoencoder and back; every colour × shape pair."""
     pictures = render(new_scenes(2 * n, SEED, held_out=None))
     db = psnr(autoencoded(models, pictures).cpu(), pictures)
-    return dict(n=2 * n, seed=SEED, psnr_mean=db.mean().item(), psnr_p05=db.quantile(0.05).item())
+    return dict(n=2 * n, seed=SEED, psnr_p05=db.quantile(0.05).item(), **mean("psnr_mean", db))
+
+
+def mean(name: str, each: Tensor) -> Part:
+    """The mean over pictures under its name, and the ends of its 95 % interval under name_95 (± 1.96 standard
+    errors)."""
+    middle, half = each.mean().item(), 1.96 * each.std().item() / len(each) ** 0.5
+    return {name: middle, f"{name}_95": [middle - half, middle + half]}
 
 
 def reader(models: Models, parts: dict[str, Part], n: int) -> Part:
@@ -226,8 +234,8 @@ def upsampler(models: Models, parts: dict[str, Part], n: int) -> Part:
         seed=SEED + 7,
         dtype=str(DTYPE),
         files=files,
-        psnr=psnr(made, truth).mean().item(),
         bicubic=psnr(enlarged(small), truth).mean().item(),
+        **mean("above", psnr(made, truth) - psnr(enlarged(small), truth)),
     )
 
 
@@ -246,10 +254,8 @@ def instruct(models: Models, parts: dict[str, Part], n: int, name: str = "instru
             s_image=s_image,
             right=right.double().mean().item(),
             kinds={k: right[drawn.rows(k)].double().mean().item() for k in KINDS if drawn.rows(k)},
-            outside_db=psnr(made[some], drawn.before[some], 1 - drawn.changed[some])
-            .clamp(max=60)
-            .mean()
-            .item(),
+            counts={k: len(drawn.rows(k)) for k in KINDS},
+            **mean("outside_db", psnr(made[some], drawn.before[some], 1 - drawn.changed[some]).clamp(max=60)),
             truth_db=psnr(made, drawn.after).mean().item(),
         )
 
@@ -273,230 +279,36 @@ def opened(name: str, models: Models, dtype: torch.dtype = torch.float32) -> tup
 
 PARTS: dict[str, Callable[[Models, dict[str, Part], int], Part]] = dict(
     autoencoder=autoencoder,
+    strange=reach.strange,
     reader=reader,
     single=single,
     held_out=held_out,
     two=two,
+    wordings=reach.wordings,
+    layouts=reach.layouts,
     strokes=from_strokes,
+    drawings=reach.drawings,
+    noise=reach.noise,
     ve=ve,
     glide=glide_base,
     upsampler=upsampler,
     instruct=instruct,
     generated=partial(instruct, name="generated"),
 )
+N = 256  # scenes of a part
+MORE = dict.fromkeys(("single", "held_out", "two", "strokes", "instruct", "generated"), 512)  # of these
 
 
-# --------------------------------------------------------------------------- the table
-
-
-class Row(NamedTuple):
-    """One line: what, the floor it must reach (None: none was set), what was measured, and whose figure
-    it is.
-    """
-
-    figure: str
-    floor: float | None
-    measured: float
-    unit: str  # "dB" or "%"
-    n: int
-    seed: int
-    file: str
-    key: str  # in the manifest's figures
-
-    @property
-    def reached(self) -> str:
-        return "" if self.floor is None else "yes" if self.measured >= self.floor else "**missed**"
-
-    def shown(self, value: float | None) -> str:
-        return (
-            ""
-            if value is None
-            else f"{value:.1f} dB"
-            if self.unit == "dB"
-            else f"{value:.1%}".replace("%", " %")
-        )
-
-
-class Line(NamedTuple):
-    """What a row says of one entry of a part: its words may name values of that entry, as {w:g}."""
-
-    words: str
-    floor: float | None
-    value: str  # the entry's key
-    file: str
-    key: str  # in the manifest's figures
-    unit: str = "%"
-
-
-def instructed(
-    file: str, pairs: str, recolour: float | None, every: float | None, outside: float | None
-) -> list[Line]:
-    """The rows of a model that follows instructions, with its three floors."""
-    words = (
-        f"instruction followed, all attributes, recolouring (s_T = {{s_text:g}}, s_I = {{s_image:g}}; "
-        f"trained on {pairs})"
-    )
-    return [
-        Line(words, recolour, "recolour", file, "recolour_all_right"),
-        Line("… every kind of edit", every, "right", file, "instructed_all_right"),
-        Line("… what should stay, PSNR", outside, "outside_db", file, "outside_db", "dB"),
-    ]
-
-
-READ = "oracle reader on {on}, all attributes"
-WORST = "oracle reader on {on}, its worst attribute ({worst})"
-LINES: dict[str, list[Line]] = {  # part -> its rows, in the order of the table
-    "autoencoder": [
-        Line("autoencoder, mean PSNR", 34.0, "psnr_mean", "shapes-vae", "psnr_mean", "dB"),
-        Line(
-            "autoencoder, all but the worst twentieth above", None, "psnr_p05", "shapes-vae", "psnr_p05", "dB"
-        ),
-    ],
-    "reader": [
-        Line(READ, 0.99, "all", "shapes-reader", "{name}_all_right"),
-        Line(WORST, None, "least", "shapes-reader", "{name}_attribute_worst"),
-    ],
-    "single": [
-        Line(
-            "one thing from its caption, all attributes (w = {w:g})",
-            0.96,
-            "right",
-            "shapes",
-            "single_all_right",
-        )
-    ],
-    "held_out": [
-        Line(
-            "… whose colour × shape was never trained on (w = {w:g})",
-            0.85,
-            "right",
-            "shapes",
-            "held_out_all_right",
-        )
-    ],
-    "two": [
-        Line(
-            "two things and their relation, all attributes (w = {w:g})",
-            0.78,
-            "right",
-            "shapes",
-            "two_all_right",
-        )
-    ],
-    "ve": [
-        Line(
-            "stroke painting to 32×32 picture on the VE walk, all attributes (t₀ = {t0:g}; of the paintings "
-            "themselves {untouched:.1%})",
-            None,
-            "right",
-            "shapes-ve",
-            "strokes_all_right",
-        )
-    ],
-    "glide": [
-        Line(
-            "GLIDE's base at 32×32, one thing from its caption, all attributes (w = {w:g})",
-            0.85,
-            "right",
-            "shapes-glide",
-            "single_all_right",
-        )
-    ],
-    "upsampler": [
-        Line(
-            "GLIDE's upsampler, 32×32 to 64×64: PSNR above bicubic's {bicubic:.1f} dB",
-            3.0,
-            "above",
-            "shapes-glide-upsampler",
-            "above_bicubic_db",
-            "dB",
-        )
-    ],
-    "instruct": instructed("shapes-instruct", "true pairs", None, None, None),
-    "generated": instructed("shapes-instruct-generated", "painted pairs", 0.7, 0.6, 22.0),
-    "strokes": [
-        Line(
-            "stroke painting to picture by SDEdit, all attributes (t₀ = {t0:g}, w = {w:g})",
-            0.85,
-            "right",
-            "shapes",
-            "strokes_all_right",
-        )
-    ],
-}
-
-
-def entries(name: str, part: Part) -> list[Part]:
-    """What the rows of a part speak of: the best point of its curve, beside the part's own values."""
-    if name == "reader":
-        found = []
-        for shown, on in (("raw", "renders"), ("autoencoded", "renders through the autoencoder")):
-            each = part[f"{shown}_attributes"]
-            worst = min(each, key=each.get)
-            found.append(
-                dict(name=shown, on=on, all=part[shown], least=each[worst], worst=worst.replace("_", " "))
-            )
-        return found
-    entry = part | (max(part["curve"], key=lambda r: r["right"]) if "curve" in part else {})
-    if name == "upsampler":
-        entry["above"] = part["psnr"] - part["bicubic"]
-    return [entry | {"recolour": entry["kinds"]["recolour"]} if "kinds" in entry else entry]
-
-
-def rows(parts: dict[str, Part]) -> list[Row]:
-    """The table, from whatever parts were measured."""
-    return [
-        Row(
-            line.words.format(**entry),
-            line.floor,
-            entry[line.value],
-            line.unit,
-            parts[name]["n"],
-            parts[name]["seed"],
-            f"{line.file}.safetensors",
-            line.key.format(**entry),
-        )
-        for name, lines in LINES.items()
-        if name in parts
-        for entry in entries(name, parts[name])
-        for line in lines
-    ]
-
-
-def table(parts: dict[str, Part]) -> str:
-    """The rows in Markdown."""
-    lines = [
-        f"| {r.figure} | {r.shown(r.floor)} | {r.shown(r.measured)} | {r.n} | {r.seed} | {r.reached} |"
-        for r in rows(parts)
-    ]
-    return "\n".join(
-        ["| figure | floor | measured | n | seed | reached |", "|---|---|---|---|---|---|", *lines]
-    )
-
-
-def into_manifest(records: dict[str, Any], parts: dict[str, Part]) -> dict[str, Any]:
-    """The manifest with the measured figures under each file's "bench"; what its recipe measured, under
-    "figures", is kept.
-    """
-    found = {name: {**record, "bench": {}} for name, record in records.items()}
-    for r in rows(parts):
-        if r.file in found:
-            found[r.file]["bench"] |= {r.key: r.measured, f"{r.key}_n": r.n, f"{r.key}_seed": r.seed}
-    curves = {
-        name: {f"{key} {r[key]:g}": r["right"] for r in parts[name]["curve"]}
-        for name, key in (("single", "w"), ("two", "w"), ("strokes", "t0"))
-        if name in parts
-    }
-    if "shapes.safetensors" in found:
-        found["shapes.safetensors"]["bench"] |= {f"{name}_curve": curve for name, curve in curves.items()}
-    return found
+# --------------------------------------------------------------------------- the command
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m palimpsest.claims.bench", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--only", choices=PARTS, metavar="NAME", help=f"one part: {', '.join(PARTS)}")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, metavar="NAME", help=f"some parts: {', '.join(PARTS)}"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="16 scenes, into runs/quick, to see that all runs"
     )
@@ -506,26 +318,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     a = parser.parse_args(argv)
     folder = Path("runs/quick") if a.quick else Path(a.models) / "claims" if a.models else RECORDS
-    models, record = open_models(a.models, a.device), read_record("bench", folder) if a.only else None
+    models, before = open_models(a.models, a.device), read_record("bench", folder) if a.only else None
     folder.mkdir(parents=True, exist_ok=True)
-    parts = (
-        {} if record is None or record["files"] != models.files else record["parts"]
-    )  # never of other weights
-    for name in [a.only] if a.only else PARTS:
+    parts = {} if before is None or before["files"] != models.files else before["parts"]  # of these weights
+    record = dict(command="python -m palimpsest.claims.bench", model=models.name, files=models.files)
+    for name in a.only or PARTS:
         start = time.monotonic()
         if name in NEEDS and not is_there(NEEDS[name], models.folder):
             print(f"{name}: skipped, as {NEEDS[name]} is not trained yet", flush=True)
             continue
-        parts[name] = rounded(PARTS[name](models, parts, 16 if a.quick else 256))
+        parts[name] = rounded(PARTS[name](models, parts, 16 if a.quick else MORE.get(name, N)))
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
-    write_json(
-        folder / "bench.json",
-        dict(command="python -m palimpsest.claims.bench", model=models.name, files=models.files, parts=parts),
-    )
+        write_json(folder / "bench.json", record | dict(parts=parts))
     if folder == RECORDS:
         update_manifest(lambda old: into_manifest(old, parts))
-        write_table("models", "bench", table(parts))
-    print(table(parts))
+        write_table("models", "bench", table(rows()))
+    print(table(rows(folder)))
     return 0
 
 

@@ -197,12 +197,20 @@ def touched(*nets: nn.Module) -> float:
 
 
 def edits(s: Setting) -> Iterator[Pair]:
-    """Whole edits, from picture to picture: as many steps for both, else the defaults of each."""
-    size, steps = (256, 20) if s.size == "full" else (64, 3)
-    for whole in whole_edits(s, size, steps):
-        if whole.name in ("SDEdit", "DiffEdit", "InstructPix2Pix"):
-            name = f"{whole.name}, {steps} steps, {size}×{size}"
-            yield Pair(name, 0.6, whole.ours, whole.theirs, f"diffusers {version('diffusers')}")
+    """Whole edits, from picture to picture: as many steps for both, else the defaults of each. Ours in
+    float32, then in bfloat16, as `--dtype auto` chooses it on a processor with units for it.
+    """
+    size, steps = (256, 10) if s.size == "full" else (64, 3)
+    by = f"diffusers {version('diffusers')}"
+    exact, coarse = (
+        (w for w in whole_edits(s._replace(dtype=dtype), size, steps) if w.name in WHOLE)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    for whole, small in zip(exact, coarse, strict=True):
+        name = f"{whole.name}, {steps} steps, {size}×{size}"
+        yield Pair(name, 0.6, whole.ours, whole.theirs, by)
+        if AMX:
+            yield Pair(f"{name}, bfloat16, theirs in float32", 0.3, small.ours, whole.theirs, by)
 
 
 def training(s: Setting) -> Iterator[Pair]:
@@ -250,6 +258,7 @@ def _step_of(
     return step
 
 
+WHOLE = ("SDEdit", "DiffEdit", "InstructPix2Pix")
 PAIRS: dict[str, Callable[[Setting], Iterator[Pair]]] = dict(
     unet=unet,
     bfloat16=unet_bfloat16,

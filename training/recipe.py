@@ -45,6 +45,7 @@ class RunArguments:
     """What every run can be asked for. A recipe's `Arguments` add its own fields, and have other defaults."""
 
     recipe: ClassVar[str]  # the module in training/
+    stored: ClassVar[torch.dtype] = torch.float16  # of the weights in the file; int8 halves it
     elsewhere: ClassVar[tuple[str, ...]] = (
         "name",
         "workers",
@@ -202,7 +203,6 @@ def publish(
     figures: dict[str, Any],
     earlier: list[dict[str, Any]],
     *,
-    dtype: torch.dtype = torch.float16,
     out: str = "",
 ) -> Path:
     """Write NAME.safetensors and its record: into MANIFEST.json for the package's own folder, else beside it.
@@ -216,7 +216,7 @@ def publish(
     config = dict(
         config, trained=[*earlier, dict(arguments, seconds=round(fitted.seconds), revision=REVISION)]
     )
-    path = write_weights(Path(out) / f"{given.name}.safetensors", modules, config, dtype)
+    path = write_weights(Path(out) / f"{given.name}.safetensors", modules, config, given.stored)
     record = dict(
         kind=config["kind"],
         sha256=sha256(path),

@@ -44,6 +44,7 @@ from palimpsest.worlds.scene import SHAPES, WORDS
 
 SIZE = 32
 WITHOUT = ("", *SHAPES)
+STORED = torch.int8  # of every GLIDE model: what it costs is in the record
 
 
 def models(net: dict = SMALL, text: dict = SMALL_TEXT) -> tuple[nn.ModuleDict, WordTokenizer, dict]:
@@ -81,6 +82,7 @@ def loss(
 class GlideArguments(RunArguments):
     """What a run of a GLIDE model can be asked for, whichever stage it is."""
 
+    stored = STORED
     two: Fraction = 0.3  # share of scenes with two things
     kept: Rounds = 0  # scenes drawn once and used again; 0: each step draws its own
 
@@ -157,7 +159,7 @@ def main(given: Arguments) -> None:
 def judge(
     modules: dict[str, nn.Module], data: tuple[Tensor, Tensor], schedule: Schedule, seed: int
 ) -> dict[str, float]:
-    """What the manifest says of a finished net: its bound on the code length, and what float16 costs."""
+    """What the manifest says of a finished net: its bound on the code length, and what int8 costs."""
     (x_0, tokens), g = data, step_generator(seed, 0)
     t = torch.linspace(50, schedule.T, len(x_0)).long()
     eps = gaussian(x_0, g)
@@ -174,7 +176,9 @@ def judge(
     vlb = bits(torch.ones(len(x_0), dtype=torch.long)) + (schedule.T - 1) * bits(later)
     return dict(
         vlb_bits=vlb,
-        storage_error=storage_error(modules, lambda m: m["net"](x_t, t.to(x_t.device), m["text"](tokens))),
+        storage_error=storage_error(
+            modules, lambda m: m["net"](x_t, t.to(x_t.device), m["text"](tokens)), STORED
+        ),
     )
 
 

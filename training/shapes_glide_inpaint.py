@@ -25,7 +25,15 @@ from palimpsest.samplers.schedule import Schedule
 from palimpsest.training.recipe import command_line, publish, recent, storage_error
 from palimpsest.training.scenes import Draw
 from palimpsest.training.shapes import told
-from palimpsest.training.shapes_glide import SIZE, GlideArguments, header, models, place, start_widened
+from palimpsest.training.shapes_glide import (
+    SIZE,
+    STORED,
+    GlideArguments,
+    header,
+    models,
+    place,
+    start_widened,
+)
 from palimpsest.worlds.erase import erased
 
 Data = tuple[Tensor, Tensor, Tensor]  # pictures, masks of what is rubbed out, tokens
@@ -93,7 +101,7 @@ def main(given: Arguments) -> None:
             return m["net"](m["net"].inputs(x_0, picture=x_0, mask=mask), t, m["text"](tokens))
 
         modules = dict(fitted.ema)
-        figures = dict(loss=recent(fitted.losses), storage_error=storage_error(modules, answer))
+        figures = dict(loss=recent(fitted.losses), storage_error=storage_error(modules, answer, STORED))
         print(publish(given, modules, header(config, "cosine", SIZE), fitted, figures, earlier), figures)
 
 

@@ -35,7 +35,7 @@ from palimpsest.samplers.schedule import Schedule
 from palimpsest.training.recipe import Switch, command_line, publish, recent, start_from, storage_error
 from palimpsest.training.scenes import Draw
 from palimpsest.training.shapes import told
-from palimpsest.training.shapes_glide import GlideArguments, header, models, place, start_widened
+from palimpsest.training.shapes_glide import STORED, GlideArguments, header, models, place, start_widened
 from palimpsest.worlds.erase import erased
 
 SIZE, FACTOR = 64, 2
@@ -119,7 +119,7 @@ def main(given: Arguments) -> None:
 @torch.no_grad()
 def judge(modules: dict[str, nn.Module], data: Data, schedule: Schedule) -> dict[str, float]:
     """PSNR of the picture predicted from noise alone (the mean of what the net would paint) beside
-    bicubic's, and what float16 costs.
+    bicubic's, and what int8 costs.
     """
     x_0, small, tokens, mask = data
     kept = {} if mask is None else dict(picture=x_0, mask=torch.ones_like(mask))
@@ -135,7 +135,7 @@ def judge(modules: dict[str, nn.Module], data: Data, schedule: Schedule) -> dict
         n=len(x_0),
         psnr_bicubic=psnr(bicubic, x_0).mean().item(),
         psnr_foreseen=psnr(predicted, x_0).mean().item(),
-        storage_error=storage_error(modules, says),
+        storage_error=storage_error(modules, says, STORED),
     )
 
 

@@ -250,10 +250,10 @@ def train(
         z_0, c_I, tokens, _ = moved(data(given.steps, g), given.on)
         t = torch.linspace(50, schedule.T, len(z_0)).long()
         seen = torch.cat([q_sample(schedule, z_0, t, gaussian(z_0, g)), c_I], dim=1)
-        error = storage_error(dict(fitted.ema), lambda m: m["net"](seen, t, m["text"](tokens)), torch.int8)
+        error = storage_error(dict(fitted.ema), lambda m: m["net"](seen, t, m["text"](tokens)), given.stored)
         figures = dict(loss=recent(fitted.losses), pairs=count, storage_error=error)
         config = header(given, config)
-        print(publish(given, dict(fitted.ema), config, fitted, figures, earlier, dtype=torch.int8), figures)
+        print(publish(given, dict(fitted.ema), config, fitted, figures, earlier), figures)
 
 
 def main(given: Arguments) -> None:

@@ -77,6 +77,7 @@ class Arguments(RunArguments):
     """What a run of this recipe can be asked for."""
 
     recipe = "shapes_ve"
+    stored = torch.int8
     name: str = "shapes-ve"
     steps: Count = 4000
     two: Fraction = 0.5  # share of scenes with two things
@@ -111,7 +112,9 @@ def main(given: Arguments) -> None:
         x, tokens = moved(data(given.steps, g), given.on)
         t = torch.linspace(50, schedule.T, given.share).long()
         noised = q_sample(schedule, x, t, gaussian(x, g))
-        error = storage_error(dict(fitted.ema), lambda m: m["net"](noised, t, m["text"](tokens)))
+        error = storage_error(
+            dict(fitted.ema), lambda m: m["net"](noised, t, m["text"](tokens)), given.stored
+        )
         figures = dict(loss=recent(fitted.losses), storage_error=error)
         known = dict(kind="text2image", prediction="v", vae=None, size=SIZE)
         config = known | dict(schedule=dict(name="geometric", **SCHEDULE)) | config

@@ -19,7 +19,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Generator
 
-from palimpsest.claims.bench import rows
 from palimpsest.claims.common import Models, in_batches, new_scenes, open_models
 from palimpsest.claims.draw.dreambooth import DRAWN as DREAMBOOTH
 from palimpsest.claims.draw.editing import DRAWN, percent, record
@@ -301,26 +300,6 @@ def w_curve(folder: Path, models: Opener) -> Figure:
     return fig
 
 
-def bench(folder: Path, models: Opener) -> Figure:
-    """The measured floors as bars, each with the floor as a mark."""
-    found = [r for r in rows(record(folder, "bench")["parts"]) if r.floor is not None]
-    fig = figure(11, 0.5 + 0.55 * len(found))
-    ax = fig.subplots()
-    for i, r in enumerate(found):
-        scale = 1.25 * r.floor if r.unit == "dB" else 1.0
-        ok = r.measured >= r.floor
-        ax.barh(i, r.measured / scale, color=BLUE if ok else ORANGE, height=0.55)
-        ax.plot([r.floor / scale] * 2, [i - 0.38, i + 0.38], color="#222222", linewidth=2)
-        words = f"{r.shown(r.measured)}, floor {r.shown(r.floor)}" + ("" if ok else ": missed")
-        ax.text(1.02, i, words, va="center", fontsize=10)
-    ax.set_yticks(range(len(found)), [r.figure for r in found])
-    ax.set(xlim=(0, 1), xticks=[], title="measured, as bars; black: the floor; orange: missed")
-    ax.invert_yaxis()
-    ax.grid(False)
-    ax.spines[["bottom", "left"]].set_visible(False)
-    return fig
-
-
 FIGURES: dict[str, Callable[[Path, Opener], Figure]] = {
     f"{draw.__name__}.png": draw
     for draw in (
@@ -330,7 +309,6 @@ FIGURES: dict[str, Callable[[Path, Opener], Figure]] = {
         sdedit_curve,
         sdedit_masks,
         w_curve,
-        bench,
         *DRAWN,
         *GLIDE,
         *DREAMBOOTH,

@@ -1,0 +1,211 @@
+"""Measurements of the shipped models beyond plain captions of square renders: free wordings, pictures of other
+shapes, drawings, single noise levels, subjects. `claims.bench` runs them beside its own."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from palimpsest.claims.common import Models, autoencoded, choose_edit, in_batches, new_scenes
+from palimpsest.claims.page import RECORDS
+from palimpsest.methods.sampling import generate
+from palimpsest.methods.sdedit import sdedit
+from palimpsest.metrics.image import psnr
+from palimpsest.samplers.convert import q_sample, x0_from_eps
+from palimpsest.training.shapes_vae import drawings as some_drawings
+from palimpsest.training.shapes_vae import strangers
+from palimpsest.worlds.files import read_picture
+from palimpsest.worlds.mix import ASPECTS, pixels_of
+from palimpsest.worlds.scene import COLOURS, SHAPES
+from palimpsest.worlds.shapes import apply, attributes, caption, render, sample_scene
+from palimpsest.worlds.wordings import held_out_wordings
+from palimpsest.worlds.words import fulfils
+from palimpsest.worlds.words import wanted as wanted_of
+
+Part = dict[str, Any]
+STEPS, SEED, W = 16, 7, 3.0
+SIGMAS = (0.06, 0.17, 0.52, 1.0)
+T0 = (0.5, 0.6, 0.7, 0.8)
+KINDS = ("recolour", "reshape")
+
+
+def strange(models: Models, parts: dict[str, Part], n: int) -> Part:
+    """PSNR through the autoencoder of what is no render: DreamBooth's subjects, and drawings."""
+    part: Part = dict(n=2 * n, seed=SEED)
+    for name, draw in (("subjects", strangers), ("drawings", some_drawings)):
+        pictures = draw(2 * n, Generator().manual_seed(SEED))
+        part[name] = psnr(autoencoded(models, pictures).cpu(), pictures).mean().item()
+    return part
+
+
+def noise(models: Models, parts: dict[str, Part], n: int) -> Part:
+    """The RMS error of x̂_0, in standard deviations of a latent, at the times of four noise levels σ, under
+    the caption."""
+    model, scenes = models.model, new_scenes(n, SEED + 20)
+    z_0 = in_batches(lambda rows: model.encode(render(scenes[rows])), n)
+    ctx = in_batches(lambda rows: model.embed([caption(s) for s in scenes[rows]]), n)
+    eps, curve = torch.randn(z_0.shape, generator=Generator().manual_seed(SEED)).to(z_0), []
+    sigmas = torch.tensor([model.schedule.sigma(t) for t in range(1, model.schedule.T + 1)])
+    for sigma in SIGMAS:
+        t = 1 + (sigmas - sigma).abs().argmin().item()
+        z_t = q_sample(model.schedule, z_0, t, eps)
+        told = in_batches(lambda rows, z_t=z_t, t=t: model.eps(z_t[rows], t, ctx[rows]), n)
+        each = (x0_from_eps(model.schedule, z_t, t, told) - z_0).square().mean()
+        curve.append(dict(sigma=sigma, t=t, error=each.sqrt().item()))
+    return dict(n=n, seed=SEED + 20, curve=curve)
+
+
+def wordings(models: Models, parts: dict[str, Part], n: int) -> Part:
+    """Pictures of 200 plain captions and of the same in wordings that no training had; same seeds."""
+    rows, right = held_out_wordings(min(n, 200)), {}
+    for name in ("plain", "text"):
+        texts = [getattr(row, name) for row in rows]
+        pictures = in_batches(
+            lambda rows, texts=texts: (
+                generate(models.model, texts[rows], steps=STEPS, w=W, seed=SEED + rows.start).picture
+            ),
+            len(texts),
+        )
+        read = models.oracle.read(pictures)
+        right[name] = torch.tensor([fulfils(text, seen) for text, seen in zip(texts, read)]).double()
+    return dict(n=len(rows), seed=SEED, steps=STEPS, w=W, **shares(right["text"], right["plain"]))
+
+
+def shares(some: Tensor, plain: Tensor) -> dict[str, Any]:
+    """The share of right ones of two ways, and what the first keeps of the second, with its 95 % interval
+    (bootstrap over pictures; pairs stay together where there are as many)."""
+    g = torch.Generator().manual_seed(SEED)
+    i = torch.randint(len(some), (10_000, len(some)), generator=g)
+    j = i if len(plain) == len(some) else torch.randint(len(plain), (10_000, len(plain)), generator=g)
+    kept = some[i].mean(1) / plain[j].mean(1).clamp(min=1e-9)
+    low, high = kept.quantile(torch.tensor([0.025, 0.975], dtype=kept.dtype)).tolist()
+    share, whole = some.mean().item(), plain.mean().item()
+    return dict(right=share, plain=whole, kept=share / whole, kept_95=[low, high])
+
+
+def squared(pictures: Tensor) -> Tensor:
+    """Pictures of any shape as a reader of 64×64 sees them whole: made smaller where they are larger, the
+    ground at the rim continued to a square."""
+    rows, columns = pictures.shape[-2:]
+    scale = 64 / max(rows, columns)
+    if scale < 1:
+        size = (round(rows * scale), round(columns * scale))
+        pictures = F.interpolate(pictures, size, mode="bilinear", antialias=True)
+        rows, columns = size
+    top, left = (64 - rows) // 2, (64 - columns) // 2
+    return F.pad(pictures, (left, 64 - columns - left, top, 64 - rows - top), mode="replicate")
+
+
+def layouts(models: Models, parts: dict[str, Part], n: int) -> Part:
+    """Pictures of other shapes than square, one thing or two: as many right ones as in square pictures? The
+    reader sees them by `squared`; `true` is what it finds right in true renders of that shape."""
+    found: dict[str, dict[str, Any]] = {}
+    for k, extent in enumerate(ASPECTS):
+        rng = random.Random(f"layouts {SEED} {k}")
+        scenes = [sample_scene(rng, extent=extent) for _ in range(n)]
+        size, texts = pixels_of(extent), [caption(s) for s in scenes]
+        wanted = [attributes(s) for s in scenes]
+        blank = torch.zeros(1, 3, *size)
+        pictures = in_batches(
+            lambda rows, blank=blank, texts=texts: (
+                sdedit(
+                    models.model,
+                    blank.expand(len(texts[rows]), -1, -1, -1),
+                    texts[rows],
+                    t0=0.98,
+                    steps=STEPS,
+                    w=W,
+                    seed=SEED + rows.start,
+                ).picture
+            ),
+            n,
+        )
+        read = models.oracle.read(squared(pictures))
+        right = [all(r[k] == v for k, v in w.items()) for r, w in zip(read, wanted)]
+        found[f"{size[0]}×{size[1]}"] = dict(
+            right=right,
+            count=sum(r["count"] == w["count"] for r, w in zip(read, wanted)) / n,
+            true=models.oracle.right(squared(render(scenes, size)), wanted).double().mean().item(),
+        )
+    square = found.pop("64×64")
+    plain = torch.tensor(square["right"]).double()
+    shapes = {
+        name: {k: part[k] for k in ("count", "true")} | shares(torch.tensor(part["right"]).double(), plain)
+        for name, part in found.items()
+    }
+    every = torch.tensor([x for part in found.values() for x in part["right"]]).double()
+    return dict(
+        n=n,
+        seed=SEED,
+        steps=STEPS,
+        w=W,
+        square=dict(right=plain.mean().item(), count=square["count"], true=square["true"]),
+        shapes=shapes,
+        **shares(every, plain),
+    )
+
+
+def drawn_edits(n: int) -> tuple[Tensor, list[str], list[dict[str, str]], list[str]]:
+    """n plain drawings, to be recoloured and reshaped in turn: pictures, texts of what is wished for, what
+    then should be seen, kinds."""
+    rng = random.Random(f"drawn edits {SEED}")
+    scenes, after = [], []
+    while len(scenes) < n:
+        scene = sample_scene(rng, plain=True)
+        edit = choose_edit(scene, KINDS[len(scenes) % 2], rng)
+        if edit is not None:
+            scenes.append(scene)
+            after.append(apply(scene, edit))
+    kinds = [KINDS[i % 2] for i in range(n)]
+    return render(scenes), [caption(s) for s in after], [attributes(s) for s in after], kinds
+
+
+def hand_edits() -> tuple[Tensor, list[str], list[str]]:
+    """The drawings of figures/hand/plain, their first thing recoloured and reshaped in words: pictures, texts
+    of what is wished for, kinds."""
+    rng, folder = random.Random(f"hand edits {SEED}"), RECORDS / "hand" / "plain"
+    told = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
+    pictures, texts, kinds = [], [], []
+    for file, text in told.items():
+        for kind, words in zip(KINDS, (tuple(COLOURS), SHAPES)):
+            old = re.search(rf"\b({'|'.join(words)})\b", text)[0]
+            new = rng.choice([word for word in words if word not in text])
+            pictures.append(read_picture(folder / file, 64))
+            texts.append(text.replace(old, new, 1).replace(" a orange", " an orange"))
+            kinds.append(kind)
+    return torch.cat(pictures), texts, kinds
+
+
+def drawings(models: Models, parts: dict[str, Part], n: int) -> Part:
+    """SDEdit recolours and reshapes plain drawings: those of the world's plain style, and those by hand."""
+    pictures, texts, wanted, kinds = drawn_edits(n)
+    by_hand, hand_texts, hand_kinds = hand_edits()
+    hand_wanted = [wanted_of(text) for text in hand_texts]
+
+    def share(right: Tensor, of: list[str]) -> dict[str, float]:
+        each = {k: right[[i for i, kind in enumerate(of) if kind == k]].double().mean().item() for k in KINDS}
+        return dict(right=right.double().mean().item(), kinds=each)
+
+    def edited(guides: Tensor, prompts: list[str], t0: float) -> Tensor:
+        return in_batches(
+            lambda rows: (
+                sdedit(
+                    models.model, guides[rows], prompts[rows], t0=t0, steps=STEPS, w=W, seed=SEED + rows.start
+                ).picture
+            ),
+            len(prompts),
+        )
+
+    curve = []
+    for t0 in T0:
+        plain = models.oracle.right(edited(pictures, texts, t0), wanted)
+        hand = models.oracle.right(edited(by_hand, hand_texts, t0), hand_wanted)
+        point = share(hand, hand_kinds)
+        curve.append(dict(t0=t0, **share(plain, kinds), hand=point["right"], hand_kinds=point["kinds"]))
+    return dict(n=n, hand_n=len(by_hand), seed=SEED, steps=STEPS, w=W, curve=curve)
