@@ -44,7 +44,7 @@ PARTS = (
     "shapes-classifier",
     "shapes-reader",
 )
-NEEDS = PARTS[:-1]  # beside the reader, which every measurement has
+READER = PARTS[-1]
 
 
 class GlideModels(NamedTuple):
@@ -64,9 +64,13 @@ class GlideModels(NamedTuple):
 
 
 def open_glide(
-    folder: str | Path | None = None, device: str = "cpu", dtype: torch.dtype = DTYPE
+    folder: str | Path | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = DTYPE,
+    used: Sequence[str] = PARTS,
 ) -> GlideModels:
-    """The shipped models, or candidates of the same names in `folder`; dtype: of the nets that paint."""
+    """The shipped models, or candidates of the same names in `folder`; dtype: of the nets that paint; used:
+    those that a measurement asks, whose hashes its record keeps."""
     at = {name: name if folder is None else Path(folder) / f"{name}.safetensors" for name in PARTS}
     nets = [load(at[name], device, dtype) for name in PARTS[:5]]
     judges = [load_judge(at[name], device) for name in PARTS[5:7]]
@@ -76,8 +80,15 @@ def open_glide(
         load_classifier(at[PARTS[7]], device),
         load_reader(at[PARTS[8]], device),
         "shapes-glide" if folder is None else Path(folder).name,
-        {find(f).name: sha256(find(f)) for f in at.values()},
+        {find(at[name]).name: sha256(find(at[name])) for name in used},
     )
+
+
+def measurement(
+    name: str, run: Callable[..., Record], n: int, pictures: tuple[str, ...], used: Sequence[str]
+) -> Measurement:
+    """One that asks the models of these names, and the reader."""
+    return Measurement(name, run, n, 0, pictures, partial(open_glide, used=(*used, READER)), tuple(used))
 
 
 def enlarged(pictures: Tensor) -> Tensor:
@@ -186,7 +197,8 @@ def measure_guidance(
     return dict(steps=STEPS, dtype=str(DTYPE), curves=curves, truth=truth)
 
 
-GUIDANCE = Measurement("glide_guidance", measure_guidance, 512, 0, ("glide_guidance.png",), open_glide, NEEDS)
+GUIDES = ("shapes-glide", "shapes-clip", "shapes-clip-noised", "shapes-classifier")
+GUIDANCE = measurement("glide_guidance", measure_guidance, 512, ("glide_guidance.png",), GUIDES)
 
 
 def best(rows: list[dict], key: str) -> dict:
@@ -279,7 +291,8 @@ def measure_empty(models: GlideModels, *, n: int, seed: int, part: Part = at_onc
     return dict(steps=STEPS, **found, truth=looks(models, enlarged(render(scenes, 32)), real))
 
 
-EMPTY = Measurement("glide_empty", measure_empty, 512, 0, (), open_glide, NEEDS)
+BOTH = ("shapes-glide-conditional", "shapes-glide", "shapes-clip", "shapes-clip-noised")
+EMPTY = measurement("glide_empty", measure_empty, 512, (), BOTH)
 
 
 def judge_empty(record: Record) -> Finding:
@@ -337,7 +350,8 @@ def measure_rerank(
     )
 
 
-RERANK = Measurement("glide_rerank", measure_rerank, 1024, 0, ("glide_rerank.png",), open_glide, NEEDS)
+RANKED = ("shapes-glide", "shapes-clip")
+RERANK = measurement("glide_rerank", measure_rerank, 1024, ("glide_rerank.png",), RANKED)
 
 
 def judge_rerank(record: Record) -> Finding:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.claims.common import Edits, draw_edits, new_scenes
-from palimpsest.claims.glide import NEEDS, STEPS, GlideModels, enlarged, open_glide
-from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Measurement, Record, gap, share
+from palimpsest.claims.glide import STEPS, GlideModels, enlarged, measurement
+from palimpsest.claims.page import FAILS, HOLDS, PARTLY, Finding, Record, gap, share
 from palimpsest.claims.parts import Part, at_once
 from palimpsest.claims.prompt_to_prompt import silhouette
 from palimpsest.methods.glide import glide, inpaint, pasted
@@ -104,7 +104,8 @@ def measure_ways(models: GlideModels, *, n: int, seed: int, part: Part = at_once
     )
 
 
-PARTS_ANEW = Measurement("glide_inpaint", measure_ways, 512, 0, ("glide_inpaint.png",), open_glide, NEEDS)
+FILLS = ("shapes-glide", "shapes-glide-inpaint")
+PARTS_ANEW = measurement("glide_inpaint", measure_ways, 512, ("glide_inpaint.png",), FILLS)
 
 
 def judge_ways(record: Record) -> Finding:
@@ -243,7 +244,7 @@ def half(scene: Scene) -> Tensor:
     return mask
 
 
-SESSION = Measurement("glide_session", measure_session, 512, 0, ("glide_session.png",), open_glide, NEEDS)
+SESSION = measurement("glide_session", measure_session, 512, ("glide_session.png",), FILLS)
 
 
 def judge_session(record: Record) -> Finding:
