@@ -2,7 +2,8 @@
 same tensors. `claims.speed` times them on a CPU, `claims.gpu` on a GPU.
 
 Theirs is given the embeddings of the texts, since random weights have no vocabulary of theirs; ours reads
-the texts itself.
+the texts itself. Both evaluate the U-Net equally often: theirs takes the share T0 of its steps in SDEdit, ours
+as many as it is told.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def _by_caption(s: Setting, size: int, steps: int) -> Iterator[Whole]:
         )
         yield Whole(
             "SDEdit",
-            lambda: sdedit(model, x, TARGET, t0=T0, steps=steps, w=W).picture,
+            lambda: sdedit(model, x, TARGET, t0=T0, steps=round(T0 * steps), w=W).picture,
             lambda: img2img(**texts, **how, image=x, strength=T0, guidance_scale=W, output_type="pt"),
             model,
         )

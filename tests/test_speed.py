@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from palimpsest.claims import growth, page, speed, speed_pairs
+from palimpsest.claims import growth, page, speed, speed_pairs, whole_edits
 from palimpsest.claims.page import read_record
 from palimpsest.claims.verify import Setting
 
@@ -34,6 +34,26 @@ def test_both_learn_the_same_from_each_step():
         ours, theirs = ([call() for _ in range(3)] for call in (pair.ours, pair.theirs))
         assert ours[0] > ours[1] > ours[2]
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=0)
+
+
+def test_whole_edits_evaluate_the_unet_equally_often(monkeypatch):
+    """Pictures × branches × steps, counted at the nets of both."""
+    diffusers, rows = pytest.importorskip("diffusers"), []
+    for kind in (speed.UNet, diffusers.UNet2DConditionModel):
+        forward = kind.forward
+        monkeypatch.setattr(
+            kind, "forward", lambda net, x, *a, f=forward, **k: rows.append(len(x)) or f(net, x, *a, **k)
+        )
+    found = {}
+    for whole in whole_edits.edits(SMALL, 64, 6):
+        if whole.name in ("SDEdit", "InstructPix2Pix"):
+            counts = []
+            for call in (whole.ours, whole.theirs):
+                rows.clear()
+                call()
+                counts.append(sum(rows))
+            found[whole.name] = counts
+    assert found == {"SDEdit": [6, 6], "InstructPix2Pix": [18, 18]}  # 3 steps of 2 branches, 6 of 3
 
 
 def test_their_processor_reads_the_maps_that_our_tap_reads():
