@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -23,14 +24,15 @@ from torch.testing import assert_close
 from palimpsest.fit.loop import fit
 from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.samplers.schedule import Schedule
-from palimpsest.training import shapes, shapes_instruct, shapes_reader, shapes_vae, shapes_ve
+from palimpsest.training import shapes, shapes_instruct, shapes_reader, shapes_vae, shapes_ve, smaller
 from palimpsest.training.recipe import command_line, start_from, storage_error
-from palimpsest.weights.files import WeightsError, fill, read_weights, sha256, write_weights
+from palimpsest.weights.files import FOLDER, WeightsError, fill, read_weights, sha256, write_weights
 from palimpsest.weights.judges import load_reader
 from palimpsest.weights.load import load, load_autoencoder
 from palimpsest.worlds.mix import pixels_of
 from palimpsest.worlds.scene import RENDERED
 from palimpsest.worlds.shapes import ATTRIBUTES, attributes, caption, render, sample_scene
+from tests.tiny import tiny_glide, tiny_instruct, tiny_ve, tiny_weights
 
 
 @pytest.fixture(scope="module")
@@ -369,6 +371,36 @@ def test_float16_in_the_file_costs_what_is_said():
     half_spaced.weight.data.fill_(1 + 2**-11 + 2**-13)  # float16 has 1 and 1 + 2⁻¹⁰ here: it takes the latter
     found = storage_error({"net": half_spaced}, lambda m: m["net"](torch.ones(3, 1)))
     assert found == pytest.approx((2**-10 - 2**-11 - 2**-13) / (1 + 2**-11 + 2**-13), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["plain", "instruct", "ve", "glide", "inpainting", "upsampling"])
+def test_a_finished_file_is_made_smaller_and_says_nearly_the_same(tmp_path, kind, capsys):
+    path = tiny_weights(tmp_path)
+    if kind == "instruct":
+        path = tiny_instruct(tmp_path)
+    if kind == "ve":
+        path = tiny_ve(tmp_path)
+    if kind in ("glide", "inpainting", "upsampling"):
+        path = tiny_glide(tmp_path, size=16, **({} if kind == "glide" else {kind: True}))
+    config, before = read_weights(path)
+    smaller.main([str(path)])
+    said, held = capsys.readouterr().out, load_file(path)
+    after_config, after = read_weights(path)
+    assert after_config == config and after.keys() == before.keys()
+    # every matrix is in int8, one byte a weight, and no further from what it was than half a step of its row
+    assert all(held[k].dtype == torch.int8 for k, v in before.items() if v.ndim > 1)
+    for key, v in before.items():
+        most = v.float().flatten(1).abs().amax(1).max() / 254 if v.ndim > 1 else 0
+        assert (after[key].float() - v.float()).abs().max() <= most * 1.001 + 1e-3, key
+    error = float(re.search(r"error ([\d.]+) %", said)[1])
+    assert 0.05 <= error < 10
+    smaller.main([str(path)])
+    assert capsys.readouterr().out == f"{path.name} is in int8 already\n"
+
+
+def test_all_that_is_shipped_is_at_most_110_megabytes():
+    files = [f for f in FOLDER.iterdir() if f.suffix in (".safetensors", ".jsonl", ".json")]
+    assert len(files) > 20 and sum(f.stat().st_size for f in files) <= 110e6
 
 
 def test_int8_in_the_file_has_a_scale_for_each_output_and_costs_half_a_step_at_most(tmp_path):
