@@ -176,7 +176,7 @@ def hand_edits() -> tuple[Tensor, list[str], list[str]]:
         for kind, words in zip(KINDS, (tuple(COLOURS), SHAPES)):
             old = re.search(rf"\b({'|'.join(words)})\b", text)[0]
             new = rng.choice([word for word in words if word not in text])
-            pictures.append(read_picture(folder / file, 64))
+            pictures.append(squared(read_picture(folder / file, 64)))
             texts.append(text.replace(old, new, 1).replace(" a orange", " an orange"))
             kinds.append(kind)
     return torch.cat(pictures), texts, kinds
