@@ -11,6 +11,7 @@ intervals, by bootstrap over the pictures. Seconds are those of one processor co
 
 Writes figures/scoreboard.json, figures/scoreboard_edits.png (the first PER_KIND edits of each kind by every
 method) and the table of docs/shapes.md. A run that was stopped goes on after the last method that was done.
+With --only, the rows of other methods stay where their weights and their pairs are the same.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ from palimpsest.weights.files import sha256, write_json
 from palimpsest.weights.judges import Judge, load_judge
 from palimpsest.weights.load import find, load
 from palimpsest.weights.model import Model
-from palimpsest.worlds.files import write_picture
+from palimpsest.worlds.files import read_picture, write_picture
 from palimpsest.worlds.shapes import changed_mask
 
 N, SEED = 256, 0
@@ -343,6 +344,35 @@ def page(record: Record) -> str:
     )
 
 
+def files_of(name: str) -> set[str]:
+    """The weight files of a method, beside the reader and the autoencoder."""
+    if name == LAYER:
+        return {f"{LAYERED['model']}.safetensors"}
+    entry = ENTRIES[name]
+    return {f"{model}.safetensors" for model in (entry.model, entry.upsampler) if model}
+
+
+def check_kept(
+    old: Record, kept: Sequence[str], base: dict[str, str], files: dict[str, str], n: int, tune: int
+) -> None:
+    """Some methods are measured anew; the rows of the others may stay where they were measured on the same
+    pairs by the same files. Raises ValueError."""
+    same = (old["n"], old["seed"], old["tuned_on"]) == (n, SEED, tune)
+    if not same or any(old["files"].get(file) != of for file, of in base.items()):
+        raise ValueError("only: the board was measured on other pairs or by another reader; measure it whole")
+    for name in kept:
+        if any(old["files"].get(file) != files[file] for file in files_of(name)):
+            raise ValueError(f"only: the weights of {name} are new, too; name it beside the others")
+
+
+def with_columns(sheet: Tensor, old: Record, new: Tensor, record: Record) -> Tensor:
+    """The old sheet with the columns of the methods that were measured anew."""
+    columns, renewed = list(sheet.split(64, -1)), list(new.split(64, -1))
+    for name in record["methods"]:
+        columns[old["sheet"]["columns"].index(name)] = renewed[record["sheet"]["columns"].index(name)]
+    return torch.cat(columns, -1)
+
+
 def command_line() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(
@@ -351,7 +381,7 @@ def command_line() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--only", default="", metavar="METHODS", help="some, with semicolons between: keep their parts"
+        "--only", default="", metavar="METHODS", help="some, with semicolons between: renew their rows"
     )
     parser.add_argument("--models", metavar="FOLDER", help="candidates; the record goes to FOLDER/claims")
     parser.add_argument("--device", default="cpu")
@@ -372,23 +402,30 @@ def main(argv: list[str] | None = None) -> int:
     }
     paths = [find(place(name, a.models)) for name in sorted({*names, LAYERED["model"]})]
     files = models.files | {path.name: sha256(path) for path in paths}
+    old = read_record("scoreboard", folder) if only else None
+    if old is not None:
+        check_kept(old, [name for name in known if name not in only], models.files, files, n, tune)
     key = dict(files=files, n=n, tune=tune, seed=SEED, code=code_of(measure))
     part = Parts(ROOT / "runs" / "claims" / ("scoreboard_quick.json" if a.quick else "scoreboard.json"), key)
     with locked(part.file, "scoreboard"):
         record, sheet = measure(models, n=n, tune=tune, only=only, part=part)
-    if only:
+    seconds = part.seconds
+    if only and old is None:
         print("the parts of these are kept; the board is written by a run without --only")
         return 0
+    if old is not None:
+        sheet = with_columns(read_picture(folder / "scoreboard_edits.png"), old, sheet, record)
+        record, seconds = old | dict(methods=old["methods"] | record["methods"]), old["seconds"] + seconds
     head = dict(
         command="python -m palimpsest.claims.scoreboard",
         model=models.name,
         files=files,
         n=n,
         seed=SEED,
-        seconds=round(part.seconds),
+        seconds=round(seconds),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "scoreboard.json", rounded(head | record))
+    write_json(folder / "scoreboard.json", rounded(head | record | head))
     write_picture(sheet, folder / "scoreboard_edits.png")
     part.forget()
     if folder == RECORDS:

@@ -69,6 +69,37 @@ def test_the_board_is_measured(models, short, tmp_path):
     assert again == record and torch.equal(same, sheet)
 
 
+def test_a_row_is_renewed_where_the_others_are_of_the_same_weights():
+    names = [*board.ENTRIES, board.LAYER]
+    files = {file: "now" for name in names for file in board.files_of(name)}
+    base = {"shapes.safetensors": "now", "shapes-reader.safetensors": "now"}
+    old = dict(
+        n=8, seed=board.SEED, tuned_on=16, files=files | base | {"shapes-glide-inpaint.safetensors": "then"}
+    )
+    others = [name for name in names if name != "GLIDE inpainting"]
+    board.check_kept(old, others, base, files, 8, 16)
+    with pytest.raises(ValueError, match="the weights of GLIDE inpainting are new, too"):
+        board.check_kept(old, names, base, files, 8, 16)
+    for changed in (dict(n=4), dict(files=old["files"] | {"shapes-reader.safetensors": "then"})):
+        with pytest.raises(ValueError, match="other pairs or by another reader"):
+            board.check_kept(old | changed, others, base, files, 8, 16)
+
+
+def test_the_sheet_gets_the_columns_that_are_new():
+    old = dict(sheet=dict(columns=["before", "SDEdit", "DiffEdit", "truth"]))
+    new = dict(methods={"DiffEdit": {}}, sheet=dict(columns=["before", "DiffEdit", "truth"]))
+    was, now = (
+        torch.cat([torch.full((1, 3, 128, 64), v) for v in of], -1) for of in ((0, 1, 2, 3), (0, 9, 3))
+    )
+    found = board.with_columns(was, old, now, new)
+    assert found.shape == was.shape and [c.unique().tolist() for c in found.split(64, -1)] == [
+        [0],
+        [1],
+        [9],
+        [3],
+    ]
+
+
 def test_a_box_is_filled_and_of_a_ground_what_changes():
     drawn = draw_edits(8, board.KINDS, 5)
     asked = Asked(drawn.before, drawn.source, drawn.target, drawn.scenes, drawn.edits, 0)
