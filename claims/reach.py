@@ -77,77 +77,81 @@ def wordings(models: Models, parts: dict[str, Part], n: int) -> Part:
     return dict(n=len(rows), seed=SEED, steps=STEPS, w=W, **shares(right["text"], right["plain"]))
 
 
-def shares(some: Tensor, plain: Tensor) -> dict[str, Any]:
+def shares(some: Tensor, plain: Tensor, paired: bool = True) -> dict[str, Any]:
     """The share of right ones of two ways, and what the first keeps of the second, with its 95 % interval
-    (bootstrap over pictures; pairs stay together where there are as many)."""
+    (bootstrap over pictures; paired: of the same scenes, which stay together)."""
     g = torch.Generator().manual_seed(SEED)
     i = torch.randint(len(some), (10_000, len(some)), generator=g)
-    j = i if len(plain) == len(some) else torch.randint(len(plain), (10_000, len(plain)), generator=g)
+    j = i if paired else torch.randint(len(plain), (10_000, len(plain)), generator=g)
     kept = some[i].mean(1) / plain[j].mean(1).clamp(min=1e-9)
     low, high = kept.quantile(torch.tensor([0.025, 0.975], dtype=kept.dtype)).tolist()
     share, whole = some.mean().item(), plain.mean().item()
-    return dict(right=share, plain=whole, kept=share / whole, kept_95=[low, high])
+    return dict(right=share, plain=whole, kept=share / max(whole, 1e-9), kept_95=[low, high])
 
 
 def squared(pictures: Tensor) -> Tensor:
-    """Pictures of any shape as a reader of 64×64 sees them whole: made smaller where they are larger, the
-    ground at the rim continued to a square."""
+    """Pictures of any shape as squares of 64×64: made smaller where they are larger, the ground at the rim
+    continued."""
     rows, columns = pictures.shape[-2:]
     scale = 64 / max(rows, columns)
     if scale < 1:
-        size = (round(rows * scale), round(columns * scale))
-        pictures = F.interpolate(pictures, size, mode="bilinear", antialias=True)
-        rows, columns = size
+        rows, columns = round(rows * scale), round(columns * scale)
+        pictures = F.interpolate(pictures, (rows, columns), mode="bilinear", antialias=True)
     top, left = (64 - rows) // 2, (64 - columns) // 2
     return F.pad(pictures, (left, 64 - columns - left, top, 64 - rows - top), mode="replicate")
 
 
+def windows(pictures: Tensor, stride: int = 4) -> list[Tensor]:
+    """Squares of 64×64 along the longer side of pictures whose shorter side is brought to 64."""
+    scale = 64 / min(pictures.shape[-2:])
+    if scale != 1:
+        size = [round(side * scale) for side in pictures.shape[-2:]]
+        pictures = F.interpolate(pictures, size, mode="bicubic", antialias=True).clamp(-1, 1)
+    rows, columns = pictures.shape[-2:]
+    most = max(rows, columns) - 64
+    starts = sorted({min(k, most) for k in range(0, most + stride, stride)})
+    return [pictures.narrow(-2 if rows > columns else -1, k, 64) for k in starts]
+
+
+def seen_in_windows(models: Models, pictures: Tensor, wanted: list[dict[str, str]]) -> tuple[Tensor, Tensor]:
+    """Of pictures of any shape whether they are right, and whether they show as many things as asked.
+
+    The reader knows 64×64 alone, so it looks through windows. A picture is right if all that is wanted is read
+    in one of them, and, where one thing is wanted, two are read in none."""
+    reads = [models.oracle.read(window) for window in windows(pictures)]
+    two = torch.tensor([any(read[i]["count"] == "two" for read in reads) for i in range(len(wanted))])
+    asked = torch.tensor([w["count"] == "two" for w in wanted])
+    found = torch.tensor([any(w.items() <= read[i].items() for read in reads) for i, w in enumerate(wanted)])
+    return found & (asked | ~two), asked == two
+
+
 def layouts(models: Models, parts: dict[str, Part], n: int) -> Part:
-    """Pictures of other shapes than square, one thing or two: as many right ones as in square pictures? The
-    reader sees them by `squared`; `true` is what it finds right in true renders of that shape."""
-    found: dict[str, dict[str, Any]] = {}
+    """Pictures of other shapes than square, of one thing or two: as many right ones as in square pictures?
+    `true`: of true renders of that shape."""
+    right, found = {}, {}
     for k, extent in enumerate(ASPECTS):
-        rng = random.Random(f"layouts {SEED} {k}")
+        rng, size = random.Random(f"layouts {SEED} {k}"), pixels_of(extent)
         scenes = [sample_scene(rng, extent=extent) for _ in range(n)]
-        size, texts = pixels_of(extent), [caption(s) for s in scenes]
-        wanted = [attributes(s) for s in scenes]
-        blank = torch.zeros(1, 3, *size)
-        pictures = in_batches(
-            lambda rows, blank=blank, texts=texts: (
-                sdedit(
-                    models.model,
-                    blank.expand(len(texts[rows]), -1, -1, -1),
-                    texts[rows],
-                    t0=0.98,
-                    steps=STEPS,
-                    w=W,
-                    seed=SEED + rows.start,
-                ).picture
-            ),
-            n,
-        )
-        read = models.oracle.read(squared(pictures))
-        right = [all(r[k] == v for k, v in w.items()) for r, w in zip(read, wanted)]
-        found[f"{size[0]}×{size[1]}"] = dict(
-            right=right,
-            count=sum(r["count"] == w["count"] for r, w in zip(read, wanted)) / n,
-            true=models.oracle.right(squared(render(scenes, size)), wanted).double().mean().item(),
-        )
-    square = found.pop("64×64")
-    plain = torch.tensor(square["right"]).double()
-    shapes = {
-        name: {k: part[k] for k in ("count", "true")} | shares(torch.tensor(part["right"]).double(), plain)
-        for name, part in found.items()
-    }
-    every = torch.tensor([x for part in found.values() for x in part["right"]]).double()
-    return dict(
-        n=n,
-        seed=SEED,
-        steps=STEPS,
-        w=W,
-        square=dict(right=plain.mean().item(), count=square["count"], true=square["true"]),
-        shapes=shapes,
-        **shares(every, plain),
+        texts, wanted = [caption(s) for s in scenes], [attributes(s) for s in scenes]
+        blank = torch.zeros(n, 3, *size)
+        pictures = edited(models, blank, texts, 0.98)  # that of a grey picture: generation, in its shape
+        name = f"{size[0]}×{size[1]}"
+        right[name], count = seen_in_windows(models, pictures, wanted)
+        true, _ = seen_in_windows(models, render(scenes, size), wanted)
+        found[name] = dict(count=count.double().mean().item(), true=true.double().mean().item())
+    plain = right.pop("64×64").double()
+    square = found.pop("64×64") | dict(right=plain.mean().item())
+    shapes = {name: found[name] | shares(some.double(), plain, paired=False) for name, some in right.items()}
+    return dict(n=n, seed=SEED, steps=STEPS, w=W, square=square, shapes=shapes)
+
+
+def edited(models: Models, guides: Tensor, texts: list[str], t0: float) -> Tensor:
+    """By SDEdit, on the CPU."""
+    return in_batches(
+        lambda rows: sdedit(
+            models.model, guides[rows], texts[rows], t0=t0, steps=STEPS, w=W, seed=SEED + rows.start
+        ).picture.cpu(),
+        len(texts),
     )
 
 
@@ -192,20 +196,10 @@ def drawings(models: Models, parts: dict[str, Part], n: int) -> Part:
         each = {k: right[[i for i, kind in enumerate(of) if kind == k]].double().mean().item() for k in KINDS}
         return dict(right=right.double().mean().item(), kinds=each)
 
-    def edited(guides: Tensor, prompts: list[str], t0: float) -> Tensor:
-        return in_batches(
-            lambda rows: (
-                sdedit(
-                    models.model, guides[rows], prompts[rows], t0=t0, steps=STEPS, w=W, seed=SEED + rows.start
-                ).picture
-            ),
-            len(prompts),
-        )
-
     curve = []
     for t0 in T0:
-        plain = models.oracle.right(edited(pictures, texts, t0), wanted)
-        hand = models.oracle.right(edited(by_hand, hand_texts, t0), hand_wanted)
+        plain = models.oracle.right(edited(models, pictures, texts, t0), wanted)
+        hand = models.oracle.right(edited(models, by_hand, hand_texts, t0), hand_wanted)
         point = share(hand, hand_kinds)
         curve.append(dict(t0=t0, **share(plain, kinds), hand=point["right"], hand_kinds=point["kinds"]))
     return dict(n=n, hand_n=len(by_hand), seed=SEED, steps=STEPS, w=W, curve=curve)
