@@ -362,7 +362,7 @@ plots.dots(ax, shares, spans)
 ax.set(title="two things and their relation: all right, of 512", xlim=(0, 1));
 
 # %% [markdown]
-# **Figure 09.7.** One prompt against a session, with 95 % intervals. The first thing alone is right in 81 % of the sessions. The second
+# **Figure 09.7.** One prompt against a session, with 95 % intervals. The first thing alone is right in 83 % of the sessions. The second
 # then fails nearly every other time: it must fit into the room that the first has left.
 # Our captions say relations well, so one prompt is the stronger way here. The paper shows pictures, no counts.
 
