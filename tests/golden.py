@@ -266,6 +266,10 @@ CHANGED: dict[str, str] = {
                                "can be mixed with plain drawings.",
     "recipes/shapes-instruct, -language": "Wishes are put in free words, and each triplet stands for more.",
     "recipes/shapes-classifier": "Its patches come from small convolutions, which see outlines (linear ones did not).",
+    "nets/glide-*, nets/texts/shapes-glide, nets/unet-of-pixels, nets/readers, nets/the-model-object, generate/settings/pixels, "
+    "sdedit/ve, glide/*, dreambooth/upsampler, command/glide, command/models-and-weights, recipes/shapes-ve, recipes/shapes-glide*, "
+    "recipes/shapes-classifier": "GLIDE's models, the VE net and the classifier are stored in int8, and the classifier was "
+                                 "trained anew.",
     "samplers/guidance/clip": "The text was the picture itself, where the cosine is 1 and its gradient 0.",
     "recipes/*-clip*, -classifier, -language": "A checkpoint is written every 100 steps, not every 200.",
 }

@@ -181,6 +181,7 @@ def widened(
 class InstructArguments(RunArguments):
     """What a run of a model that follows instructions can be asked for, in any world."""
 
+    stored = torch.int8
     lr: Positive = 6e-4
     n: Count = 24000  # true pairs, made and encoded once
     pairs: str = ""  # a folder of pairs of picture files
