@@ -296,7 +296,6 @@ PARTS: dict[str, Callable[[Models, dict[str, Part], int], Part]] = dict(
     generated=partial(instruct, name="generated"),
 )
 N = 256  # scenes of a part
-MORE = dict.fromkeys(("single", "held_out", "two", "strokes", "instruct", "generated"), 512)  # of these
 
 
 # --------------------------------------------------------------------------- the command
@@ -327,7 +326,7 @@ def main(argv: list[str] | None = None) -> int:
         if name in NEEDS and not is_there(NEEDS[name], models.folder):
             print(f"{name}: skipped, as {NEEDS[name]} is not trained yet", flush=True)
             continue
-        parts[name] = rounded(PARTS[name](models, parts, 16 if a.quick else MORE.get(name, N)))
+        parts[name] = rounded(PARTS[name](models, parts, 16 if a.quick else N))
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
         write_json(folder / "bench.json", record | dict(parts=parts))
     if folder == RECORDS:
