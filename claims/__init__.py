@@ -4,7 +4,7 @@ records.
 python -m palimpsest.claims C1 C3            # measure, draw, rewrite CLAIMS.md
 python -m palimpsest.claims all
 python -m palimpsest.claims                  # rewrite CLAIMS.md only
-python -m palimpsest.claims.bench            # the floors that the shipped models must reach
+python -m palimpsest.claims.bench            # what the shipped models do, beside what they should reach
 """
 
 from __future__ import annotations
