@@ -324,12 +324,12 @@ for ax in (left, right):
 # **Figure 03.4.** Share of 512 pictures in which everything is right, by guide and scale (left); precision and recall of
 # guidance by the text (right).
 #
-# **What holds.** Guidance by the text raises the share of right pictures from 78 % at w = 1 to 89 % or 90 % at w = 3 and 5:
+# **What holds.** Guidance by the text raises the share of right pictures from 77 % at w = 1 to 89 % at w = 3 and 5:
 # this model *is* unsure of its text, and guidance helps. At w = 8 it is worse than without guidance.
 #
 # **What does not hold here.** The CLIP and the classifier buy nothing: all their points lie within each other's intervals.
-# And the usual trade, "precision rises, recall falls", is not what this model shows: precision *falls* from 0.91 to 0.77,
-# and recall stays between 0.93 and 0.95. In the plane (Figure 03.2) it was recall that fell. Here the guided pictures leave
+# And the usual trade, "precision rises, recall falls", is not what this model shows: precision *falls* from 0.91 to 0.78,
+# and recall stays between 0.92 and 0.95. In the plane (Figure 03.2) it was recall that fell. Here the guided pictures leave
 # the manifold of pictures before they become alike.
 #
 # Open the paper at GLIDE's Table 1: there people prefer classifier-free guidance (Elo 82.7 for realism, 110.9 for the caption)

@@ -372,11 +372,10 @@ ax.set(title="two things and their relation: all right, of 512", xlim=(0, 1));
 # Nothing is cheaper than another try. The paper sorts samples by CLIP before comparing with DALL·E. A CLIP needs no truth, but can it
 # be trusted? `claims C11`: 128 captions, eight pictures of each.
 #
-# **Claim.** Without guidance ($w = 1$) the best of eight by CLIP is right at least 5 points more often than one picture; but for 128
-# captions the two intervals still overlap.
+# **Claim.** With guidance ($w = 3$) and without it ($w = 1$), one picture is right about as often as the one of eight that CLIP
+# prefers: its share lies within the 95 % interval of the other.
 #
-# **Claim.** With guidance ($w = 3$) it is not, within the interval; yet nearly always *some* picture of the eight is right. CLIP
-# does not find it.
+# **Claim.** Yet nearly always *some* picture of the eight is right. CLIP does not find it.
 
 # %%
 best = read_record("glide_rerank")["curves"]
@@ -385,8 +384,7 @@ chosen, any_ = ({w: [row[key] for row in rows] for w, rows in best.items()}
 spread = {w: [share_interval(round(128 * v), 128) for v in line] for w, line in chosen.items()}
 for w in ("1", "3"):
     print(f"w = {w}: one {chosen[w][0]:.1%}, best {chosen[w][-1]:.1%}, any {any_[w][-1]:.1%}")
-assert chosen["1"][-1] > chosen["1"][0] + .05 and spread["1"][-1][0] < spread["1"][0][1]
-assert spread["3"][-1][0] < chosen["3"][0] < spread["3"][-1][1] and any_["3"][-1] > .98
+    assert spread[w][-1][0] < chosen[w][0] < spread[w][-1][1] and any_[w][-1] > .98
 
 # %%
 fig, axes = plots.panels(2, height=2.2)
@@ -397,9 +395,9 @@ for ax, w in zip(axes, ("1", "3")):
 
 # %% [markdown]
 # **Figure 09.8.** The best of n. Upper curves: the share of captions for which at least one of n pictures is right, 99 % at eight.
-# Lower curves: the one that CLIP prefers. At $w = 1$ CLIP's choice helps by 8 points. At $w = 3$ one picture is already right in
-# 87 % of the cases, and CLIP's choice stays there: what is left to gain lies between the two curves, and the judge does not see
-# it. Bands: 95 %, for 128 captions.
+# Lower curves: the one that CLIP prefers. It rises a little up to four pictures and falls again at eight: the more pictures there
+# are, the more of them please CLIP for the wrong reason. All of this lies within the bands (95 %, for 128 captions). What is left
+# to gain lies between the two curves, and the judge does not see it.
 
 # %% [markdown]
 # ### *Deeper*: what was filtered out
