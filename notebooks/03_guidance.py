@@ -283,7 +283,7 @@ plots.pictures(rows, left=list(led), below=marks);
 #
 # First row: with w the stripes become clearer and the outline sharper; at w = 8 the stripes flicker and one outline is
 # ragged. Second row: CLIP changes almost nothing up to s = 3, and at s = 10 rounds the right one off. Third row: the
-# classifier does as little, until at s = 10 it moves the left shape into a corner and turns the right one into a wedge.
+# classifier does as little at s = 1, moves the right one at s = 3, and at s = 10 leaves two shapes where one was asked for.
 # None of the 24 is a clean heart: this model is small, and at 32 × 32 its hearts have no notch. Two pictures prove nothing;
 # the next section counts.
 
