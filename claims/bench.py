@@ -254,7 +254,6 @@ def instruct(models: Models, parts: dict[str, Part], n: int, name: str = "instru
             s_image=s_image,
             right=right.double().mean().item(),
             kinds={k: right[drawn.rows(k)].double().mean().item() for k in KINDS if drawn.rows(k)},
-            counts={k: len(drawn.rows(k)) for k in KINDS},
             **mean("outside_db", psnr(made[some], drawn.before[some], 1 - drawn.changed[some]).clamp(max=60)),
             truth_db=psnr(made, drawn.after).mean().item(),
         )

@@ -215,9 +215,8 @@ def entries(name: str, part: Part) -> list[Part]:
         entry |= dict(low=low["right"], low_t0=low["t0"])
     if name == "drawings":
         entry |= dict(hand_n=part["hand_n"])
-    if "counts" in entry:  # by kind
-        entry |= {k: entry["kinds"][k] for k in entry["kinds"]}
-        entry |= {f"{k}_n": count for k, count in entry["counts"].items()}
+    for kind, right in entry.get("kinds", {}).items() if name in ("instruct", "generated") else ():
+        entry |= {kind: right, f"{kind}_n": part["n"] // len(entry["kinds"])}  # the kinds in turn
     return [entry]
 
 
