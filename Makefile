@@ -57,7 +57,6 @@ weights: .venv/plain
 	$(RUN) -m palimpsest.training.shapes_glide --name shapes-glide-filtered --without star
 	$(RUN) -m palimpsest.training.shapes_glide --name shapes-glide-filtered --without star --empty .2 --lr 6e-4 --state runs/shapes-glide-filtered-empty --init weights/shapes-glide-filtered.safetensors
 	$(RUN) -m palimpsest.training.shapes_glide_inpaint
-	$(RUN) -m palimpsest.training.shapes_glide_upsampler --name shapes-glide-upsampler-noised --noise .1
 	$(RUN) -m palimpsest.training.shapes_glide_upsampler --name shapes-glide-upsampler-inpaint --inpainting 1 --init weights/shapes-glide-upsampler.safetensors
 	$(RUN) -m palimpsest.training.shapes_instruct
 	$(RUN) -m palimpsest.training.shapes_language
