@@ -230,7 +230,7 @@ def measured(parts: dict[str, Part]) -> Iterator[Row]:
                 value, n = entry[line.value], entry.get(f"{line.value}_n", parts[name]["n"])
                 ends = entry.get(f"{line.value}_95")
                 yield Row(
-                    line.words.format(**entry),
+                    line.words.format(**entry).replace("%", " %"),
                     line.goal if line.goal is not None else entry.get(f"{line.value}_goal"),
                     value,
                     line.unit,
