@@ -1,5 +1,5 @@
-"""Measurements of the shipped models beyond plain captions of square renders: free wordings, pictures of other
-shapes, drawings, single noise levels, subjects. `claims.bench` runs them beside its own."""
+"""Measurements of the shipped models beyond plain captions of square renders: free wordings, pictures of
+other shapes, drawings, single noise levels, subjects. `claims.bench` runs them beside its own."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def windows(pictures: Tensor, stride: int = 4) -> list[Tensor]:
 def seen_in_windows(models: Models, pictures: Tensor, wanted: list[dict[str, str]]) -> tuple[Tensor, Tensor]:
     """Of pictures of any shape whether they are right, and whether they show as many things as asked.
 
-    The reader knows 64×64 alone, so it looks through windows. A picture is right if all that is wanted is read
-    in one of them, and, where one thing is wanted, two are read in none."""
+    The reader knows 64×64 alone, so it looks through windows. A picture is right if all that is wanted is
+    read in one of them, and, where one thing is wanted, two are read in none."""
     reads = [models.oracle.read(window) for window in windows(pictures)]
     two = torch.tensor([any(read[i]["count"] == "two" for read in reads) for i in range(len(wanted))])
     asked = torch.tensor([w["count"] == "two" for w in wanted])

@@ -2,8 +2,8 @@
 same tensors. `claims.speed` times them on a CPU, `claims.gpu` on a GPU.
 
 Theirs is given the embeddings of the texts, since random weights have no vocabulary of theirs; ours reads
-the texts itself. Both evaluate the U-Net equally often: theirs takes the share T0 of its steps in SDEdit, ours
-as many as it is told.
+the texts itself. Both evaluate the U-Net equally often: in SDEdit theirs takes the share T0 of its steps,
+ours as many as it is told.
 """
 
 from __future__ import annotations

@@ -154,8 +154,8 @@ def train(
 
     files: where the state is kept, from which a stopped run goes on. until: a time as time.time() tells it,
     at which it ends (see `fit`). each_save: called with the model so far, and the losses, after each
-    checkpoint but the last. progress: show a bar. Raises ArgumentError for no pictures, another number of captions, a
-    caption that is too long, and a model that cannot be tuned.
+    checkpoint but the last. progress: show a bar. Raises ArgumentError for no pictures, another number of
+    captions, a caption that is too long, and a model that cannot be tuned.
     """
     check(train, locals())
     check_can_be_tuned(model)
