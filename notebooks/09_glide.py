@@ -396,9 +396,8 @@ for ax, w in zip(axes, ("1", "3")):
 
 # %% [markdown]
 # **Figure 09.8.** The best of n. Upper curves: the share of captions for which at least one of n pictures is right, 99 % at eight.
-# Lower curves: the one that CLIP prefers. It rises a little up to four pictures and falls again at eight: the more pictures there
-# are, the more of them please CLIP for the wrong reason. All of this lies within the bands (95 %, for 128 captions). What is left
-# to gain lies between the two curves, and the judge does not see it.
+# Lower curves: the one that CLIP prefers. It rises a little up to four pictures and falls again at eight, all of it within the bands
+# (95 %, for 128 captions). What is left to gain lies between the two curves, and CLIP does not see it.
 
 # %% [markdown]
 # ### *Deeper*: what was filtered out

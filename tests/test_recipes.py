@@ -398,6 +398,14 @@ def test_a_finished_file_is_made_smaller_and_says_nearly_the_same(tmp_path, kind
     assert capsys.readouterr().out == f"{path.name} is in int8 already\n"
 
 
+def test_what_is_no_weight_file_is_refused_and_stays(tmp_path):
+    path = tmp_path / "notes.md"
+    path.write_text("# notes", encoding="utf-8")
+    with pytest.raises(WeightsError, match="is no weight file of this library"):
+        smaller.main([str(path)])
+    assert path.read_text(encoding="utf-8") == "# notes"
+
+
 def test_all_that_is_shipped_is_at_most_110_megabytes():
     files = [f for f in FOLDER.iterdir() if f.suffix in (".safetensors", ".jsonl", ".json")]
     assert len(files) > 20 and sum(f.stat().st_size for f in files) <= 110e6

@@ -24,7 +24,15 @@ from palimpsest.nets.glide import GlideUNet
 from palimpsest.samplers.convert import q_sample
 from palimpsest.samplers.noise import gaussian
 from palimpsest.training.recipe import storage_error
-from palimpsest.weights.files import FOLDER, SCALE, config_in, sha256, update_manifest, write_weights
+from palimpsest.weights.files import (
+    FOLDER,
+    SCALE,
+    WeightsError,
+    config_in,
+    sha256,
+    update_manifest,
+    write_weights,
+)
 from palimpsest.weights.load import find, load
 from palimpsest.weights.model import Model
 from palimpsest.worlds.shapes import caption, render, sample_scene
@@ -79,6 +87,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("names", nargs="+", metavar="NAME", help="a shipped model, or a file of this library")
     for name in parser.parse_args(argv).names:
         path = find(name)
+        if not config_in(path):
+            raise WeightsError(f"model: {path} is no weight file of this library")
         if in_int8(path):
             print(f"{path.name} is in int8 already")
         else:
