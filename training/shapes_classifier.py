@@ -28,7 +28,7 @@ from palimpsest.training.shapes_glide import SIZE
 from palimpsest.training.shapes_reader import labels
 from palimpsest.worlds.shapes import ATTRIBUTES
 
-CONFIG = dict(size=SIZE, patch=4, width=128, layers=4, heads=4, stem=True)
+CONFIG = dict(size=SIZE, width=24, mult=(1, 2, 4), heads=4)
 SCHEDULE = dict(name="cosine", T=1000)
 
 

@@ -18,7 +18,35 @@ from palimpsest.nets.attention import Attention
 from palimpsest.nets.fast_cpu import Conv2d, Linear
 
 
-class Reader(nn.Module):
+class MapReader(nn.Module):
+    """What is read off a map of features: two attention layers over its places, one query per attribute that
+    attends to them, one classifier per attribute. A subclass makes the map."""
+
+    def __init__(self, attributes: dict[str, int], channels: int, places: int, heads: int):
+        super().__init__()
+        self.attributes = dict(attributes)
+        self.place = normal_(nn.Parameter(torch.empty(1, places, channels)), std=0.02)
+        self.layers = nn.ModuleList(Layer(channels, heads) for _ in range(2))
+        self.queries = normal_(nn.Parameter(torch.empty(len(self.attributes), channels)), std=0.02)
+        self.look = Attention(channels, channels, heads)
+        self.norm = nn.LayerNorm(channels)
+        self.heads = nn.ModuleList(Linear(channels, n) for n in self.attributes.values())
+
+    def attended(self, h: Tensor) -> Tensor:
+        """A map (b c y x) -> its places after the attention layers, (b n c), n = y · x."""
+        h = rearrange(h, "b c y x -> b (y x) c") + self.place
+        for layer in self.layers:
+            h = layer(h)
+        return h
+
+    def read(self, h: Tensor) -> dict[str, Tensor]:
+        """Places (b n c) -> {attribute: logits (b, values)}."""
+        q = repeat(self.queries, "n c -> b n c", b=len(h))
+        found = self.norm(q + self.look(q, h))
+        return {name: head(found[:, k]) for k, (name, head) in enumerate(zip(self.attributes, self.heads))}
+
+
+class Reader(MapReader):
     """`forward(pictures (b, 3, y, x) in [−1, 1]) -> {attribute: logits (b, values)}`."""
 
     def __init__(
@@ -29,12 +57,10 @@ class Reader(nn.Module):
         size: int = 64,  # side of the pictures, a multiple of 8
         heads: int = 4,  # of every attention
     ):
-        super().__init__()
-        self.attributes = dict(attributes)
+        super().__init__(attributes, 4 * width, (size // 8) ** 2, heads)
         self.size = size
-        widths = (width, 2 * width, 4 * width)
         stem, c = [], 3
-        for w in widths:  # each level halves the map
+        for w in (width, 2 * width, 4 * width):  # each level halves the map
             stem += [
                 Conv2d(c, w, 3, stride=2, padding=1),
                 nn.GroupNorm(8, w),
@@ -45,18 +71,9 @@ class Reader(nn.Module):
             ]
             c = w
         self.stem = nn.Sequential(*stem)
-        self.place = normal_(nn.Parameter(torch.empty(1, (size // 8) ** 2, c)), std=0.02)
-        self.layers = nn.ModuleList(Layer(c, heads) for _ in range(2))
-        self.queries = normal_(nn.Parameter(torch.empty(len(self.attributes), c)), std=0.02)
-        self.look = Attention(c, c, heads)
-        self.norm = nn.LayerNorm(c)
-        self.heads = nn.ModuleList(Linear(c, n) for n in self.attributes.values())
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        h = self.map(pictures)
-        q = repeat(self.queries, "n c -> b n c", b=len(h))
-        found = self.norm(q + self.look(q, h))
-        return {name: head(found[:, k]) for k, (name, head) in enumerate(zip(self.attributes, self.heads))}
+        return self.read(self.map(pictures))
 
     def features(self, pictures: Tensor) -> Tensor:
         """What KID and FID compare: places of the map, each brought to mean 0, variance 1; their mean. (b
@@ -70,10 +87,7 @@ class Reader(nn.Module):
             raise ArgumentError(
                 "pictures", f"must be (b, 3, {self.size}, {self.size}), not {tuple(pictures.shape)}"
             )
-        h = rearrange(self.stem(pictures), "b c y x -> b (y x) c") + self.place
-        for layer in self.layers:
-            h = layer(h)
-        return h
+        return self.attended(self.stem(pictures))
 
 
 class Layer(nn.Module):
