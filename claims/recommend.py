@@ -7,7 +7,8 @@ training and no other measurement here sees. One parameter after another takes t
 over. The best: of the settings whose success is within one standard error of the highest (picture by picture)
 the one that comes nearest to the true edit. Success is that the reader finds every
 attribute of the wish; for a method that only brings a picture back it is PSNR, and the fewest passes of the
-net decide. For emoji it is, of each parameter, the median over the kinds of edits of what the scoreboard
+net decide. Then the steps of the walk, each with the settings that were chosen: the fewest that lose neither in
+success nor in nearness more than one standard error of the difference from the most. For emoji it is, of each parameter, the median over the kinds of edits of what the scoreboard
 (claims/emoji.py) chose on pairs that it does not score.
 
 Writes figures/recommended.json and, for each model file, "recommended" in weights/MANIFEST.json.
@@ -53,7 +54,8 @@ from palimpsest.weights.load import load
 from palimpsest.weights.model import Model
 from palimpsest.worlds.shapes import attributes, caption
 
-N, SEED, STEPS = 64, 2100, 20
+N, SEED, STEPS = 64, 2100, 20  # STEPS: while the other settings are chosen
+MORE = 2  # times as many edits decide how many steps it takes
 KINDS = ("recolour", "reshape", "retexture", "background")
 Setting = dict[str, Any]  # parameter -> value
 
@@ -72,6 +74,7 @@ class Task(NamedTuple):
     values: dict[str, Sequence[Any]]
     run: Callable[[Models, Model, int, Setting], Score]
     model: str = "shapes"
+    steps: tuple[int, ...] = ()  # numbers of them that are tried, the most last; none: it is not asked
 
 
 # ---- trials ----
@@ -106,7 +109,7 @@ def by_text(method: Callable[..., Any], models: Models, model: Model, n: int, se
 def told(models: Models, model: Model, n: int, setting: Setting) -> Score:
     """An edit by an instruction."""
     drawn = draw_edits(n, INSTRUCTED, SEED)
-    return edited(models, drawn, by_instruction(model, drawn, **setting, steps=STEPS, seed=SEED))
+    return edited(models, drawn, by_instruction(model, drawn, **dict(steps=STEPS) | setting, seed=SEED))
 
 
 def painted(models: Models, model: Model, n: int, setting: Setting) -> Score:
@@ -115,7 +118,7 @@ def painted(models: Models, model: Model, n: int, setting: Setting) -> Score:
     captions = [caption(scene) for scene in scenes]
 
     def some(rows: slice) -> Tensor:
-        return generate(model, captions[rows], steps=STEPS, seed=SEED + rows.start, **setting).picture
+        return generate(model, captions[rows], **dict(steps=STEPS, seed=SEED + rows.start) | setting).picture
 
     right = models.oracle.right(in_batches(some, n), [attributes(scene) for scene in scenes])
     return Score(right.double().cpu(), torch.full((n,), -float(setting["w"])).double())
@@ -129,10 +132,14 @@ def returned(models: Models, model: Model, n: int, setting: Setting) -> Score:
     return Score(psnr(model.decode(run.z_bar).cpu(), drawn.before).double(), -passes)
 
 
+WALKS = (10, 15, 20, 30, 50)
 TASKS: dict[str, Task] = {
     "generate": Task((generate,), dict(w=(1.0, 2.0, 3.0, 5.0, 7.5)), painted),
     "sdedit": Task(
-        (sdedit,), dict(t0=(0.4, 0.5, 0.6, 0.7, 0.8), w=(2.0, 3.0, 5.0, 7.5)), partial(by_text, sdedit)
+        (sdedit,),
+        dict(t0=(0.4, 0.5, 0.6, 0.7, 0.8), w=(2.0, 3.0, 5.0, 7.5)),
+        partial(by_text, sdedit),
+        steps=WALKS,
     ),
     "diffedit": Task(
         (diffedit, MaskRule),
@@ -140,6 +147,7 @@ TASKS: dict[str, Task] = {
             ratio=(0.6, 0.7, 0.8, 0.9), w=(2.0, 3.0, 5.0, 7.5), threshold=(0.2, 0.3, 0.4, 0.5), grow=(0, 1, 2)
         ),
         partial(by_text, diffedit),
+        steps=WALKS,
     ),
     "flow_edit": Task(
         (flow_edit,),
@@ -151,6 +159,7 @@ TASKS: dict[str, Task] = {
         dict(s_text=(1.5, 2.0, 3.0, 5.0, 7.5), s_image=(1.0, 1.2, 1.5, 2.0)),
         told,
         "shapes-instruct",
+        WALKS,
     ),
     "null_text": Task(
         (null_text,),
@@ -196,12 +205,15 @@ def best_of(tried: Sequence[tuple[Setting, Score]]) -> Setting:
 
     The error is that of the mean difference from the highest, picture by picture."""
     top = max(tried, key=lambda one: one[1].success.mean().item())[1].success
+    level = [one for one in tried if not lost(top, one[1].success)]
+    return max(level, key=lambda one: one[1].nearness.mean().item())[0]
 
-    def level(score: Score) -> bool:
-        lost = top - score.success
-        return bool(lost.mean() <= lost.std() / len(lost) ** 0.5)
 
-    return max((one for one in tried if level(one[1])), key=lambda one: one[1].nearness.mean().item())[0]
+def lost(top: Tensor, found: Tensor) -> bool:
+    """Whether the mean of found (n,) lies below that of top (n,), picture by picture, by more than one
+    standard error."""
+    less = top - found
+    return bool(less.mean() > less.std() / len(less) ** 0.5)
 
 
 def chosen(task: Task, score: Callable[[Setting], Score], rounds: int = 2) -> Setting:
@@ -220,6 +232,16 @@ def chosen(task: Task, score: Callable[[Setting], Score], rounds: int = 2) -> Se
     return best
 
 
+def fewest(tried: Sequence[tuple[int, Score]]) -> int:
+    """Of numbers of steps, the most last: the fewest that lose neither success nor nearness."""
+    most = tried[-1][1]
+    return next(
+        steps
+        for steps, score in tried
+        if not (lost(most.success, score.success) or lost(most.nearness, score.nearness))
+    )
+
+
 def by_contract(task: Task, setting: Setting) -> dict[str, Setting]:
     """Function -> parameter -> value, as a model's file holds it."""
     return {
@@ -228,28 +250,43 @@ def by_contract(task: Task, setting: Setting) -> dict[str, Setting]:
     }
 
 
-def recommend(name: str, models: Models, n: int, folder: Any) -> dict[str, Any]:
-    """The record of one method: every setting that was tried, and the one that is recommended."""
+def settings_of(record: dict[str, Any], task: Task) -> Setting:
+    """What a record recommends of the parameters that were tried."""
+    found = {p: v for values in record["recommended"].values() for p, v in values.items()}
+    return {name: found[name] for name in task.values}
+
+
+def recommend(
+    name: str, models: Models, n: int, folder: Any, known: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The record of one method: every setting that was tried, and the one that is recommended.
+
+    known: an earlier record, whose settings stay; only the steps are tried anew."""
     task = TASKS[name]
     model = (
         models.model if task.model == models.name else load(task.model, models.model.device, torch.float32)
     )
     key = dict(files=models.files, n=n, seed=SEED, steps=STEPS, code=code_of(recommend))
-    part, tried = Parts(folder / f"recommend_{name}.json", key), []
+    part = Parts(folder / f"recommend_{name}.json", key)
+    tried = [] if known is None else [row for row in known["tried"] if "steps" not in row]
 
-    def score(setting: Setting) -> Score:
-        found = part(str(setting), lambda: [v.tolist() for v in task.run(models, model, n, setting)])
+    def score(setting: Setting, edits: int) -> Score:
+        found = part(str(setting), lambda: [v.tolist() for v in task.run(models, model, edits, setting)])
         row = setting | dict(zip(("success", "nearness"), (sum(v) / len(v) for v in found)))
+        row |= dict(n=edits) if "steps" in setting else {}
         if row not in tried:
             tried.append(row)
         return Score(*(torch.tensor(v, dtype=torch.float64) for v in found))
 
     with locked(part.file, "recommend"):
-        best = chosen(task, score)
+        best = chosen(task, lambda setting: score(setting, n)) if known is None else settings_of(known, task)
+        walks = [(steps, score(best | dict(steps=steps), MORE * n)) for steps in task.steps]
+    if walks:
+        best |= dict(steps=fewest(walks))
     more = dict(autoencoder_db=autoencoder_db(model, n)) if task.run is returned else {}
     return more | dict(
         model=task.model,
-        seconds=round(part.seconds),
+        seconds=round(part.seconds) + (0 if known is None else known["seconds"]),
         recommended=by_contract(task, best),
         usual=usual(task),
         tried=tried,
@@ -298,13 +335,17 @@ def main(given: Sequence[str] | None = None) -> None:
         "--only", default=",".join(TASKS), metavar="METHODS", help="some, with commas between"
     )
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--walks", action="store_true", help="keep the settings of the record; try only numbers of steps"
+    )
     parser.add_argument("--quick", action="store_true", help="a few pictures, into runs/quick")
     a = parser.parse_args(given)
     if strange := [name for name in a.only.split(",") if name not in TASKS]:
         parser.error(f"--only: no method {strange[0]}; there are {', '.join(TASKS)}")
     n, models = 8 if a.quick else N, open_models(None, a.device)
     folder = ROOT / "runs" / ("quick" if a.quick else "claims")
-    found = {name: recommend(name, models, n, folder) for name in a.only.split(",")}
+    known = read_record("recommended")["methods"] if a.walks else {}
+    found = {name: recommend(name, models, n, folder, known.get(name)) for name in a.only.split(",")}
     found |= of_emoji()
     write(found, n, folder if a.quick else RECORDS, ship=not a.quick)
 

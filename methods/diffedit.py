@@ -147,7 +147,8 @@ def diffedit(
     mask: Mask | None = None,  # one's own, (b or 1, 1, y, x), 1 = edit here (None: it is found)
     rule: MaskRule = MaskRule(),  # how it is found
     ratio: Annotated[Ratio | None, Else(0.8)] = None,  # how far to encode (at most TOP): higher edits more
-    steps: Count = 50,  # of the whole time, of which ratio · steps are walked
+    # of the whole time, of which ratio · steps are walked
+    steps: Annotated[Count | None, Else(50)] = None,
     w: Annotated[Guidance | None, Else(3.0)] = None,  # of the walk down
     step: Step = DDIM(),  # of the walk down
     ablation: Ablation = Ablation(),
@@ -155,13 +156,13 @@ def diffedit(
 ) -> DiffEdit:
     """Edit the pictures x, described by `source`, into what `target` says, where the two texts disagree.
 
-    ratio, w, and the rule's threshold and grow: None takes what the model recommends, else 0.8, 3, 0.5 and
-    0. The paper takes w 5 on ImageNet and 7.5 on Stable Diffusion; # ours: 3. Where the texts are the same,
+    ratio, steps, w, and the rule's threshold and grow: None takes what the model recommends, else 0.8, 50, 3,
+    0.5 and 0. The paper takes w 5 on ImageNet and 7.5 on Stable Diffusion; # ours: 3. Where the texts are the same,
     the mask is empty, `empty` says so, and the picture comes back bit for bit. Raises ArgumentError for an
     argument that makes no sense, with the mend.
     """
     check(diffedit, locals())
-    ratio, w = model.settle(diffedit, dict(ratio=ratio, w=w))
+    ratio, steps, w = model.settle(diffedit, dict(ratio=ratio, steps=steps, w=w))
     if mask is not None and not ablation.use_mask:
         raise ArgumentError("mask", "would do nothing as use_mask is off; leave one of the two out")
     x = given_picture(model, x, "x")

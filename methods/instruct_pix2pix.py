@@ -79,7 +79,7 @@ def instruct_pix2pix(
     s_text: Annotated[Scale | None, Else(7.5)] = None,
     # how strongly the picture is kept; the paper takes 1 to 1.5
     s_image: Annotated[Scale | None, Else(1.5)] = None,
-    steps: Count = 50,  # of the walk
+    steps: Annotated[Count | None, Else(50)] = None,  # of the walk
     step: Step = DDIM(eta=1.0),  # Euler ancestral
     start: Share = TOP,  # where the walk starts, as a share of T; the published checkpoint starts at T itself
     seed: Seed = 0,  # picture i draws from seed + i
@@ -88,13 +88,14 @@ def instruct_pix2pix(
 ) -> Instructed:
     """The pictures x, rows and columns multiples of model.grid, edited as the instruction says.
 
-    An empty instruction returns the picture, as it came. s_text, s_image: None takes what the model
-    recommends, else 7.5 and 1.5. step: see samplers/solvers.py. Raises ArgumentError
-    for an argument that makes no sense, and for a model that was not trained for this.
+    An empty instruction returns the picture, as it came. s_text, s_image, steps: None takes what the
+    model recommends, else 7.5, 1.5 and 50. step: see samplers/solvers.py. Raises ArgumentError for an
+    argument that makes no sense, and for a model that was not trained for this.
     """
     check(instruct_pix2pix, locals())
     check_model(model)
-    s_text, s_image = model.settle(instruct_pix2pix, dict(s_text=s_text, s_image=s_image))
+    given = dict(s_text=s_text, s_image=s_image, steps=steps)
+    s_text, s_image, steps = model.settle(instruct_pix2pix, given)
     x = given_picture(model, x, "x")
     texts = one_each("instruction", instruction, len(x))
     if not any(text.strip() for text in texts):

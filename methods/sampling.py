@@ -68,19 +68,19 @@ def generate(
     prompts: Texts,
     *,
     n: Count = 1,  # pictures of each prompt
-    steps: Count = 25,  # of the walk
+    steps: Annotated[Count | None, Else(25)] = None,  # of the walk
     w: Annotated[Scale | None, Else(3.0)] = None,  # classifier-free guidance, 1 = none
     step: Step = DDIM(),  # how to go from one level to the next
     seed: Seed = 0,  # picture i draws from seed + i, whatever the batch
 ) -> Generated:
     """n pictures of each prompt, those of the first prompt first. The empty prompt asks for anything.
 
-    w: None takes what the model recommends, else 3.
+    steps, w: None takes what the model recommends, else 25 and 3.
     step: DDIM(eta) with eta from 0 (deterministic) to 1 (ancestral), Heun(), DPMSolver2M(), or a function of
     one's own, see samplers/solvers.py. Raises ArgumentError for an argument that makes no sense.
     """
     check(generate, locals())
-    w = model.settle(generate, dict(w=w))
+    steps, w = model.settle(generate, dict(steps=steps, w=w))
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts:
         raise ArgumentError("prompts", "must hold one text at least; the empty text asks for anything")

@@ -129,7 +129,7 @@ def sdedit(
     original: Picture | None = None,  # what the mask keeps (None: the guide)
     repeats: Count = 1,  # K rounds, each on the result of the last
     walk: Literal["vp", "ve"] = "vp",  # the SDE
-    steps: Count = 50,  # of the walk
+    steps: Annotated[Count | None, Else(50)] = None,  # of the walk
     w: Annotated[Scale | None, Else(3.0)] = None,  # classifier-free guidance, 1 = none
     step: Step | None = None,  # of the VP walk (None: ancestral)
     seed: Seed = 0,  # picture i draws from seed + i
@@ -137,13 +137,13 @@ def sdedit(
     """Edit `guide` towards what the model finds natural under `prompt`.
 
     Outside the mask the picture stays that of `original`, bit for bit; `Edit.raw` is the edit before that
-    pasting. t0, w: None takes what the model recommends, else 0.5 and 3.
+    pasting. t0, steps, w: None takes what the model recommends, else 0.5, 50 and 3.
     step: DDIM(eta), Heun(), DPMSolver2M() or a function of one's own, see samplers/solvers.py; the
     VE walk has the step of Alg. 1 and takes no other. Raises ArgumentError for an argument that makes no
     sense.
     """
     check(sdedit, locals())
-    t0, w = model.settle(sdedit, dict(t0=t0, w=w))
+    t0, steps, w = model.settle(sdedit, dict(t0=t0, steps=steps, w=w))
     if original is not None and mask is None:
         raise ArgumentError("original", "is what a mask keeps; give a mask too, or leave it out")
     if walk == "ve" and step is not None:
