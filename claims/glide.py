@@ -21,6 +21,7 @@ from palimpsest.claims.parts import Part, at_once
 from palimpsest.methods.glide import glide, rerank
 from palimpsest.metrics.features import fid, inception_score, kid, precision_recall
 from palimpsest.metrics.similarity import clip_score
+from palimpsest.processor import cpu_has_bfloat16
 from palimpsest.samplers.guidance import Gradient, classifier_guidance, clip_guidance
 from palimpsest.weights.files import sha256
 from palimpsest.weights.judges import Classifier, Judge, Oracle, load_classifier, load_judge, load_reader
@@ -30,8 +31,9 @@ from palimpsest.worlds.scene import Scene
 from palimpsest.worlds.shapes import attributes, caption, render
 
 STEPS = "15"  # fewer steps before fewer samples
-DTYPE = torch.bfloat16  # of the painting nets, which were trained so; judges and states of a walk are float32
-SCALES = {"text": (1.0, 2.0, 3.0, 5.0, 8.0), "clip": (1.0, 3.0, 10.0), "classifier": (1.0, 3.0)}
+# of the painting nets, which were trained in bfloat16; judges and states of a walk are float32
+DTYPE = torch.bfloat16 if torch.cuda.is_available() or cpu_has_bfloat16() else torch.float32
+SCALES = {"text": (1.0, 2.0, 3.0, 5.0, 8.0), "clip": (1.0, 3.0, 10.0), "classifier": (1.0, 3.0, 10.0)}
 BEST_OF = (1, 2, 4, 8)
 PARTS = (
     "shapes-glide-conditional",
@@ -187,14 +189,14 @@ def measure_guidance(
 
     def one(kind: str, scale: float) -> Record:
         made = painted(models.base, texts, seed, lambda r: guide(models, kind, scale, texts[r], scenes[r]))
-        return dict(scale=scale, **judged(models, made, texts, scenes, real))
+        return dict(scale=scale, dtype=str(DTYPE), **judged(models, made, texts, scenes, real))
 
     curves = {
         kind: [part(f"{kind}, scale {scale:g}", partial(one, kind, scale)) for scale in of]
         for kind, of in scales.items()
     }
     truth = part("true renders", lambda: judged(models, enlarged(render(scenes, 32)), texts, scenes, real))
-    return dict(steps=STEPS, dtype=str(DTYPE), curves=curves, truth=truth)
+    return dict(steps=STEPS, curves=curves, truth=truth)
 
 
 GUIDES = ("shapes-glide", "shapes-clip", "shapes-clip-noised", "shapes-classifier")

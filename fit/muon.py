@@ -19,6 +19,8 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
+from palimpsest.processor import cpu_has_bfloat16
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the odd polynomial of degree 5, chosen to rise steeply at 0
 ROUNDS = 5
 
@@ -36,10 +38,12 @@ def matrices(net: nn.Module) -> list[nn.Parameter]:
 
 
 def orthogonalised(g: Tensor) -> Tensor:
-    """Near U Vᵀ of each g = U S Vᵀ, singular values between .7 and 1.2: (n a b) -> (n a b), bfloat16."""
+    """Near U Vᵀ of each g = U S Vᵀ, singular values between .7 and 1.2: (n a b) -> (n a b), in bfloat16,
+    or in float32 on a processor without units for that."""
     a, b, c = COEFFICIENTS
     tall = g.shape[1] > g.shape[2]
-    x = (g.mT if tall else g).bfloat16()
+    dtype = torch.bfloat16 if g.device.type != "cpu" or cpu_has_bfloat16() else torch.float32
+    x = (g.mT if tall else g).to(dtype)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # then no singular value exceeds 1
     for _ in range(ROUNDS):
         s = x @ x.mT

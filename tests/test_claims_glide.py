@@ -61,7 +61,7 @@ def models(tmp_path_factory) -> GlideModels:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         clip, noised = CLIP(**towers, size=64, patch=16).eval(), NoisedCLIP(**towers, size=32, patch=8).eval()
-        classifier = NoisyReader(attributes=counts, patch=8, width=16, layers=1, heads=2).eval()
+        classifier = NoisyReader(attributes=counts, width=8, mult=(1, 2, 2), heads=2).eval()
         reader = Reader(attributes=counts, width=8, heads=2).eval()
     return GlideModels(
         **nets,

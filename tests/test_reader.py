@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from palimpsest.nets.judges.noisy_reader import NoisyReader, small_convolutions
+from palimpsest.nets.judges.noisy_reader import NoisyReader
 from palimpsest.nets.judges.reader import Reader, reader_loss
 from palimpsest.weights.judges import Oracle, load_reader
 from palimpsest.worlds.shapes import ATTRIBUTES, attributes, render, sample_scene
@@ -97,22 +97,39 @@ def test_the_shipped_reader_reads_all_of_nine_scenes_in_ten():
     assert oracle.right(render(new), [attributes(s) for s in new]).float().mean() >= 0.9
 
 
-def test_patches_may_come_from_small_convolutions():
-    """As many patches as the linear map gives; each sees its neighbours; gradients reach the pixels."""
+def test_the_noisy_reader_is_told_the_time_and_sees_every_pixel():
     torch.manual_seed(0)
-    net = NoisyReader(attributes=dict(colour=3), size=16, patch=4, width=32, layers=1, heads=2, stem=True)
+    net = NoisyReader(attributes=dict(colour=3), size=16, width=8, mult=(1, 2), heads=2).eval()
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    assert net.trunk.patches(x).shape == (2, 32, 4, 4) and net(x, 3)["colour"].shape == (2, 3)
-    net.trunk.patches(x)[0, :, 1, 1].sum().backward()
-    seen = x.grad[0].abs().sum(0) > 0
-    assert seen[4:8, 4:8].all() and seen.sum() > 16 and not x.grad[1].any()
-    with pytest.raises(ValueError, match="power of two"):
-        small_convolutions(32, 6)
+    logits = net(x, torch.tensor([3, 900]))["colour"]
+    assert logits.shape == (2, 3)
+    assert_close(net(x[:1], 3)["colour"], logits[:1])
+    assert not torch.allclose(net(x[1:], 3)["colour"], logits[1:]), "another time, another answer"
+    logits[0].square().sum().backward()
+    assert x.grad[0].abs().sum(0).bool().all() and not x.grad[1].any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "t", "text"),
+    [
+        ((1, 3, 32, 32), 3, "x_t: must be"),
+        ((1, 4, 16, 16), 3, "x_t: must be"),
+        ((1, 3, 16, 16), 1000, "t: must lie between 0 and 999, not 1000"),
+        ((2, 3, 16, 16), torch.tensor([1, -1]), "t: must lie between 0 and 999"),
+        ((2, 3, 16, 16), torch.tensor([1, 2, 3]), "t: must be a number or a tensor of 2"),
+    ],
+)
+def test_the_noisy_reader_refuses_what_it_cannot_read(shape, t, text):
+    net = NoisyReader(attributes=dict(colour=3), size=16, width=8, mult=(1, 2), heads=2)
+    with pytest.raises(ValueError, match=text):
+        net(torch.zeros(shape), t)
+    with pytest.raises(ValueError, match="size: must be a multiple of 4, got 18"):
+        NoisyReader(attributes=dict(colour=3), size=18, width=8, heads=2)
 
 
 def test_a_classifier_of_noisy_pictures_sums_log_probabilities_of_what_is_wanted():
     torch.manual_seed(0)
-    net = NoisyReader(attributes=dict(colour=3, shape=4), size=16, patch=4, width=32, layers=1, heads=2)
+    net = NoisyReader(attributes=dict(colour=3, shape=4), size=16, width=8, mult=(1, 2), heads=2)
     for head in net.heads:
         torch.nn.init.normal_(head.weight)
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 900])

@@ -71,14 +71,14 @@ def test_every_shipped_recommendation_fits_its_function():
 # ---- each method ----
 
 WAYS = {
-    "generate": (lambda m, **s: generate(m, [STAR], steps=2, **s).picture, {"generate": dict(w=6.0)}),
+    "generate": (lambda m, **s: generate(m, [STAR], **s).picture, {"generate": dict(steps=2, w=6.0)}),
     "prompt_to_prompt": (
         lambda m, **s: prompt_to_prompt(m, STAR, RING, steps=2, **s).picture,
         {"generate": dict(w=6.0)},
     ),
     "sdedit": (
-        lambda m, **s: sdedit(m, PICTURE, STAR, steps=3, **s).picture,
-        {"sdedit": dict(t0=0.9, w=6.0)},
+        lambda m, **s: sdedit(m, PICTURE, STAR, **s).picture,
+        {"sdedit": dict(t0=0.9, steps=3, w=6.0)},
     ),
     "flow_edit": (
         lambda m, **s: flow_edit(m, PICTURE, RING, STAR, steps=4, **s).picture,
@@ -105,9 +105,9 @@ def test_a_method_takes_what_the_model_recommends(model, name):
 
 
 def test_diffedit_takes_the_mask_rule_of_the_model_too(model):
-    advice = {"diffedit": dict(ratio=0.5, w=6.0), "MaskRule": dict(threshold=0.2, grow=1)}
+    advice = {"diffedit": dict(ratio=0.5, steps=4, w=6.0), "MaskRule": dict(threshold=0.2, grow=1)}
     how = dict(steps=4, seed=1)
-    edit = diffedit(replace(model, recommended=advice), PICTURE, RING, STAR, **how)
+    edit = diffedit(replace(model, recommended=advice), PICTURE, RING, STAR, seed=1)
     rule = MaskRule(threshold=0.2, grow=1)
     same = diffedit(model, PICTURE, RING, STAR, ratio=0.5, w=6.0, rule=rule, **how)
     assert torch.equal(edit.picture, same.picture) and torch.equal(edit.cells, same.cells)
@@ -127,12 +127,12 @@ def test_the_usual_values_are_the_papers_or_ours():
         for name, contract in CONTRACTS.items()
     }
     assert usual == {
-        "generate": dict(w=3.0),
-        "sdedit": dict(t0=0.5, w=3.0),
-        "diffedit": dict(ratio=0.8, w=3.0),
+        "generate": dict(steps=25, w=3.0),
+        "sdedit": dict(t0=0.5, steps=50, w=3.0),
+        "diffedit": dict(ratio=0.8, steps=50, w=3.0),
         "MaskRule": dict(threshold=0.5, grow=0),
         "flow_edit": dict(start=0.85, w_source=1.0, w_target=3.0),
-        "instruct_pix2pix": dict(s_text=7.5, s_image=1.5),
+        "instruct_pix2pix": dict(s_text=7.5, s_image=1.5, steps=50),
         "null_text": dict(lr=1e-2, stop=1e-5, solver="adam", start="empty"),
     }
     assert inspect.signature(instruct_pix2pix).parameters["s_text"].default is None
@@ -242,3 +242,13 @@ def test_the_table_of_the_page_is_the_records():
     for name, record in page.read_record("recommended")["methods"].items():
         kept = manifest()[f"{record['model']}.safetensors"]["recommended"]
         assert record["recommended"].items() <= kept.items(), name
+
+
+def test_the_fewest_steps_that_lose_neither_success_nor_nearness():
+    many, near = [1.0] * 60 + [0.0] * 4, [20.0] * 64
+    most = (50, scores(many, near))
+    assert recommend.fewest([(10, scores([0.0] * 9 + [1.0] * 51 + [0.0] * 4, near)), most]) == 50
+    assert recommend.fewest([(10, scores(many, [18.0, 19.0] * 32)), most]) == 50, "as many right, but farther"
+    blurred = [19.9, 20.11] * 32
+    assert recommend.fewest([(10, scores(many, [15.0] * 64)), (20, scores(many, blurred)), most]) == 20
+    assert recommend.fewest([most]) == 50

@@ -21,6 +21,7 @@ from palimpsest.cli.manners import Parser, exit_code_of, options
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.fit.run import Fitted
 from palimpsest.fit.settings import Files, Settings
+from palimpsest.processor import cpu_has_bfloat16
 from palimpsest.weights.files import (
     FOLDER,
     WeightsError,
@@ -128,7 +129,18 @@ def command_line(main: Callable[[Any], Any], arguments: type) -> None:
     """Run `main` on a record whose fields come from the command line: `--lr 1e-3 --steps 100`."""
     parser = Parser(description=(sys.modules[main.__module__].__doc__ or "").split("\n\n")[0])
     options(parser, arguments, dict.fromkeys([f.name for f in fields(arguments)], ""))
-    sys.exit(exit_code_of(lambda: main(arguments(**vars(parser.parse_args())))))
+
+    def run() -> None:
+        given = arguments(**vars(parser.parse_args()))
+        if given.precision == "bfloat16" and given.on.type == "cpu" and not cpu_has_bfloat16():
+            print(
+                "precision: this processor has no units for bfloat16, which makes a step many times slower; "
+                "float32 is the fast one here",
+                file=sys.stderr,
+            )
+        main(given)
+
+    sys.exit(exit_code_of(run))
 
 
 def revision() -> str:

@@ -144,9 +144,7 @@ class Classifier:
 
         Raises ValueError for an attribute or a value that is not read here.
         """
-        logits = self.net(
-            x_t.to(next(self.net.parameters()).device), time_of_level(t, self.net.times)
-        )
+        logits = self.net(x_t.to(next(self.net.parameters()).device), time_of_level(t, self.net.times))
         total = []
         for i, asked in enumerate(wanted):
             for name, value in asked.items():

@@ -24,6 +24,7 @@ from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.nets.unet import UNet
 from palimpsest.nets.vae import AutoencoderKL
 from palimpsest.outputs import OutputError, check_outputs, copy_file
+from palimpsest.processor import cpu_has_bfloat16
 from palimpsest.samplers.schedule import Schedule
 from palimpsest.weights.changes import CHANGES, apply_change, base_of, bases_of, merged_model
 from palimpsest.weights.files import (
@@ -203,15 +204,6 @@ def pick_dtype(device: torch.device, parameters: int, asked: DType = "auto") -> 
         return torch.float16
     has_units = device.type == "cpu" and cpu_has_bfloat16()
     return torch.bfloat16 if has_units and parameters > LARGE else torch.float32
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in units of its own, as AMX and AVX-512 BF16 do."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch that will do
-    if known:
-        return bool(known.get("amx_bf16") or known.get("avx512_bf16") or known.get("arm_bf16"))
-    asked = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
 def load_autoencoder(

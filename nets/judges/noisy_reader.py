@@ -29,7 +29,11 @@ class NoisyReader(MapReader):
         attributes: dict[str, int],  # name -> number of values
         size: int = 32,  # side of the pictures
         width: int = 32,  # channels of the first level
-        mult: tuple[int, ...] = (1, 2, 4),  # channels of each level in units of width; all but the first halve
+        mult: tuple[int, ...] = (
+            1,
+            2,
+            4,
+        ),  # channels of each level in units of width; all but the first halve
         heads: int = 4,  # of every attention
         times: int = 1000,  # it knows t = 0 … times − 1
     ):
