@@ -5,11 +5,11 @@
 Papers state settings for their own models; another model wants others. Each method runs on edits that no
 training and no other measurement here sees. One parameter after another takes the best of its values, twice
 over. The best: of the settings whose success is within one standard error of the highest (picture by picture)
-the one that comes nearest to the true edit. Success is that the reader finds every
-attribute of the wish; for a method that only brings a picture back it is PSNR, and the fewest passes of the
-net decide. Then the steps of the walk, each with the settings that were chosen: the fewest that lose neither in
-success nor in nearness more than one standard error of the difference from the most. For emoji it is, of each parameter, the median over the kinds of edits of what the scoreboard
-(claims/emoji.py) chose on pairs that it does not score.
+the one that comes nearest to the true edit. Success is that the reader finds every attribute of the wish; for a
+method that only brings a picture back it is PSNR, and the fewest passes of the net decide. Then the steps of the
+walk, with the settings that were chosen, on twice as many edits: the fewest that lose neither in success nor in
+nearness more than one standard error of the difference from the most. For emoji it is, of each parameter, the
+median over the kinds of edits of what the scoreboard (claims/emoji.py) chose on pairs that it does not score.
 
 Writes figures/recommended.json and, for each model file, "recommended" in weights/MANIFEST.json.
 """

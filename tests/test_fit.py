@@ -549,6 +549,12 @@ def test_muon_turns_a_gradient_near_an_orthogonal_matrix():
         )
 
 
+@pytest.mark.parametrize(("units", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_muon_takes_bfloat16_only_where_the_processor_has_units_for_it(monkeypatch, units, dtype):
+    monkeypatch.setattr("palimpsest.fit.muon.cpu_has_bfloat16", lambda: units)
+    assert orthogonalised(torch.randn(1, 4, 6)).dtype == dtype
+
+
 def test_muon_is_for_linear_maps_and_convolutions_alone():
     model = nn.Sequential(matrix_and_the_rest(), net())
     assert [tuple(w.shape) for w in matrices(model)] == [(4, 6), (9, 4), (6, 3, 3, 3), (3, 6, 1, 1)]

@@ -552,3 +552,19 @@ def test_strange_pictures_stand_last_and_show_no_held_out_pair():
     assert_close(drawn[6:7], shapes_vae.drawings(1, g), atol=0, rtol=0)
     assert_close(drawn[7:], shapes_vae.strangers(1, g), atol=0, rtol=0)
     assert shapes_vae.mixed(3, g, 0.0).shape == shapes_vae.mixed(3, g, 1.0).shape == (3, 3, 64, 64)
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_a_recipe_says_where_bfloat16_is_slow(monkeypatch, capsys, units):
+    """On a processor without units for it a step takes ten times as long; the run is begun all the same."""
+    monkeypatch.setattr("palimpsest.training.recipe.cpu_has_bfloat16", lambda: units)
+    monkeypatch.setattr(sys, "argv", ["shapes_ve", "--precision", "bfloat16", "--device", "cpu"])
+
+    def main(given):
+        print(given.precision)
+
+    with pytest.raises(SystemExit) as end:
+        command_line(main, shapes_ve.Arguments)
+    said = capsys.readouterr()
+    assert end.value.code == 0 and said.out == "bfloat16\n"
+    assert said.err.count("\n") == (0 if units else 1) and ("float32 is the fast one" in said.err) != units
