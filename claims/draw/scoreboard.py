@@ -61,12 +61,12 @@ def scoreboard_gallery(folder: Path, models: Opener) -> Figure:
     sheet = read_picture(folder / "scoreboard_edits.png")
     columns, rows = r["sheet"]["columns"], r["sheet"]["rows"]
     side = sheet.shape[-1] // len(columns)
-    fig = figure(1.02 * len(columns) + 2.3, 1.02 * len(rows) + 1.2)
+    fig = figure(1.02 * len(columns) + 2.6, 1.02 * len(rows) + 1.3)
     ax = fig.subplots()
     ax.imshow(((sheet[0].movedim(0, -1) + 1) / 2).clamp(0, 1), interpolation="nearest")
     middle = [side * (k + 0.5) for k in range(max(len(columns), len(rows)))]
     ax.set_xticks(middle[: len(columns)], [textwrap.fill(name, 12) for name in columns], fontsize=9)
-    words = [textwrap.fill(f"{row['kind']}: {row['target']}", 28) for row in rows]
+    words = [textwrap.fill(f"{row['kind']}: {row['target']}", 24) for row in rows]
     ax.set_yticks(middle[: len(rows)], words, fontsize=9)
     ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     for k in range(len(columns) + 1):
