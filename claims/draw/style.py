@@ -86,4 +86,4 @@ def show(
 
 def save(fig: Figure, path: Path) -> None:
     """A PNG without a date or a version in it: the same figure gives the same file."""
-    fig.savefig(path, metadata={"Software": None})
+    fig.savefig(path, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.08)
