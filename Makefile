@@ -14,7 +14,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 WORKERS := -n auto --maxprocesses 4 --dist loadgroup
-RECIPES := shapes_vae shapes_reader shapes shapes_ve shapes_glide shapes_glide_upsampler shapes_clip shapes_classifier shapes_dino
+RECIPES := shapes_vae shapes_reader shapes shapes_glide shapes_glide_upsampler shapes_clip shapes_classifier shapes_dino
 
 .PHONY: demo test test-all mutants site docs-test notebooks slides figures emoji-data emoji-weights weights weights-gpu bench claims lint clean
 

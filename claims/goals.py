@@ -161,11 +161,11 @@ LINES: dict[str, list[Line]] = {  # part of the bench -> its rows, in the order 
     ],
     "ve": [
         Line(
-            "VE net: stroke painting to 32×32 picture, all attributes (t₀ = {t0:g}; of the paintings "
-            "themselves {untouched:.1%})",
+            "VE walk, the score from GLIDE's base: stroke painting to 32×32 picture, all attributes "
+            "(t₀ = {t0:g}; of the paintings themselves {untouched:.1%})",
             0.8,
             "right",
-            "shapes-ve",
+            "shapes-glide",
             "strokes_all_right",
         )
     ],

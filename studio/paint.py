@@ -14,7 +14,7 @@ from palimpsest.studio.examples import Example, first_of
 from palimpsest.studio.fields import text
 from palimpsest.studio.jobs import Job
 from palimpsest.studio.pictures import CANVAS, as_mask, marked, on_canvas, painted
-from palimpsest.studio.studio import Studio, paints_from_text
+from palimpsest.studio.studio import Studio, denoises_under_text
 from palimpsest.studio.verbs import VERBS
 from palimpsest.worlds.drawing import simulate_strokes
 from palimpsest.worlds.scene import COLOURS
@@ -57,7 +57,7 @@ def canvas(label: str, elem_id: str, first: Tensor | None = None, marks: bool = 
 
 def paint_tab(studio: Studio) -> None:
     """Build it."""
-    desk = Desk(studio, "paint", studio.menu("shapes", "shapes-ve", "emoji", fits=paints_from_text))
+    desk = Desk(studio, "paint", studio.menu("shapes", "shapes-glide", "emoji", fits=denoises_under_text))
     with gr.Row(elem_classes=["ps-desk"]):
         with gr.Column():
             crude, target = example(first_of(desk.first))

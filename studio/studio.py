@@ -135,9 +135,14 @@ class Studio:
         self.kept.pop(visitor, None)
 
 
+def denoises_under_text(model: Model) -> bool:
+    """Whether it reads a text and sees x_t alone, in pixels or latents: what SDEdit asks for."""
+    return model.text is not None and model.beside == 0
+
+
 def paints_from_text(model: Model) -> bool:
     """Whether it reads a text and sees a latent alone."""
-    return model.text is not None and model.beside == 0 and not isinstance(model.net, GlideUNet)
+    return denoises_under_text(model) and not isinstance(model.net, GlideUNet)
 
 
 def is_told(model: Model) -> bool:

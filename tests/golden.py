@@ -642,11 +642,6 @@ def _unet_emoji():
     return answers("emoji", model("emoji").embed(["red heart on a blue background", "grinning face"]), 8, 16)
 
 
-@entry("nets/unet-of-pixels", slow=True)
-def _unet_ve():
-    return answers("shapes-ve", model("shapes-ve").embed(SAYS), 3, 32)
-
-
 @entry("nets/unet-instructed")
 def _unet_instruct():
     return answers("shapes-instruct", model("shapes-instruct").embed(["make the star blue", ""]), 16, 16)
@@ -838,8 +833,8 @@ def _bundle():
                  tapped=b.denoiser(SAYS, 3., "", louder)(z, 500),
                  embedded=b.denoiser(both, 2., b.embed(""))(z, 500), grid=b.grid, shape=b.latent_shape)
     eps, v = model("shapes-glide").eps_and_v(normal(1, 3, 32, 32), 500, model("shapes-glide").embed(STAR))
-    return found | dict(learned=[eps, v], names=names(), pixels=[model("shapes-ve").grid,
-        *model("shapes-ve").latent_shape])
+    return found | dict(learned=[eps, v], names=names(), pixels=[model("shapes-glide").grid,
+        *model("shapes-glide").latent_shape])
 
 
 @entry("nets/saved-for-others")
@@ -874,7 +869,7 @@ def _generate():
     return dict(noisy=noisy.picture, path=walked(noisy.path), levels=noisy.levels, plain=plain.picture,
                 empty=generate(b, "", n=1, steps=3, w=3., step=DDIM(1.), seed=0).picture,
                 emoji=generate(model("emoji"), "red heart", n=1, steps=3, w=3., step=DDIM(0.), seed=1).picture,
-                pixels=generate(model("shapes-ve"), STAR, n=1, steps=2, w=3., step=DDIM(0.), seed=1).picture)
+                pixels=generate(model("shapes-glide"), STAR, n=1, steps=2, w=3., step=DDIM(0.), seed=1).picture)
 
 
 @entry("generate/defaults", slow=True)
@@ -900,7 +895,7 @@ def _sdedit_vp():
 
 @entry("sdedit/ve", slow=True)
 def _sdedit_ve():
-    b, how = model("shapes-ve"), dict(steps=3, w=2., seed=4, walk="ve")
+    b, how = model("shapes-glide"), dict(steps=3, w=2., seed=4, walk="ve")
     return dict(plain=edited(sdedit(b, pictures(32), SAYS, t0=.6, **how)),
                 masked=edited(sdedit(b, head(pictures(32)), STAR, t0=.7, mask=left_half(32), **how)),
                 of_latents=edited(sdedit(model("shapes"), head(pictures()), STAR, t0=.5, **how)))
@@ -1694,7 +1689,7 @@ def _command_sdedit():
                       "--save-mask m.png --save-steps s -o b.png --prompt", BLUE_STAR),
                      (f"sdedit wide.png {CPU} --steps 2 --crop --size 48 --repeats 2 -o c.jpg --prompt",
                       BLUE_STAR),
-                     (f"sdedit star.png {CPU} --model shapes-ve --walk ve --steps 2 "
+                     (f"sdedit star.png {CPU} --model shapes-glide --walk ve --steps 2 "
                       "--target-distance 0.2 -o d.png --prompt", BLUE_STAR))
 
 

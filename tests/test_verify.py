@@ -369,7 +369,7 @@ def test_every_shipped_model_has_a_certificate_in_which_nothing_fails(name, caps
     out = capsys.readouterr().out
     assert "FAILED" not in out and "\nnot run " in out and "comparisons within their tolerance" in out
     assert out.count("tests/test_glide.py compares that") == 2 * ("glide" in name)
-    assert out.count("\nok ") == (0 if "glide" in name else 4 if name == "shapes-ve" else 8)
+    assert out.count("\nok ") == (0 if "glide" in name else 8)
     levels = {
         "shapes": 3,
         "emoji": 3,

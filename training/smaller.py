@@ -1,6 +1,6 @@
 """Store weight files of nets that paint in int8, half the bytes of float16, without training anything.
 
-    python -m palimpsest.training.smaller shapes-glide shapes-ve
+    python -m palimpsest.training.smaller shapes-glide
 
 The files are replaced; what their nets learned and how stays in the header. What the rounding costs (the RMS
 change of the net's answers to 64 noised pictures, relative to their RMS) goes into the record. A file that is

@@ -99,7 +99,7 @@ def runs_of(about: dict[str, Any]) -> list[tuple[int, int, int]]:
 
 def limits(name: str) -> str:
     """The paragraphs of docs/models.md that say the model's name, without those that begin with the name of
-    another family: of `emoji-instruct`, one that begins with `emoji`, but of `shapes` none on `shapes-ve`.
+    another family: of `emoji-instruct`, one that begins with `emoji`, but of `shapes` none on `shapes-clip`.
     """
     text = (DOCS / "models.md").read_text(encoding="utf-8").split("## What limits each model")[1]
     items = [item for item in re.split(r"\n(?=- )", text)[1:] if f"`{name}`" in item]
