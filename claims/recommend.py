@@ -5,11 +5,12 @@
 Papers state settings for their own models; another model wants others. Each method runs on edits that no
 training and no other measurement here sees. One parameter after another takes the best of its values, twice
 over. The best: of the settings whose success is within one standard error of the highest (picture by picture)
-the one that comes nearest to the true edit. Success is that the reader finds every attribute of the wish; for a
-method that only brings a picture back it is PSNR, and the fewest passes of the net decide. Then the steps of the
-walk, with the settings that were chosen, on twice as many edits: the fewest that lose neither in success nor in
-nearness more than one standard error of the difference from the most. For emoji it is, of each parameter, the
-median over the kinds of edits of what the scoreboard (claims/emoji.py) chose on pairs that it does not score.
+the one that comes nearest to the true edit. Success is that the reader finds every attribute of the wish;
+for a method that only brings a picture back it is PSNR, and the fewest passes of the net decide. Then the
+steps of the walk, with the settings that were chosen, on twice as many edits: the fewest that lose neither
+in success nor in nearness more than one standard error of the difference from the most. For emoji it is, of
+each parameter, the median over the kinds of edits of what the scoreboard (claims/emoji.py) chose on pairs
+that it does not score.
 
 Writes figures/recommended.json and, for each model file, "recommended" in weights/MANIFEST.json.
 """
@@ -132,14 +133,13 @@ def returned(models: Models, model: Model, n: int, setting: Setting) -> Score:
     return Score(psnr(model.decode(run.z_bar).cpu(), drawn.before).double(), -passes)
 
 
-WALKS = (10, 15, 20, 30, 50)
 TASKS: dict[str, Task] = {
     "generate": Task((generate,), dict(w=(1.0, 2.0, 3.0, 5.0, 7.5)), painted),
     "sdedit": Task(
         (sdedit,),
         dict(t0=(0.4, 0.5, 0.6, 0.7, 0.8), w=(2.0, 3.0, 5.0, 7.5)),
         partial(by_text, sdedit),
-        steps=WALKS,
+        steps=(10, 15, 20, 30, 50),
     ),
     "diffedit": Task(
         (diffedit, MaskRule),
@@ -147,7 +147,7 @@ TASKS: dict[str, Task] = {
             ratio=(0.6, 0.7, 0.8, 0.9), w=(2.0, 3.0, 5.0, 7.5), threshold=(0.2, 0.3, 0.4, 0.5), grow=(0, 1, 2)
         ),
         partial(by_text, diffedit),
-        steps=WALKS,
+        steps=(10, 15, 50),
     ),
     "flow_edit": Task(
         (flow_edit,),
@@ -159,7 +159,7 @@ TASKS: dict[str, Task] = {
         dict(s_text=(1.5, 2.0, 3.0, 5.0, 7.5), s_image=(1.0, 1.2, 1.5, 2.0)),
         told,
         "shapes-instruct",
-        WALKS,
+        (10, 20, 50),
     ),
     "null_text": Task(
         (null_text,),
