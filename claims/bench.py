@@ -58,7 +58,7 @@ SCALES = (
     (1.5, 1.2),
 )  # s_text and s_image; the last pair is what claims.recommend chose
 STEPS = 16
-VE_STEPS, VE_W, VE_T0 = 50, 3.0, (0.6,)  # in few steps Algorithm 1 adds too much noise
+VE_STEPS, VE_W, VE_T0 = 50, 2.0, (0.6,)  # in few steps Algorithm 1 adds too much noise
 SEED = 7
 
 

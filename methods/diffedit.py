@@ -157,9 +157,9 @@ def diffedit(
     """Edit the pictures x, described by `source`, into what `target` says, where the two texts disagree.
 
     ratio, steps, w, and the rule's threshold and grow: None takes what the model recommends, else 0.8, 50, 3,
-    0.5 and 0. The paper takes w 5 on ImageNet and 7.5 on Stable Diffusion; # ours: 3. Where the texts are the same,
-    the mask is empty, `empty` says so, and the picture comes back bit for bit. Raises ArgumentError for an
-    argument that makes no sense, with the mend.
+    0.5 and 0. The paper takes w 5 on ImageNet and 7.5 on Stable Diffusion; # ours: 3. Where the texts are the
+    same, the mask is empty, `empty` says so, and the picture comes back bit for bit. Raises ArgumentError for
+    an argument that makes no sense, with the mend.
     """
     check(diffedit, locals())
     ratio, steps, w = model.settle(diffedit, dict(ratio=ratio, steps=steps, w=w))

@@ -3,9 +3,9 @@ matching, Eq. (2).
 
     python -m palimpsest.training.shapes_ve
 
-No weights of it are shipped: SDEdit's VE walk in pixels runs on GLIDE's base, whose ε is a VE score by an exact
-change of variables. A net that this recipe trained on 147,000 pictures turned 18 % of stroke paintings into what
-their captions say, as many as were right before; GLIDE's base has seen 1.8 million.
+No weights of it are shipped: SDEdit's VE walk in pixels runs on GLIDE's base, whose ε is a VE score by an
+exact change of variables. A net that this recipe trained on 147,000 pictures turned 18 % of stroke paintings
+into what their captions say, as many as were right before; GLIDE's base has seen 1.8 million.
 
 The net is the same U-Net, on pixels. Its score is s_θ(x, σ) = −ε̂/σ with ε̂ read off a v-prediction of
 x/√(1+σ²), the exact change of variables of samplers/ve_sde.py; the schedule is the geometric ladder σ =
