@@ -57,6 +57,7 @@ from palimpsest.samplers.solvers import Ancestral, Step
 from palimpsest.samplers.ve_sde import reverse_diffusion_step, ve_score, ve_sigmas
 from palimpsest.weights.model import Model
 
+USUAL_STEPS = 50
 Depth = Annotated[Share, Hint("the paper's useful band is 0.3 to 0.6")]  # t0
 
 
@@ -129,7 +130,7 @@ def sdedit(
     original: Picture | None = None,  # what the mask keeps (None: the guide)
     repeats: Count = 1,  # K rounds, each on the result of the last
     walk: Literal["vp", "ve"] = "vp",  # the SDE
-    steps: Annotated[Count | None, Else(50)] = None,  # of the walk
+    steps: Annotated[Count | None, Else(USUAL_STEPS)] = None,  # of the walk
     w: Annotated[Scale | None, Else(3.0)] = None,  # classifier-free guidance, 1 = none
     step: Step | None = None,  # of the VP walk (None: ancestral)
     seed: Seed = 0,  # picture i draws from seed + i
@@ -137,12 +138,15 @@ def sdedit(
     """Edit `guide` towards what the model finds natural under `prompt`.
 
     Outside the mask the picture stays that of `original`, bit for bit; `Edit.raw` is the edit before that
-    pasting. t0, steps, w: None takes what the model recommends, else 0.5, 50 and 3.
+    pasting. t0, steps, w: None takes what the model recommends, else 0.5, 50 and 3; a recommended number of
+    steps is one of the VP walk, and the VE walk takes 50.
     step: DDIM(eta), Heun(), DPMSolver2M() or a function of one's own, see samplers/solvers.py; the
     VE walk has the step of Alg. 1 and takes no other. Raises ArgumentError for an argument that makes no
     sense.
     """
     check(sdedit, locals())
+    if walk == "ve" and steps is None:
+        steps = USUAL_STEPS  # Alg. 1 wants more of them: in few it adds more noise than it removes
     t0, steps, w = model.settle(sdedit, dict(t0=t0, steps=steps, w=w))
     if original is not None and mask is None:
         raise ArgumentError("original", "is what a mask keeps; give a mask too, or leave it out")

@@ -104,6 +104,20 @@ def test_a_method_takes_what_the_model_recommends(model, name):
         assert torch.equal(way(replace(model, recommended={n: {k: v} for n in advice}), **rest), way(advised))
 
 
+def test_recommended_steps_are_not_for_the_ve_walk(model, tmp_path, capsys):
+    advised = replace(model, recommended={"sdedit": dict(steps=2)})
+    assert len(sdedit(advised, PICTURE, STAR, w=1.0, walk="vp").path) == 3
+    assert len(sdedit(advised, PICTURE, STAR, w=1.0, walk="ve").path) == 51
+    file = advised_file(tmp_path, {"sdedit": dict(steps=2, w=1.0)})
+    write_picture(PICTURE, tmp_path / "in.png")
+    words = ["sdedit", str(tmp_path / "in.png"), "--model", str(file), "-o", str(tmp_path / "o.png")]
+    for walk, steps in (("vp", 2), ("ve", 50)):
+        assert main([*words, "--walk", walk, "--prompt", STAR]) == 0
+        assert f"--steps {steps}" in json.loads(read_note(tmp_path / "o.png"))["command"]
+        said = capsys.readouterr().out
+        assert "by default" in said and f"steps {steps}" in said
+
+
 def test_diffedit_takes_the_mask_rule_of_the_model_too(model):
     advice = {"diffedit": dict(ratio=0.5, steps=4, w=6.0), "MaskRule": dict(threshold=0.2, grow=1)}
     how = dict(steps=4, seed=1)

@@ -32,7 +32,7 @@ from palimpsest.cli.console import say, tell
 from palimpsest.cli.deliver import Made, Walk
 from palimpsest.cli.manners import Mistake, blame, command, number, options, progress, shared_options
 from palimpsest.methods.inputs import latent_mask
-from palimpsest.methods.sdedit import Edit, Search, at_distance, bisect_t0, sdedit
+from palimpsest.methods.sdedit import USUAL_STEPS, Edit, Search, at_distance, bisect_t0, sdedit
 from palimpsest.metrics.image import rmse
 from palimpsest.weights.estimate import Passes
 from palimpsest.weights.model import Model
@@ -88,6 +88,9 @@ def run_sdedit(a: argparse.Namespace) -> Made | None:
     if a.walk == "ve" and (a.solver is not None or a.eta != 1):
         option = "eta" if a.solver is None else "solver"
         raise Mistake(f"{option}: is of the vp walk, and ve has a step of its own; leave it out")
+    if a.walk == "ve" and a.steps is None:
+        a.steps = USUAL_STEPS  # as `sdedit` does: what a model recommends is for the vp walk
+        a.chosen = dict(steps=a.steps)
 
     picture = open_input(a.input, a.crop)
     kept = picture if a.original is None else original_of(a, picture)
