@@ -271,6 +271,14 @@ CHANGED: dict[str, str] = {
     "recipes/shapes-classifier": "GLIDE's models, the VE net and the classifier are stored in int8, and the classifier was "
                                  "trained anew.",
     "samplers/guidance/clip": "The text was the picture itself, where the cosine is 1 and its gradient 0.",
+    "nets/readers, glide/guided-by-others, recipes/shapes-classifier, command/glide": "The classifier is half a "
+                                 "U-Net, and was trained anew.",
+    "recipes/shapes-reader": "Its first weights are drawn in another order.",
+    "nets/unet-of-pixels": "shapes-ve is no longer shipped.",
+    "sdedit/ve, nets/the-model-object, generate/settings, command/sdedit, command/models-and-weights": "The VE walk in "
+                                 "pixels runs on GLIDE's base.",
+    "sdedit/defaults, diffedit/defaults, instruct-pix2pix/defaults, command/options, command/sdedit, diffedit, "
+    "instruct-pix2pix": "The steps of a walk are the model's to choose, too.",
     "recipes/*-clip*, -classifier, -language": "A checkpoint is written every 100 steps, not every 200.",
 }
 
