@@ -283,9 +283,8 @@ plots.pictures(rows, left=list(led), below=marks);
 #
 # First row: with w the stripes become clearer and the outline sharper; at w = 8 the stripes flicker and one outline is
 # ragged. Second row: CLIP changes almost nothing up to s = 3, and at s = 10 rounds the right one off. Third row: the
-# classifier does as little at s = 1, moves the right one at s = 3, and at s = 10 leaves two shapes where one was asked for.
-# None of the 24 is a clean heart: this model is small, and at 32 × 32 its hearts have no notch. Two pictures prove nothing;
-# the next section counts.
+# classifier changes little up to s = 3, and at s = 10 puts the left one into a corner. None of the 24 is a clean heart: this
+# model is small, and at 32 × 32 its hearts hardly have a notch. Two pictures prove nothing; the next section counts.
 
 # %% [markdown]
 # ## 4. Measured on hundreds
@@ -327,7 +326,9 @@ for ax in (left, right):
 # **What holds.** Guidance by the text raises the share of right pictures from 77 % at w = 1 to 89 % at w = 3 and 5:
 # this model *is* unsure of its text, and guidance helps. At w = 8 it is worse than without guidance.
 #
-# **What does not hold here.** The CLIP and the classifier buy nothing: all their points lie within each other's intervals.
+# **What does not hold here.** The CLIP buys nothing: all its points lie within each other's intervals. The classifier reads
+# 98.7 % of the attributes of a clean picture, and its gradient gets 81 % right at s = 1, where 77 % are right without it. Those
+# intervals overlap: 512 pictures do not decide it.
 # And the usual trade, "precision rises, recall falls", is not what this model shows: precision *falls* from 0.91 to 0.78,
 # and recall stays between 0.92 and 0.95. In the plane (Figure 03.2) it was recall that fell. Here the guided pictures leave
 # the manifold of pictures before they become alike.
@@ -344,6 +345,7 @@ assert min(low[3.], low[5.]) > high[1.]                        # guidance by tex
 assert column("text", "right")[-1] < column("text", "right")[0]            # … up to a point
 for kind in ("clip", "classifier"):
     assert max(bound(kind)[0]) < min(bound(kind)[1])           # all intervals overlap
+assert max(bound("classifier")[0]) < high[1.] < high[3.]       # that of no guidance, too
 assert text["precision"][-1] < text["precision"][0] - .1
 assert max(text["recall"]) - min(text["recall"]) < .03
 
