@@ -52,11 +52,7 @@ Part = dict[str, Any]
 WS = (1.0, 2.0, 3.0, 5.0, 7.5)
 TWO_WS = (2.0, 3.0, 5.0)
 T0 = (0.5, 0.6, 0.7, 0.8)
-SCALES = (
-    (2.0, 1.5),
-    (3.0, 1.2),
-    (1.5, 1.2),
-)  # s_text and s_image; the last pair is what claims.recommend chose
+SCALES = ((2.0, 1.5), (3.0, 1.2), (1.5, 1.2))  # s_text and s_image; claims.recommend chose the last
 STEPS = 16
 VE_STEPS, VE_W, VE_T0 = 50, 2.0, (0.6,)  # in few steps Algorithm 1 adds too much noise
 SEED = 7

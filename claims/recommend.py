@@ -1,6 +1,6 @@
 """The settings that do best with each shipped model: what a method takes where a setting is left out.
 
-    python -m palimpsest.claims.recommend [--only sdedit,diffedit,…] [--quick]
+    python -m palimpsest.claims.recommend [--only sdedit,diffedit,…] [--walks] [--quick]
 
 Papers state settings for their own models; another model wants others. Each method runs on edits that no
 training and no other measurement here sees. One parameter after another takes the best of its values, twice
@@ -56,7 +56,7 @@ from palimpsest.weights.model import Model
 from palimpsest.worlds.shapes import attributes, caption
 
 N, SEED, STEPS = 64, 2100, 20  # STEPS: while the other settings are chosen
-MORE = 2  # times as many edits decide how many steps it takes
+MORE = 2  # the steps are chosen on MORE · N edits
 KINDS = ("recolour", "reshape", "retexture", "background")
 Setting = dict[str, Any]  # parameter -> value
 
@@ -75,7 +75,7 @@ class Task(NamedTuple):
     values: dict[str, Sequence[Any]]
     run: Callable[[Models, Model, int, Setting], Score]
     model: str = "shapes"
-    steps: tuple[int, ...] = ()  # numbers of them that are tried, the most last; none: it is not asked
+    steps: tuple[int, ...] = ()  # numbers of steps to try, in rising order; empty: steps are not tried
 
 
 # ---- trials ----
@@ -119,7 +119,7 @@ def painted(models: Models, model: Model, n: int, setting: Setting) -> Score:
     captions = [caption(scene) for scene in scenes]
 
     def some(rows: slice) -> Tensor:
-        return generate(model, captions[rows], **dict(steps=STEPS, seed=SEED + rows.start) | setting).picture
+        return generate(model, captions[rows], steps=STEPS, seed=SEED + rows.start, **setting).picture
 
     right = models.oracle.right(in_batches(some, n), [attributes(scene) for scene in scenes])
     return Score(right.double().cpu(), torch.full((n,), -float(setting["w"])).double())
@@ -233,7 +233,7 @@ def chosen(task: Task, score: Callable[[Setting], Score], rounds: int = 2) -> Se
 
 
 def fewest(tried: Sequence[tuple[int, Score]]) -> int:
-    """Of numbers of steps, the most last: the fewest that lose neither success nor nearness."""
+    """The smallest number of steps that loses neither success nor nearness; tried: in rising order."""
     most = tried[-1][1]
     return next(
         steps
@@ -250,10 +250,9 @@ def by_contract(task: Task, setting: Setting) -> dict[str, Setting]:
     }
 
 
-def settings_of(record: dict[str, Any], task: Task) -> Setting:
-    """What a record recommends of the parameters that were tried."""
-    found = {p: v for values in record["recommended"].values() for p, v in values.items()}
-    return {name: found[name] for name in task.values}
+def advice(record: dict[str, Any]) -> Setting:
+    """What a record recommends, whichever function (or record) a parameter belongs to."""
+    return {p: v for values in record["recommended"].values() for p, v in values.items()}
 
 
 def recommend(
@@ -279,7 +278,11 @@ def recommend(
         return Score(*(torch.tensor(v, dtype=torch.float64) for v in found))
 
     with locked(part.file, "recommend"):
-        best = chosen(task, lambda setting: score(setting, n)) if known is None else settings_of(known, task)
+        best = (
+            chosen(task, lambda setting: score(setting, n))
+            if known is None
+            else {p: advice(known)[p] for p in task.values}
+        )
         walks = [(steps, score(best | dict(steps=steps), MORE * n)) for steps in task.steps]
     if walks:
         best |= dict(steps=fewest(walks))
@@ -300,7 +303,7 @@ def table(methods: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, record in sorted(methods.items(), key=lambda item: item[0].split("/")[::-1]):
-        best = {p: v for values in record["recommended"].values() for p, v in values.items()}
+        best = advice(record)
         cells = []
         for setting in (record.get("usual"), best):
             if setting is None:
