@@ -244,7 +244,8 @@ CHANGED: dict[str, str] = {
     "command/invert": "A line says where the sheet went, as every command says of its result.",
     "command/options, rf-inversion": "A new command.",
     "command/options, IN": "A command takes several pictures, or a folder of them.",
-    "command/models-and-weights": "`weights list` no longer has vocabularies, which ship with the package.",
+    "command/models-and-weights": "`weights list` no longer has vocabularies, which ship with the package; "
+                                  "the figures of `models`, which each new measurement moves, are left out.",
     "command/mistakes": "A command line without words prints the help; `help unknown` is a mistake now.",
     "command/options, sweep": "text2live is one of the methods that are swept.",
     "command/options": "Choices that a verb's annotation lists are listed by the parser, too; every command has --dtype. "
@@ -1807,6 +1808,8 @@ def _command_models():
     for said_ in found.values():
         said_["out"] = re.sub(r"here: \S+", "here", said_["out"].replace(str(FOLDER), "weights"))
         said_["out"] = re.sub(r"python -m (palimpsest\.)?", "python -m ", said_["out"])
+    table, *_ = found.values()  # a new measurement moves its figures, and only their names belong to the command
+    table["out"] = re.sub(r" [-\d.e]+(?=,|$)", " #", table["out"], flags=re.M)
     return found
 
 
