@@ -166,7 +166,7 @@ TASKS: dict[str, Task] = {
         dict(
             solver=("adam", "gauss-newton"),
             start=("empty", "between", "prompt"),
-            stop=(1e-5, 1e-6),
+            stop=(1e-5, 1e-6, 1e-7),
             lr=(1e-2, 3e-2),
         ),
         returned,

@@ -85,7 +85,7 @@ def align(
 def words(tokenizer: Tokenizer, prompt: str) -> list[Word]:
     """The words of a prompt with their positions in the row."""
     found, start = [], 1
-    for piece in tokenizer.pieces(prompt):
+    for piece in tokenizer.pieces(tokenizer.put(prompt)):
         found.append(Word(tokenizer.decode(piece), start, start + len(piece)))
         start += len(piece)
     return found

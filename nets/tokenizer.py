@@ -67,8 +67,13 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a row, padded or not: lower case, and with spaces where the tokenizer puts them."""
 
+    def put(self, text: str) -> str:
+        """A prompt as the model is asked for it: as it is, but for a tokenizer that knows better."""
+        return text
+
     def pieces(self, text: str) -> list[list[int]]:
-        """The tokens of each piece of the text, in order; a taught word is one piece."""
+        """The tokens of each piece of the text, in order; a taught word is one piece. Of a prompt, what is
+        cut is `put(prompt)`."""
         if not self.taught:
             return self.cut(text)
         longest_first = sorted(self.taught, key=len, reverse=True)  # "<cat>" must not hide "<cat>_1"
@@ -103,7 +108,8 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """[start, tokens…, end], neither padded nor cut."""
-        row = [self.start, *(token for piece in self.pieces(text) for token in piece), self.end]
+        pieces = self.pieces(self.put(text))
+        row = [self.start, *(token for piece in pieces for token in piece), self.end]
         return [token for token in row if token is not None]
 
     @property
@@ -140,7 +146,7 @@ class Tokenizer(Protocol):
         """The words of a text for which a row has no room, the one that is cut through included; at most
         so many letters of them.
         """
-        pieces = self.pieces(text)
+        pieces = self.pieces(self.put(text))
         ends = itertools.accumulate(map(len, pieces))
         words = self.decode([token for piece, end in zip(pieces, ends) if end > self.room for token in piece])
         return (
@@ -156,7 +162,7 @@ class Tokenizer(Protocol):
         Whole pieces are compared, after the tokenizer's cleaning: "hat" is in "A Hat, red" and not in
         "hats". Raises ValueError if the word is not there, so that an edit of a misspelt word is not an
         edit of nothing."""
-        pieces, wanted = self.pieces(text), self.pieces(word)
+        pieces, wanted = self.pieces(self.put(text)), self.pieces(word)
         first = [0 if self.start is None else 1]  # position of each piece's first token
         for piece in pieces:
             first.append(first[-1] + len(piece))
@@ -174,7 +180,8 @@ class WordTokenizer(Tokenizer):
     """One token for each word of a closed list, and for each punctuation mark in it; lower case.
 
     words: in order of their tokens, which begin at 3 after <pad>, <start>, <end>. clean: what is done to
-    a text first. advice: what to say of a word that is not there (None: the words spelt most like it). A
+    a text or a part of it first. whole: how a whole prompt is put before that; one with a taught word in it
+    stays. advice: what to say of a word that is not there (None: the words spelt most like it). A
     list with LETTERS in it can spell: a word that it lacks is one piece of a token per letter. Otherwise
     `encode` raises UnknownWord. Raises ValueError for a list with a word that could
     never be read or that stands there twice."""
@@ -185,18 +192,23 @@ class WordTokenizer(Tokenizer):
         length: int = 24,
         clean: Callable[[str], str] = str,
         advice: Callable[[str], str] | None = None,
+        whole: Callable[[str], str] = str,
     ):
         for word in words:
             if split_words(word) != [word] and word not in LETTERS:
                 raise ValueError(f'words must be single lower-case words or punctuation marks, not "{word}"')
         if len(set(words)) < len(words):
             raise ValueError(f'words has "{max(words, key=words.count)}" twice')
-        self.words, self.length, self.clean = list(words), length, clean
+        self.words, self.length, self.clean, self.whole = list(words), length, clean, whole
         self.advice = advice or self.spelt_like
         self.truncate = False
         self.pad, self.start, self.end = range(3)
         self.vocab_size = 3 + len(words)
         self.tokens = {word: 3 + i for i, word in enumerate(words)}
+
+    def put(self, text: str) -> str:
+        taught = any(re.search(_whole_word(word), clean_plain(text)) for word in self.taught)
+        return text if taught else self.whole(text)
 
     def cut(self, text: str) -> list[list[int]]:
         return [self.piece(word) for word in split_words(self.clean(text))]
@@ -221,7 +233,7 @@ class WordTokenizer(Tokenizer):
         """One that spells these words too, all tokens being the same: so a net gets to read spelling in
         training.
         """
-        other = WordTokenizer(self.words, self.length, self.clean, self.advice)
+        other = WordTokenizer(self.words, self.length, self.clean, self.advice, self.whole)
         other.tokens = {
             word: token for word, token in self.tokens.items() if word not in set(words) - set(LETTERS)
         }

@@ -1,9 +1,9 @@
 """Guidance maps denoisers to denoisers. A denoiser is a function (x_t, t) → ε̂; guided, it is still one.
 
-Three things can guide. The network itself, asked with and without its text: `cfg`, Eq. (7). A classifier
-that looks at x_t: Eq. (6). A CLIP that looks at x_t: Eq. (8). The last two give a gradient, which moves
-the mean of an ancestral step by Σ g (`ddpm_step`), or the noise of any walk, deterministic ones too, by
-−√(1−ᾱ) g (`guided`).
+Four things can guide. The network itself, asked with and without its text: `cfg`, Eq. (7). A worse network
+of the same kind: `autoguided`, Eq. (35). A classifier that looks at x_t: Eq. (6). A CLIP that looks at x_t:
+Eq. (8). The last two give a gradient, which moves the mean of an ancestral step by Σ g (`ddpm_step`), or the
+noise of any walk, deterministic ones too, by −√(1−ᾱ) g (`guided`).
 
     g = classifier_guidance(log_p, s)  # or clip_guidance(clip.encode_image, clip.encode_text(tokens), s)
     x_s = ddpm_step(sched, x_t, eps(x_t, t), t, s, noise, variance, gradient=lambda mu: g(mu, s))
@@ -72,6 +72,25 @@ def cfg(eps_fn: TextDenoiser, cond: Tensor, null: Tensor, w: float, stack: bool 
         else:
             eps_null, eps_cond = eps_fn(x_t, t, ctx_null), eps_fn(x_t, t, ctx_cond)
         return combine(eps_null, eps_cond, w)  # Eq. (7)
+
+    return denoise
+
+
+def autoguided(eps: Denoiser, worse: Denoiser, w: float) -> Denoiser:
+    """Autoguidance: away from a worse model of the same thing. # Eq. (35); arXiv:2406.02507v1, Sec. 4
+
+    ε̂ = ε_worse + w (ε − ε_worse). eps, worse: denoisers of one schedule and of latents of one kind, asked
+    for the same text: two models of which one is smaller, or was trained for less time. Both miss the data
+    in the same way, the worse one by more, and what the two differ in is extrapolated. w = 1 is eps alone,
+    and then `worse` is not asked; below 1 the mistakes grow. eps may itself be guided by its text (`cfg`).
+    Raises ArgumentError for a w that is not a finite number."""
+    if not math.isfinite(w):
+        raise ArgumentError("w", f"must be a finite number (1 does not guide), got {w}")
+
+    def denoise(x_t: Tensor, t: float) -> Tensor:
+        if w == 1:
+            return eps(x_t, t)
+        return combine(worse(x_t, t), eps(x_t, t), w)  # Eq. (35)
 
     return denoise
 

@@ -48,7 +48,8 @@ def looked(studio: Studio, job: Job, ask: Ask, prompt: str, by: str, steps: floa
     """A picture, and where each of its words looked."""
     model = studio.model(ask.model)
     given = {"prompts": prompt, "steps": int(steps), "seed": ask.seed}
-    words = list(dict.fromkeys(model.tokenizer.decode(piece) for piece in model.tokenizer.pieces(prompt)))
+    read = model.tokenizer
+    words = list(dict.fromkeys(read.decode(piece) for piece in read.pieces(read.put(prompt))))
     beside: dict[str, Any] = {"word": words} | ({} if by == ALL else {"by": by})
     done = perform(job, studio, Call(EXPLORE, ask.model, given, beside), {"prompt": prompt})
     sheet = shown.fold(

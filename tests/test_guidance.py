@@ -1,10 +1,12 @@
-"""samplers/guidance.py: Eq. (7) = Eq. (18)."""
+"""samplers/guidance.py: Eq. (7) = Eq. (18), Eq. (35)."""
+
+import math
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from palimpsest.samplers.guidance import cfg, combine
+from palimpsest.samplers.guidance import autoguided, cfg, combine
 from palimpsest.samplers.noise import Rng
 
 X = Rng.of(0, 3).randn((3, 2, 4, 4)).double()
@@ -74,3 +76,25 @@ def test_contexts_that_do_not_fit_are_refused():
     for w, name in ((2.0, "null"), (1.0, "cond"), (0.0, "null")):
         with pytest.raises(ValueError, match=f"^{name}: holds 2 contexts for 3 pictures"):
             cfg(Net(), COND[:2], NULL[:2], w)(X, 3)
+
+
+@pytest.mark.parametrize("k", [2.0, 3.0, 11.0])
+def test_equation_35_undoes_the_errors_that_two_models_share(k):
+    """The better one is wrong by e, the worse one by k e: w = k/(k − 1) leaves nothing of it."""
+    true, wrong = lambda x, t: torch.sin(x + t), torch.cos(3 * X)
+    better, worse = (lambda x, t: true(x, t) + wrong), (lambda x, t: true(x, t) + k * wrong)
+    assert_close(autoguided(better, worse, k / (k - 1))(X, 5), true(X, 5), atol=1e-12, rtol=0)
+    beyond = autoguided(better, worse, (k + 1) / (k - 1))(X, 5)  # too far: as wrong, the other way
+    assert_close(beyond, true(X, 5) - wrong, atol=1e-12, rtol=0)
+
+
+def test_autoguidance_of_1_does_not_ask_the_worse_model_and_0_is_the_worse_model():
+    def never(x_t, t):
+        raise AssertionError("asked")
+
+    better, worse = (lambda x_t, t: x_t * t), (lambda x_t, t: x_t - t)
+    assert torch.equal(autoguided(better, never, 1.0)(X, 3), better(X, 3))
+    assert_close(autoguided(better, worse, 0.0)(X, 3), worse(X, 3))
+    for w in (math.inf, math.nan):
+        with pytest.raises(ValueError, match="^w: must be a finite number"):
+            autoguided(better, worse, w)

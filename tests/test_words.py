@@ -6,11 +6,14 @@ import random
 import re
 
 import pytest
+import torch
 
+from palimpsest.methods.alignment import words as words_of
 from palimpsest.nets.tokenizer import UnknownWord
 from palimpsest.weights.words import word_tokenizer
 from palimpsest.worlds.scene import COLOURS, LATER, RARE_WORDS, SHAPES, WORDS
 from palimpsest.worlds.shapes import attributes, caption, edits, instruction, sample_scene
+from palimpsest.worlds.wordings import worded
 from palimpsest.worlds.words import (
     EMOJI_TABLE,
     SHAPES_TABLE,
@@ -18,6 +21,7 @@ from palimpsest.worlds.words import (
     fulfils,
     groups,
     nearest,
+    plainly,
     understood,
     wanted,
 )
@@ -240,15 +244,50 @@ OLD = tuple(word for word in WORDS if word not in LATER)  # of models that read 
     "typed, plain",
     [
         ("A star that's red.", "a red star"),
+        ("red star", "a red star"),
         ("a ring right of a star", "a star left of a ring"),
         ("below a ring is a big star, on blue", "a ring above a large star on a blue background"),
         ("a striped star and a plain ring below it", "a striped star above a ring"),
+        ("On a WHITE backdrop: orange large moon!", "a large orange crescent on a white background"),
+        ("a star and a ring", "a star left of a ring"),
+        ("two big red boxes", "a large red square left of a large red square"),
         ("make it blue", "make it blue"),
+        ("remove the star", "remove the star"),
+        ("a grey star", "a grey star"),
+        ("blue", "blue"),
+        ("a blorpx star on white", "a blorpx star on white"),
+        ("", ""),
     ],
 )
-def test_a_model_without_the_later_words_reads_the_plain_caption(typed, plain):
-    assert understood(typed, OLD) == plain
-    assert understood(plain, OLD) == plain
+def test_a_model_that_saw_plain_captions_alone_is_asked_by_one(typed, plain):
+    assert plainly(typed, OLD) == plain
+    assert plainly(plain, OLD) == plain
+    assert plainly(typed, WORDS) == plainly(typed, ["a", "star"]) == typed  # it saw free ones; another world
+
+
+def test_plain_captions_stay_as_they_are_and_free_ones_mean_what_they_meant():
+    rng = random.Random(5)
+    for _ in range(200):
+        scene = sample_scene(rng)
+        said = caption(scene, size=rng.random() < 0.5, background=rng.random() < 0.5)
+        assert plainly(said, OLD) == said
+        free = worded(scene, rng)
+        asked, meant = wanted(free), wanted(plainly(free, OLD))
+        assert {"relation": "left of"} | asked == {"relation": "left of"} | meant
+
+
+def test_a_prompt_is_put_plainly_and_a_word_in_it_is_found_where_it_then_stands():
+    tokenizer = word_tokenizer(OLD, 24)
+    plain, free = "a small red star on a white background", "White backdrop with a star that is red and small"
+    assert torch.equal(tokenizer([free]), tokenizer([plain]))
+    assert tokenizer.positions(free, "star") == tokenizer.positions(plain, "star") == [4]
+    assert [word.text for word in words_of(tokenizer, free)] == plain.split()
+    taught = tokenizer.with_taught({"<toy>": [70]})
+    assert (
+        taught.decode(taught.encode("white background with a <toy> star"))
+        == "white background with a <toy> star"
+    )
+    assert torch.equal(taught([free]), taught([plain]))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
     understood("Delete the disc, please!")                       # "remove the circle"
     understood("a BIG crimson star to the left of a moon")       # "a large red star left of a crescent"
+    plainly("on white, a ring below a red moon", words)          # "a red crescent above a ring on a white …"
     nearest("grey")                                              # ("white", "black")
     advice("grey")                                               # "… white, black (colours: red, orange, …)"
     wanted("on a blue background, a ring right of a star")       # {"count": "two", "relation": "left of", …}
@@ -334,8 +335,7 @@ def _understood(text: str, known: frozenset[str]) -> str:
             break
     if table is not SHAPES_TABLE:
         return said
-    said = re.sub(r"\ban? (\w+)", lambda found: with_article(found[1]), said)
-    return _plainly(said) if any(word in LATER and word not in known for word in said.split()) else said
+    return re.sub(r"\ban? (\w+)", lambda found: with_article(found[1]), said)
 
 
 def _meant(word: str, table: Table, known: frozenset[str]) -> str:
@@ -350,21 +350,41 @@ def _meant(word: str, table: Table, known: frozenset[str]) -> str:
     return word
 
 
-def _plainly(said: str) -> str:
-    """A caption in the words and the order of worlds.shapes.caption, for a model that has no others; what is
-    no caption stays."""
+def plainly(text: str, known: Collection[str] = WORDS) -> str:
+    """A caption in the words and the order of worlds.shapes.caption, for a model that was trained on these
+    alone; what is no caption, and every text for another model, stays as it was typed.
+
+    known: the words that the reading model has. One that lacks the newer ones ("it", "below", "that is") saw
+    no free wordings. Where a text does not say how two things stand, the first stands left of the second:
+    such a model met two things only with a place.
+    """
+    known = frozenset(known)
+    return text if table_of(known) is not SHAPES_TABLE or known >= set(LATER) else _plainly(text)
+
+
+@functools.lru_cache(4096)
+def _plainly(text: str) -> str:
     try:
-        asked = wanted(said)
+        asked = wanted(text)
     except ValueError:
-        return said
+        return text
     things = []
     for k in (1, 2):
         looks = [asked.get(f"{kind}_{k}", "") for kind in ("size", "texture", "colour", "shape")]
-        if looks[-1] != "none":
-            things.append(with_article(*(look for look in looks if look != "plain")))
-    caption = f" {asked.get('relation', 'and')} ".join(things)
+        if looks[-1] not in ("none", ""):
+            things.append(with_article(*(look for look in looks if look not in ("plain", ""))))
+    caption = f" {asked.get('relation', 'left of')} ".join(things)
     ground = asked.get("background")
     return f"{caption} {on_background(ground)}" if ground else caption
+
+
+def has_no_place(text: str) -> bool:
+    """Whether a text is a caption of two things that does not say how they stand."""
+    try:
+        asked = wanted(text)
+    except ValueError:
+        return False
+    return asked.get("count") == "two" and "relation" not in asked
 
 
 def nearest(word: str, known: Collection[str] = WORDS, n: int = 3) -> tuple[str, ...]:

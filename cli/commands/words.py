@@ -18,6 +18,7 @@ from palimpsest.worlds.scene import RARE_WORDS
 from palimpsest.worlds.words import groups, table_of
 
 WIDTH = 100  # columns
+FREE = "white background with a ring that is red, and a big star above it"  # to show how a text is put
 
 
 def declare_words(commands: argparse._SubParsersAction) -> None:
@@ -63,6 +64,8 @@ def run_words(a: argparse.Namespace) -> None:
     rows += [("taught", list(tokenizer.taught))] * bool(tokenizer.taught)
     examples = [f'"{text}"' for text in EXAMPLES.get((world, model.beside == model.channels), ())]
     rows += [("as in", examples)] * bool(examples)
+    if model.beside != model.channels and (put := tokenizer.put(FREE)) != FREE:
+        rows.append(("any order", [f'"{FREE}" is read as "{put}"']))
     tell(f"{model.name} reads, whatever the case and punctuation; in brackets what is read as that word:")
     for name, words in rows:
         tell(textwrap.fill(", ".join(words), WIDTH, initial_indent=f"{name:<12}", subsequent_indent=" " * 12))
