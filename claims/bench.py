@@ -39,9 +39,13 @@ from palimpsest.claims.goals import into_manifest, rows, table
 from palimpsest.claims.page import RECORDS, read_record, write_table
 from palimpsest.cli.manners import exit_code_of
 from palimpsest.methods.glide import glide, upsample
-from palimpsest.methods.sampling import generate
+from palimpsest.methods.sampling import TOP, generate, times_below
 from palimpsest.methods.sdedit import sdedit
+from palimpsest.metrics.features import precision_recall
 from palimpsest.metrics.image import psnr
+from palimpsest.samplers.ddim import sample
+from palimpsest.samplers.guidance import autoguided
+from palimpsest.samplers.noise import Rng
 from palimpsest.training.shapes_instruct import KINDS
 from palimpsest.weights.files import sha256, update_manifest, write_json
 from palimpsest.weights.load import find, load
@@ -53,6 +57,7 @@ WS = (1.0, 2.0, 3.0, 5.0, 7.5)
 TWO_WS = (2.0, 3.0, 5.0)
 T0 = (0.5, 0.6, 0.7, 0.8)
 SCALES = ((2.0, 1.5), (3.0, 1.2), (1.5, 1.2))  # s_text and s_image; claims.recommend chose the last
+AWAY = ((1.0, 1.0), (1.0, 1.5), (1.0, 2.0), (1.0, 3.0), (3.0, 1.0), (3.0, 1.5))  # w, scale of autoguidance
 STEPS = 16
 VE_STEPS, VE_W, VE_T0 = 50, 2.0, (0.6,)  # in few steps Algorithm 1 adds too much noise
 SEED = 7
@@ -130,6 +135,30 @@ def two(models: Models, parts: dict[str, Part], n: int) -> Part:
         steps=STEPS,
         curve=[dict(w=w, right=drawn(models, scenes, w, SEED)) for w in TWO_WS],
     )
+
+
+def away(models: Models, parts: dict[str, Part], n: int) -> Part:
+    """Captions of one thing, guided away from a worse model (autoguidance), without classifier-free guidance and
+    with it; precision and recall beside true renders, in the reader's features."""
+    (worse, files), model = opened(NEEDS["away"], models), models.model
+    scenes = new_scenes(n, SEED + 2, things=1)
+    captions, wanted = [caption(s) for s in scenes], [attributes(s) for s in scenes]
+    real = models.oracle.features(autoencoded(models, render(new_scenes(n, SEED + 12, things=1))))
+
+    def one(w: float, scale: float) -> Part:
+        def some(rows: slice) -> Tensor:
+            texts = captions[rows]
+            eps = autoguided(model.denoiser(texts, w), worse.denoiser(texts, 1.0), scale)
+            noise = Rng.of(SEED + rows.start, len(texts)).randn((len(texts), *model.latent_shape))
+            times = times_below(model.schedule, STEPS, TOP, "steps")
+            return model.decode(sample(eps, model.schedule, noise.to(model.device), times)[-1])
+
+        pictures = in_batches(some, n)
+        right = models.oracle.right(pictures, wanted).double().mean().item()
+        covered = precision_recall(real, models.oracle.features(pictures))
+        return dict(w=w, away=scale, right=right, precision=covered.precision, recall=covered.recall)
+
+    return dict(n=n, seed=SEED + 2, steps=STEPS, files=files, curve=[one(*scales) for scales in AWAY])
 
 
 def from_strokes(models: Models, parts: dict[str, Part], n: int) -> Part:
@@ -265,7 +294,8 @@ NEEDS = dict(
     ve="shapes-glide",
     glide="shapes-glide",
     upsampler="shapes-glide-upsampler",
-    instruct="shapes-instruct",  # beside `shapes`
+    away="shapes-companion",  # beside `shapes`, as the next two
+    instruct="shapes-instruct",
     generated="shapes-instruct-generated",
 )
 
@@ -283,6 +313,7 @@ PARTS: dict[str, Callable[[Models, dict[str, Part], int], Part]] = dict(
     single=single,
     held_out=held_out,
     two=two,
+    away=away,
     wordings=reach.wordings,
     layouts=reach.layouts,
     strokes=from_strokes,

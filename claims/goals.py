@@ -121,6 +121,15 @@ LINES: dict[str, list[Line]] = {  # part of the bench -> its rows, in the order 
             "two_all_right",
         )
     ],
+    "away": [
+        Line(
+            "… one thing with w = {w:g} and autoguidance of {away:g} (precision {precision:.2f}, recall {recall:.2f})",
+            None,
+            "right",
+            "shapes-companion",
+            "away_{w:g}_{away:g}",
+        )
+    ],
     "wordings": [
         Line(
             "200 captions in free wordings, of the {plain:.1%} right from plain captions",
@@ -205,6 +214,8 @@ def entries(name: str, part: Part) -> list[Part]:
             about = dict(name=shown, on=on, worst=worst.replace("_", " "), all_goal=READER_GOALS[shown])
             found.append(about | dict(all=part[shown], least=each[worst]))
         return found
+    if name == "away":
+        return part["curve"]
     if name == "noise":
         return [point | dict(error_goal=X0_GOALS.get(point["sigma"])) for point in part["curve"]]
     if name == "layouts":

@@ -13,7 +13,8 @@ hundreds of pictures what they buy and what they spoil.
 2. classifier-free guidance in a dozen lines, and the classifier that is hidden in it;
 3. what a scale above 1 does: not more of the same distribution, but another one;
 4. where guidance helps (a model that is unsure) and where it only does harm;
-5. how a judge is fooled when it is also the guide.
+5. how a judge is fooled when it is also the guide;
+6. what a worse model is good for.
 
 **What you need**: lessons 01 and 02. No GPU. Papers to have open: classifier guidance
 ([2105.05233v4](https://arxiv.org/abs/2105.05233v4)), classifier-free guidance
@@ -402,25 +403,33 @@ assert last["right"] <= first["right"] < record["truth"]["right"] - .2
 # %%
 smeared = lambda std: eps_of(lambda x, t: log_class(x, t, "A", std))
 ours, worse = smeared(.28), smeared(.40)
-without = eps_of(lambda x, t: log_all(x, t, .28))                          # our model without a text
+without = eps_of(lambda x, t: log_all(x, t, .28))                       # our model without a text
 ws = (1., 1.5, 2., 2.5, 3., 4.)
 guides = {"no text": without, "a worse model": worse}
+
+# %%
 ends = {name: {w: walk(guide, ours, start, times, w).flatten(1) for w in ws}
         for name, guide in guides.items()}
 measured = {name: [precision_recall(true["A"], ends[name][w]) for w in ws] for name in guides}
 
 # %%
-fig, axes = plots.panels(4, height=2.3)
-shown = {"w = 1": ends["no text"][1.], "from no text, w = 2.5": ends["no text"][2.5],
-         "from a worse model, w = 2.5": ends["a worse model"][2.5]}
-for ax, (title, x) in zip(axes, shown.items()):
+def compare(ax, title, x):
+    """One panel: the true points and samples x, with their precision and recall."""
     ax.scatter(*true["A"].T, s=3, color="#BBBBBB")
     ax.scatter(*x.T, s=3, color="#0072B2")
     precision, recall = precision_recall(true["A"], x)
     ax.set(xlim=(-1.7, 1.4), ylim=(-.8, 1.7), xticks=[], yticks=[],
            xlabel=f"precision {precision:.2f}\nrecall {recall:.2f}")
     ax.set_title(title, fontsize=8.5)
-for (name, pairs), colour, place in zip(measured.items(), ("#D55E00", "#009E73"), ((.4, .7), (.22, .985))):
+
+
+# %%
+fig, axes = plots.panels(4, height=2.3)
+compare(axes[0], "w = 1", ends["no text"][1.])
+for ax, name in zip(axes[1:], guides):
+    compare(ax, f"from {name}, w = 2.5", ends[name][2.5])
+places = ((.4, .7), (.22, .985))
+for (name, pairs), colour, place in zip(measured.items(), ("#D55E00", "#009E73"), places):
     precision, recall = zip(*pairs)
     axes[-1].plot(recall, precision, "o-", color=colour)
     axes[-1].text(*place, f"from {name}", color=colour, fontsize=8.5)
@@ -431,10 +440,10 @@ axes[-1].set(xlabel="recall", ylabel="precision", xlim=(.2, 1.05), ylim=(.68, 1.
 # (second), and away from a worse model of the same class (third). Blue: 400 samples; grey: true A. Right: six scales each,
 # from w = 1, where both begin, to 4.
 #
-# Away from the answer without a text the samples leave the side of the crescent that faces B and are no less scattered: recall
-# falls to less than three quarters at w = 2.5 and to less than a third at w = 4, and precision falls, too. Away from the worse model they draw together onto the crescent and
-# still fill it. Up to w = 2 precision rises by nine points, and recall does not fall. Larger scales go too far: the crescent
-# gets thin.
+# Away from the answer without a text the samples leave the side of the crescent that faces B and are as scattered as before:
+# recall falls to .73 at w = 2.5 and to .28 at w = 4, and precision falls, too. Away from the worse model they draw together onto
+# the crescent and still fill it. Up to w = 2 precision rises by nine points, and recall does not fall. Larger scales go too far:
+# the crescent gets thin.
 #
 # **Claim.** With w = 2 the worse model makes precision at least .05 higher than no guidance, and recall no lower. The same
 # scale away from no text makes both lower. With w = 4 the worse model, too, costs more than .1 of recall. The library's
@@ -446,7 +455,8 @@ from palimpsest.samplers.guidance import autoguided
 plain, led, far = (measured["a worse model"][ws.index(w)] for w in (1., 2., 4.))
 assert led[0] > plain[0] + .05 and led[1] >= plain[1] and far[1] < plain[1] - .1
 assert all(a < b for a, b in zip(measured["no text"][ws.index(2.)], plain))
-assert torch.equal(sample(autoguided(ours, worse, 2.), sched, start, times)[-1].flatten(1), ends["a worse model"][2.])
+again = sample(autoguided(ours, worse, 2.), sched, start, times)[-1]
+assert torch.equal(again.flatten(1), ends["a worse model"][2.])
 
 # %% [markdown]
 # ## Where this breaks
@@ -456,6 +466,7 @@ assert torch.equal(sample(autoguided(ours, worse, 2.), sched, start, times)[-1].
 # | the text is ignored | w too small, or the model was never trained without texts | raise w; check that "" was trained (lesson 02, section 5) |
 # | burnt colours, hard edges, one picture for all seeds | w too large | lower w, or lower it towards the end of the walk |
 # | right picture at w = 3, none at 8 | the guided densities are no longer near the data | as above; a larger scale is not a surer one |
+# | pictures of one text become alike | guidance away from the answer without a text drops what is rare | a smaller w; autoguidance, if there is a worse model |
 # | CLIP score high, picture wrong | the judge is also the guide | guide by the text; judge by another network |
 # | a classifier's gradient does nothing at first | it was trained on clean pictures | train it on noisy ones, with t |
 # | twice the time for each step | two calls of the network | one batch of two; guidance only in the middle of the walk |
@@ -562,10 +573,10 @@ check("03.3", moved)
 # <details><summary>Answer</summary>A judge that had no part in the guidance: people, another network, or the truth where it is
 # known. Figure 03.5 shows scores above those of true pictures.</details>
 #
-# **5.** Why must a guiding classifier have seen noisy pictures?
+# **5.** Would a *different* worse model do for autoguidance: one that was trained on other data, say?
 #
-# <details><summary>Answer</summary>Its gradient is needed at x_t. On noise a classifier of clean pictures answers nonsense,
-# confidently.</details>
+# <details><summary>Answer</summary>No. What the two differ in is extrapolated. If the other one is wrong in another direction, the
+# result is led into the opposite of that mistake, and not out of our own.</details>
 
 # %% [markdown]
 # ## Three things to take away
@@ -573,7 +584,7 @@ check("03.3", moved)
 # 1. All guidance adds a gradient to a score. In classifier-free guidance the classifier is implied by two answers of one
 #    network.
 # 2. A scale above 1 is another distribution, not a surer one. It helps a model that is unsure, up to a point that must be
-#    measured.
+#    measured. Away from a worse model of the same thing it undoes what both get wrong.
 # 3. Never let the guide be the judge.
 #
 # **The next question**: so far the walk began at pure noise. What happens if it begins at a picture, with only some noise
