@@ -280,6 +280,10 @@ CHANGED: dict[str, str] = {
                                  "pixels runs on GLIDE's base.",
     "sdedit/defaults, diffedit/defaults, instruct-pix2pix/defaults, command/options, command/sdedit, diffedit, "
     "instruct-pix2pix": "The steps of a walk are the model's to choose, too.",
+    "prompt-to-prompt/refine-and-reweight": "A caption that is not put as the training's reaches the model as the plain one "
+                                            "that means the same.",
+    "nets/language, nets/language-drawn, recipes/shapes-language": "The language model was trained anew, with Muon.",
+    "nets/the-model-object, command/models-and-weights": "shapes-companion is shipped.",
     "recipes/*-clip*, -classifier, -language": "A checkpoint is written every 100 steps, not every 200.",
 }
 

@@ -86,7 +86,7 @@ JOBS = (  # in order of priority
     Job("shapes-clip-noised", "shapes_clip", 0.4, JUDGE | dict(two=0.5, noised=1, init="{shipped}")),
     Job(SMALL, "shapes_glide_upsampler", 0.5, UPSAMPLER | dict(init="{shipped}")),
     Job(CONDITIONAL, "shapes_glide", 0.5, GLIDE | dict(init="{shipped}")),
-    Job("shapes-language", "shapes_language", 0.4, EAGER | dict(reading=4000, optimiser="muon", lr=1.5e-3)),
+    Job("shapes-language", "shapes_language", 0.4, EAGER | dict(reading=4000)),
     Job("shapes-glide", "shapes_glide", 0.66, GLIDE | after(CONDITIONAL) | dict(empty=0.2), (CONDITIONAL,)),
     Job(
         f"{SMALL}-inpaint",
