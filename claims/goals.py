@@ -123,7 +123,7 @@ LINES: dict[str, list[Line]] = {  # part of the bench -> its rows, in the order 
     ],
     "away": [
         Line(
-            "… one thing with w = {w:g} and autoguidance of {away:g} (precision {precision:.2f}, recall {recall:.2f})",
+            "one thing, w = {w:g}, autoguidance {away:g} (precision {precision:.2f}, recall {recall:.2f})",
             None,
             "right",
             "shapes-companion",
