@@ -138,8 +138,8 @@ def two(models: Models, parts: dict[str, Part], n: int) -> Part:
 
 
 def away(models: Models, parts: dict[str, Part], n: int) -> Part:
-    """Captions of one thing, guided away from a worse model (autoguidance), without classifier-free guidance and
-    with it; precision and recall beside true renders, in the reader's features."""
+    """Captions of one thing, guided away from a worse model (autoguidance), without classifier-free guidance
+    and with it; precision and recall beside true renders, in the reader's features."""
     (worse, files), model = opened(NEEDS["away"], models), models.model
     scenes = new_scenes(n, SEED + 2, things=1)
     captions, wanted = [caption(s) for s in scenes], [attributes(s) for s in scenes]
@@ -155,7 +155,7 @@ def away(models: Models, parts: dict[str, Part], n: int) -> Part:
 
         pictures = in_batches(some, n)
         right = models.oracle.right(pictures, wanted).double().mean().item()
-        covered = precision_recall(real, models.oracle.features(pictures))
+        covered = precision_recall(real, models.oracle.features(pictures), k=min(3, n - 1))
         return dict(w=w, away=scale, right=right, precision=covered.precision, recall=covered.recall)
 
     return dict(n=n, seed=SEED + 2, steps=STEPS, files=files, curve=[one(*scales) for scales in AWAY])

@@ -464,7 +464,7 @@ assert torch.equal(again.flatten(1), ends["a worse model"][2.])
 # and has no classifier-free guidance.
 
 # %%
-from palimpsest import load
+from palimpsest.weights.load import load
 
 large, small = load("shapes"), load("shapes-companion")
 text = "a small yellow cross on a blue background"

@@ -231,6 +231,7 @@ def test_rounding_keeps_significant_digits_and_whole_numbers():
 def models(tmp_path_factory) -> Models:
     folder = tmp_path_factory.mktemp("models")
     tiny_weights(folder, "shapes", size=64)
+    tiny_weights(folder, "shapes-companion", size=64)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         reader = Reader(attributes={k: len(v) for k, v in ATTRIBUTES.items()}, width=8, heads=2)

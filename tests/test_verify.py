@@ -372,6 +372,7 @@ def test_every_shipped_model_has_a_certificate_in_which_nothing_fails(name, caps
     assert out.count("\nok ") == (0 if "glide" in name else 8)
     levels = {
         "shapes": 3,
+        "shapes-companion": 3,
         "emoji": 3,
         "shapes-instruct": 1,
         "shapes-instruct-generated": 1,
