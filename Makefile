@@ -52,7 +52,7 @@ emoji-data: .venv/plain
 
 weights: .venv/plain
 	for recipe in $(RECIPES); do $(RUN) -m palimpsest.training.$$recipe || exit $$?; done
-	$(RUN) -m palimpsest.training.shapes --name shapes-companion --width 24 --heads 1 --steps 2200 --batch 32 --optimiser muon --lr 1.2e-3 --scenes 12000
+	$(RUN) -m palimpsest.training.shapes --name shapes-companion --width 24 --heads 1 --steps 2175 --batch 32 --optimiser muon --lr 1.2e-3 --warmup 300 --scenes 12000 --two .45 --hard 3 --seed 20
 	$(RUN) -m palimpsest.training.smaller shapes-companion
 	$(RUN) -m palimpsest.training.shapes_clip --noised 1 --name shapes-clip-noised
 	$(RUN) -m palimpsest.training.shapes_glide --name shapes-glide --empty .2 --lr 6e-4 --init weights/shapes-glide-conditional.safetensors

@@ -106,7 +106,8 @@ def with_words(model: Model, words: Sequence[str], seed: int = 0) -> Model:
     rows = torch.cat([old, old.mean(0) + old.std(0) * drawn])
     text.tokens = nn.Embedding.from_pretrained(rows)
     text.eval().requires_grad_(False)
-    return replace(model, text=text, tokenizer=word_tokenizer([*tokenizer.words, *words], tokenizer.length))
+    more = word_tokenizer([*tokenizer.words, *words], tokenizer.length, free=tokenizer.whole is str)
+    return replace(model, text=text, tokenizer=more)
 
 
 # ---- the method ----

@@ -72,8 +72,8 @@ class Tokenizer(Protocol):
         return text
 
     def pieces(self, text: str) -> list[list[int]]:
-        """The tokens of each piece of the text, in order; a taught word is one piece. Of a prompt, what is
-        cut is `put(prompt)`."""
+        """The tokens of each piece of the text, in order; a taught word is one piece. A prompt is to be put
+        first: pieces(put(prompt))."""
         if not self.taught:
             return self.cut(text)
         longest_first = sorted(self.taught, key=len, reverse=True)  # "<cat>" must not hide "<cat>_1"
@@ -172,7 +172,8 @@ class Tokenizer(Protocol):
                 found.update(range(first[p], first[p + len(wanted)]))
         found = {i for i in found if i < self.length - (self.end is not None)}  # the rest was cut
         if not found:
-            raise ValueError(f'the word "{word}" is not in the prompt "{text}"')
+            read = "" if (put := self.put(text)) == text else f', which is read as "{put}"'
+            raise ValueError(f'the word "{word}" is not in the prompt "{text}"{read}')
         return sorted(found)
 
 
@@ -180,8 +181,8 @@ class WordTokenizer(Tokenizer):
     """One token for each word of a closed list, and for each punctuation mark in it; lower case.
 
     words: in order of their tokens, which begin at 3 after <pad>, <start>, <end>. clean: what is done to
-    a text or a part of it first. whole: how a whole prompt is put before that; one with a taught word in it
-    stays. advice: what to say of a word that is not there (None: the words spelt most like it). A
+    a text or a part of it first. whole: how a whole prompt is put before that (a prompt with a taught word
+    stays as it is). advice: what to say of a word that is not there (None: the words spelt most like it). A
     list with LETTERS in it can spell: a word that it lacks is one piece of a token per letter. Otherwise
     `encode` raises UnknownWord. Raises ValueError for a list with a word that could
     never be read or that stands there twice."""

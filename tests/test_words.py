@@ -10,6 +10,7 @@ import torch
 
 from palimpsest.methods.alignment import words as words_of
 from palimpsest.nets.tokenizer import UnknownWord
+from palimpsest.weights.load import load
 from palimpsest.weights.words import word_tokenizer
 from palimpsest.worlds.scene import COLOURS, LATER, RARE_WORDS, SHAPES, WORDS
 from palimpsest.worlds.shapes import attributes, caption, edits, instruction, sample_scene
@@ -256,13 +257,14 @@ OLD = tuple(word for word in WORDS if word not in LATER)  # of models that read 
         ("a grey star", "a grey star"),
         ("blue", "blue"),
         ("a blorpx star on white", "a blorpx star on white"),
+        ("blue background", "blue background"),
         ("", ""),
     ],
 )
 def test_a_model_that_saw_plain_captions_alone_is_asked_by_one(typed, plain):
     assert plainly(typed, OLD) == plain
     assert plainly(plain, OLD) == plain
-    assert plainly(typed, WORDS) == plainly(typed, ["a", "star"]) == typed  # it saw free ones; another world
+    assert plainly(typed, ["a", "star"]) == typed  # of another world
 
 
 def test_plain_captions_stay_as_they_are_and_free_ones_mean_what_they_meant():
@@ -277,7 +279,9 @@ def test_plain_captions_stay_as_they_are_and_free_ones_mean_what_they_meant():
 
 
 def test_a_prompt_is_put_plainly_and_a_word_in_it_is_found_where_it_then_stands():
-    tokenizer = word_tokenizer(OLD, 24)
+    tokenizer = word_tokenizer(OLD, 24, free=False)
+    with pytest.raises(ValueError, match='is not in the prompt "a plain star", which is read as "a star"'):
+        tokenizer.positions("a plain star", "plain")
     plain, free = "a small red star on a white background", "White backdrop with a star that is red and small"
     assert torch.equal(tokenizer([free]), tokenizer([plain]))
     assert tokenizer.positions(free, "star") == tokenizer.positions(plain, "star") == [4]
@@ -288,6 +292,17 @@ def test_a_prompt_is_put_plainly_and_a_word_in_it_is_found_where_it_then_stands(
         == "white background with a <toy> star"
     )
     assert torch.equal(taught([free]), taught([plain]))
+    assert word_tokenizer(OLD, 24).put(free) == free  # a model that saw free wordings, or reads instructions
+    more = [*OLD, "moon"]
+    assert plainly("on white a red moon", more) == "on white a red moon"  # it has a word of its own for that
+
+
+def test_shapes_and_its_companion_are_asked_alike_and_who_follows_instructions_as_it_is_told():
+    free, plain = "on white, a star below a ring", "a ring above a star on a white background"
+    shapes, companion, told = (load(f"shapes{name}", "meta") for name in ("", "-companion", "-instruct"))
+    for model in (shapes, companion):
+        assert model.tokenizer.decode(model.tokenizer.encode(free)) == plain
+    assert told.tokenizer.put("the star is red") == "the star is red"
 
 
 @pytest.mark.parametrize(
@@ -328,7 +343,8 @@ def test_an_unknown_word_is_never_answered_with_a_rare_one(word):
 
 
 def test_a_word_that_only_other_models_have_is_answered_with_a_way_to_do_without():
-    assert advice("it", OLD) == 'this model does not read "it"; name the thing, as in "make the star blue"'
+    said = 'this model does not read "it" here; say it as in "a star above a ring", "make the star blue"'
+    assert advice("it", OLD) == said
     assert advice("qqq", ["one", "two"]) == "no known word is near it"
     with pytest.raises(UnknownWord, match=r'"blorpx" in the prompt; the known words are: shapes: circle'):
         word_tokenizer(WORDS, 24)(["a blorpx star"])

@@ -243,6 +243,7 @@ def main(given: Arguments) -> None:
     torch.manual_seed(given.seed)  # the initial weights, alike on every rank
     net = NET | dict(width=given.width, blocks=given.blocks, heads=given.heads)
     modules, tokenizer, config = models(net)
+    config |= dict(free=given.free) if given.free else {}  # else it is asked by plain captions
     earlier = start_from(given.init, dict(modules))
 
     often = [weights(group.scenes, given.two, given.hard) for group in groups]

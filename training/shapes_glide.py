@@ -127,6 +127,7 @@ def main(given: Arguments) -> None:
     schedule = Schedule.cosine()
     torch.manual_seed(given.seed)  # the initial weights, alike on every rank
     modules, tokenizer, config = models()
+    config |= dict(free=given.free) if given.free else {}
     earlier = start_from(given.init, dict(modules))
     place(given, modules)
     supply = given.supply(SIZE, given.hard, given.without)

@@ -72,6 +72,7 @@ def main(given: Arguments) -> None:
     schedule = Schedule.cosine()
     torch.manual_seed(given.seed)
     modules, tokenizer, config = models()
+    config |= dict(free=given.free) if given.free else {}
     earlier = start_widened(given.init, modules)
     config["net"] = dict(config["net"], inpainting=True)
     place(given, modules)

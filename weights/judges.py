@@ -206,7 +206,7 @@ def load_judge(name_or_path: str | Path = "shapes-clip", device: str | torch.dev
         kind = CLIP if config["kind"] == "clip" else NoisedCLIP
         return Judge(
             built(kind, config["clip"], tensors, "clip", path).to(pick_device(device)),
-            word_tokenizer(config["words"], config["clip"]["length"]),
+            word_tokenizer(config["words"], config["clip"]["length"], free=bool(config.get("free"))),
         )
 
 

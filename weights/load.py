@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from palimpsest.arguments import ArgumentError, listed
 from palimpsest.nets.glide import GlideText, GlideUNet
+from palimpsest.nets.net import in_channels_of
 from palimpsest.nets.text import TextTransformer
 from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.nets.unet import UNet
@@ -300,15 +301,18 @@ def _assembled(
     text = built(build_text, config["text"], tensors, "text", path)
     autoencoder = _autoencoder_of(path, config)
     schedule = dict(config["schedule"])
+    channels = 3 if autoencoder.vae is None else autoencoder.vae.latent_channels
+    beside = in_channels_of(net, channels) - channels
+    instructed = beside == channels and not isinstance(net, GlideUNet)  # a picture beside the latent
     shipped = path.resolve().parent == FOLDER.resolve()
     advice = config.get("recommended") or (recommended(path.name) if shipped else {})
     return Model(
         name=path.stem,
         net=net.to(device, dtype),
         text=text.to(device, dtype),
-        tokenizer=word_tokenizer(config["words"], config["text"]["length"]).with_taught(
-            config.get("taught", {})
-        ),
+        tokenizer=word_tokenizer(
+            config["words"], config["text"]["length"], free=bool(config.get("free")) or instructed
+        ).with_taught(config.get("taught", {})),
         vae=None if autoencoder.vae is None else autoencoder.vae.to(device, dtype),
         schedule=SCHEDULES[schedule.pop("name")](**schedule),
         prediction=config["prediction"],

@@ -9,14 +9,17 @@ from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.worlds.words import advice, plainly, understood
 
 
-def word_tokenizer(words: Sequence[str], length: int) -> WordTokenizer:
+def word_tokenizer(words: Sequence[str], length: int, *, free: bool = True) -> WordTokenizer:
     """A tokenizer of these words, and of what else people say for them (worlds/words.py); rows of `length`
-    tokens."""
+    tokens.
+
+    free: whether the model is asked in the words as they are typed, since it saw free wordings in training, or
+    reads instructions; False: by the plain caption that means the same."""
     known = frozenset(words)
     return WordTokenizer(
         list(words),
         length,
         partial(understood, known=known),
         partial(advice, known=known),
-        partial(plainly, known=known),
+        str if free else partial(plainly, known=known),
     )

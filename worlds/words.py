@@ -9,8 +9,9 @@
     fulfils("a star and a ring", attributes(scene))              # whether a picture shows what is asked for
 
 A table resolves what a word *is* (synonyms, spellings, forms) and how an instruction is put ("get rid of",
-"the star's colour"); case, punctuation and line breaks are dropped. What stays is for the net to learn: the
-order of words, "right of" and "below", "that is", "it", "thing" (worlds/wordings.py shows them all).
+"the star's colour"); case, punctuation and line breaks are dropped. What stays (the
+order of words, "right of" and "below", "that is", "it", "thing": worlds/wordings.py shows them all) a model
+learns from free wordings; for one that never saw any, `plainly` makes a caption of the form that it knows.
 """
 
 from __future__ import annotations
@@ -352,27 +353,33 @@ def _meant(word: str, table: Table, known: frozenset[str]) -> str:
 
 def plainly(text: str, known: Collection[str] = WORDS) -> str:
     """A caption in the words and the order of worlds.shapes.caption, for a model that was trained on these
-    alone; what is no caption, and every text for another model, stays as it was typed.
+    alone; what is no caption, or would need a word that is not among `known`, stays as it was typed.
 
-    known: the words that the reading model has. One that lacks the newer ones ("it", "below", "that is") saw
-    no free wordings. Where a text does not say how two things stand, the first stands left of the second:
-    such a model met two things only with a place.
+    Where a text does not say how two things stand, the first stands left of the second: such a model met two
+    things only with a place. Articles become "a", and "plain" is left out.
     """
     known = frozenset(known)
-    return text if table_of(known) is not SHAPES_TABLE or known >= set(LATER) else _plainly(text)
+    if table_of(known) is not SHAPES_TABLE:
+        return text
+    said = understood(text, known)
+    put = _plainly(said) if set(said.split()) <= set(WORDS) else ""  # else the model has words of its own
+    return put if put and set(put.split()) <= known else text
 
 
 @functools.lru_cache(4096)
 def _plainly(text: str) -> str:
+    """The plain caption; "" for what is none."""
     try:
         asked = wanted(text)
     except ValueError:
-        return text
+        return ""
     things = []
     for k in (1, 2):
         looks = [asked.get(f"{kind}_{k}", "") for kind in ("size", "texture", "colour", "shape")]
         if looks[-1] not in ("none", ""):
             things.append(with_article(*(look for look in looks if look not in ("plain", ""))))
+    if not things:
+        return ""
     caption = f" {asked.get('relation', 'left of')} ".join(things)
     ground = asked.get("background")
     return f"{caption} {on_background(ground)}" if ground else caption
@@ -417,7 +424,7 @@ def groups(known: Collection[str] = WORDS) -> dict[str, tuple[str, ...]]:
 def advice(word: str, known: Collection[str] = WORDS) -> str:
     """What to say of a word that a model lacks: the nearest of its words and their group, or its groups."""
     if word in LATER and table_of(known) is SHAPES_TABLE:
-        return f'this model does not read "{word}"; name the thing, as in "make the star blue"'
+        return f'this model does not read "{word}" here; say it as in "a star above a ring", "make the star blue"'
     near, has = nearest(word, known), groups(known)
     if not near:
         listed = "; ".join(f"{name}: {', '.join(words)}" for name, words in has.items())

@@ -44,7 +44,7 @@ def _notes(tokenizer: object, text: str, instructs: bool) -> list[str]:
             f'the weight in "{found[0]}" is {how}: brackets weigh nothing here; '
             "`palimpsest prompt-to-prompt --weight` makes a word count more or less"
         )
-    if not instructs and words and has_no_place(text) and (put := tokenizer.put(text)) != text:
+    if words and has_no_place(text) and (put := tokenizer.put(text)) != text:
         notes.append(f'"{text}" does not say how the two things stand, and is read as "{put}"')
     return [*notes, *[said for said in [remark(text, words, instructs=instructs)] if said]]
 

@@ -64,7 +64,7 @@ def run_words(a: argparse.Namespace) -> None:
     rows += [("taught", list(tokenizer.taught))] * bool(tokenizer.taught)
     examples = [f'"{text}"' for text in EXAMPLES.get((world, model.beside == model.channels), ())]
     rows += [("as in", examples)] * bool(examples)
-    if model.beside != model.channels and (put := tokenizer.put(FREE)) != FREE:
+    if (put := tokenizer.put(FREE)) != FREE:
         rows.append(("any order", [f'"{FREE}" is read as "{put}"']))
     tell(f"{model.name} reads, whatever the case and punctuation; in brackets what is read as that word:")
     for name, words in rows:

@@ -28,7 +28,8 @@ def tokenizer_of_file(
     length = len(text.positions)
     taught = header.get("taught") or {}
     if header.get("words") is not None:
-        return word_tokenizer(header["words"], length).with_taught(taught)
+        free = bool(header.get("free", True))
+        return word_tokenizer(header["words"], length, free=free).with_taught(taught)
     pairs = [tuple(pair.split(" ")) for pair in header.get("merges") or ()]
     plain = ClipTokenizer(pairs or CLIP_PAIRS, length=length, pad=header.get("pad", pad), truncate=True)
     return plain.with_taught(taught)
@@ -39,7 +40,7 @@ def header_of_tokenizer(tokenizer: Tokenizer | None) -> dict[str, Any]:
     if tokenizer is None:
         return {}
     if not isinstance(tokenizer, ClipTokenizer):
-        return {"words": tokenizer.words, "taught": dict(tokenizer.taught)}
+        return {"words": tokenizer.words, "taught": dict(tokenizer.taught), "free": tokenizer.whole is str}
     pairs = [" ".join(pair) for pair in tokenizer.rank]
     return {"merges": pairs, "pad": tokenizer.pad, "taught": dict(tokenizer.taught)}
 
