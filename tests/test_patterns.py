@@ -131,7 +131,7 @@ def test_two_things_without_a_place_are_read_side_by_side_with_a_note_by_a_model
         argv = ["generate", "--prompt", text, "--steps", "1", "-o", "a.png", "--model", "tiny.safetensors"]
         assert main(argv) == 0
         err = capsys.readouterr().err
-        assert said in err and ("does not say how the two things stand" in err) == bool(said)
+        assert said in err and ("does not say which thing is left or above" in err) == bool(said)
 
 
 def test_an_instruction_for_what_is_not_there_gets_a_note(room, capsys):

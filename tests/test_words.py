@@ -80,7 +80,7 @@ def test_a_caption_asks_for_its_scene():
         "a red star on a",
         "a red star on a zzz background",
         "a red blue star",
-        "a star a ring",
+        "a star ring",
         "a star, a ring and a heart",
     ],
 )
@@ -251,6 +251,8 @@ OLD = tuple(word for word in WORDS if word not in LATER)  # of models that read 
         ("a striped star and a plain ring below it", "a striped star above a ring"),
         ("On a WHITE backdrop: orange large moon!", "a large orange crescent on a white background"),
         ("a star and a ring", "a star left of a ring"),
+        ("a red star, a ring. White background", "a red star left of a ring on a white background"),
+        ("a star beside a ring", "a star left of a ring"),
         ("two big red boxes", "a large red square left of a large red square"),
         ("make it blue", "make it blue"),
         ("remove the star", "remove the star"),

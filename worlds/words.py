@@ -502,6 +502,8 @@ def _two_things(said: str, text: str) -> tuple[str, str, str]:
     for article in (_A, ""):
         if at := re.fullmatch(rf"(.*\b(?:{_SHAPE})\b.*?) (?:and|with) ({article}.*\b(?:{_SHAPE})\b.*)", said):
             return at[1], "", at[2]
+    if at := re.fullmatch(rf"(.*\b(?:{_SHAPE})) ({_A}.*\b(?:{_SHAPE})\b.*)", said):  # "a star, a ring"
+        return at[1], "", at[2]
     raise ValueError(
         f'prompt: "{text}" names two things and not how they stand; as in "a star left of a ring"'
     )

@@ -45,7 +45,7 @@ def _notes(tokenizer: object, text: str, instructs: bool) -> list[str]:
             "`palimpsest prompt-to-prompt --weight` makes a word count more or less"
         )
     if words and has_no_place(text) and (put := tokenizer.put(text)) != text:
-        notes.append(f'"{text}" does not say how the two things stand, and is read as "{put}"')
+        notes.append(f'"{text}" does not say which thing is left or above, and is read as "{put}"')
     return [*notes, *[said for said in [remark(text, words, instructs=instructs)] if said]]
 
 
