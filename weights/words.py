@@ -13,8 +13,8 @@ def word_tokenizer(words: Sequence[str], length: int, *, free: bool = True) -> W
     """A tokenizer of these words, and of what else people say for them (worlds/words.py); rows of `length`
     tokens.
 
-    free: whether the model is asked in the words as they are typed, since it saw free wordings in training, or
-    reads instructions; False: by the plain caption that means the same."""
+    free: whether the model is asked in the words as they are typed, since it saw free wordings in training,
+    or reads instructions; False: by the plain caption that means the same."""
     known = frozenset(words)
     return WordTokenizer(
         list(words),

@@ -424,7 +424,8 @@ def groups(known: Collection[str] = WORDS) -> dict[str, tuple[str, ...]]:
 def advice(word: str, known: Collection[str] = WORDS) -> str:
     """What to say of a word that a model lacks: the nearest of its words and their group, or its groups."""
     if word in LATER and table_of(known) is SHAPES_TABLE:
-        return f'this model does not read "{word}" here; say it as in "a star above a ring", "make the star blue"'
+        plain = '"a star above a ring", "make the star blue"'
+        return f'this model does not read "{word}" here; say it as in {plain}'
     near, has = nearest(word, known), groups(known)
     if not near:
         listed = "; ".join(f"{name}: {', '.join(words)}" for name, words in has.items())
