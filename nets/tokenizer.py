@@ -68,7 +68,7 @@ class Tokenizer(Protocol):
         """The text of a row, padded or not: lower case, and with spaces where the tokenizer puts them."""
 
     def put(self, text: str) -> str:
-        """A prompt as the model is asked for it: as it is, but for a tokenizer that knows better."""
+        """A prompt in the form that the model was trained on: as typed, unless a tokenizer overrides this."""
         return text
 
     def pieces(self, text: str) -> list[list[int]]:
@@ -181,8 +181,8 @@ class WordTokenizer(Tokenizer):
     """One token for each word of a closed list, and for each punctuation mark in it; lower case.
 
     words: in order of their tokens, which begin at 3 after <pad>, <start>, <end>. clean: what is done to
-    a text or a part of it first. whole: how a whole prompt is put before that (a prompt with a taught word
-    stays as it is). advice: what to say of a word that is not there (None: the words spelt most like it). A
+    a text or a part of it first. whole: what is done to a whole prompt before that, unless a taught word
+    is in it. advice: what to say of a word that is not there (None: the words spelt most like it). A
     list with LETTERS in it can spell: a word that it lacks is one piece of a token per letter. Otherwise
     `encode` raises UnknownWord. Raises ValueError for a list with a word that could
     never be read or that stands there twice."""

@@ -479,9 +479,8 @@ plots.pictures(drawn, left=list(rows));
 # **Figure 03.7.** "A small yellow cross on a blue background" in 16 steps.
 #
 # Without guidance most grounds have stripes or a shade, as training pictures do, and the crosses have ragged ends. Guidance away
-# from no text makes the crosses clean, and paints four of the six grounds flat: a texture that no text names is rare under every
-# text, and it leaves out what is rare. Autoguidance makes the crosses clean, too. The grounds keep a texture, but not always their
-# own, and it is stronger than it should be: at a scale of 2 it overshoots.
+# from no text makes the crosses clean, and paints four of the six grounds flat, though no text asked for that. Autoguidance makes
+# the crosses clean, too. The grounds have a texture, but not always the one that they had without guidance, and it is stronger.
 #
 # `python -m palimpsest.claims.bench --only away` counted on 256 texts:
 

@@ -9,9 +9,9 @@
     fulfils("a star and a ring", attributes(scene))              # whether a picture shows what is asked for
 
 A table resolves what a word *is* (synonyms, spellings, forms) and how an instruction is put ("get rid of",
-"the star's colour"); case, punctuation and line breaks are dropped. What stays (the
-order of words, "right of" and "below", "that is", "it", "thing": worlds/wordings.py shows them all) a model
-learns from free wordings; for one that never saw any, `plainly` makes a caption of the form that it knows.
+"the star's colour"); case, punctuation and line breaks are dropped. The order of words, "right of", "below",
+"that is", "it" and "thing" stay (worlds/wordings.py shows them all). A model that was trained on free wordings
+reads them; for any other, `plainly` makes a plain caption of them.
 """
 
 from __future__ import annotations
