@@ -10,8 +10,8 @@
 
 A table resolves what a word *is* (synonyms, spellings, forms) and how an instruction is put ("get rid of",
 "the star's colour"); case, punctuation and line breaks are dropped. The order of words, "right of", "below",
-"that is", "it" and "thing" stay (worlds/wordings.py shows them all). A model that was trained on free wordings
-reads them; for any other, `plainly` makes a plain caption of them.
+"that is", "it" and "thing" stay (worlds/wordings.py shows them all). A model that was trained on free
+wordings reads them; for any other, `plainly` makes a plain caption of them.
 """
 
 from __future__ import annotations
