@@ -2,14 +2,16 @@
 (arXiv:2006.11239v2) with classifier-free guidance (arXiv:2207.12598v1).
 
     1  z_0 ← encode(pictures), once
-    2  words that the model lacks get tokens: rows at the end of the text encoder's table
+    2  words that the model lacks get tokens: new rows of the text encoder's table
     3  for each step:
     4    captions ← the pictures' own, one in ten of them empty             so that guidance has its ε_∅
     5    t ~ t^tilt on 1 … T;  ε ~ N(0, I)
     6    θ ← AdamW on ‖ε − ε_θ(√ᾱ z_0 + √(1−ᾱ) ε, t, text)‖², or that of v            Eq. (5)
 
-All of the net and of the text encoder is trained; `methods/dreambooth.py` learns a single subject beside
-what the model knows. The recipes of the shipped models (training/shapes.py) have the same loss.
+All of the net and of the text encoder is trained. Captions are read as they are written, also by a model
+that was asked by plain captions so far, unless all of them are plain ones. `methods/dreambooth.py` learns a
+single subject beside what the model knows. The recipes of the shipped models (training/shapes.py) have the
+same loss.
 """
 
 from __future__ import annotations
@@ -91,23 +93,43 @@ def new_words(model: Model, captions: Sequence[str]) -> list[str]:
     tokenizer = model.tokenizer
     if not isinstance(tokenizer, WordTokenizer):
         return []
-    said = {word for text in captions for word in split_words(tokenizer.clean(text))}
+    said = {
+        word
+        for text in captions
+        for part in tokenizer.between_taught(text)
+        for word in split_words(tokenizer.clean(part))
+    }
     return sorted(said - set(tokenizer.words))
 
 
 def with_words(model: Model, words: Sequence[str], seed: int = 0) -> Model:
     """A model that knows these words too: its text encoder has a row more for each, drawn with the mean and
-    the spread of the others, which no training has touched."""
+    the spread of the others, which no training has touched. The rows of taught words come after them."""
     if not words:
         return model
     text, tokenizer = copy.deepcopy(model.text), model.tokenizer
-    old = text.tokens.weight.detach()
+    old, at = text.tokens.weight.detach(), 3 + len(tokenizer.words)
     drawn = torch.randn((len(words), old.shape[1]), generator=generator_of(seed)).to(old)
-    rows = torch.cat([old, old.mean(0) + old.std(0) * drawn])
+    rows = torch.cat([old[:at], old.mean(0) + old.std(0) * drawn, old[at:]])
     text.tokens = nn.Embedding.from_pretrained(rows)
     text.eval().requires_grad_(False)
-    more = word_tokenizer([*tokenizer.words, *words], tokenizer.length, free=tokenizer.whole is str)
-    return replace(model, text=text, tokenizer=more)
+    more = word_tokenizer([*tokenizer.words, *words], tokenizer.length, free=tokenizer.whole is None)
+    taught = {
+        word: [token + len(words) * (token >= at) for token in tokens]
+        for word, tokens in tokenizer.taught.items()
+    }
+    return replace(model, text=text, tokenizer=more.with_taught(taught))
+
+
+def as_written(model: Model, captions: Sequence[str]) -> Model:
+    """The model that reads every caption as it is written, where one of them is not the plain caption by
+    which the model was asked so far: "a star and a ring" is no longer read as "a star left of a ring"."""
+    tokenizer = model.tokenizer
+    if not isinstance(tokenizer, WordTokenizer):
+        return model
+    free = word_tokenizer(tokenizer.words, tokenizer.length).with_taught(tokenizer.taught)
+    plain = all(free.row(text) == tokenizer.row(text) for text in captions)
+    return model if plain else replace(model, tokenizer=free)
 
 
 # ---- the method ----
@@ -169,7 +191,7 @@ def train(
             "captions", f"{len(captions)} for {len(pictures)} pictures; give one or more, with a caption each"
         )
     words = new_words(model, captions)
-    new = with_words(model, words, training.seed)
+    new = as_written(with_words(model, words, training.seed), captions)
     tokens, none = new.tokenizer(list(captions)), new.tokenizer([""])
     groups = grouped(new, pictures)  # l. 1
 

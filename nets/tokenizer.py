@@ -19,7 +19,7 @@ import unicodedata
 import warnings
 import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -76,13 +76,19 @@ class Tokenizer(Protocol):
         first: pieces(put(prompt))."""
         if not self.taught:
             return self.cut(text)
-        longest_first = sorted(self.taught, key=len, reverse=True)  # "<cat>" must not hide "<cat>_1"
-        words = re.compile("|".join(map(_whole_word, longest_first)))
         text, found, done = clean_plain(text), [], 0
-        for word in words.finditer(text):
+        for word in self.taught_in().finditer(text):
             found += [*self.cut(text[done : word.start()]), self.taught[word[0]]]
             done = word.end()
         return found + self.cut(text[done:])
+
+    def taught_in(self) -> re.Pattern[str]:
+        """A pattern of the taught words; the longest first: "<cat>" must not hide "<cat>_1"."""
+        return re.compile("|".join(map(_whole_word, sorted(self.taught, key=len, reverse=True))))
+
+    def between_taught(self, text: str) -> list[str]:
+        """The parts of a text beside its taught words."""
+        return self.taught_in().split(clean_plain(text)) if self.taught else [text]
 
     def with_taught(self, words: Mapping[str, Sequence[int]]) -> Tokenizer:
         """A copy that also knows words that a model learnt later, with their tokens: {"<cat>": [49408]}.
@@ -180,12 +186,12 @@ class Tokenizer(Protocol):
 class WordTokenizer(Tokenizer):
     """One token for each word of a closed list, and for each punctuation mark in it; lower case.
 
-    words: in order of their tokens, which begin at 3 after <pad>, <start>, <end>. clean: what is done to
-    a text or a part of it first. whole: what is done to a whole prompt before that, unless a taught word
-    is in it. advice: what to say of a word that is not there (None: the words spelt most like it). A
-    list with LETTERS in it can spell: a word that it lacks is one piece of a token per letter. Otherwise
-    `encode` raises UnknownWord. Raises ValueError for a list with a word that could
-    never be read or that stands there twice."""
+    words: in order of their tokens, which begin at 3 after <pad>, <start>, <end>. clean: what is done to a
+    text or a part of it first. whole: what is done to a whole prompt before that, given the names that stand
+    in it for taught words; None: nothing. advice: what to say of a word that is not there (None: the words
+    spelt most like it). A list with LETTERS in it can spell: a word that it lacks is one piece of a token per
+    letter. Otherwise `encode` raises UnknownWord. Raises ValueError for a list with a word that could never be
+    read or that stands there twice."""
 
     def __init__(
         self,
@@ -193,7 +199,7 @@ class WordTokenizer(Tokenizer):
         length: int = 24,
         clean: Callable[[str], str] = str,
         advice: Callable[[str], str] | None = None,
-        whole: Callable[[str], str] = str,
+        whole: Callable[[str, Collection[str]], str] | None = None,
     ):
         for word in words:
             if split_words(word) != [word] and word not in LETTERS:
@@ -208,8 +214,19 @@ class WordTokenizer(Tokenizer):
         self.tokens = {word: 3 + i for i, word in enumerate(words)}
 
     def put(self, text: str) -> str:
-        taught = any(re.search(_whole_word(word), clean_plain(text)) for word in self.taught)
-        return text if taught else self.whole(text)
+        if self.whole is None:
+            return text
+        if not self.taught:
+            return self.whole(text, ())
+        names = {  # plain words in place of "<cat>", which begin alike, for the article's sake
+            word: f"{word[0] if word[0].isalpha() else 't'}taught{i}" for i, word in enumerate(self.taught)
+        }
+        named = self.taught_in().sub(lambda found: names[found[0]], clean_plain(text))
+        put = self.whole(named, list(names.values()))
+        if put == named:
+            return text
+        words = {name: word for word, name in names.items()}
+        return re.sub("|".join(map(_whole_word, words)), lambda found: words[found[0]], put)
 
     def cut(self, text: str) -> list[list[int]]:
         return [self.piece(word) for word in split_words(self.clean(text))]

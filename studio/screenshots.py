@@ -44,7 +44,9 @@ def answered(page: Any, tab: str) -> None:
     example = page.locator(f"#tab-{name} .ps-example")
     if example.count() and tab not in ("Paint", "Erase"):
         example.first.click()
-        page.wait_for_timeout(2500)
+        if page.query_selector(f"#{name}-picture"):
+            page.wait_for_selector(f"#{name}-picture img")
+        page.wait_for_timeout(500)
     if tab in ("Paint", "Erase"):
         brush(page, f"#{name}-canvas")
     page.click(f"#{name}-go")

@@ -676,15 +676,25 @@ def run(page, tab, wait="done"):
     assert line.get_attribute("data-kind") == wait, line.inner_text()
 
 
-def press(page, tab, button):
-    """A button that answers at once, and perhaps with the line that stands there already."""
-    picture = f"#{tab}-result [data-part=result] img"
+def arrived(page, tab):
+    """Wait until the tab's picture has come: an upload, or that of an example."""
+    page.wait_for_selector(f"#{tab}-picture img", state="attached")
+
+
+def changed(page, tab, part, act):
+    """Do something, and wait until that picture of the result is another one."""
+    picture = f"#{tab}-result [data-part={part}] img"
     before = page.get_attribute(picture, "src")
-    page.click(f"#{tab}-{button}")
+    act()
     page.wait_for_function(
         "([picture, before]) => document.querySelector(picture)?.getAttribute('src') != before",
         arg=[picture, before],
     )
+
+
+def press(page, tab, button):
+    """A button that answers at once, and perhaps with the line that stands there already."""
+    changed(page, tab, "result", lambda: page.click(f"#{tab}-{button}"))
 
 
 def shown_picture(page, tab, part):
@@ -879,7 +889,7 @@ def test_an_upload_that_is_no_picture_is_answered_in_one_line(visit, tmp_path):
     (tmp_path / "notes.png").write_bytes(b"these are no pixels")
     page = visit("Tell")
     page.set_input_files("#tell-picture input[type=file]", tmp_path / "notes.png")
-    page.wait_for_timeout(1500)
+    arrived(page, "tell")
     run(page, "tell", "wrong")
     line = page.inner_text("#tell-line")
     assert "notes.png" in line and str(tmp_path) not in line and "palimpsest-studio" not in line
@@ -890,7 +900,8 @@ def test_an_upload_that_is_no_picture_is_answered_in_one_line(visit, tmp_path):
 def test_every_tab_answers(visit, tab):
     page, name = visit(tab), tab.lower()
     page.locator(f"#tab-{name} .ps-example").nth(0).click()
-    page.wait_for_timeout(1500)
+    if tab != "Look":  # which takes a text alone
+        arrived(page, name)
     run(page, name)
     assert page.query_selector(f"#{name}-result [data-code=python]")
     copied = page.text_content(f"#{name}-result [data-code=command]")  # of several answers it is folded
@@ -898,8 +909,7 @@ def test_every_tab_answers(visit, tab):
     if tab == "Describe":  # the threshold cuts the stored heat
         before = shown_picture(page, name, "mask")
         page.locator("#describe-diffedit input[type=range]").first.focus()
-        page.keyboard.press("End")
-        page.wait_for_timeout(1500)
+        changed(page, name, "mask", lambda: page.keyboard.press("End"))
         assert shown_picture(page, name, "mask").sum() < before.sum()
         page.get_by_role("tab", name="Text2LIVE", exact=True).click()
         page.locator("#describe-live input[type=number]").fill("20")

@@ -1,7 +1,9 @@
 """Training on one's own captioned pictures: methods/captioned.py and `palimpsest train`."""
 
+import copy
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from palimpsest.cli.main import main
 from palimpsest.fit.settings import Files
 from palimpsest.methods.captioned import Training, grouped, new_words, train, with_words
 from palimpsest.methods.sampling import generate
-from palimpsest.weights.load import load
+from palimpsest.weights.load import load, save_like
 from palimpsest.weights.model import Model
 from palimpsest.worlds.notes import read_note
 from tests.tiny import tiny_weights
@@ -50,6 +52,34 @@ def test_new_words_get_rows_and_old_ones_keep_theirs(own):
     assert more.embed("a blimpish tile").shape == model.embed(text).shape
     with pytest.raises(ValueError):
         model.embed("a blimpish tile")
+
+
+def test_a_model_that_learns_from_captions_of_ones_own_reads_them_as_they_are_written(own):
+    model, files = load("tiny.safetensors", "cpu"), ["mine/red.png", "mine/blue.png"]
+    pair, training = "a star and a ring", Training(steps=1, batch=1)
+    assert model.tokenizer.put(pair) == "a star left of a ring"
+    new = train(model, files, [pair, "a blimpish star"], training=training).model
+    assert new.tokenizer.put(pair) == pair
+    path = save_like(new, "tiny.safetensors", "new.safetensors")
+    assert load(path, "cpu").tokenizer.put(pair) == pair
+    plain = train(model, files, ["a blimpish star", "a red star left of a ring"], training=training).model
+    assert plain.tokenizer.put(pair) == "a star left of a ring"
+    path = save_like(plain, "tiny.safetensors", "plain.safetensors")
+    assert load(path, "cpu").tokenizer.put("on blue, a blimpish star").startswith("a blimpish star on")
+
+
+def test_new_words_leave_taught_ones_their_rows(own):
+    model = load("tiny.safetensors", "cpu")
+    n = len(model.text.tokens.weight)
+    text = copy.deepcopy(model.text)
+    text.tokens = torch.nn.Embedding.from_pretrained(
+        torch.cat([text.tokens.weight, torch.ones(2, text.tokens.embedding_dim)])
+    )
+    taught = replace(model, text=text, tokenizer=model.tokenizer.with_taught({"<toy>": [n, n + 1]}))
+    assert new_words(taught, ["a <toy> tile"]) == ["tile"]
+    more = with_words(taught, ["tile"])
+    assert torch.equal(more.embed("a <toy> star"), taught.embed("a <toy> star"))
+    assert not torch.equal(more.embed("a tile"), more.embed("a <toy>")[:, : more.embed("a tile").shape[1]])
 
 
 def test_pictures_of_one_size_are_learned_together(own):

@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 
+from palimpsest.methods.alignment import align
 from palimpsest.methods.alignment import words as words_of
 from palimpsest.nets.tokenizer import UnknownWord
 from palimpsest.weights.load import load
@@ -288,15 +289,42 @@ def test_a_prompt_is_put_plainly_and_a_word_in_it_is_found_where_it_then_stands(
     assert torch.equal(tokenizer([free]), tokenizer([plain]))
     assert tokenizer.positions(free, "star") == tokenizer.positions(plain, "star") == [4]
     assert [word.text for word in words_of(tokenizer, free)] == plain.split()
-    taught = tokenizer.with_taught({"<toy>": [70]})
-    assert (
-        taught.decode(taught.encode("white background with a <toy> star"))
-        == "white background with a <toy> star"
-    )
-    assert torch.equal(taught([free]), taught([plain]))
     assert word_tokenizer(OLD, 24).put(free) == free  # a model that saw free wordings, or reads instructions
-    more = [*OLD, "moon"]
-    assert plainly("on white a red moon", more) == "on white a red moon"  # it has a word of its own for that
+
+
+OWN = [*OLD, "zwx", "qev", "griffin", "<toy>", "owl"]
+
+
+@pytest.mark.parametrize(
+    "typed, plain",
+    [
+        ("white background, a zwx star that is red", "a red zwx star on a white background"),
+        ("zwx red star", "a zwx red star"),  # where it stands among the looks is kept
+        ("a ring below the zwx star", "a zwx star above a ring"),
+        ("a ring right of a <TOY>", "a <toy> left of a ring"),
+        ("on white, an orange <toy> star", "an orange <toy> star on a white background"),
+        ("a star below an owl", "an owl above a star"),
+        ("a zwx star and a qev star", "a zwx star left of a qev star"),
+        ("a griffin, a star", "a griffin left of a star"),
+        ("a <toy> and a griffin on white", "a <toy> left of a griffin on a white background"),
+        ("a photo of a zwx", "a photo of a zwx"),  # textual inversion learns from such sentences
+        ("a star griffin a ring", "a star griffin a ring"),  # who knows how it is meant
+        ("a zwx star, a ring, a heart", "a zwx star, a ring, a heart"),
+    ],
+)
+def test_words_of_a_models_own_stay_with_their_thing(typed, plain):
+    tokenizer = word_tokenizer([*OLD, "griffin"], 24, free=False)
+    tokenizer = tokenizer.with_taught({"<toy>": [70], "owl": [71, 72]})
+    assert tokenizer.put(typed) == plain and tokenizer.put(plain) == plain
+    for word in set(plain.split()) & {"zwx", "griffin", "<toy>", "owl"}:
+        assert tokenizer.positions(typed, word) == tokenizer.positions(plain, word)
+
+
+def test_prompts_of_a_pair_are_put_alike_though_one_has_a_word_of_the_models_own():
+    tokenizer = word_tokenizer(OLD, 24, free=False)
+    found = align(tokenizer, "a red star on white", "on white, a zwx star")
+    assert found.edit == "replace" and found.source_tokens[2:4] == ["red", "star"]
+    assert found.target_tokens[2:4] == ["zwx", "star"]
 
 
 def test_shapes_and_its_companion_are_asked_alike_and_who_follows_instructions_as_it_is_told():

@@ -412,6 +412,10 @@ def save_like(model: Model, source: str | Path, path: str | Path) -> Path:
     if "words" in config and isinstance(model.tokenizer, WordTokenizer):  # it may have learned words
         config |= dict(words=model.tokenizer.words)
         config |= dict(text=config["text"] | dict(vocab=model.text.tokens.num_embeddings))
+        if (
+            model.tokenizer.whole is None and model.beside != model.channels
+        ):  # it learned from captions as written
+            config |= dict(free=config.get("free") or 1.0)
     if (
         model.tokenizer is not None and model.tokenizer.taught
     ):  # words beside those of the header, and their rows

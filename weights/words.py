@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 from palimpsest.nets.tokenizer import WordTokenizer
@@ -21,5 +21,9 @@ def word_tokenizer(words: Sequence[str], length: int, *, free: bool = True) -> W
         length,
         partial(understood, known=known),
         partial(advice, known=known),
-        str if free else partial(plainly, known=known),
+        None if free else partial(_plainly, known),
     )
+
+
+def _plainly(known: frozenset[str], text: str, names: Collection[str]) -> str:
+    return plainly(text, known, names)

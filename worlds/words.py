@@ -351,19 +351,52 @@ def _meant(word: str, table: Table, known: frozenset[str]) -> str:
     return word
 
 
-def plainly(text: str, known: Collection[str] = WORDS) -> str:
+def plainly(text: str, known: Collection[str] = WORDS, names: Collection[str] = ()) -> str:
     """A caption in the words and the order of worlds.shapes.caption, for a model that was trained on these
     alone; what is no caption, or would need a word that is not among `known`, stays as it was typed.
 
     Where a text does not say how two things stand, the first stands left of the second: such a model met two
-    things only with a place. Articles become "a", and "plain" is left out.
+    things only with a place. Articles become "a", and "plain" is left out. A word of the model's own ("zwx",
+    and those of `names`) goes with the shape behind it, or is a thing itself: "on white, a zwx star" is read
+    as "a zwx star on a white background".
     """
     known = frozenset(known)
     if table_of(known) is not SHAPES_TABLE:
         return text
-    said = understood(text, known)
-    put = _plainly(said) if set(said.split()) <= set(WORDS) else ""  # else the model has words of its own
-    return put if put and set(put.split()) <= known else text
+    own = (known - frozenset(WORDS)) | frozenset(names) | (known & frozenset(RARE_WORDS))
+    said, things = _with_shapes_for(own, understood(text, known | own))
+    if things and re.search(r"\b(?:photo|picture|painting)\b", text, re.IGNORECASE):
+        return text  # the sentences from which textual inversion learns a word
+    put = _plainly(said) if set(said.split()) <= set(WORDS) else ""
+    for shape, (before, behind) in things.items():
+        if at := re.search(rf"\ban? ((?:(?:{_LOOK}) )*){shape}\b", put):
+            put = put[: at.start()] + with_article(*before, *at[1].split(), *behind) + put[at.end() :]
+    return put if put and set(put.split()) <= known | own else text
+
+
+def _with_shapes_for(
+    own: Collection[str], said: str
+) -> tuple[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]]:
+    """A text in which a thing with words of a model's own ("zwx red star") is one in the world's words ("red
+    ring"), of a shape that the text lacks; and shape -> the words before and behind its looks.
+
+    The text is given back as it is where no such word is in it."""
+    if own.isdisjoint(said.split()):
+        return said, {}
+    words, things = "|".join(map(re.escape, own)), {}
+    spare = [shape for shape in SHAPES if shape not in said.split()]
+
+    def in_our_words(found: re.Match[str]) -> str:
+        parts = found[0].split()
+        if own.isdisjoint(parts) or not spare:
+            return found[0]
+        looks = [word for word in parts if re.fullmatch(_LOOK, word)]
+        first = parts.index(looks[0]) if looks else 0
+        shape = spare.pop()
+        things[shape] = tuple(parts[:first]), tuple(word for word in parts[first:] if word not in looks)
+        return " ".join((*looks, shape))
+
+    return re.sub(rf"\b(?:(?:{words}|{_LOOK}) )*(?:{words}|{_SHAPE})\b", in_our_words, said), things
 
 
 @functools.lru_cache(4096)
@@ -438,7 +471,7 @@ def advice(word: str, known: Collection[str] = WORDS) -> str:
 # --------------------------------------------------------------------------- what a caption asks for
 
 _COLOUR, _RELATION, _SHAPE = "|".join(COLOURS), "|".join((*RELATIONS, *CONVERSE)), "|".join(SHAPES)
-_A = r"(?:(?:an?|the) )"
+_LOOK, _A = "|".join((*SIZES, *TEXTURES, *COLOURS)), r"(?:(?:an?|the) )"
 _GROUNDS = (  # how a text says what a picture stands on
     rf"^{_A}?({_COLOUR}) background(?: with| and)?(?= )",
     rf"(?:and )?{_A}?background (?:that )?is ({_COLOUR})\b",

@@ -40,7 +40,7 @@ def header_of_tokenizer(tokenizer: Tokenizer | None) -> dict[str, Any]:
     if tokenizer is None:
         return {}
     if not isinstance(tokenizer, ClipTokenizer):
-        return {"words": tokenizer.words, "taught": dict(tokenizer.taught), "free": tokenizer.whole is str}
+        return {"words": tokenizer.words, "taught": dict(tokenizer.taught), "free": tokenizer.whole is None}
     pairs = [" ".join(pair) for pair in tokenizer.rank]
     return {"merges": pairs, "pad": tokenizer.pad, "taught": dict(tokenizer.taught)}
 
