@@ -204,8 +204,8 @@ kinds = ["man firefighter in noto style on a red background",
          "firefighter in noto style on a blue background",
          "man firefighter: light skin tone in twemoji style on a green background",
          "woman firefighter: dark skin tone in twemoji style on a white background"]
-prior = Prior(n=8, steps=12, w=2., prompts=kinds)
-STEPS, LR, SEED = 90, 5e-4, 1
+prior = Prior(n=8, steps=8, w=2., prompts=kinds)
+STEPS, LR, SEED = 60, 3.5e-4, 1
 
 # %%
 import copy
@@ -295,9 +295,9 @@ from palimpsest.methods.lora import lora_size
 from palimpsest.methods.textual_inversion import textual_inversion
 
 thin = dreambooth(model, x, "firefighter", **settings, prior=Prior(weight=0.), rank=8,
-                  course=Course(steps=60, lr=4e-3, seed=SEED))
+                  course=Course(steps=40, lr=5e-3, seed=SEED))
 word = textual_inversion(model, x, "firefighter", identifier=name,
-                         course=Course(steps=50, lr=.08, seed=SEED))
+                         course=Course(steps=35, lr=.1, seed=SEED))
 learned = {"full": sum(p.numel() for p in full.model.net.parameters()),
            "LoRA": lora_size(thin.model),
            "Textual Inversion": model.text.tokens.weight.shape[1],
@@ -319,7 +319,7 @@ NEW = ("green", "black", "red", "blue")
 def sixteen(of, who=f"man {name} firefighter", more="in noto style"):
     """Four new backgrounds, four seeds each."""
     texts = [f"{who} {more} on a {c} background" for c in NEW for _ in range(4)]
-    return generate(of, texts, steps=8, w=2., seed=4).picture
+    return generate(of, texts, steps=6, w=2., seed=4).picture
 
 
 # %%
@@ -353,7 +353,7 @@ plots.pictures([p[columns] for p in (truth, *made.values())], left=("true", *mad
 # %% [markdown]
 # ## 5. Language drift
 #
-# What does the second term of Eq. (9) buy? The same training without it, in half of the steps. Then both models are asked for what
+# What does the second term of Eq. (9) buy? The same training without it, in a third of the steps. Then both models are asked for what
 # they used to know: firefighters without [V], and a face that has nothing to do with the subject.
 #
 # **Claim.** Without the prior term, "man firefighter" has come to mean *the* firefighter: the sixteen pictures are closer to the
@@ -363,7 +363,7 @@ plots.pictures([p[columns] for p in (truth, *made.values())], left=("true", *mad
 
 # %%
 alone = dreambooth(model, x, "firefighter", **settings, prior=Prior(weight=0.),
-                   course=Course(steps=STEPS // 2, lr=LR, seed=SEED))
+                   course=Course(steps=STEPS // 3, lr=LR, seed=SEED))
 tuned = {"with prior": full.model, "without": alone.model}
 class_ = {k: sixteen(of, "man firefighter") for k, of in tuned.items()}
 like = {k: psnr(p, truth, outline).mean().item() for k, p in class_.items()}
@@ -384,7 +384,7 @@ plots.pictures(rows, left=("frozen", "with prior", "without prior"), above=heads
 
 # %% [markdown]
 # **Figure 10.5.** What the models make of texts without [V], from the same noise. *With prior*: the class is as it was, in red. (Even
-# in half as many steps) *without prior* every firefighter is the subject: the word "firefighter" now means this one. And the drift
+# in a third of the steps) *without prior* every firefighter is the subject: the word "firefighter" now means this one. And the drift
 # does not stop at the class: the grinning face and the cat, which no training text named, have taken the subject's colours. All
 # texts share one network, and nothing asked it to remember. The prior pictures protect what is near them: with them the grinning
 # face survives, but the cat has lost its face even so.
@@ -489,7 +489,7 @@ assert differ["made"] > .03 > differ["true"]
 # %%
 asked = [f"man {name} firefighter in manual wheelchair in noto style on a white background"] * 4
 usual = ["man in manual wheelchair in noto style on a white background"] * 4
-chair = [generate(of, texts, steps=8, w=2., seed=4).picture
+chair = [generate(of, texts, steps=6, w=2., seed=4).picture
          for of, texts in ((full.model, asked), (model, usual))]
 plots.pictures(chair, left=("tuned: the firefighter", "frozen: a man"), side=1.2);
 
