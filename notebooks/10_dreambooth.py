@@ -272,11 +272,9 @@ ax.set(xlabel="step", ylim=(0, None), title="the two terms of Eq. (9), mean of 1
 
 # %% [markdown]
 # **Figure 10.3.** The two terms of the loss while all 8.9 million parameters are tuned. The subject's term (blue) falls from 0.37 to
-# about 0.1. It stays noisy to the end: every step draws four times $t$, and an error at low noise counts much; the rise in the
-# last steps is such a draw. The class term (orange) starts *lower*, because its pictures come from this very model, and rises
-# during the first fifteen steps. Adam explains it: its first updates have nearly the size of the learning rate in every
-# parameter, however small the gradient. They push the network off a point that was good for the class, and the class term then
-# has to pull it back. A warm-up would soften the jump.
+# about 0.15. It stays noisy to the end: every step draws four times $t$, and an error at low noise counts much; the rise in the
+# last steps is such a draw. The class term (orange) starts *lower*, because its pictures come from this very model, and stays below
+# 0.2: the network learns the subject without giving up the class. Without the term nothing would hold it there (section 5).
 #
 # *Open the paper at Fig. 3.* There, two copies of the same network with shared weights are drawn, one for "A [V] dog", one for
 # "A dog"; here, both halves go through the network as one batch of eight, which is the same.
@@ -345,7 +343,7 @@ plots.pictures([p[columns] for p in (truth, *made.values())], left=("true", *mad
 
 # %% [markdown]
 # **Figure 10.4.** The same subject learned in three ways, on four backgrounds that it was never shown on, each column from one noise.
-# *Full*: teal helmet, blue collar, the light skin and the smile; the badge is a dark smear. *LoRA*, with a hundredth of the
+# *Full*: teal helmet, blue collar, the light skin; the badge is a smear. *LoRA*, with a hundredth of the
 # numbers: the colours are right, faces and outlines are not. *Textual Inversion*, one vector: "somebody in blue". It can
 # choose only among what the frozen network can paint, and a teal firefighter is not among it, but a blue coat is. *Frozen*: a
 # firefighter in red, as always. (LoRA and Textual Inversion ran without a prior term.)
@@ -444,7 +442,7 @@ plots.pictures([p[[0, 4, 8, 12, 1, 5]] for p in rows], side=1.,
 # **Figure 10.6.** The four applications; each column starts from one noise. *New context*: right in all of them. *Dark skin tone*: the
 # skin obeys, and helmet and collar stay; but eyes and mouth have gone under. The word was learned on other faces, and pulls
 # the picture away from the one that was tuned. *Facing right*: nothing happens. In this world only people who walk, run or roll face
-# right; for a portrait the model has never seen what the words would mean. *Twemoji style*: the coat changes a little, but
+# right; for a portrait the model has never seen what the words would mean. *Twemoji style*: the badge turns red, but
 # the last row shows what the style would have asked for, another helmet and braces over a brown coat. All four training
 # pictures were noto, so the drawing *is* the subject now.
 
@@ -482,8 +480,8 @@ assert varied["full"] < varied["frozen"]
 assert differ["made"] > .03 > differ["true"]
 
 # %% [markdown]
-# What the numbers mean can be seen in Figure 10.6. *Overfitting*: every picture has the pose, the size and the smile of the four
-# training pictures, since those never varied. *Entanglement*: on black the skin is more orange than on red. The third
+# What the numbers mean can be seen in Figure 10.6. *Overfitting*: every picture has the pose and the size of the four
+# training pictures, since those never varied. *Entanglement*: on black the skin is darker than on red. The third
 # failure is a *context that does not come*, because the model knows too little of it:
 
 # %%
