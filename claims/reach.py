@@ -33,6 +33,7 @@ STEPS, SEED, W = 16, 7, 3.0
 SIGMAS = (0.06, 0.17, 0.52, 1.0)
 T0 = (0.5, 0.6, 0.7, 0.8)
 KINDS = ("recolour", "reshape")
+FEW = 3  # windows, of 7 or 9
 
 
 def strange(models: Models, parts: dict[str, Part], n: int) -> Part:
@@ -116,13 +117,44 @@ def windows(pictures: Tensor, stride: int = 4) -> list[Tensor]:
 def seen_in_windows(models: Models, pictures: Tensor, wanted: list[dict[str, str]]) -> tuple[Tensor, Tensor]:
     """Of pictures of any shape whether they are right, and whether they show as many things as asked.
 
-    The reader knows 64×64 alone, so it looks through windows. A picture is right if all that is wanted is
-    read in one of them, and, where one thing is wanted, two are read in none."""
+    The reader knows 64×64 alone, so it looks through windows. A picture of one thing is right if all that is
+    wanted is read in one of them, and two things in none. One of two things is right if both are read in one
+    window, or the first alone in one and the second alone in a later one; and if fewer than FEW windows show
+    two things of one shape and colour (one that cuts through a thing may be misread)."""
     reads = [models.oracle.read(window) for window in windows(pictures)]
-    two = torch.tensor([any(read[i]["count"] == "two" for read in reads) for i in range(len(wanted))])
-    asked = torch.tensor([w["count"] == "two" for w in wanted])
-    found = torch.tensor([any(w.items() <= read[i].items() for read in reads) for i, w in enumerate(wanted)])
-    return found & (asked | ~two), asked == two
+    along = "left of" if pictures.shape[-1] > pictures.shape[-2] else "above"
+    right, counted = [], []
+    for i, asked in enumerate(wanted):
+        seen = [read[i] for read in reads]
+        pair, two = asked["count"] == "two", any(one["count"] == "two" for one in seen)
+        there = any(asked.items() <= one.items() for one in seen)
+        if pair and _apart(seen, asked, along):
+            there = two = True
+        counted.append(two == pair)
+        right.append(there and not (sum(map(_alike, seen)) >= FEW if pair else two))
+    return torch.tensor(right), torch.tensor(counted)
+
+
+def _apart(seen: list[dict[str, str]], asked: dict[str, str], along: str) -> bool:
+    """Whether the first thing is seen alone in a window, and the second in one further along."""
+    if asked["relation"] != along:
+        return False
+    first, second = (
+        [k for k, one in enumerate(seen) if alone.items() <= one.items()]
+        for alone in (_alone(asked, n) for n in (1, 2))
+    )
+    return bool(first and second) and first[0] < second[-1]
+
+
+def _alone(asked: dict[str, str], n: int) -> dict[str, str]:
+    """What a picture of the n-th thing alone shows."""
+    looks = {f"{kind}_1": asked[f"{kind}_{n}"] for kind in ("shape", "colour", "size", "texture")}
+    return {"count": "one", "background": asked["background"], **looks}
+
+
+def _alike(seen: dict[str, str]) -> bool:
+    """Whether two things of one shape and colour are seen, as no scene has them."""
+    return seen["count"] == "two" and all(seen[f"{k}_1"] == seen[f"{k}_2"] for k in ("shape", "colour"))
 
 
 def layouts(models: Models, parts: dict[str, Part], n: int) -> Part:

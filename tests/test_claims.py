@@ -5,6 +5,7 @@ missed.
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -341,6 +342,26 @@ def test_windows_let_the_reader_judge_pictures_of_every_shape():
         two = render([sample_scene(rng, 2, extent=extent) for _ in range(24)], pixels_of(extent))
         right, count = reach.seen_in_windows(model, two, wanted_)  # a second thing is seen
         assert not right.any() and count.double().mean() < 0.3, extent
+
+
+def test_two_things_far_apart_are_right_and_a_third_is_not():
+    model, extent = open_models(), next(e for e in ASPECTS if pixels_of(e) == (64, 96))
+    rng, scenes = random.Random(4), []
+    while len(scenes) < 24:  # no window of 64 columns shows both
+        scene = sample_scene(rng, 2, extent=extent)
+        if abs(scene.things[0].x - scene.things[1].x) > 0.9:
+            scenes.append(scene)
+    pictures, asked = render(scenes, (64, 96)), [attributes(s) for s in scenes]
+    right, count = reach.seen_in_windows(model, pictures, asked)
+    assert right.double().mean() > 0.9 and count.double().mean() > 0.9
+    turned = [a | {f"{k}_{n}": a[f"{k}_{3 - n}"] for k in ("shape", "colour") for n in (1, 2)} for a in asked]
+    assert not reach.seen_in_windows(model, pictures, turned)[0].any()
+    for i, scene in enumerate(scenes):  # two of a kind, side by side, are no answer to any caption
+        one = scene.things[0]
+        scenes[i] = replace(scene, things=(one, replace(one, x=one.x + 2.4 * one.radius)))
+    assert all(map(reach._alike, [attributes(s) for s in scenes]))
+    right, _ = reach.seen_in_windows(model, render(scenes, (64, 96)), [attributes(s) for s in scenes])
+    assert right.double().mean() < 0.2
 
 
 def test_what_is_kept_of_a_share_has_an_interval_around_it():
