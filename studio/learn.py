@@ -90,7 +90,8 @@ def about(rank: int, steps: int, n: int) -> str:
     """How long it will take, said before it is begun."""
     seconds = SECONDS[rank] * steps + 0.3 * n + 8
     every = max(1, steps // SEEN)
-    course = f"{n} prior pictures, {steps} steps, a picture every {every} of them"
+    shown_at = "after each" if every == 1 else f"every {every} steps"
+    course = f"{n} prior pictures, {steps} steps, a picture {shown_at}"
     return f"about {seconds:.0f} s on two cores: {course}"
 
 

@@ -928,3 +928,26 @@ def test_every_tab_answers(visit, tab):
         before = page.get_attribute("#look-result [data-part=map] img", "src")
         page.locator("#look-result .ps-look").nth(3).hover()
         assert page.get_attribute("#look-result [data-part=map] img", "src") != before
+
+
+@pytest.mark.slow
+def test_a_word_is_learned_from_pictures_that_are_dropped(visit, tmp_path):
+    files = []
+    for k, picture in enumerate(tab("learn").given_subject("star")[:3]):
+        files.append(tmp_path / f"{k}.png")
+        files[-1].write_bytes(png_bytes(picture))
+    page = visit("Learn")
+    page.set_input_files("#learn-pictures input[type=file]", files)
+    page.wait_for_function("document.querySelectorAll('#learn-pictures .file').length == 3")
+    page.locator("#tab-learn .label-wrap").filter(has_text="more").click()
+    for name, value in (("steps", "10"), ("n-prior", "4")):
+        page.get_by_label(f"number input for {name}").fill(value)
+        page.keyboard.press("Tab")
+    page.wait_for_function(
+        "document.querySelector('#learn-about').innerText.includes('4 prior pictures, 10 steps')"
+    )
+    run(page, "learn")
+    assert page.locator("#learn-result [data-part=result] img").count() == 1
+    assert page.locator("#learn-result [data-part^=sample] img").count() == 3
+    code = page.inner_text("#learn-result [data-code=python]")
+    assert "dreambooth(" in code and "steps=10" in code and "subject3" in code
