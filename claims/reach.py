@@ -33,7 +33,6 @@ STEPS, SEED, W = 16, 7, 3.0
 SIGMAS = (0.06, 0.17, 0.52, 1.0)
 T0 = (0.5, 0.6, 0.7, 0.8)
 KINDS = ("recolour", "reshape")
-FEW = 3  # windows, of 7 or 9
 
 
 def strange(models: Models, parts: dict[str, Part], n: int) -> Part:
@@ -119,8 +118,7 @@ def seen_in_windows(models: Models, pictures: Tensor, wanted: list[dict[str, str
 
     The reader knows 64×64 alone, so it looks through windows. A picture of one thing is right if all that is
     wanted is read in one of them, and two things in none. One of two things is right if both are read in one
-    window, or the first alone in one and the second alone in a later one; and if fewer than FEW windows show
-    two things of one shape and colour (one that cuts through a thing may be misread)."""
+    window, or the first alone in one and the second alone in a later one; and if no third is seen."""
     reads = [models.oracle.read(window) for window in windows(pictures)]
     along = "left of" if pictures.shape[-1] > pictures.shape[-2] else "above"
     right, counted = [], []
@@ -130,8 +128,9 @@ def seen_in_windows(models: Models, pictures: Tensor, wanted: list[dict[str, str
         there = any(asked.items() <= one.items() for one in seen)
         if pair and _apart(seen, asked, along):
             there = two = True
-        counted.append(two == pair)
-        right.append(there and not (sum(map(_alike, seen)) >= FEW if pair else two))
+        more = _more(seen, asked) if pair else two
+        counted.append(two == pair and not (pair and more))
+        right.append(there and not more)
     return torch.tensor(right), torch.tensor(counted)
 
 
@@ -152,9 +151,17 @@ def _alone(asked: dict[str, str], n: int) -> dict[str, str]:
     return {"count": "one", "background": asked["background"], **looks}
 
 
-def _alike(seen: dict[str, str]) -> bool:
-    """Whether two things of one shape and colour are seen, as no scene has them."""
-    return seen["count"] == "two" and all(seen[f"{k}_1"] == seen[f"{k}_2"] for k in ("shape", "colour"))
+def _more(seen: list[dict[str, str]], asked: dict[str, str]) -> bool:
+    """Whether windows show a third thing: three of them a colour that neither thing has, or two of them two
+    things alike or both in the other order, as a ring, a star and another ring are seen. (One that cuts
+    through a thing may be misread.)"""
+    first, second = ((asked[f"shape_{n}"], asked[f"colour_{n}"]) for n in (1, 2))
+    strange = again = 0
+    for one in seen:
+        there = [(one[f"shape_{n}"], one[f"colour_{n}"]) for n in ((1, 2) if one["count"] == "two" else (1,))]
+        strange += any(colour not in (first[1], second[1]) for _, colour in there)
+        again += len(there) == 2 and (there[0] == there[1] or there == [second, first])
+    return strange >= 3 or again >= 2
 
 
 def layouts(models: Models, parts: dict[str, Part], n: int) -> Part:

@@ -8,10 +8,10 @@
     5    t ~ t^tilt on 1 … T;  ε ~ N(0, I)
     6    θ ← AdamW on ‖ε − ε_θ(√ᾱ z_0 + √(1−ᾱ) ε, t, text)‖², or that of v            Eq. (5)
 
-All of the net and of the text encoder is trained. Captions are read as they are written, also by a model
-that was asked by plain captions so far, unless all of them are plain ones. `methods/dreambooth.py` learns a
-single subject beside what the model knows. The recipes of the shipped models (training/shapes.py) have the
-same loss.
+All of the net and of the text encoder is trained. A model that was asked by plain captions so far reads
+captions as they are written from then on, unless every one is plain already. `methods/dreambooth.py` learns
+a single subject beside what the model knows. The recipes of the shipped models (training/shapes.py) have
+the same loss.
 """
 
 from __future__ import annotations
@@ -122,13 +122,16 @@ def with_words(model: Model, words: Sequence[str], seed: int = 0) -> Model:
 
 
 def as_written(model: Model, captions: Sequence[str]) -> Model:
-    """The model that reads every caption as it is written, where one of them is not the plain caption by
-    which the model was asked so far: "a star and a ring" is no longer read as "a star left of a ring"."""
+    """The model that reads every caption as it is written, unless all of them are plain captions, by which it
+    was asked so far: "a star and a ring" is no longer read as "a star left of a ring"."""
     tokenizer = model.tokenizer
-    if not isinstance(tokenizer, WordTokenizer):
+    if not isinstance(tokenizer, WordTokenizer) or tokenizer.whole is None:
         return model
     free = word_tokenizer(tokenizer.words, tokenizer.length).with_taught(tokenizer.taught)
-    plain = all(free.row(text) == tokenizer.row(text) for text in captions)
+    plain = all(
+        (put := tokenizer.plain(text)) is not None and free.encode(put) == free.encode(text)
+        for text in filter(str.strip, captions)
+    )
     return model if plain else replace(model, tokenizer=free)
 
 
@@ -192,7 +195,10 @@ def train(
         )
     words = new_words(model, captions)
     new = as_written(with_words(model, words, training.seed), captions)
-    tokens, none = new.tokenizer(list(captions)), new.tokenizer([""])
+    try:
+        tokens, none = new.tokenizer(list(captions)), new.tokenizer([""])
+    except ValueError as error:
+        raise ArgumentError("captions", str(error)) from None
     groups = grouped(new, pictures)  # l. 1
 
     def draw(step: int, generator: Generator) -> tuple[Tensor, Tensor]:

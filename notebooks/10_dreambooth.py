@@ -272,9 +272,10 @@ ax.set(xlabel="step", ylim=(0, None), title="the two terms of Eq. (9), mean of 1
 
 # %% [markdown]
 # **Figure 10.3.** The two terms of the loss while all 8.9 million parameters are tuned. The subject's term (blue) falls from 0.37 to
-# about 0.15. It stays noisy to the end: every step draws four times $t$, and an error at low noise counts much; the rise in the
-# last steps is such a draw. The class term (orange) starts *lower*, because its pictures come from this very model, and stays below
-# 0.2: the network learns the subject without giving up the class. Without the term nothing would hold it there (section 5).
+# between 0.1 and 0.2. It stays noisy to the end: every step draws four times $t$, and an error at low noise counts much; the rise in
+# the last steps is such a draw. The class term (orange) starts *lower*, because its pictures come from this very model, and stays
+# near 0.2 or below: the network learns the subject without giving up the class. Without the term nothing would hold it there
+# (section 5).
 #
 # *Open the paper at Fig. 3.* There, two copies of the same network with shared weights are drawn, one for "A [V] dog", one for
 # "A dog"; here, both halves go through the network as one batch of eight, which is the same.

@@ -29,6 +29,7 @@ from palimpsest.claims.page import RECORDS, read_record
 from palimpsest.nets.judges.reader import Reader
 from palimpsest.weights.files import manifest, write_weights
 from palimpsest.worlds.mix import ASPECTS, pixels_of
+from palimpsest.worlds.scene import COLOURS
 from palimpsest.worlds.shapes import ATTRIBUTES, attributes, is_held_out, render, sample_scene
 from palimpsest.worlds.words import wanted
 from tests.tiny import tiny_glide, tiny_instruct, tiny_ve, tiny_weights
@@ -344,24 +345,34 @@ def test_windows_let_the_reader_judge_pictures_of_every_shape():
         assert not right.any() and count.double().mean() < 0.3, extent
 
 
-def test_two_things_far_apart_are_right_and_a_third_is_not():
+def test_two_things_far_apart_are_right_and_turned_they_are_not():
     model, extent = open_models(), next(e for e in ASPECTS if pixels_of(e) == (64, 96))
     rng, scenes = random.Random(4), []
-    while len(scenes) < 24:  # no window of 64 columns shows both
+    while len(scenes) < 48:  # no window of 64 columns shows both
         scene = sample_scene(rng, 2, extent=extent)
         if abs(scene.things[0].x - scene.things[1].x) > 0.9:
             scenes.append(scene)
     pictures, asked = render(scenes, (64, 96)), [attributes(s) for s in scenes]
     right, count = reach.seen_in_windows(model, pictures, asked)
-    assert right.double().mean() > 0.9 and count.double().mean() > 0.9
+    assert right.double().mean() > 0.8 and count.double().mean() > 0.9
     turned = [a | {f"{k}_{n}": a[f"{k}_{3 - n}"] for k in ("shape", "colour") for n in (1, 2)} for a in asked]
     assert not reach.seen_in_windows(model, pictures, turned)[0].any()
-    for i, scene in enumerate(scenes):  # two of a kind, side by side, are no answer to any caption
-        one = scene.things[0]
-        scenes[i] = replace(scene, things=(one, replace(one, x=one.x + 2.4 * one.radius)))
-    assert all(map(reach._alike, [attributes(s) for s in scenes]))
-    right, _ = reach.seen_in_windows(model, render(scenes, (64, 96)), [attributes(s) for s in scenes])
-    assert right.double().mean() < 0.2
+
+
+@pytest.mark.parametrize("kind", ["another", "the first again", "the second again"])
+def test_a_third_thing_is_seen(kind):
+    model, extent = open_models(), next(e for e in ASPECTS if pixels_of(e) == (64, 96))
+    rng, scenes, asked = random.Random(5), [], []
+    while len(scenes) < 48:
+        scene = sample_scene(rng, 2, extent=extent)
+        one, two = scene.things
+        if scene.relation == "left of" and max(one.x, two.x) < 0.85:
+            colour = next(c for c in COLOURS if c not in (scene.background, one.colour, two.colour))
+            third = {"another": replace(one, colour=colour), "the first again": one}.get(kind, two)
+            scenes.append(replace(scene, things=(one, two, replace(third, x=1.25, radius=0.16))))
+            asked.append(attributes(scene))
+    right, count = reach.seen_in_windows(model, render(scenes, (64, 96)), asked)
+    assert right.double().mean() < 0.3 and count.double().mean() < 0.3
 
 
 def test_what_is_kept_of_a_share_has_an_interval_around_it():

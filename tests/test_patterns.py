@@ -125,6 +125,7 @@ def test_two_things_without_a_place_are_read_side_by_side_with_a_note_by_a_model
 ):
     for text, said in (
         ("A ring & a star!", ', and is read as "a ring left of a star"'),
+        ("a zwx star and a ring", ', and is read as "a zwx star left of a ring"'),
         ("a ring above a star", ""),
         ("on white a ring", ""),
     ):

@@ -307,7 +307,7 @@ OWN = [*OLD, "zwx", "qev", "griffin", "<toy>", "owl"]
         ("a zwx star and a qev star", "a zwx star left of a qev star"),
         ("a griffin, a star", "a griffin left of a star"),
         ("a <toy> and a griffin on white", "a <toy> left of a griffin on a white background"),
-        ("a photo of a zwx", "a photo of a zwx"),  # textual inversion learns from such sentences
+        ("a photo of the zwx", "a zwx"),
         ("a star griffin a ring", "a star griffin a ring"),  # who knows how it is meant
         ("a zwx star, a ring, a heart", "a zwx star, a ring, a heart"),
     ],

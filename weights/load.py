@@ -412,13 +412,11 @@ def save_like(model: Model, source: str | Path, path: str | Path) -> Path:
     if "words" in config and isinstance(model.tokenizer, WordTokenizer):  # it may have learned words
         config |= dict(words=model.tokenizer.words)
         config |= dict(text=config["text"] | dict(vocab=model.text.tokens.num_embeddings))
-        if (
-            model.tokenizer.whole is None and model.beside != model.channels
-        ):  # it learned from captions as written
+        # it learned from captions as they were written
+        if model.tokenizer.whole is None and model.beside != model.channels:
             config |= dict(free=config.get("free") or 1.0)
-    if (
-        model.tokenizer is not None and model.tokenizer.taught
-    ):  # words beside those of the header, and their rows
+    # words beside those of the header, and their rows
+    if model.tokenizer is not None and model.tokenizer.taught:
         vocab = model.text.tokens.num_embeddings
         config |= dict(taught=dict(model.tokenizer.taught), text=config["text"] | dict(vocab=vocab))
     if model.recommended:

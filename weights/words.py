@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 
 from palimpsest.nets.tokenizer import WordTokenizer
-from palimpsest.worlds.words import advice, plainly, understood
+from palimpsest.worlds.words import advice, plain_caption, understood
 
 
 def word_tokenizer(words: Sequence[str], length: int, *, free: bool = True) -> WordTokenizer:
@@ -21,9 +21,9 @@ def word_tokenizer(words: Sequence[str], length: int, *, free: bool = True) -> W
         length,
         partial(understood, known=known),
         partial(advice, known=known),
-        None if free else partial(_plainly, known),
+        None if free else partial(_plain, known),
     )
 
 
-def _plainly(known: frozenset[str], text: str, names: Collection[str]) -> str:
-    return plainly(text, known, names)
+def _plain(known: frozenset[str], text: str, names: Collection[str]) -> str | None:
+    return plain_caption(text, known, names)

@@ -360,27 +360,31 @@ def plainly(text: str, known: Collection[str] = WORDS, names: Collection[str] = 
     and those of `names`) goes with the shape behind it, or is a thing itself: "on white, a zwx star" is read
     as "a zwx star on a white background".
     """
+    put = plain_caption(text, known, names)
+    return text if put is None else put
+
+
+def plain_caption(text: str, known: Collection[str] = WORDS, names: Collection[str] = ()) -> str | None:
+    """What `plainly` makes of a caption; None for a text that it leaves as it is."""
     known = frozenset(known)
     if table_of(known) is not SHAPES_TABLE:
-        return text
+        return None
     own = (known - frozenset(WORDS)) | frozenset(names) | (known & frozenset(RARE_WORDS))
     said, things = _with_shapes_for(own, understood(text, known | own))
-    if things and re.search(r"\b(?:photo|picture|painting)\b", text, re.IGNORECASE):
-        return text  # the sentences from which textual inversion learns a word
     put = _plainly(said) if set(said.split()) <= set(WORDS) else ""
     for shape, (before, behind) in things.items():
         if at := re.search(rf"\ban? ((?:(?:{_LOOK}) )*){shape}\b", put):
             put = put[: at.start()] + with_article(*before, *at[1].split(), *behind) + put[at.end() :]
-    return put if put and set(put.split()) <= known | own else text
+    return put if put and set(put.split()) <= known | own else None
 
 
 def _with_shapes_for(
     own: Collection[str], said: str
 ) -> tuple[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]]:
-    """A text in which a thing with words of a model's own ("zwx red star") is one in the world's words ("red
-    ring"), of a shape that the text lacks; and shape -> the words before and behind its looks.
+    """The text with a stand-in for every thing that has a word of the model's own: "zwx red star" becomes
+    "red flower", a shape that the text does not name.
 
-    The text is given back as it is where no such word is in it."""
+    Also gives, for each stand-in, the words that stood before and behind its looks: ("zwx",), ("star",)."""
     if own.isdisjoint(said.split()):
         return said, {}
     words, things = "|".join(map(re.escape, own)), {}
@@ -418,13 +422,10 @@ def _plainly(text: str) -> str:
     return f"{caption} {on_background(ground)}" if ground else caption
 
 
-def has_no_place(text: str) -> bool:
-    """Whether a text is a caption of two things that does not say how they stand."""
-    try:
-        asked = wanted(text)
-    except ValueError:
-        return False
-    return asked.get("count") == "two" and "relation" not in asked
+def adds_a_place(put: str, text: str) -> bool:
+    """Whether a plain caption says how two things stand, and the text that it was made of does not."""
+    said = understood(text)
+    return any(f" {how} " in put for how in RELATIONS) and not re.search(rf"\b(?:{_RELATION})\b", said)
 
 
 def nearest(word: str, known: Collection[str] = WORDS, n: int = 3) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.weights.judges import load_reader
 from palimpsest.weights.model import Model
 from palimpsest.worlds.patterns import absent, remark, things, world_of
-from palimpsest.worlds.words import has_no_place
+from palimpsest.worlds.words import adds_a_place
 
 WEIGHT = re.compile(r"\([^()]*:\s*[-+]?[\d.]+\s*\)|\(\(.*\)\)|\[\[.*\]\]")  # as other programs weigh words
 ADDED = re.compile(r"<(?:lora|lyco|hypernet):[^>]*>")
@@ -44,7 +44,7 @@ def _notes(tokenizer: object, text: str, instructs: bool) -> list[str]:
             f'the weight in "{found[0]}" is {how}: brackets weigh nothing here; '
             "`palimpsest prompt-to-prompt --weight` makes a word count more or less"
         )
-    if words and has_no_place(text) and (put := tokenizer.put(text)) != text:
+    if words and adds_a_place(put := tokenizer.put(text), text):
         notes.append(f'"{text}" does not say which thing is left or above, and is read as "{put}"')
     return [*notes, *[said for said in [remark(text, words, instructs=instructs)] if said]]
 
