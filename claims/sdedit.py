@@ -278,7 +278,7 @@ def measure_masks(
     )
 
 
-MASKS = Measurement("sdedit_masks", measure_masks, 64, 0, ("sdedit_masks.png",))
+MASKS = Measurement("sdedit_masks", measure_masks, 256, 0, ("sdedit_masks.png",))
 
 
 def judge_masks(record: Record) -> Finding:

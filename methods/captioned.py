@@ -135,6 +135,14 @@ def as_written(model: Model, captions: Sequence[str]) -> Model:
     return model if plain else replace(model, tokenizer=free)
 
 
+def read(model: Model, captions: Sequence[str]) -> Tensor:
+    """Their tokens (n l). Raises ArgumentError for a caption of too many."""
+    try:
+        return model.tokenizer(list(captions))
+    except ValueError as error:
+        raise ArgumentError("captions", str(error)) from None
+
+
 # ---- the method ----
 
 
@@ -195,10 +203,7 @@ def train(
         )
     words = new_words(model, captions)
     new = as_written(with_words(model, words, training.seed), captions)
-    try:
-        tokens, none = new.tokenizer(list(captions)), new.tokenizer([""])
-    except ValueError as error:
-        raise ArgumentError("captions", str(error)) from None
+    tokens, none = read(new, captions), read(new, [""])
     groups = grouped(new, pictures)  # l. 1
 
     def draw(step: int, generator: Generator) -> tuple[Tensor, Tensor]:

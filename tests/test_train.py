@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from palimpsest.arguments import ArgumentError
 from palimpsest.cli.main import main
 from palimpsest.fit.settings import Files
 from palimpsest.methods.captioned import Training, grouped, new_words, train, with_words
@@ -71,6 +72,12 @@ def test_a_model_that_learns_from_captions_of_ones_own_reads_them_as_they_are_wr
     assert plain.tokenizer.put(pair) == "a star left of a ring"
     path = save_like(plain, "tiny.safetensors", "plain.safetensors")
     assert load(path, "cpu").tokenizer.put("on blue, a blimpish star").startswith("a blimpish star on")
+
+
+def test_a_caption_that_is_too_long_is_refused_by_name(own):
+    model = load("tiny.safetensors", "cpu")
+    with pytest.raises(ArgumentError, match="captions: the prompt has .* tokens"):
+        train(model, ["mine/red.png"], ["a tile " * 30], training=Training(steps=1))
 
 
 def test_new_words_leave_taught_ones_their_rows(own):
