@@ -46,7 +46,7 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
     },
     "methods/captioned.py": {
         (
-            "rows = torch.cat([old, old.mean(0) + old.std(0) * drawn])",
+            "rows = torch.cat([old[:at], old.mean(0) + old.std(0) * drawn, old[at:]])",
             "Add -> Sub",
         ): "what is drawn is as likely with the other sign"
     },
