@@ -74,6 +74,16 @@ def test_a_model_that_learns_from_captions_of_ones_own_reads_them_as_they_are_wr
     assert load(path, "cpu").tokenizer.put("on blue, a blimpish star").startswith("a blimpish star on")
 
 
+def test_a_model_of_own_captions_is_asked_by_them_without_a_note(own, capsys):
+    for name in COLOURS:
+        (own / "mine" / f"{name}.txt").write_text(f"{name} tile, seen from above", encoding="utf-8")
+    words = [*RUN.split(), "--captions", "*.txt", "--steps", "1", "-o", "out"]
+    assert main(words) == 0 and capsys.readouterr()
+    asked = ["generate", "--model", "out/model.safetensors", "--steps", "1", "-o", "a.png", "--prompt"]
+    assert main([*asked, "red tile, seen from above"]) == 0
+    assert "note" not in capsys.readouterr().err
+
+
 def test_a_caption_that_is_too_long_is_refused_by_name(own):
     model = load("tiny.safetensors", "cpu")
     with pytest.raises(ArgumentError, match="captions: the prompt has .* tokens"):

@@ -14,6 +14,7 @@ from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.weights.judges import load_reader
 from palimpsest.weights.model import Model
 from palimpsest.worlds.patterns import absent, remark, things, world_of
+from palimpsest.worlds.scene import WORDS
 from palimpsest.worlds.words import adds_a_place
 
 WEIGHT = re.compile(r"\([^()]*:\s*[-+]?[\d.]+\s*\)|\(\(.*\)\)|\[\[.*\]\]")  # as other programs weigh words
@@ -46,6 +47,9 @@ def _notes(tokenizer: object, text: str, instructs: bool) -> list[str]:
         )
     if words and adds_a_place(put := tokenizer.put(text), text):
         notes.append(f'"{text}" does not say which thing is left or above, and is read as "{put}"')
+    own = world_of(words) == "shapes" and tokenizer.whole is None and not set(words) <= set(WORDS)
+    if own and not instructs:
+        return notes  # it learned from captions of its owner's own kind
     return [*notes, *[said for said in [remark(text, words, instructs=instructs)] if said]]
 
 
