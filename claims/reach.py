@@ -152,9 +152,11 @@ def _alone(asked: dict[str, str], n: int) -> dict[str, str]:
 
 
 def _more(seen: list[dict[str, str]], asked: dict[str, str]) -> bool:
-    """Whether windows show a third thing: three of them a colour that neither thing has, or two of them two
-    things alike or both in the other order, as a ring, a star and another ring are seen. (One that cuts
-    through a thing may be misread.)"""
+    """Whether the windows show a third thing.
+
+    They do if a colour that neither thing has is read in three of them. They also do if two of them show the
+    same thing twice, or both things in the reverse order: of a ring, a star and another ring, a late window
+    shows the star first. One window is not enough, since one that cuts through a thing may be misread."""
     first, second = ((asked[f"shape_{n}"], asked[f"colour_{n}"]) for n in (1, 2))
     strange = again = 0
     for one in seen:

@@ -19,7 +19,7 @@ import unicodedata
 import warnings
 import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -187,11 +187,12 @@ class WordTokenizer(Tokenizer):
     """One token for each word of a closed list, and for each punctuation mark in it; lower case.
 
     words: in order of their tokens, which begin at 3 after <pad>, <start>, <end>. clean: what is done to a
-    text or a part of it first. whole: what is made of a whole prompt before that, given the names that stand
-    in it for taught words; None for a prompt that stays as it is (whole=None: for every one). advice: what to
-    say of a word that is not there (None: the words spelt most like it). A list with LETTERS in it can spell:
-    a word that it lacks is one piece of a token per letter. Otherwise `encode` raises UnknownWord. Raises
-    ValueError for a list with a word that could never be read or that stands there twice."""
+    text or a part of it first. whole: what a whole prompt is replaced by before that, whole(prompt, names=the
+    words that stand in it for taught ones), or None where it stays as it is; whole=None: every prompt stays.
+    advice: what to say of a word that is not there (None: the words spelt most like it). A list with LETTERS
+    in it can spell: a word that it lacks is one piece of a token per letter. Otherwise `encode` raises
+    UnknownWord. Raises ValueError for a list with a word that could never be read or that stands there
+    twice."""
 
     def __init__(
         self,
@@ -199,7 +200,7 @@ class WordTokenizer(Tokenizer):
         length: int = 24,
         clean: Callable[[str], str] = str,
         advice: Callable[[str], str] | None = None,
-        whole: Callable[[str, Collection[str]], str | None] | None = None,
+        whole: Callable[..., str | None] | None = None,
     ):
         for word in words:
             if split_words(word) != [word] and word not in LETTERS:
@@ -222,12 +223,15 @@ class WordTokenizer(Tokenizer):
         if self.whole is None:
             return None
         if not self.taught:
-            return self.whole(text, ())
+            return self.whole(text)
         names = {  # plain words in place of "<cat>", which begin alike, for the article's sake
             word: f"{word[0] if word[0].isalpha() else 't'}taught{i}" for i, word in enumerate(self.taught)
         }
         named = self.taught_in().sub(lambda found: names[found[0]], clean_plain(text))
-        put, words = self.whole(named, list(names.values())), {name: word for word, name in names.items()}
+        put, words = (
+            self.whole(named, names=list(names.values())),
+            {name: word for word, name in names.items()},
+        )
         return put and re.sub("|".join(map(_whole_word, words)), lambda found: words[found[0]], put)
 
     def cut(self, text: str) -> list[list[int]]:

@@ -292,9 +292,6 @@ def test_a_prompt_is_put_plainly_and_a_word_in_it_is_found_where_it_then_stands(
     assert word_tokenizer(OLD, 24).put(free) == free  # a model that saw free wordings, or reads instructions
 
 
-OWN = [*OLD, "zwx", "qev", "griffin", "<toy>", "owl"]
-
-
 @pytest.mark.parametrize(
     "typed, plain",
     [

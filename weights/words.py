@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from palimpsest.nets.tokenizer import WordTokenizer
@@ -21,9 +21,5 @@ def word_tokenizer(words: Sequence[str], length: int, *, free: bool = True) -> W
         length,
         partial(understood, known=known),
         partial(advice, known=known),
-        None if free else partial(_plain, known),
+        None if free else partial(plain_caption, known=known),
     )
-
-
-def _plain(known: frozenset[str], text: str, names: Collection[str]) -> str | None:
-    return plain_caption(text, known, names)

@@ -49,7 +49,7 @@ def _notes(tokenizer: object, text: str, instructs: bool) -> list[str]:
         notes.append(f'"{text}" does not say which thing is left or above, and is read as "{put}"')
     own = world_of(words) == "shapes" and tokenizer.whole is None and not set(words) <= set(WORDS)
     if own and not instructs:
-        return notes  # it learned from captions of its owner's own kind
+        return notes  # its owner's captions, from which it learned, may be of any kind
     return [*notes, *[said for said in [remark(text, words, instructs=instructs)] if said]]
 
 
