@@ -180,24 +180,13 @@ def storage_error(
 
 def start_from(init: str, modules: dict[str, nn.Module]) -> list[dict[str, Any]]:
     """Fill the modules from an earlier run's file, "" for none; what that file was trained with, run by
-    run. New words stand at the end of the world's list: a file from before them is filled up with rows
-    that no training has touched.
+    run. A file from before some words is filled up, see `with_new_words`.
     """
     if not init:
         return []
     config, tensors = read_weights(init)
-    words = config.get("words", [])
-    added = len(WORDS) - len(words) if words and words == list(WORDS[: len(words)]) else 0
     for name, module in modules.items():
-        for key, mine in module.state_dict().items():
-            old = tensors.get(f"{name}.{key}")
-            if (
-                added
-                and key.split(".")[-2:] == ["tokens", "weight"]
-                and old is not None
-                and len(old) == len(mine) - added
-            ):
-                tensors[f"{name}.{key}"] = torch.cat([old.float(), mine[len(old) :].cpu()])
+        tensors |= with_new_words(config, tensors, module, f"{name}.")
         try:
             fill(module, tensors, name, init).train().requires_grad_(True)
         except WeightsError:
@@ -205,6 +194,29 @@ def start_from(init: str, modules: dict[str, nn.Module]) -> list[dict[str, Any]]
                 f"init: {init} holds another model than this recipe trains; name an earlier file of its own"
             ) from None
     return config["trained"]
+
+
+def with_new_words(
+    config: dict[str, Any], tensors: dict[str, Tensor], module: nn.Module, prefix: str
+) -> dict[str, Tensor]:
+    """The token tables of a file that was made before the world had all of its words, filled up with the
+    module's own rows, which no training has touched: {name in the file: table}. New words stand at the end
+    of the world's list; {} where there are none.
+
+    prefix: what stands before the module's names in the file."""
+    words = config.get("words", [])
+    added = len(WORDS) - len(words) if words and words == list(WORDS[: len(words)]) else 0
+    found = {}
+    for key, mine in module.state_dict().items():
+        old = tensors.get(prefix + key)
+        if (
+            added
+            and f".{key}".endswith(".tokens.weight")
+            and old is not None
+            and len(old) == len(mine) - added
+        ):
+            found[prefix + key] = torch.cat([old.float(), mine[len(old) :].cpu()])
+    return found
 
 
 def publish(

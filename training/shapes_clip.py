@@ -5,9 +5,10 @@
 
 "Learning Transferable Visual Models From Natural Language Supervision", arXiv:2103.00020v1, Sec. 2.3: of
 a batch of pictures and captions, find which belong together. The noised one (GLIDE, arXiv:2112.10741v3,
-Sec. 2.4) looks at x_t, by the schedule of the base model that it is to guide, and knows t; everything
-else is the same. Its scale is fixed, as the published one's is. Chance finds a picture's caption among n
-once in n; the record tells how often these find it among 64."""
+Sec. 2.4) looks at x_t, by the schedule of the base model that it is to guide, and knows t. Its scale is
+fixed, as the published one's is, and its image tower is half a U-Net, which may begin as that of a trained
+classifier (`--tower`); the text tower may begin as another CLIP's (`--text`). Everything else is the same.
+Chance finds a picture's caption among n once in n; the record tells how often these find it among 64."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from palimpsest.arguments import Count, Fraction, Rounds
+from palimpsest.arguments import ArgumentError, Count, Fraction, Rounds
 from palimpsest.fit.ahead import moved, step_generator
 from palimpsest.fit.loop import fit
 from palimpsest.fit.processes import rank_and_world
@@ -29,6 +30,7 @@ from palimpsest.nets.tokenizer import WordTokenizer
 from palimpsest.samplers.convert import q_sample
 from palimpsest.samplers.noise import gaussian
 from palimpsest.samplers.schedule import Schedule
+from palimpsest.training import shapes_classifier
 from palimpsest.training.recipe import (
     RunArguments,
     Switch,
@@ -37,16 +39,18 @@ from palimpsest.training.recipe import (
     recent,
     start_from,
     storage_error,
+    with_new_words,
 )
 from palimpsest.training.scenes import Draw, Supply
 from palimpsest.training.shapes import told
+from palimpsest.weights.files import read_weights
 from palimpsest.worlds.scene import WORDS
+from palimpsest.worlds.shapes import ATTRIBUTES
 
 LENGTH = 24
-TOWERS = dict(
-    width=128, layers=4, heads=4, embed=64, length=LENGTH, text_width=128, text_layers=3, text_heads=4
-)
-CLEAN, NOISED = TOWERS | dict(size=64, patch=8), TOWERS | dict(size=32, patch=4, scale=20.0)
+TOWERS = dict(heads=4, embed=64, length=LENGTH, text_width=128, text_layers=3, text_heads=4)
+CLEAN = TOWERS | dict(size=64, patch=8, width=128, layers=4)
+NOISED = TOWERS | shapes_classifier.CONFIG | dict(queries=len(ATTRIBUTES), scale=20.0)
 AMONG = 64
 SCHEDULE = dict(name="cosine", T=1000)
 
@@ -101,6 +105,8 @@ class Arguments(ClipArguments):
     name: str = "shapes-clip"
     two: Fraction = 0.4  # share of scenes with two things
     noised: Switch = 0  # 1: a net that looks at x_t and is told t
+    tower: str = ""  # a shapes-classifier; the half U-Net of a noised CLIP begins as its
+    text: str = ""  # a CLIP of these words; the text tower begins as its
     kept: Rounds = 0  # scenes drawn once and used again; 0: each step draws its own
 
 
@@ -155,9 +161,31 @@ def judge(
     return figures | dict(storage_error=storage_error({"clip": net}, answer))
 
 
+def begin_as(net: CLIP | NoisedCLIP, tower: str, text: str) -> None:
+    """Copy what a classifier's half U-Net has learned into the image tower, and a CLIP's text tower; "" for
+    none. The heads of a classifier name values and are left out.
+
+    ValueError where a file has none of the tower's shape."""
+    parts: tuple[tuple[str, str, str, nn.Module], ...] = (
+        ("tower", tower, "classifier.", net.image),
+        ("text", text, "clip.text.", net.text),
+    )
+    for argument, file, prefix, part in parts:
+        if not file:
+            continue
+        config, tensors = read_weights(file)
+        tensors |= with_new_words(config, tensors, part, prefix)
+        state = {k: v for k, v in part.state_dict().items() if not k.startswith("heads.")}
+        begun = {k: tensors[prefix + k] for k in state if prefix + k in tensors}
+        if any(k not in begun or begun[k].shape != v.shape for k, v in state.items()):
+            raise ArgumentError(argument, f"{file} holds none of this net's shape")
+        part.load_state_dict(begun, strict=False)
+
+
 def main(given: Arguments) -> None:
     torch.manual_seed(given.seed)
     net, tokenizer, config = model(bool(given.noised))
+    begin_as(net, given.tower, given.text)
     earlier = start_from(given.init, {"clip": net})
     rank, world = rank_and_world()
     supply = Supply(

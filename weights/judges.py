@@ -110,14 +110,14 @@ class Judge:
         pictures = pictures.to(next(self.net.parameters()).device)
         if not self.noised:
             return self.net.encode_image(clip_view(pictures, self.net.size))
-        side = self.net.image.side * self.net.image.patch
+        side = self.net.size
         if tuple(pictures.shape[-2:]) != (side, side):
             raise ArgumentError(
                 "x_t",
                 f"a noised CLIP sees {side}x{side} only, as its noise would be another in another size; "
                 f"got {tuple(pictures.shape)}",
             )
-        return self.net.encode_image(pictures, time_of_level(t, self.net.image.times.num_embeddings))
+        return self.net.encode_image(pictures, time_of_level(t, self.net.times))
 
     @torch.no_grad()
     def texts(self, prompts: str | Sequence[str]) -> Tensor:

@@ -2,7 +2,9 @@
 guide a walk from the first step.
 
 "GLIDE", arXiv:2112.10741v3, Sec. 2.4 and 4.4. With its default arguments the class is the published pair
-of encoders (image 86,443,776 parameters in 188 tensors, text 71,679,488 in 185).
+of encoders (image 86,443,776 parameters in 188 tensors, text 71,679,488 in 185). Its image encoder is a
+vision transformer. With `mult`, as in the shipped model, it is the downward half of a U-Net instead, as in a
+classifier that guides (nets/judges/noisy_reader.py): at a million weights that reads noisy pictures better.
 
     clip = load_noised_clip("clip_image_enc.pt", "clip_text_enc.pt")     # weights/public/towers.py
     tokenizer = ClipTokenizer(pad=0, clean=clean_openai, truncate=True)
@@ -14,6 +16,8 @@ Letters: b batch, n texts, l tokens, d width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +26,7 @@ from palimpsest.arguments import ArgumentError
 from palimpsest.nets.attention import Tap
 from palimpsest.nets.fast_cpu import Linear
 from palimpsest.nets.judges.clip import MEAN, STD, at_end
+from palimpsest.nets.judges.noisy_reader import NoisyReader
 from palimpsest.nets.judges.vit import Tokens, VisionTransformer, standardise
 from palimpsest.nets.text import TextTransformer
 
@@ -37,6 +42,10 @@ class NoisedCLIP(nn.Module):
         width: int = 768,  # of the image tower
         layers: int = 12,  # of the image tower
         heads: int = 12,  # of the image tower
+        mult: Sequence[
+            int
+        ] = (),  # channels of each level of half a U-Net, in units of width; (): a transformer
+        queries: int = 8,  # that look at the last map of half a U-Net; the vectors they find are added up
         times: int = 1000,  # it knows t = 0 … times − 1
         embed: int = 512,  # d, of the common space
         vocab: int = 65536,  # how many tokens there are
@@ -48,10 +57,19 @@ class NoisedCLIP(nn.Module):
         scale: float = 100.0,  # 1/τ, which multiplies a cosine; the published weights hold none
     ):
         super().__init__()
-        self.end, self.scale = end, scale
-        self.image = NoisedVisionTransformer(
-            size=size, patch=patch, width=width, layers=layers, heads=heads, times=times
-        )
+        self.end, self.scale, self.size, self.times = end, scale, size, times
+        self.image: NoisyReader | NoisedVisionTransformer
+        if mult:
+            found = {f"vector {k + 1}": embed for k in range(queries)}
+            self.image = NoisyReader(
+                attributes=found, size=size, width=width, mult=tuple(mult), heads=heads, times=times
+            )
+        else:
+            self.image = NoisedVisionTransformer(
+                size=size, patch=patch, width=width, layers=layers, heads=heads, times=times
+            )
+            self.image_projection = Linear(width, embed, bias=False)
+            nn.init.normal_(self.image_projection.weight, std=width**-0.5)
         self.text = TextTransformer(
             vocab=vocab,
             length=length,
@@ -61,9 +79,7 @@ class NoisedCLIP(nn.Module):
             activation=F.gelu,
         )
         drop_key_bias(self.text.layers)
-        self.image_projection = Linear(width, embed, bias=False)
         self.text_projection = Linear(text_width, embed, bias=False)
-        nn.init.normal_(self.image_projection.weight, std=width**-0.5)
         nn.init.normal_(self.text_projection.weight, std=text_width**-0.5)
 
     def encode_image(
@@ -73,9 +89,14 @@ class NoisedCLIP(nn.Module):
         unless `unit` is False.
 
         t: a whole number or a tensor of one or b of them, 0 … times − 1 (the published weights; level t
-        of a Schedule is their t − 1). tap: sees the attention of the image tower. Raises ValueError for
-        pictures of another size, and a time that is none of these."""
-        z = self.image_projection(self.image(standardise(x_t, MEAN, STD), t, tap).cls)
+        of a Schedule is their t − 1). tap: sees the attention of a vision transformer. Raises ValueError for
+        pictures of another size, a time that is none of these, and a tap on half a U-Net."""
+        if isinstance(self.image, NoisyReader):
+            if tap is not None:
+                raise ArgumentError("tap", "sees the attention of a vision transformer; this is half a U-Net")
+            z = torch.stack(list(self.image(x_t, t).values())).sum(dim=0)
+        else:
+            z = self.image_projection(self.image(standardise(x_t, MEAN, STD), t, tap).cls)
         return F.normalize(z, dim=-1) if unit else z
 
     def encode_text(self, tokens: Tensor, *, unit: bool = True) -> Tensor:
