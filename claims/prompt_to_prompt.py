@@ -131,7 +131,7 @@ def measure(
     return dict(w=W, steps=STEPS, cross=CROSS, self_=SELF, kinds=kinds, curve=curve)
 
 
-LAYOUT = Measurement("layout", measure, 128, 0, ("layout.png",))
+LAYOUT = Measurement("layout", measure, 256, 0, ("layout.png",))
 
 
 def judge_layout(record: Record) -> Finding:

@@ -4,6 +4,7 @@ first step is so.
 
 from __future__ import annotations
 
+import copy
 import random
 
 import pytest
@@ -116,6 +117,30 @@ def test_the_files_load_as_what_they_are(folder):
     assert load_judge(folder / "shapes-clip-noised.safetensors").noised is True
     with pytest.raises(WeightsError, match="a clip or noised_clip model is needed"):
         load_judge(folder / "shapes-classifier.safetensors")
+
+
+def test_a_noised_clip_begins_as_the_classifier_and_as_the_clip_that_are_named(folder):
+    net, _, _ = shapes_clip.model(noised=True)
+    tower, text = (folder / f"{name}.safetensors" for name in ("shapes-classifier", "shapes-clip"))
+    shapes_clip.begin_as(net, str(tower), str(text))
+    classifier, words = load_classifier(tower).net, load_judge(text).net.text
+    x, t = torch.randn(2, 3, 32, 32, generator=Generator().manual_seed(0)), torch.tensor([3, 700])
+
+    def seen(
+        net,
+    ):  # by the map's queries, before the heads, which name values in one and vectors in the other
+        heads, net.heads = net.heads, torch.nn.ModuleList(torch.nn.Identity() for _ in net.heads)
+        found = torch.stack(list(net(x, t).values()))
+        net.heads = heads
+        return found
+
+    torch.testing.assert_close(seen(net.image), seen(classifier))
+    torch.testing.assert_close(net.text.tokens.weight, words.tokens.weight)
+    before = copy.deepcopy(net.state_dict())
+    for given in (dict(tower=str(text), text=""), dict(tower="", text=str(tower))):
+        with pytest.raises(ValueError, match="(tower|text): .* holds none of this net's shape"):
+            shapes_clip.begin_as(net, **given)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
 def test_the_history_of_a_file_stands_in_it(folder):

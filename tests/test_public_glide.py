@@ -364,3 +364,38 @@ def test_gradients_reach_the_noisy_picture_and_bad_times_are_named():
         net.encode_image(normal(1, 3, 12, 12), 3)
     with pytest.raises(ValueError, match="row 0 has no end token 39"):
         net.encode_text(torch.tensor([[3, 4, 5, 0, 0]]))
+
+
+# ------------------------------------------------------------------------------------------------- half a U-Net as its image tower
+
+
+def half():
+    net = NoisedCLIP(**CLIP | dict(size=16, width=8, heads=2, mult=[1, 2], queries=3)).eval()
+    for part in net.children():
+        randomised(part)
+    return net
+
+
+@torch.no_grad()
+def test_half_a_unet_adds_up_what_its_queries_find():
+    net, x = half(), normal(2, 3, 16, 16)
+    found = net.image(x, 4)
+    assert list(found) == ["vector 1", "vector 2", "vector 3"] and not hasattr(net, "image_projection")
+    torch.testing.assert_close(net.encode_image(x, 4, unit=False), sum(found.values()))
+    torch.testing.assert_close(net.encode_image(x, 4).norm(dim=1), torch.ones(2))
+    text = net.encode_text(torch.tensor([[3, 4, 39, 0, 0], [5, 1, 1, 39, 0]]))
+    cosines = net(x, 4, torch.tensor([[3, 4, 39, 0, 0], [5, 1, 1, 39, 0]])) / net.scale
+    torch.testing.assert_close(cosines, net.encode_image(x, 4) @ text.mT)
+    assert (net.encode_image(x, 0) - net.encode_image(x, 7)).abs().max() > 1e-3
+
+
+def test_gradients_reach_the_picture_through_half_a_unet_and_what_it_cannot_do_is_named():
+    net, x = half(), normal(2, 3, 16, 16).requires_grad_()
+    (net.encode_image(x, 3) * net.encode_text(torch.tensor([[3, 39, 0, 0, 0]] * 2))).sum().backward()
+    assert x.grad.abs().amax(dim=(1, 2, 3)).gt(0).all()
+    with pytest.raises(ValueError, match="tap: sees the attention of a vision transformer"):
+        net.encode_image(x, 3, tap=lambda site, maps: maps)
+    with pytest.raises(ValueError, match="t: must lie between 0 and 9"):
+        net.encode_image(x, 10)
+    with pytest.raises(ValueError, match=r"x_t: must be \(b, 3, 16, 16\), not \(1, 3, 32, 32\)"):
+        net.encode_image(normal(1, 3, 32, 32), 3)
