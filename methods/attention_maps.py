@@ -25,8 +25,9 @@ from torch import Tensor
 from palimpsest.arguments import ArgumentError, Count, Scale, Seed, Texts, check
 from palimpsest.methods.alignment import words
 from palimpsest.methods.inversion import Inversion, way_down
-from palimpsest.methods.sampling import TOP, generate
+from palimpsest.methods.sampling import TOP, generate, pure_noise, times_below
 from palimpsest.nets.attention import Site
+from palimpsest.nets.net import sites_of
 from palimpsest.nets.tokenizer import Tokenizer
 from palimpsest.samplers.noise import Rng
 from palimpsest.weights.model import Model
@@ -64,7 +65,7 @@ def sites_at(model: Model, latent: tuple[int, int], res: tuple[int, int] | None 
     Diffusion. Raises ArgumentError where the net has no cross-attention of that size, with the sizes it has,
     or none at all.
     """
-    sites = model.net.sites(latent)
+    sites = sites_of(model.net, latent)
     sizes = sorted({site.res for site in sites if site.kind == "cross"}, key=math.prod)
     if not sizes:
         raise ArgumentError(
@@ -85,8 +86,8 @@ def from_noise(
     w: None is what `generate` takes.
     """
     w = model.settle(generate, dict(w=w))
-    z_T = Rng(seeds).randn((len(prompts), *model.latent_shape)).to(model.device, model.dtype)  # Alg. 1 l. 1
-    return Inversion(tuple(prompts), w, tuple(model.schedule.times(steps, TOP)), [z_T], 0)
+    z_T = pure_noise(model, Rng(seeds))  # Alg. 1 l. 1
+    return Inversion(tuple(prompts), w, tuple(times_below(model.schedule, steps, TOP, "steps")), [z_T], 0)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from palimpsest.arguments import (
     Positive,
     Rounds,
     Seed,
+    Texts,
     check,
 )
 from palimpsest.fit.loop import fit
@@ -175,7 +176,7 @@ class Trained(NamedTuple):
 def train(
     model: Model,
     pictures: Sequence[Picture],
-    captions: Sequence[str],
+    captions: Texts,
     *,
     training: Training = Training(),
     files: Files = Files(),
@@ -184,7 +185,7 @@ def train(
     progress: bool = False,
 ) -> Trained:
     """A new model that has gone on learning from the pictures (1, 3, y, x) in [−1, 1], paths or PIL images,
-    with a caption each.
+    with one caption for all, or one each.
 
     files: where the state is kept, from which a stopped run goes on. until: a time as time.time() tells it,
     at which it ends (see `fit`). each_save: called with the model so far, and the losses, after each
@@ -193,10 +194,10 @@ def train(
     """
     check(train, locals())
     check_can_be_tuned(model)
-    if model.learned_variance:
-        raise ArgumentError("model", f"{model.name} learns variances, too; choose a text-to-picture model")
-    if model.text is None:
-        raise ArgumentError("model", f"{model.name} was trained without text; choose a text-to-picture model")
+    if model.learned_variance or model.text is None:
+        lacks = "learns variances, too" if model.learned_variance else "was trained without text"
+        raise ArgumentError("model", f"{model.name} {lacks}; choose a text-to-picture model")
+    captions = [captions] * len(pictures) if isinstance(captions, str) else captions
     if not pictures or len(pictures) != len(captions):
         raise ArgumentError(
             "captions", f"{len(captions)} for {len(pictures)} pictures; give one or more, with a caption each"

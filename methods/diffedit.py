@@ -108,7 +108,7 @@ class Ablation:
 
     use_mask: bool = True  # False edits everywhere: Encode-Decode
     encode: bool = True  # False noises the picture instead, with one noise; use_mask=False too is SDEdit
-    blend: Blend = "level"  # "x0" mixes the predictions of x_0, as GLIDE does, see `blended`
+    blend: Blend = "level"  # "x0" mixes the predictions of x_0, as GLIDE does, see `inpainting_denoiser`
     iterations: Rounds = 0  # of fixed-point encoding, see samplers.ddim.invert
 
     def __post_init__(self) -> None:
@@ -310,11 +310,11 @@ def decode(
 
     Returns the path: path[n] at times[n]. blend="level": M y_s + (1 − M) x_s after each step. The last of
     `encoded` is x_0, and so is the result where M = 0, to the bit. official code: diffusers' lags a level,
-    and ends beside x_0. blend="x0": see `blended`; what is kept is then x_0 with noise in it, until the last
-    step. noise: for a random step.
+    and ends beside x_0. blend="x0": see `inpainting_denoiser`; what is kept is x_0 with noise in
+    it, until the last step. noise: for a random step.
     """
     check(decode, locals())
-    eps = eps if blend == "level" else blended(eps, sched, encoded[-1], mask)
+    eps = eps if blend == "level" else inpainting_denoiser(eps, sched, encoded[-1], mask)
     path = [encoded[0]]
     for (t, s), x_s in zip(pairwise(times), encoded[1:], strict=True):
         y_s = step(sched, path[-1], eps, t, s, noise)  # Eq. (10)
@@ -324,7 +324,7 @@ def decode(
     return path
 
 
-def blended(eps: Denoiser, sched: Schedule, x_0: Tensor, mask: Tensor) -> Denoiser:
+def inpainting_denoiser(eps: Denoiser, sched: Schedule, x_0: Tensor, mask: Tensor) -> Denoiser:
     """The denoiser whose predicted x_0 is M x̂_0 + (1 − M) x_0, as GLIDE inpaints (arXiv:2112.10741v3)."""
 
     def denoise(y_t: Tensor, t: float) -> Tensor:

@@ -34,7 +34,7 @@ import torch
 from einops import reduce
 from torch import Generator, Tensor, nn
 
-from palimpsest.arguments import ArgumentError, Hint, Interval, Picture, Rounds, check
+from palimpsest.arguments import ArgumentError, Hint, Interval, Picture, Rounds, Texts, check
 from palimpsest.fit.loop import fit
 from palimpsest.fit.settings import Files, Settings
 from palimpsest.methods.identifiers import check_identifier, mentions
@@ -306,7 +306,7 @@ def dreambooth(
     class_noun: str,
     *,
     identifier: str = "auto",
-    prompts: Sequence[str] | None = None,
+    prompts: Texts | None = None,
     course: Course = Course(),
     prior: Prior = Prior(),
     rank: Rounds = 0,
@@ -338,7 +338,8 @@ def dreambooth(
         check_prior_can_be_kept(model, x, class_noun)
     prompt, class_prompt = with_article(identifier, class_noun), with_article(class_noun)  # l. 1, Sec. 3.2
     texts = prompts_of_pictures(prompts, len(x), identifier) or [prompt]
-    class_texts = [class_prompt] if prior.prompts is None else list(prior.prompts)
+    class_texts = class_prompt if prior.prompts is None else prior.prompts
+    class_texts = [class_texts] if isinstance(class_texts, str) else list(class_texts)
     tokens, class_tokens = (model.tokenizer(some)[:, None] for some in (texts, class_texts))  # (n 1 l)
     new = trainable_copy(
         model,
@@ -367,13 +368,14 @@ def dreambooth(
     return Learned(with_trained(new, modules), identifier, prompt, class_prompt, *curves, x_pr)
 
 
-def prompts_of_pictures(prompts: Sequence[str] | None, n: int, identifier: str) -> list[str]:
-    """The texts of n pictures; [] for None.
+def prompts_of_pictures(prompts: Texts | None, n: int, identifier: str) -> list[str]:
+    """The texts of n pictures, one for all or one each; [] for None.
 
     Raises ArgumentError for another number of them, or one without the identifier.
     """
     if prompts is None:
         return []
+    prompts = [prompts] * n if isinstance(prompts, str) else prompts
     if len(prompts) != n or not all(mentions(text, identifier) for text in prompts):
         raise ArgumentError(
             "prompts",

@@ -25,7 +25,6 @@ from itertools import pairwise
 from typing import Annotated, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.arguments import (
@@ -58,7 +57,8 @@ class FlowEdit(NamedTuple):
 
     picture: Tensor  # the edit; where a mask keeps, the pixels that were given
     raw: Tensor  # the edit as decoded
-    path: list[Tensor]  # Z at each of `times`: the picture's latent, turning into the edit's
+    path: list[Tensor]  # Z at each of `times`: the picture's latent, turning into the edit's; in the steps
+    # that `last` counts, the state on the line instead
     times: list[float]  # flow times, falling to 0
     levels: list[float]  # the schedule's times t of the same levels
     calls: int  # network evaluations per picture
@@ -116,7 +116,7 @@ def flow_edit(
             path.append(z if cells is None else torch.where(cells > 0, z, x_0))
 
     raw = model.decode(path[-1])
-    picture = raw if given is None else torch.where(F.interpolate(given, x.shape[-2:]) > 0, raw.to(x), x)
+    picture = raw if given is None else torch.where(given > 0, raw.to(x), x)
     calls = int(evaluations.each.max())
     return FlowEdit(picture, raw, path, times, [time_of_flow(sched, s) for s in times], calls)
 

@@ -241,7 +241,7 @@ def upsample(
         kept = Kept(given_picture(model, picture), given_mask(model, mask), "trained")
     rng = Rng.of(seed, len(small))
     x_T = temperature * rng.randn((len(small), 3, side, side)).to(model.device)  # l. 1
-    low_res = eight_bits(small)  # Sec. 4.1; official code: it was taught to enlarge files
+    low_res = eight_bits(small.to(model.device))  # Sec. 4.1; official code: it was taught to enlarge files
     made = walk(model, x_T, levels, texts, rng, low_res=low_res, kept=kept, eta=eta)[-1].clamp(-1, 1)
     return made if kept is None or not paste else pasted(made, kept.picture, kept.mask)
 
@@ -338,11 +338,18 @@ def repeated(prompts: Texts, n: int) -> list[str]:
 
 
 def levels_of(model: Model, steps: str, argument: str = "steps") -> list[int]:
-    """The times that a respacing of the model's schedule stops at. Raises ArgumentError if it is none."""
+    """The times that a respacing of the model's schedule stops at. Raises ArgumentError if it is none, or
+    begins where there is hardly any noise, as "1" does, which is time 1 alone."""
     try:
-        return respaced(model.schedule.T, steps)
+        levels = respaced(model.schedule.T, steps)
     except ArgumentError as error:
         raise ArgumentError(argument, error.text) from None
+    if levels[0] < model.schedule.T / 2:
+        raise ArgumentError(
+            argument,
+            f"{steps!r} begins at time {levels[0]} of {model.schedule.T}, where there is hardly any noise",
+        )
+    return levels
 
 
 def check_stage(model: Model, argument: str = "model", *, upsampling: bool) -> None:

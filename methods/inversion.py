@@ -19,7 +19,6 @@ mend that."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
@@ -39,7 +38,7 @@ from palimpsest.arguments import (
     one_each,
 )
 from palimpsest.methods.inputs import given_picture
-from palimpsest.methods.sampling import TOP
+from palimpsest.methods.sampling import TOP, times_below
 from palimpsest.nets.attention import Tap
 from palimpsest.samplers.ddim import ddim_step
 from palimpsest.samplers.ddim import invert as walk_up
@@ -62,7 +61,8 @@ class Inversion:
     prompts: tuple[str, ...]  # one for each picture
     w: float  # the guidance scale that it is meant to be walked down with
     times: tuple[int, ...]  # strictly falling, the last is 0
-    path: list[Tensor]  # latents (b c y x) at those times: path[0] the start, path[-1] the encoded pictures
+    path: list[Tensor]  # states at those times: path[0] the start, path[-1] that of the encoded pictures;
+    # latents (b c y x), but for a method whose state holds more than that, see `finish`
     calls: int  # network evaluations for each picture that it cost
 
     needs_source = False  # whether an edit makes sense only beside rows under the pictures' own prompts
@@ -105,7 +105,7 @@ def invert(
     check(invert, locals())
     x = given_picture(model, x)
     prompts = one_each("prompt", prompt, len(x))
-    times = model.schedule.times(steps, top)
+    times = times_below(model.schedule, steps, top, "top")
     eps = model.denoiser(prompts, w)  # Eq. (18)
     with counted(model, len(x)) as evaluations:
         path = walk_up(
@@ -114,21 +114,31 @@ def invert(
     return Inversion(tuple(prompts), w, tuple(times), path, int(evaluations.each.max()))
 
 
+def check_pivot(model: Model, x: Picture, pivot: Inversion) -> None:
+    """Raises ArgumentError for an inversion of other pictures than x (b, 3, y, x)."""
+    z_0, found = model.encode(given_picture(model, x)), pivot.finish(pivot.path[-1])
+    if z_0.shape != found.shape or not torch.allclose(z_0, found.to(z_0), rtol=0, atol=1e-3):
+        raise ArgumentError(
+            "pivot", "is the inversion of other pictures than x; invert these, or leave it out"
+        )
+
+
 def way_down(
-    model: Model, inversion: Inversion, prompts: Sequence[str] | None = None, w: Scale | None = None
+    model: Model, inversion: Inversion, prompts: Texts | None = None, w: Scale | None = None
 ) -> tuple[Tensor, StepDown]:
     """Lines 3 to 6, one step at a time: the rows (r b) c y x at times[0], and the function that takes a step.
 
-    prompts: r · b of them for b pictures; where there are more rows than pictures, rows 0 … b−1 are the
-    pictures' own. None: the inversion's own prompts. Each row starts where its picture starts and gets its
-    picture's null embeddings, offsets or noises. w: guidance scale; None: the inversion's own. The tap of a
-    step (nets/attention.py) sees and edits the attention under the prompts, over all rows. Raises
-    ArgumentError for another number of prompts, or where the inversion needs rows under the pictures' own
-    prompts and has none.
+    prompts: one for all pictures, or r · b of them for b pictures; where there are more rows than pictures,
+    rows 0 … b−1 are the pictures' own. None: the inversion's own prompts. Each row starts where its picture
+    starts and gets its picture's null embeddings, offsets or noises. w: guidance scale; None: the
+    inversion's own. The tap of a step (nets/attention.py) sees and edits the attention under the prompts,
+    over all rows. Raises ArgumentError for another number of prompts, or where the inversion needs rows
+    under the pictures' own prompts and has none.
     """
     check(way_down, locals())
-    prompts = list(inversion.prompts if prompts is None else prompts)
     n, w = len(inversion.prompts), inversion.w if w is None else w
+    prompts = inversion.prompts if prompts is None else prompts
+    prompts = [prompts] * n if isinstance(prompts, str) else list(prompts)
     if not prompts or len(prompts) % n:
         raise ArgumentError(
             "prompts", f"must be one for each of the {n} inverted pictures, or a multiple, got {len(prompts)}"
@@ -140,8 +150,9 @@ def way_down(
             "give those first, then the others",
         )
     rows = len(prompts) // n
+    textless = model.text is None and not any(prompts)
     with torch.no_grad():
-        cond, empty = model.embed(prompts), model.embed("")
+        cond, empty = ("", "") if textless else (model.embed(prompts), model.embed(""))
 
     @torch.no_grad()
     def step(i: int, z: Tensor, tap: Tap | None = None) -> Tensor:
@@ -155,7 +166,7 @@ def way_down(
 
 
 def redo(
-    model: Model, inversion: Inversion, prompts: Sequence[str] | None = None, *, w: Scale | None = None
+    model: Model, inversion: Inversion, prompts: Texts | None = None, *, w: Scale | None = None
 ) -> list[Tensor]:
     """Walk down from an inversion of b pictures: latents (r b) c y x at each of its times.
 

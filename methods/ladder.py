@@ -22,7 +22,7 @@ from palimpsest.arguments import Count, Picture, Rounds, Texts, check, one_each
 from palimpsest.methods.inputs import given_picture
 from palimpsest.methods.inversion import Inversion, invert, redo
 from palimpsest.methods.null_text import GuidanceScale, check_model, null_text
-from palimpsest.methods.sampling import TOP
+from palimpsest.methods.sampling import TOP, times_below
 from palimpsest.methods.variants import direct, negative_prompt
 from palimpsest.metrics.image import psnr
 from palimpsest.weights.counting import counted
@@ -61,7 +61,7 @@ def ladder(
     """
     check(ladder, locals())
     check_model(model, prompt)
-    model.schedule.times(steps, TOP)
+    times_below(model.schedule, steps, TOP, "steps")
     x, rungs = given_picture(model, x).to(model.dtype), []
     one_each("prompt", prompt, len(x))
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from palimpsest.arguments import ArgumentError, Count, Hint, Picture, Positive, Texts, check, one_each
 from palimpsest.methods.inputs import given_picture
-from palimpsest.methods.inversion import Inversion, invert
+from palimpsest.methods.inversion import Inversion, check_pivot, invert
 from palimpsest.methods.null_solvers import Adam, mean_square, untuned
 from palimpsest.methods.null_text import GuidanceScale, NullText, begin, check_model
-from palimpsest.methods.sampling import TOP
+from palimpsest.methods.sampling import TOP, times_below
 from palimpsest.samplers.convert import q_sample
 from palimpsest.samplers.ddim import ddim_step
 from palimpsest.samplers.guidance import combine
@@ -35,7 +35,7 @@ def random_pivot(model: Model, x: Picture, prompt: Texts, noise: Tensor, *, step
     """
     check(random_pivot, locals())
     x = given_picture(model, x)
-    times, z_0 = tuple(model.schedule.times(steps, TOP)), model.encode(x)
+    times, z_0 = tuple(times_below(model.schedule, steps, TOP, "steps")), model.encode(x)
     if noise.shape not in (z_0.shape, (steps, *z_0.shape)):
         raise ArgumentError(
             "noise",
@@ -68,6 +68,8 @@ def shared_null_text(
     check_model(model, prompt)
     if pivot is None:
         pivot = invert(model, x, prompt, steps=steps)
+    else:
+        check_pivot(model, x, pivot)
     cond = model.embed(list(pivot.prompts))
     run = begin(pivot, prompt, steps, w, cond)
     null = model.embed("").repeat(len(cond), 1, 1) if start == "empty" else cond

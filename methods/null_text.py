@@ -47,7 +47,7 @@ from palimpsest.arguments import (
     check,
     one_each,
 )
-from palimpsest.methods.inversion import Inversion, invert
+from palimpsest.methods.inversion import Inversion, check_pivot, invert
 from palimpsest.methods.null_solvers import (
     Adam,
     GuidedStep,
@@ -130,8 +130,8 @@ def null_text(
 ) -> NullText:
     """Null-text inversion of pictures x (b, 3, y, x) in [−1, 1] under one prompt, or one for each.
 
-    The defaults are the paper's; lr, stop, solver, start: None takes what the model recommends, else the
-    paper's 0.01, 1e-5, "adam" and "empty".
+    lr, stop, solver, start: None takes what the model recommends (`shapes`: 0.03, 1e-6, "adam", "prompt"),
+    else the paper's 0.01, 1e-5, "adam" and "empty". The other defaults are the paper's.
 
     steps: of the walk. w: guidance scale of the walk down. inner: updates in a step, at most. lr: of Adam,
     falling linearly to half over the walk. stop: a step is done when the mean of (z*_s − z_s)² is below
@@ -153,6 +153,8 @@ def null_text(
     check_model(model, prompt)
     if pivot is None:
         pivot = invert(model, x, prompt, steps=steps)  # Alg. 1 l. 1, at w = 1; Eq. (19)
+    else:
+        check_pivot(model, x, pivot)
     cond, empty = model.embed(list(pivot.prompts)), model.embed("").repeat(len(pivot.prompts), 1, 1)
     run = begin(pivot, prompt, steps, w, cond)
     null = run.nulls[-1] if len(run.nulls) else empty if start == "empty" else cond  # Alg. 1 l. 2

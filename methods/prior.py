@@ -17,7 +17,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from palimpsest.arguments import ArgumentError, Count, Hint, Interval, Scale, check
+from palimpsest.arguments import ArgumentError, Count, Hint, Interval, Scale, Texts, check
 from palimpsest.fit.processes import rank_and_world
 from palimpsest.methods.sampling import generate
 from palimpsest.samplers.solvers import DDIM
@@ -38,7 +38,7 @@ class Prior:
     n: Pictures = 100  # how many pictures of the class
     steps: Count = 25  # of the walk that makes them  # unstated: the paper names the sampler and no more
     w: Scale = 3.0  # guidance scale of that walk
-    prompts: Sequence[str] | None = None  # of these pictures, in turn; None: "a [class noun]"
+    prompts: Texts | None = None  # of these pictures, one or several in turn; None: "a [class noun]"
 
     def __post_init__(self) -> None:
         check(Prior, vars(self))

@@ -67,6 +67,7 @@ from palimpsest.methods.inputs import check_mask, given_mask, given_picture, lat
 from palimpsest.methods.inversion import Inversion, way_down
 from palimpsest.methods.local_blend import Blend, blend_mask, blended
 from palimpsest.nets.attention import Site, at
+from palimpsest.nets.net import sites_of
 from palimpsest.weights.model import Model
 
 # ---- Edit(M, M*, t), on maps (… i j) of source and target ----
@@ -249,8 +250,8 @@ def prompt_to_prompt(
     (any, see methods/inversion.py); without, pair i draws its noise from seed + i, or from the i-th of a list
     of seeds. mask (b or 1, 1, y, x), 1 = edit here: with a blend or without, nothing changes outside of it.
     Outside of blend and mask the result is `pictures` (b, 3, y, x), or the source's picture, bit for bit,
-    unless paste=False. steps, w: of a walk from noise; w None is what `generate` takes there, and the
-    inversion's own elsewhere.
+    unless paste=False. steps, seed: of a walk from noise; an inversion has its own, and they are not looked
+    at. w: None is what `generate` takes from noise, and else the inversion's own.
 
     Raises ArgumentError for a word that is not in its prompt, a replacement between unequal numbers of words,
     a fraction outside [0, 1], and whatever else makes no sense.
@@ -264,7 +265,7 @@ def prompt_to_prompt(
     n, steps, latent = len(sources), len(start.times) - 1, tuple(start.finish(start.start).shape[-2:])
     injections = one_each("injection", injection, n, Injection, "pair")
     blends = one_each("blend", blend, n, (Blend, NoneType), "pair")
-    sites = model.net.sites(latent)
+    sites = sites_of(model.net, latent)
     watch = Watch([site for site in sites_at(model, latent, res_of(blends)) if site.kind == "cross"])
     of_pairs = zip(sources, targets, injections, blends)
     pairs = [Pair.of(model, *of_pair, latent=latent, steps=steps) for of_pair in of_pairs]

@@ -32,8 +32,9 @@ TOP = 0.98
 def times_below(sched: Schedule, steps: Count, share: Share, name: str) -> list[int]:
     """steps + 1 falling times, from `share` of T (at most TOP) to 0.
 
-    name: what the caller's argument for `share` is called. Raises ArgumentError in that name where the share
-    is less than one time, and for more steps than there are times.
+    name: what the caller's argument for `share` is called; "steps" where there is none. Raises
+    ArgumentError in that name where the share is less than one time, and for more steps than there are
+    times.
     """
     check(times_below, {"steps": steps})  # the share is the caller's own argument, and checked there
     there, all_ = (round(min(s, TOP) * sched.T) for s in (share, 1.0))
@@ -49,10 +50,18 @@ def times_below(sched: Schedule, steps: Count, share: Share, name: str) -> list[
     if steps > there:
         raise ArgumentError(
             "steps",
-            f"{steps} are more than the {there} times below {name}={share:g}: "
+            f"{steps} are more than the {there} times below {share:g} T: take fewer"
+            if name == "steps"
+            else f"{steps} are more than the {there} times below {name}={share:g}: "
             f"take fewer steps or a larger {name}",
         )
     return sched.times(steps, min(share, TOP))
+
+
+def pure_noise(model: Model, rng: Rng) -> Tensor:
+    """The start of a walk from nothing, N(0, I): (b c y' x'), float32 at least, one for each generator."""
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    return rng.randn((len(rng), *model.latent_shape)).to(model.device, dtype)
 
 
 class Generated(NamedTuple):
@@ -88,8 +97,7 @@ def generate(
     eps = model.denoiser(texts if any(texts) else "", w)
     levels, rng = times_below(model.schedule, steps, TOP, "steps"), Rng.of(seed, len(texts))
 
-    dtype = torch.promote_types(model.dtype, torch.float32)
-    z = rng.randn((len(texts), *model.latent_shape)).to(model.device, dtype)  # Alg. 2 l. 1
+    z = pure_noise(model, rng)  # Alg. 2 l. 1
     noise, path = partial(rng.randn, z.shape, z), [z]
     for t, s in pairwise(levels):  # Alg. 2 l. 2
         z = step(model.schedule, z, eps, t, s, noise)  # Eq. (7), Eq. (10)

@@ -25,6 +25,7 @@ ratio, which are comparable.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
@@ -45,16 +46,18 @@ from palimpsest.arguments import (
     Share,
     Texts,
     check,
+    one_each,
 )
 from palimpsest.methods.inputs import check_mask, given_mask, given_picture, latent_mask
 from palimpsest.methods.sampling import TOP, times_below
 from palimpsest.metrics.image import rmse
 from palimpsest.samplers.convert import q_sample
-from palimpsest.samplers.guidance import Counted, Denoiser
+from palimpsest.samplers.guidance import Denoiser
 from palimpsest.samplers.noise import Rng
 from palimpsest.samplers.schedule import Schedule
-from palimpsest.samplers.solvers import Ancestral, Step
+from palimpsest.samplers.solvers import Ancestral, Noise, Step
 from palimpsest.samplers.ve_sde import reverse_diffusion_step, ve_score, ve_sigmas
+from palimpsest.weights.counting import counted
 from palimpsest.weights.model import Model
 
 USUAL_STEPS = 50
@@ -71,7 +74,7 @@ class Edit(NamedTuple):
     levels: list[float]  # the schedule's time t of each latent of the path
     sigma: float  # the noise level at t0 beside a signal of strength 1
     snr: float  # signal-to-noise ratio at t0, 1/σ²
-    calls: int  # how often the denoiser was asked
+    calls: int  # evaluations of the network for each picture; a guided one counts two
 
 
 class Walk(NamedTuple):
@@ -79,9 +82,15 @@ class Walk(NamedTuple):
 
     levels: list[float]  # strictly falling, the last is clean
     noise: Callable[[Tensor, float, Tensor], Tensor]  # (x_0, level, z) -> x
-    step: Callable[[Tensor, float, float, Tensor], Tensor]  # (x, level, next level, z) -> x
+    step: Callable[[Tensor, float, float, Noise], Tensor]  # (x, level, next level, noise) -> x
     as_vp: Callable[[Tensor, float], Tensor]  # (x, level) -> the same state as a VP state
     time: Callable[[float], float]  # level -> t of the schedule
+
+
+def first(z: Tensor, draw: Noise) -> Noise:
+    """A noise that is z at the first call, and drawn anew at each further one."""
+    waiting = [z]
+    return lambda: waiting.pop() if waiting else draw()
 
 
 def vp_walk(eps: Denoiser, sched: Schedule, t0: float, steps: int, step: Step) -> Walk:
@@ -95,7 +104,7 @@ def vp_walk(eps: Denoiser, sched: Schedule, t0: float, steps: int, step: Step) -
     return Walk(
         levels=times_below(sched, steps, t0, "t0"),
         noise=lambda x_0, t, z: q_sample(sched, x_0, t, z),  # Alg. 4 l. 2
-        step=lambda x, t, s, z: step(sched, x, eps, t, s, lambda: z),  # Alg. 4 l. 5–6
+        step=lambda x, t, s, noise: step(sched, x, eps, t, s, noise),  # Alg. 4 l. 5–6
         as_vp=lambda x, t: x,
         time=lambda t: t,
     )
@@ -105,9 +114,10 @@ def ve_walk(eps: Denoiser, sched: Schedule, t0: float, steps: int) -> Walk:
     """Algorithms 1 and 3, on σ(t) from .01 to the largest that the net knows (a change of variables)."""
     score = ve_score(eps, sched)
 
-    def step(x: Tensor, sigma: float, after: float, z: Tensor) -> Tensor:
+    def step(x: Tensor, sigma: float, after: float, noise: Noise) -> Tensor:
         # ours: the step to σ = 0 returns its mean; the paper leaves its noise in the picture
-        return reverse_diffusion_step(x, score(x, sigma), sigma, after, z if after > 0 else None)  # Eq. (3)
+        z = noise() if after > 0 else None
+        return reverse_diffusion_step(x, score(x, sigma), sigma, after, z)  # Eq. (3)
 
     low, high = max(0.01, sched.sigma(1)), sched.sigma(round(TOP * sched.T))
     return Walk(
@@ -160,34 +170,33 @@ def sdedit(
         )
     omega = None if mask is None else check_mask(given_mask(model, mask), guide)
 
-    sched, eps, rng = model.schedule, Counted(model.denoiser(prompt, w)), Rng.of(seed, len(guide))
-    way = (
-        vp_walk(eps, sched, t0, steps, step or Ancestral())
-        if walk == "vp"
-        else ve_walk(eps, sched, t0, steps)
-    )
+    prompts = prompt if isinstance(prompt, str) else one_each("prompt", prompt, len(guide))
+    sched, eps, rng = model.schedule, model.denoiser(prompts, w), Rng.of(seed, len(guide))
+    ve, step = walk == "ve", step or Ancestral()
+    way = ve_walk(eps, sched, t0, steps) if ve else vp_walk(eps, sched, t0, steps, step)
     x, x_0 = model.encode(guide), model.encode(kept)
     if omega is not None:
         cells = latent_mask(omega, x)
         x = cells * x + (1 - cells) * x_0
 
-    paths = []
-    for _ in range(repeats):  # Alg. 2: K times on its own output
-        x = way.noise(x, way.levels[0], rng.randn(x.shape, x))  # Alg. 1 l. 2, Eq. (4)
-        path = [way.as_vp(x, way.levels[0])]
-        for level, after in pairwise(way.levels):  # Alg. 1 l. 3
-            z = rng.randn(x.shape, x)  # Alg. 1 l. 4
-            x = way.step(x, level, after, z)  # Alg. 1 l. 5–6
-            if omega is not None:
-                # ours: the kept part at the *same* level as the edited one; in the paper it is a level behind
-                x = cells * x + (1 - cells) * way.noise(x_0, after, z)  # Alg. 3 l. 7
-            path.append(way.as_vp(x, after))
-        paths.append(path)
+    paths, draw = [], partial(rng.randn, x.shape, x)
+    with counted(model, len(guide)) as evaluations:
+        for _ in range(repeats):  # Alg. 2: K times on its own output
+            x = way.noise(x, way.levels[0], draw())  # Alg. 1 l. 2, Eq. (4)
+            path = [way.as_vp(x, way.levels[0])]
+            for level, after in pairwise(way.levels):  # Alg. 1 l. 3
+                z = draw()  # Alg. 1 l. 4
+                x = way.step(x, level, after, first(z, draw))  # Alg. 1 l. 5–6
+                if omega is not None:
+                    # ours: the kept part at the *same* level as the edited; in the paper it is a level behind
+                    x = cells * x + (1 - cells) * way.noise(x_0, after, z)  # Alg. 3 l. 7
+                path.append(way.as_vp(x, after))
+            paths.append(path)
 
     raw = model.decode(x)
     picture = raw if omega is None else torch.where(omega > 0, raw.to(kept), kept)  # to the bit
     sigma, times = sched.sigma(way.time(way.levels[0])), [way.time(level) for level in way.levels]
-    return Edit(picture, raw, paths[0][0], paths[-1], times, sigma, sigma**-2, eps.calls)
+    return Edit(picture, raw, paths[0][0], paths[-1], times, sigma, sigma**-2, int(evaluations.each.max()))
 
 
 # ---- choosing t0: ask, bisect

@@ -37,6 +37,9 @@ def sweep(verb: Callable[..., Any], grids: Mapping[str, Sequence[Any]]) -> Sweep
     verb: a method with its other arguments filled in, by functools.partial or a function of the varied ones.
     Raises ArgumentError for no grids, or one without values; what the verb raises says for which setting.
     """
+    for name, values in grids.items():
+        if isinstance(values, str):
+            raise ArgumentError("grids", f"{name} must be a list of values, got the text {values!r}")
     grids = {name: list(values) for name, values in grids.items()}
     if not grids or not all(grids.values()):
         raise ArgumentError(

@@ -54,13 +54,20 @@ class Linear(nn.Linear):
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution (b c_in y x) -> (b c_out y' x'), zeros around it."""
+    """A convolution (b c_in y x) -> (b c_out y' x')."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has zeros around it, all channels in one group, and no gaps between its weights."""
+        zeros = self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        return zeros and self.groups == 1 and tuple(self.dilation) == (1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         if (
             not can_use_onednn(x)
             or x.shape[0] * x.shape[2] * x.shape[3] > FEW
             or not self.weight.is_contiguous()
+            or not self.is_plain
         ):
             return super().forward(x)
         patches = F.unfold(

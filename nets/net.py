@@ -10,12 +10,14 @@ picture = generate(model, "", seed=0).picture
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from palimpsest.nets.attention import Tap
+from palimpsest.arguments import ArgumentError
+from palimpsest.nets.attention import Site, Tap
 
 
 class Net(Protocol):
@@ -29,7 +31,8 @@ class Net(Protocol):
         factor         rows and columns of x_t must be multiples of it
         sites(res)     the attention layers that a map of res = (y, x) passes, in call order; asked for by
                        Prompt-to-Prompt and by attention maps
-        parameters()   as torch modules have it; the first one's device and dtype are those of the model
+        parameters()   as torch modules have it, and buffers(); the first one's device and dtype are those
+                       of the model
     """
 
     def __call__(
@@ -39,7 +42,7 @@ class Net(Protocol):
         ctx: Tensor | None = None,  # the text (b l d); None where the model has none
         tap: Tap | None = None,  # reads and rewrites attention; None for a net that has none to read
     ) -> Tensor:
-        """The prediction (b channels y x): the noise, or v, as it was trained."""
+        """The prediction (b channels y x): the noise, v or the velocity, as it was trained."""
         ...
 
 
@@ -59,8 +62,18 @@ def factor_of(net: Net) -> int:
     return getattr(net, "factor", 1)
 
 
+def sites_of(net: Net, res: tuple[int, int]) -> list[Site]:
+    """The attention layers that a map of res = (y, x) passes, in call order. ArgumentError for a net that
+    names none."""
+    if not hasattr(net, "sites"):
+        raise ArgumentError(
+            "net", f"{type(net).__name__} has no sites(res), which says where its attention is"
+        )
+    return net.sites(res)
+
+
 def first_parameter(net: Net) -> Tensor:
-    """Whose device and dtype are the net's; of a net without parameters an empty float32 tensor on the
-    CPU."""
-    parameters = net.parameters() if isinstance(net, nn.Module) else iter(())
-    return next(parameters, torch.empty(0))
+    """Whose device and dtype are the net's: its first parameter, or buffer; of a net without any an empty
+    float32 tensor on the CPU."""
+    held = (getattr(net, name, tuple)() for name in ("parameters", "buffers"))
+    return next(chain.from_iterable(held), torch.empty(0))

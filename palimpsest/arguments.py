@@ -130,7 +130,7 @@ class PictureContract:
 
 
 class MaskContract:
-    """A mask: a tensor (b or 1, 1, y, x) of values in [0, 1], 1 = edit here; or a path, or a PIL image."""
+    """A mask: a tensor (b or 1, 1, y, x) of 0 and 1, 1 = edit here; or a path, or a PIL image."""
 
     def wrong(self, value: Any) -> str | None:
         """Whether it fits the picture is asked later (methods/inputs.py)."""
@@ -140,8 +140,8 @@ class MaskContract:
             return f"must be a tensor (b, 1, y, x), a path or a PIL image, got {type(value).__name__}"
         if value.ndim != 4 or value.shape[1] != 1 or not value.numel():
             return f"must be (b, 1, y, x), got {tuple(value.shape)}"
-        if value.device.type != "meta" and not ((value >= 0) & (value <= 1)).all():
-            return "must hold values in [0, 1], 1 = edit here"
+        if value.device.type != "meta" and not ((value == 0) | (value == 1)).all():
+            return "must hold 0 and 1 alone, 1 = edit here; threshold it: (mask > 0.5).float()"
         return None
 
 
@@ -169,7 +169,7 @@ Count = Annotated[int, Interval(1)]  # 1, 2, …
 Rounds = Annotated[int, Interval(0)]  # 0, 1, …
 Seed = int  # any whole number: each gives a run of its own
 Picture = Annotated[Tensor | str | Path | Image, PictureContract()]  # (b, 3, y, x) in [−1, 1]
-Mask = Annotated[Tensor | str | Path | Image, MaskContract()]  # (b, 1, y, x) in [0, 1], 1 = edit here
+Mask = Annotated[Tensor | str | Path | Image, MaskContract()]  # (b, 1, y, x) of 0 and 1, 1 = edit here
 Texts = Annotated[str | Sequence[str], TextsContract()]  # one text, or one for each picture
 
 

@@ -36,11 +36,8 @@ def x0_from_eps(sched: Schedule, x_t: Tensor, t: float | Tensor, eps: Tensor) ->
 
 
 def eps_from_x0(sched: Schedule, x_t: Tensor, t: float | Tensor, x_0: Tensor) -> Tensor:
-    """ε = (x_t − √ᾱ x_0)/√(1−ᾱ). ArgumentError at a number t = 0: there is no noise to read."""
-    if not isinstance(t, Tensor) and t == 0:
-        raise ArgumentError(
-            "t", "is 0, and no noise can be read off a clean picture; eps_from_x0 needs t > 0"
-        )
+    """ε = (x_t − √ᾱ x_0)/√(1−ᾱ). ArgumentError where a t is 0: there is no noise to read."""
+    _check_noisy(t)
     signal, noise = sched.signal_noise(t, x_t)
     return (x_t - signal * x_0) / noise
 
@@ -76,7 +73,9 @@ def x0_from_velocity(sched: Schedule, x_t: Tensor, t: float | Tensor, u: Tensor)
 
 
 def score_from_eps(sched: Schedule, t: float | Tensor, eps: Tensor) -> Tensor:
-    """∇ log p_t(x_t) = −ε/√(1−ᾱ), for the VP state x_t, t > 0. (ve_sde.ve_score has the VE state's.)"""
+    """∇ log p_t(x_t) = −ε/√(1−ᾱ), for the VP state x_t. (ve_sde.ve_score has the VE state's.)
+    ArgumentError where a t is 0: a clean picture has no score."""
+    _check_noisy(t)
     _, noise = sched.signal_noise(t, eps)
     return -eps / noise
 
@@ -124,3 +123,8 @@ def check_prediction(prediction: str) -> None:
     """Raises ArgumentError for what no network is trained on here."""
     if prediction not in PREDICTIONS:
         raise ArgumentError("prediction", f'must be "eps", "v" or "velocity", got {prediction!r}')
+
+
+def _check_noisy(t: float | Tensor) -> None:
+    if (t == 0).any() if isinstance(t, Tensor) else t == 0:
+        raise ArgumentError("t", "is 0, and a clean picture holds no noise; it must be above 0")

@@ -20,8 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from palimpsest.arguments import ArgumentError
 from palimpsest.samplers.convert import x0_from_eps
@@ -112,7 +111,7 @@ def flow_walk(u: Velocity, X: Tensor, times: Sequence[float], step: FlowStep = e
     return path
 
 
-def flow_times(steps: int, start: float = 1.0, end: float = 0.0) -> list[float]:
+def flow_times(steps: int, start: float, end: float = 0.0) -> list[float]:
     """steps + 1 evenly spaced flow times from `start` down (or up) to `end`; both in [0, 1]."""
     for name, value in (("start", start), ("end", end)):
         if not 0 <= value <= 1:
@@ -121,15 +120,3 @@ def flow_times(steps: int, start: float = 1.0, end: float = 0.0) -> list[float]:
         raise ArgumentError("steps", f"must be at least 1, got {steps}")
     before = [start + (end - start) * n / steps for n in range(steps)]
     return [*before, float(end)]  # `end` itself, without rounding
-
-
-# ---- training ----
-
-
-def logit_normal_times(n: int, generator: Generator, mean: float = 0.0, std: float = 1.0) -> Tensor:
-    """n flow times in (0, 1), float64, whose log(s/(1 − s)) is N(mean, std²): most of them in the middle.
-
-    Scaling rectified flow transformers (arXiv:2403.03206v1, Eq. 19). As s/(1 − s) = σ, log σ is normal, which
-    is also how EDM draws its noise levels (arXiv:2206.00364v2, Table 1).
-    """
-    return torch.sigmoid(mean + std * torch.randn(n, generator=generator, dtype=torch.float64))

@@ -26,17 +26,6 @@ TextDenoiser = Callable[[Tensor, float, Tensor], Tensor]  # (x_t, t, ctx) -> eps
 Gradient = Callable[[Tensor, float], Tensor]  # (x_t, t) -> ∇ of what is to grow, shaped as x_t
 
 
-class Counted:
-    """A denoiser that counts how often it was asked."""
-
-    def __init__(self, eps: Denoiser):
-        self.eps, self.calls = eps, 0
-
-    def __call__(self, x_t: Tensor, t: float) -> Tensor:
-        self.calls += 1
-        return self.eps(x_t, t)
-
-
 def combine(eps_null: Tensor, eps_cond: Tensor, w: float) -> Tensor:
     """ε̂ = ε_∅ + w (ε_c − ε_∅). # Eq. (7), which is Eq. (18): w ε_c + (1 − w) ε_∅
 
@@ -54,6 +43,7 @@ def cfg(eps_fn: TextDenoiser, cond: Tensor, null: Tensor, w: float, stack: bool 
     which halves the memory. The result is the same. w = 1 asks only cond and w = 0 only null: the other
     branch would be multiplied by zero. Raises ArgumentError where cond and null differ in (l d), or their b
     is neither 1 nor the number of pictures."""
+    _check_finite("w", w)
     if cond.shape[1:] != null.shape[1:]:
         raise ArgumentError(
             "cond",
@@ -84,8 +74,7 @@ def autoguided(eps: Denoiser, worse: Denoiser, w: float) -> Denoiser:
     in the same way, the worse one by more, and what the two differ in is extrapolated. w = 1 is eps alone,
     and then `worse` is not asked; below 1 the mistakes grow. eps may itself be guided by its text (`cfg`).
     Raises ArgumentError for a w that is not a finite number."""
-    if not math.isfinite(w):
-        raise ArgumentError("w", f"must be a finite number (1 does not guide), got {w}")
+    _check_finite("w", w)
 
     def denoise(x_t: Tensor, t: float) -> Tensor:
         if w == 1:
@@ -122,6 +111,8 @@ def cfg_two(
     1), (0, 0) and s_text = 0, s_image = 1. stack: all in one batch, the unconditional first. official
     code: diffusers guides only if s_text > 1 and s_image ≥ 1, and otherwise answers e(c_I, c_T) without a
     word. Raises ArgumentError as `cfg`."""
+    _check_finite("s_text", s_text)
+    _check_finite("s_image", s_image)
     if cond.shape[1:] != null.shape[1:]:
         raise ArgumentError(
             "cond",
@@ -200,3 +191,8 @@ def _for_each(name: str, ctx: Tensor, b: int) -> Tensor:
     if len(ctx) not in (1, b):
         raise ArgumentError(name, f"holds {len(ctx)} contexts for {b} pictures; give one, or one each")
     return ctx.expand(b, -1, -1)
+
+
+def _check_finite(name: str, scale: float) -> None:
+    if not math.isfinite(scale):
+        raise ArgumentError(name, f"must be a finite number, got {scale}")

@@ -45,7 +45,7 @@ class Rng:
         return self._draw(lambda size, g: torch.randn(size, generator=g, dtype=torch.float64), shape, like)
 
     def uniform(self, shape: Iterable[int], like: Tensor | None = None) -> Tensor:
-        """U[0, 1) of `shape`, as `randn`."""
+        """U[0, 1] of `shape`, as `randn`; 1 itself only where the dtype rounds up to it."""
         return self._draw(lambda size, g: torch.rand(size, generator=g, dtype=torch.float64), shape, like)
 
     def randint(self, low: int, high: int) -> Tensor:

@@ -7,16 +7,18 @@ network is told the original time.
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from palimpsest.arguments import ArgumentError
 
 
 def respaced(T: int, sections: str) -> list[int]:
     """Falling whole times, the last of them 0. The programs count levels from 0: theirs are these minus 1.
 
-    "27": that many times, evenly spread, 1 and T among them. "10,10,3,2,2": the levels in so many parts
-    of equal length, each with its own number of times. "fast27": those five, but T − 2 for T (GLIDE's
-    upsampler). "ddim50": every (T/50)-th time, from 1 on, so that T itself is left out. Raises ArgumentError
-    for anything else, more times than a part has levels, and a ddimN without a whole stride."""
+    "27": that many times, evenly spread, 1 and T among them ("1": time 1 alone). "10,10,3,2,2": the levels
+    in so many parts of equal length, each with its own number of times. "fast27": those five, but T − 2 for
+    T (GLIDE's upsampler). "ddim50": every (T/50)-th time, from 1 on, so that T itself is left out. Raises
+    ArgumentError for anything else, more times than a part has levels, and a ddimN without a whole stride."""
     if sections == "fast27":
         return [T - 2, *respaced(T, "10,10,3,2,2")[1:]]  # 999 → 997 in their count; unstated: why
     if sections.startswith("ddim"):
@@ -34,7 +36,8 @@ def respaced(T: int, sections: str) -> list[int]:
         if count > size:
             raise ArgumentError("sections", f"{count} times asked of a part that has {size}, in {sections!r}")
         stride = (size - 1) / (count - 1) if count > 1 else 1.0
-        times += [first + round(stride * n) + 1 for n in range(count)]
+        at = accumulate([stride] * (count - 1), initial=0.0)  # added up, as rounding depends on it
+        times += [first + round(index) + 1 for index in at]
         first += size
     return [*reversed(times), 0]
 

@@ -135,10 +135,6 @@ class Schedule:
 
     # ---- many times ----
 
-    def coef(self, t: Tensor, like: Tensor) -> Tensor:
-        """ᾱ at whole times t (b,), as (b 1 1 1) with the dtype and device of `like`. For training."""
-        return rearrange(self._gather(t, like), "b -> b 1 1 1").to(like)
-
     def signal_noise(self, t: float | Tensor, like: Tensor) -> tuple[float, float] | tuple[Tensor, Tensor]:
         """(√ᾱ_t, √(1−ᾱ_t)): floats for a number t; (b 1 1 1) tensors like `like` for whole times t (b,).
 

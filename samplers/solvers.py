@@ -91,8 +91,8 @@ class Heun:
     its slope d = (x̂ − D(x̂; σ))/σ is ε̂, and their update x̂ + (σ_s − σ_t) d is what `ddim_step` computes
     from ε̂.
     # ours: a step over which σ falls to a third or less stays Euler's. The mean slope multiplies the change
-    of the predicted x_0 by ½(σ_t/σ_s − 1), and above 1 it overshoots: 8 steps down a cosine schedule, whose
-    first has σ_t/σ_s = 7, would otherwise paint another background.
+    of the predicted x_0 by ½(σ_t/σ_s − 1), and above 1 it overshoots: 8 steps from .98 T down a cosine
+    schedule, whose first has σ_t/σ_s = 7, would otherwise paint another background.
     """
 
     def __call__(
@@ -112,8 +112,8 @@ class DPMSolver2M:
     Lu et al., arXiv:2211.01095v2, Alg. 2. Over a step h = λ_s − λ_t in λ = log(√ᾱ/√(1−ᾱ)) the noise in the
     state is known exactly, and only x̂_0 has to be approximated, by D; with D = x̂_0 the step is DDIM's.
 
-    An object remembers its last step: make one for each walk. If it is used again, it starts anew as soon as
-    a step does not begin where the last one ended.
+    An object remembers its last step: make one for each walk. If it is used again, it starts anew where
+    a step does not begin at the time that the last one led to.
     # unstated: the step to s = 0, where h is infinite, takes D = x̂_0
     """
 

@@ -160,7 +160,7 @@ def pc_walk(
     return x
 
 
-def flow_walk(score: Score, x: Tensor, sigmas: Sequence[float]) -> Tensor:
+def probability_flow_walk(score: Score, x: Tensor, sigmas: Sequence[float]) -> Tensor:
     """The probability-flow ODE from sigmas[0] along the list: deterministic; levels above 0 may also rise."""
     for sigma, sigma_next in pairwise(sigmas):
         x = probability_flow_step(x, score(x, sigma), sigma, sigma_next)
@@ -176,9 +176,11 @@ def ve_score(eps_fn: Callable[[Tensor, float], Tensor], sched: Schedule) -> Scor
 
     t(σ) = sched.t_of_sigma(σ), a real number between the levels that were trained on. σ counts in the
     network's own units: σ of [0, 1] pixels must be doubled for a network of [−1, 1] pixels. ValueError
-    above σ_T."""
+    for σ ≤ 0 and above σ_T."""
 
     def score(x: Tensor, sigma: float) -> Tensor:
+        if sigma <= 0:
+            raise ArgumentError("sigma", f"must be above 0, where there is a score, got {sigma}")
         return -eps_fn(x / (1 + sigma**2) ** 0.5, sched.t_of_sigma(sigma)) / sigma
 
     return score
@@ -195,4 +197,6 @@ def ve_eps(score: Score, sched: Schedule) -> Callable[[Tensor, float], Tensor]:
 
 
 def _add_noise(mean: Tensor, var: float, z: Tensor | None) -> Tensor:
+    if var < 0:
+        raise ArgumentError("sigma_next", "must not be above sigma; only probability_flow_step goes upward")
     return mean if z is None else mean + var**0.5 * z

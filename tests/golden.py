@@ -159,11 +159,11 @@ from palimpsest.samplers.solvers import DDIM
 from palimpsest.samplers.ve_sde import (
     ancestral_step,
     em_step,
-    flow_walk,
     g2,
     langevin_step,
     pc_walk,
     probability_flow_step,
+    probability_flow_walk,
     reverse_diffusion_step,
     ve_eps,
     ve_loss,
@@ -387,8 +387,7 @@ def _schedule():
                            sigma=[sched.sigma(t) for t in times],
                            snr=[sched.snr(t) for t in times], beta=[sched.beta(t) for t in (1, 500, 1000)],
                            t=[sched.t_of_sigma(sigma) for sigma in (.005, .01, .3, 1., 5.)],
-                           noise=sched.signal_noise(torch.tensor([1, 500, 1000]), normal(3, 1, 1, 1)),
-                           coef=sched.coef(torch.tensor([1, 500, 1000]), normal(3, 1, 1, 1)))
+                           noise=sched.signal_noise(torch.tensor([1, 500, 1000]), normal(3, 1, 1, 1)))
     found["times"] = [*Schedule.linear().times(4, start=.6), *Schedule.cosine().times(7, start=.98, end=2)]
     found["respaced"] = {s: respaced(1000, s) for s in ("27", "10,10,3,2,2", "fast27", "ddim50")}
     return found
@@ -474,7 +473,7 @@ def _ve_sde():
         flow=probability_flow_step(x, s, 2., 1.), langevin=langevin_step(x, s, z),
         walk=pc_walk(score, 10 * x, sigmas, Rng.of(3, 2), corrections=1),
         other=pc_walk(score, 10 * x, sigmas, Rng.of(3, 2), predictor=ancestral_step),
-        down=flow_walk(score, 10 * x, sigmas[:-1]),
+        down=probability_flow_walk(score, 10 * x, sigmas[:-1]),
         score=ve_score(WORLD.denoiser("b", geometric), geometric)(x, 1.7),
         eps=ve_eps(score, geometric)(x, 700),
         loss=[ve_loss(lambda x, sigma: -x, x, torch.tensor([.5, 2.], dtype=torch.float64), z, weight)

@@ -95,8 +95,8 @@ GOOD = torch.zeros(1, 3, 8, 8)
         (dict(x=np.zeros(3)), "x: must be a tensor (b, 3, y, x), a path or a PIL image, got ndarray; "
                               "worlds.files.read_picture reads files"),
         (dict(mask=GOOD), "mask: must be (b, 1, y, x), got (1, 3, 8, 8)"),
-        (dict(mask=GOOD[:, :1] + 2), "mask: must hold values in [0, 1], 1 = edit here"),
-        (dict(mask=GOOD[:, :1] / 0), "mask: must hold values in [0, 1], 1 = edit here"),
+        (dict(mask=GOOD[:, :1] + 2), "mask: must hold 0 and 1 alone, 1 = edit here; threshold it: (mask > 0.5).float()"),
+        (dict(mask=GOOD[:, :1] / 0), "mask: must hold 0 and 1 alone, 1 = edit here; threshold it: (mask > 0.5).float()"),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used_is_refused_in_one_line_that_names_the_argument(given, said):

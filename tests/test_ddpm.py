@@ -102,8 +102,13 @@ def test_mistaken_predictions_and_a_clean_picture_are_refused():
         convert.eps_from_output(SCHED, X_0, 3, EPS, "x0")
     with pytest.raises(ValueError, match='prediction: must be "eps", "v" or "velocity"'):
         l_simple(lambda x, t: x, SCHED, X_0, torch.tensor([1, 2, 3]), EPS, "epsilon")
-    with pytest.raises(ValueError, match="t > 0"):
+    with pytest.raises(ValueError, match="^t: is 0, and a clean picture holds no noise"):
         convert.eps_from_x0(SCHED, X_0, 0, X_0)
+    for t in (0, torch.tensor([0, 5, 5])[: len(X_0)]):
+        with pytest.raises(ValueError, match="^t: is 0"):
+            convert.eps_from_x0(SCHED, X_0, t, X_0)
+        with pytest.raises(ValueError, match="^t: is 0"):
+            convert.score_from_eps(SCHED, t, EPS)
 
 
 # ---- posterior and step ----

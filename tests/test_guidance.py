@@ -98,3 +98,5 @@ def test_autoguidance_of_1_does_not_ask_the_worse_model_and_0_is_the_worse_model
     for w in (math.inf, math.nan):
         with pytest.raises(ValueError, match="^w: must be a finite number"):
             autoguided(better, worse, w)
+        with pytest.raises(ValueError, match="^w: must be a finite number"):
+            cfg(lambda x_t, t, ctx: x_t, torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), w)

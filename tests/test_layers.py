@@ -119,3 +119,18 @@ def test_autocast_chooses_the_dtype_itself(products):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert linear(normal(2, 5)).dtype == conv(normal(1, 6, 4, 4).bfloat16()).dtype == torch.bfloat16
     assert not products
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        dict(dilation=2, padding=2),
+        dict(groups=2, padding=1),
+        dict(padding="same"),
+        dict(padding=1, padding_mode="reflect"),
+    ],
+)
+def test_a_convolution_of_another_kind_is_torchs_own(how):
+    ours, x = Conv2d(4, 4, 3, **how), normal(1, 4, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), torch.nn.Conv2d.forward(ours, x))

@@ -57,6 +57,7 @@ FAST27 = [
 
 
 def test_fast27_is_the_published_list():
+    assert respaced(LINEAR.T, "21")[10] == 500  # the strides are added up, and ten of them stay below 499.5
     assert respaced(LINEAR.T, "fast27") == [*(i + 1 for i in reversed(FAST27)), 0]
     last = respaced(LINEAR.T, "fast27")
     assert beta_stride(LINEAR, last[0], last[1]) == pytest.approx(0.972, abs=5e-4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from palimpsest import Model, diffedit, generate, invert, sdedit
+from palimpsest import Model, diffedit, generate, invert, prompt_to_prompt, redo, sdedit
 from palimpsest.arguments import ArgumentError
 from palimpsest.methods.diffedit import MaskRule
 from palimpsest.nets.net import channels_of, factor_of, in_channels_of
@@ -99,3 +99,64 @@ def test_a_model_that_makes_no_sense_is_refused(change, said):
     with pytest.raises(ArgumentError) as e:
         Model(**{**dict(name="mine", net=Mine(), schedule=STEEP, size=8), **change})
     assert str(e.value) == said
+
+
+def test_a_net_without_text_comes_back_from_its_inversion():
+    found = invert(plain, GUIDE, "", steps=90)
+    torch.testing.assert_close(plain.decode(redo(plain, found)[-1]), GUIDE, atol=0.05, rtol=0)
+    with pytest.raises(ArgumentError, match="^prompt: the model mine was trained without text"):
+        redo(plain, found, "red")
+
+
+def test_one_text_is_one_for_all_rows_and_no_list_of_letters():
+    found = invert(with_text, GUIDE, "red", steps=5)
+    assert torch.equal(redo(with_text, found, "blue")[-1], redo(with_text, found, ["blue", "blue"])[-1])
+
+
+class Answers(nn.Module):
+    """A net that gives what it was made with."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer, self.scale = answer, nn.Parameter(torch.ones(1))
+
+    def forward(self, x_t, t, ctx=None, tap=None):
+        return self.answer
+
+
+class Wrapped:
+    sample = torch.zeros(1, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "answer, said",
+    [
+        (torch.zeros(1, 1, 8, 8), r"must give \(1, 3, 8, 8\) for \(1, 3, 8, 8\), got \(1, 1, 8, 8\)"),
+        (torch.zeros(1, 6, 8, 8), r"must give \(1, 3, 8, 8\)"),
+        (
+            Wrapped(),
+            r"must give a tensor \(1, 3, 8, 8\), got Wrapped; of a network of diffusers take .sample",
+        ),
+    ],
+)
+def test_a_net_that_answers_in_another_shape_is_named(answer, said):
+    with pytest.raises(ArgumentError, match=f"^net: {said}"):
+        Model("odd", Answers(answer), STEEP, size=8).eps(torch.zeros(1, 3, 8, 8), 50)
+
+
+def test_a_model_is_its_own_equal_and_wants_a_schedule_and_both_halves_of_its_text():
+    assert plain == plain and plain != with_text and len({plain, with_text}) == 2
+    with pytest.raises(ArgumentError, match="^schedule: must be a Schedule such as"):
+        Model("mine", Mine(), 1000, size=8)
+    for half in (dict(text=my_text), dict(tokenizer=my_tokens)):
+        with pytest.raises(ArgumentError, match="^tokenizer: goes together with text"):
+            Model("mine", Mine(), STEEP, size=8, **half)
+    with pytest.raises(ArgumentError, match="^prompt: the model mine was trained without text"):
+        plain.denoiser("", 3.0, negative="ugly")
+    with pytest.raises(ArgumentError, match=r"^net: Mine has no sites\(res\)"):
+        prompt_to_prompt(with_text, "red", "blue", steps=2)
+
+
+def test_pixels_are_not_rounded_by_a_net_in_half_precision():
+    half = Model("half", Mine().bfloat16(), STEEP, size=8)
+    assert half.dtype == torch.bfloat16 and torch.equal(half.decode(half.encode(GUIDE)), GUIDE)

@@ -133,23 +133,22 @@ def test_t_of_sigma_inverts_sigma(sched):
             sched.t_of_sigma(bad)
 
 
-def test_coef_gathers_abar_per_picture_like_the_picture():
+def test_signal_and_noise_are_gathered_per_picture_like_the_picture():
     sched, t = Schedule.cosine(), torch.tensor([0, 1, 1000])
     x = torch.zeros(3, 2, 4, 4)
-    assert sched.coef(t, x).shape == (3, 1, 1, 1) and sched.coef(t, x).dtype == torch.float32
-    assert_close(
-        sched.coef(t, x.double()).flatten(), torch.tensor([sched.at(0), sched.at(1), sched.at(1000)]).double()
-    )
-    assert_close(sched.coef(torch.tensor([1, 2, 3]), x.double()).flatten(), sched.abar[1:4])
+    for found in sched.signal_noise(t, x):
+        assert found.shape == (3, 1, 1, 1) and found.dtype == torch.float32
+    signal, noise = (found.flatten() ** 2 for found in sched.signal_noise(t, x.double()))
+    assert_close(signal, torch.tensor([sched.at(0), sched.at(1), sched.at(1000)]).double())
+    assert_close(noise, 1 - signal)
     for bad in (
         torch.tensor([1, 2]),
         torch.tensor([0.5, 1, 2]),
-        torch.tensor(5),
         torch.tensor([-1, 2, 3]),
         torch.tensor([1, 2, 1001]),
     ):
         with pytest.raises(ValueError, match="t: must"):
-            sched.coef(bad, x)
+            sched.signal_noise(bad, x)
 
 
 def test_signal_and_noise_are_equal_for_a_number_and_a_batch_and_keep_their_digits():

@@ -17,6 +17,7 @@ from palimpsest.methods.inputs import check_mask, latent_mask
 from palimpsest.methods.sampling import TOP, generate, times_below
 from palimpsest.methods.sdedit import at_distance, bisect_t0, sdedit
 from palimpsest.metrics.image import rmse
+from palimpsest.samplers.convert import q_sample
 from palimpsest.samplers.ddim import ddim_step
 from palimpsest.samplers.noise import Rng
 from palimpsest.samplers.schedule import Schedule
@@ -402,3 +403,24 @@ def test_generated_picture_i_depends_on_seed_plus_i_alone(eta):
 def test_generate_names_the_argument_that_makes_no_sense(change, named):
     with pytest.raises(ValueError, match=rf"^{named}\b"):
         generate(gaussian_model(side=8), "dark", **change)
+
+
+def test_a_step_that_asks_for_two_noises_gets_two_and_the_first_is_the_kept_parts():
+    model, seen, mask = gaussian_model(side=8), [], torch.ones(1, 1, 8, 8)
+    mask[..., :4] = 0
+
+    def greedy(sched, x_t, eps, t, s, noise):
+        seen.append((noise(), noise()))
+        return x_t
+
+    edit = sdedit(model, guide(1, 8), steps=4, w=1.0, step=greedy, mask=mask)
+    assert all((one - other).abs().max() > 0.1 for one, other in seen)
+    for (z, _), x, level in zip(seen, edit.path[1:], edit.levels[1:]):
+        kept = q_sample(model.schedule, model.encode(guide(1, 8)), level, z)
+        assert_close(x[..., :4], kept[..., :4])
+
+
+def test_another_number_of_prompts_than_pictures_is_refused_in_their_name():
+    for prompts in (["dark"] * 3, []):
+        with pytest.raises(ArgumentError, match="^prompt: must be one, or one for each of 2 pictures"):
+            sdedit(gaussian_model(side=8), guide(2, 8), prompts, steps=2)

@@ -85,6 +85,8 @@ def test_mistakes_are_named_with_the_setting_that_made_them():
         sweep(partial(paint, X), {})
     with pytest.raises(ValueError, match="^grids"):
         sweep(partial(paint, X), {"red": []})
+    with pytest.raises(ValueError, match="^grids: prompt must be a list of values, got the text 'a star'"):
+        sweep(partial(paint, X), {"prompt": "a star"})
     with pytest.raises(ValueError, match=r"^red: must be at most 1, got 2 \(at red 2, green 0\)"):
         sweep(partial(paint, X), {"red": [0, 2], "green": [0]})
     with pytest.raises(ValueError, match=r"^no such colour \(at hue 9\)$"):

@@ -15,11 +15,11 @@ from palimpsest.samplers.schedule import Schedule
 from palimpsest.samplers.ve_sde import (
     ancestral_step,
     em_step,
-    flow_walk,
     g2,
     langevin_step,
     pc_walk,
     probability_flow_step,
+    probability_flow_walk,
     reverse_diffusion_step,
     ve_eps,
     ve_loss,
@@ -319,16 +319,16 @@ def test_flow_walk_converges_to_the_flow_at_first_order():
         levels = ve_sigmas(n, 0.6, sigma_max=MAX)
         truth = world.ve_flow(X, levels[0], 0.0)
         assert_close(truth, MU + (X - MU) * S / (S**2 + levels[0] ** 2) ** 0.5, **exact)
-        errors.append((flow_walk(world.score, X, levels) - truth).abs().max().item())
+        errors.append((probability_flow_walk(world.score, X, levels) - truth).abs().max().item())
     for coarse, fine in pairwise(errors):
         assert 1.7 < coarse / fine < 2.3
 
 
 def test_flow_walk_upward_encodes():
     world, levels = gaussian(2, 4, 4), ve_sigmas(1000, 0.6, sigma_max=MAX)[:-1]
-    noised = flow_walk(world.score, X, levels[::-1])
+    noised = probability_flow_walk(world.score, X, levels[::-1])
     assert_close(noised, world.ve_flow(X, levels[-1], levels[0]), atol=0, rtol=0.02)
-    assert_close(flow_walk(world.score, noised, levels), X, atol=0.02, rtol=0.02)
+    assert_close(probability_flow_walk(world.score, noised, levels), X, atol=0.02, rtol=0.02)
 
 
 # ---- VP = VE ----
@@ -392,7 +392,7 @@ def test_whole_walks_agree_across_the_change_of_variables():
     assert_close(
         pc_walk(score, X / top**0.5, levels, Rng.of(3, 3), predictor=ancestral_step), x, atol=1e-9, rtol=1e-9
     )
-    assert_close(flow_walk(score, X / top**0.5, levels), y, atol=1e-9, rtol=1e-9)
+    assert_close(probability_flow_walk(score, X / top**0.5, levels), y, atol=1e-9, rtol=1e-9)
 
 
 def test_t0_of_one_sde_is_not_t0_of_the_other():
@@ -400,3 +400,16 @@ def test_t0_of_one_sde_is_not_t0_of_the_other():
     assert SCHED.sigma(500) / 2 == pytest.approx(ve_sigma(0.488, 0.01, 378), rel=5e-3)  # VP .5 is VE .488
     assert SCHED.t_of_sigma(2 * ve_sigma(0.45, 0.01, 378)) == pytest.approx(424, abs=1.5)
     assert SCHED.t_of_sigma(2 * ve_sigma(0.35, 0.01, 378)) == pytest.approx(218, abs=1.5)
+
+
+@pytest.mark.parametrize("step", [reverse_diffusion_step, ancestral_step])
+def test_noise_is_not_taken_away_upward(step):
+    with pytest.raises(ValueError, match="^sigma_next: must not be above sigma"):
+        step(X, -X, 1.0, 2.0, Z)
+    with pytest.raises(ValueError, match="^sigma_next"):
+        em_step(X, -X, 0.5, -0.1, Z, sigma_min=0.01, sigma_max=50.0)
+
+
+def test_a_clean_picture_has_no_score():
+    with pytest.raises(ValueError, match="^sigma: must be above 0"):
+        ve_score(lambda x, t: x, Schedule.cosine())(X, 0.0)

@@ -179,7 +179,7 @@ def begin_as(net: CLIP | NoisedCLIP, tower: str, text: str) -> None:
         begun = {k: tensors[prefix + k] for k in state if prefix + k in tensors}
         if any(k not in begun or begun[k].shape != v.shape for k, v in state.items()):
             raise ArgumentError(argument, f"{file} holds none of this net's shape")
-        part.load_state_dict(begun, strict=False)
+        part.load_state_dict(part.state_dict() | begun)
 
 
 def main(given: Arguments) -> None:

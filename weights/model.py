@@ -59,13 +59,14 @@ class Autoencoder:
         return torch.cat(some)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """Everything that was trained together. Four fields make a model of an own net (nets/net.py):
 
         Model("mine", net, Schedule.cosine(), size=32)    # on pixels, without text, predicting the noise
 
-    Raises ArgumentError for a prediction or a size that is none.
+    Two models are equal only if they are one object. Raises ArgumentError for a prediction, a size or a
+    schedule that is none, and for one of text and tokenizer without the other.
     """
 
     name: str
@@ -88,6 +89,12 @@ class Model:
 
     def __post_init__(self) -> None:
         check(Model, vars(self))
+        if not isinstance(self.schedule, Schedule):
+            raise ArgumentError(
+                "schedule", f"must be a Schedule such as Schedule.cosine(), got {self.schedule!r}"
+            )
+        if (self.text is None) != (self.tokenizer is None):
+            raise ArgumentError("tokenizer", "goes together with text: give both, or neither")
 
     @property
     def device(self) -> torch.device:
@@ -161,13 +168,18 @@ class Model:
 
     def encode(self, pictures: Tensor) -> Tensor:
         """(b 3 y x) in [−1, 1], rows and columns multiples of `grid` -> latents, float32 at least; see
-        Autoencoder.
+        Autoencoder. No gradients; for them `model.vae.encode(pictures)[0] * model.latent_scale`.
         """
-        return _wide(Autoencoder(self.vae, self.latent_scale).encode(pictures.to(self.device, self.dtype)))
+        return _wide(Autoencoder(self.vae, self.latent_scale).encode(self._for_vae(pictures)))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents -> (b 3 y x) in [−1, 1], float32 at least; see Autoencoder."""
-        return _wide(Autoencoder(self.vae, self.latent_scale).decode(latents.to(self.device, self.dtype)))
+        """Latents -> (b 3 y x) in [−1, 1], float32 at least; see Autoencoder. No gradients; for them
+        `model.vae.decode(latents / model.latent_scale)`."""
+        return _wide(Autoencoder(self.vae, self.latent_scale).decode(self._for_vae(latents)))
+
+    def _for_vae(self, x: Tensor) -> Tensor:
+        """Where the model computes; in the autoencoder's dtype where there is one."""
+        return x.to(self.device) if self.vae is None else x.to(self.device, first_parameter(self.vae).dtype)
 
     def eps(self, z_t: Tensor, t: float, ctx: Tensor | None = None, tap: Tap | None = None) -> Tensor:
         """ε_θ(z_t, t, ctx), whatever the net predicts: (b c y x) -> (b c y x), float32 at least.
@@ -204,12 +216,25 @@ class Model:
         None unless it was learnt.
         """
         t_net = (t - self.shift).clamp(min=0) if isinstance(t, Tensor) else max(t - self.shift, 0)
-        out = _wide(self.net(z_t.to(self.dtype), t_net, ctx, tap))
+        out = self.net(z_t.to(self.dtype), t_net, ctx, tap)
+        self._check_output(out, z_t)
+        out = _wide(out)
         for evaluated in self.listeners:
             evaluated(len(z_t))
         z_t = _wide(z_t)
         out, v = out.chunk(2, dim=1) if self.learned_variance else (out, None)
         return eps_from_output(self.schedule, z_t[:, : out.shape[1]], t, out.to(z_t), self.prediction), v
+
+    def _check_output(self, out: Any, z_t: Tensor) -> None:
+        """ArgumentError for a net that answers in another shape than a prediction's."""
+        usual = self.channels if hasattr(self.net, "in_channels") else z_t.shape[1]
+        c = channels_of(self.net, usual)
+        wanted = (len(z_t), c * (1 + self.learned_variance), *z_t.shape[2:])
+        if not isinstance(out, Tensor):
+            mend = "; of a network of diffusers take .sample" if hasattr(out, "sample") else ""
+            raise ArgumentError("net", f"must give a tensor {wanted}, got {type(out).__name__}{mend}")
+        if tuple(out.shape) != wanted:
+            raise ArgumentError("net", f"must give {wanted} for {tuple(z_t.shape)}, got {tuple(out.shape)}")
 
     def denoiser(
         self,
@@ -222,10 +247,12 @@ class Model:
         with scale w.
 
         `negative` takes the place of the empty prompt. `tap` sees and edits the attention under the
-        prompt, never that under `negative`. No gradients. A model without text takes no prompt and
-        ignores w."""
+        prompt, never that under `negative`. No gradients; with them it is `cfg(model.eps, cond, null, w)` of
+        samplers/guidance.py. A model without text takes neither prompt nor negative, and ignores w."""
         if isinstance(prompt, str) and isinstance(negative, str) and prompt == negative:
             w = 1.0  # ε_∅ + w (ε_∅ − ε_∅): no need to ask twice
+        if self.text is None and not isinstance(negative, Tensor) and negative:
+            self.embed(negative)  # says that there is no text
         if self.text is None and not isinstance(prompt, Tensor) and not any(prompt):
             return torch.no_grad()(lambda z_t, t: self.eps(z_t, t, tap=tap))
         with torch.no_grad():
