@@ -221,13 +221,16 @@ def half_squared_angle(u: Tensor, v: Tensor) -> Tensor:
     """½∠(u, v)² of vectors of length 1, (b d) each -> (b,), the angle in radians. # Eq. (31), (32)
 
     The chord between them has length 2 sin(∠/2), so ∠ = 2 arcsin(‖u − v‖/2).
+    official code: this is its default distance; 1 − cos is its option.
     """
     half_chord = (u - v).norm(dim=-1) / 2
     return 2 * half_chord.clamp(max=1 - 1e-6).arcsin().square()
 
 
 def sparsity(opacity: Tensor) -> Tensor:
-    """mean α + 2 mean(σ(5α) − ½): how much is painted, and softly, on how many pixels. # Eq. (34)"""
+    """mean α + 2 mean(σ(5α) − ½): how much is painted, and softly, on how many pixels. # Eq. (34)
+
+    official code: both terms weigh the same."""
     return opacity.mean() + 2 * ((5 * opacity).sigmoid() - 0.5).mean()
 
 

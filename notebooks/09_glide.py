@@ -205,7 +205,7 @@ plots.pictures([p[:6] for p in rows], left=("hidden", *ways, "true result"), sid
 # **Figure 09.3.** Three ways to fill, with the reader's verdict and the seam of each. Read column 1 first: "replaced" and "x̂₀ replaced"
 # painted no triangle at all, only more background, and have the *smallest* seams of the column. A fill that does nothing
 # disturbs nothing. Column 3 shows it again: "replaced" ignored the heart. The fine-tuned model painted five of six as asked, and its
-# hearts and stripes run into what is around them; its yellow star (column 4) came out as a cross. Over the sixteen,
+# fills match the stripes around them; its yellow star (column 4) came out as a cross. Over the sixteen,
 # "replaced" has the smallest mean seam and is right half of the time.
 #
 # *Open the paper at Fig. 2.* There, an erased region becomes "a vase of flowers" or "a girl hugging a corgi", in
@@ -263,9 +263,9 @@ def bill(net, side):
 # more than the upsampler costs there.
 
 # %%
-small, large, up = bill(models.base, 32), bill(models.base, 64), bill(models.upsampler, 64)
-print(f"base at 32×32: {small:.2f}, at 64×64: {large:.2f}; upsampler at 64×64: {up:.2f} · 10⁹")
-assert large > 4 * small and large > up
+at_32, at_64, up = bill(models.base, 32), bill(models.base, 64), bill(models.upsampler, 64)
+print(f"base at 32×32: {at_32:.2f}, at 64×64: {at_64:.2f}; upsampler at 64×64: {up:.2f} · 10⁹")
+assert at_64 > 4 * at_32 and at_64 > up
 
 # %% [markdown]
 # What does the second stage know? Sixteen true pictures are reduced to 32×32 (means of 2×2 pixels) and enlarged again.
@@ -295,13 +295,19 @@ lost = [a - b for a, b in zip(db["clean"], db["noisy"])]
 assert lost[1] > 5 and abs(lost[1] - lost[0]) < 1
 
 # %%
-look = slice(12, 44)
-parts = [p[:4, :, look, look] for p in (*made["clean"], *made["noisy"], large)]
-plots.pictures([[row[k] for row in parts] for k in range(4)], side=1.2, left=short[:4],
+def around(pictures, k):
+    """32 × 32 pixels of picture k: its thing, and what is beside it."""
+    thing = drawn.after_scenes[k].things[0]
+    x, y = (min(max(round(64 * v) - 16, 0), 32) for v in (thing.x, thing.y))
+    return pictures[k, :, y:y + 32, x:x + 32]
+
+
+columns = (*made["clean"], *made["noisy"], large)
+plots.pictures([[around(p, k) for p in columns] for k in range(4)], side=1.2, left=short[:4],
                above=("bicubic", "upsampler", "noisy, bicubic", "noisy, upsampler", "true"));
 
 # %% [markdown]
-# **Figure 09.5.** The middle of four pictures, enlarged. The small picture says little about an edge, and bicubic interpolation
+# **Figure 09.5.** A quarter of each of four pictures, around its thing, enlarged. The small picture says little about an edge, and bicubic interpolation
 # blurs it; the upsampler has seen edges, and draws the triangle and the rim of the circle as sharp as the truth. But it believes what
 # it is shown. Noise on the small picture becomes noise on the large one, drawn as if it were texture: in training the small picture
 # was always clean. One remedy is to train with noise on it (Ho et al., arXiv:2106.15282v3); GLIDE's authors did without.
@@ -369,8 +375,8 @@ ax.set(title="two things and their relation: all right, of 512", xlim=(0, 1));
 # %% [markdown]
 # ## 6. Make eight, keep the best
 #
-# Nothing is cheaper than another try. The paper sorts samples by CLIP before comparing with DALL·E. A CLIP needs no truth, but can it
-# be trusted? `claims C11`: 128 captions, eight pictures of each.
+# Nothing is cheaper than another try. The paper compares with DALL·E, whose samples were sorted by CLIP; GLIDE won without. A CLIP
+# needs no truth, but can it be trusted? `claims C11`: 128 captions, eight pictures of each.
 #
 # **Claim.** With guidance ($w = 3$) and without it ($w = 1$), one picture is right about as often as the one of eight that CLIP
 # prefers: its share lies within the 95 % interval of the other.

@@ -212,10 +212,12 @@ import copy
 import math
 
 tokens = model.tokenizer
-mine_, class_ = (Examples(z, tokens(text)[:, None]) for z, text in (
+subject_set, class_set = (Examples(z, tokens(text)[:, None]) for z, text in (
     (model.encode(x), told), (prior_latents(model, kinds, prior, seed=SEED), kinds)))
-draws = [(g := step_generator(SEED, step), mine_.draw(4, 1000, g), class_.draw(4, 1000, g))[1:]
-         for step in range(5)]
+draws = []
+for step in range(5):
+    g = step_generator(SEED, step)
+    draws.append((subject_set.draw(4, 1000, g), class_set.draw(4, 1000, g)))
 abar = torch.tensor([model.schedule.at(t) for t in range(1001)], dtype=torch.float64)
 
 # %% [markdown]
@@ -272,7 +274,7 @@ ax.set(xlabel="step", ylim=(0, None), title="the two terms of Eq. (9), mean of 1
 
 # %% [markdown]
 # **Figure 10.3.** The two terms of the loss while all 8.9 million parameters are tuned. The subject's term (blue) falls from 0.37 to
-# between 0.1 and 0.2. It stays noisy to the end: every step draws four times $t$, and an error at low noise counts much; the rise in
+# between 0.1 and 0.2. It stays noisy to the end: every step draws four values of $t$, and an error at low noise counts much; the rise in
 # the last steps is such a draw. The class term (orange) starts *lower*, because its pictures come from this very model, and stays
 # near 0.2 or below: the network learns the subject without giving up the class. Without the term nothing would hold it there
 # (section 5).
@@ -345,9 +347,10 @@ plots.pictures([p[columns] for p in (truth, *made.values())], left=("true", *mad
 # %% [markdown]
 # **Figure 10.4.** The same subject learned in three ways, on four backgrounds that it was never shown on, each column from one noise.
 # *Full*: teal helmet, blue collar, the light skin; the badge is a smear. *LoRA*, with a hundredth of the
-# numbers: the colours are right, faces and outlines are not. *Textual Inversion*, one vector: "somebody in blue". It can
+# numbers: mostly the right colours (not on blue); faces and outlines are not. *Textual Inversion*, one vector: "somebody in blue". It can
 # choose only among what the frozen network can paint, and a teal firefighter is not among it, but a blue coat is. *Frozen*: a
-# firefighter in red, as always. (LoRA and Textual Inversion ran without a prior term.)
+# firefighter in red, as always. (The three trained for 60, 40 and 35 steps, each with its own learning rate; LoRA and Textual
+# Inversion without a prior term. These are three runs, not three methods at their best.)
 
 # %% [markdown]
 # ## 5. Language drift
@@ -364,9 +367,9 @@ plots.pictures([p[columns] for p in (truth, *made.values())], left=("true", *mad
 alone = dreambooth(model, x, "firefighter", **settings, prior=Prior(weight=0.),
                    course=Course(steps=STEPS // 3, lr=LR, seed=SEED))
 tuned = {"with prior": full.model, "without": alone.model}
-class_ = {k: sixteen(of, "man firefighter") for k, of in tuned.items()}
-like = {k: psnr(p, truth, outline).mean().item() for k, p in class_.items()}
-stay = {k: psnr(p, made["frozen"]).mean().item() for k, p in class_.items()}
+class_pictures = {k: sixteen(of, "man firefighter") for k, of in tuned.items()}
+like = {k: psnr(p, truth, outline).mean().item() for k, p in class_pictures.items()}
+stay = {k: psnr(p, made["frozen"]).mean().item() for k, p in class_pictures.items()}
 for k in like:
     print(f"{k}: {like[k]:.1f} dB to the subject, {stay[k]:.1f} to the frozen ones")
 assert like["without"] > like["with prior"] + 3
@@ -376,7 +379,7 @@ assert stay["with prior"] > stay["without"]
 other = [f"{k} face in noto style on a green background" for k in ("grinning", "cat")]
 faces = [generate(of, other, steps=8, w=2., seed=3).picture
          for of in (model, full.model, alone.model)]
-firefighters = [p[[0, 4, 8, 12]] for p in (made["frozen"], *class_.values())]
+firefighters = [p[[0, 4, 8, 12]] for p in (made["frozen"], *class_pictures.values())]
 rows = [torch.cat(pair) for pair in zip(firefighters, faces)]
 heads = ["“man firefighter”"] * 4 + ["“grinning face”", "“cat face”"]
 plots.pictures(rows, left=("frozen", "with prior", "without prior"), above=heads, side=1.);
@@ -441,8 +444,8 @@ plots.pictures([p[[0, 4, 8, 12, 1, 5]] for p in rows], side=1.,
 
 # %% [markdown]
 # **Figure 10.6.** The four applications; each column starts from one noise. *New context*: right in all of them. *Dark skin tone*: the
-# skin obeys, and helmet and collar stay; but eyes and mouth have gone under. The word was learned on other faces, and pulls
-# the picture away from the one that was tuned. *Facing right*: nothing happens. In this world only people who walk, run or roll face
+# skin obeys, and helmet and collar stay; but eyes and mouth have gone under. The words "dark skin tone" were learned on
+# other faces, and pull towards those. *Facing right*: nothing happens. In this world only people who walk, run or roll face
 # right; for a portrait the model has never seen what the words would mean. *Twemoji style*: the badge turns red, but
 # the last row shows what the style would have asked for, another helmet and braces over a brown coat. All four training
 # pictures were noto, so the drawing *is* the subject now.
@@ -610,7 +613,7 @@ check("10.2", answer)
 # ## Three things to take away
 #
 # 1. The autoencoder decides first, then the training: look at the subject through it before you tune anything.
-# 2. λ is the price of a memory. Without the prior term a model forgets its class within a few dozen steps.
+# 2. λ is the price of a memory. Without the prior term a model forgets its class: here within 20 steps.
 # 3. The subject is learned *with* its pose, its style and its light, unless pictures and texts vary them.
 #
 # **Next question.** DreamBooth learns a subject; each edit is then a new picture. Can a model learn the *editing* itself, so that one

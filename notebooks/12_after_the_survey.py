@@ -12,7 +12,7 @@ no diffusion model at all: it paints a transparent layer over the picture, and C
 **What you will learn**
 1. why a diffusion model *is* a flow model, and why Euler's method on one is DDIM on the other, exactly;
 2. to write FlowEdit in eight lines, equal to the library to the bit;
-3. when FlowEdit's edit is exact (a closed form), and when it stops halfway;
+3. when FlowEdit's edit is exact (a closed form), and when it stops early;
 4. what it keeps beside DDIM inversion and beside DiffEdit, on 256 edits;
 5. what a layer over a picture can do and what it cannot, and why the losses do not notice.
 
@@ -94,9 +94,9 @@ from palimpsest.worlds.gaussian import GaussianWorld
 
 vp, world = Schedule.cosine(), GaussianWorld({"": torch.full((1, 1, 1), 0.5)}, 0.3)
 eps_star, x = world.denoiser("", vp), torch.linspace(-2, 2, 9).double().view(9, 1, 1, 1)
-for t, s in ((900, 700), (500, 20), (40, 980)):
-    ddim = to_flow(vp, ddim_step(vp, x, eps_star(x, t), t, s), s)
-    X, ends = to_flow(vp, x, t), (flow_time(vp, t), flow_time(vp, s))
+for t, to in ((900, 700), (500, 20), (40, 980)):
+    ddim = to_flow(vp, ddim_step(vp, x, eps_star(x, t), t, to), to)
+    X, ends = to_flow(vp, x, t), (flow_time(vp, t), flow_time(vp, to))
     assert torch.allclose(flow.euler_step(velocity(eps_star, vp), X, *ends), ddim, atol=1e-12)
 
 # %%
@@ -115,10 +115,10 @@ _ = [ax.set(title=name, xlabel=level) for ax, (name, level) in zip(axes, names.i
 
 # %% [markdown]
 # **Figure 12.1.** *Nine walks from noise (right) to pictures of one pixel (left), drawn in three coordinate systems.* It
-# is the same walk three times. On the left (VP) the state keeps its size and the lines bend. In the middle (VE) the noise
-# grows without limit. On the right (flow) everything stays between picture and noise, and the lines are nearly straight.
-# A straight line is what one large Euler step can follow. That is the practical reason for these coordinates; a model
-# that is *trained* in them answers the same question as ours.
+# is the same walk three times. On the left (VP) the state keeps its size and the lines bend. In the middle (VE) the lines
+# are nearly straight, but the noise grows without limit. On the right (flow) they are nearly straight, too, and everything
+# stays between picture and noise. One Euler step is the same in both: it is DDIM's. What flow time gains is a level that
+# runs from 0 to 1; a model that is *trained* in it answers the same question as ours.
 
 # %%
 from palimpsest.claims.common import draw_edits
@@ -135,7 +135,7 @@ rng = Rng.of(3, 16)  # one stream of noise for each picture
 # ## The method, from nothing
 #
 # Editing by inversion (lesson 05) walks from the picture up to noise under the source text and down again under the
-# target text. The two walks leave the picture by nearly the same way. FlowEdit takes only their *difference*. Z begins as
+# target text. Both walks see nearly the same noisy pictures. FlowEdit takes only their *difference*. Z begins as
 # the picture. At each level the picture is noised, $X_{\rm src}$, and so is Z, $X_{\rm tar}$, **by the same noise**. Both
 # are shown to the model, each under its own text, and Z moves along the difference of the answers (Eq. (26) and (27)):
 #
@@ -208,16 +208,18 @@ plots.pictures([c[:8] for c in columns], left=("given", "FlowEdit", "inversion",
 # its stripes are blocks. The star has soft, wavy points. The white circle and the yellow one lost their clean outline.
 
 # %%
-moments = (0, 2, 4, 6, 8, 10)
-through_noise = [up[n] for n in (10, 6, 3, 0)] + [down[n] for n in (5, 10)]
+moments, climb, descent = (0, 2, 4, 6, 8, 10), (10, 6, 3, 0), (5, 10)
+through_noise = [up[n] for n in climb] + [down[n] for n in descent]
 rows = [[model.decode(edit.path[n][k : k + 1]) for n in moments] for k in (0, 3)]
 rows += [[model.decode(state[k : k + 1]) for state in through_noise] for k in (0, 3)]
+straight = [f"s = {edit.times[n]:.2f}" for n in moments]
+way = zip(("start", "up", "up", "top", "down", "end"), climb + descent)
+there_and_back = [f"{word}, s = {edit.times[n]:.2f}" for word, n in way]
 plots.pictures(rows, left=("FlowEdit", "", "inversion", ""), side=1.0,
-               above=[f"s = {edit.times[n]:.2f}" for n in moments],
-               below=[[""] * 6] * 3 + [["start", "up", "up", "top", "down", "end"]]);
+               below=[[""] * 6, straight, [""] * 6, there_and_back]);
 
 # %% [markdown]
-# **Figure 12.3.** *Two edits while they are made.* The numbers above belong to the upper two rows; the lower two walk up
+# **Figure 12.3.** *Two edits while they are made, each level below its two rows.* FlowEdit walks down once, inversion up
 # and down again. FlowEdit's Z never looks like noise: at every moment it is a picture between the two. Large things are
 # decided early, at large s, and details late, as in ordinary sampling. On the way, the second ground is a mixture of blue and
 # green; that is the one place where Z is no natural picture. Inversion goes through noise. In its first row the waves of the
@@ -279,6 +281,7 @@ for ax, path, name in zip(axes, (there, edited(two, ten, 1.0)), ("inversion", "F
         ax.plot(*end.T, "o", color=plots.PALETTE[k], label=("of “a”", "edited to “b”")[k])
     ax.plot(*(ten + delta)[:, 0, 0].T, "kx", label="picture + Δ")
     ax.set(title=name, xlabel="first pixel")
+axes[0].set_ylabel("second pixel")
 plots.key(fig, axes[0])
 
 # %% [markdown]
@@ -288,14 +291,15 @@ plots.key(fig, axes[0])
 # inversion makes no worse edit. It takes a longer way, and on a trained net every piece of way costs an error.
 
 # %% [markdown]
-# ### Where it stops halfway (*deeper*)
+# ### Where it stops early (*deeper*)
 #
 # Let the spreads differ: "b" is narrower, $\varsigma_b = 0.1$, or wider, $0.5$. Now $k_s$ is not the same on both sides, and
 # $X_{\rm src}$ does not drop out. What should an edit do? Inversion, exact, maps $\mu_a + y$ to
 # $\mu_b + (\varsigma_b/\varsigma_a)\,y$: the results are pictures of "b".
 #
-# **Claim.** FlowEdit goes about half of the way. Differences between pictures are multiplied by 0.50 instead of 0.4, and
-# by 1.52 instead of 2 (mean over 64 noises, within 0.03). So its results are *not* distributed as pictures of "b".
+# **Claim.** FlowEdit stops before the end: after five sixths of the narrowing (differences between pictures are multiplied
+# by 0.50 instead of 0.4), and after half of the widening (by 1.52 instead of 2; means over 64 noises, within 0.03). So its
+# results are *not* distributed as pictures of "b".
 
 # %%
 y = torch.linspace(-2, 2, 9).double() * spread
@@ -386,8 +390,8 @@ axes[1].set(title="FlowEdit less DiffEdit (dB)", xlabel="PSNR to the true edit")
 
 # %% [markdown]
 # **Figure 12.7.** *256 edits, bars: 95 %.* Left: farther right is more obeyed, higher is more kept; the points are starts of
-# 0.65, 0.8 and 0.92. The three points of inversion lie close together: more noise does not help it, as the noise is not random but
-# the old picture's. FlowEdit's last point gets 85 % right, and keeps 25 dB. Right: PSNR to the true edit, FlowEdit less DiffEdit, both
+# 0.65, 0.8 and 0.92. The three points of inversion lie close together: more noise helps it little, as the noise is not random but the
+# old picture's. FlowEdit's last point gets 85 % right, and keeps 25 dB. Right: PSNR to the true edit, FlowEdit less DiffEdit, both
 # at their best. For three kinds of edits zero lies inside the interval. Backgrounds decide, 13 dB: there DiffEdit gets none of 64
 # right, since its mask comes out inverted (lesson 06).
 #
@@ -418,7 +422,7 @@ assert best["FlowEdit"][1] > best["DiffEdit"][2]
 # (a) is the layer, which becomes an edit over the picture; here Figure 12.8, with the layer after each of five numbers of
 # steps.
 #
-# Four losses, each a line. With $E$ for CLIP's picture and $T$ for its text embedding, of length 1:
+# Four losses and a start, each a line. With $E$ for CLIP's picture and $T$ for its text embedding, of length 1:
 #
 # | loss | formula | what it wants |
 # |---|---|---|
@@ -426,6 +430,9 @@ assert best["FlowEdit"][1] > best["DiffEdit"][2]
 # | screen, Eq. (32) | ½∠(E(layer over green), T(layer))² | the layer alone shows the thing, so it is not smeared over all |
 # | structure, Eq. (33) | mean (S(out) − S(x))², S: cosines among the patches | parts that were alike stay alike |
 # | sparsity, Eq. (34) | mean α + 2 mean(σ(5α) − ½) | paint little |
+# | bootstrap, Sec. 3.1 | mean (α − R)², its weight falls to 0 | α starts at the thing |
+#
+# R, the relevance, is a map between 0 and 1: it shows where CLIP sees the source text rather than the target.
 
 # %%
 from palimpsest.claims.text2live import LAYER, TRAINING, VIEWS
@@ -446,7 +453,7 @@ def painted(k):
 
 # %% [markdown]
 # **Claim.** The layer, its opacity and Eq. (30) give the library's picture to the bit; Eq. (31) and Eq. (34) on plain tensors
-# are the library's losses, within 10⁻⁵.
+# are the library's losses, within 10⁻⁴ and 10⁻⁵.
 
 # %%
 from palimpsest.methods import text2live as losses
@@ -479,7 +486,8 @@ for k, (_, states) in runs.items():
     won = reader.right(runs[k][0].picture, pairs.wanted[k : k + 1]).item()
     loss = runs[k][0].losses
     late = sum(loss[-10:]) / 10
-    print(f"“{pairs.target[k]}”: loss {loss[0]:.1f} to {late:.1f}; right: {('no', 'yes')[won]}")
+    print(f"“{pairs.target[k]}”: sum of the losses {loss[0]:.1f} to {late:.1f}; "
+          f"right: {('no', 'yes')[won]}")
 plots.pictures(rows, left=("layer", "opacity α", "result") * 2, side=0.95,
                above=("given", *(f"step {n}" for n in after_step), "true edit"));
 
@@ -489,7 +497,8 @@ plots.pictures(rows, left=("layer", "opacity α", "result") * 2, side=0.95,
 # But its stripes are blurred away, the edge is soft, and the reader does not accept it. Below: α covers the circle and *stays a
 # circle*. The layer is purple, the colour of the ground, as if it would hide the circle under ground; it half succeeds, and
 # no star appears. To make a star, it would have to paint the ground around the star exactly as it is behind the circle, which no text
-# says. The losses fall in both cases, printed above: they do not notice the failure.
+# says. The sum of the losses falls in both cases, printed above (partly because the bootstrap term is faded out): it does not
+# notice the failure.
 
 # %% [markdown]
 # ## 7. What a layer can do, and what it cannot
@@ -513,11 +522,12 @@ assert low < 0 < high
 
 # %%
 from palimpsest.claims.text2live import KINDS
+from palimpsest.notebooks.intervals import share_interval
 
 fig, (ax,) = plots.panels(1, height=3.4, width=6.6)
-reached = {n: [t[kind]["reached"] for kind in KINDS] for n, t in live["tables"].items()}
-plots.bars(ax, KINDS, {n: [v[0] for v in row] for n, row in reached.items()},
-           {n: [(v[1], v[2]) for v in row] for n, row in reached.items()})
+reached = {n: [t[kind]["reached"][0] for kind in KINDS] for n, t in live["tables"].items()}
+spans = {n: [share_interval(round(8 * v), 8) for v in row] for n, row in reached.items()}
+plots.bars(ax, KINDS, reached, spans)
 ax.set(title="changed as wished (eight of each kind, bars: 95 %)", xlim=(0, 1.02));
 
 # %% [markdown]

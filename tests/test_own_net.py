@@ -160,3 +160,8 @@ def test_a_model_is_its_own_equal_and_wants_a_schedule_and_both_halves_of_its_te
 def test_pixels_are_not_rounded_by_a_net_in_half_precision():
     half = Model("half", Mine().bfloat16(), STEEP, size=8)
     assert half.dtype == torch.bfloat16 and torch.equal(half.decode(half.encode(GUIDE)), GUIDE)
+
+
+def test_a_model_is_moved_with_all_its_parts():
+    model = Model("mine", Mine(), STEEP, size=8, text=nn.Embedding(3, 4), tokenizer=my_tokens)
+    assert model.to("meta") is model and model.device.type == model.text.weight.device.type == "meta"

@@ -132,6 +132,14 @@ class Model:
         """(c, y, x) of one latent at the training size."""
         return self.channels, self.size // self.factor, self.size // self.factor
 
+    def to(self, device: str | torch.device) -> Model:
+        """This model, with its net, text encoder and autoencoder moved to another device, as torch moves
+        modules: in place."""
+        for part in (self.net, self.text, self.vae):
+            if isinstance(part, torch.nn.Module):
+                part.to(device)
+        return self
+
     def settle(self, contract: Callable[..., Any], given: Mapping[str, Any]) -> Any:
         """The arguments of a function, None replaced by what this model recommends (arguments.settled):
 
