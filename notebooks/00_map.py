@@ -33,7 +33,7 @@ whether your answer is right, and each has two hints.
 # | $\bar\alpha_t$ | $\bar\alpha_t$ | `schedule.at(t)` | how much of the picture is left | 1 (clean) to about 0 |
 # | $t$ | $t$ | `t` | the time, or noise level | 0 … T = 1000 |
 # | $c$, $\mathcal P$ | $c$ | `prompt` | a text | – |
-# | $w$, $s$ | $w$ | `w` | the guidance scale: how strongly the text counts | 1 (none) to about 8 |
+# | $w$, $s$ | $w$ | `w` | the guidance scale: how strongly the text counts | 1 (no guidance) to about 8 |
 
 # %%
 import torch
@@ -63,7 +63,7 @@ noisy = [model.decode(q_sample(model.schedule, model.encode(x), t, z)) for t in 
 plots.pictures([noisy], above=[f"t = {t}" for t in levels], side=1.1);
 
 # %% [markdown]
-# **Figure 00.1.** A picture under more and more noise, each latent decoded. At t = 200 only the edges suffer. At t = 400 one
+# **Figure 00.1.** A picture under more and more noise, each latent decoded. At t = 200 ground and edges are blotched, and both things are plain. At t = 400 one
 # still sees two things and their colours; at 600 one sees that something is there; at 980 nothing is left of the picture, and
 # a walk from there would paint a new one.
 
@@ -88,13 +88,13 @@ from palimpsest.methods.prompt_to_prompt import prompt_to_prompt
 from palimpsest.methods.variants import edit_friendly
 
 up = edit_friendly(model, x, was, steps=20, w=3.)
-made["Prompt-to-Prompt"] = prompt_to_prompt(model, was, wish, start=up, w=3.).picture
+made["P2P, edit-friendly"] = prompt_to_prompt(model, was, wish, start=up, w=3.).picture
 
 # %%
 from palimpsest.methods.null_text import null_text
 
 up = null_text(model, x, was, steps=10, w=3., solver="gauss-newton", start="prompt", stop=1e-5)
-made["on null-text"] = prompt_to_prompt(model, was, wish, start=up, w=3.).picture
+made["P2P, null-text"] = prompt_to_prompt(model, was, wish, start=up, w=3.).picture
 
 # %%
 from palimpsest.methods.glide import inpaint
@@ -156,7 +156,7 @@ for k, (name, year) in enumerate(sorted(DATES.items(), key=lambda item: item[1])
 ax.set(yticks=[], xlim=(2020.2, 2027.2), xticks=range(2020, 2027));
 
 # %% [markdown]
-# **Figure 00.3.** First versions on arXiv (FLUX Kontext: its announcement). The first twelve lessons, 00 to 11, end with the
+# **Figure 00.3.** First versions on arXiv. The first twelve lessons, 00 to 11, end with the
 # crowd of 2022. Two lines lead on from there: *control*, which adds inputs to a frozen model (ControlNet, IP-Adapter), and
 # *flow matching*, which draws the walk as a straight line (SD 3, FLUX) and trains editors such as Kontext on pairs, as
 # InstructPix2Pix did.
@@ -185,17 +185,18 @@ for more, less in (("FlowEdit", "SDEdit"), ("DiffEdit", "FlowEdit")):
     assert gain.mean() > max(2, 2 * gain.std() / 4)
 
 # %%
-from palimpsest.notebooks.intervals import share_interval
+from palimpsest.notebooks.intervals import mean_interval, share_interval
 
 fig, (left, rest) = plots.panels(2, height=1.9)
 spread = {n: share_interval(k, 16) for n, k in right.items()}
 plots.dots(left, {n: k / 16 for n, k in right.items()}, spread)
-plots.dots(rest, {n: v.mean().item() for n, v in kept.items()})
+plots.dots(rest, {n: v.mean().item() for n, v in kept.items()},
+           {n: mean_interval(v) for n, v in kept.items()})
 left.set(title="wish fulfilled (share, 95 %)", xlim=(0, 1))
-rest.set(title="kept outside (dB)");
+rest.set(title="kept outside (dB, 95 %)");
 
 # %% [markdown]
-# **Figure 00.4.** Success on the left with its 95 % interval, what is kept on the right. The intervals of sixteen pictures are
+# **Figure 00.4.** Success on the left, what is kept on the right, each with its 95 % interval. The intervals of sixteen pictures are
 # wide, so the left panel ranks nobody; the right one does. A method is judged by both numbers together: a method that does
 # nothing keeps everything.
 

@@ -107,7 +107,7 @@ plots.pictures(rows, left=("x_t", "blurred"), above=names);
 # **Figure 01.1.** A picture at six noise levels, and what is left of it after averaging over 8 × 8 pixels.
 #
 # The outline is lost first: at t = 500 nobody could say whether the edge is straight or wavy. Position and colour last
-# longer, down to t = 700 in the blurred row; at t = 900 they are gone too. *This is why editing by noise works*: there is
+# longer, up to t = 700 in the blurred row; at t = 900 they are gone too. *This is why editing by noise works*: there is
 # a level at which a rough painting and a finished picture of the same thing can no longer be told apart, while their
 # layout is still there. Lesson 04 builds SDEdit on it.
 #
@@ -167,7 +167,7 @@ right.set(title="signal-to-noise ratio, log ᾱ/(1−ᾱ)", xlabel="t / T", ylim
 # t₀ taken from a paper means nothing until its schedule is known. Stable Diffusion's curve stops early: at T, 7 % of the
 # picture's *amplitude* is still there.
 #
-# **Claim.** The figures in this paragraph.
+# **Claim.** The 8 %, 49 % and 7 % above.
 
 # %%
 assert abs(schedules["linear (DDPM)"].at(500) - .08) < .005 and abs(sched.at(500) - .49) < .005
@@ -218,8 +218,8 @@ plots.pictures([shown], above=("x₀, a picture of this world", "x_t, what the n
 # **Figure 01.3.** One noised picture and the four forms of the perfect answer at t = 500.
 #
 # $\hat x_0$ is smoother than the picture that was noised: the fine grain of $x_0$ cannot be told from noise, so the best
-# guess is near the mean picture. ε̂ carries a faint ghost of the shape, for the same reason: what was grain in $x_0$ is
-# taken for noise. v̂ is a mixture of both.
+# guess is near the mean picture. ε̂ shows no shape: the mean picture has been subtracted. It does hold a share of the grain
+# of $x_0$, which cannot be told from noise. v̂ is a mixture of both, so the heart shows in it, in the opposite colours.
 #
 # **Claim.** Going from one form to the others and back changes nothing (1e-12). And $(x_t, \hat v)$ is
 # $(\hat x_0, \hat\varepsilon)$ *rotated by an angle*, so their squared lengths agree. A rotation never divides, which is
@@ -361,7 +361,7 @@ assert torch.equal(gathered, ddim.ddim_step(sched, start, eps_hat, t, s))
 # ## 5. Your sampler on a trained model
 #
 # `walk` only needs something with an `eps`. Here it is the shipped text-to-picture model, 5 million parameters, in the
-# latents of an autoencoder (lesson 02 trains one like it). We bind a text to it and start from noise. No guidance yet:
+# latents of an autoencoder (lesson 02 trains a small one, on pixels). We bind a text to it and start from noise. No guidance yet:
 # lesson 03 adds that.
 
 # %%
@@ -561,7 +561,7 @@ plots.ticks(ax, counts)
 # %% [markdown]
 # **Figure 01.8.** The error of the standard deviation by the number of steps, for three samplers of order 1.
 #
-# Three parallel lines. The flow is the most exact of the three at every count, but no choice among them changes the
+# Three nearly parallel lines. The flow is the most exact of the three at every count, but no choice among them changes the
 # slope: only a method of higher order does. The library's `Heun` and `DPMSolver2M` (samplers/solvers.py) are of order 2,
 # and 25 of their steps do the work of a few hundred of these.
 
@@ -605,7 +605,7 @@ for ax, name in zip(axes, worlds):
 axes[0].legend();
 
 # %% [markdown]
-# **Figure 01.9.** Where 4000 samples end, by the repaired and by the printed Eq. (17). (The orange bar continues to 4000.)
+# **Figure 01.9.** Where 4000 samples end, by the repaired and by the printed Eq. (17). (Bars are cut at 400; the orange one reaches 4000.)
 #
 # As printed, **every noise ends on the same number**. For one Gaussian that number is the mean, 0.7, so each single
 # sample looks fine. For two peaks it is 0, half-way between them, where there is no data at all.
@@ -622,7 +622,7 @@ between = lambda x: (x.abs() < .2).double().mean().item()      # five widths fro
 assert between(ends["two peaks", False]) == 1 and between(ends["two peaks", True]) < .01
 
 # %% [markdown]
-# And on the trained model, whose schedule ends lower? The same texts and the same noise as in Figure 01.5.
+# And on the trained model? Its schedule is the cosine one, and its walks have 20 steps. The same texts and the same noise as in Figure 01.5.
 
 # %%
 told = Told(texts)
@@ -636,10 +636,10 @@ for name, r in (("repaired", right), ("as printed", right_17)):
 # %% [markdown]
 # **Figure 01.10.** Pictures by the repaired and by the printed Eq. (17).
 #
-# Here the misprint does not give one picture for all, because these walks start at 0.98 T of a schedule where the missing
-# factor matters less at first. It gives *plausible* pictures: right colours, right kind of shape. They fail in the second
-# look: grounds are blotchy, the black hearts have
-# lost their outline, a circle is pressed against the edge. The judge rejects about half of them.
+# Here the misprint does not give one picture for all: the schedule is another and the steps are fewer. (For one Gaussian,
+# the printed line leaves a hundredth of the spread on this schedule with 50 steps. With 20 it leaves a quarter, turned
+# over.) It gives *plausible* pictures: right colours, right kind of shape. They fail in the second look: grounds are
+# blotchy, the black hearts have lost their outline, a circle is pressed against the edge. The judge rejects about half of them.
 #
 # **Claim.** Out of 16, the repaired equation gets at least four more pictures right than the printed one. Somebody who
 # re-implements from the paper would see a model that is a little worse than promised, and would blame the training.
@@ -780,8 +780,9 @@ check("01.3", prediction)
 #
 # **2.** Why may DDIM take strides of 20 levels, when DDPM was derived for steps of one?
 #
-# <details><summary>Answer</summary>Removing levels from a Gaussian chain leaves a Gaussian chain: only ᾱ at the remaining
-# levels enters the step (section 2). The price is the error of a longer Euler step (section 7).</details>
+# <details><summary>Answer</summary>The network was trained at each level alone, on q(x_t | x_0), and a step uses only ᾱ at its
+# two ends; so any subset of levels will do. (DDPM's step may skip levels, too.) The price is the error of a longer Euler
+# step (section 7).</details>
 #
 # **3.** Which of the two samplers would you use to *invert* a picture, and why?
 #

@@ -226,12 +226,13 @@ right.set(title="mean squared error by time", xlabel="t");
 # %% [markdown]
 # **Figure 02.1.** The loss while training (left), and the error of the trained and the perfect network by time (right).
 #
-# The loss falls within fifty steps, and then slowly towards a floor that is far from zero. The floor is the part of the noise that nobody
-# can know. On the right the two curves are one, but for small t: there the points are almost clean, the clusters are
+# The loss falls within a hundred steps, stays near 0.36 until step 950, and then falls again, towards a floor of 0.28. A flat
+# loss is not always a finished one. The floor is the part of the noise that nobody can know. On the right the two curves are one, but for small t: there the points are almost clean, the clusters are
 # narrow, and the network cannot draw their outline sharply.
 #
 # **Claim.** Between t = 200 and 800 the network is within 3 % of the best possible loss; below t = 50 it is more than 3 %
-# away from it. (Above 900 the ratio is poor too, but of an error that is almost zero.)
+# away from it. (Above 900 the ratio is poor too, but of an error that is almost zero. Ratios below 1 are chance: each error
+# is measured on a draw of its own.)
 
 # %%
 ratio = [a / b for a, b in zip(by_time["trained"], by_time["perfect"])]
@@ -286,8 +287,8 @@ for ax, (name, x) in zip(axes, ends.items()):
 # the perfect one does not: this is the error at small t of Figure 02.1.
 #
 # **Claim.** The shares of the clusters spread at least 1.2 times as widely with the last weights as with the average. Each
-# step of training moves the weights a little too far, in a direction that depends on the batch; the average removes that
-# motion at no cost. All shipped models are averages.
+# step of training moves the weights a little too far, in a direction that depends on the batch; the average removes most
+# of that motion. It does not remove the trail between the clusters. All shipped models are averages.
 
 # %%
 spread = {name: shares(x)[0].std().item() for name, x in ends.items()}
@@ -333,7 +334,7 @@ plots.pictures([data[:5]], below=[texts[:5]], side=1.3);
 # **Figure 02.3.** Five of 4000 training pictures with their captions.
 #
 # The exact place is not in the caption: the model has to vary it by itself, and only the noise can decide.
-# With 4 shapes, 8 colours and 8 grounds there are 224 different captions.
+# With 4 shapes, 8 colours and 7 other colours for the ground there are 224 captions.
 
 # %% [markdown]
 # ## 5. The network: a U-Net
@@ -354,8 +355,8 @@ diagrams.unet()
 # captions are that simple. Two simplifications: each 2 × 2 patch of pixels is one cell of the input (cheaper by four), and
 # there are two resolutions instead of four.
 #
-# **The block** is two convolutions around the time: normalise, SiLU, convolve, add a shift computed from t, again, and add
-# the input (DDPM, Appendix B).
+# **The block** is two convolutions around the time: normalise, SiLU, convolve; add a shift computed from t; the same three
+# once more; add the input (DDPM, Appendix B).
 
 # %%
 class Block(nn.Module):
@@ -386,8 +387,8 @@ assert torch.allclose(mine(x, time), theirs(x, time), atol=1e-5)           # flo
 
 # %% [markdown]
 # **The text** gets in by cross-attention (latent diffusion, Sec. 3.3). Every cell of the map asks a question (query), every
-# word offers a key and a value, and the cell adds the values of the words whose keys fit. Lesson 07 edits pictures by
-# editing exactly these weights.
+# word offers a key and a value, and the cell takes a weighted mean of the values: the better a key fits, the larger its
+# weight. Lesson 07 edits pictures by editing these attention weights.
 
 # %%
 class Read(nn.Module):
@@ -517,8 +518,9 @@ plots.pictures([mine[:6], mine[6:]], below=below);
 
 # %%
 fig, (left, right) = plots.panels(2, height=2.4)
-left.plot(torch.tensor(losses).unfold(0, 20, 10).mean(1))
-left.set(title="loss, mean of 20 steps", xlabel="tens of steps", yscale="log")
+means = torch.tensor(losses).unfold(0, 20, 10).mean(1)
+left.plot(10 * torch.arange(len(means)), means)
+left.set(title="loss, mean of 20 steps", xlabel="step", yscale="log")
 by_t, few = [], data[:64]
 for t in (50, 200, 400, 600, 800, 950):
     a, eps = abar[t], torch.randn(few.shape, generator=g)
@@ -533,7 +535,8 @@ right.set(title="error of v̂ by time", xlabel="t", ylim=(0, None));
 #
 # The loss has fallen by a factor of ten and is still falling: this training was stopped, it did not end. On the right, v̂ is
 # worst at small t, where it must name the grain pixel by pixel; that error is what one sees as ragged edges in Figure 02.5.
-# The error rises again towards t = 950, where the caption alone decides what $x_0$ is, and words for shapes are learnt last.
+# The error rises again towards t = 950. There little but the caption is left to go by, and it does not say the place; and words
+# for shapes are learnt last.
 
 # %% [markdown]
 # ## 7. Yours beside the shipped one
@@ -638,7 +641,7 @@ assert psnr.mean() > 30 and abs(z.std() - 1) < .2
 #
 # | symptom | cause | what to change |
 # |---|---|---|
-# | loss stays flat above zero | it is at the floor: part of the noise cannot be known | judge by samples, or by the floor where it is known |
+# | loss stays flat above zero | the floor, or a plateau (Figure 02.1, steps 100 to 950) | train on; judge by samples, or by the floor where it is known |
 # | loss is 1 from the start and stays | the network does not see $x_t$ or t (shapes broadcast wrongly) | check one batch by hand |
 # | samples are noise although the loss is low | training and sampling use other schedules, or ε and v are mixed up | one function for both; test on the perfect network |
 # | right colours, wrong shapes | too few steps: what a word means is learnt last, at high noise | train longer; draw large t more often |
@@ -692,8 +695,8 @@ check("02.1", eps_of)
 
 # %% [markdown]
 # **2. Predict, then run.** Replace the network by one that returns its input, `net = lambda x_t, t: x_t`. Data of unit
-# variance, target ε. Predict first: what is its loss at $\bar\alpha = 0.25$? Then change the line `net = …` above (below
-# "The method, from nothing") to this network, with `t` fixed where ᾱ is nearest to 0.25 and more data, and measure.
+# variance, target ε. Predict first: what is its loss at $\bar\alpha = 0.25$? Then change `net = …` in the cell that calls
+# `l_simple` to this network, with `t` fixed where ᾱ is nearest to 0.25 and more data, and measure.
 #
 # <details><summary>Hint 1</summary>Write $x_t-\varepsilon$ as a sum of two independent parts.</details>
 # <details><summary>Hint 2</summary>They have the factors $\sqrt{\bar\alpha}$ and $\sqrt{1-\bar\alpha}-1$; variances add.</details>

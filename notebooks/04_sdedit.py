@@ -100,7 +100,7 @@ walk = [painting, *(model.decode(edit.path[k]) for k in shown)]
 _ = plots.pictures([walk], above=["the painting", *(f"σ = {sigmas[k]:.2f}" for k in shown)])
 
 # %% [markdown]
-# **Figure 04.1.** *The walk of `from_nothing`, each latent decoded.* At σ = 1.39 the painting is barely visible. On
+# **Figure 04.1.** *The walk of `from_nothing`, each latent decoded.* At σ = 1.39 only a blot is left of the star. On
 # the way down the star comes back where it was painted: place, size and colours are the painting's, the regular
 # outline and the even shading are the model's. Open the paper at Fig. 2: there the same walk is drawn with a
 # distribution of paintings and one of photographs. Noise widens both until they overlap, and the way back from the
@@ -209,10 +209,10 @@ print("all right, of 16:", "; ".join(f"{n} at t₀ = {t0}" for t0, n in right.it
 from palimpsest.claims.draw.style import show
 
 
-def draw(ax, t0):
+def draw(ax, t0, k=3):
     show(ax, sweep[t0][k])
 
-k = 3
+
 plots.explore(draw, {"t0": tuple(sweep)})
 
 # %% [markdown]
@@ -309,7 +309,7 @@ right.set(title="the same over σ", xlabel="σ at t₀")
 _ = left.legend(), right.legend()
 
 # %% [markdown]
-# **Figure 04.6.** *Distance to the painting by two walks.* Over t₀ the curves cross and mean different things; over σ
+# **Figure 04.6.** *Distance to the painting by two walks.* At one t₀ the two walks carry different noise; over σ
 # they are nearly one. What is left between them at high σ is the difference of the steps.
 #
 # **Claim.** At t₀ = 0.5 the VE walk stays closer to the painting than the VP walk, by more than a tenth. At the VE t₀
@@ -386,14 +386,15 @@ assert db[0] > db[1] + 10 and not torch.equal(masked.raw * keep, d.before * keep
 # Gaussian world each round multiplies the distance of the mean from μ by k, so K rounds keep $k^K$ of the painting: as
 # far as the mean goes, three shallow rounds are one deeper start.
 #
-# **Claim.** At t₀ = 0.35 each round leads further from the painting, at K times the calls (sixteen paintings).
+# **Claim.** At t₀ = 0.35 each round leads further from the painting, at K times the evaluations (sixteen paintings;
+# a guided step costs two).
 
 # %%
 settings = dict(t0=0.35, steps=5, w=W, seed=5)
 rounds = {K: sdedit(model, guides, told, repeats=K, **settings) for K in (1, 2, 3)}
 far = [rmse(e.picture, guides).mean().item() for e in rounds.values()]
 for K, v in zip(rounds, far):
-    print(f"K = {K}: RMSE {v:.3f} in {rounds[K].calls} calls")
+    print(f"K = {K}: RMSE {v:.3f} in {rounds[K].calls} evaluations")
 assert far[0] < far[1] < far[2] and rounds[3].calls == 3 * rounds[1].calls
 
 # %% [markdown]
@@ -429,14 +430,14 @@ paint_stays = [sum(a == b for a, b in zip(r, paint)) for r in silent.values()]
 fig, (ax,) = plots.panels(1, height=2.4, width=5)
 ax.plot(depths, words_win, "o-", label="told: the caption's colour")
 ax.plot(tuple(silent), paint_stays, "s--", label="not told: the paint's colour")
-ax.set(title="things, of 32, that end up in …", xlabel="t₀", ylim=(0, 33))
+ax.set(title="things of 32 with this colour", xlabel="t₀", ylim=(0, 33))
 _ = ax.legend()
 
 # %% [markdown]
 # **Figure 04.8.** *Thirty-two things painted in a wrong colour.* The paint decides only as long as nobody contradicts
 # it. Without a prompt (squares) nearly every thing keeps its paint, even at t₀ = 0.6. With the true caption (circles) 3
-# of 32 obey at t₀ = 0.1, 13 at 0.2, 25 at 0.3 and 31 at 0.6. So the colour does survive the noise, but guidance
-# overrules it early: the model needs only a hint of doubt to follow the words.
+# of 32 obey at t₀ = 0.1, 13 at 0.2, 25 at 0.3 and 31 at 0.6. So the colour does survive the noise, but a caption with
+# w = 3 overrules it early. (Which of the two does it, this figure cannot say: run it with the caption and w = 1.)
 #
 # **Claim.** Told the right colour, at most 6 of 32 follow it at t₀ = 0.1, at least 20 at 0.3 and all but one at 0.95.
 #

@@ -29,7 +29,7 @@ inversion all begin with it, and many edits that fail have failed here.
 # | x_t | x_t, z_t | `z` | the noisy picture or latent | (b, c, y', x') |
 # | ε_θ(x_t) | ε̂ | `eps` | the net's answer | like x_t |
 # | t, t − Δt | s, t | `a, b` | the times at both ends of a step, s < t | 0 … 1000 |
-# | S | S | `STEPS` | steps of a walk | whole |
+# | S | – | `STEPS` | steps of a walk | whole |
 # | w (Null-text) | w | `w` | guidance scale, 1 = none | a number |
 
 # %%
@@ -103,7 +103,7 @@ _ = plots.pictures([[v[k] for v in way] for k in (0, 1, 2)], above=above)
 # the picture, and yet even at t = 980 one can guess where the things are: section 7. At w = 1 things and colours come
 # back; what is lost is faint, such as the stripes on the ground of the first picture and the light on that of the
 # second. At w = 7.5 something comes back that fits the caption and is *another picture*: the ring is smaller, the cross
-# of the third has other arms, the grounds are flat.
+# of the third has other arms, the grounds are new.
 #
 # **Claim.** Without guidance the pictures come back; with w = 7.5 they are at least 6 dB farther away (sixteen
 # pictures).
@@ -136,6 +136,10 @@ x_s, eps = Rng.of(1, 2).randn((2, 1, 8, 8)).double().chunk(2)
 for a, b in ((0, 500), (20, 40), (300, 980)):
     there = ddim_step(sd, x_s, eps, a, b)
     assert torch.allclose(ddim_step(sd, there, eps, b, a), x_s, atol=1e-12)
+    bracket = sd.sigma(b) - sd.sigma(a)
+    up = (sd.at(b) / sd.at(a)) ** .5 * x_s + bracket * eps  # as printed
+    back = (sd.at(a) / sd.at(b)) ** .5 * up - bracket * eps
+    assert not torch.allclose(back, x_s, atol=1e-4)
 too_large = sd.at(962) ** -0.5  # what the missing factor makes of the ε̂ term
 print(f"as printed, from t = 982 to 962: {too_large:.1f} times too large")
 assert 11 < too_large < 13
@@ -164,7 +168,7 @@ def leading(steps):  # Stable Diffusion's times: 982, 962, …, 2 for 50 steps, 
 
 # %%
 ten = leading(10)
-rise = walk_up(eps_star, sd, x_0, ten)
+rise = walk_up(eps_star, sd, x_0, ten)  # [0] is the noise, [-1] the picture
 fall = sample(eps_star, sd, rise[0], ten)
 exact = walk_up(eps_star, sd, x_0, ten, iterations=50)[0]  # section 4
 fig, (ax,) = plots.panels(1, height=2.9)
@@ -176,9 +180,9 @@ _ = ax.set(title="seven pixels, ten steps up (solid) and down again (dashed)", x
 
 # %% [markdown]
 # **Figure 05.2.** *Up and down again in the Gaussian world.* The dashed lines do not end where the solid ones began:
-# what comes back has lost contrast, all seven are pulled towards the mean 0.7. The reason is visible at the top. The
-# solid lines end inside the black dots, which are the exact noise: on the way up each step asks a picture that is still
-# too clean how much noise to add, and gets too little.
+# what comes back has lost contrast, all seven are pulled towards the mean 0.7. The reason is visible at the
+# right end: the solid lines end nearer to the mean than the black dots, the exact noise. On the way up each step asks a
+# picture that is still too clean how much noise to add, and gets too little.
 #
 # **Claim.** Ten steps lose up to 0.415 of a pixel's value, and the noise at the top is a fifth too quiet.
 
@@ -229,7 +233,7 @@ plots.ticks(ax, counts)
 # %% [markdown]
 # ### Why the destination? (*deeper*)
 #
-# Let x₀ ~ N(0, s²) and follow the exact path. Over a step that raises ln σ by h, the two times get ε̂ wrong by
+# Let x₀ ~ N(0, s²) and follow the exact path. Over a step that raises ln σ by h, the two times get ε̂ wrong by this share of it:
 #
 # $$\text{source: } \frac{s^2}{s^2+\sigma^2}\,h, \qquad
 # \text{destination: } \frac{\sigma^2\,(1-s^2)}{(s^2+\sigma^2)(1+\sigma^2)}\,h.$$
@@ -320,13 +324,13 @@ for ax, (name, path) in zip(axes, paths.items()):
 # they began. At w = 2 they end closer together, and at w = 7.5 they are a single line: every cat has become the same
 # cat. The noise still tells the seven apart, but the guided walk does not listen to it.
 #
-# How much is lost can be computed. Let s be the width of the cats and S that of everything. A spread δ of the guided
-# flow, in units of full strength, obeys $\frac{d\ln\delta}{d\sigma} = \sigma\left[\frac{w}{s^2+\sigma^2} -
-# \frac{w-1}{S^2+\sigma^2}\right]$. Integrate from high σ down to 0 and divide by the same at w = 1:
+# How much is lost can be computed. Let $s_c$ be the width of the cats and $s_a$ that of all animals. A spread δ of the guided
+# flow, in units of full strength, obeys $\frac{d\ln\delta}{d\sigma} = \sigma\left[\frac{w}{s_c^2+\sigma^2} -
+# \frac{w-1}{s_a^2+\sigma^2}\right]$. Integrate from high σ down to 0 and divide by the same at w = 1:
 #
-# $$\text{of the spread there comes back } \left(\frac{s}{S}\right)^{w-1}.$$
+# $$\text{of the spread there comes back } \left(\frac{s_c}{s_a}\right)^{w-1}.$$
 #
-# The more a prompt fixes (s ≪ S) and the larger w, the less of the given picture is left.
+# The more a prompt fixes ($s_c \ll s_a$) and the larger w, the less of the given picture is left.
 #
 # **Claim.** At w = 1 the seven return to 10⁻⁵. At w = 7.5 less than a thousandth of their spread returns.
 #
@@ -568,7 +572,7 @@ check("05.2", answer)
 #    <details><summary>Answer</summary>Each step up added too little noise, because the net was asked at a picture that
 #    was still too clean. More steps or iteration bring it towards 1.</details>
 # 5. In the world of cats, which share of the differences between the cats comes back at w = 3 from an exact inversion?
-#    <details><summary>Answer</summary>(s/S)^(w−1) = 0.3² = 0.09.</details>
+#    <details><summary>Answer</summary>(s_c/s_a)^(w−1) = 0.3² = 0.09.</details>
 #
 # ## Three things to take away
 #

@@ -333,7 +333,7 @@ _ = second.set(title=f"all right, share of {n}", xlabel="cross")
 # %% [markdown]
 # **Figure 07.4.** *Layout and obedience over the share of injected steps.* The layout is decided early: the first 20 % of
 # the steps bring two thirds of all the overlap that injection can bring. Where only a colour changes, no loss of obedience
-# is seen: the shares lie between 86 % and 94 %, and the lowest lies within the band (95 %) of the one without injection.
+# is seen: the shares lie between 86 % and 94 %, and their bands (95 %) overlap.
 #
 # **Claim.** The first 40 % of the steps bring at least 80 % of the overlap that all of them bring.
 
@@ -407,7 +407,8 @@ _ = plots.pictures([[c[k] for c in columns] for k in (0, 1, 2)], above=above, si
 floor, rest = model.decode(model.encode(before)), 1 - changed
 back = {n: psnr(r.source_picture, floor).clamp(max=60).mean().item() for n, r in given.items()}
 stays = [psnr(r.raw, before, rest).mean().item() for r in (given["direct"], loose)]
-print(f"source row to autoencoder: {back['plain']:.1f} dB plain; direct {back['direct']:.0f} (the cap)")
+print(f"source row to autoencoder: {back['plain']:.1f} dB plain, "
+      f"{back['direct']:.0f} (the cap) direct")
 print(f"outside the true change: {stays[0]:.1f} dB injected, {stays[1]:.1f} dB not")
 assert back["direct"] > 50 > back["plain"] and stays[0] > stays[1]
 

@@ -375,8 +375,8 @@ ax.set(title="two things and their relation: all right, of 512", xlim=(0, 1));
 # %% [markdown]
 # ## 6. Make eight, keep the best
 #
-# Nothing is cheaper than another try. The paper compares with DALL·E, whose samples were sorted by CLIP; GLIDE won without. A CLIP
-# needs no truth, but can it be trusted? `claims C11`: 128 captions, eight pictures of each.
+# Nothing is cheaper than another try. The paper compares with DALL·E, also where CLIP had sorted DALL·E's samples; GLIDE won
+# without sorting its own. A CLIP needs no truth, but can it be trusted? `claims C11`: 128 captions, eight pictures of each.
 #
 # **Claim.** With guidance ($w = 3$) and without it ($w = 1$), one picture is right about as often as the one of eight that CLIP
 # prefers: its share lies within the 95 % interval of the other.

@@ -212,6 +212,8 @@ moments, climb, descent = (0, 2, 4, 6, 8, 10), (10, 6, 3, 0), (5, 10)
 through_noise = [up[n] for n in climb] + [down[n] for n in descent]
 rows = [[model.decode(edit.path[n][k : k + 1]) for n in moments] for k in (0, 3)]
 rows += [[model.decode(state[k : k + 1]) for state in through_noise] for k in (0, 3)]
+
+# %%
 straight = [f"s = {edit.times[n]:.2f}" for n in moments]
 way = zip(("start", "up", "up", "top", "down", "end"), climb + descent)
 there_and_back = [f"{word}, s = {edit.times[n]:.2f}" for word, n in way]
@@ -528,7 +530,7 @@ fig, (ax,) = plots.panels(1, height=3.4, width=6.6)
 reached = {n: [t[kind]["reached"][0] for kind in KINDS] for n, t in live["tables"].items()}
 spans = {n: [share_interval(round(8 * v), 8) for v in row] for n, row in reached.items()}
 plots.bars(ax, KINDS, reached, spans)
-ax.set(title="changed as wished (eight of each kind, bars: 95 %)", xlim=(0, 1.02));
+ax.set(title="changed as wished (eight of each kind, lines: 95 %)", xlim=(0, 1.02));
 
 # %% [markdown]
 # **Figure 12.9.** *Success by kind of edit.* A layer reaches what needs colour alone: 5 of 8 recolourings, 5 of 8 textures,

@@ -18,7 +18,7 @@ def blend(y, encoded, n, mask):
 check("06.1", blend)
 
 # %% [markdown]
-# **2.** Marked is what exceeds θ r D̄. With D = 1 on a share f of the picture, D̄ = f, and 1 > θ r f needs r < 1/(θ f) =
+# **2.** Marked is what exceeds θ m D̄. With D = 1 on a share f of the picture, D̄ = f, and 1 > θ m f needs m < 1/(θ f) =
 # 1/(½ · ⅘) = 2.5.
 
 # %%
