@@ -120,7 +120,7 @@ def measure_curve(
     )
 
 
-CURVE = Measurement("sdedit_curve", measure_curve, 256, 0, ("sdedit_curve.png",))
+CURVE = Measurement("sdedit_curve", measure_curve, 64, 0, ("sdedit_curve.png",))
 
 
 def judge_trade(record: Record) -> Finding:

@@ -411,7 +411,8 @@ guides = {"no text": without, "a worse model": worse}
 # %%
 ends_6 = {name: {w: walk(guide, ours, start, times, w).flatten(1) for w in ws}
           for name, guide in guides.items()}
-measured_6 = {name: [precision_recall(true["A"], ends_6[name][w]) for w in ws] for name in guides}
+measured_6 = {name: [precision_recall(true["A"], x) for x in found.values()]
+              for name, found in ends_6.items()}
 
 # %%
 def compare(ax, title, x):

@@ -136,6 +136,9 @@ x_s, eps = Rng.of(1, 2).randn((2, 1, 8, 8)).double().chunk(2)
 for a, b in ((0, 500), (20, 40), (300, 980)):
     there = ddim_step(sd, x_s, eps, a, b)
     assert torch.allclose(ddim_step(sd, there, eps, b, a), x_s, atol=1e-12)
+
+# %%
+for a, b in ((0, 500), (20, 40), (300, 980)):
     bracket = sd.sigma(b) - sd.sigma(a)
     up = (sd.at(b) / sd.at(a)) ** .5 * x_s + bracket * eps  # as printed
     back = (sd.at(a) / sd.at(b)) ** .5 * up - bracket * eps

@@ -349,10 +349,11 @@ plots.pictures([[p[k] for p in shown] for k in range(2)], above=("given", *edits
                left=[text.split(" on ")[0] for text in target]);
 
 # %% [markdown]
-# **Figure 08.6.** The same edits on five inversions, without pasting. All rings turned red, none has the stripes of the true edit. On the
-# DDIM and the direct inversion the backgrounds are flat: the shade of row 1 and the checks of row 2 are lost, though direct inversion
-# reconstructs exactly (only its *source* walk is put back). Edit-friendly and null-text keep the checks; negative-prompt makes
-# stripes of them. Negative-prompt and null-text drift to pink. The flower is the hard one: on DDIM and direct it is still nearly the old heart.
+# **Figure 08.6.** The same edits on five inversions, without pasting. All rings turned red, none has the stripes of the true
+# edit. On the DDIM and the direct inversion the backgrounds are flat: the shade of row 1 and the checks of row 2 are lost,
+# though direct inversion reconstructs exactly (only its *source* walk is put back). Edit-friendly and null-text keep the
+# checks; negative-prompt makes stripes of them. Negative-prompt and null-text drift to pink. The flower is the hard one: on
+# DDIM and direct it is still nearly the old heart.
 #
 # ## 6. Does a better reconstruction make a better edit?
 #

@@ -307,10 +307,11 @@ plots.pictures([[around(p, k) for p in columns] for k in range(4)], side=1.2, le
                above=("bicubic", "upsampler", "noisy, bicubic", "noisy, upsampler", "true"));
 
 # %% [markdown]
-# **Figure 09.5.** A quarter of each of four pictures, around its thing, enlarged. The small picture says little about an edge, and bicubic interpolation
-# blurs it; the upsampler has seen edges, and draws the triangle and the rim of the circle as sharp as the truth. But it believes what
-# it is shown. Noise on the small picture becomes noise on the large one, drawn as if it were texture: in training the small picture
-# was always clean. One remedy is to train with noise on it (Ho et al., arXiv:2106.15282v3); GLIDE's authors did without.
+# **Figure 09.5.** A quarter of each of four pictures, around its thing, enlarged. The small picture says little about an edge,
+# and bicubic interpolation blurs it; the upsampler has seen edges, and draws the triangle and the rim of the circle as sharp as
+# the truth. But it believes what it is shown. Noise on the small picture becomes noise on the large one, drawn as if it were
+# texture: in training the small picture was always clean. One remedy is to train with noise on it (Ho et al.,
+# arXiv:2106.15282v3); GLIDE's authors did without.
 
 # %% [markdown]
 # ## 5. A session

@@ -90,7 +90,8 @@ draw(0, 7, 8, 9, 10, 11, 12, 13)
 # Prompt-to-Prompt on edit-friendly noise, FlowEdit and both InstructPix2Pix change the background and keep its stripes;
 # RF-Inversion keeps the green. Add: Prompt-to-Prompt adds nothing, and Text2LIVE a tint. Remove: FlowEdit *adds a second ring*
 # where the square was, Prompt-to-Prompt loses the ground, painted pairs and Text2LIVE leave the square. Swap: both
-# InstructPix2Pix lose the orange square. One edit of each kind proves nothing; but a table alone would not have shown the second ring.
+# InstructPix2Pix lose the orange square. One edit of each kind proves nothing; but a table alone would not have shown the
+# second ring.
 
 # %% [markdown]
 # ## 2. An interval, from nothing
@@ -182,9 +183,9 @@ plots.board(ax, columns, shares)
 ax.set_title("success, % (framed: its interval meets that of the column's best)");
 
 # %% [markdown]
-# **Figure 13.4.** *Success in percent, by method and kind of edit.* DiffEdit and all Prompt-to-Prompt
-# are good at what leaves the outline of things nearly where it was, and mostly fail where a thing must appear, which their mask or their
-# attention has no place for. Noise alone (SDEdit) and the difference of two texts (FlowEdit) add things easily. GLIDE, told the place,
+# **Figure 13.4.** *Success in percent, by method and kind of edit.* DiffEdit and all Prompt-to-Prompt are good at what leaves
+# the outline of things nearly where it was, and mostly fail where a thing must appear, which their mask or their attention has
+# no place for. Noise alone (SDEdit) and the difference of two texts (FlowEdit) add things easily. GLIDE, told the place,
 # removes best: to remove is to fill a hole. Of the swaps FlowEdit makes 84 %, the next, SDEdit, 62 %. Text2LIVE does three of
 # eight recolourings, and changes no outline. And look at the frames: of recolouring, the intervals of ten of the twelve methods
 # meet the best one's (its own included). 32 edits (8 for null-text and Text2LIVE) decide little where all are good.
@@ -229,9 +230,9 @@ plots.key(fig, axes[0], 3)
 
 # %% [markdown]
 # **Figure 13.5.** *Every method at its best, 95 % intervals.* Left: up and to the right is better. Only GLIDE is there, but it
-# was told the place and pastes the rest. DiffEdit keeps most and does half of the edits, SDEdit does nearly four of five and keeps
-# least. Right: PSNR to the true edit sums up both. SDEdit, RF-Inversion and Text2LIVE do not
-# clearly pass the line, which is the untouched picture. InstructPix2Pix is first for less than half a second. Null-text costs five times as much as the
+# was told the place and pastes the rest. DiffEdit keeps most and does half of the edits, SDEdit does nearly four of five and
+# keeps least. Right: PSNR to the true edit sums up both. SDEdit, RF-Inversion and Text2LIVE do not clearly pass the line, which
+# is the untouched picture. InstructPix2Pix is first for less than half a second. Null-text costs five times as much as the
 # direct inversion and is not better; Text2LIVE trains a network for each picture.
 #
 # **Claim.** Three columns, three winners: FlowEdit succeeds most often; DiffEdit keeps most of what nobody should touch; InstructPix2Pix,
@@ -274,11 +275,12 @@ plots.board(ax, columns, gains, form="{:+.1f}", span=(-8, 8))
 ax.set_title("gain over the untouched picture, dB (20 edits of each kind; Text2LIVE 2)");
 
 # %% [markdown]
-# **Figure 13.6.** *Gain by method and kind of edit (blue: nearer to the artist's picture than before; red: farther).* Colours and
-# grounds are easy for all: the truth differs much from the picture before, so there is much to win. Tones, numbers and clocks
-# are the reverse: the change is small, and all but InstructPix2Pix win little or lose it at the autoencoder. Edit-friendly Prompt-to-Prompt is the
-# best without training on pairs (+2.8 dB), and FlowEdit, first in success on shapes, the second (+2.5). Text2LIVE gains where a colour or
-# a ground is painted over, and nowhere else much. Columns of number, clock and colour rest on 4, 3 and 7 different pictures: weak evidence.
+# **Figure 13.6.** *Gain by method and kind of edit (blue: nearer to the artist's picture than before; red: farther).* Colours
+# and grounds are easy for all: the truth differs much from the picture before, so there is much to win. Tones, numbers and
+# clocks are the reverse: the change is small. All but InstructPix2Pix win 1.3 dB at most, and most lose: the autoencoder
+# alone can cost more than such an edit is worth. Edit-friendly Prompt-to-Prompt is the best without training on pairs (+2.8
+# dB), and FlowEdit, first in success on shapes, the second (+2.5). Text2LIVE gains where a colour or a ground is painted over,
+# and nowhere else much. Columns of number, clock and colour rest on 4, 3 and 7 different pictures: weak evidence.
 
 # %% [markdown]
 # **Claim.** On a majority of the 200 edits DiffEdit, inpainting, each Prompt-to-Prompt, FlowEdit and InstructPix2Pix come nearer to
@@ -359,11 +361,12 @@ people = [[pictures[k] for pictures in shown.values()] for k in range(4)]
 plots.pictures(people, left=asked, above=above, below=labels, side=0.95);
 
 # %% [markdown]
-# **Figure 13.8.** *Another skin tone (left: the one asked for) by five methods; below each, its gain in dB.* SDEdit at t₀ = 0.4 keeps
-# the old tone and loses the face. DiffEdit's mask leaves patches of the old skin (second and last row). FlowEdit and Prompt-to-Prompt
-# change the tone, FlowEdit not far enough, and leave the eyes in their places, while fine things melt. InstructPix2Pix is the
-# cleanest. The third row has a *negative gain for all*: the person in the wheelchair is so small that the autoencoder alone costs more than the edit is worth. The last shows a bias of the
-# pairs: artists often draw dark tones with dark hair, and the methods change the hair unasked (the artist did, too).
+# **Figure 13.8.** *Another skin tone (left: the one asked for) by five methods; below each, its gain in dB.* SDEdit at t₀ = 0.4
+# keeps the old tone and loses the face. DiffEdit's mask leaves patches of the old skin (second and last row). FlowEdit and
+# Prompt-to-Prompt change the tone, FlowEdit not far enough, and leave the eyes in their places, while fine things melt.
+# InstructPix2Pix is the cleanest. The third row has a *negative gain for all*: the person in the wheelchair is so small that
+# the autoencoder alone costs more than the edit is worth. The last shows a bias of the pairs: artists often draw dark tones
+# with dark hair, and the methods change the hair unasked (the artist did, too).
 
 # %% [markdown]
 # ## 6. Two boards, one order?
