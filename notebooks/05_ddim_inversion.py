@@ -140,8 +140,8 @@ for a, b in ((0, 500), (20, 40), (300, 980)):
 # %%
 for a, b in ((0, 500), (20, 40), (300, 980)):
     bracket = sd.sigma(b) - sd.sigma(a)
-    up = (sd.at(b) / sd.at(a)) ** .5 * x_s + bracket * eps  # as printed
-    back = (sd.at(a) / sd.at(b)) ** .5 * up - bracket * eps
+    above = (sd.at(b) / sd.at(a)) ** .5 * x_s + bracket * eps  # as printed
+    back = (sd.at(a) / sd.at(b)) ** .5 * above - bracket * eps
     assert not torch.allclose(back, x_s, atol=1e-4)
 too_large = sd.at(962) ** -0.5  # what the missing factor makes of the ε̂ term
 print(f"as printed, from t = 982 to 962: {too_large:.1f} times too large")
