@@ -10,6 +10,7 @@ Only the command that was asked for is imported: the methods import torch, which
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections.abc import Collection, Sequence
 from importlib import import_module
@@ -37,6 +38,10 @@ def answered(words: list[str], interrupts: Interrupts) -> int:
     """Run the command of these words; the exit code."""
     if words[0] in ("-h", "--help", "--version"):
         command_line(argparse.ArgumentParser, ()).parse_args(words[:1])
+    near = difflib.get_close_matches(words[0], COMMANDS, n=1, cutoff=0.7)
+    if near and words[0] not in COMMANDS:  # told before torch is imported
+        say(f"error: METHOD: no {words[0]!r}; did you mean {near[0]}? palimpsest --help lists them all")
+        return 2
     try:  # Ctrl-C may come while torch is imported
         from palimpsest.cli.manners import Parser, exit_code_of
         from palimpsest.cli.run import run

@@ -79,7 +79,7 @@ def _methods(desk: Desk) -> dict[str, Part]:
                 desk.slider(DIFFEDIT, "grow", of=MaskRule, high=4, step=1),
                 desk.slider(DIFFEDIT, "ratio", high=1.0),
                 desk.slider(DIFFEDIT, "w", low=0.5, high=12, step=0.5),
-                desk.slider(DIFFEDIT, "steps", low=5, high=100, step=1, value=25),
+                desk.slider(DIFFEDIT, "steps", low=5, high=100, step=1),
             ],
         )
     with gr.Tab("FlowEdit", id="flow", elem_id="describe-flow") as tab:

@@ -69,7 +69,7 @@ def paint_tab(studio: Studio) -> None:
             with gr.Accordion("more", open=False):
                 w = desk.slider(SDEDIT, "w", low=0, high=12, step=0.5)
                 repeats = desk.slider(SDEDIT, "repeats", low=1, high=5, step=1)
-                steps = desk.slider(SDEDIT, "steps", low=2, high=100, step=1, value=25)
+                steps = desk.slider(SDEDIT, "steps", low=2, high=100, step=1)
                 walk = desk.choice(SDEDIT, "walk")
             with gr.Accordion("change only a part: mark what may change", open=False) as part:
                 mask = canvas("mask", "paint-mask")

@@ -35,7 +35,7 @@ def tell_tab(studio: Studio) -> None:
             s_image = desk.slider(INSTRUCT, "s_image", low=0, high=4, step=0.1)
             desk.controls("Tell it")
             with gr.Accordion("more", open=False):
-                steps = desk.slider(INSTRUCT, "steps", low=2, high=100, step=1, value=20)
+                steps = desk.slider(INSTRUCT, "steps", low=2, high=100, step=1)
         desk.examples([picture, instruction], lambda one: (pixels_of(one.picture), one.instruction))
         with gr.Column():
             desk.results("drop a picture or take an example, say what to change, and run")

@@ -194,6 +194,7 @@ MISTAKES = [  # the command; what the line must hold: the argument first, then t
     ("--colour", "METHOD", "see palimpsest --help"),
     ("help paint", "METHOD: invalid choice: 'paint'", "sdedit"),
     ("paint in.png -o out.png", "METHOD: invalid choice: 'paint'", "sdedit"),
+    ("sdedti in.png -o out.png", "METHOD: no 'sdedti'; did you mean sdedit?", "--help"),
     ("sdedit -o out.png", "IN", "see palimpsest sdedit --help"),
     ("sdedit in.png", "-o/--out", "see palimpsest sdedit --help"),
     ("sdedit in.png -o out.png --promt star", "--promt", "--help"),

@@ -222,6 +222,8 @@ def test_alpha_stays_where_it_suffices_and_rises_where_what_was_painted_needs_it
     assert (
         restored((view - 0.08).clamp(min=-1))[..., 3] == pixels[..., 3]
     ).all()  # ten levels: an autoencoder's
+    clear = restored((view - 0.08).clamp(min=-1))[1:, :3]
+    assert (clear == (245, 245, 245, 0)).all()  # colours that nobody sees are those on white
     yellow = view.clone()
     yellow[..., 1:, :3] = torch.tensor([1.0, 0.8, -1.0])[:, None, None]
     out = restored(yellow)

@@ -407,7 +407,9 @@ def _with_alpha(seen: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.nda
     need = 1 - seen.min(2) / np.float32(255)
     a = a + (1 - a) * (((need - a) / np.maximum(1 - a, 1e-6) - 0.1) / 0.2).clip(0, 1)
     colours = 255 - (255 - seen) / np.maximum(a, 1 / np.float32(255))[..., None]
-    return colours.clip(0, 255).round().astype(np.uint8), (255 * a).round().astype(np.uint8)
+    alpha = (255 * a).round().astype(np.uint8)
+    colours = np.where(alpha[..., None] == 0, seen, colours)  # what nobody sees is not exaggerated
+    return colours.clip(0, 255).round().astype(np.uint8), alpha
 
 
 def _bytes(picture: Tensor) -> np.ndarray:

@@ -173,7 +173,7 @@ ENDINGS = {  # by the words of the command
     ),
     "studio": Ending("", "", ("studio", "studio --model emoji --port 8000")),
     "words": Ending("", "", ("words", "words --model emoji")),
-    "models": Ending("", "", ("models", "generate --prompt heart --model emoji -o heart.png")),
+    "models": Ending("", "", ("models", 'generate --prompt "red heart" --model emoji -o heart.png')),
     "weights list": Ending("", "", ("weights list", "weights get clip-vit-b-32")),
     "weights get": Ending(
         "", "", ("weights get stable-diffusion-v1-5", "weights get clip-vit-b-32 --to here")

@@ -147,6 +147,8 @@ def values_of(text: str) -> list[str]:
         if n != int(n) or not 1 <= n <= MOST:
             raise Mistake(f"over: {text}: the last number says how many, from 1 to {MOST}")
         return [f"{low + (high - low) * k / max(1, int(n) - 1):.10g}" for k in range(int(n))]
+    if len(parts) == 2 and all(map(is_number, parts)):
+        raise Mistake(f"over: {text} is a range without a count; for four values write {text}:4")
     return [value.strip() for value in next(csv.reader([text], skipinitialspace=True))]
 
 
