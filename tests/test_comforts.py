@@ -226,6 +226,7 @@ def test_a_sweep_shows_every_setting_and_is_made_again(room, tiny, capsys):
         ("t0=.2,2", "t0: must lie in (0, 1], got 2.0"),
         ("steps=1:2:3", "steps: must be a whole number, got '1.5'"),
         ("t0=.2:.8:0", "the last number says how many"),
+        ("t0=.2:.8", "is a range without a count; for four values write .2:.8:4"),
         ("t0=.2,.2", "has a value twice"),
         ("solver=ddim,euler", "solver: invalid choice: 'euler'"),
         ("out=a,b", "sdedit cannot vary 'out'"),

@@ -448,9 +448,11 @@ def nearest(word: str, known: Collection[str] = WORDS, n: int = 3) -> tuple[str,
 
 
 def groups(known: Collection[str] = WORDS) -> dict[str, tuple[str, ...]]:
-    """The words that a model knows, by what they name: {"shapes": ("circle", …), …}; for messages."""
+    """The words that a model knows, by what they name: {"shapes": ("circle", …), …}; for messages. "Right of"
+    and "below" are put as "left of" and "above", so they count as known where these are.
+    """
     found = {
-        name: tuple(word for word in words if set(word.split()) <= set(known))
+        name: tuple(word for word in words if set(CONVERSE.get(word, word).split()) <= set(known))
         for name, words in table_of(known).groups.items()
     }
     return {name: words for name, words in found.items() if words}
