@@ -122,9 +122,6 @@ assert plain > loud + 6
 # With the *same* ε̂ a step up undoes a step down, whatever ε̂ is: the displayed line only moves along ε̂.
 #
 # **Claim.** Between any two levels, up and down again changes nothing (10⁻¹² in float64).
-#
-# **Claim.** Null-text prints both equations without the factor √ᾱ_b in front of the bracket. As printed they do not
-# even undo each other: near the top of Stable Diffusion's schedule the ε̂ term is 12 times too large.
 
 # %%
 from palimpsest.samplers.ddim import ddim_step
@@ -136,6 +133,10 @@ x_s, eps = Rng.of(1, 2).randn((2, 1, 8, 8)).double().chunk(2)
 for a, b in ((0, 500), (20, 40), (300, 980)):
     there = ddim_step(sd, x_s, eps, a, b)
     assert torch.allclose(ddim_step(sd, there, eps, b, a), x_s, atol=1e-12)
+
+# %% [markdown]
+# **Claim.** Null-text prints both equations without the factor √ᾱ_b in front of the bracket. As printed they do not
+# even undo each other: near the top of Stable Diffusion's schedule the ε̂ term is 12 times too large.
 
 # %%
 for a, b in ((0, 500), (20, 40), (300, 980)):

@@ -144,13 +144,12 @@ def test_a_net_that_answers_in_another_shape_is_named(answer, said):
         Model("odd", Answers(answer), STEEP, size=8).eps(torch.zeros(1, 3, 8, 8), 50)
 
 
-def test_a_model_is_its_own_equal_and_wants_a_schedule_and_both_halves_of_its_text():
+def test_a_model_is_its_own_equal_and_wants_a_schedule_and_a_tokenizer():
     assert plain == plain and plain != with_text and len({plain, with_text}) == 2
     with pytest.raises(ArgumentError, match="^schedule: must be a Schedule such as"):
         Model("mine", Mine(), 1000, size=8)
-    for half in (dict(text=my_text), dict(tokenizer=my_tokens)):
-        with pytest.raises(ArgumentError, match="^tokenizer: goes together with text"):
-            Model("mine", Mine(), STEEP, size=8, **half)
+    with pytest.raises(ArgumentError, match="^tokenizer: is missing"):
+        Model("mine", Mine(), STEEP, size=8, text=my_text)
     with pytest.raises(ArgumentError, match="^prompt: the model mine was trained without text"):
         plain.denoiser("", 3.0, negative="ugly")
     with pytest.raises(ArgumentError, match=r"^net: Mine has no sites\(res\)"):

@@ -66,7 +66,7 @@ class Model:
         Model("mine", net, Schedule.cosine(), size=32)    # on pixels, without text, predicting the noise
 
     Two models are equal only if they are one object. Raises ArgumentError for a prediction, a size or a
-    schedule that is none, and for one of text and tokenizer without the other.
+    schedule that is none, and for a text encoder without a tokenizer.
     """
 
     name: str
@@ -93,8 +93,8 @@ class Model:
             raise ArgumentError(
                 "schedule", f"must be a Schedule such as Schedule.cosine(), got {self.schedule!r}"
             )
-        if (self.text is None) != (self.tokenizer is None):
-            raise ArgumentError("tokenizer", "goes together with text: give both, or neither")
+        if self.text is not None and self.tokenizer is None:
+            raise ArgumentError("tokenizer", "is missing: the text encoder needs one that makes its tokens")
 
     @property
     def device(self) -> torch.device:
