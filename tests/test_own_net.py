@@ -148,8 +148,8 @@ def test_a_model_is_its_own_equal_and_wants_a_schedule_and_a_tokenizer():
     assert plain == plain and plain != with_text and len({plain, with_text}) == 2
     with pytest.raises(ArgumentError, match="^schedule: must be a Schedule such as"):
         Model("mine", Mine(), 1000, size=8)
-    with pytest.raises(ArgumentError, match="^tokenizer: is missing"):
-        Model("mine", Mine(), STEEP, size=8, text=my_text)
+    with pytest.raises(ArgumentError, match="^model: the model mine has no tokenizer"):
+        Model("mine", Mine(), STEEP, size=8, text=my_text).embed("red")
     with pytest.raises(ArgumentError, match="^prompt: the model mine was trained without text"):
         plain.denoiser("", 3.0, negative="ugly")
     with pytest.raises(ArgumentError, match=r"^net: Mine has no sites\(res\)"):

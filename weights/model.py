@@ -66,7 +66,7 @@ class Model:
         Model("mine", net, Schedule.cosine(), size=32)    # on pixels, without text, predicting the noise
 
     Two models are equal only if they are one object. Raises ArgumentError for a prediction, a size or a
-    schedule that is none, and for a text encoder without a tokenizer.
+    schedule that is none.
     """
 
     name: str
@@ -93,8 +93,6 @@ class Model:
             raise ArgumentError(
                 "schedule", f"must be a Schedule such as Schedule.cosine(), got {self.schedule!r}"
             )
-        if self.text is not None and self.tokenizer is None:
-            raise ArgumentError("tokenizer", "is missing: the text encoder needs one that makes its tokens")
 
     @property
     def device(self) -> torch.device:
@@ -163,6 +161,8 @@ class Model:
                 "model",
                 f"the model {self.name} was trained without text; this method needs it: choose another model",
             )
+        if self.tokenizer is None:
+            raise ArgumentError("model", f"the model {self.name} has no tokenizer; make it with tokenizer=")
         tokens = self.tokenizer(texts)
         if isinstance(self.text, TextTransformer):
             held = self.text.tokens.num_embeddings
