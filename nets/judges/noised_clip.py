@@ -42,9 +42,7 @@ class NoisedCLIP(nn.Module):
         width: int = 768,  # of the image tower
         layers: int = 12,  # of the image tower
         heads: int = 12,  # of the image tower
-        mult: Sequence[
-            int
-        ] = (),  # channels of each level of half a U-Net, in units of width; (): a transformer
+        mult: Sequence[int] = (),  # channels of half a U-Net's levels, in widths; (): a transformer
         queries: int = 8,  # that look at the last map of half a U-Net; the vectors they find are added up
         times: int = 1000,  # it knows t = 0 … times − 1
         embed: int = 512,  # d, of the common space
