@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -230,7 +231,7 @@ def sdedit_rows(s: Setting) -> Iterator[Row | Skipped | Remark]:
             way = vp_walk(eps, model.schedule, 0.5, 1, Ancestral() if eta else DDIM())
             x = way.noise(x_0, times[0], _draw(rng, x_0))
             for t, after in pairwise(times):
-                x = way.step(x, t, after, _draw(rng, x_0) if eta else torch.zeros_like(x_0))
+                x = way.step(x, t, after, partial(_draw, rng, x_0))  # asked for where eta is above 0
             yield _row(s, f"SDEdit, strength .6 of {STEPS}, eta {eta:.0f}", x, theirs, "img2img")
     yield Remark(
         "img2img: theirs draws the latent from q(z|x), ours takes the mean (both were given the latent "
