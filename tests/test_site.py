@@ -38,13 +38,14 @@ def test_every_knob_has_its_picture_below_its_command_and_all_are_small():
 
 
 @pytest.mark.slow
-def test_the_programs_of_the_page_on_extending_run_as_they_stand(tmp_path, monkeypatch):
+def test_the_programs_of_the_page_on_extending_run_as_they_stand(tmp_path, monkeypatch, capsys):
     (tmp_path / "figures").symlink_to(ROOT / "figures")
     monkeypatch.chdir(tmp_path)
     programs = pages.programs(ROOT / "docs" / "extend.md")
-    assert len(programs) == 4
+    assert len(programs) == 5
     for program in programs:
         exec(compile(program, "extend.md", "exec"), {})
+    assert "[980, 958, 904, 764, 454, 144, 25, 1, 0]" in capsys.readouterr().out  # as the page says
     assert (tmp_path / "ilvr.png").exists() and len([*(tmp_path / "disks").glob("*.png")]) == 24
 
 
