@@ -35,6 +35,7 @@ from palimpsest.arguments import (
     Seed,
     Texts,
     check,
+    one_each,
 )
 from palimpsest.fit.loop import fit
 from palimpsest.fit.settings import Decay, Files, Settings
@@ -197,11 +198,9 @@ def train(
     if model.learned_variance or model.text is None:
         lacks = "learns variances, too" if model.learned_variance else "was trained without text"
         raise ArgumentError("model", f"{model.name} {lacks}; choose a text-to-picture model")
-    captions = [captions] * len(pictures) if isinstance(captions, str) else captions
-    if not pictures or len(pictures) != len(captions):
-        raise ArgumentError(
-            "captions", f"{len(captions)} for {len(pictures)} pictures; give one or more, with a caption each"
-        )
+    if not pictures:
+        raise ArgumentError("pictures", "are none; give one or more")
+    captions = one_each("captions", captions, len(pictures))
     words = new_words(model, captions)
     new = as_written(with_words(model, words, training.seed), captions)
     tokens, none = read(new, captions), read(new, [""])

@@ -34,7 +34,7 @@ import torch
 from einops import reduce
 from torch import Generator, Tensor, nn
 
-from palimpsest.arguments import ArgumentError, Hint, Interval, Picture, Rounds, Texts, check
+from palimpsest.arguments import ArgumentError, Hint, Interval, Picture, Rounds, Texts, check, one_each
 from palimpsest.fit.loop import fit
 from palimpsest.fit.settings import Files, Settings
 from palimpsest.methods.identifiers import check_identifier, mentions
@@ -375,13 +375,10 @@ def prompts_of_pictures(prompts: Texts | None, n: int, identifier: str) -> list[
     """
     if prompts is None:
         return []
-    prompts = [prompts] * n if isinstance(prompts, str) else prompts
-    if len(prompts) != n or not all(mentions(text, identifier) for text in prompts):
-        raise ArgumentError(
-            "prompts",
-            f"{len(prompts)} for {n} pictures; give one each, with the identifier {identifier!r} in it",
-        )
-    return list(prompts)
+    prompts = one_each("prompts", prompts, n)
+    if not all(mentions(text, identifier) for text in prompts):
+        raise ArgumentError("prompts", f"each must have the identifier {identifier!r} in it")
+    return prompts
 
 
 def trainable_copy(

@@ -57,8 +57,8 @@ class FlowEdit(NamedTuple):
 
     picture: Tensor  # the edit; where a mask keeps, the pixels that were given
     raw: Tensor  # the edit as decoded
-    path: list[Tensor]  # Z at each of `times`: the picture's latent, turning into the edit's; in the steps
-    # that `last` counts, the state on the line instead
+    path: list[Tensor]  # Z at each of `times`: the picture's latent, turning into the edit's; in
+    # the last `last` steps, the noisy state instead
     times: list[float]  # flow times, falling to 0
     levels: list[float]  # the schedule's times t of the same levels
     calls: int  # network evaluations per picture

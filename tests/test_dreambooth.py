@@ -871,8 +871,11 @@ def test_each_picture_may_have_a_text_of_its_own_and_so_may_each_prior_picture(b
     assert len(latents) == len(tokens) == 3 and torch.equal(
         prior, prior_latents(b, ["a red star", "a blue star"], asked)
     )
-    for wrong in (said[:2], [*said[:2], "a star on a green background"]):
-        with pytest.raises(ValueError, match="prompts: .* give one each, with the identifier 'zwx' in it"):
+    for wrong, text in (
+        (said[:2], "must be one, or one for each of 3 pictures, got 2"),
+        ([*said[:2], "a star on a green background"], "each must have the identifier 'zwx' in it"),
+    ):
+        with pytest.raises(ValueError, match=f"^prompts: {text}"):
             dreambooth(b, x, "star", prompts=wrong, **QUICK)
 
 
